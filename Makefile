@@ -1,0 +1,36 @@
+# The menu. `make demo` and `make test` each set up everything they need.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-slow check bench clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## train, prune, export, verify, simulate and gate a model on real digits
+	$(BIN)/python -m sample_models.demo
+
+test: $(STAMP)  ## the test suite
+	$(BIN)/python -m pytest -n 2
+
+test-slow: $(STAMP)  ## the suites that take minutes
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## lint, types, doctests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --doctest-modules idp_deploy tests/test_architecture.py -q
+
+bench: $(STAMP)  ## the committed claims, measured again
+	$(BIN)/python -m bench.sizes
+
+clean:  ## remove what was built (not the environment)
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,194 @@
+"""capture: a model as one graph ready for any exporter — batch norm folded, subnormals flushed, the caller untouched.
+
+Every exporter starts here, so that all three write the same numbers and can be compared bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import CompressedModel
+
+_CONVOLUTIONS = {
+    torch.ops.aten.conv1d.default,
+    torch.ops.aten.conv2d.default,
+    torch.ops.aten.conv3d.default,
+    torch.ops.aten.conv2d.padding,
+    torch.ops.aten.conv1d.padding,
+    torch.ops.aten.linear.default,
+    torch.ops.aten.conv_transpose1d.default,
+    torch.ops.aten.conv_transpose2d.input,
+}
+_TRANSPOSED = {torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input}
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A model as a flat graph module in eval mode.
+
+    `module` takes the original positional arguments and returns the original outputs; its parameters keep their
+    dotted names (`module.get_parameter("features.0.weight")`). `masks` are numpy bools of the prunable weights
+    (True = kept), valid for the folded weights: folding multiplies, so zeros stay zeros.
+    """
+
+    module: fx.GraphModule
+    example_inputs: tuple[Any, ...]
+    masks: Mapping[str, np.ndarray]
+    dynamic_batch: bool
+    folded: tuple[tuple[str, str], ...]  # (convolution weight, batch norm weight) by parameter name
+
+    def weight(self, name: str) -> np.ndarray:
+        """A parameter or buffer after folding, as float32 (or its own integer type)."""
+        return attribute(self.module, name).detach().cpu().numpy()
+
+
+def capture(
+    model: CompressedModel, example_inputs: tuple[Any, ...], *, dynamic_batch: bool = False, fold: bool = True
+) -> Captured:
+    """Capture `model` once with torch.export.
+
+    Args:
+        example_inputs: positional arguments of forward; batch 1 is fine.
+        dynamic_batch: leave the first extent of every tensor input free. Falls back to a static batch where the
+            model fixes it, and says so through `Captured.dynamic_batch`.
+        fold: fold batch norm into the convolution or linear layer before it.
+
+    Raises:
+        ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
+    """
+    module = deepcopy(model.module).cpu().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    program, dynamic = export_program(module, example_inputs, dynamic_batch=dynamic_batch)
+    graph_module = program.module(check_guards=False)
+    folded = fold_batch_norm(graph_module) if fold else ()
+    _flush_subnormals(graph_module)
+    masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
+    return Captured(graph_module, example_inputs, masks, dynamic, folded)
+
+
+def export_program(
+    module: nn.Module, example_inputs: tuple[Any, ...], *, dynamic_batch: bool = False
+) -> tuple[ExportedProgram, bool]:
+    """torch.export with the random state untouched; (program, whether the batch is free).
+
+    A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        if dynamic_batch:
+            batch = Dim("batch", min=1)
+            doubled = torch.utils._pytree.tree_map(
+                lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x, example_inputs
+            )
+            shapes = torch.utils._pytree.tree_map(
+                lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
+            )
+            try:
+                return torch.export.export(module, doubled, dynamic_shapes=shapes), True
+            except Exception:  # the model fixes its batch; a static graph is still right
+                pass
+        try:
+            return torch.export.export(module, example_inputs), False
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ConversionError(
+                f"torch.export cannot capture this model: {first}",
+                way_out="make its forward free of data-dependent Python control flow, or pass other --inputs",
+            ) from error
+
+
+def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]:
+    """Fold y = γ(conv(x) − μ)/√(σ² + ε) + β into the layer before it, in place; returns the folded pairs.
+
+    Folded only where the layer's output and its weight have no other user. Shapes: w (out, in/groups, …) is scaled
+    along its output axis; transposed convolutions have it second.
+    """
+    graph, folded = graph_module.graph, []
+    uses: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            uses[node.target] = uses.get(node.target, 0) + len(node.users)
+    for node in list(graph.nodes):
+        if node.op != "call_function" or node.target is not _BATCH_NORM:
+            continue
+        layer, gamma, beta, mean, var, training, _, eps = node.args[:8]
+        if (
+            training
+            or not isinstance(layer, fx.Node)
+            or layer.target not in _CONVOLUTIONS
+            or len(layer.users) > 1
+        ):
+            continue
+        weight_node = layer.args[1]
+        bias_node = layer.args[2] if len(layer.args) > 2 else None
+        if weight_node.op != "get_attr" or uses[weight_node.target] > 1:
+            continue
+        if layer.target in _TRANSPOSED and len(layer.args) > 6 and layer.args[6] != 1:
+            continue  # grouped transposed convolution: the output axis is split across groups
+        if layer.target is torch.ops.aten.linear.default and layer.args[0].meta["val"].dim() != 2:
+            continue  # batch norm normalises axis 1, which is not the linear layer's output axis
+        weight, mean_v, var_v = (attribute(graph_module, n.target) for n in (weight_node, mean, var))
+        scale = torch.rsqrt(var_v.double() + eps)
+        if gamma is not None:
+            scale = scale * attribute(graph_module, gamma.target).double()
+        shift = -mean_v.double() * scale
+        if beta is not None:
+            shift = shift + attribute(graph_module, beta.target).double()
+        if bias_node is not None:
+            shift = shift + attribute(graph_module, bias_node.target).double() * scale
+        axis = 1 if layer.target in _TRANSPOSED else 0
+        extents = [1] * weight.dim()
+        extents[axis] = -1
+        _assign(graph_module, weight_node.target, (weight.double() * scale.reshape(extents)).to(weight.dtype))
+        if bias_node is not None and uses[bias_node.target] == 1:
+            _assign(graph_module, bias_node.target, shift.to(weight.dtype))
+        else:
+            name = weight_node.target.rpartition(".")[0] + ".folded_bias"
+            name = name.removeprefix(".")
+            _assign(graph_module, name, shift.to(weight.dtype))
+            with graph.inserting_before(layer):
+                bias_node = graph.get_attr(name)
+            if "val" in weight_node.meta:
+                bias_node.meta["val"] = shift.to(weight.dtype)
+            layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
+        node.replace_all_uses_with(layer)
+        graph.erase_node(node)
+        folded.append((str(weight_node.target), str(gamma.target) if gamma is not None else ""))
+    graph.eliminate_dead_code()
+    graph_module.delete_all_unused_submodules()
+    graph_module.recompile()
+    return tuple(folded)
+
+
+def attribute(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer with this dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _assign(module: nn.Module, name: str, value: Tensor) -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if leaf in owner._buffers:
+        owner._buffers[leaf] = value
+    else:
+        owner.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
+
+
+@torch.no_grad()
+def _flush_subnormals(module: nn.Module) -> None:
+    """Folding dead channels writes subnormals, which run several times slower on x86 than zero does."""
+    for tensor in module.state_dict(keep_vars=True).values():
+        if tensor.is_floating_point():
+            tiny = torch.finfo(tensor.dtype).tiny
+            tensor.data = torch.where(tensor.abs() < tiny, torch.zeros_like(tensor), tensor)

@@ -1,0 +1,85 @@
+"""One base error that a user can act on; each child belongs to one exit code of the command line.
+
+A message names the thing, the value that was met and the way out, so that it needs no traceback:
+
+>>> str(UsageError("unknown target 'pixel4'", way_out="did you mean 'pixel-4'?"))
+"unknown target 'pixel4' — did you mean 'pixel-4'?"
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell sees."""
+
+    OK = 0
+    GATE = 1
+    USAGE = 2
+    FILE = 3
+    DEPENDENCY = 4
+    INTERRUPTED = 130
+
+
+class IdpDeployError(Exception):
+    """Base of everything this package raises on purpose.
+
+    Args:
+        message: what is wrong, naming the thing and its value.
+        way_out: what the user can do about it; printed after a dash.
+    """
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+    def __init__(self, message: str, *, way_out: str = "") -> None:
+        super().__init__(f"{message} — {way_out}" if way_out else message)
+        self.message = message
+        self.way_out = way_out
+
+
+class UsageError(IdpDeployError):
+    """A flag, an argument, a recipe or a configuration that cannot be meant (exit 2)."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConversionError(IdpDeployError):
+    """A model or an operator that a format cannot hold, or a file that fails verification (exit 3)."""
+
+    exit_code = ExitCode.FILE
+
+
+class FileError(IdpDeployError):
+    """A file that is missing, broken, truncated or of another kind than it says (exit 3)."""
+
+    exit_code = ExitCode.FILE
+
+
+class UnsafeFileError(FileError):
+    """A file whose loading could run code, such as a pickled module (exit 3)."""
+
+
+class MissingDependencyError(IdpDeployError):
+    """An optional package that this command needs is not installed (exit 4)."""
+
+    exit_code = ExitCode.DEPENDENCY
+
+
+def require(module: str, extra: str) -> None:
+    """Raise `MissingDependencyError` naming the extra, unless `module` can be found (it is not imported).
+
+    >>> require("json", "all")
+    >>> require("no_such_module", "coreml")
+    Traceback (most recent call last):
+    ...
+    idp_deploy.errors.MissingDependencyError: this needs the package 'no_such_module', which is not installed — \
+pip install 'idp-deploy[coreml]'
+    """
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise MissingDependencyError(
+            f"this needs the package '{module}', which is not installed",
+            way_out=f"pip install 'idp-deploy[{extra}]'",
+        )

@@ -1,0 +1,68 @@
+"""Writing so that an interrupted command leaves the old file or none: temporary sibling, sync, rename."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it replaces `path` (file or directory), else it is removed.
+
+    The caller creates the file or the directory at the yielded path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = holder / path.name
+    try:
+        yield temporary
+        for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
+            if file.is_file():
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+        if path.is_dir() and not path.is_symlink():
+            retired = holder / "retired"
+            path.rename(retired)
+            try:
+                temporary.rename(path)
+            except OSError:
+                retired.rename(path)
+                raise
+        else:
+            os.replace(temporary, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Atomically write `data` to `path`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def members(path: Path) -> list[Path]:
+    """The regular files of an artifact in name order: the file itself, or everything in a package directory."""
+    return sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def size_bytes(path: Path) -> int:
+    """Bytes on disk of a file or of a package directory."""
+    return sum(p.stat().st_size for p in members(path))
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, or of a package directory (names and contents in name order)."""
+    digest = hashlib.sha256()
+    for member in members(path):
+        if path.is_dir():
+            digest.update(str(member.relative_to(path)).encode() + b"\0")
+        with member.open("rb") as handle:
+            while chunk := handle.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()

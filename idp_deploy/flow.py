@@ -1,0 +1,367 @@
+"""Every noun of the pipeline, in the order it occurs. Read this file first.
+
+    Model ─prune→ MaskedModel ─harden→ CompressedModel ─quantize→ CompressedModel ─export→ Artifact ─verify→ Parity
+                                                                                      ├─read→ Contents
+                                                                                      └─simulate→ Estimate ─gate→ Report
+
+Each verb returns a new thing and leaves its argument alone. `MaskedModel` trains and cannot be exported;
+`CompressedModel` has exact zeros and cannot be trained. Whatever is said about an artifact — its size, its zeros,
+its latency — is read from the file (`Contents`), never remembered from the object that wrote it.
+
+This module imports neither torch nor numpy: `idp-deploy --help` and `check` stay instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+FormatName = Literal["onnx", "coreml", "tflite"]
+FORMATS: tuple[FormatName, ...] = ("onnx", "coreml", "tflite")
+SUFFIXES: dict[str, FormatName] = {".onnx": "onnx", ".mlpackage": "coreml", ".tflite": "tflite"}
+
+# ── steering ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model was, or is to be, pruned. Plain values only: it is stored in checkpoints and artifacts."""
+
+    sparsity: float = 0.9  # share of zeros over the prunable weights, 0 ≤ s < 1
+    method: str = "idp"  # a row of METHODS
+    pattern: str = "unstructured"  # unstructured | 2:4 | 1:4 | block:1x4 | channel
+    mode: str = "auto"  # auto | paper (how IDP chooses temperature, allocation and ramp)
+    allocation: str = "erk"  # erk | global | lamp | uniform | sensitivity
+    epochs: int = 0
+    seed: int = 0
+    skip: tuple[str, ...] = ()  # glob patterns over weight names that stay dense
+    options: Mapping[str, Any] = field(default_factory=dict)  # method-specific, plain values
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a checkpoint or an artifact comes from. No dates: the same input, seed and versions give the same bytes."""
+
+    factory: str = ""  # "pkg.mod:callable" that builds the module; informative, never called from a file
+    task: str = ""
+    input_sha256: str = ""
+    seed: int = 0
+    versions: Mapping[str, str] = field(default_factory=dict)
+    steps: tuple[str, ...] = ()  # ("prune --target 0.9 --method idp", "quantize int8", …)
+
+
+# ── the model on its way ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A trained model as the user gave it: a module with its state loaded."""
+
+    module: nn.Module
+    provenance: Provenance = Provenance()
+
+
+@dataclass(frozen=True, eq=False)
+class SoftMask:
+    """One weight's soft mask m(w) = sigmoid((w² − t²)/τ); the weight itself stays dense and trainable."""
+
+    threshold: float  # t, in the weight's own unit
+    temperature: float  # τ, in the weight's unit squared
+    zeros: int  # how many entries harden will set to zero
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedModel:
+    """Dense trainable weights beside their soft masks. It can train on; it cannot be exported."""
+
+    module: nn.Module
+    soft_masks: Mapping[str, SoftMask]  # by parameter name
+    recipe: Recipe
+    provenance: Provenance = Provenance()
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Filled in by `quantize`. The module then holds the dequantized float values of the integer weights."""
+
+    scheme: str  # fp16 | int8 | int8-weights | lut4
+    signal_to_noise_db: Mapping[str, float] = field(default_factory=dict)  # by weight name
+    kept_float: Mapping[str, str] = field(default_factory=dict)  # weight name → the reason it stays float
+    calibration: tuple[Any, ...] = ()  # example inputs (tuples of tensors) that fix activation ranges
+
+
+@dataclass(frozen=True, eq=False)
+class CompressedModel:
+    """Exact zeros. `masks` is authoritative: True = kept; where it is False the module's weight is 0.0."""
+
+    module: nn.Module
+    masks: Mapping[str, torch.Tensor]  # bool, same shape as the weight; only prunable weights have one
+    recipe: Recipe | None = None
+    quantization: Quantization | None = None
+    provenance: Provenance = Provenance()
+
+    @property
+    def prunable(self) -> int:
+        """How many weights the masks cover."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def zeros(self) -> int:
+        """How many of them are zero."""
+        return sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros of prunable, in [0, 1]; 0.0 where nothing is prunable."""
+        return self.zeros / self.prunable if self.prunable else 0.0
+
+
+# ── the file, and what is read back from it ─────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A file on disk that a stage wrote or was given. `manifest` is provenance carried inside the file, or {}."""
+
+    path: Path
+    format: FormatName
+    size_bytes: int
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # what was not done: layers left float, tensors left dense and why
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """One weight as it lies in the file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str  # of the decoded values: float32, float16, int8, uint8, int64, …
+    encoding: str  # dense | bitmask | gaps8 | gaps4 | csr | block | sparse_initializer | sparse | lut4 | sparse+lut4 …
+    size_bytes: int  # everything stored for it: values, positions, scales
+    zeros: int  # exact zeros after decoding (for integers: entries equal to the zero point)
+    values: Callable[[], np.ndarray]  # decodes on demand, in `dtype`, logical shape
+    value_bits: float = 32.0  # bits a stored value takes (palette: index bits)
+    dequantize: Callable[[], np.ndarray] | None = None  # float32 view of an integer or palette tensor
+
+    @property
+    def size(self) -> int:
+        """Entries."""
+        n = 1
+        for extent in self.shape:
+            n *= extent
+        return n
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether the zeros are left out of the file."""
+        return self.encoding != "dense" and not self.encoding.startswith("lut")
+
+
+@dataclass(frozen=True)
+class Value:
+    """An activation, input or output of the graph. An unknown extent is -1."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class GraphOp:
+    """One operator in execution order, after decode operators of weights have been folded away.
+
+    `weights` maps the role of a constant input ("weight", "bias", or its position) to a `StoredTensor` name.
+    """
+
+    name: str
+    kind: str  # the format's own word: Conv, CONV_2D, conv, …
+    inputs: tuple[str, ...]  # value names (activations only)
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    weights: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """What a reader found in a file of any of the three formats, ours or another tool's."""
+
+    path: Path
+    format: FormatName
+    size_bytes: int
+    tensors: tuple[StoredTensor, ...]
+    ops: tuple[GraphOp, ...]
+    values: Mapping[str, Value]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # our manifest under "idp_deploy" where present
+    warnings: tuple[str, ...] = ()
+
+    def tensor(self, name: str) -> StoredTensor:
+        """The stored tensor called `name`; KeyError where there is none."""
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        raise KeyError(name)
+
+
+# ── verification ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class OutputParity:
+    """One output of one runtime against the model: max |file − model| / max |model| over every seeded input."""
+
+    runtime: str  # onnxruntime, litert-xnnpack, litert-builtin, coreml-interpreter-float16, …
+    output: str
+    max_relative_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """False also where the error is not a number."""
+        return self.max_relative_error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class WeightProof:
+    """One prunable weight of the model, found in the file and compared entry by entry."""
+
+    parameter: str
+    tensor: str  # name in the file
+    encoding: str
+    size_bytes: int
+    expected_zeros: int
+    zeros: int
+    max_relative_error: float  # stored value against the model's, over max |w|
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The result of `verify`. `notes` says what could not be checked."""
+
+    artifact: Artifact
+    outputs: tuple[OutputParity, ...]
+    weights: tuple[WeightProof, ...]
+    metrics: Mapping[str, float] = field(
+        default_factory=dict
+    )  # accuracy of the file on the task, per runtime
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Every output within tolerance, every weight proved."""
+        return all(o.passed for o in self.outputs) and all(w.passed for w in self.weights)
+
+
+# ── simulation ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A quantity with its uncertainty: the true value lies in [low, high] with probability `coverage`."""
+
+    low: float
+    middle: float
+    high: float
+    coverage: float = 0.9
+
+
+@dataclass(frozen=True)
+class OpEstimate:
+    """One operator on one target."""
+
+    name: str
+    op_class: str  # conv1x1 | conv | depthwise | linear | elementwise | memory | unknown
+    macs: int
+    executed_macs: int  # what runs after zeros are skipped, where the runtime skips them
+    weight_bytes: int
+    activation_bytes: int
+    latency_ms: float | None
+    runs_sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
+
+    artifact: Path
+    format: FormatName
+    target: str
+    runtime: str
+    latency_ms: Interval | None
+    reason: str
+    size_bytes: int
+    gzip_bytes: int
+    brotli_bytes: int
+    resident_weight_bytes: int
+    peak_activation_bytes: int
+    macs: int
+    executed_macs: int
+    ops: tuple[OpEstimate, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timed by a runtime that really ran, on this host: CPU time of one inference, median and quartiles."""
+
+    artifact: Path
+    runtime: str
+    host: str
+    threads: int
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    repeats: int
+
+
+# ── the gate ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Verdict = Literal["pass", "fail", "not estimable"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One limit. `limit` is in the metric's base unit: bytes, ms, share, relative error."""
+
+    target: str
+    format: FormatName
+    metric: str  # size | transfer | latency | memory | sparsity | error
+    limit: float
+    source: str  # where it was written, e.g. "pyproject.toml [tool.idp-deploy.budgets.pixel-4.tflite]"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One budget against one artifact."""
+
+    budget: Budget
+    artifact: Path
+    value: float | None
+    verdict: Verdict
+    detail: str = ""  # the interval, the layer most responsible
+    fix: str = ""  # one suggestion, where it failed
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` and `run` hand to a renderer."""
+
+    checks: Sequence[Check] = ()
+    estimates: Sequence[Estimate] = ()
+    parities: Sequence[Parity] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)  # accuracy before and after, sizes dense → sparse
+
+    @property
+    def passed(self) -> bool:
+        """A metric that could not be estimated fails its budget."""
+        return all(check.verdict == "pass" for check in self.checks)
