@@ -122,12 +122,7 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
         if node.op != "call_function" or node.target is not _BATCH_NORM:
             continue
         layer, gamma, beta, mean, var, training, _, eps = node.args[:8]
-        if (
-            training
-            or not isinstance(layer, fx.Node)
-            or layer.target not in _CONVOLUTIONS
-            or len(layer.users) > 1
-        ):
+        if training or not isinstance(layer, fx.Node) or layer.target not in _CONVOLUTIONS or len(layer.users) > 1:
             continue
         weight_node = layer.args[1]
         bias_node = layer.args[2] if len(layer.args) > 2 else None

@@ -251,9 +251,7 @@ class Parity:
     artifact: Artifact
     outputs: tuple[OutputParity, ...]
     weights: tuple[WeightProof, ...]
-    metrics: Mapping[str, float] = field(
-        default_factory=dict
-    )  # accuracy of the file on the task, per runtime
+    metrics: Mapping[str, float] = field(default_factory=dict)  # accuracy of the file on the task, per runtime
     notes: tuple[str, ...] = ()
 
     @property

@@ -75,9 +75,7 @@ class Task:
 
 
 @torch.no_grad()
-def evaluate(
-    module: nn.Module, task: Task, *, batches: Iterable[Any] | None = None, limit: int | None = None
-) -> float:
+def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = None, limit: int | None = None) -> float:
     """The task's metric, in [0, 1] for accuracy, with the module in eval mode; its mode is restored.
 
     Args:
