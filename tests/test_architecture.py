@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"files", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "simulation", "gating",
 }  # fmt: skip
@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "files": FOUNDATION,
+    "units": {"errors"},
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
@@ -29,8 +30,8 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "pipeline": FOUNDATION | CORE | STAGES | {"configuration"},
-    "configuration": FOUNDATION | {"files"},
-    "rendering": FOUNDATION | {"files"},
+    "configuration": FOUNDATION | {"files", "units"},
+    "rendering": FOUNDATION | {"files", "units"},
     "cli": FOUNDATION | CORE | STAGES | {"pipeline", "configuration", "rendering"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }

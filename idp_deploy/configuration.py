@@ -1,0 +1,210 @@
+"""Configuration: flag > IDP_DEPLOY_* > file > default.
+
+The file is `idp-deploy.toml`, or the table `[tool.idp-deploy]` of `pyproject.toml`, in the working folder or the
+nearest folder above it. Unknown keys are errors that name the nearest valid key; quantities are strings with units.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import FORMATS, Budget, FormatName
+from idp_deploy.units import METRICS, parse
+
+PREFIX = "IDP_DEPLOY_"
+_RESERVED = {"IDP_DEPLOY_DEBUG"}
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+
+
+class PruneTable(_Table):
+    """`[tool.idp-deploy.prune]`"""
+
+    target: float | str = 0.9
+    method: str = "idp"
+    pattern: str = "unstructured"
+    mode: str = "auto"
+    allocation: str | None = None
+    epochs: int | None = Field(default=None, ge=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    seed: int = 0
+    skip: tuple[str, ...] = ()
+
+
+class QuantizeTable(_Table):
+    """`[tool.idp-deploy.quantize]`"""
+
+    scheme: str | None = None
+
+
+class ExportTable(_Table):
+    """`[tool.idp-deploy.export]`"""
+
+    to: tuple[FormatName, ...] = FORMATS
+    encoding: str = "auto"
+
+
+class Configuration(_Table):
+    """The whole of `[tool.idp-deploy]`. Relative paths are relative to the file they were read from."""
+
+    model: str | None = None
+    task: str | None = None
+    weights: Path | None = None
+    output: Path | None = None
+    inputs: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    prune: PruneTable = PruneTable()
+    quantize: QuantizeTable = QuantizeTable()
+    export: ExportTable = ExportTable()
+    budgets: dict[str, dict[FormatName, dict[str, float | str]]] = {}
+
+    source: Path | None = Field(default=None, exclude=True)
+
+    def path(self, value: Path | None) -> Path | None:
+        """`value` resolved against the configuration's folder."""
+        if value is None or value.is_absolute() or self.source is None:
+            return value
+        return self.source.parent / value
+
+    def budget_list(self) -> tuple[Budget, ...]:
+        """Every configured limit in base units.
+
+        Raises:
+            UsageError: an unknown metric (with the nearest) or an unreadable quantity.
+        """
+        return tuple(
+            _budget(target, format, metric, limit, self.source)
+            for target, formats in self.budgets.items()
+            for format, limits in formats.items()
+            for metric, limit in limits.items()
+        )
+
+
+def load(path: Path | None = None, *, environment: Mapping[str, str] = os.environ) -> Configuration:
+    """Read the configuration.
+
+    Args:
+        path: a file to read instead of searching; a `pyproject.toml` or a file of plain `idp-deploy.toml` form.
+        environment: where `IDP_DEPLOY_MODEL`, `IDP_DEPLOY_PRUNE_METHOD`, … are looked up.
+
+    Raises:
+        UsageError: unknown keys, wrong types. FileError: the file is missing or not TOML.
+    """
+    source = path if path is not None else _find(Path.cwd())
+    table = _table(source) if source else {}
+    _apply_environment(table, environment)
+    try:
+        configuration = Configuration.model_validate(table)
+    except ValidationError as error:
+        raise _explain(error, source) from None
+    return configuration.model_copy(update={"source": source})
+
+
+def _find(folder: Path) -> Path | None:
+    for parent in (folder, *folder.parents):
+        if (own := parent / "idp-deploy.toml").is_file():
+            return own
+        project = parent / "pyproject.toml"
+        if project.is_file() and "idp-deploy" in _toml(project).get("tool", {}):
+            return project
+    return None
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileError(f"{path} is not valid TOML: {error}", way_out="mend the line it names") from None
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None
+
+
+def _table(path: Path) -> dict[str, Any]:
+    content = _toml(path)
+    return content.get("tool", {}).get("idp-deploy", {}) if path.name == "pyproject.toml" else content
+
+
+def environment_keys() -> dict[str, tuple[str, ...]]:
+    """Variable → path of the key it sets, for every plain key (not lists of budgets).
+
+    >>> environment_keys()["IDP_DEPLOY_PRUNE_METHOD"]
+    ('prune', 'method')
+    """
+    keys: dict[str, tuple[str, ...]] = {}
+    for name, field in Configuration.model_fields.items():
+        if name in {"budgets", "source"}:
+            continue
+        if isinstance(field.annotation, type) and issubclass(field.annotation, _Table):
+            for inner in field.annotation.model_fields:
+                keys[f"{PREFIX}{name}_{inner}".upper()] = (name, inner)
+        else:
+            keys[f"{PREFIX}{name}".upper()] = (name,)
+    return keys
+
+
+_LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip")}
+
+
+def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) -> None:
+    keys = environment_keys()
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable in _RESERVED:
+            continue
+        if variable not in keys:
+            raise UsageError(f"unknown environment variable {variable}", way_out=_nearest(variable, keys))
+        *parents, leaf = keys[variable]
+        owner = table
+        for parent in parents:
+            owner = owner.setdefault(parent, {})
+        value: Any = [part.strip() for part in text.split(",")] if keys[variable] in _LISTS else text
+        if leaf == "target":
+            value = _number_or_text(text)
+        owner[leaf.replace("_", "-")] = value
+
+
+def _number_or_text(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _budget(target: str, format: FormatName, metric: str, limit: float | str, source: Path | None) -> Budget:
+    where = f"{source.name if source else 'configuration'} budgets.{target}.{format}"
+    if metric not in METRICS:
+        raise UsageError(f"unknown budget metric {metric!r} in {where}", way_out=_nearest(metric, METRICS))
+    try:
+        return Budget(target, format, metric, parse(limit, METRICS[metric].unit), where)
+    except UsageError as error:
+        raise UsageError(f"{where}: {metric}: {error.message}", way_out=error.way_out) from None
+
+
+def _explain(error: ValidationError, source: Path | None) -> UsageError:
+    """pydantic's first complaint as one sentence with the nearest valid key."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    prefix = f"{source}: " if source else ""
+    if first["type"] == "extra_forbidden":
+        model: Any = Configuration
+        for part in first["loc"][:-1]:
+            model = model.model_fields[str(part)].annotation
+        valid = [field.alias or name for name, field in model.model_fields.items() if name != "source"]
+        return UsageError(f"{prefix}unknown key '{where}'", way_out=_nearest(str(first["loc"][-1]), valid))
+    return UsageError(f"{prefix}'{where}' is {first['input']!r}: {first['msg'].lower()}", way_out="correct the value")
+
+
+def _nearest(word: str, valid: Any) -> str:
+    close = difflib.get_close_matches(word, list(valid), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(map(repr, close))}?" if close else f"valid: {', '.join(valid)}"

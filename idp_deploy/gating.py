@@ -1,0 +1,189 @@
+"""gate: what was read, simulated and verified × budgets → Report.
+
+A budget holds when its value is on the right side of the limit; a latency is compared by the middle of its interval,
+and the detail says when the interval crosses the limit. What could not be measured fails its budget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from idp_deploy.errors import FileError
+from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.units import METRICS, show
+
+BASELINE_TOLERANCE = 0.01  # share by which a metric may exceed the baseline before it is a regression
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Everything known about one artifact on one target."""
+
+    contents: Contents
+    estimate: Estimate
+    parity: Parity | None = None
+
+
+def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> Report:
+    """Check every budget against the artifacts of its target and format.
+
+    A budget whose artifact was not given is left out: `missing` tells which.
+    """
+    checks = [
+        _check(budget, item)
+        for budget in budgets
+        for item in evidence
+        if (item.estimate.target, item.contents.format) == (budget.target, budget.format)
+    ]
+    parities = {e.contents.path: e.parity for e in evidence if e.parity}
+    return Report(checks, [e.estimate for e in evidence], list(parities.values()))
+
+
+def missing(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> tuple[Budget, ...]:
+    """Budgets that no given artifact answers."""
+    answered = {(e.estimate.target, e.contents.format) for e in evidence}
+    return tuple(b for b in budgets if (b.target, b.format) not in answered)
+
+
+def _check(budget: Budget, evidence: Evidence) -> Check:
+    metric = METRICS[budget.metric]
+    value, reason = VALUES[budget.metric](evidence)
+    if value is None:
+        return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
+    passed = value >= budget.limit if metric.at_least else value <= budget.limit
+    detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""
+    if passed:
+        return Check(budget, evidence.contents.path, value, "pass", detail)
+    responsible, fix = BLAME[budget.metric](evidence)
+    return Check(budget, evidence.contents.path, value, "fail", detail or responsible, fix)
+
+
+def _crossing(budget: Budget, evidence: Evidence, passed: bool) -> str:
+    interval = evidence.estimate.latency_ms
+    if interval is None or not interval.low <= budget.limit <= interval.high:
+        return ""
+    low, high = show(interval.low, "ms"), show(interval.high, "ms")
+    return f"{interval.coverage:.0%} interval {low} to {high} {'reaches over' if passed else 'reaches under'} the limit"
+
+
+# ── metric → its value, and the reason where there is none ──────────────────────────────────────────────────────────
+
+
+def _latency(evidence: Evidence) -> tuple[float | None, str]:
+    interval = evidence.estimate.latency_ms
+    return (interval.middle, "") if interval else (None, evidence.estimate.reason)
+
+
+def _memory(evidence: Evidence) -> tuple[float | None, str]:
+    return evidence.estimate.resident_weight_bytes + evidence.estimate.peak_activation_bytes, ""
+
+
+def sparsity(contents: Contents) -> tuple[float, int, int]:
+    """(share, zeros, entries) of the prunable weights, counted in the file.
+
+    Prunable are the tensors the manifest names, or, in another tool's file, every float or integer weight of at
+    least two dimensions.
+    """
+    manifest = contents.metadata.get("idp_deploy") or {}
+    named = set((manifest.get("weights") or {}).values()) if isinstance(manifest, Mapping) else set()
+    chosen = [t for t in contents.tensors if t.name in named] or [t for t in contents.tensors if len(t.shape) >= 2]
+    zeros, entries = sum(t.zeros for t in chosen), sum(t.size for t in chosen)
+    return (zeros / entries if entries else 0.0), zeros, entries
+
+
+def _error(evidence: Evidence) -> tuple[float | None, str]:
+    if evidence.parity is None or not evidence.parity.outputs:
+        return None, "no model was given to compare with"
+    return max(output.max_relative_error for output in evidence.parity.outputs), ""
+
+
+VALUES: Mapping[str, Callable[[Evidence], tuple[float | None, str]]] = {
+    "size": lambda e: (e.estimate.size_bytes, ""),
+    "gzip": lambda e: (e.estimate.gzip_bytes, ""),
+    "brotli": lambda e: (e.estimate.brotli_bytes, ""),
+    "latency": _latency,
+    "memory": _memory,
+    "sparsity": lambda e: (sparsity(e.contents)[0], ""),
+    "error": _error,
+}
+
+
+# ── metric → (what is most responsible, one suggestion) ─────────────────────────────────────────────────────────────
+
+
+def _blame_size(evidence: Evidence) -> tuple[str, str]:
+    tensors = evidence.contents.tensors
+    if not tensors:
+        return "the file holds no weights", "drop what the graph does not need"
+    heaviest = max(tensors, key=lambda t: t.size_bytes)
+    detail = f"largest weight {heaviest.name}: {show(heaviest.size_bytes, 'bytes')}, {heaviest.encoding}"
+    dense = [t for t in tensors if not t.is_sparse and t.zeros > t.size / 2]
+    if dense:
+        wasted = sum(t.zeros * t.value_bits / 8 for t in dense)
+        return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: export with --encoding auto"
+    if heaviest.zeros < heaviest.size / 2:
+        return detail, f"{heaviest.name} is {show(heaviest.zeros / heaviest.size, 'share')} zero: prune it further"
+    return detail, "quantize (--scheme int8-weights), or prune further"
+
+
+def _blame_latency(evidence: Evidence) -> tuple[str, str]:
+    timed = [op for op in evidence.estimate.ops if op.latency_ms is not None]
+    if not timed:
+        return "", "remove channels: --pattern channel"
+    slowest = max(timed, key=lambda op: op.latency_ms or 0.0)
+    detail = f"slowest op {slowest.name} ({slowest.op_class}): {show(slowest.latency_ms, 'ms')}"
+    if any(op.runs_sparse for op in timed):
+        return detail, "prune further: this target runs the zeros as sparse kernels"
+    return detail, "zeros do not make this runtime faster here: remove channels (--pattern channel) or quantize"
+
+
+def _blame_memory(evidence: Evidence) -> tuple[str, str]:
+    weights = show(evidence.estimate.resident_weight_bytes, "bytes")
+    peak = show(evidence.estimate.peak_activation_bytes, "bytes")
+    return f"weights {weights} resident, activations {peak} at the peak", "quantize, or lower the input resolution"
+
+
+BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
+    "size": _blame_size,
+    "gzip": _blame_size,
+    "brotli": _blame_size,
+    "latency": _blame_latency,
+    "memory": _blame_memory,
+    "sparsity": lambda e: ("", "prune to a higher --target, or skip fewer weights"),
+    "error": lambda e: ("", "export in float32, or keep the least precise layers float"),
+}
+
+
+# ── regressions against an earlier report ───────────────────────────────────────────────────────────────────────────
+
+
+def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tuple[Budget, ...]:
+    """The values of an earlier `check --json`, loosened by `tolerance`, as budgets.
+
+    Raises:
+        FileError: not a report of `check --json`.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["checks"]
+        return tuple(
+            Budget(
+                str(row["target"]),
+                row["format"],
+                row["metric"],
+                row["value"] * (1 - tolerance if METRICS[row["metric"]].at_least else 1 + tolerance),
+                f"baseline {path.name} ({show(row['value'], METRICS[row['metric']].unit)} + {tolerance:.0%})",
+            )
+            for row in rows
+            if row["value"] is not None
+        )
+    except FileNotFoundError:
+        raise FileError(
+            f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise FileError(
+            f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
+        ) from None

@@ -1,0 +1,95 @@
+"""Quantities with their units: how budgets are written, and how every number is shown.
+
+>>> parse("600 kB", "bytes"), parse("4 ms", "ms"), parse("0.9", "share"), parse("90 %", "share")
+(600000.0, 4.0, 0.9, 0.9)
+>>> show(1_234_567, "bytes"), show(3.25, "ms"), show(0.9, "share"), show(2.5e-06, "error")
+('1.23 MB', '3.25 ms', '90.00 %', '2.5e-06')
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from idp_deploy.errors import UsageError
+
+Unit = Literal["bytes", "ms", "share", "error"]
+
+_FACTORS: Mapping[Unit, Mapping[str, float]] = {
+    "bytes": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
+    "ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
+    "share": {"%": 0.01, "": 1.0},
+    "error": {"": 1.0},
+}
+_EXAMPLE: Mapping[Unit, str] = {"bytes": '"600 kB"', "ms": '"4 ms"', "share": '"90 %"', "error": "1e-3"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One thing a budget can limit."""
+
+    unit: Unit
+    at_least: bool = False  # the limit is a floor, not a ceiling
+    meaning: str = ""
+
+
+METRICS: Mapping[str, Metric] = {
+    "size": Metric("bytes", meaning="bytes on disk"),
+    "gzip": Metric("bytes", meaning="bytes to download, gzip"),
+    "brotli": Metric("bytes", meaning="bytes to download, brotli"),
+    "latency": Metric("ms", meaning="simulated time of one inference"),
+    "memory": Metric("bytes", meaning="resident weights plus peak activations"),
+    "sparsity": Metric("share", at_least=True, meaning="zeros of the prunable weights, read from the file"),
+    "error": Metric("error", meaning="largest relative output error against the model"),
+}
+
+
+def parse(text: str | float, unit: Unit) -> float:
+    """A quantity in the unit's base (bytes, ms, share in [0, 1], relative error).
+
+    Raises:
+        UsageError: not a number, an unknown suffix, a bare number where a unit is needed, negative or not finite.
+    """
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", str(text))
+    factors = _FACTORS[unit]
+    if match is None or match[2] not in factors:
+        raise UsageError(
+            f"cannot read {text!r} as a quantity in {unit}",
+            way_out=f"write it like {_EXAMPLE[unit]} (units: {', '.join(k for k in factors if k) or 'none'})",
+        )
+    try:
+        value = float(match[1]) * factors[match[2]]
+    except ValueError:
+        raise UsageError(f"cannot read {text!r} as a number", way_out=f"write it like {_EXAMPLE[unit]}") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{text!r} is not finite", way_out=f"write it like {_EXAMPLE[unit]}")
+    return value
+
+
+def show(value: float | None, unit: Unit) -> str:
+    """Three significant digits and a unit; "–" for an unknown."""
+    if value is None or math.isnan(value):
+        return "–"
+    if unit == "bytes":
+        for suffix, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+            if abs(value) >= factor:
+                return f"{_three(value / factor)} {suffix}"
+        return f"{value:.0f} B"
+    if unit == "ms":
+        if value >= 1000:
+            return f"{_three(value / 1000)} s"
+        return f"{_three(value)} ms" if value >= 0.01 or value == 0 else f"{_three(value * 1000)} µs"
+    if unit == "share":
+        return f"{value * 100:.2f} %"
+    return f"{value:.1e}"
+
+
+def _three(value: float) -> str:
+    """Three significant digits without an exponent."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"

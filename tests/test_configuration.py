@@ -1,0 +1,108 @@
+"""Configuration: precedence, unknown keys, quantities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from idp_deploy.configuration import environment_keys, load
+from idp_deploy.errors import FileError, UsageError
+
+
+def write(folder: Path, text: str, name: str = "idp-deploy.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_defaults_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    configuration = load(environment={})
+    assert configuration.prune.target == 0.9
+    assert configuration.export.to == ("onnx", "coreml", "tflite")
+
+
+def test_pyproject_above_the_working_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, '[tool.idp-deploy]\nmodel = "a.b:c"\nweights = "m.pt"\n', "pyproject.toml")
+    (tmp_path / "deeper").mkdir()
+    monkeypatch.chdir(tmp_path / "deeper")
+    configuration = load(environment={})
+    assert configuration.model == "a.b:c"
+    assert configuration.path(configuration.weights) == tmp_path / "m.pt"
+
+
+def test_a_pyproject_without_our_table_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, 'model = "outer.m:f"\n')
+    (tmp_path / "inner").mkdir()
+    write(tmp_path / "inner", "[project]\nname = 'x'\n", "pyproject.toml")
+    monkeypatch.chdir(tmp_path / "inner")
+    assert load(environment={}).model == "outer.m:f"
+
+
+def test_environment_beats_file(tmp_path: Path) -> None:
+    path = write(tmp_path, '[prune]\nmethod = "gmp"\nepochs = 3\n')
+    configuration = load(path, environment={"IDP_DEPLOY_PRUNE_METHOD": "idp", "IDP_DEPLOY_TARGETS": "a, b"})
+    assert (configuration.prune.method, configuration.prune.epochs) == ("idp", 3)
+    assert configuration.targets == ("a", "b")
+
+
+@pytest.mark.parametrize("variable", sorted(environment_keys()))
+def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
+    sample = {"IDP_DEPLOY_EXPORT_TO": "onnx", "IDP_DEPLOY_PRUNE_LEARNING_RATE": "0.5"}.get(variable, "7")
+    configuration = load(write(tmp_path, ""), environment={variable: sample})
+    value: object = configuration
+    for part in environment_keys()[variable]:
+        value = getattr(value, part)
+    assert str(value).strip("(),'") in {sample, "7.0"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("modle = 'a:b'\n", "unknown key 'modle' — did you mean 'model'?"),
+        ("[prune]\nsparsty = 0.9\n", "unknown key 'prune.sparsty'"),
+        ("[prune]\nlearning_rte = 1\n", "did you mean 'learning-rate'"),
+        ("[prune]\nepochs = 'many'\n", "'prune.epochs' is 'many'"),
+    ],
+)
+def test_a_wrong_key_names_the_nearest(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(write(tmp_path, text), environment={})
+    assert message in str(caught.value)
+
+
+def test_unknown_environment_variable_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"IDP_DEPLOY_MODLE.*IDP_DEPLOY_MODEL"):
+        load(write(tmp_path, ""), environment={"IDP_DEPLOY_MODLE": "x"})
+
+
+def test_budgets_are_in_base_units(tmp_path: Path) -> None:
+    path = write(tmp_path, '[budgets.pixel-4.tflite]\nsize = "600 kB"\nlatency = "4 ms"\nsparsity = "90 %"\n')
+    budgets = {budget.metric: budget for budget in load(path, environment={}).budget_list()}
+    assert (budgets["size"].limit, budgets["latency"].limit, budgets["sparsity"].limit) == (600_000, 4, 0.9)
+    assert budgets["size"].source == "idp-deploy.toml budgets.pixel-4.tflite"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("size = 600", 'write it like "600 kB"'),
+        ('size = "600 kilo"', "600 kilo"),
+        ('sizes = "600 kB"', "did you mean 'size'"),
+        ('latency = "-4 ms"', "-4 ms"),
+        ('latency = "1..2 ms"', "1..2"),
+    ],
+)
+def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: Path) -> None:
+    configuration = load(write(tmp_path, f"[budgets.pixel-4.tflite]\n{line}\n"), environment={})
+    with pytest.raises(UsageError) as caught:
+        configuration.budget_list()
+    assert message in str(caught.value)
+
+
+def test_broken_toml_and_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="not valid TOML"):
+        load(write(tmp_path, "[prune\n"), environment={})
+    with pytest.raises(FileError, match="no such configuration file"):
+        load(tmp_path / "none.toml", environment={})
