@@ -1,0 +1,22 @@
+"""Pure tensor math of pruning: selection of the k-th value, the soft mask of IDP, patterns, and what is prunable."""
+
+from idp_deploy.masks.patterns import NM, PATTERNS, Block, Channel, Pattern, parse_pattern
+from idp_deploy.masks.prunable import Place, Prunable, prunable_weights
+from idp_deploy.masks.selection import keep_largest, smallest_kept_and_largest_pruned
+from idp_deploy.masks.soft import apply_soft_mask, soft_mask
+
+__all__ = [
+    "NM",
+    "PATTERNS",
+    "Block",
+    "Channel",
+    "Pattern",
+    "Place",
+    "Prunable",
+    "apply_soft_mask",
+    "keep_largest",
+    "parse_pattern",
+    "prunable_weights",
+    "smallest_kept_and_largest_pruned",
+    "soft_mask",
+]

@@ -1,0 +1,48 @@
+"""Selecting the k smallest of many scores without sorting them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def smallest_kept_and_largest_pruned(scores: Tensor, pruned: int) -> tuple[Tensor, Tensor]:
+    """The `pruned`-th smallest score and the next one, by selection instead of sorting.
+
+    Args:
+        scores: any shape, at least two entries, no NaN.
+        pruned: how many units go, 0 < pruned < number of scores.
+
+    >>> smallest_kept_and_largest_pruned(torch.tensor([4., 1., 3., 2.]), 2)
+    (tensor(3.), tensor(2.))
+    """
+    flat = scores.detach().reshape(-1)
+    if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
+        # numpy selects with vector instructions, several times faster than torch.kthvalue on a CPU
+        parted = np.partition(flat.numpy(), pruned)
+        low, high = parted[:pruned].max(), parted[pruned]
+        return flat.new_tensor(high), flat.new_tensor(low)
+    below = torch.kthvalue(flat, pruned).values
+    above = torch.where(flat > below, flat, torch.inf).amin()
+    ties = (flat <= below).sum() > pruned
+    return torch.where(ties, below, above), below
+
+
+def keep_largest(scores: Tensor, pruned: int) -> Tensor:
+    """Bool mask that is False at exactly `pruned` entries, the smallest; among equals the first index is kept.
+
+    >>> keep_largest(torch.tensor([2., 1., 2., 2., 5.]), 3)
+    tensor([ True, False, False, False,  True])
+    """
+    if pruned <= 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    if pruned >= scores.numel():
+        return torch.zeros_like(scores, dtype=torch.bool)
+    _, border = smallest_kept_and_largest_pruned(scores, pruned)
+    mask = scores > border
+    tied = (scores == border).reshape(-1)
+    spare = scores.numel() - pruned - int(mask.sum())
+    if spare:
+        mask.view(-1)[tied.nonzero()[:spare, 0]] = True
+    return mask

@@ -1,0 +1,109 @@
+"""The soft mask of IDP as one differentiable operation.
+
+For a threshold t and a temperature τ (IDP, ICLR 2023 submission; PDP, arXiv 2305.11203):
+
+    m = softmax([t², w²] / τ)[keep] = sigmoid((w² − t²) / τ)         ŵ = m · w
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SMALLEST_TEMPERATURE = 1e-30  # keeps w²/τ finite in float32; below it the mask is hard anyway
+
+
+class _Soft(torch.autograd.Function):
+    """ŵ = m(w)·w entry by entry. Only w is kept for backward: m is computed again there."""
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(w, t2, tau)
+        ctx.gain = gain
+        exact = w.to(torch.promote_types(w.dtype, torch.float32))
+        m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
+        return m.mul_(exact).to(w.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        w, t2, tau = ctx.saved_tensors
+        exact = w.to(torch.promote_types(w.dtype, torch.float32))
+        square = exact * exact
+        m = (square - t2).div_(tau).sigmoid_()
+        # m + (2w²/τ)·m·(1 − m)
+        slope = square.mul_(2).div_(tau).mul_(1 - m).add_(1).mul_(m)
+        if ctx.gain < math.inf:
+            slope.clamp_(max=ctx.gain)
+        return slope.mul_(grad).to(grad.dtype), None, None, None
+
+
+class _SoftGroups(torch.autograd.Function):
+    """ŵ = m(s)·w where a row of w shares s² = mean of w² over it.
+
+    ∂ŵᵢ/∂wⱼ = m·δᵢⱼ + wᵢwⱼ·(2/(nτ))·m(1 − m), whose largest eigenvalue, along w, is m + (2s²/τ)·m(1 − m).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(w, t2, tau)
+        ctx.gain = gain
+        exact = w.to(torch.promote_types(w.dtype, torch.float32))
+        m = exact.square().mean(-1, keepdim=True).sub_(t2).div_(tau).sigmoid_()
+        return (m * exact).to(w.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        w, t2, tau = ctx.saved_tensors
+        exact = w.to(torch.promote_types(w.dtype, torch.float32))
+        square = exact.square().mean(-1, keepdim=True)
+        m = (square - t2).div_(tau).sigmoid_()
+        boost = 2 * m * (1 - m) / tau
+        if ctx.gain < math.inf:
+            tiny = torch.finfo(square.dtype).tiny
+            boost = torch.minimum(boost, (ctx.gain - m) / square.clamp_min(tiny))
+        along = (grad * exact).mean(-1, keepdim=True)
+        return (m * grad + boost * along * exact).to(grad.dtype), None, None, None
+
+
+def soft_mask(w: Tensor, t: Tensor | float, tau: Tensor | float) -> Tensor:
+    """m = sigmoid((w² − t²)/τ), the weight that IDP's two-way softmax gives to keeping w.
+
+    Args:
+        w: any shape. t: threshold, same unit as w. tau: temperature, that unit squared.
+
+    Returns:
+        m in [0, 1], in float32 at least, shape of w.
+
+    >>> soft_mask(torch.tensor([0.0, 0.1, 0.2]), t=0.1, tau=0.001)
+    tensor([4.5398e-05, 5.0000e-01, 1.0000e+00])
+    """
+    exact = w.to(torch.promote_types(w.dtype, torch.float32))
+    t2, tau = _scalars(exact, t, tau)
+    return torch.sigmoid((exact.square() - t2) / tau)
+
+
+def apply_soft_mask(
+    w: Tensor, t: Tensor | float, tau: Tensor | float, *, clip: bool = False, shared: bool = False
+) -> Tensor:
+    """ŵ = m(w)·w, differentiable in w with t and τ held constant; computed in float32 whatever autocast says.
+
+    dŵ/dw = m + (2w²/τ)·m(1 − m). Its second term pushes weights away from the threshold and grows like t²/(2τ) there;
+    `clip` bounds the derivative by 1, so that no weight learns faster than an unpruned one, and leaves ŵ as it is.
+
+    Args:
+        w: any shape; with `shared`, (..., n) whose rows have one mask each, scored by their root mean square.
+        t, tau: scalars, or tensors that broadcast against w.
+        clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
+    """
+    t2, tau = _scalars(w, t, tau)
+    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, 1.0 if clip else math.inf)
+
+
+def _scalars(w: Tensor, t: Tensor | float, tau: Tensor | float) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(w.dtype, torch.float32)
+    t = torch.as_tensor(t, dtype=dtype, device=w.device)
+    tau = torch.as_tensor(tau, dtype=dtype, device=w.device)
+    return t * t, tau.clamp_min(SMALLEST_TEMPERATURE)
