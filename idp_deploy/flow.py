@@ -204,6 +204,12 @@ class Contents:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # our manifest under "idp_deploy" where present
     warnings: tuple[str, ...] = ()
 
+    @property
+    def dense_bytes(self) -> int:
+        """What this file would take with every sparse weight stored densely at the same precision."""
+        saved = (tensor.size * tensor.value_bits / 8 - tensor.size_bytes for tensor in self.tensors if tensor.is_sparse)
+        return self.size_bytes + round(sum(saved))
+
     def tensor(self, name: str) -> StoredTensor:
         """The stored tensor called `name`; KeyError where there is none."""
         for tensor in self.tensors:
@@ -223,6 +229,7 @@ class OutputParity:
     output: str
     max_relative_error: float
     tolerance: float
+    measure: str = "max"  # rms where activations are integers: √(Σ (file − model)² / Σ model²)
 
     @property
     def passed(self) -> bool:

@@ -18,6 +18,7 @@ def to_html(document: Document) -> str:
         autoescape=select_autoescape(default=True, default_for_string=True),
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     plots = [(plot.title, _svg(plot, index)) for index, plot in enumerate(document.plots) if plot.bars]
     return environment.get_template("report.html.j2").render(document=document, plots=plots)
@@ -57,4 +58,4 @@ def _svg(plot: Plot, index: int) -> str:
         axes.spines[["top", "right"]].set_visible(False)
         buffer = StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
+    return re.sub(r"^.*?(?=<svg)|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)

@@ -1,0 +1,107 @@
+"""The application: commands in the order of the pipeline, and errors as one message with the right exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from idp_deploy.cli import check as check_file
+from idp_deploy.cli import environment, exporting, inspecting, pruning, quantizing, running, simulating, verifying
+from idp_deploy.errors import ExitCode, IdpDeployError
+
+app = typer.Typer(
+    name="idp-deploy",
+    help="Prune a PyTorch model with IDP, export it sparse, prove it, simulate it, gate it.",
+    epilog="Example: idp-deploy run",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+# command → (function, an example that runs: the last line of its help)
+COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
+    "prune": (pruning.prune, "idp-deploy prune model.pt --target 0.9"),
+    "harden": (pruning.harden, "idp-deploy harden model.soft.pt"),
+    "quantize": (quantizing.quantize, "idp-deploy quantize model.pruned.pt --scheme int8-weights"),
+    "export": (exporting.export, "idp-deploy export model.pruned.pt --to onnx"),
+    "verify": (verifying.verify, "idp-deploy verify model.pruned.onnx model.pruned.pt"),
+    "inspect": (inspecting.inspect, "idp-deploy inspect model.pruned.onnx"),
+    "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
+    "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
+    "run": (running.run, "idp-deploy run"),
+    "targets": (environment.targets, "idp-deploy targets pixel-4"),
+    "init": (environment.init, "idp-deploy init"),
+    "doctor": (environment.doctor, "idp-deploy doctor"),
+}
+
+for _name, (_function, _example) in COMMANDS.items():
+    app.command(_name, epilog=f"Example: {_example}")(_function)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"idp-deploy {version('idp-deploy')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Prune a PyTorch model with IDP, export it sparse, prove it, simulate it, gate it.
+
+    --debug, anywhere on the line, shows the traceback of an error.
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit with the code that belongs to what happened."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
+    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        result = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+        return int(result or ExitCode.OK)
+    except typer.Exit as leave:
+        return leave.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        if debug:
+            raise
+        return _explain(error)
+
+
+def _explain(error: Exception) -> int:
+    if isinstance(error, IdpDeployError):
+        return _say(str(error), error.exit_code)
+    if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
+        return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        return _say(f"{what} — check the path, its permissions and the free space", ExitCode.FILE)
+    if isinstance(error, MemoryError):
+        return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
+    first = (str(error).strip().splitlines() or [""])[0]
+    return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
+
+
+def _say(message: str, code: ExitCode) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code

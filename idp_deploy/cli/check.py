@@ -1,0 +1,74 @@
+"""check: the CI gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy import configuration as configuration_file
+from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
+from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.session import existing, newest_artifacts, open_session
+from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.rendering.verdicts import report_document
+
+
+def check(
+    artifacts: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[ARTIFACT...]", help="Default: what 'export' wrote last in this folder.", show_default=False
+        ),
+    ] = None,
+    target: Targets = None,
+    budgets: Annotated[
+        Path | None, typer.Option("--budgets", metavar="FILE", help="TOML with a [budgets] table.", show_default=False)
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="FILE", help="An earlier 'check --json'; worse fails.", show_default=False),
+    ] = None,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Report, but never fail.")] = False,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Gate files on size and latency budgets per target.
+
+    Exits 1 where a limit is broken or a budgeted metric cannot be measured.
+    """
+    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing
+    from idp_deploy.reading import read
+    from idp_deploy.simulation import simulate
+    from idp_deploy.simulation.targets import load_target
+
+    require_known(format)
+    session = open_session(config=config)
+    paths = [existing(path) for path in artifacts] if artifacts else list(newest_artifacts())
+    if not paths:
+        raise UsageError("no artifact to check", way_out="name one, or run 'idp-deploy export' first")
+    chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
+    limits = chosen.budget_list()
+    if baseline:
+        limits += baseline_budgets(baseline)
+    wanted = target or list(dict.fromkeys([*session.configuration.targets, *(b.target for b in limits)]))
+    if not wanted:
+        raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
+    devices = [load_target(name) for name in wanted]
+    limits = tuple(b for b in limits if b.target in wanted)
+    evidence = [Evidence(c, simulate(c, device)) for c in map(read, paths) for device in devices]
+    report = gate(limits, evidence)
+    unanswered = missing(limits, evidence)
+    passed = report.passed
+    verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
+    emit(
+        report_document(report, title=f"Check: {verdict}", unanswered=unanswered),
+        format=format,
+        json=json,
+        output=output,
+    )
+    if not passed and not exit_zero:
+        raise typer.Exit(ExitCode.GATE)

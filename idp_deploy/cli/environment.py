@@ -1,0 +1,112 @@
+"""targets, init and doctor: what there is, how to begin, what is missing."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy import files
+from idp_deploy.cli.options import Json, ReportFile, ReportFormat
+from idp_deploy.cli.output import emit, require_known
+from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.rendering.document import Document, State, Table
+
+# package → (what it is for, extra that brings it; "" for a core package)
+PACKAGES: dict[str, tuple[str, str]] = {
+    "torch": ("models, pruning", ""),
+    "onnx": ("ONNX files", ""),
+    "onnxruntime": ("running ONNX files", ""),
+    "accelerate": ("training", ""),
+    "torch-pruning": ("removing channels", ""),
+    "coremltools": ("Core ML files", "coreml"),
+    "litert-torch": ("writing TFLite files", "tflite"),
+    "ai-edge-litert": ("running TFLite files", "tflite"),
+    "ai-edge-quantizer": ("int8 TFLite files", "tflite"),
+    "scikit-learn": ("the sample tasks", "samples"),
+    "pillow": ("the sample tasks", "samples"),
+}
+
+STARTER = """\
+# idp-deploy: https://github.com/idp-deploy/idp-deploy — flags beat IDP_DEPLOY_* variables, which beat this file.
+model = "my_package.model:build"       # callable that returns the nn.Module
+task = "my_package.data:task"          # callable that returns data, loss and metric
+weights = "model.pt"                   # a state dict (.pt or .safetensors)
+output = "build"
+targets = ["pixel-4", "iphone-12"]
+
+[prune]
+target = 0.9                           # share of zeros over the prunable weights
+# epochs = 20
+# skip = ["stem.*"]
+
+[export]
+to = ["onnx", "coreml", "tflite"]
+
+# [quantize]
+# scheme = "int8-weights"
+
+[budgets.pixel-4.tflite]
+size = "1 MB"
+latency = "20 ms"
+"""
+
+
+def targets(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One device in full.", show_default=False)
+    ] = None,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """List the device profiles, or show one with the source of every number."""
+    from idp_deploy.rendering.devices import device_document, devices_document
+    from idp_deploy.simulation.targets import list_targets, load_target
+
+    require_known(format)
+    document = device_document(load_target(name)) if name else devices_document(list_targets())
+    emit(document, format=format, json=json, output=output)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+) -> None:
+    """Write a configuration to fill in."""
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
+    files.write_bytes(path, STARTER.encode())
+    emit(Document(f"wrote {path}", next="edit it, then: idp-deploy run"))
+
+
+def doctor(format: ReportFormat = "text", json: Json = False, output: ReportFile = None) -> None:
+    """Print versions, and what is missing for which command.
+
+    Exits 4 where a core package is missing.
+    """
+    require_known(format)
+    rows, states, found = [], [], {}
+    broken = False
+    for package, (purpose, extra) in PACKAGES.items():
+        try:
+            found[package] = version(package)
+            state: State = "good"
+            shown = found[package]
+        except PackageNotFoundError:
+            state = "warn" if extra else "bad"
+            broken |= not extra
+            shown = f"missing: pip install 'idp-deploy[{extra}]'" if extra else "missing: pip install idp-deploy"
+        rows.append((package, shown, purpose))
+        states.append(state)
+    here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+    data = {"python": sys.version, "platform": platform.platform(), "packages": found}
+    table = Table("", ("package", "version", "for"), rows, states=states)
+    emit(Document(here, [table], data), format=format, json=json, output=output)
+    if broken:
+        raise typer.Exit(ExitCode.DEPENDENCY)

@@ -1,0 +1,91 @@
+"""export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.flow import FORMATS, FormatName
+from idp_deploy.rendering.artifacts import export_document
+
+
+def export(
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[MODEL.pt]", help="Default: the newest checkpoint made in this folder.", show_default=False
+        ),
+    ] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="onnx|coreml|tflite|all", help="Repeatable.", show_default=False)
+    ] = None,
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    inputs: Inputs = None,
+    encoding: Annotated[
+        str | None, typer.Option(metavar="auto|dense|…", help="How zeros are stored.", show_default=False)
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Compare each file with the model.")] = True,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Write files with sparse weight encodings and prove each against the model."""
+    from idp_deploy.exporting import EXPORTERS
+    from idp_deploy.exporting import export as export_model
+    from idp_deploy.pipeline import export_and_verify
+    from idp_deploy.reading import read
+
+    require_known(format)
+    session = open_session(model, task, inputs, config)
+    formats = parse_formats(to if to else session.configuration.export.to)
+    chosen = encoding or session.configuration.export.encoding
+    source = existing(checkpoint) if checkpoint else newest_checkpoint()
+    if not checkpoint:
+        say(f"exporting {source}")
+    compressed = session.compressed(source)
+    data = session.task()
+    examples = session.example_inputs(data)
+    where = folder or source.parent
+    if verify:
+        artifacts, parities = export_and_verify(compressed, examples, where, source.stem, formats, chosen, data, say)
+    else:
+        parities = {}
+        artifacts = [
+            export_model(compressed, f, examples, where / f"{source.stem}{EXPORTERS[f][1]}", encoding=chosen)
+            for f in formats
+        ]
+    remember("artifacts", [a.path for a in artifacts])
+    dense = {a.format: read(a.path).dense_bytes for a in artifacts}
+    follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4"
+    document = export_document(artifacts, parities, dense, next=follow)
+    emit(document, format=format, json=json)
+    wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
+    if wrong:
+        raise ConversionError(
+            f"{', '.join(wrong)} does not agree with the model",
+            way_out=f"see 'idp-deploy verify {wrong[0]} {source}' for the outputs and weights that differ",
+        )
+
+
+def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
+    """Formats in pipeline order, `all` spelled out.
+
+    Raises:
+        UsageError: an unknown format.
+    """
+    unknown = [name for name in names if name not in (*FORMATS, "all")]
+    if unknown:
+        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(FORMATS)} or all")
+    return tuple(f for f in FORMATS if "all" in names or f in names)

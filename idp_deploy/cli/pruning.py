@@ -1,0 +1,191 @@
+"""prune and harden."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.progress import EpochTable
+from idp_deploy.cli.session import Session, existing, open_session, remember
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe
+from idp_deploy.rendering.document import Document
+from idp_deploy.rendering.models import compression_document
+
+if TYPE_CHECKING:
+    from idp_deploy.flow import CompressedModel, MaskedModel
+
+Checkpoint = Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
+]
+
+
+def prune(
+    checkpoint: Checkpoint,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Share of zeros to reach, 0 to 1.", show_default=False)
+    ] = None,
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="Where zeros may lie.", show_default=False),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="idp|gmp|…", help="How weights are chosen.", show_default=False)
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(metavar="auto|paper", help="IDP's temperature, allocation and ramp.", show_default=False),
+    ] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(metavar="erk|global|lamp|uniform", help="How zeros are shared out.", show_default=False),
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="GLOB", help="Weights that stay dense, repeatable.", show_default=False)
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.", show_default=False)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of data order and initial state.", show_default=False)] = None,
+    one_shot: Annotated[bool, typer.Option("--one-shot", help="By magnitude, with no data.")] = False,
+    soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
+    output: Output = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Train with soft masks until a share of the weights is zero, then harden them."""
+    from idp_deploy import loading
+    from idp_deploy.hardening import harden as harden_model
+    from idp_deploy.pruning import one_shot as prune_one_shot
+    from idp_deploy.pruning import prune as prune_model
+    from idp_deploy.tasks import evaluate
+
+    require_known(format)
+    session = open_session(model, task, config=config)
+    existing(checkpoint)
+    recipe = _recipe(session, target, pattern, method, mode, allocation, skip, epochs, seed)
+    dense = session.model(checkpoint)
+    data = session.task()
+    facts: dict[str, float] = {}
+    if one_shot:
+        say("pruning by magnitude alone, without training: expect to lose accuracy")
+        compressed: CompressedModel | MaskedModel = prune_one_shot(dense, recipe)
+    else:
+        if data is None:
+            raise UsageError(
+                "IDP trains while it prunes, and no task says with which data",
+                way_out="pass --task pkg.mod:task, or --one-shot to prune by magnitude without data",
+            )
+        facts["dense"] = evaluate(dense.module, data)
+        work = output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")
+        with EpochTable() as table:
+            masked = prune_model(
+                dense,
+                data,
+                recipe,
+                learning_rate=learning_rate or session.configuration.prune.learning_rate,
+                progress=table,
+                checkpoint_dir=work.with_suffix(".resume"),
+                resume=resume,
+            )
+        compressed = masked if soft else harden_model(masked, data)
+    if data is not None:
+        facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
+    path = output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt")
+    loading.save_checkpoint(compressed, path)
+    remember("checkpoint", [path])
+    follow = f"idp-deploy harden {path}" if soft else f"idp-deploy export {path} --to all"
+    emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
+
+
+def harden(
+    checkpoint: Annotated[Path, typer.Argument(metavar="SOFT.pt", help="What 'prune --soft' wrote.")],
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    output: Output = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Turn soft masks into exact zeros; with a task, batch norm is recalibrated."""
+    from idp_deploy import loading
+    from idp_deploy.flow import MaskedModel
+    from idp_deploy.hardening import harden as harden_model
+    from idp_deploy.tasks import evaluate
+
+    require_known(format)
+    session = open_session(model, task, config=config)
+    masked = loading.load_checkpoint(existing(checkpoint), session.need_factory())
+    if not isinstance(masked, MaskedModel):
+        raise UsageError(f"{checkpoint} is hardened already", way_out=f"idp-deploy export {checkpoint} --to all")
+    data = session.task()
+    compressed = harden_model(masked, data)
+    facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
+    path = output or checkpoint.with_name(f"{checkpoint.name.removesuffix('.pt').removesuffix('.soft')}.pruned.pt")
+    loading.save_checkpoint(compressed, path)
+    remember("checkpoint", [path])
+    follow = f"idp-deploy export {path} --to all"
+    emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
+
+
+def _document(
+    model: CompressedModel | MaskedModel, path: Path, facts: dict[str, float], follow: str, metric: str
+) -> Document:
+    return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
+
+
+def _recipe(
+    session: Session,
+    target: str | None,
+    pattern: str | None,
+    method: str | None,
+    mode: str | None,
+    allocation: str | None,
+    skip: list[str] | None,
+    epochs: int | None,
+    seed: int | None,
+) -> Recipe:
+    """Flags over `[prune]`."""
+    table = session.configuration.prune
+    default = Recipe()
+    return Recipe(
+        sparsity=sparsity(target if target is not None else table.target),
+        method=method or table.method,
+        pattern=pattern or table.pattern,
+        mode=mode or table.mode,
+        allocation=allocation or table.allocation or default.allocation,
+        epochs=epochs or table.epochs or 0,
+        seed=table.seed if seed is None else seed,
+        skip=tuple(skip or table.skip),
+    )
+
+
+def sparsity(target: str | float) -> float:
+    """A share in (0, 1).
+
+    Raises:
+        UsageError: anything else, with the nearest device name where it looks like one.
+    """
+    try:
+        share = float(target)
+    except ValueError:
+        from idp_deploy.simulation.targets import load_target
+
+        load_target(str(target))
+        raise UsageError(
+            f"--target {target} names a device; pruning to a device's budgets is not available yet",
+            way_out="give a share of zeros such as --target 0.9, then 'idp-deploy check'",
+        ) from None
+    if not 0 < share < 1:
+        raise UsageError(
+            f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the prunable weights zero"
+        )
+    return share

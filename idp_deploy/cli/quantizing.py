@@ -1,0 +1,59 @@
+"""quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.errors import UsageError
+from idp_deploy.rendering.models import compression_document
+
+
+def quantize(
+    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A checkpoint of ours, or any state dict.")],
+    scheme: Annotated[
+        str | None,
+        typer.Option(metavar="fp16|int8|int8-weights|lut4", help="How numbers are stored.", show_default=False),
+    ] = None,
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    inputs: Inputs = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
+    ] = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Store weights in fewer bits; zeros stay exactly zero, and layers that would suffer stay float."""
+    from idp_deploy.loading import save_checkpoint
+    from idp_deploy.quantization import quantize as quantize_model
+    from idp_deploy.tasks import evaluate
+
+    require_known(format)
+    session = open_session(model, task, inputs, config)
+    chosen = scheme or session.configuration.quantize.scheme
+    if chosen is None:
+        raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
+    before = session.compressed(existing(checkpoint))
+    data = session.task()
+    if data is None:
+        say("no task: activation ranges come from random inputs, and accuracy is not measured")
+    after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data))
+    accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
+    path = output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt")
+    save_checkpoint(after, path)
+    remember("checkpoint", [path])
+    document = compression_document(
+        after,
+        path,
+        accuracies=accuracies,
+        metric=data.metric_name if data else "accuracy",
+        next=f"idp-deploy export {path} --to all",
+    )
+    emit(document, format=format, json=json)

@@ -1,0 +1,77 @@
+"""run: the whole pipeline from configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Json, ReportFile, ReportFormat
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.progress import EpochTable
+from idp_deploy.cli.pruning import sparsity
+from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.flow import Recipe
+from idp_deploy.rendering.verdicts import report_document
+
+
+def run(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="[CONFIG]", help="Default: idp-deploy.toml or pyproject.toml here.", show_default=False),
+    ] = None,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """Prune, harden, quantize, export, verify, simulate and gate, as configured.
+
+    Exits 1 where a budget is broken or a file does not agree with the model.
+    """
+    from idp_deploy.pipeline import deploy
+
+    require_known(format)
+    session = open_session(config=config)
+    settings = session.configuration
+    task = session.task()
+    weights = settings.path(settings.weights)
+    if task is None or weights is None:
+        absent = "task" if task is None else "weights"
+        raise UsageError(
+            f"'run' needs '{absent}' in configuration", way_out="'idp-deploy init' writes a file to fill in"
+        )
+    table = settings.prune
+    recipe = Recipe(
+        sparsity=sparsity(table.target),
+        method=table.method,
+        pattern=table.pattern,
+        mode=table.mode,
+        allocation=table.allocation or Recipe().allocation,
+        epochs=table.epochs or 0,
+        seed=table.seed,
+        skip=table.skip,
+    )
+    with EpochTable() as progress:
+        deployment = deploy(
+            session.model(existing(weights)),
+            task,
+            recipe,
+            folder=settings.path(settings.output) or weights.parent,
+            stem=weights.stem,
+            formats=settings.export.to,
+            targets=settings.targets,
+            budgets=settings.budget_list(),
+            scheme=settings.quantize.scheme,
+            encoding=settings.export.encoding,
+            learning_rate=table.learning_rate,
+            progress=progress,
+            announce=say,
+        )
+    remember("checkpoint", [deployment.checkpoint])
+    remember("artifacts", [artifact.path for artifact in deployment.artifacts])
+    document = report_document(deployment.report, title=f"Run: {weights}")
+    emit(document, format=format, json=json, output=output)
+    if not document.passed:
+        raise typer.Exit(ExitCode.GATE)

@@ -1,0 +1,126 @@
+"""What a command line leaves unsaid: configuration, factories, the newest checkpoint, where outputs go."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idp_deploy import configuration, files
+from idp_deploy.configuration import Configuration
+from idp_deploy.errors import FileError, UsageError
+
+if TYPE_CHECKING:
+    from idp_deploy.flow import CompressedModel, Model
+    from idp_deploy.tasks import Task
+
+STATE = Path(".idp-deploy") / "newest.json"  # in the working folder
+
+
+@dataclass(frozen=True)
+class Session:
+    """Flags over configuration. `factory` and `task_spec` are names of callables, or None."""
+
+    configuration: Configuration
+    factory: str | None
+    task_spec: str | None
+    inputs: tuple[str, ...]
+
+    def task(self) -> Task | None:
+        """The task, if one is named."""
+        from idp_deploy.loading import load_task
+
+        return load_task(self.task_spec) if self.task_spec else None
+
+    def example_inputs(self, task: Task | None) -> tuple[Any, ...]:
+        """From --inputs, else from the task.
+
+        Raises:
+            UsageError: neither is given.
+        """
+        from idp_deploy.inputs import example_inputs
+
+        if self.inputs:
+            return example_inputs(self.inputs)
+        if task is not None:
+            return task.example_inputs()
+        raise UsageError(
+            "the shape of the model's input is unknown", way_out="pass --inputs 1x3x224x224, or --task pkg.mod:task"
+        )
+
+    def need_factory(self) -> str:
+        """The model factory.
+
+        Raises:
+            UsageError: none is named.
+        """
+        if not self.factory:
+            raise UsageError(
+                "the checkpoint holds weights, not code, and no model factory is named",
+                way_out='pass --model pkg.mod:factory, or set model = "pkg.mod:factory" in configuration',
+            )
+        return self.factory
+
+    def model(self, path: Path) -> Model:
+        """A dense model from a state dict."""
+        from idp_deploy.loading import load_model
+
+        return load_model(path, self.need_factory())
+
+    def compressed(self, path: Path) -> CompressedModel:
+        """Our checkpoint, or any state dict with its zeros taken as they stand."""
+        from idp_deploy.loading import load_any
+
+        return load_any(path, self.need_factory())
+
+
+def open_session(
+    model: str | None = None,
+    task: str | None = None,
+    inputs: Sequence[str] | None = None,
+    config: Path | None = None,
+) -> Session:
+    """Read the configuration and lay the flags over it."""
+    found = configuration.load(config)
+    return Session(found, model or found.model, task or found.task, tuple(inputs or found.inputs))
+
+
+def remember(kind: str, paths: Sequence[Path]) -> None:
+    """Note the newest output of a kind ("checkpoint" or "artifacts") for the next command in this folder."""
+    state = _state()
+    state[kind] = [str(path) for path in paths]
+    files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
+
+
+def newest_checkpoint() -> Path:
+    """The newest output of prune, harden or quantize in this working folder.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for path in map(Path, _state().get("checkpoint", [])):
+        if path.exists():
+            return path
+    raise UsageError("no checkpoint was made in this folder yet", way_out="name one: idp-deploy export MODEL.pt --to …")
+
+
+def newest_artifacts() -> tuple[Path, ...]:
+    """The newest output of export in this working folder; empty where there is none."""
+    return tuple(path for path in map(Path, _state().get("artifacts", [])) if path.exists())
+
+
+def existing(path: Path) -> Path:
+    """`path`, or a FileError that says it is missing."""
+    if not path.exists():
+        raise FileError(f"no such file: {path}", way_out="check the path")
+    return path
+
+
+def _state() -> dict[str, list[str]]:
+    try:
+        state = json.loads(STATE.read_text())
+    except (OSError, ValueError):
+        return {}
+    return state if isinstance(state, dict) else {}

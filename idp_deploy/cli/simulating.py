@@ -1,0 +1,78 @@
+"""simulate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
+from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.session import existing, open_session
+from idp_deploy.errors import UsageError
+from idp_deploy.rendering.estimates import estimate_document
+
+
+def simulate(
+    artifacts: Annotated[
+        list[Path], typer.Argument(metavar="ARTIFACT...", help="Model files, or workload descriptions.")
+    ],
+    target: Targets = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="Default: the target's own for the format.", show_default=False)
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads on the device.")] = 1,
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=MS", help="A latency you measured on the device, repeatable.", show_default=False),
+    ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Where the time goes, op by op.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Also run the file on this host.")] = False,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Say how long a file takes on a device, with an interval, and what runs sparse there."""
+    from idp_deploy.simulation import simulate as simulate_file
+    from idp_deploy.simulation.targets import load_target
+
+    require_known(format)
+    session = open_session(config=config)
+    names = target or list(session.configuration.targets)
+    if not names:
+        raise UsageError("no target is named", way_out="pass --target pixel-4; 'idp-deploy targets' lists all")
+    devices = [load_target(name) for name in names]
+    anchors = dict(parse_anchor(text) for text in anchor or [])
+    estimates = [
+        simulate_file(existing(path), device, runtime=runtime, threads=threads, anchor=anchors or None)
+        for path in artifacts
+        for device in devices
+    ]
+    measurements = []
+    if measure:
+        from idp_deploy.simulation.measurement import measure as measure_file
+
+        measurements = [measure_file(path) for path in artifacts if path.suffix in {".onnx", ".tflite"}]
+    document = estimate_document(estimates, layers=layers, measurements=measurements)
+    emit(document, format=format, json=json, output=output)
+
+
+def parse_anchor(text: str) -> tuple[str, float]:
+    """`mobilenet_v1=42.5` → (name, ms).
+
+    >>> parse_anchor("mobilenet_v1=42.5")
+    ('mobilenet_v1', 42.5)
+
+    Raises:
+        UsageError: not of that form.
+    """
+    name, _, value = text.rpartition("=")
+    try:
+        milliseconds = float(value.removesuffix("ms"))
+    except ValueError:
+        milliseconds = -1.0
+    if not name or not 0 < milliseconds < float("inf"):
+        raise UsageError(f"cannot read the anchor {text!r}", way_out="write it like --anchor mobilenet_v1_1.0_224=42.5")
+    return name, milliseconds

@@ -1,0 +1,49 @@
+"""verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFile, ReportFormat, TaskFactory
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.session import existing, open_session
+from idp_deploy.errors import ExitCode
+from idp_deploy.rendering.artifacts import parity_document
+
+
+def verify(
+    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .onnx, .mlpackage or .tflite file.")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="[MODEL.pt]", help="The checkpoint it should agree with.", show_default=False),
+    ] = None,
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    inputs: Inputs = None,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Run the file here, compare it with the model, and prove the zeros from the file.
+
+    Exits 1 where an output or a weight differs.
+    """
+    from idp_deploy.verification import verify as verify_file
+
+    require_known(format)
+    session = open_session(model, task, inputs, config)
+    existing(artifact)
+    if checkpoint is None:
+        say("no model is given: the file is checked by itself, runtime against runtime")
+        parity = verify_file(artifact, None, None)
+    else:
+        compressed = session.compressed(existing(checkpoint))
+        data = session.task()
+        parity = verify_file(artifact, compressed, session.example_inputs(data), task=data)
+    emit(parity_document(parity), format=format, json=json, output=output)
+    if not parity.passed:
+        raise typer.Exit(ExitCode.GATE)

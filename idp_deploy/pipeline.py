@@ -1,0 +1,117 @@
+"""deploy: the verbs composed, from a trained model to a gated report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
+from idp_deploy.gating import Evidence, gate
+from idp_deploy.reading import read
+from idp_deploy.simulation import simulate
+from idp_deploy.simulation.targets import load_target
+
+if TYPE_CHECKING:
+    from idp_deploy.flow import Model, Recipe
+    from idp_deploy.tasks import Task
+
+Announce = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Deployment:
+    """What a run leaves behind."""
+
+    compressed: CompressedModel
+    checkpoint: Path
+    artifacts: tuple[Artifact, ...]
+    report: Report
+
+
+def deploy(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    folder: Path,
+    stem: str = "model",
+    formats: Sequence[FormatName],
+    targets: Sequence[str],
+    budgets: Sequence[Budget] = (),
+    scheme: str | None = None,
+    encoding: str = "auto",
+    learning_rate: float | None = None,
+    progress: Any = None,
+    announce: Announce = lambda _: None,
+) -> Deployment:
+    """Prune, harden, quantize if asked, export, verify, simulate and gate.
+
+    Args:
+        folder: where `<stem>.pruned.pt` and the exported files go.
+        targets: device names to simulate beside those that `budgets` name.
+        announce: told each stage as it begins.
+    """
+    from idp_deploy.hardening import harden
+    from idp_deploy.loading import save_checkpoint
+    from idp_deploy.pruning import prune
+    from idp_deploy.quantization import quantize
+    from idp_deploy.tasks import evaluate
+
+    devices = {name: load_target(name) for name in dict.fromkeys([*targets, *(b.target for b in budgets)])}
+    dense = evaluate(model.module, task)
+    announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
+    compressed = harden(prune(model, task, recipe, learning_rate=learning_rate, progress=progress), task)
+    facts: dict[str, Any] = {
+        f"{task.metric_name}, dense": f"{dense * 100:.2f} %",
+        f"{task.metric_name}, hardened": f"{evaluate(compressed.module, task) * 100:.2f} %",
+        "zeros": f"{compressed.zeros} of {compressed.prunable} prunable",
+    }
+    checkpoint = folder / f"{stem}.pruned.pt"
+    save_checkpoint(compressed, checkpoint)
+    if scheme:
+        announce(f"quantizing to {scheme}")
+        compressed = quantize(compressed, scheme, task=task)
+        facts[f"{task.metric_name}, {scheme}"] = f"{evaluate(compressed.module, task) * 100:.2f} %"
+        checkpoint = folder / f"{stem}.pruned.{scheme}.pt"
+        save_checkpoint(compressed, checkpoint)
+    artifacts, parities = export_and_verify(
+        compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce
+    )
+    announce("simulating")
+    evidence = []
+    for artifact in artifacts:
+        contents = read(artifact.path)
+        facts[f"size, {artifact.format}"] = f"{contents.dense_bytes} B dense → {contents.size_bytes} B"
+        evidence += [
+            Evidence(contents, simulate(contents, device), parities[artifact.path]) for device in devices.values()
+        ]
+    report = replace(gate(budgets, evidence), facts=facts)
+    return Deployment(compressed, checkpoint, tuple(artifacts), report)
+
+
+def export_and_verify(
+    model: CompressedModel,
+    example_inputs: tuple[Any, ...],
+    folder: Path,
+    stem: str,
+    formats: Sequence[FormatName],
+    encoding: str = "auto",
+    task: Task | None = None,
+    announce: Announce = lambda _: None,
+    options: Mapping[FormatName, Mapping[str, Any]] | None = None,
+) -> tuple[list[Artifact], dict[Path, Parity]]:
+    """Write `<folder>/<stem>.<suffix>` in every format and compare each file with the model."""
+    from idp_deploy.exporting import EXPORTERS, export
+    from idp_deploy.verification import verify
+
+    artifacts, parities = [], {}
+    for format in formats:
+        announce(f"exporting to {format}")
+        path = folder / f"{stem}{EXPORTERS[format][1]}"
+        artifact = export(model, format, example_inputs, path, encoding=encoding, **(options or {}).get(format, {}))
+        announce(f"verifying {path.name}")
+        parities[path] = verify(path, model, example_inputs, task=task)
+        artifacts.append(artifact)
+    return artifacts, parities

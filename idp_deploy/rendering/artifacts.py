@@ -1,0 +1,151 @@
+"""Documents about files: what export wrote, what verify proved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from idp_deploy.flow import Artifact, Parity
+from idp_deploy.rendering.document import Case, Document, State, Table
+from idp_deploy.units import show
+
+
+def export_document(
+    artifacts: Sequence[Artifact], parities: Mapping[Path, Parity], dense: Mapping[str, int], next: str = ""
+) -> Document:
+    """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
+    rows, states, cases = [], [], []
+    for artifact in artifacts:
+        parity = parities.get(artifact.path)
+        dense_bytes = dense.get(artifact.format)
+        ratio = f"{artifact.size_bytes / dense_bytes:.3f}" if dense_bytes else "–"
+        rows.append(
+            (
+                artifact.format,
+                str(artifact.path),
+                show(artifact.size_bytes, "bytes"),
+                ratio,
+                parity_summary(parity) if parity else "not verified",
+            )
+        )
+        states.append(parity_state(parity))
+        if parity:
+            cases += parity_cases(parity)
+    notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
+    notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes]
+    columns = ("format", "file", "size", "of dense", "verified")
+    data = {
+        "artifacts": [
+            {
+                "format": a.format,
+                "path": str(a.path),
+                "size_bytes": a.size_bytes,
+                "dense_bytes": dense.get(a.format),
+                "parity": parity_data(parities[a.path]) if a.path in parities else None,
+                "manifest": dict(a.manifest),
+            }
+            for a in artifacts
+        ]
+    }
+    return Document("Export", [Table("", columns, rows, frozenset({2, 3}), states)], data, notes, cases, next=next)
+
+
+def parity_summary(parity: Parity) -> str:
+    """`max error 3e-7, 27/27 weights proved`."""
+    worst = max((o.max_relative_error for o in parity.outputs), default=float("nan"))
+    proved = sum(w.passed for w in parity.weights)
+    weights = f", {proved}/{len(parity.weights)} weights proved" if parity.weights else ""
+    return f"max error {show(worst, 'error')}{weights}"
+
+
+def parity_cases(parity: Parity) -> list[Case]:
+    """A case an output and runtime, a case a weight."""
+    suite, file = f"verify {parity.artifact.format}", str(parity.artifact.path)
+    outputs = [
+        Case(
+            suite,
+            f"{o.runtime} {o.output}",
+            o.passed,
+            f"relative error {show(o.max_relative_error, 'error')}, tolerance {show(o.tolerance, 'error')}",
+            file,
+        )
+        for o in parity.outputs
+    ]
+    weights = [
+        Case(
+            suite, f"weight {w.parameter}", w.passed, f"{w.zeros} zeros in the file, {w.expected_zeros} expected", file
+        )
+        for w in parity.weights
+    ]
+    return outputs + weights
+
+
+def parity_data(parity: Parity) -> dict[str, Any]:
+    """JSON-ready."""
+    return {
+        "path": str(parity.artifact.path),
+        "format": parity.artifact.format,
+        "passed": parity.passed,
+        "outputs": [{**asdict(o), "passed": o.passed} for o in parity.outputs],
+        "weights": [asdict(w) for w in parity.weights],
+        "metrics": dict(parity.metrics),
+        "notes": list(parity.notes),
+    }
+
+
+def parity_document(parity: Parity) -> Document:
+    """Every output of every runtime, then every weight proved from the file."""
+    outputs = Table(
+        "outputs against the model" if parity.weights else "outputs, runtime against runtime",
+        ("runtime", "output", "max error", "tolerance", "verdict"),
+        [
+            (
+                o.runtime,
+                o.output,
+                show(o.max_relative_error, "error"),
+                show(o.tolerance, "error"),
+                "pass" if o.passed else "fail",
+            )
+            for o in parity.outputs
+        ],
+        frozenset({2, 3}),
+        [verdict(o.passed) for o in parity.outputs],
+    )
+    tables = [outputs]
+    if parity.weights:
+        tables.append(
+            Table(
+                "weights read back from the file",
+                ("weight", "stored", "bytes", "zeros", "expected", "verdict"),
+                [
+                    (
+                        w.parameter,
+                        w.encoding,
+                        show(w.size_bytes, "bytes"),
+                        str(w.zeros),
+                        str(w.expected_zeros),
+                        "pass" if w.passed else "fail",
+                    )
+                    for w in parity.weights
+                ],
+                frozenset({2, 3, 4}),
+                [verdict(w.passed) for w in parity.weights],
+            )
+        )
+    if parity.metrics:
+        rows = [(runtime, f"{value * 100:.2f} %") for runtime, value in parity.metrics.items()]
+        tables.append(Table("accuracy of the file on the task", ("runtime", "accuracy"), rows, frozenset({1})))
+    title = f"{parity.artifact.path}: {'agrees with the model' if parity.passed else 'FAILED verification'}"
+    return Document(title, tables, parity_data(parity), parity.notes, parity_cases(parity))
+
+
+def verdict(passed: bool) -> State:
+    """How a verdict is coloured."""
+    return "good" if passed else "bad"
+
+
+def parity_state(parity: Parity | None) -> State:
+    """A file that was not verified is a warning, not a success."""
+    return "warn" if parity is None else verdict(parity.passed)

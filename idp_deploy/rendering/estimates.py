@@ -1,0 +1,121 @@
+"""Documents about time: estimates (simulated) and measurements (of this host), never in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from idp_deploy.flow import Estimate, FormatName, Interval, Measurement
+from idp_deploy.rendering.document import Bar, Document, Plot, Table
+from idp_deploy.units import show
+
+
+def interval(value: Interval | None, reason: str = "") -> str:
+    """`3.2 ms (2.6 to 3.9)`; the reason where there is no number."""
+    if value is None:
+        return f"not estimable: {reason}" if reason else "not estimable"
+    low, high = show(value.low, "ms"), show(value.high, "ms")
+    unit = f" {show(value.middle, 'ms').rpartition(' ')[2]}"
+    return f"{show(value.middle, 'ms')} ({low.removesuffix(unit)} to {high.removesuffix(unit)})"
+
+
+def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
+    """One row a file and target."""
+    return Table(
+        title,
+        ("target", "format", "runtime", "latency (90 % interval)", "size", "gzip", "memory", "MACs run"),
+        [
+            (
+                e.target,
+                e.format,
+                e.runtime,
+                interval(e.latency_ms, e.reason),
+                show(e.size_bytes, "bytes"),
+                show(e.gzip_bytes, "bytes"),
+                show(e.resident_weight_bytes + e.peak_activation_bytes, "bytes"),
+                f"{e.executed_macs / 1e6:.1f} M of {e.macs / 1e6:.1f} M",
+            )
+            for e in estimates
+        ],
+        frozenset({4, 5, 6, 7}),
+        ["" if e.latency_ms else "warn" for e in estimates],
+    )
+
+
+def layer_table(estimate: Estimate) -> Table:
+    """Where the time goes, in execution order."""
+    total = sum(op.latency_ms or 0.0 for op in estimate.ops) or 1.0
+    return Table(
+        f"{estimate.artifact.name} on {estimate.target}, op by op",
+        ("op", "class", "time", "share", "MACs", "run", "weights", "sparse"),
+        [
+            (
+                op.name,
+                op.op_class,
+                show(op.latency_ms, "ms"),
+                f"{(op.latency_ms or 0.0) / total * 100:.1f} %",
+                f"{op.macs / 1e6:.2f} M",
+                f"{op.executed_macs / 1e6:.2f} M",
+                show(op.weight_bytes, "bytes"),
+                "yes" if op.runs_sparse else "no",
+            )
+            for op in estimate.ops
+        ],
+        frozenset({2, 3, 4, 5, 6}),
+    )
+
+
+def estimate_document(
+    estimates: Sequence[Estimate], *, layers: bool = False, measurements: Sequence[Measurement] = ()
+) -> Document:
+    """Estimates (simulated) and, where asked for, measurements of this host, never in one table."""
+    tables = [estimate_table(estimates, "estimates (simulated, not measured)")]
+    if layers:
+        tables += [layer_table(e) for e in estimates if e.ops]
+    if measurements:
+        rows = [
+            (
+                m.artifact.name,
+                m.runtime,
+                str(m.threads),
+                show(m.median_ms, "ms"),
+                show(m.low_ms, "ms"),
+                show(m.high_ms, "ms"),
+            )
+            for m in measurements
+        ]
+        columns = ("file", "runtime", "threads", "median CPU", "25 %", "75 %")
+        tables.append(Table(f"measured on this host ({measurements[0].host})", columns, rows, frozenset({2, 3, 4, 5})))
+    data = {"estimates": [asdict(e) for e in estimates], "measurements": [asdict(m) for m in measurements]}
+    plots = [latency_plot(estimates)]
+    if layers:
+        plots += [
+            Plot(
+                f"{e.artifact.name} on {e.target}: time by op",
+                "ms",
+                [Bar(op.name, op.latency_ms) for op in e.ops if op.latency_ms],
+            )
+            for e in estimates
+        ]
+    notes = list(dict.fromkeys(note for e in estimates for note in e.notes))
+    return Document("Simulation", tables, data, notes, plots=plots)
+
+
+def latency_plot(estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None) -> Plot:
+    """Bars with intervals; a vertical mark where a budget stands."""
+    limits = limits or {}
+    return Plot(
+        "simulated latency, 90 % interval",
+        "ms",
+        [
+            Bar(
+                f"{e.target} {e.format}",
+                e.latency_ms.middle,
+                e.latency_ms.low,
+                e.latency_ms.high,
+                limits.get((e.target, e.format)),
+            )
+            for e in estimates
+            if e.latency_ms
+        ],
+    )

@@ -1,0 +1,64 @@
+"""Documents about what lies in a file, and whether a runtime will run it sparse."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from idp_deploy.rendering.document import Document, State, Table
+from idp_deploy.units import show
+
+if TYPE_CHECKING:  # rendering knows the shapes of these, not their rooms
+    from idp_deploy.inspection import Inspection
+    from idp_deploy.simulation.xnnpack import SparseLint
+
+
+def inspection_document(inspection: Inspection, lint: SparseLint | None = None) -> Document:
+    """Per tensor: shape, dtype, zeros, encoding, bytes, bound; then totals and what a download takes."""
+    rows = [
+        (
+            t.name,
+            "×".join(map(str, t.shape)) or "scalar",
+            t.dtype,
+            show(t.sparsity, "share"),
+            t.encoding,
+            show(t.size_bytes, "bytes"),
+            show(t.bound_bytes, "bytes"),
+        )
+        for t in inspection.tensors
+    ]
+    columns = ("tensor", "shape", "dtype", "zeros", "encoding", "bytes", "bound")
+    tables = [
+        Table("", columns, rows, frozenset({3, 5, 6})),
+        Table("", ("total", ""), _totals(inspection), frozenset({1})),
+    ]
+    if lint is not None:
+        tables.append(lint_table(lint))
+    data = {**asdict(inspection), "lint": asdict(lint) if lint else None}
+    return Document(f"{inspection.path} ({inspection.format})", tables, data, inspection.warnings)
+
+
+def lint_table(lint: SparseLint) -> Table:
+    """Which rule of the runtime each op breaks, and what to change."""
+    if not lint.findings:
+        verdict = "XNNPACK runs these weights sparse" if lint.runs_sparse else "there is nothing to run sparse"
+        return Table("sparse execution", ("verdict",), [(verdict,)], states=["good" if lint.runs_sparse else ""])
+    state: State = "" if lint.runs_sparse else "bad"
+    return Table(
+        "sparse execution: XNNPACK runs this file " + ("partly sparse" if lint.runs_sparse else "DENSE"),
+        ("op", "rule", "finding", "fix"),
+        [(f.op, f.rule, f.message, f.fix) for f in lint.findings],
+        states=[state] * len(lint.findings),
+    )
+
+
+def _totals(inspection: Inspection) -> list[tuple[str, str]]:
+    share = inspection.zeros / inspection.entries if inspection.entries else 0.0
+    return [
+        ("entries", f"{inspection.entries} ({show(share, 'share')} zero)"),
+        ("tensors", show(inspection.tensor_bytes, "bytes")),
+        ("information bound", show(inspection.bound_bytes, "bytes")),
+        ("on disk", show(inspection.size_bytes, "bytes")),
+        ("download, gzip", show(inspection.gzip_bytes, "bytes")),
+        ("download, brotli", show(inspection.brotli_bytes, "bytes")),
+    ]

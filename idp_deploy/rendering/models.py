@@ -1,0 +1,74 @@
+"""Documents about a model on its way: pruned, hardened, quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from idp_deploy.flow import CompressedModel, MaskedModel
+from idp_deploy.rendering.document import Document, Table
+from idp_deploy.units import show
+
+if TYPE_CHECKING:
+    from idp_deploy.flow import Quantization
+
+
+def compression_document(
+    model: CompressedModel | MaskedModel,
+    path: Path,
+    *,
+    accuracies: Mapping[str, float],
+    metric: str = "accuracy",
+    next: str = "",
+) -> Document:
+    """Zeros of prunable and of all, accuracy before and after, where it went."""
+    total = sum(p.numel() for p in model.module.parameters())
+    if isinstance(model, MaskedModel):
+        zeros, prunable = sum(m.zeros for m in model.soft_masks.values()), 0
+        prunable = sum(p.numel() for n, p in model.module.named_parameters() if n in model.soft_masks)
+        rows = [("zeros, once hardened", f"{zeros} of {prunable} prunable ({show(zeros / prunable, 'share')})")]
+    else:
+        zeros, prunable = model.zeros, model.prunable
+        of_all = show(zeros / max(total, 1), "share")
+        rows = [
+            ("zeros", f"{zeros} of {prunable} prunable ({show(model.sparsity, 'share')})"),
+            ("of all parameters", f"{of_all} of {total}"),
+        ]
+    rows += [(f"{metric}, {stage}", show(value, "share")) for stage, value in accuracies.items()]
+    tables = [Table("", ("what", "value"), rows)]
+    data: dict[str, object] = {
+        "path": str(path),
+        "zeros": zeros,
+        "prunable": prunable,
+        "parameters": total,
+        "accuracy": dict(accuracies),
+    }
+    notes = []
+    quantization = model.quantization if isinstance(model, CompressedModel) else None
+    if quantization is not None:
+        tables.append(_quantization_table(quantization))
+        data["quantization"] = {
+            "scheme": quantization.scheme,
+            "signal_to_noise_db": dict(quantization.signal_to_noise_db),
+            "kept_float": dict(quantization.kept_float),
+        }
+        notes += [f"{name} stays float: {reason}" for name, reason in quantization.kept_float.items()]
+    if isinstance(model, CompressedModel):
+        skipped = [
+            name
+            for name, parameter in model.module.named_parameters()
+            if name not in model.masks and parameter.dim() >= 2
+        ]
+        if skipped:
+            notes.append(f"not pruned: {', '.join(skipped)}")
+    return Document(f"wrote {path}", tables, data, notes, next=next)
+
+
+def _quantization_table(quantization: Quantization) -> Table:
+    rows = [
+        (name, f"{decibel:.1f} dB", "float" if name in quantization.kept_float else quantization.scheme)
+        for name, decibel in quantization.signal_to_noise_db.items()
+    ]
+    states = ["warn" if name in quantization.kept_float else "" for name in quantization.signal_to_noise_db]
+    return Table("signal to noise", ("weight", "signal to noise", "stored"), rows, frozenset({1}), states)  # type: ignore[arg-type]

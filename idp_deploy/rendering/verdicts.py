@@ -1,0 +1,102 @@
+"""Documents of check and run: every budget's verdict, then what it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from idp_deploy.flow import Budget, Check, Report
+from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
+from idp_deploy.rendering.document import Case, Document, Table
+from idp_deploy.rendering.estimates import estimate_table, latency_plot
+from idp_deploy.units import METRICS, show
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """Metric, value, limit, verdict; for a violation also by how much, what is responsible, what to do."""
+    return Table(
+        "budgets",
+        ("target", "format", "metric", "value", "limit", "over", "verdict", "detail"),
+        [
+            (
+                c.budget.target,
+                c.budget.format,
+                c.budget.metric,
+                show(c.value, METRICS[c.budget.metric].unit),
+                show(c.budget.limit, METRICS[c.budget.metric].unit),
+                _over(c),
+                c.verdict,
+                "; ".join(filter(None, (c.detail, c.fix))),
+            )
+            for c in checks
+        ],
+        frozenset({3, 4, 5}),
+        [verdict(c.verdict == "pass") for c in checks],
+    )
+
+
+def report_document(report: Report, *, title: str = "Check", unanswered: Sequence[Budget] = ()) -> Document:
+    """The gate's verdicts, then what they rest on."""
+    tables: list[Table] = []
+    if report.facts:
+        rows = [(name, str(value)) for name, value in report.facts.items()]
+        tables.append(Table("", ("what", "value"), rows, frozenset({1})))
+    if report.parities:
+        files = [(p.artifact.format, str(p.artifact.path), parity_summary(p)) for p in report.parities]
+        tables.append(
+            Table("files", ("format", "file", "verified"), files, states=[parity_state(p) for p in report.parities])
+        )
+    tables.append(estimate_table(report.estimates, "estimates (simulated, not measured)"))
+    if report.checks:
+        tables.append(check_table(report.checks))
+    notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
+    notes += list(dict.fromkeys(note for e in report.estimates for note in e.notes))
+    notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
+    limits = {(c.budget.target, c.budget.format): c.budget.limit for c in report.checks if c.budget.metric == "latency"}
+    data = {
+        "checks": [check_data(c) for c in report.checks],
+        "estimates": [asdict(e) for e in report.estimates],
+        "parities": [parity_data(p) for p in report.parities],
+        "facts": dict(report.facts),
+    }
+    cases = [case for p in report.parities for case in parity_cases(p)] + [check_case(c) for c in report.checks]
+    return Document(title, tables, data, notes, cases, [latency_plot(report.estimates, limits)])
+
+
+def check_data(check: Check) -> dict[str, Any]:
+    """One verdict, flat, as `--json` prints it and `--baseline` reads it."""
+    return {
+        "target": check.budget.target,
+        "format": check.budget.format,
+        "metric": check.budget.metric,
+        "unit": METRICS[check.budget.metric].unit,
+        "artifact": str(check.artifact),
+        "value": check.value,
+        "limit": check.budget.limit,
+        "source": check.budget.source,
+        "verdict": check.verdict,
+        "detail": check.detail,
+        "fix": check.fix,
+    }
+
+
+def check_case(check: Check) -> Case:
+    """The same as one test case."""
+    unit = METRICS[check.budget.metric].unit
+    relation = "≥" if METRICS[check.budget.metric].at_least else "≤"
+    message = f"{check.budget.metric} {show(check.value, unit)}, wanted {relation} {show(check.budget.limit, unit)}"
+    extra = "; ".join(filter(None, (_over(check) and f"over by {_over(check)}", check.detail, check.fix)))
+    return Case(
+        f"{check.budget.target} {check.budget.format}",
+        check.budget.metric,
+        check.verdict == "pass",
+        f"{message}; {extra}; limit from {check.budget.source}" if extra else message,
+        str(check.artifact),
+    )
+
+
+def _over(check: Check) -> str:
+    if check.verdict != "fail" or check.value is None or not check.budget.limit:
+        return ""
+    return f"{abs(check.value / check.budget.limit - 1) * 100:.1f} %"

@@ -1,0 +1,98 @@
+"""Budgets: each metric passes on one side of its limit and fails on the other; the unmeasurable fails."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from idp_deploy.errors import FileError
+from idp_deploy.flow import (
+    Artifact, Budget, Contents, Estimate, Interval, OpEstimate, OutputParity, Parity, StoredTensor,
+)  # fmt: skip
+from idp_deploy.gating import Evidence, baseline_budgets, gate, missing
+from idp_deploy.rendering import render
+from idp_deploy.rendering.verdicts import report_document
+
+PATH = Path("m.tflite")
+
+
+def evidence(latency: Interval | None = Interval(2, 3, 4), target: str = "pixel-4") -> Evidence:
+    values = np.zeros((10, 10), np.float32)
+    values[0] = 1
+    tensor = StoredTensor("w", (10, 10), "float32", "dense", 400, 90, lambda: values)
+    contents = Contents(PATH, "tflite", 600, (tensor,), (), {}, (), ())
+    op = OpEstimate("conv", "conv1x1", 100, 100, 400, 50, 3.0)
+    estimate = Estimate(
+        PATH, "tflite", target, "litert", latency, "" if latency else "int8 on an NPU", 600, 300, 250, 400, 100,
+        100, 100, (op,),
+    )  # fmt: skip
+    parity = Parity(Artifact(PATH, "tflite", 600), (OutputParity("litert", "0", 1e-6, 1e-4),), ())
+    return Evidence(contents, estimate, parity)
+
+
+def budget(metric: str, limit: float, target: str = "pixel-4") -> Budget:
+    return Budget(target, "tflite", metric, limit, "test")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [("size", 600), ("gzip", 300), ("brotli", 250), ("latency", 3), ("memory", 500), ("error", 1e-6)],
+)
+def test_a_ceiling_holds_at_the_value_and_breaks_below_it(metric: str, value: float) -> None:
+    assert gate([budget(metric, value)], [evidence()]).passed
+    failed = gate([budget(metric, value * 0.99)], [evidence()])
+    assert not failed.passed
+    assert failed.checks[0].value == value
+    assert failed.checks[0].fix
+
+
+def test_sparsity_is_a_floor() -> None:
+    assert gate([budget("sparsity", 0.9)], [evidence()]).passed
+    assert not gate([budget("sparsity", 0.91)], [evidence()]).passed
+
+
+def test_what_cannot_be_estimated_fails_with_the_reason() -> None:
+    report = gate([budget("latency", 100)], [evidence(latency=None)])
+    assert not report.passed
+    assert (report.checks[0].verdict, report.checks[0].detail) == ("not estimable", "int8 on an NPU")
+    assert not gate([budget("error", 1)], [replace(evidence(), parity=None)]).passed
+
+
+def test_an_interval_across_the_limit_is_said() -> None:
+    assert "reaches over" in gate([budget("latency", 3.5)], [evidence()]).checks[0].detail
+    assert gate([budget("latency", 5)], [evidence()]).checks[0].detail == ""
+
+
+def test_only_the_budgets_of_the_artifact_are_checked() -> None:
+    other = budget("size", 1, target="iphone-12")
+    report = gate([other], [evidence()])
+    assert report.passed
+    assert missing([other], [evidence()]) == (other,)
+
+
+def test_a_violation_names_metric_value_limit_excess_source_and_fix() -> None:
+    text = render(report_document(gate([budget("size", 300)], [evidence()])), "github")
+    for word in (
+        "size 600 B",
+        "≤ 300 B",
+        "over by 100.0 %25",
+        "limit from test",
+        "largest weight w",
+        "--encoding auto",
+    ):
+        assert word in text
+
+
+def test_a_report_is_a_baseline(tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(render(report_document(gate([budget("size", 600)], [evidence()])), "json"))
+    (limit,) = baseline_budgets(path)
+    assert limit.limit == pytest.approx(606)
+    assert gate([limit], [evidence()]).passed
+    path.write_text(json.dumps({"checks": [{"target": "pixel-4"}]}))
+    with pytest.raises(FileError, match="check --json"):
+        baseline_budgets(path)

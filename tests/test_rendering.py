@@ -1,0 +1,86 @@
+"""Reports: every renderer takes every document, and says what the document says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from idp_deploy.errors import UsageError
+from idp_deploy.rendering import RENDERERS, render
+from idp_deploy.rendering.document import Bar, Case, Document, Plot, Table
+
+EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
+
+
+def document(passed: bool = False) -> Document:
+    return Document(
+        "Check",
+        [Table("budgets", ("metric", "value"), [("size", "1.2 MB"), (EVIL, "∞")], frozenset({1}), ["good", "bad"])],
+        {"checks": [{"metric": "size", "value": 1.2e6, "path": Path("a/b"), "bad": float("nan")}]},
+        [EVIL],
+        [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, EVIL, "m.tflite")],
+        [Plot("latency", "ms", [Bar(EVIL, 3.0, 2.0, 4.0, 3.5), Bar("other", 0.004)])],
+        "idp-deploy run",
+    )
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_every_renderer_is_deterministic_and_ends_in_a_newline(name: str) -> None:
+    text = render(document(), name)
+    assert text == render(document(), name)
+    assert text.endswith("\n")
+    assert "\x1b[" not in text
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_every_renderer_takes_an_empty_document(name: str) -> None:
+    assert render(Document("nothing"), name)
+
+
+def test_json_is_strict_and_carries_a_schema_version() -> None:
+    data = json.loads(render(document(), "json"), parse_constant=lambda word: pytest.fail(word))
+    assert data["schema_version"] == 1
+    assert data["passed"] is False
+    assert data["checks"][0] == {"metric": "size", "value": 1.2e6, "path": "a/b", "bad": None}
+
+
+def test_junit_counts_failures_and_survives_markup() -> None:
+    root = ElementTree.fromstring(render(document(), "junit"))
+    assert (root.get("tests"), root.get("failures")) == ("2", "1")
+    failure = root.find(".//failure")
+    assert failure is not None
+    assert "<script>" in (failure.text or "")
+
+
+def test_github_escapes_what_would_end_a_command() -> None:
+    lines = render(document(), "github").splitlines()
+    assert lines[0].startswith("::error file=m.tflite,title=pixel-4 tflite latency::")
+    assert "%0Anew: line" in lines[0]
+    assert lines[-1].endswith("Check: 1/2 passed")
+
+
+def test_markdown_keeps_a_row_on_a_line() -> None:
+    rows = [line for line in render(document(), "markdown").splitlines() if line.startswith("| ")]
+    assert len(rows) == 4
+    assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
+
+
+def test_html_is_one_file_without_foreign_markup() -> None:
+    html = render(document(), "html")
+    assert "<script>" not in html
+    assert "http" not in html.replace("http://www.w3.org", "")
+    assert html.count("<svg") == 1
+
+
+def test_text_is_plain_when_piped_and_names_the_next_command() -> None:
+    text = render(document(), "text")
+    assert "Next: idp-deploy run" in text
+    assert "1.2 MB" in text
+
+
+def test_an_unknown_renderer_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'json'"):
+        render(document(), "jsn")
