@@ -38,7 +38,7 @@ class Recipe:
     method: str = "idp"  # a row of METHODS
     pattern: str = "unstructured"  # unstructured | 2:4 | 1:4 | block:1x4 | channel
     mode: str = "auto"  # auto | paper (how IDP chooses temperature, allocation and ramp)
-    allocation: str = "erk"  # erk | global | lamp | uniform | sensitivity
+    allocation: str = "auto"  # erk | global | lamp | uniform | sensitivity; auto: erk, or global in paper mode
     epochs: int = 0
     seed: int = 0
     skip: tuple[str, ...] = ()  # glob patterns over weight names that stay dense
@@ -75,6 +75,7 @@ class SoftMask:
     threshold: float  # t, in the weight's own unit
     temperature: float  # τ, in the weight's unit squared
     zeros: int  # how many entries harden will set to zero
+    pattern: str = "unstructured"  # which of them go together
 
 
 @dataclass(frozen=True, eq=False)

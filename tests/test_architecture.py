@@ -14,7 +14,8 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
 STAGES = {
-    "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "simulation", "gating",
+    "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
+    "gating",
 }  # fmt: skip
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),

@@ -1,0 +1,155 @@
+"""verify: run an artifact on this machine, compare it with the model, and prove its zeros from the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from idp_deploy.errors import require
+from idp_deploy.files import size_bytes
+from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
+from idp_deploy.reading import format_of, read
+from idp_deploy.tasks import Task
+from idp_deploy.verification.calls import (
+    Arrays,
+    Call,
+    arrays,
+    batch_extent,
+    calls_from_file,
+    rows_of,
+    seeded_calls,
+)
+from idp_deploy.verification.comparing import between_runtimes, with_model
+from idp_deploy.verification.liveness import dead_activations
+from idp_deploy.verification.proof import prove_weights
+from idp_deploy.verification.tolerance import quantized_activations
+
+Runner = Callable[[Path, Sequence[Arrays]], Mapping[str, list[Arrays]]]
+
+# format → (module:function, packages its runtimes need, extra that brings them)
+RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
+    "onnx": ("idp_deploy.verification.onnx:run_onnx", ("onnxruntime",), "all"),
+    "coreml": ("idp_deploy.verification.coreml:run_coreml", ("coremltools",), "coreml"),
+    "tflite": ("idp_deploy.verification.tflite:run_tflite", ("ai_edge_litert",), "tflite"),
+}
+
+
+def run_file(path: Path, calls: Sequence[Arrays]) -> Mapping[str, list[Arrays]]:
+    """Run a file in every runtime of its format: runtime → the outputs of each call, in the model's layout.
+
+    Args:
+        calls: for each call the flattened model inputs in order and in the model's layout (images NCHW).
+
+    Raises:
+        MissingDependencyError: the runtime is not installed. FileError: the file does not load.
+    """
+    location, packages, extra = RUNNERS[format_of(path)]
+    for package in packages:
+        require(package, extra)
+    module, _, name = location.partition(":")
+    runner: Runner = getattr(import_module(module), name)
+    return runner(path, calls)
+
+
+def verify(
+    artifact: Path | str,
+    model: CompressedModel | None = None,
+    example_inputs: Call | None = None,
+    *,
+    task: Task | None = None,
+    seeds: int = 3,
+    tolerance: float | None = None,
+    accuracy_samples: int = 128,
+) -> Parity:
+    """Compare a file with the model it came from, in every runtime of its format on this machine.
+
+    Outputs are compared over the example, `seeds` random calls like it and, with a task, `seeds` held-out samples;
+    every masked weight is found in the file and compared entry by entry. Without a model the file is loaded and run,
+    its runtimes are compared with each other, and the notes say what could not be checked.
+
+    Args:
+        artifact: an .onnx, .mlpackage or .tflite file, ours or another tool's.
+        example_inputs: positional arguments of the model's forward; taken from the task, else drawn in the shapes
+            the file declares.
+        tolerance: replaces the declared one (`tolerance.declared`); relative to the largest output.
+        accuracy_samples: how many held-out samples the file is scored on where there is a task; 0 for none.
+
+    Raises:
+        FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
+    """
+    path = Path(artifact)
+    contents = read(path)
+    notes = list(contents.warnings)
+    example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
+    if example is None:
+        calls = calls_from_file(contents, seeds=seeds + 1)
+        notes.append("inputs drawn in the shapes the file declares, since no example inputs were given")
+    else:
+        calls = seeded_calls(example, task=task, seeds=seeds)
+    calibration = model.quantization.calibration if model is not None and model.quantization else ()
+    if calibration and quantized_activations(contents):
+        calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
+    results = run_file(path, [arrays(call) for call in calls])
+    proofs: tuple[WeightProof, ...] = ()
+    if model is None:
+        parities, more = between_runtimes(contents, results, tolerance)
+    else:
+        module = evaluation_copy(model)
+        parities, more = with_model(contents, [arrays(output) for output in _run(module, calls)], results, tolerance)
+        proofs, unproved = prove_weights(model, contents, calls[0])
+        more += unproved + dead_activations(module, calls)
+    metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
+    described = Artifact(path, contents.format, size_bytes(path), contents.metadata.get("idp_deploy") or {})
+    return Parity(described, parities, proofs, metrics, (*notes, *more))
+
+
+def file_accuracy(
+    artifact: Path | str, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
+) -> dict[str, float]:
+    """The task's metric of a file over held-out samples, for each runtime of its format.
+
+    Args:
+        limit: at most this many samples, from the first on; None for all.
+        model: scored on the same samples under "torch"; also tells how the outputs are nested. Without it a single
+            output is given to the task as a tensor, several as a tuple.
+    """
+    step = batch_extent(task.example_inputs())
+    batches: list[Any] = []
+    for batch in task.validation_loader():
+        rows = batch_extent(task.inputs(batch))
+        batches += [rows_of(batch, start, step) for start in range(0, rows - step + 1, step)]
+        if limit is not None and len(batches) * step >= limit:
+            batches = batches[: max(1, limit // step)]
+            break
+    calls = [task.inputs(batch) for batch in batches]
+    scored: dict[str, list[Any]] = {}
+    nest: Callable[[list[Any]], Any] = lambda leaves: leaves[0] if len(leaves) == 1 else tuple(leaves)  # noqa: E731
+    if model is not None:
+        scored["torch"] = _run(evaluation_copy(model), calls)
+        spec = pytree.tree_structure(scored["torch"][0])
+        if all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(scored["torch"][0])):
+            nest = lambda leaves: pytree.tree_unflatten(leaves, spec)  # noqa: E731
+    for runtime, outputs in run_file(Path(artifact), [arrays(call) for call in calls]).items():
+        scored[runtime] = [nest([torch.from_numpy(array.copy()) for array in output]) for output in outputs]
+    metrics = {}
+    for runtime, outputs in scored.items():
+        scores = [task.score(output, batch) for output, batch in zip(outputs, batches, strict=True)]
+        metrics[runtime] = sum(score for score, _ in scores) / max(1, sum(count for _, count in scores))
+    return metrics
+
+
+def evaluation_copy(model: CompressedModel) -> nn.Module:
+    """The module on the CPU in eval mode; the caller's is untouched."""
+    return deepcopy(model.module).cpu().eval()
+
+
+def _run(module: nn.Module, calls: Sequence[Call]) -> list[Any]:
+    with torch.no_grad(), torch.random.fork_rng():
+        return [module(*call) for call in calls]

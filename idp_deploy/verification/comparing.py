@@ -1,0 +1,93 @@
+"""Outputs of a file beside those of the model, or of its runtimes beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from idp_deploy.flow import Contents, OutputParity
+from idp_deploy.verification.calls import Arrays
+from idp_deploy.verification.liveness import output_notes, tolerance_for, variation
+from idp_deploy.verification.tolerance import Tolerance, declared
+
+Results = Mapping[str, Sequence[Arrays]]  # runtime → the outputs of each call
+
+
+def with_model(
+    contents: Contents, expected: Sequence[Arrays], results: Results, tolerance: float | None
+) -> tuple[tuple[OutputParity, ...], tuple[str, ...]]:
+    """Every output of every runtime against the model's, over all calls; (parities, notes)."""
+    names = output_names(contents, len(expected[0]))
+    parities, notes = [], []
+    for runtime, calls in results.items():
+        allowed = declared(contents, runtime) if tolerance is None else Tolerance(tolerance)
+        if len(calls[0]) != len(names):
+            notes.append(f"{runtime} gives {len(calls[0])} outputs where the model gives {len(names)}")
+        for i, name in enumerate(names):
+            wanted = [call[i] for call in expected]
+            given = [call[i] if i < len(call) else None for call in calls]
+            limit = allowed.limit if tolerance is not None else tolerance_for(variation(wanted), allowed.limit)
+            error = error_of(wanted, given, allowed.measure)
+            parities.append(OutputParity(runtime, name, error, limit, allowed.measure))
+            first = given[0]
+            if first is not None and first.shape != wanted[0].shape:
+                notes.append(f"{runtime} gives '{name}' the shape {first.shape}, the model {wanted[0].shape}")
+    limit = min(parity.tolerance for parity in parities) if parities else 0.0
+    return tuple(parities), (*notes, *output_notes(names, expected, limit))
+
+
+def between_runtimes(
+    contents: Contents, results: Results, tolerance: float | None
+) -> tuple[tuple[OutputParity, ...], tuple[str, ...]]:
+    """Every runtime against the first one, whose own outputs must be finite; (parities, notes)."""
+    first, reference = next(iter(results.items()))
+    names = output_names(contents, len(reference[0]))
+    parities = []
+    for runtime, calls in results.items():
+        allowed = declared(contents, runtime) if tolerance is None else Tolerance(tolerance)
+        for i, name in enumerate(names):
+            given = [call[i] if i < len(call) else None for call in calls]
+            error = error_of([call[i] for call in reference], given, allowed.measure)
+            parities.append(OutputParity(runtime, name, error, allowed.limit, allowed.measure))
+    compared = (
+        f"outputs compared with those of {first}" if len(results) > 1 else f"{first} ran; nothing to compare with"
+    )
+    note = f"without a model: {compared}; values and zeros of the weights were read but not proved"
+    return tuple(parities), (note, *output_notes(names, reference, max(p.tolerance for p in parities)))
+
+
+def error_of(expected: Sequence[np.ndarray], given: Sequence[np.ndarray | None], measure: str = "max") -> float:
+    """max |given − expected| / max |expected| over all calls, or the quotient of their root mean squares for "rms".
+
+    Equal infinities agree. Not a number where either side has one; infinite where an output is missing, has another
+    shape, or is not zero where all that was expected is.
+
+    >>> error_of([np.array([1.0, -4.0])], [np.array([1.0, -3.0])])
+    0.25
+    """
+    largest, worst, signal, noise = 0.0, 0.0, 0.0, 0.0
+    for wanted, got in zip(expected, given, strict=True):
+        if got is None or got.shape != wanted.shape:
+            return math.inf
+        a, b = wanted.astype(np.float64), got.astype(np.float64)
+        if np.isnan(a).any() or np.isnan(b).any():
+            return math.nan
+        differing = a != b  # equal infinities would subtract to NaN
+        difference = np.abs(np.subtract(a, b, out=np.zeros_like(a), where=differing))
+        size = np.abs(a[np.isfinite(a)])
+        largest, worst = max(largest, float(size.max(initial=0.0))), max(worst, float(difference.max(initial=0.0)))
+        signal, noise = signal + float(np.square(size).sum()), noise + float(np.square(difference).sum())
+    if noise == 0.0:
+        return 0.0
+    if largest == 0.0:
+        return math.inf
+    return math.sqrt(noise / signal) if measure == "rms" else worst / largest
+
+
+def output_names(contents: Contents, count: int) -> list[str]:
+    """The names of `count` outputs in the model's order, from the manifest or the file, else numbered."""
+    manifest = contents.metadata.get("idp_deploy") or {}
+    names = list(manifest.get("outputs") or contents.outputs)
+    return names if len(names) == count else [f"output {i}" for i in range(count)]

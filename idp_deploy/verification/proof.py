@@ -1,0 +1,239 @@
+"""The proof that every pruned weight of the model lies in the file: the same zeros, the same values, entry by entry.
+
+A converter may rename, transpose, reorder or split a weight, so it is found by content and the manifest's names are
+only a hint. What is compared is what the reader decoded; nothing here shares code with the encoders.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.capturing import capture
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
+
+_INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
+# What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
+_SCALE_ROUNDING = 2.0**-9
+_PREFIX = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A weight as it should be in the file. `values` are float32, batch norm folded in where the exporter folds it."""
+
+    parameter: str
+    values: np.ndarray
+    quantized: bool  # the values already are those of integers or of a palette
+
+
+class Stored:
+    """A tensor of the file, decoded once."""
+
+    def __init__(self, tensor: StoredTensor) -> None:
+        self.tensor = tensor
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """What it means, in float32 (float64 for float64)."""
+        read = self.tensor.dequantize or self.tensor.values
+        values = read()
+        return values if values.dtype == np.float64 else values.astype(np.float32)
+
+
+def prove_weights(
+    model: CompressedModel, contents: Contents, example_inputs: tuple[Any, ...]
+) -> tuple[tuple[WeightProof, ...], tuple[str, ...]]:
+    """Find each masked parameter in the file and compare it; (proofs in parameter order, notes).
+
+    A float tensor must hold exactly the model's value rounded to its type where the file is ours (its manifest says
+    so), and within one rounding step where another tool folded or fused in its own order. An integer or palette
+    tensor must hold the values of the quantized model up to the rounding of its scale, or, where the model was not
+    quantized, values within half an integer step. A zero of the model must be a zero of the file and the reverse.
+    """
+    references, notes = _references(model, example_inputs)
+    ours = contents.metadata.get("idp_deploy") or {}
+    hints: Mapping[str, str] = ours.get("weights") or {}
+    stored = [Stored(tensor) for tensor in contents.tensors]
+    by_size: dict[int, list[Stored]] = {}
+    for candidate in stored:
+        by_size.setdefault(candidate.tensor.size, []).append(candidate)
+    taken: set[str] = set()
+    proofs = []
+    for name, candidates in references.items():
+        hint = hints.get(name)
+        same_size = by_size.get(candidates[0].values.size, [])
+        order = sorted(same_size, key=lambda s: (s.tensor.name != hint, s.tensor.name in taken))
+        proof = _best(_compare(r, s, exact=bool(ours)) for s in order for r in candidates)
+        if proof is None or not proof.passed:
+            proof = _from_rows(candidates, stored) or proof
+        if proof is None:
+            shape = candidates[0].values.shape
+            notes.append(f"weight '{name}' of shape {shape} was not found in {contents.path.name}")
+            zeros = int((candidates[0].values == 0).sum())
+            proof = WeightProof(name, "", "", 0, zeros, 0, float("nan"), passed=False)
+        taken.add(proof.tensor)
+        proofs.append(proof)
+    return tuple(proofs), tuple(notes)
+
+
+def _references(
+    model: CompressedModel, example_inputs: tuple[Any, ...]
+) -> tuple[dict[str, list[Reference]], list[str]]:
+    """For each masked parameter the values to look for: folded first, then as the module has them."""
+    notes: list[str] = []
+    raw = {name: p for name, p in model.module.named_parameters(remove_duplicate=False) if name in model.masks}
+    quantization = model.quantization
+    folded: dict[str, np.ndarray] = {}
+    used: set[str] | None = None
+    try:
+        captured = capture(model, example_inputs)
+    except ConversionError as error:
+        notes.append(f"batch norm not folded for the comparison: {error.message}")
+    else:
+        used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
+        folded = {name: captured.weight(name) for name in raw if name in used}
+        for name, parameter in raw.items():  # a tied weight goes by one of its names
+            twin = next((t for t in used if t in raw and raw[t] is parameter), None)
+            if name not in used and twin is not None:
+                folded[name] = folded[twin]
+    references: dict[str, list[Reference]] = {}
+    for name in model.masks:
+        if used is not None and name not in folded:
+            notes.append(f"weight '{name}' has no part in the model's outputs and is not looked for")
+            continue
+        quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
+        plain = raw[name].detach().cpu().float().numpy()
+        values = [folded[name], plain] if name in folded else [plain]
+        references[name] = [Reference(name, v.astype(np.float32), quantized) for v in values]
+    return references, notes
+
+
+def _compare(reference: Reference, stored: Stored, *, exact: bool) -> WeightProof | None:
+    """The proof under the best layout, or None where no layout has this shape."""
+    layouts = _layouts(reference.values, stored.tensor.shape)
+    return _best(_judge(reference, layout, stored, exact=exact) for layout in layouts)
+
+
+def _judge(reference: Reference, expected: np.ndarray, stored: Stored, *, exact: bool) -> WeightProof:
+    tensor, actual = stored.tensor, stored.values
+    prefix = slice(None, _PREFIX)
+    if not _close(reference, expected.ravel()[prefix], actual.ravel()[prefix], tensor, exact).all():
+        passed = False  # most candidates are told apart here, before the whole tensor is touched
+    else:
+        passed = bool(_close(reference, expected, actual, tensor, exact).all())
+    rounded = _rounded(expected, tensor.dtype)
+    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
+    return WeightProof(
+        parameter=reference.parameter,
+        tensor=tensor.name,
+        encoding=tensor.encoding,
+        size_bytes=tensor.size_bytes,
+        expected_zeros=int((rounded == 0).sum()),
+        zeros=int((actual == 0).sum()),
+        max_relative_error=float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0)) / scale,
+        passed=passed,
+    )
+
+
+def _close(
+    reference: Reference, expected: np.ndarray, actual: np.ndarray, tensor: StoredTensor, exact: bool
+) -> np.ndarray:
+    """Entry by entry: whether the stored value is what this type can hold of the expected one."""
+    rounded = _rounded(expected, tensor.dtype)
+    if tensor.dtype.startswith("float") and "lut" not in tensor.encoding:
+        if exact and not reference.quantized:
+            return actual == rounded
+        slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else 2.0**-20)
+        return (np.abs(actual - rounded) <= slack) & ((actual == 0) == (rounded == 0))
+    if reference.quantized:
+        return (np.abs(actual - expected) <= np.abs(expected) * _SCALE_ROUNDING) & ((actual == 0) == (expected == 0))
+    step = float(np.abs(expected).max(initial=0.0)) * _INTEGER_STEP
+    return (np.abs(actual - expected) <= 0.51 * step) & ((actual == 0) | (expected != 0))
+
+
+def _rounded(expected: np.ndarray, dtype: str) -> np.ndarray:
+    if dtype != "float16":
+        return expected
+    with np.errstate(over="ignore"):
+        return expected.astype(np.float16).astype(np.float32)
+
+
+def _layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Every reordering of the axes that has the shape of the stored tensor, extents of 1 left aside."""
+    target = tuple(extent for extent in shape if extent != 1)
+    squeezed = values.squeeze()
+    if squeezed.shape == target:
+        yield values.reshape(shape)
+    for order in permutations(range(squeezed.ndim)):
+        if order != tuple(range(squeezed.ndim)) and tuple(squeezed.shape[a] for a in order) == target:
+            yield squeezed.transpose(order).reshape(shape)
+    if squeezed.ndim > 2 and squeezed.reshape(len(squeezed), -1).shape == target:
+        yield values.reshape(shape)
+
+
+def _best(proofs: Iterable[WeightProof | None]) -> WeightProof | None:
+    """The first that passed, else the one with the smallest error."""
+    best: WeightProof | None = None
+    for proof in proofs:
+        if proof is None:
+            continue
+        if proof.passed:
+            return proof
+        if best is None or proof.max_relative_error < best.max_relative_error:
+            best = proof
+    return best
+
+
+def _from_rows(references: Iterable[Reference], stored: Iterable[Stored]) -> WeightProof | None:
+    """A weight that was split, joined with others or had its rows reordered (gates of a GRU): every row is somewhere.
+
+    Looks at float matrices in both orientations; None unless all rows are found, each as often as the weight has it.
+    """
+    stored = list(stored)
+    for reference in references:
+        if reference.values.ndim < 2:
+            continue
+        rows = reference.values.reshape(-1, reference.values.shape[-1])
+        wanted = {dtype: Counter(_keys(_rounded(rows, dtype))) for dtype in ("float32", "float16")}
+        found: Counter[bytes] = Counter()
+        sources: dict[str, tuple[StoredTensor, float]] = {}
+        for candidate in stored:
+            tensor, need = candidate.tensor, wanted.get(candidate.tensor.dtype)
+            if need is None or tensor.size % rows.shape[1] or tensor.size < rows.shape[1]:
+                continue
+            matrix = candidate.values.squeeze()
+            if matrix.ndim != 2:
+                continue
+            for oriented in (matrix, matrix.T):
+                if oriented.shape[1] != rows.shape[1]:
+                    continue
+                hits = Counter(key for key in _keys(oriented) if key in need)
+                if hits and any(any(np.frombuffer(key, np.float32)) for key in hits):
+                    found += hits
+                    sources[tensor.name] = (tensor, min(1.0, sum(hits.values()) / len(oriented)))
+        need = wanted[next((t.dtype for t, _ in sources.values()), "float32")]
+        if sources and all(found[key] >= count for key, count in need.items()):
+            zeros = int((rows == 0).sum())
+            return WeightProof(
+                parameter=reference.parameter,
+                tensor=" + ".join(sources),
+                encoding=" + ".join(sorted({tensor.encoding for tensor, _ in sources.values()})),
+                size_bytes=round(sum(tensor.size_bytes * share for tensor, share in sources.values())),
+                expected_zeros=zeros,
+                zeros=zeros,
+                max_relative_error=0.0,
+                passed=True,
+            )
+    return None
+
+
+def _keys(rows: np.ndarray) -> list[bytes]:
+    return [row.tobytes() for row in np.ascontiguousarray(rows, np.float32) + np.float32(0.0)]  # −0.0 becomes 0.0

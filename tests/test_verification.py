@@ -1,0 +1,410 @@
+"""Calls, errors, tolerances, liveness and the proof of weights, on contents built by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from idp_deploy.capturing import capture
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, Contents, GraphOp, Quantization, StoredTensor, Value
+from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
+from idp_deploy.tasks import Task
+from idp_deploy.verification.calls import arrays, calls_from_file, rows_of, seeded_calls
+from idp_deploy.verification.comparing import between_runtimes, error_of, with_model
+from idp_deploy.verification.liveness import dead_activations, output_notes, tolerance_for
+from idp_deploy.verification.proof import prove_weights
+from idp_deploy.verification.tolerance import declared
+
+
+def stored(name: str, values: np.ndarray, encoding: str = "gaps8", scale: np.ndarray | None = None) -> StoredTensor:
+    def dequantize() -> np.ndarray:
+        assert scale is not None
+        return dequantize_int8(values, scale)
+
+    zeros = int((values == 0).sum())
+    decode = None if scale is None else dequantize
+    return StoredTensor(name, values.shape, str(values.dtype), encoding, 10, zeros, lambda: values, 32, decode)
+
+
+def contents(*tensors: StoredTensor, weights: dict[str, str] | None = None, **more: Any) -> Contents:
+    metadata = {} if weights is None else {"idp_deploy": {"weights": weights}}
+    defaults: dict[str, Any] = {"ops": (), "values": {}, "inputs": (), "outputs": ("y",)}
+    return Contents(Path("net.onnx"), "onnx", 100, tensors, metadata=metadata, **(defaults | more))
+
+
+def pruned(module: nn.Module, share: float = 0.7, seed: int = 0, **more: Any) -> CompressedModel:
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            masks[name] = torch.rand(parameter.shape, generator=generator) >= share
+            parameter.data *= masks[name]
+    return CompressedModel(module, masks, **more)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5)
+    )
+    nn.init.normal_(layers[1].running_mean)
+    nn.init.uniform_(layers[1].running_var, 0.5, 2.0)
+    return layers.eval()
+
+
+EXAMPLE = (torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(3)),)
+
+# ── calls ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Words(Task):
+    """Token ids 10 … 29, a mask of ones and zeros, labels."""
+
+    def __init__(self) -> None:
+        rows = torch.Generator().manual_seed(0)
+        ids = torch.randint(10, 30, (12, 6), generator=rows)
+        self.data = TensorDataset(ids, (ids % 4 > 0).long(), ids[:, 0] % 2)
+
+    def train_loader(self, seed: int) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=4)
+
+    def validation_loader(self) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=8)
+
+
+def test_integers_stay_within_what_the_task_shows_and_masks_stay_masks() -> None:
+    task = Words()
+    example = (torch.zeros(1, 6, dtype=torch.long), torch.ones(1, 6, dtype=torch.long))
+    calls = seeded_calls(example, task=task, seeds=5)
+    assert len(calls) == 11
+    ids = torch.stack([call[0] for call in calls[1:]])
+    assert ids.min() >= 10
+    assert ids.max() <= 29
+    assert len(ids.unique()) > 10
+    assert all(set(call[1].unique().tolist()) <= {0, 1} for call in calls)
+    held_out = task.data.tensors[0][:5]
+    assert torch.equal(torch.cat([call[0] for call in calls[6:]]), held_out)
+
+
+def test_random_calls_repeat_and_leave_the_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    first, second = seeded_calls(EXAMPLE, seeds=3), seeded_calls(EXAMPLE, seeds=3)
+    assert torch.equal(before, torch.get_rng_state())
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, second, strict=True))
+    assert not torch.equal(first[1][0], first[2][0])
+    assert first[1][0].dtype == torch.float32
+
+
+def test_floats_have_the_statistics_of_the_example() -> None:
+    example = (torch.randn(1, 4000, generator=torch.Generator().manual_seed(0)) * 3 + 7,)
+    drawn = seeded_calls(example, seeds=1)[1][0]
+    assert drawn.mean() == pytest.approx(7, abs=0.3)
+    assert drawn.std() == pytest.approx(3, abs=0.3)
+    assert seeded_calls((torch.zeros(1, 4000),), seeds=1)[1][0].std() == pytest.approx(1, abs=0.1)
+
+
+def test_nested_inputs_keep_their_nesting() -> None:
+    example = ({"a": torch.ones(1, 2), "b": [torch.zeros(1, 3, dtype=torch.long), None]}, 2.5)
+    call = seeded_calls(example, seeds=1)[1]
+    assert set(call[0]) == {"a", "b"}
+    assert call[0]["b"][1] is None
+    assert call[1] == 2.5
+    assert [a.shape for a in arrays(call)] == [(1, 2), (1, 3)]
+
+
+def test_a_task_with_other_inputs_than_the_example_is_refused() -> None:
+    with pytest.raises(UsageError, match="gives 2 inputs where the example has 1"):
+        seeded_calls((torch.zeros(1, 6, dtype=torch.long),), task=Words())
+
+
+def test_rows_of_leaves_what_has_no_batch_extent() -> None:
+    cut = rows_of((torch.arange(6).reshape(3, 2), torch.arange(5), "x"), 1, 1)
+    assert cut[0].tolist() == [[2, 3]]
+    assert cut[1].tolist() == [0, 1, 2, 3, 4]
+    assert cut[2] == "x"
+
+
+def test_calls_without_a_model_follow_the_file() -> None:
+    found = contents(
+        inputs=("ids", "image"),
+        values={"ids": Value("ids", (-1, 5), "int32"), "image": Value("image", (1, 8, 9, 3), "float16")},
+    )
+    found.metadata["idp_deploy"] = {"inputs": ["image", "ids"], "layouts": {"image": "NHWC"}}  # type: ignore[index]
+    image, ids = arrays(calls_from_file(found, seeds=1)[0])
+    assert image.shape == (1, 3, 8, 9)
+    assert image.dtype == np.float32
+    assert ids.shape == (1, 5)
+    assert ids.dtype == np.int32
+    assert set(np.unique(ids)) <= {0, 1}
+
+
+# ── errors, tolerances, liveness ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("expected", "given", "error"),
+    [
+        ([2.0, -4.0], [2.0, -4.0], 0.0),
+        ([2.0, -4.0], [2.0, -4.4], 0.1),
+        ([0.0, 0.0], [0.0, 0.0], 0.0),
+        ([0.0, 0.0], [0.0, 1e-9], math.inf),
+        ([1.0, -math.inf], [1.0, -math.inf], 0.0),
+        ([1.0, -math.inf], [1.0, -65504.0], math.inf),
+        ([1.0, 1.0], [1.0, math.nan], math.nan),
+        ([math.nan, 1.0], [math.nan, 1.0], math.nan),
+    ],
+)
+def test_the_error_is_relative_to_the_largest_output(expected: list[float], given: list[float], error: float) -> None:
+    assert error_of([np.array(expected)], [np.array(given)]) == pytest.approx(error, nan_ok=True)
+
+
+def test_an_output_of_another_shape_or_none_is_infinitely_wrong() -> None:
+    assert error_of([np.ones(3)], [np.ones(4)]) == math.inf
+    assert error_of([np.ones(3)], [None]) == math.inf
+
+
+def test_root_mean_square_errors() -> None:
+    assert error_of([np.array([3.0, 4.0])], [np.array([3.0, 4.5])], "rms") == pytest.approx(0.1)
+
+
+def test_nan_fails_and_so_do_missing_outputs() -> None:
+    expected = [(np.array([1.0, 2.0]), np.array([1]))]
+    parities, notes = with_model(contents(), expected, {"a": [(np.array([1.0, math.nan]),)]}, None)
+    assert [p.passed for p in parities] == [False, False]
+    assert notes[0] == "a gives 1 outputs where the model gives 2"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "runtime", "limit"),
+    [
+        ("float32", "onnxruntime", 1e-4),
+        ("int8", "onnxruntime", 1e-4),
+        ("float16", "onnxruntime", 2e-2),
+        ("float32", "coreml-interpreter-float16", 2e-2),
+    ],
+)
+def test_the_stage_that_loses_precision_declares_the_tolerance(dtype: str, runtime: str, limit: float) -> None:
+    found = declared(contents(stored("w", np.ones((2, 2), dtype))), runtime)
+    assert (found.limit, found.measure) == (limit, "max")
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 10 ** (-25 / 20)), (100, 10 ** (-6 / 20))])
+def test_integer_activations_are_measured_by_noise(count: int, limit: float) -> None:
+    names = tuple(f"v{i}" for i in range(count))
+    ops = (GraphOp("q", "QuantizeLinear", (), names),)
+    found = declared(contents(ops=ops, values={n: Value(n, (1, 4), "int8") for n in names}), "onnxruntime")
+    assert (found.limit, found.measure) == (pytest.approx(limit), "rms")
+
+
+def test_runtimes_are_compared_with_each_other_without_a_model() -> None:
+    results = {"a": [(np.array([1.0, 2.0]),)], "b": [(np.array([1.0, 2.2]),)]}
+    parities, notes = between_runtimes(contents(), results, None)
+    assert [(p.runtime, p.output, p.passed) for p in parities] == [("a", "y", True), ("b", "y", False)]
+    assert "without a model" in notes[0]
+    alone, notes = between_runtimes(contents(), {"a": [(np.array([math.nan]),)]}, None)
+    assert not alone[0].passed
+    assert "nothing to compare with" in notes[0]
+
+
+def test_an_output_that_hardly_moves_is_named_and_judged_more_strictly() -> None:
+    still = [(np.array([1.0, 1.0 + 1e-5 * i]),) for i in range(4)]
+    assert "'y' hardly depends on the input" in output_notes(["y"], still, 1e-4)[0]
+    assert not output_notes(["y"], [(np.array([1.0, float(i)]),) for i in range(4)], 1e-4)
+    wrong = {"a": [(call[0] + 5e-5,) for call in still]}
+    parities, notes = with_model(contents(), still, wrong, None)
+    assert not parities[0].passed
+    assert any("hardly depends" in note for note in notes)
+    assert tolerance_for(1.0, 1e-4) == 1e-4
+
+
+class Deadened(nn.Module):
+    """A net whose second layer lets nothing through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Embedding(3, 4)
+        self.first, self.relu, self.last = nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)
+        nn.init.constant_(self.first.bias, -1e4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.relu(self.first(x + self.position(torch.arange(1)))))
+
+
+def test_the_layer_where_the_signal_ends_is_named() -> None:
+    calls = seeded_calls((torch.ones(1, 4),), seeds=3)
+    assert dead_activations(Deadened(), calls) == (
+        "the signal ends at relu: errors before that are invisible in the output",
+    )
+    alive = Deadened()
+    nn.init.zeros_(alive.first.bias)
+    assert dead_activations(alive, calls) == ()
+    assert not any(module._forward_hooks for module in alive.modules())
+
+
+# ── the proof of weights ────────────────────────────────────────────────────────────────────────────────────────────
+
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "as it is": lambda w: w,
+    "NHWC or transposed": lambda w: w.transpose(0, 2, 3, 1) if w.ndim == 4 else w.T,
+    "HWIO": lambda w: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w[:, :, None, None],
+    "flattened": lambda w: w.reshape(len(w), -1),
+}
+
+
+def folded(model: CompressedModel) -> dict[str, np.ndarray]:
+    captured = capture(model, EXAMPLE)
+    return {name: captured.weight(name) for name in model.masks}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_weights_are_found_by_content_in_any_layout(
+    transform: Callable[[np.ndarray], np.ndarray], ours: bool, dtype: str
+) -> None:
+    model = pruned(net())
+    tensors = [stored(f"t{i}", transform(w).astype(dtype)) for i, w in enumerate(folded(model).values())]
+    noise = stored("noise", np.random.default_rng(0).normal(size=tensors[0].shape).astype(dtype))
+    proofs, notes = prove_weights(model, contents(noise, *tensors, weights={} if ours else None), EXAMPLE)
+    assert [(p.parameter, p.tensor, p.passed) for p in proofs] == [("0.weight", "t0", True), ("4.weight", "t1", True)]
+    for proof in proofs:
+        mask = model.masks[proof.parameter]
+        assert proof.zeros == proof.expected_zeros == int((~mask).sum())
+        assert proof.encoding == "gaps8"
+    assert notes == ()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("ours", [True, False])
+def test_one_mutated_weight_fails(dtype: str, ours: bool) -> None:
+    model = pruned(net())
+    values = {name: w.astype(dtype) for name, w in folded(model).items()}
+    kept = np.argwhere(values["0.weight"] != 0)[5]
+    values["0.weight"][tuple(kept)] *= np.array(1.01, dtype)
+    found = contents(*(stored(n, w) for n, w in values.items()), weights={n: n for n in values} if ours else None)
+    first, second = prove_weights(model, found, EXAMPLE)[0]
+    assert not first.passed
+    assert first.tensor == "0.weight"
+    assert 0 < first.max_relative_error < 0.02
+    assert second.passed
+
+
+def test_in_our_own_files_the_last_bit_counts() -> None:
+    model = pruned(net())
+    values = folded(model)
+    kept = tuple(np.argwhere(values["4.weight"] != 0)[-1])
+    values["4.weight"][kept] = np.nextafter(values["4.weight"][kept], np.float32(9))
+    tensors = [stored(n, w) for n, w in values.items()]
+    assert not prove_weights(model, contents(*tensors, weights={}), EXAMPLE)[0][1].passed
+    assert prove_weights(model, contents(*tensors), EXAMPLE)[0][1].passed
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-9])
+def test_a_zero_too_many_or_too_few_fails(value: float) -> None:
+    model = pruned(net())
+    values = folded(model)
+    w = values["4.weight"]
+    w[tuple(np.argwhere((w == 0) if value else (w != 0))[0])] = value
+    proof = prove_weights(model, contents(*(stored(n, v) for n, v in values.items())), EXAMPLE)[0][1]
+    assert not proof.passed
+    assert proof.zeros == proof.expected_zeros + (-1 if value else 1)
+
+
+def test_a_missing_weight_is_a_failure_and_a_note() -> None:
+    model = pruned(net())
+    proofs, notes = prove_weights(model, contents(stored("a", folded(model)["0.weight"])), EXAMPLE)
+    assert [p.passed for p in proofs] == [True, False]
+    assert notes == ("weight '4.weight' of shape (5, 288) was not found in net.onnx",)
+
+
+def test_weights_that_another_tool_left_unfolded_are_proved_too() -> None:
+    model = pruned(net())
+    raw = {n: model.module.get_parameter(n).detach().numpy() for n in model.masks}
+    assert all(p.passed for p in prove_weights(model, contents(*(stored(n, w) for n, w in raw.items())), EXAMPLE)[0])
+
+
+@pytest.mark.parametrize("mutate", [False, True])
+def test_integers_of_a_quantized_model(mutate: bool) -> None:
+    model = pruned(nn.Sequential(nn.Linear(6, 40)), quantization=Quantization("int8-weights"))
+    w = model.module.get_parameter("0.weight")
+    q, scale = quantize_int8(w.detach().numpy())
+    w.data = torch.from_numpy(dequantize_int8(q, scale))
+    if mutate:
+        entry = tuple(np.argwhere(np.abs(q) > 1)[3])
+        q[entry] -= np.sign(q[entry])
+    scale = scale.astype(np.float16).astype(np.float32)
+    found = contents(stored("q", q, scale=scale))
+    assert prove_weights(model, found, (torch.zeros(1, 6),))[0][0].passed is not mutate
+
+
+def test_an_integer_file_of_a_float_model_is_proved_within_half_a_step() -> None:
+    model = pruned(nn.Sequential(nn.Linear(6, 40)))
+    q, scale = quantize_int8(model.module.get_parameter("0.weight").detach().numpy())
+    assert prove_weights(model, contents(stored("q", q, scale=scale)), (torch.zeros(1, 6),))[0][0].passed
+    far = q.copy()
+    far[tuple(np.argwhere(q > 100)[0])] -= 5
+    assert not prove_weights(model, contents(stored("q", far, scale=scale)), (torch.zeros(1, 6),))[0][0].passed
+
+
+def test_a_palette_of_a_quantized_model() -> None:
+    model = pruned(nn.Sequential(nn.Linear(30, 40)), quantization=Quantization("lut4"))
+    w = model.module.get_parameter("0.weight")
+    values = dequantize_palette(*palettize(w.detach().numpy()))
+    w.data = torch.from_numpy(values)
+    half = stored("p", values.astype(np.float16), "sparse+lut4")
+    assert prove_weights(model, contents(half, weights={}), (torch.zeros(1, 30),))[0][0].passed
+
+
+class Gates(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gru(x)[0]
+
+
+def test_reordered_gates_and_split_projections_are_found_by_rows() -> None:
+    model = pruned(Gates(), share=0.5)
+    ih, hh = (model.module.get_parameter(f"gru.weight_{x}_l0").detach().numpy() for x in ("ih", "hh"))
+    joined = stored("W", ih.reshape(3, 4, 5)[[1, 0, 2]].reshape(1, 12, 5))
+    split = [stored(f"R{i}", np.ascontiguousarray(hh[4 * i : 4 * i + 4].T)) for i in range(3)]
+    proofs, _ = prove_weights(model, contents(joined, *split), (torch.zeros(1, 3, 5),))
+    assert [(p.tensor, p.passed) for p in proofs] == [("W", True), ("R0 + R1 + R2", True)]
+    missing = prove_weights(model, contents(joined, *split[:2]), (torch.zeros(1, 3, 5),))[0][1]
+    assert not missing.passed
+
+
+class Tied(nn.Module):
+    """One matrix under two names, and a layer that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head, self.unused = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False), nn.Linear(4, 4)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.embed(ids))
+
+
+def test_tied_weights_share_a_tensor_and_unused_ones_are_not_looked_for() -> None:
+    module = Tied()
+    model = pruned(module)
+    masks = dict(model.masks) | {"head.weight": model.masks["embed.weight"]}
+    model = CompressedModel(module, masks)
+    tensor = stored("shared", module.embed.weight.detach().numpy())
+    proofs, notes = prove_weights(model, contents(tensor), (torch.zeros(1, 3, dtype=torch.long),))
+    assert {p.parameter: (p.tensor, p.passed) for p in proofs} == {
+        "embed.weight": ("shared", True),
+        "head.weight": ("shared", True),
+    }
+    assert notes == ("weight 'unused.weight' has no part in the model's outputs and is not looked for",)
