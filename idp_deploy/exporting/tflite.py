@@ -1,0 +1,148 @@
+"""TFLite: CompressedModel → .tflite with sparse weights behind DENSIFY, checked in both of LiteRT's runtimes.
+
+    capture → convert (litert_torch) → match constants to parameters → store each the smallest way → serialize → check
+
+Image inputs are channel-last in the file, which is how XNNPACK runs; the manifest's `layouts` says so. Shapes are
+fixed: a batch of 1 is what phones run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idp_deploy import files
+from idp_deploy.capturing import Captured, capture
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting import manifest
+from idp_deploy.exporting.tflite_check import TOLERANCES, Named, check
+from idp_deploy.exporting.tflite_convert import Converted, convert
+from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, kind, merge_equal_constants, schema
+from idp_deploy.exporting.tflite_serialize import parse, serialize
+from idp_deploy.exporting.tflite_storing import plan, store_constants
+from idp_deploy.exporting.tflite_weights import Match, match
+from idp_deploy.flow import Artifact, CompressedModel
+
+_KEPT_METADATA = (b"min_runtime_version",)
+_WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML for a palette"
+
+
+def export_tflite(
+    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto"
+) -> Artifact:
+    """Write `model` as a .tflite file that stock LiteRT loads.
+
+    Args:
+        example_inputs: positional arguments of forward; their shapes become the file's. Integers of 64 bits become
+            32 bits wide in the file.
+        encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
+            that layout on every weight that has a mask.
+
+    Raises:
+        ConversionError: an operator or a scheme TFLite cannot hold, or a file that fails its check; nothing is
+            written then. UsageError: an unknown encoding.
+    """
+    path = Path(path)
+    quantization = model.quantization
+    scheme = quantization.scheme if quantization else None
+    if scheme not in TOLERANCES:
+        raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
+    kept_float = set(quantization.kept_float) if quantization else set()
+    storing = plan(encoding, scheme, (set(model.masks) | _covered(model)) - kept_float)
+    captured = capture(model, example_inputs)
+    converted = convert(captured)
+    tflite = parse(converted.content)
+    merge_equal_constants(tflite)
+    matches = match({c.index: c.values for c in constants(tflite)}, _parameters(captured))
+    _name(tflite, matches)
+    store_constants(tflite, matches, captured.masks, storing)
+    record = _manifest(model, converted, matches)
+    content = _finish(tflite, record)
+    check(content, _calls(converted, record), TOLERANCES[scheme])
+    files.write_bytes(path, content)
+    return Artifact(path, "tflite", len(content), record, _notes(captured, matches))
+
+
+def _covered(model: CompressedModel) -> set[str]:
+    return set(model.quantization.signal_to_noise_db) if model.quantization else set()
+
+
+def _parameters(captured: Captured) -> dict[str, np.ndarray]:
+    """Every float parameter and buffer, the prunable ones first: they have the first claim on a constant."""
+    state = {name: t for name, t in captured.module.state_dict().items() if t.is_floating_point() and t.dim()}
+    names = [*(n for n in captured.masks if n in state), *(n for n in state if n not in captured.masks)]
+    return {name: captured.weight(name) for name in names}
+
+
+def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
+    """Short names: inputs and outputs as in the signature, weights by parameter, results by the layer they end."""
+    taken: dict[str, int] = {}
+
+    def unique(name: str) -> str:
+        taken[name] = taken.get(name, -1) + 1
+        return f"{name}#{taken[name]}" if taken[name] else name
+
+    for position, graph in enumerate(tflite.subgraphs):
+        prefix = f"{position}/" if position else ""
+        names: dict[int, str] = {}
+        if not position:
+            for signature in tflite.signatureDefs or []:
+                for entry in [*signature.inputs, *signature.outputs]:
+                    names[int(entry.tensorIndex)] = unique(entry.name.decode())
+            names |= {index: unique(found.parameter) for index, found in matches.items() if index not in names}
+        for op in graph.operators:
+            layer = next((names[int(t)].rpartition(".")[0] for t in op.inputs[1:] if int(t) in matches), "")
+            for output in op.outputs:
+                if int(output) not in names:
+                    names[int(output)] = unique(prefix + (layer or kind(tflite, op).lower()))
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = names.get(index) or unique(f"{prefix}constant")
+
+
+def _manifest(model: CompressedModel, converted: Converted, matches: Mapping[int, Match]) -> dict[str, Any]:
+    inputs, outputs = converted.calls[0]
+    names: dict[str, str] = {}
+    for found in matches.values():
+        names.setdefault(found.parameter, found.parameter)
+    return manifest.build(
+        model,
+        inputs=[f"args_{i}" for i in range(len(inputs))],
+        outputs=[f"output_{i}" for i in range(len(outputs))],
+        weights={name: tensor for name, tensor in names.items() if name in model.masks},
+        layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
+        packages=("torch", "litert-torch", "ai-edge-litert"),
+    )
+
+
+def _finish(tflite: Any, record: Mapping[str, Any]) -> bytes:
+    """Attach the manifest, drop what no runtime reads, serialize."""
+    entry = schema().MetadataT()
+    entry.name, entry.buffer = manifest.KEY, add_buffer(tflite, manifest.dumps(record).encode())
+    tflite.metadata = [*(m for m in tflite.metadata or [] if m.name in _KEPT_METADATA), entry]
+    tflite.metadataBuffer, tflite.description = None, "idp-deploy"
+    compact(tflite)
+    return serialize(tflite)
+
+
+def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named, Named]]:
+    """The model's calls by tensor name, inputs in the file's layout."""
+    calls: list[tuple[Named, Named]] = []
+    for inputs, outputs in converted.calls:
+        arriving = {
+            name: np.moveaxis(x, 1, -1) if name in record["layouts"] else x
+            for name, x in zip(record["inputs"], inputs, strict=True)
+        }
+        calls.append((arriving, dict(zip(record["outputs"], outputs, strict=True))))
+    return calls
+
+
+def _notes(captured: Captured, matches: Mapping[int, Match]) -> tuple[str, ...]:
+    found = {m.parameter for m in matches.values()}
+    return tuple(
+        f"{name}: the converter split or merged this weight; it is stored by its own zeros, without a name"
+        for name in captured.masks
+        if name not in found
+    )

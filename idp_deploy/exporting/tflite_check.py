@@ -1,0 +1,78 @@
+"""check: a file just made, loaded and run by LiteRT before anyone else sees it.
+
+Runtimes take some malformed sparse tensors without a word and compute garbage, so a file counts as written only
+when XNNPACK and the builtin kernels both reproduce the model's outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError
+
+Named = Mapping[str, np.ndarray]
+
+# scheme → largest |file − model| over largest |model| on the example inputs; integers round activations as well
+TOLERANCES = {None: 1e-4, "fp16": 2e-2, "int8-weights": 2e-2, "int8": 0.5}
+
+
+def check(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: float) -> None:
+    """Compare calls, each (inputs, expected outputs) by tensor name and in the file's own layout.
+
+    Raises:
+        ConversionError: a runtime rejects the file, or an output is further off than `tolerance`.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    resolvers = {
+        "XNNPACK": OpResolverType.AUTO,
+        "the builtin kernels": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    }
+    for runtime, resolver in resolvers.items():
+        try:
+            interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
+            interpreter.allocate_tensors()
+            results = [_run(interpreter, inputs, expected) for inputs, expected in calls]
+        except (RuntimeError, ValueError, KeyError) as error:
+            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise ConversionError(
+                f"the TFLite file does not run with {runtime}: {first}", way_out="export to ONNX, or report the model"
+            ) from error
+        for (_, expected), result in zip(calls, results, strict=True):
+            for name, wanted in expected.items():
+                distance = relative_error(result[name], wanted)
+                if not distance <= tolerance:
+                    raise ConversionError(
+                        f"the TFLite file differs from the model with {runtime}: output {name!r} is off by "
+                        f"{distance:.3g} of its largest value (tolerance {tolerance:g})",
+                        way_out="export to ONNX, or report the model",
+                    )
+
+
+def _run(interpreter: Any, inputs: Named, expected: Named) -> dict[str, np.ndarray]:
+    details = {d["name"]: d for d in [*interpreter.get_input_details(), *interpreter.get_output_details()]}
+    for name, array in inputs.items():
+        interpreter.set_tensor(details[name]["index"], array.astype(details[name]["dtype"]))
+    interpreter.invoke()
+    return {name: interpreter.get_tensor(details[name]["index"]) for name in expected}
+
+
+def relative_error(result: np.ndarray, wanted: np.ndarray) -> float:
+    """max |result − wanted| / max |wanted|; infinite where shapes differ, NaN where only one of the two is NaN.
+
+    >>> relative_error(np.array([1.0, 2.0]), np.array([1.0, 4.0]))
+    0.5
+    """
+    if result.shape != wanted.shape:
+        return float("inf")
+    if not wanted.size:
+        return 0.0
+    a, b = result.astype(np.float64), wanted.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        distance = np.where(same, 0.0, np.abs(a - b))
+    finite = np.abs(b[np.isfinite(b)])
+    return float(distance.max() / max(finite.max(initial=0.0), 1e-12)) if distance.any() else 0.0

@@ -1,0 +1,179 @@
+"""convert: a captured model → the converter's flatbuffer, with image inputs channel-last and outputs in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from idp_deploy.capturing import Captured
+from idp_deploy.errors import ConversionError
+
+_SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
+Arrays = tuple[np.ndarray, ...]
+_MEAN = torch.ops.aten.mean.dim
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """The converter's file and how its signature maps to the model's flattened inputs and outputs.
+
+    Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
+    inputs that the file wants as (N, H, W, C) where the model takes (N, C, H, W). `calls` are (inputs, outputs) of
+    the model, in the model's layout: the example, and where the model stays finite a seeded random one.
+    """
+
+    content: bytes
+    calls: tuple[tuple[Arrays, Arrays], ...]
+    channel_last: frozenset[int]
+
+
+class FlatIO(nn.Module):
+    """The captured module with a flat signature: every tensor input an argument, every tensor output a result.
+
+    Args:
+        module: takes the structure that `example_inputs` has.
+        channel_last: positions (among the tensors) that arrive as (N, H, W, C).
+    """
+
+    def __init__(self, module: nn.Module, example_inputs: tuple[Any, ...], channel_last: frozenset[int]) -> None:
+        super().__init__()
+        self.module = module
+        self.channel_last = channel_last
+        self.training = False  # an exported graph is fixed in eval mode and refuses eval() itself
+        self.leaves, self.spec = pytree.tree_flatten(example_inputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Flat tensors in, flat tensors out."""
+        arrived = (x.permute(0, 3, 1, 2) if i in self.channel_last else x for i, x in enumerate(tensors))
+        leaves = [next(arrived) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        outputs = self.module(*pytree.tree_unflatten(leaves, self.spec))
+        return tuple(x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor))
+
+
+def convert(captured: Captured) -> Converted:
+    """Run litert_torch on `captured`.
+
+    Raises:
+        ConversionError: an operator the converter cannot lower, with the module it stands in.
+    """
+    keep_spatial_means(captured.module)
+    channel_last = image_inputs(captured.module)
+    inputs = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+    flat = FlatIO(captured.module, captured.example_inputs, frozenset())
+    calls = tuple(_calls(flat, inputs))
+    flat.channel_last = channel_last
+    arriving = tuple(x.permute(0, 2, 3, 1).contiguous() if i in channel_last else x for i, x in enumerate(inputs))
+    with _quiet(), torch.no_grad(), torch.random.fork_rng():
+        import litert_torch
+
+        try:
+            content = litert_torch.convert(flat, arriving).model_content()
+        except Exception as error:
+            raise ConversionError(_explain(captured.module, error), way_out=_way_out(str(error))) from error
+    return Converted(content, calls, channel_last)
+
+
+@torch.no_grad()
+def _calls(flat: FlatIO, example: list[Tensor]) -> Iterator[tuple[Arrays, Arrays]]:
+    generator = torch.Generator().manual_seed(0)
+    seeded = [torch.randn(x.shape, generator=generator) if x.is_floating_point() else x for x in example]
+    for position, inputs in enumerate((example, seeded)):
+        with torch.random.fork_rng():
+            outputs = flat(*inputs)
+        if position == 0 or all(bool(torch.isfinite(x).all()) for x in outputs):
+            yield tuple(x.detach().numpy() for x in inputs), tuple(x.numpy() for x in outputs)
+
+
+def image_inputs(module: fx.GraphModule) -> frozenset[int]:
+    """Positions of the tensor inputs that reach a convolution or a pool as (N, C, H, W) without a change of rank."""
+    found = set()
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
+    for position, placeholder in enumerate(placeholders):
+        if placeholder.meta["val"].dim() != 4 or not placeholder.meta["val"].is_floating_point():
+            continue
+        seen, frontier = {placeholder}, [placeholder]
+        while frontier:
+            for user in frontier.pop().users:
+                if any(word in str(user.target) for word in _SPATIAL):
+                    found.add(position)
+                    frontier.clear()
+                    break
+                value = user.meta.get("val")
+                if user not in seen and isinstance(value, Tensor) and value.dim() == 4:
+                    seen.add(user)
+                    frontier.append(user)
+    return frozenset(found)
+
+
+def keep_spatial_means(module: fx.GraphModule) -> None:
+    """Rewrite mean over (H, W) as mean-keeping-dimensions then flatten, in place; the numbers stay the same.
+
+    (N, C, H, W) → (N, C, 1, 1) → (N, C). Without this the converter leaves a TRANSPOSE before MEAN, which ends
+    XNNPACK's sparse cluster (https://github.com/google/XNNPACK, src/subgraph.c).
+    """
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or node.target is not _MEAN:
+            continue
+        source, axes = node.args[0], node.args[1]
+        keeps = node.args[2] if len(node.args) > 2 else node.kwargs.get("keepdim", False)
+        value = source.meta.get("val")
+        if keeps or value is None or value.dim() != 4 or {a % 4 for a in axes or ()} != {2, 3}:
+            continue
+        with module.graph.inserting_before(node):
+            mean = module.graph.call_function(_MEAN, (source, [2, 3], True), dict(node.kwargs) | {"keepdim": True})
+            mean.args = mean.args[:2]
+            flat = module.graph.call_function(torch.ops.aten.flatten.using_ints, (mean, 1))
+        flat.meta = dict(node.meta)
+        mean.meta = {k: v for k, v in node.meta.items() if k != "val"}
+        node.replace_all_uses_with(flat)
+        module.graph.erase_node(node)
+    module.recompile()
+
+
+def _explain(module: fx.GraphModule, error: Exception) -> str:
+    """One line that names the operator and, where the graph still knows it, the module it came from."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    for node in module.graph.nodes:
+        short = str(node.target).removesuffix(".default")
+        if node.op == "call_function" and short in text:
+            stack = node.meta.get("nn_module_stack") or {}
+            where = next(reversed([str(v[0]) for v in stack.values()]), "") if stack else ""
+            place = f" in module {where!r}" if where else f" (node {node.name!r})"
+            return f"TFLite conversion fails at {short}{place}: {text[:300]}"
+    return f"TFLite conversion fails: {text[:400]}"
+
+
+def _way_out(text: str) -> str:
+    if "ynamic" in text:
+        return "export with fixed input shapes"
+    return "replace this operator by ones the converter knows, move it out of the model, or export to ONNX"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter reports progress on stdout, which belongs to results, and warns of its own dependencies."""
+    before = {k: os.environ.get(k) for k in ("LITERT_TORCH_SHOW_PROGRESS", "TF_CPP_MIN_LOG_LEVEL")}
+    os.environ.update(LITERT_TORCH_SHOW_PROGRESS="n", TF_CPP_MIN_LOG_LEVEL="2")
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value

@@ -1,0 +1,169 @@
+"""graph: small edits of a TFLite object model — find constants, merge equal ones, insert decoders, drop the unused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+
+@cache
+def schema() -> Any:
+    """The schema's generated Python, imported on first use."""
+    from ai_edge_litert import schema_py_generated
+
+    return schema_py_generated
+
+
+@cache
+def _names(enum: str) -> dict[int, str]:
+    return {v: k for k, v in vars(getattr(schema(), enum)).items() if not k.startswith("_")}
+
+
+def kind(model: Any, op: Any) -> str:
+    """The operator's name in the schema: CONV_2D, DENSIFY, …"""
+    code = model.operatorCodes[op.opcodeIndex]
+    return _names("BuiltinOperator")[max(code.builtinCode, code.deprecatedBuiltinCode)]
+
+
+_NUMPY = {
+    "FLOAT32": np.float32, "FLOAT16": np.float16, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16,
+    "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_, "FLOAT64": np.float64,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """A tensor with data in the main subgraph, and who reads it: (operator, input position)."""
+
+    index: int
+    values: np.ndarray
+    readers: tuple[tuple[str, int], ...]
+
+
+def constants(model: Any, *, floats_only: bool = True) -> Iterator[Constant]:
+    """The constants of the main subgraph whose type numpy knows."""
+    graph = model.subgraphs[0]
+    readers: dict[int, list[tuple[str, int]]] = {}
+    for op in graph.operators:
+        for position, tensor in enumerate(op.inputs):
+            readers.setdefault(int(tensor), []).append((kind(model, op), position))
+    outside = {int(t) for t in [*graph.inputs, *graph.outputs]}
+    for index, tensor in enumerate(graph.tensors):
+        data = model.buffers[tensor.buffer].data
+        dtype = _NUMPY.get(_names("TensorType")[tensor.type])
+        if data is None or not len(data) or dtype is None or index in outside or tensor.sparsity is not None:
+            continue
+        if floats_only and dtype is not np.float32:
+            continue
+        shape = tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
+        yield Constant(index, np.frombuffer(bytes(data), dtype).reshape(shape), tuple(readers.get(index, ())))
+
+
+def add_tensor(model: Any, like: Any, type_name: str, values: np.ndarray | None) -> int:
+    """A new tensor of the main subgraph with the shape of `like`; its index."""
+    tensor = schema().TensorT()
+    tensor.shape, tensor.shapeSignature, tensor.hasRank = like.shape, like.shapeSignature, like.hasRank
+    tensor.type = getattr(schema().TensorType, type_name)
+    tensor.buffer = 0 if values is None else add_buffer(model, values)
+    model.subgraphs[0].tensors.append(tensor)
+    return len(model.subgraphs[0].tensors) - 1
+
+
+def add_buffer(model: Any, values: np.ndarray | bytes) -> int:
+    """A new buffer; its index."""
+    buffer = schema().BufferT()
+    raw = values if isinstance(values, bytes) else np.ascontiguousarray(values).tobytes()
+    buffer.data = np.frombuffer(raw, np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def decoder(model: Any, name: str, source: int, result: int, *, version: int = 1) -> Any:
+    """A DENSIFY or DEQUANTIZE operator from tensor `source` to tensor `result`, not yet placed."""
+    op = schema().OperatorT()
+    op.opcodeIndex = _opcode(model, getattr(schema().BuiltinOperator, name), version)
+    op.inputs, op.outputs = [source], [result]
+    options = name.title() + "Options"
+    op.builtinOptionsType = getattr(schema().BuiltinOptions, options)
+    op.builtinOptions = getattr(schema(), options + "T")()
+    return op
+
+
+def _opcode(model: Any, builtin: int, version: int) -> int:
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == builtin and code.version == version:
+            return index
+    code = schema().OperatorCodeT()
+    code.builtinCode, code.deprecatedBuiltinCode, code.version = builtin, min(builtin, 127), version
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def merge_equal_constants(model: Any) -> None:
+    """Let tensors of one subgraph with equal type, shape and data be one tensor, so tied weights are stored once."""
+    for graph in model.subgraphs:
+        first: dict[tuple[Any, ...], int] = {}
+        replaced: dict[int, int] = {}
+        outside = {int(t) for t in [*graph.inputs, *graph.outputs]}
+        for index, tensor in enumerate(graph.tensors):
+            data = model.buffers[tensor.buffer].data
+            if data is None or not len(data) or index in outside or tensor.sparsity is not None or _scaled(tensor):
+                continue
+            shape = tuple(tensor.shape) if tensor.shape is not None else ()
+            key = (tensor.type, shape, bytes(data))
+            replaced[index] = first.setdefault(key, index)
+        for op in graph.operators:
+            op.inputs = [replaced.get(int(t), int(t)) for t in op.inputs]
+
+
+def compact(model: Any) -> None:
+    """Drop tensors, buffers and operator codes that nothing uses; equal buffers become one, empty ones buffer 0."""
+    buffers = [schema().BufferT()]
+    known: dict[bytes, int] = {}
+
+    def moved(buffer: int) -> int:
+        data = model.buffers[buffer].data
+        if data is None or not len(data):
+            return 0
+        raw = bytes(data)
+        if raw not in known:
+            known[raw] = len(buffers)
+            buffers.append(model.buffers[buffer])
+        return known[raw]
+
+    for position, graph in enumerate(model.subgraphs):
+        used = {int(t) for op in graph.operators for t in [*op.inputs, *op.outputs, *_list(op.intermediates)]}
+        used |= {int(t) for t in [*graph.inputs, *graph.outputs]}
+        order = [i for i in range(len(graph.tensors)) if i in used]
+        new = {old: i for i, old in enumerate(order)} | {-1: -1}
+        graph.tensors = [graph.tensors[i] for i in order]
+        for tensor in graph.tensors:
+            tensor.buffer = moved(tensor.buffer)
+        graph.inputs, graph.outputs = [new[int(t)] for t in graph.inputs], [new[int(t)] for t in graph.outputs]
+        for op in graph.operators:
+            op.inputs, op.outputs = [new[int(t)] for t in op.inputs], [new[int(t)] for t in op.outputs]
+            op.intermediates = [new[int(t)] for t in _list(op.intermediates)] or None
+        for signature in model.signatureDefs or []:
+            if signature.subgraphIndex == position:
+                for entry in [*_list(signature.inputs), *_list(signature.outputs)]:
+                    entry.tensorIndex = new[int(entry.tensorIndex)]
+    for entry in model.metadata or []:
+        entry.buffer = moved(entry.buffer)
+    model.buffers = buffers
+    codes = sorted({op.opcodeIndex for graph in model.subgraphs for op in graph.operators})
+    model.operatorCodes = [model.operatorCodes[c] for c in codes]
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            op.opcodeIndex = codes.index(op.opcodeIndex)
+
+
+def _scaled(tensor: Any) -> bool:
+    return tensor.quantization is not None and tensor.quantization.scale is not None
+
+
+def _list(values: Any) -> list[Any]:
+    return [] if values is None else list(values)

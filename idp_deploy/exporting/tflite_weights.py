@@ -1,0 +1,73 @@
+"""weights: which constant of the converted file is which parameter, and in what order its axes lie.
+
+The converter forgets parameter names and moves axes: (out, in, kh, kw) becomes (out, kh, kw, in), a depthwise
+(c, 1, kh, kw) becomes (1, kh, kw, c). Content decides: a constant belongs to the parameter whose bytes, in one of the
+axis orders, are its bytes. Where the converter has also rescaled the values, the places of the zeros decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+_USUAL = {2: [(0, 1), (1, 0)], 3: [(0, 2, 1), (0, 1, 2)], 4: [(0, 2, 3, 1), (2, 3, 1, 0), (1, 2, 3, 0), (0, 1, 2, 3)]}
+
+
+@dataclass(frozen=True)
+class Match:
+    """A constant found: the parameter, the axis order that turns it into the constant's, whether values agree."""
+
+    parameter: str
+    order: tuple[int, ...]
+    exact: bool
+
+    def lay_out(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of the parameter's shape (its mask, say) in the constant's shape."""
+        return array.transpose(self.order).reshape(shape)
+
+
+def match(constants: Mapping[int, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[int, Match]:
+    """Constant index → its parameter. Constants that no parameter explains are left out.
+
+    >>> found = match({7: np.arange(6.0).reshape(2, 3).T.copy()}, {"w": np.arange(6.0).reshape(2, 3)})
+    >>> found[7].parameter, found[7].order
+    ('w', (1, 0))
+    """
+    found: dict[int, Match] = {}
+    for digest, exact in ((_values, True), (_pattern, False)):
+        pending: dict[tuple[int, bytes], list[int]] = {}
+        for index, constant in constants.items():
+            if index not in found and (exact or 0 < np.count_nonzero(constant) < constant.size):
+                pending.setdefault((constant.size, digest(constant)), []).append(index)
+        sizes = {size for size, _ in pending}
+        taken = {m.parameter for m in found.values()}
+        for name, parameter in parameters.items():
+            if parameter.size not in sizes or name in taken:
+                continue
+            for index, order in _places(parameter, pending, digest):
+                found[index] = Match(name, order, exact)
+    return found
+
+
+def _places(
+    parameter: np.ndarray, pending: dict[tuple[int, bytes], list[int]], digest: Callable[[np.ndarray], bytes]
+) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Every constant that is `parameter` in some axis order; the first order that matches is the one."""
+    usual = _USUAL.get(parameter.ndim, [])
+    for order in [*usual, *(o for o in permutations(range(parameter.ndim)) if o not in usual)]:
+        indices = pending.pop((parameter.size, digest(parameter.transpose(order))), [])
+        if indices:
+            yield from ((index, order) for index in indices)
+            return
+
+
+def _values(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()
+
+
+def _pattern(array: np.ndarray) -> bytes:
+    return hashlib.blake2b(np.packbits(array != 0), digest_size=16).digest()
