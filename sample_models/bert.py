@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor, nn
 
 MASKED_OUT = -1e4  # added to the scores of padding: exp of it is 0, and float16 can hold it
@@ -118,6 +117,7 @@ def build(
         width: of every hidden vector; a multiple of `heads`. The perceptron is four times as wide.
         length: the longest sequence.
 
+    >>> import torch
     >>> with torch.device("meta"):
     ...     base = build(vocabulary=30522, width=768, layers=12, heads=12, length=512)
     >>> sum(p.numel() for p in base.parameters())  # BERT-base with a classifier of three classes
