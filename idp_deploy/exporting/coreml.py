@@ -1,0 +1,249 @@
+"""export --to coreml: an ML program whose pruned weights are stored sparse, in an .mlpackage.
+
+The route is torch.export → coremltools → MIL program → our storage pass → package. Models with a fused LSTM, GRU or
+RNN go through a TorchScript trace instead, since coremltools converts those operators from there only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from idp_deploy import files
+from idp_deploy.capturing import Captured, capture, export_program
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.exporting import coreml_graph, coreml_package, manifest
+from idp_deploy.exporting.coreml_weights import Storage, store
+from idp_deploy.flow import Artifact, CompressedModel
+
+ENCODINGS = ("auto", "dense", "sparse")
+PRECISIONS = ("float16", "float32")
+SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "lut4"}
+TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+_PASS = "idp_deploy::store_weights"
+
+
+def export_coreml(
+    model: CompressedModel,
+    example_inputs: tuple[Any, ...],
+    path: Path,
+    *,
+    encoding: str = "auto",
+    precision: str = "float16",
+    deployment_target: str | None = None,
+) -> Artifact:
+    """Write `model` as an .mlpackage.
+
+    The batch is the example's: a Core ML program with a free extent leaves the neural engine.
+
+    Args:
+        encoding: auto takes the smallest per tensor; dense none sparse; sparse all with a zero, also where larger.
+        precision: float16 (what Core ML's accelerators compute in) or float32; inputs and outputs are float32.
+        deployment_target: the oldest iOS that must load the file. Sparse weights need iOS16; weights that are both
+            sparse and int8 or palettized need iOS18. Default: the oldest that holds this model.
+
+    Raises:
+        UsageError: an option that does not exist, or a deployment target too old for what was asked.
+        ConversionError: an operator that coremltools cannot convert, or weights beyond float16.
+    """
+    scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
+    target = _target(deployment_target, encoding, precision, scheme)
+    captured = capture(model, example_inputs)
+    weights = _weights(captured)
+    if precision == "float16":
+        _refuse_overflow(weights)
+    storage = Storage(
+        weights,
+        {name: mask for name, mask in captured.masks.items() if name in weights},
+        encoding=encoding,
+        scheme=scheme,
+        kept_float=frozenset(model.quantization.kept_float if model.quantization else ()),
+        one_bit_masks=target not in ("iOS16", "iOS17"),
+    )
+    converted = _convert(captured, storage, target, precision)
+    spec = converted.get_spec()
+    inputs, outputs = ([feature.name for feature in side] for side in (spec.description.input, spec.description.output))
+    provenance = manifest.build(
+        model, inputs=inputs, outputs=outputs, weights=storage.placed, packages=("torch", "coremltools")
+    )
+    weight_file = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
+    if weight_file is not None and not weight_file.exists():
+        weight_file = None
+    with files.replacing(path) as temporary:
+        coreml_package.write(temporary, spec, weight_file, {manifest.KEY: manifest.dumps(provenance)})
+    return Artifact(
+        path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
+    )
+
+
+def _target(requested: str | None, encoding: str, precision: str, scheme: str) -> str:
+    """The deployment target to convert for; refuses what is asked but does not exist there."""
+    if encoding not in ENCODINGS:
+        raise UsageError(f"Core ML has no encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", way_out=f"one of {', '.join(PRECISIONS)}")
+    needed = "iOS18" if scheme else "iOS16"
+    if requested is None:
+        return needed
+    known = {target.lower(): target for target in TARGETS}
+    target = known.get(requested.lower())
+    if target is None:
+        older = re.fullmatch(r"(?i)ios(1[0-5])", requested)
+        raise UsageError(
+            f"deployment target {requested!r} " + ("cannot store weights sparse" if older else "is unknown"),
+            way_out=f"sparse weights need iOS16; one of {', '.join(TARGETS)}",
+        )
+    if TARGETS.index(target) < TARGETS.index(needed):
+        raise UsageError(
+            f"deployment target {target!r} cannot store {scheme} weights per channel and sparse",
+            way_out="ask for iOS18, or export without quantizing",
+        )
+    return target
+
+
+def _weights(captured: Captured) -> dict[str, np.ndarray]:
+    """Float parameters and buffers by name; a tied weight appears under each of its names."""
+    state = captured.module.state_dict()
+    return {name: t.detach().cpu().float().numpy() for name, t in state.items() if t.is_floating_point()}
+
+
+def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
+    largest = float(np.finfo(np.float16).max)
+    for name, values in weights.items():
+        if values.size and not np.abs(values).max() <= largest:
+            raise ConversionError(
+                f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
+                way_out="export with precision float32",
+            )
+
+
+def _convert(captured: Captured, storage: Storage, target: str, precision: str) -> Any:
+    """coremltools' conversion with our pass at the end of its pipeline; an MLModel that was never loaded."""
+    coreml_graph.prepare(captured.module)
+    with _quiet():
+        import coremltools as ct
+        from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+        class StoreWeights(AbstractGraphPass):
+            def apply(self, program: Any) -> None:
+                store(program, storage)
+
+        program, _ = export_program(captured.module, captured.example_inputs)
+        options: dict[str, Any] = {}
+        source: Any
+        if coreml_graph.is_recurrent(captured.module):
+            tensors = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+            source = torch.jit.trace(captured.module, captured.example_inputs, strict=False, check_trace=False)
+            names = program.graph_signature.user_inputs
+            options["inputs"] = [
+                ct.TensorType(
+                    name=str(name), shape=tuple(x.shape), dtype=np.float32 if x.is_floating_point() else np.int32
+                )
+                for name, x in zip(names, tensors, strict=True)
+            ]
+        else:
+            source = program.run_decompositions({})
+        options["outputs"] = [
+            ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
+            for name, is_float in _outputs(program)
+        ]
+        PASS_REGISTRY.passes[_PASS] = StoreWeights()
+        try:
+            pipeline = ct.PassPipeline.DEFAULT
+            pipeline.append_pass(_PASS)
+            return ct.convert(
+                source,
+                convert_to="mlprogram",
+                minimum_deployment_target=getattr(ct.target, target),
+                compute_precision=ct.precision.FLOAT16 if precision == "float16" else ct.precision.FLOAT32,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+                **options,
+            )
+        except Exception as error:  # coremltools raises every kind; what failed is in its text
+            raise _explained(error, captured) from error
+        finally:
+            del PASS_REGISTRY.passes[_PASS]
+
+
+def _outputs(program: ExportedProgram) -> list[tuple[str, bool]]:
+    """(name, whether it is floating point) of every output, named by its place: logits, hidden_0, output."""
+    count = len(program.graph_signature.user_outputs)
+    spec = program.call_spec.out_spec
+    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(count)), spec))
+    nodes = next(iter(reversed(program.graph.nodes))).args[0][-count:] if count else []
+    names: list[str] = []
+    for keys, index in paths:
+        name = "_".join(re.sub(r"\W", "", str(getattr(key, "key", getattr(key, "idx", key)))) for key in keys)
+        if not name or name[0].isdigit():
+            name = f"output_{name}" if name else "output"
+        names.append(f"{name}_{index}" if name in names else name)
+    floats = [node.meta["val"].is_floating_point() for node in nodes]
+    return list(zip(names, floats, strict=True))
+
+
+def _explained(error: Exception, captured: Captured) -> ConversionError:
+    """Which operator stopped the conversion, and in which module it was called."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    named = re.search(r"op '([\w.:]+)'", text)
+    for node in coreml_graph.calls(captured.module):
+        operator = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
+        if named and operator and operator.rstrip("_") == named[1].split(".")[0].split("::")[-1].rstrip("_"):
+            return ConversionError(
+                f"coremltools cannot convert {node.target} in {coreml_graph.where(node)}: {text[:200]}",
+                way_out="write it with plain operators, keep that part outside the model, or export to onnx",
+            )
+    return ConversionError(
+        f"coremltools cannot convert this model: {text[:300]}",
+        way_out="write the part it names with plain operators, or export to onnx",
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools reports progress and its view of installed versions on stderr; the command line speaks for itself."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _notes(model: CompressedModel, storage: Storage, target: str, requested: str | None) -> tuple[str, ...]:
+    notes = []
+    if requested is None:
+        notes.append(f"deployment target {target}: the oldest that holds this model")
+    dense = sorted(n for n, t in storage.placed.items() if n in storage.masks and storage.encodings[t] == "dense")
+    if dense and storage.encoding != "dense":
+        notes.append("stored dense, since sparse would be larger: " + ", ".join(dense))
+    missing = sorted(set(storage.masks) - set(storage.placed))
+    if missing:
+        notes.append("rearranged by the converter, stored by their zeros: " + ", ".join(missing))
+    if model.quantization and model.quantization.scheme == "int8":
+        notes.append("int8: the weights are int8, activations stay floating point")
+    if storage.scheme:
+        float_rows = sorted(
+            n
+            for n, t in storage.placed.items()
+            if n in storage.masks and not storage.encodings[t].endswith(storage.scheme)
+        )
+        if float_rows:
+            notes.append("kept in floating point: " + ", ".join(float_rows))
+    return tuple(notes)

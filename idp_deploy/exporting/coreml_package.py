@@ -1,0 +1,57 @@
+"""An .mlpackage directory with the same bytes for the same model: no dates, no random identifiers, nothing extra.
+
+    model.mlpackage/
+      Manifest.json                                  which items there are, by identifier
+      Data/com.apple.CoreML/model.mlmodel            the program (protobuf)
+      Data/com.apple.CoreML/weights/weight.bin       the weights' blob
+
+coremltools would name the items by random UUIDs, record the day, and add a debugging file beside the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+_AUTHOR = "com.apple.CoreML"
+_DATE = "com.github.apple.coremltools.conversion_date"
+
+
+def write(directory: Path, spec: Any, weights: Path | None, metadata: dict[str, str]) -> None:
+    """Create the package.
+
+    Args:
+        directory: does not exist yet.
+        spec: the Model message of coremltools; its metadata are completed in place.
+        weights: the weight.bin that the conversion wrote, if the program refers to one.
+        metadata: user-defined entries to add.
+    """
+    user_defined = spec.description.metadata.userDefined
+    user_defined.pop(_DATE, None)
+    user_defined.update(metadata)
+    data = directory / "Data" / _AUTHOR
+    data.mkdir(parents=True)
+    (data / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))
+    items = {"model.mlmodel": "CoreML Model Specification"}
+    if weights is not None:
+        (data / "weights").mkdir()
+        shutil.copyfile(weights, data / "weights" / "weight.bin")
+        items["weights"] = "CoreML Model Weights"
+    identifiers = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_AUTHOR}/{name}")) for name in items}
+    manifest = {
+        "fileFormatVersion": "1.0.0",
+        "itemInfoEntries": {
+            identifiers[name]: {
+                "author": _AUTHOR,
+                "description": description,
+                "name": name,
+                "path": f"{_AUTHOR}/{name}",
+            }
+            for name, description in items.items()
+        },
+        "rootModelIdentifier": identifiers["model.mlmodel"],
+    }
+    (directory / "Manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")

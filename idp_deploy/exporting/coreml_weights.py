@@ -1,0 +1,222 @@
+"""Where a Core ML program's weights become sparse: the last pass over the MIL program, after every other has run.
+
+Placed last because a compressed weight stops coremltools' own folding: a transposed or scaled constant would stay an
+operator of the shipped graph. Each constant is found again among the model's parameters by its numbers, and the
+parameter's mask, not the constant's zeros, says what is stored. Per tensor the smallest row of the table wins:
+
+    dense                 const, one blob record
+    sparse                constexpr_sparse_to_dense: packed mask + kept values (iOS 16)
+    int8, sparse+int8     constexpr_blockwise_shift_scale, constexpr_sparse_blockwise_shift_scale (iOS 18)
+    lut4, sparse+lut4     constexpr_lut_to_dense, constexpr_lut_to_sparse (iOS 18)
+
+Vectors stay dense: coremltools leaves them so for a fault of the runtime (rank ≤ 1 in its `need_compress_const`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.quantizers import palettize, quantize_int8
+
+_IN_PROGRAM = 10  # a constant with fewer entries is written into the program, not into the blob
+_OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
+_SMALLEST_FLOAT16 = 2.0**-24
+
+
+@dataclass(eq=False)
+class Storage:
+    """Steers the pass and collects what it did.
+
+    Afterwards `placed` maps parameter names to tensor names in the file, and `encodings` tensor names to the row of
+    the table that was chosen.
+    """
+
+    weights: Mapping[str, np.ndarray]  # parameters and buffers by name, float32
+    masks: Mapping[str, np.ndarray]  # True = kept
+    encoding: str = "auto"  # auto | dense | sparse
+    scheme: str = ""  # "" | int8 | lut4
+    kept_float: frozenset[str] = frozenset()
+    one_bit_masks: bool = False  # the iOS 18 form of the sparse operator
+    placed: dict[str, str] = field(default_factory=dict)
+    encodings: dict[str, str] = field(default_factory=dict)
+
+
+def store(program: Any, storage: Storage) -> None:
+    """Replace the float constants of a MIL program by their smallest encoding, in place."""
+    by_content: dict[str, _Match] = {}
+    for op in list(_constants(program)):
+        values, tensor = op.outputs[0].val, op.outputs[0].name
+        match = _find(values, tensor, storage)
+        if match.names:
+            storage.placed.setdefault(match.names[0], tensor)
+            by_content[tensor] = match
+        if values.ndim < 2:
+            storage.encodings[tensor] = "dense"
+            continue
+        values, mask = _authoritative(values, match, storage)
+        choice = _smallest(values, mask, match, _output_axis(op), storage)
+        storage.encodings[tensor] = choice
+        _replace(op, values, mask, choice, storage)
+    for tensor, match in by_content.items():  # tied weights: stored once, found under every name
+        for name in match.names:
+            storage.placed.setdefault(name, tensor)
+
+
+@dataclass(frozen=True)
+class _Match:
+    names: tuple[str, ...] = ()  # parameters that hold these numbers, the likeliest first
+    transposed: bool = False
+
+    def lay_out(self, parameter: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        return (parameter.T if self.transposed else parameter).reshape(shape)
+
+
+def _constants(program: Any) -> Iterator[Any]:
+    for function in program.functions.values():
+        blocks = [function]
+        while blocks:
+            block = blocks.pop()
+            for op in block.operations:
+                blocks.extend(op.blocks)
+                if op.op_type != "const" or op.outputs[0] in block.outputs or not op.outputs[0].child_ops:
+                    continue
+                value = op.outputs[0].val
+                if (
+                    isinstance(value, np.ndarray)
+                    and value.dtype in (np.float16, np.float32)
+                    and value.size >= _IN_PROGRAM
+                ):
+                    yield op
+
+
+def _find(values: np.ndarray, tensor: str, storage: Storage) -> _Match:
+    """The parameters whose numbers these are, rounded to the constant's type and perhaps transposed."""
+    for transposed in (False, True):
+        names = [
+            name
+            for name, weight in storage.weights.items()
+            if weight.size == values.size
+            and (not transposed or (weight.ndim == values.ndim == 2 and weight.T.shape == values.shape))
+            and _agree((weight.T if transposed else weight).reshape(-1), values.reshape(-1))
+        ]
+        if names:
+            names.sort(key=lambda name: (name.replace(".", "_") not in tensor, name in storage.placed))
+            return _Match(tuple(names), transposed)
+    return _Match()
+
+
+def _agree(weight: np.ndarray, values: np.ndarray) -> bool:
+    """Equal up to rounding; a few entries decide for nearly every pair that is not."""
+    for part in (slice(None, 256), slice(None)):
+        if not np.allclose(values[part], weight[part], rtol=1e-3, atol=1e-7):
+            return False
+    return True
+
+
+def _authoritative(values: np.ndarray, match: _Match, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
+    """(values in which no kept entry was rounded to zero, what is kept)."""
+    name = next((n for n in match.names if n in storage.masks), None)
+    if name is None:
+        return values, values != 0
+    mask = match.lay_out(storage.masks[name], values.shape)
+    original = match.lay_out(storage.weights[name], values.shape)
+    lost = (values == 0) & (original != 0)
+    if lost.any():  # below what float16 can tell from zero; its least number keeps them apart from pruned entries
+        least = np.copysign(_SMALLEST_FLOAT16, original).astype(values.dtype)
+        values = np.where(lost, least, values)
+    return values, mask
+
+
+def _output_axis(op: Any) -> int:
+    """The axis of the first consumer's output channels, along which int8 scales run."""
+    user = op.outputs[0].child_ops[0]
+    if user.op_type == "conv_transpose":
+        return 1
+    if user.op_type == "matmul" and user.inputs["y"] is op.outputs[0]:
+        return op.outputs[0].rank - (2 if user.transpose_y.val else 1)
+    return 0
+
+
+def _smallest(values: np.ndarray, mask: np.ndarray, match: _Match, axis: int, storage: Storage) -> str:
+    """The row of the table with the fewest bytes, among those the options allow."""
+    entries, kept, width, channels = values.size, int(mask.sum()), values.dtype.itemsize, values.shape[axis]
+    if not kept:
+        return "dense"  # an empty list of kept values is not something the runtime accepts
+    bits = (entries + 7) // 8
+    costs = {"dense": _record(entries, width)}
+    sparse = {"sparse": _record(bits) + _record(kept, width) + _OPERATOR_BYTES}
+    if storage.scheme and not storage.kept_float.intersection(match.names):
+        if storage.scheme == "int8":
+            scales = _record(channels, width) + _OPERATOR_BYTES
+            costs["int8"] = _record(entries) + scales
+            sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
+        else:
+            table = _record(16, width) + _OPERATOR_BYTES
+            costs["lut4"] = _record((entries + 1) // 2) + table
+            sparse["sparse+lut4"] = _record(bits) + _record((kept + 1) // 2) + table + _OPERATOR_BYTES
+    if storage.encoding == "sparse" and kept < entries:
+        costs = sparse
+    elif storage.encoding != "dense":
+        costs |= sparse
+    return min(costs, key=lambda row: costs[row])
+
+
+def _record(entries: int, width: int = 1) -> int:
+    """Bytes of a tensor in the blob: a header of 64, data padded to 64; small ones lie in the program."""
+    return entries * width if entries < _IN_PROGRAM else 64 + (entries * width + 63) // 64 * 64
+
+
+def _replace(op: Any, values: np.ndarray, mask: np.ndarray, choice: str, storage: Storage) -> None:
+    from coremltools.converters.mil.mil import Builder
+
+    old, block = op.outputs[0], op.enclosing_block
+    if choice == "dense" and values is old.val:
+        return
+    with block:
+        if choice == "dense":
+            new = Builder.const(val=values, before_op=op)
+        else:
+            new = _compressed(op, values, mask, choice, storage)
+    block.replace_uses_of_var_after_op(anchor_op=new.op, old_var=old, new_var=new, force_replace=True)
+    block.remove_ops([op])
+    new.name = new.op.name = old.name
+
+
+def _compressed(op: Any, values: np.ndarray, mask: np.ndarray, choice: str, storage: Storage) -> Any:
+    """The constexpr operators of one row, before `op`; returns the variable that takes the constant's place."""
+    from coremltools.converters.mil.mil import Builder, types
+
+    is_sparse = choice.startswith("sparse")
+    kept = mask.reshape(-1)
+    bits: Any = mask.astype(types.np_uint1_dtype)
+    stored: Any = values.reshape(-1)[kept]
+    if choice.endswith("int8"):
+        axis = _output_axis(op)
+        q, scale = quantize_int8(values, axis)
+        scales = np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != axis)).astype(values.dtype)
+        if not is_sparse:
+            return Builder.constexpr_blockwise_shift_scale(data=q, scale=scales, before_op=op)
+        bits, stored = Builder.constexpr_sparse_blockwise_shift_scale(
+            data_mask=bits, nonzero_data=q.reshape(-1)[kept], scale=scales, before_op=op
+        )
+    elif choice.endswith("lut4"):
+        indices, lut = palettize(values, mask, bits=4)
+        table = lut.astype(values.dtype).reshape((1,) * values.ndim + (16, 1))
+        nibbles = indices.astype(types.np_uint4_dtype)
+        if not is_sparse:
+            return Builder.constexpr_lut_to_dense(indices=nibbles, lut=table, before_op=op)
+        bits, stored = Builder.constexpr_lut_to_sparse(
+            indices_mask=bits, indices_nonzero_data=nibbles.reshape(-1)[kept], lut=table, before_op=op
+        )
+    if storage.one_bit_masks:
+        return Builder.constexpr_sparse_to_dense(nonzero_data=stored, mask=bits, before_op=op)
+    return Builder.constexpr_sparse_to_dense(
+        nonzero_data=stored,
+        mask=np.packbits(kept, bitorder="little"),
+        shape=np.array(values.shape, np.uint32),
+        before_op=op,
+    )
