@@ -34,7 +34,7 @@ class PruneTable(_Table):
     method: str = "idp"
     pattern: str = "unstructured"
     mode: str = "auto"
-    allocation: str | None = None
+    allocation: str = "auto"
     epochs: int | None = Field(default=None, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
     seed: int = 0

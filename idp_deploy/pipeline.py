@@ -42,7 +42,6 @@ def deploy(
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
     encoding: str = "auto",
-    learning_rate: float | None = None,
     progress: Any = None,
     announce: Announce = lambda _: None,
 ) -> Deployment:
@@ -62,7 +61,7 @@ def deploy(
     devices = {name: load_target(name) for name in dict.fromkeys([*targets, *(b.target for b in budgets)])}
     dense = evaluate(model.module, task)
     announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
-    compressed = harden(prune(model, task, recipe, learning_rate=learning_rate, progress=progress), task)
+    compressed = harden(prune(model, task, recipe, progress=progress), task)
     facts: dict[str, Any] = {
         f"{task.metric_name}, dense": f"{dense * 100:.2f} %",
         f"{task.metric_name}, hardened": f"{evaluate(compressed.module, task) * 100:.2f} %",

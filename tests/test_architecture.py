@@ -30,10 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
     "loading": FOUNDATION | {"files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
-    "pipeline": FOUNDATION | CORE | STAGES | {"configuration"},
+    "inputs": FOUNDATION | {"loading"},
+    "pipeline": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
-    "cli": FOUNDATION | CORE | STAGES | {"pipeline", "configuration", "rendering"},
+    "cli": FOUNDATION | CORE | STAGES | {"pipeline", "configuration", "inputs", "rendering"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 HEAVY = {

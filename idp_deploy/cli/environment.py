@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated
@@ -33,7 +32,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
 }
 
 STARTER = """\
-# idp-deploy: https://github.com/idp-deploy/idp-deploy — flags beat IDP_DEPLOY_* variables, which beat this file.
+# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file.
 model = "my_package.model:build"       # callable that returns the nn.Module
 task = "my_package.data:task"          # callable that returns data, loss and metric
 weights = "model.pt"                   # a state dict (.pt or .safetensors)

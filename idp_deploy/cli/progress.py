@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from idp_deploy.cli.output import console, say
 
 if TYPE_CHECKING:
-    from idp_deploy.pruning.training import EpochReport
+    from idp_deploy.pruning import Progress as TrainingProgress
 
 
 class EpochTable:
@@ -37,15 +37,19 @@ class EpochTable:
     ) -> None:
         self._progress.stop()
 
-    def step(self, done: int, total: int, loss: float) -> None:
-        """One optimizer step is done."""
-        self._progress.update(self._task, completed=done, total=total, description=f"training, loss {loss:.3f}")
-
-    def epoch(self, report: EpochReport) -> None:
-        """One epoch is done."""
+    def __call__(self, now: TrainingProgress) -> None:
+        """After every step, and after every epoch with the two accuracies."""
+        self._progress.update(
+            self._task,
+            completed=now.step,
+            total=now.steps,
+            description=f"{now.phase}, loss {now.loss:.3f}, zeros {now.sparsity * 100:.1f} %",
+        )
+        if now.soft is None or now.hard is None:
+            return
         line = (
-            f"epoch {report.epoch:>3}/{report.epochs}  loss {report.loss:.4f}  zeros {report.sparsity * 100:5.1f} %"
-            f"  soft {report.soft_accuracy * 100:6.2f} %  hardened {report.hardened_accuracy * 100:6.2f} %"
+            f"epoch {now.epoch:>3}/{now.epochs}  {now.phase:<6}  loss {now.loss:.4f}  zeros {now.sparsity * 100:5.1f} %"
+            f"  soft {now.soft * 100:6.2f} %  hardened {now.hard * 100:6.2f} %"
         )
         if self._progress.disable:
             say(line)

@@ -10,9 +10,8 @@ import typer
 from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.session import Session, existing, open_session, remember
+from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Recipe
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
@@ -71,7 +70,17 @@ def prune(
     require_known(format)
     session = open_session(model, task, config=config)
     existing(checkpoint)
-    recipe = _recipe(session, target, pattern, method, mode, allocation, skip, epochs, seed)
+    recipe = session.recipe(
+        target=target,
+        pattern=pattern,
+        method=method,
+        mode=mode,
+        allocation=allocation,
+        skip=skip,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
     dense = session.model(checkpoint)
     data = session.task()
     facts: dict[str, float] = {}
@@ -91,7 +100,6 @@ def prune(
                 dense,
                 data,
                 recipe,
-                learning_rate=learning_rate or session.configuration.prune.learning_rate,
                 progress=table,
                 checkpoint_dir=work.with_suffix(".resume"),
                 resume=resume,
@@ -140,52 +148,3 @@ def _document(
     model: CompressedModel | MaskedModel, path: Path, facts: dict[str, float], follow: str, metric: str
 ) -> Document:
     return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
-
-
-def _recipe(
-    session: Session,
-    target: str | None,
-    pattern: str | None,
-    method: str | None,
-    mode: str | None,
-    allocation: str | None,
-    skip: list[str] | None,
-    epochs: int | None,
-    seed: int | None,
-) -> Recipe:
-    """Flags over `[prune]`."""
-    table = session.configuration.prune
-    default = Recipe()
-    return Recipe(
-        sparsity=sparsity(target if target is not None else table.target),
-        method=method or table.method,
-        pattern=pattern or table.pattern,
-        mode=mode or table.mode,
-        allocation=allocation or table.allocation or default.allocation,
-        epochs=epochs or table.epochs or 0,
-        seed=table.seed if seed is None else seed,
-        skip=tuple(skip or table.skip),
-    )
-
-
-def sparsity(target: str | float) -> float:
-    """A share in (0, 1).
-
-    Raises:
-        UsageError: anything else, with the nearest device name where it looks like one.
-    """
-    try:
-        share = float(target)
-    except ValueError:
-        from idp_deploy.simulation.targets import load_target
-
-        load_target(str(target))
-        raise UsageError(
-            f"--target {target} names a device; pruning to a device's budgets is not available yet",
-            way_out="give a share of zeros such as --target 0.9, then 'idp-deploy check'",
-        ) from None
-    if not 0 < share < 1:
-        raise UsageError(
-            f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the prunable weights zero"
-        )
-    return share

@@ -10,10 +10,8 @@ import typer
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.pruning import sparsity
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import ExitCode, UsageError
-from idp_deploy.flow import Recipe
 from idp_deploy.rendering.verdicts import report_document
 
 
@@ -42,22 +40,11 @@ def run(
         raise UsageError(
             f"'run' needs '{absent}' in configuration", way_out="'idp-deploy init' writes a file to fill in"
         )
-    table = settings.prune
-    recipe = Recipe(
-        sparsity=sparsity(table.target),
-        method=table.method,
-        pattern=table.pattern,
-        mode=table.mode,
-        allocation=table.allocation or Recipe().allocation,
-        epochs=table.epochs or 0,
-        seed=table.seed,
-        skip=table.skip,
-    )
     with EpochTable() as progress:
         deployment = deploy(
             session.model(existing(weights)),
             task,
-            recipe,
+            session.recipe(),
             folder=settings.path(settings.output) or weights.parent,
             stem=weights.stem,
             formats=settings.export.to,
@@ -65,7 +52,6 @@ def run(
             budgets=settings.budget_list(),
             scheme=settings.quantize.scheme,
             encoding=settings.export.encoding,
-            learning_rate=table.learning_rate,
             progress=progress,
             announce=say,
         )

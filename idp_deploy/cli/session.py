@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import configuration, files
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import Recipe
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, Model
@@ -62,6 +63,27 @@ class Session:
                 way_out='pass --model pkg.mod:factory, or set model = "pkg.mod:factory" in configuration',
             )
         return self.factory
+
+    def recipe(self, **flags: Any) -> Recipe:
+        """`[prune]` with every flag that was given laid over it.
+
+        Raises:
+            UsageError: a target that is no share of zeros.
+        """
+        table = self.configuration.prune.model_dump()
+        chosen = {**table, **{name: value for name, value in flags.items() if value}}
+        rate = chosen["learning_rate"]
+        return Recipe(
+            sparsity=sparsity(chosen["target"]),
+            method=chosen["method"],
+            pattern=chosen["pattern"],
+            mode=chosen["mode"],
+            allocation=chosen["allocation"],
+            epochs=chosen["epochs"] or 0,
+            seed=chosen["seed"],
+            skip=tuple(chosen["skip"]),
+            options={"learning_rate": rate} if rate else {},
+        )
 
     def model(self, path: Path) -> Model:
         """A dense model from a state dict."""
@@ -124,3 +146,26 @@ def _state() -> dict[str, list[str]]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def sparsity(target: str | float) -> float:
+    """A share in (0, 1).
+
+    Raises:
+        UsageError: anything else, with the nearest device name where it looks like one.
+    """
+    try:
+        share = float(target)
+    except ValueError:
+        from idp_deploy.simulation.targets import load_target
+
+        load_target(str(target))
+        raise UsageError(
+            f"--target {target} names a device; pruning to a device's budgets is not available yet",
+            way_out="give a share of zeros such as --target 0.9, then 'idp-deploy check'",
+        ) from None
+    if not 0 < share < 1:
+        raise UsageError(
+            f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the prunable weights zero"
+        )
+    return share

@@ -1,0 +1,192 @@
+"""The command line as a user meets it: the whole way through, exit codes, messages, and files left intact."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from idp_deploy.cli.app import COMMANDS, _run
+
+PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
+CONFIGURATION = """
+model = "tiny:build"
+task = "tiny:task"
+weights = "model.pt"
+output = "out"
+targets = ["pixel-4"]
+
+[prune]
+target = 0.5
+epochs = 2
+
+[export]
+to = ["onnx"]
+
+[budgets.pixel-4.onnx]
+size = "100 kB"
+latency = "1 s"
+"""
+
+Cli = Callable[..., int]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a user's code, a trained-enough state dict and a configuration."""
+    shutil.copy(PROJECT, tmp_path / "tiny.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    import tiny  # type: ignore[import-not-found]
+
+    torch.manual_seed(0)
+    torch.save(tiny.build().state_dict(), "model.pt")
+    (tmp_path / "idp-deploy.toml").write_text(CONFIGURATION)
+    return tmp_path
+
+
+def call(*arguments: str) -> int:
+    return _run(list(arguments), debug=False)
+
+
+def test_run_makes_every_file_and_passes_its_budgets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("run", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["passed"] is True
+    assert {check["metric"] for check in report["checks"]} == {"size", "latency"}
+    assert (project / "out" / "model.pruned.pt").is_file()
+    assert (project / "out" / "model.pruned.onnx").is_file()
+
+
+def test_the_commands_one_by_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2") == 0
+    assert "Next: idp-deploy export model.pruned.pt" in capsys.readouterr().out
+    assert call("export", "--to", "onnx") == 0
+    assert call("verify", "model.pruned.onnx", "model.pruned.pt") == 0
+    assert call("verify", "model.pruned.onnx") == 0
+    assert call("inspect", "model.pruned.onnx") == 0
+    assert call("simulate", "model.pruned.onnx", "--target", "pixel-4", "--layers") == 0
+    capsys.readouterr()
+    assert call("check", "--json", "-o", "base.json") == 0
+    assert call("check", "--baseline", "base.json") == 0
+
+
+def test_soft_then_harden_equals_prune(project: Path) -> None:
+    assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2", "-o", "whole.pt") == 0
+    assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2", "--soft", "-o", "model.soft.pt") == 0
+    assert call("harden", "model.soft.pt", "-o", "halves.pt") == 0
+    whole, halves = (torch.load(name, weights_only=True)["state_dict"] for name in ("whole.pt", "halves.pt"))
+    assert whole.keys() == halves.keys()
+    assert all(torch.equal(whole[key], halves[key]) for key in whole)
+
+
+def test_one_shot_and_quantize_need_no_training(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
+    assert "without training" in capsys.readouterr().err
+    assert call("quantize", "model.pruned.pt", "--scheme", "int8-weights") == 0
+    assert (project / "model.pruned.int8-weights.pt").is_file()
+
+
+def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
+    assert call("export", "--to", "onnx") == 0
+    (project / "tight.toml").write_text('[budgets.pixel-4.onnx]\nsize = "1 kB"\n')
+    capsys.readouterr()
+    assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--format", "github") == 1
+    assert "title=pixel-4 onnx size" in capsys.readouterr().out
+    assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--exit-zero") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["prune", "none.pt", "--target", "0.9"], 3, "no such file: none.pt"),
+        (["prune", "model.pt", "--target", "1.5"], 2, "--target 1.5 is not between 0 and 1"),
+        (["prune", "model.pt", "--target", "pixel4"], 2, "pixel-4"),
+        (["prune", "model.pt", "--target", "0.9", "--method", "idpp"], 2, "idp"),
+        (["prune", "model.pt", "--target", "0.9", "--pattern", "2:x"], 2, "2:x"),
+        (["prune", "pickled.pt", "--target", "0.9"], 3, "state_dict"),
+        (["prune", "garbage.pt", "--target", "0.9"], 3, "garbage.pt"),
+        (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),
+        (["prune", "model.pt", "--model", "tiny:not_a_module"], 2, "not_a_module"),
+        (["prune", "model.pt", "--model", "tinny:build"], 2, "tinny"),
+        (["prune"], 2, "MODEL.pt"),
+        (["prune", "model.pt", "--tarhget", "0.9"], 2, "--tarhget"),
+        (["export", "model.pt", "--to", "onx"], 2, "onx"),
+        (["export", "--to", "onnx"], 2, "no checkpoint was made in this folder yet"),
+        (["export", "model.pt", "--to", "onnx", "--inputs", "1xx3"], 2, "1xx3"),
+        (["quantize", "model.pt", "--scheme", "int9"], 2, "int9"),
+        (["verify", "garbage.onnx"], 3, "garbage.onnx"),
+        (["inspect", "garbage.tflite"], 3, "garbage.tflite"),
+        (["inspect", "model.pt"], 3, ".onnx"),
+        (["simulate", "garbage.onnx", "--target", "pixel-4"], 3, "garbage.onnx"),
+        (["simulate", "model.onnx", "--target", "pixel4"], 2, "pixel-4"),
+        (["check", "none.onnx", "--target", "pixel-4"], 3, "none.onnx"),
+        (["check"], 2, "no artifact to check"),
+        (["inspect", "garbage.onnx", "--format", "jsn"], 2, "did you mean 'json'"),
+        (["targets", "pixle-4"], 2, "pixel-4"),
+        (["init", "idp-deploy.toml"], 2, "--force"),
+    ],
+)
+def test_bad_input_is_one_message_with_its_exit_code(
+    arguments: list[str], code: int, message: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(torch.nn.Linear(2, 2), "pickled.pt")
+    for name in ("garbage.pt", "garbage.onnx", "garbage.tflite"):
+        (project / name).write_bytes(b"\x08not a model" * 40)
+    before = {path: path.read_bytes() for path in project.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert call(*arguments) == code
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in captured.err
+    after = {path: path.read_bytes() for path in project.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert after == before
+
+
+def test_prune_without_a_task_explains_that_idp_trains(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "idp-deploy.toml").write_text('model = "tiny:build"\n')
+    assert call("prune", "model.pt", "--target", "0.9") == 2
+    assert "IDP trains" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_in_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(name, "--help") == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"Example: {COMMANDS[name][1]}")
+
+
+def test_the_examples_of_help_run(project: Path) -> None:
+    """In the order of the pipeline, each example as typed."""
+    torch.save(torch.load("model.pt"), "unused.pt")
+    assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2", "--soft") == 0
+    (project / "idp-deploy.toml").write_text(CONFIGURATION + "\n")
+    for name, (_, example) in COMMANDS.items():
+        if name == "init":
+            (project / "idp-deploy.toml").unlink()
+        assert call(*example.split()[1:]) == 0, example
+
+
+def test_help_imports_no_torch_and_is_quick() -> None:
+    code = (
+        "import sys; from idp_deploy.cli.app import _run; _run(['prune', '--help'], False);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'onnxruntime', 'coremltools', 'scipy', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("idp_deploy.cli.app.app", interrupted)
+    assert call("doctor") == 130
+    assert "interrupted" in capsys.readouterr().err
