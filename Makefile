@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check bench clean
+.PHONY: help demo test test-slow check docs bench clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -28,6 +28,9 @@ check: $(STAMP)  ## lint, types, doctests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules idp_deploy tests/test_architecture.py -q
+
+docs: $(STAMP)  ## docs/cli.md, made from --help
+	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
 
 bench: $(STAMP)  ## the committed claims, measured again
 	$(BIN)/python -m bench.sizes

@@ -27,10 +27,11 @@ class Evidence:
     parity: Parity | None = None
 
 
-def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> Report:
+def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: bool = False) -> Report:
     """Check every budget against the artifacts of its target and format.
 
-    A budget whose artifact was not given is left out: `missing` tells which.
+    Args:
+        strict: a budget that no artifact answers fails; otherwise it is left out, and `missing` tells which.
     """
     checks = [
         _check(budget, item)
@@ -38,6 +39,12 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> Report:
         for item in evidence
         if (item.estimate.target, item.contents.format) == (budget.target, budget.format)
     ]
+    if strict:
+        absent = "there is no artifact in this format"
+        checks += [
+            Check(b, Path(), None, "not estimable", absent, "export it, or remove the budget")
+            for b in missing(budgets, evidence)
+        ]
     parities = {e.contents.path: e.parity for e in evidence if e.parity}
     return Report(checks, [e.estimate for e in evidence], list(parities.values()))
 

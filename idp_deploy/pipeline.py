@@ -86,7 +86,7 @@ def deploy(
         evidence += [
             Evidence(contents, simulate(contents, device), parities[artifact.path]) for device in devices.values()
         ]
-    report = replace(gate(budgets, evidence), facts=facts)
+    report = replace(gate(budgets, evidence, strict=True), facts=facts)
     return Deployment(compressed, checkpoint, tuple(artifacts), report)
 
 

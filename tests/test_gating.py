@@ -72,6 +72,9 @@ def test_only_the_budgets_of_the_artifact_are_checked() -> None:
     report = gate([other], [evidence()])
     assert report.passed
     assert missing([other], [evidence()]) == (other,)
+    strict = gate([other], [evidence()], strict=True)
+    assert not strict.passed
+    assert strict.checks[0].verdict == "not estimable"
 
 
 def test_a_violation_names_metric_value_limit_excess_source_and_fix() -> None:

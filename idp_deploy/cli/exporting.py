@@ -20,7 +20,7 @@ def export(
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[MODEL.pt]", help="Default: the newest checkpoint made in this folder.", show_default=False
+            metavar="MODEL.pt", help="Default: the newest checkpoint made in this folder.", show_default=False
         ),
     ] = None,
     to: Annotated[

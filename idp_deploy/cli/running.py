@@ -18,7 +18,7 @@ from idp_deploy.rendering.verdicts import report_document
 def run(
     config: Annotated[
         Path | None,
-        typer.Argument(metavar="[CONFIG]", help="Default: idp-deploy.toml or pyproject.toml here.", show_default=False),
+        typer.Argument(metavar="CONFIG", help="Default: idp-deploy.toml or pyproject.toml here.", show_default=False),
     ] = None,
     output: ReportFile = None,
     format: ReportFormat = "text",

@@ -18,7 +18,7 @@ def verify(
     artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .onnx, .mlpackage or .tflite file.")],
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="[MODEL.pt]", help="The checkpoint it should agree with.", show_default=False),
+        typer.Argument(metavar="MODEL.pt", help="The checkpoint it should agree with.", show_default=False),
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
