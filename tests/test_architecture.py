@@ -32,9 +32,10 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
+    "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
-    "cli": FOUNDATION | CORE | STAGES | {"pipeline", "configuration", "inputs", "rendering"},
+    "cli": FOUNDATION | CORE | STAGES | {"pipeline", "planning", "configuration", "inputs", "rendering"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 HEAVY = {

@@ -57,9 +57,7 @@ latency = "20 ms"
 
 
 def targets(
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="One device in full.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One device in full.", show_default=False)] = None,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,

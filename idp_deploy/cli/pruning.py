@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,15 @@ import typer
 from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
-    from idp_deploy.flow import CompressedModel, MaskedModel
+    from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+    from idp_deploy.simulation.targets import Target
+    from idp_deploy.tasks import Task
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")]
 Output = Annotated[
@@ -27,7 +30,13 @@ Output = Annotated[
 def prune(
     checkpoint: Checkpoint,
     target: Annotated[
-        str | None, typer.Option("--target", help="Share of zeros to reach, 0 to 1.", show_default=False)
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="SHARE|DEVICE",
+            help="Share of zeros to reach, or a device whose budgets to meet.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -70,7 +79,7 @@ def prune(
     require_known(format)
     session = open_session(model, task, config=config)
     existing(checkpoint)
-    recipe = session.recipe(
+    recipe, device = session.recipe(
         target=target,
         pattern=pattern,
         method=method,
@@ -83,6 +92,8 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
+    if device is not None:
+        recipe = replace(recipe, sparsity=plan(session, dense, data, recipe, device))
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
@@ -148,3 +159,14 @@ def _document(
     model: CompressedModel | MaskedModel, path: Path, facts: dict[str, float], follow: str, metric: str
 ) -> Document:
     return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
+
+
+def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target) -> float:
+    """The least sparsity that meets the device's configured budgets."""
+    from idp_deploy.planning import sparsity_for
+
+    say(f"looking for the least sparsity that meets the budgets of {device.name}")
+    budgets = session.configuration.budget_list()
+    found = sparsity_for(dense, session.example_inputs(task), recipe, device, budgets, announce=say)
+    say(f"pruning to {found:.1%} zeros")
+    return found

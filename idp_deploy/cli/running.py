@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
+from idp_deploy.cli.pruning import plan
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.rendering.verdicts import report_document
@@ -40,11 +42,15 @@ def run(
         raise UsageError(
             f"'run' needs '{absent}' in configuration", way_out="'idp-deploy init' writes a file to fill in"
         )
+    recipe, device = session.recipe()
+    dense = session.model(existing(weights))
+    if device is not None:
+        recipe = replace(recipe, sparsity=plan(session, dense, task, recipe, device))
     with EpochTable() as progress:
         deployment = deploy(
-            session.model(existing(weights)),
+            dense,
             task,
-            session.recipe(),
+            recipe,
             folder=settings.path(settings.output) or weights.parent,
             stem=weights.stem,
             formats=settings.export.to,

@@ -15,6 +15,7 @@ from idp_deploy.flow import Recipe
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, Model
+    from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
 STATE = Path(".idp-deploy") / "newest.json"  # in the working folder
@@ -64,17 +65,23 @@ class Session:
             )
         return self.factory
 
-    def recipe(self, **flags: Any) -> Recipe:
-        """`[prune]` with every flag that was given laid over it.
+    def recipe(self, **flags: Any) -> tuple[Recipe, Target | None]:
+        """`[prune]` with every flag that was given laid over it, and the device where the target names one.
 
         Raises:
-            UsageError: a target that is no share of zeros.
+            UsageError: a target that is neither a share of zeros nor a known device.
         """
         table = self.configuration.prune.model_dump()
         chosen = {**table, **{name: value for name, value in flags.items() if value}}
         rate = chosen["learning_rate"]
-        return Recipe(
-            sparsity=sparsity(chosen["target"]),
+        sparsity = share(chosen["target"])
+        device = None
+        if sparsity is None:
+            from idp_deploy.simulation.targets import load_target
+
+            device = load_target(str(chosen["target"]))
+        recipe = Recipe(
+            sparsity=Recipe().sparsity if sparsity is None else sparsity,
             method=chosen["method"],
             pattern=chosen["pattern"],
             mode=chosen["mode"],
@@ -84,6 +91,7 @@ class Session:
             skip=tuple(chosen["skip"]),
             options={"learning_rate": rate} if rate else {},
         )
+        return recipe, device
 
     def model(self, path: Path) -> Model:
         """A dense model from a state dict."""
@@ -148,24 +156,16 @@ def _state() -> dict[str, list[str]]:
     return state if isinstance(state, dict) else {}
 
 
-def sparsity(target: str | float) -> float:
-    """A share in (0, 1).
+def share(target: str | float) -> float | None:
+    """A share of zeros in (0, 1); None where `target` is a word, which then names a device.
 
     Raises:
-        UsageError: anything else, with the nearest device name where it looks like one.
+        UsageError: a number outside (0, 1).
     """
     try:
-        share = float(target)
+        value = float(target)
     except ValueError:
-        from idp_deploy.simulation.targets import load_target
-
-        load_target(str(target))
-        raise UsageError(
-            f"--target {target} names a device; pruning to a device's budgets is not available yet",
-            way_out="give a share of zeros such as --target 0.9, then 'idp-deploy check'",
-        ) from None
-    if not 0 < share < 1:
-        raise UsageError(
-            f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the prunable weights zero"
-        )
-    return share
+        return None
+    if not 0 < value < 1:
+        raise UsageError(f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the weights zero")
+    return value

@@ -1,0 +1,78 @@
+"""How sparse must a model be to fit a device? Answered before training, from files pruned by magnitude.
+
+Size and simulated latency depend on where the zeros are, hardly on what the other weights hold; so a one-shot pruned
+copy of the model, exported and simulated, tells what the trained one will cost.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from idp_deploy.errors import UsageError
+from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.flow import Budget, Model, Recipe, Report
+from idp_deploy.gating import Evidence, gate
+from idp_deploy.pruning import one_shot
+from idp_deploy.reading import read
+from idp_deploy.simulation import simulate
+from idp_deploy.simulation.targets import Target
+
+CANDIDATES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98)
+PREDICTABLE = ("size", "gzip", "brotli", "latency", "memory", "sparsity")
+
+
+def sparsity_for(
+    model: Model,
+    example_inputs: tuple[Any, ...],
+    recipe: Recipe,
+    target: Target,
+    budgets: Sequence[Budget],
+    *,
+    announce: Callable[[str], None] = lambda _: None,
+) -> float:
+    """The smallest candidate sparsity at which every predictable budget of `target` holds.
+
+    Bisects CANDIDATES: more zeros never make a file larger or an estimate slower.
+
+    Raises:
+        UsageError: the target has no budget, or none of the candidates meets them; the message names the metric.
+    """
+    mine = [b for b in budgets if b.target == target.name and b.metric in PREDICTABLE]
+    if not mine:
+        raise UsageError(
+            f"there is no budget for {target.name}, so nothing says how sparse is enough",
+            way_out=f'configure one under [tool.idp-deploy.budgets.{target.name}.tflite], such as size = "1 MB"',
+        )
+    low, high = 0, len(CANDIDATES) - 1
+    last = _try(model, example_inputs, replace(recipe, sparsity=CANDIDATES[high]), target, mine)
+    if not last.passed:
+        broken = next(check for check in last.checks if check.verdict != "pass")
+        raise UsageError(
+            f"even at {CANDIDATES[high]:.0%} zeros {target.name} misses its {broken.budget.metric} budget "
+            f"({broken.value} against {broken.budget.limit}); {broken.detail}",
+            way_out=broken.fix or "loosen the budget, quantize, or use a smaller model",
+        )
+    while low < high:
+        middle = (low + high) // 2
+        passed = _try(model, example_inputs, replace(recipe, sparsity=CANDIDATES[middle]), target, mine).passed
+        announce(f"{CANDIDATES[middle]:.1%} zeros: {'within' if passed else 'over'} the budgets of {target.name}")
+        low, high = (low, middle) if passed else (middle + 1, high)
+    return CANDIDATES[high]
+
+
+def _try(
+    model: Model, example_inputs: tuple[Any, ...], recipe: Recipe, target: Target, budgets: Sequence[Budget]
+) -> Report:
+    compressed = one_shot(model, recipe)
+    evidence = []
+    with tempfile.TemporaryDirectory() as folder:
+        for format in dict.fromkeys(budget.format for budget in budgets):
+            path = Path(folder) / f"model{EXPORTERS[format][1]}"
+            export(compressed, format, example_inputs, path)
+            contents = read(path)
+            evidence.append(Evidence(contents, simulate(contents, target)))
+        return gate(budgets, evidence)
