@@ -96,6 +96,8 @@ class Quantization:
     signal_to_noise_db: Mapping[str, float] = field(default_factory=dict)  # by weight name
     kept_float: Mapping[str, str] = field(default_factory=dict)  # weight name → the reason it stays float
     calibration: tuple[Any, ...] = ()  # example inputs (tuples of tensors) that fix activation ranges
+    activation_db: Mapping[str, float] = field(default_factory=dict)  # in the layer's output, where inputs were given
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

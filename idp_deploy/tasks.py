@@ -6,10 +6,13 @@ A task is any object with the methods below; subclass `Task` to inherit defaults
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -88,7 +91,7 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     total, count = 0.0, 0
     try:
         for batch in islice(batches if batches is not None else task.validation_loader(), limit):
-            moved = _to(batch, device)
+            moved = to_device(batch, device)
             score, n = task.score(module(*task.inputs(moved)), moved)
             total, count = total + score, count + n
     finally:
@@ -96,11 +99,38 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     return total / max(count, 1)
 
 
-def _to(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A batch with its tensors on `device`, whatever lists, tuples and dicts hold them."""
     if isinstance(batch, Tensor):
         return batch.to(device)
     if isinstance(batch, dict):
-        return {key: _to(value, device) for key, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(_to(value, device) for value in batch)
+        return type(batch)(to_device(value, device) for value in batch)
     return batch
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (every device)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Whatever is drawn or seeded inside leaves the caller's random state as it was.
+
+    >>> before = torch.get_rng_state()
+    >>> with own_randomness():
+    ...     seed_everything(3)
+    >>> torch.equal(before, torch.get_rng_state())
+    True
+    """
+    python, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_state)

@@ -1,0 +1,83 @@
+"""harden: soft masks become exact zeros, and batch norm is measured again where that helps."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, MaskedModel
+from idp_deploy.masks import parse_pattern, prunable_weights
+from idp_deploy.tasks import Task, evaluate, own_randomness, to_device
+
+RECALIBRATION_BATCHES = 50
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def harden(masked: MaskedModel, task: Task | None = None) -> CompressedModel:
+    """Set exactly `SoftMask.zeros` entries of every masked weight to zero, the smallest; ties keep the first.
+
+    Args:
+        masked: left as it is.
+        task: with one, the running statistics of batch norm are measured again on its training data, and kept if the
+            training score does not fall by it.
+
+    Raises:
+        UsageError: a mask for a weight that the module does not have or that cannot be pruned.
+    """
+    module = deepcopy(masked.module)
+    known = prunable_weights(module)
+    masks: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for name, soft in masked.soft_masks.items():
+            if name not in known:
+                raise UsageError(
+                    f"there is a mask for '{name}', which is no prunable weight of this model",
+                    way_out=f"its prunable weights are {', '.join(list(known)[:8])}",
+                )
+            weight = module.get_parameter(name)
+            if not torch.isfinite(weight).all():
+                raise UsageError(f"weight '{name}' holds NaN or infinite values", way_out="check the checkpoint")
+            mask = parse_pattern(soft.pattern).hard_mask(weight, soft.zeros, known[name].output_axis, floor=True)
+            weight.copy_(torch.where(mask, weight, torch.zeros_like(weight)))
+            masks[name] = mask
+    if task is not None:
+        recalibrate_batch_norm(module, task, masked.recipe.seed)
+    return CompressedModel(module, masks, masked.recipe, None, masked.provenance)
+
+
+def recalibrate_batch_norm(module: nn.Module, task: Task, seed: int = 0) -> bool:
+    """Replace running statistics by their mean over training batches, unless the training score falls.
+
+    Returns:
+        Whether the new statistics were kept. Random state and the module's mode are as before.
+    """
+    norms = [m for m in module.modules() if isinstance(m, _BATCH_NORMS) and m.track_running_stats]
+    if not norms:
+        return False
+    device = next(module.parameters()).device
+    before = [deepcopy(norm.state_dict()) for norm in norms]
+    modes = {m: m.training for m in module.modules()}
+    momenta = [norm.momentum for norm in norms]
+    with own_randomness(), torch.no_grad():
+        held = list(islice(task.train_loader(seed + 1), 8))
+        old = evaluate(module, task, batches=held)
+        module.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over the batches
+            norm.train()
+        for batch in islice(task.train_loader(seed), RECALIBRATION_BATCHES):
+            module(*task.inputs(to_device(batch, device)))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        better = evaluate(module, task, batches=held) >= old
+    if not better:
+        for norm, state in zip(norms, before, strict=True):
+            norm.load_state_dict(state)
+    for child, training in modes.items():
+        child.training = training
+    return better

@@ -1,0 +1,184 @@
+"""How many zeros each weight gets. It decides more about accuracy than the pruning method does.
+
+Budgets are integers that add up to round(sparsity · prunable) exactly (to the nearest whole unit where a pattern prunes
+in larger units), and leave every output row at least one unit wherever the target allows that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from idp_deploy.errors import UsageError
+from idp_deploy.masks import NM, Channel, Pattern
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """One prunable weight as allocation sees it."""
+
+    name: str
+    weight: Tensor
+    pattern: Pattern = field(default_factory=Pattern)
+    output_axis: int = 0
+
+    @property
+    def entries(self) -> int:
+        """Weights in it."""
+        return self.weight.numel()
+
+    @property
+    def unit(self) -> int:
+        """Entries pruned together."""
+        return self.pattern.unit(tuple(self.weight.shape), self.output_axis)
+
+    @property
+    def most_zeros(self) -> int:
+        """Zeros that still leave one unit in every output row (in the layer, for channels)."""
+        rows = 1 if isinstance(self.pattern, Channel) else self.weight.shape[self.output_axis]
+        tall = getattr(self.pattern, "rows", 1)
+        return self.entries - self.unit * max(1, rows // tall)
+
+
+def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict[str, int]:
+    """Zeros by weight name.
+
+    Args:
+        sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means.
+        how: a row of ALLOCATIONS.
+
+    Raises:
+        UsageError: unknown allocation, or a sparsity that would leave some weight without a single entry.
+
+    >>> layers = [Layer("wide", torch.randn(64, 64)), Layer("thin", torch.randn(8, 64))]
+    >>> budgets = allocate(layers, 0.9, "erk")
+    >>> budgets, sum(budgets.values()) == round(0.9 * (64 * 64 + 8 * 64))
+    ({'wide': 3801, 'thin': 346}, True)
+    """
+    if how not in ALLOCATIONS:
+        raise UsageError(f"unknown allocation '{how}'", way_out=f"known are {', '.join(ALLOCATIONS)}")
+    fixed = {layer.name: _nm_zeros(layer) for layer in layers if isinstance(layer.pattern, NM)}
+    free = [layer for layer in layers if layer.name not in fixed]
+    total = round(sparsity * sum(layer.entries for layer in free))
+    caps = {layer.name: layer.most_zeros for layer in free}
+    if total > sum(caps.values()):
+        caps = {layer.name: layer.entries - layer.unit for layer in free}
+    coarsest = max((layer.unit for layer in free), default=1)
+    if total > sum(caps.values()) + coarsest:
+        raise UsageError(
+            f"a sparsity of {sparsity} leaves fewer entries than the {len(free)} prunable weights need to survive",
+            way_out="lower the target",
+        )
+    budgets = fixed | (_to_units(free, ALLOCATIONS[how](free, total, caps), total, caps) if free else {})
+    return {layer.name: budgets[layer.name] for layer in layers}
+
+
+def _nm_zeros(layer: Layer) -> int:
+    assert isinstance(layer.pattern, NM)
+    return layer.entries // layer.pattern.of * (layer.pattern.of - layer.pattern.kept)
+
+
+def erk(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """Erdős–Rényi-Kernel: a layer keeps a share ∝ (out + in + Σ kernel) / (out · in · Π kernel), capped at all of it.
+
+    Source: Evci et al. 2020 (RigL), arXiv 1911.11134, appendix on sparsity distribution.
+    """
+    return _fill(layers, [float(sum(layer.weight.shape)) for layer in layers], total, caps)
+
+
+def uniform(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """The same share everywhere."""
+    return _fill(layers, [float(layer.entries) for layer in layers], total, caps)
+
+
+def global_magnitude(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """One ranking of |w| over all layers; a layer's zeros are what falls below (the IDP paper's choice)."""
+    return _rank(layers, [layer.pattern.scores(layer.weight, layer.output_axis) for layer in layers], total, caps)
+
+
+def lamp(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """One ranking of w² / Σ (v² of the same layer with |v| ≥ |w|).
+
+    Source: Lee et al. 2021, arXiv 2010.07611.
+    """
+    scores = []
+    for layer in layers:
+        squares = layer.pattern.scores(layer.weight, layer.output_axis).double().square().flatten()
+        ordered, index = squares.sort()
+        remaining = ordered.flip(0).cumsum(0).flip(0)
+        scores.append(torch.empty_like(squares).scatter_(0, index, ordered / remaining.clamp_min(1e-300)))
+    return _rank(layers, scores, total, caps)
+
+
+Allocation = Callable[[Sequence[Layer], int, Mapping[str, int]], dict[str, float]]
+
+ALLOCATIONS: dict[str, Allocation] = {"erk": erk, "global": global_magnitude, "lamp": lamp, "uniform": uniform}
+
+
+def _fill(layers: Sequence[Layer], shares: Sequence[float], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """Zeros such that kept entries are ∝ `shares`, between each layer's floor and its size, and add up."""
+    floors = [layer.entries - caps[layer.name] for layer in layers]
+    kept = sum(layer.entries for layer in layers) - total
+
+    def at(scale: float) -> list[float]:
+        return [
+            min(float(layer.entries), max(float(low), scale * share))
+            for layer, share, low in zip(layers, shares, floors, strict=True)
+        ]
+
+    low, high = 0.0, max(layer.entries / share for layer, share in zip(layers, shares, strict=True))
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(at(middle)) < kept else (low, middle)
+    return {layer.name: layer.entries - value for layer, value in zip(layers, at(high), strict=True)}
+
+
+def _rank(layers: Sequence[Layer], scores: Sequence[Tensor], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """Zeros a layer when the units of all layers go in one order, each layer's best ones excepted."""
+    guarded, sizes = [], []
+    for layer, score in zip(layers, scores, strict=True):
+        flat = score.detach().flatten().double().clone()
+        protected = (layer.entries - caps[layer.name]) // layer.unit
+        flat[flat.topk(min(protected, flat.numel())).indices] = torch.inf
+        guarded.append(flat)
+        sizes.append(torch.full_like(flat, layer.unit))
+    owner = torch.cat([torch.full_like(s, i) for i, s in enumerate(sizes)])
+    order = torch.sort(torch.cat(guarded), stable=True).indices
+    size = torch.cat(sizes)[order]
+    gone = (size.cumsum(0) <= total) & (torch.cat(guarded)[order] < torch.inf)
+    zeros = torch.zeros(len(layers), dtype=torch.float64, device=size.device)
+    zeros.scatter_add_(0, owner[order][gone].long(), size[gone])
+    return {layer.name: float(z) for layer, z in zip(layers, zeros, strict=True)}
+
+
+def _to_units(
+    layers: Sequence[Layer], zeros: Mapping[str, float], total: int, caps: Mapping[str, int]
+) -> dict[str, int]:
+    """Whole units, the largest remainders first, until the sum is as near to `total` as units allow."""
+    budgets = {}
+    for layer in layers:
+        wanted = min(max(zeros[layer.name], 0.0), float(caps[layer.name]))
+        budgets[layer.name] = math.floor(wanted / layer.unit + 1e-9) * layer.unit
+    missing = total - sum(budgets.values())
+    by_remainder = sorted(layers, key=lambda layer: budgets[layer.name] / layer.unit - zeros[layer.name] / layer.unit)
+    while missing:
+        room = [
+            layer
+            for layer in by_remainder
+            if layer.unit < 2 * abs(missing)
+            and (budgets[layer.name] + layer.unit <= caps[layer.name] if missing > 0 else budgets[layer.name] > 0)
+        ]
+        if not room:
+            break
+        for layer in room:
+            if layer.unit >= 2 * abs(missing):
+                continue
+            budgets[layer.name] += layer.unit if missing > 0 else -layer.unit
+            missing += -layer.unit if missing > 0 else layer.unit
+            if not missing:
+                break
+    return budgets

@@ -1,0 +1,56 @@
+"""IDP: differentiable pruning by a parameter-free soft mask."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask
+from idp_deploy.pruning.methods.base import Method
+from idp_deploy.pruning.sites import Site
+
+
+class IDP(Method):
+    """ŵ = sigmoid((w² − t²)/τ)·w with t recomputed after every step; w stays dense and can come back.
+
+    Source: the IDP paper (ICLR 2023 submission); its successor PDP, arXiv 2305.11203.
+
+    `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be
+    near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. `clip` bounds the derivative
+    m + (2w²/τ)·m·(1 − m) by 1 and leaves the forward alone.
+    """
+
+    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True}  # noqa: RUF012
+
+    def update(self, site: Site, step: int) -> None:
+        if site.zeros == 0:
+            site.masked = None
+            return
+        t = site.threshold()
+        tau = self.temperature(t, step)
+        if "t" in site.state and site.state["t"].shape == t.shape:
+            # the same tensors, so that a compiled forward need not be compiled again
+            site.state["t"].copy_(t)
+            site.state["tau"].copy_(tau)
+        else:
+            site.state["t"], site.state["tau"] = t.clone(), tau.clone()
+        site.masked = partial(_soft, clip=self.settings["clip"])
+
+    def temperature(self, t: Tensor, step: int) -> Tensor:
+        """τ for threshold t."""
+        if self.settings["temperature"] is not None:
+            return torch.full_like(t, self.settings["temperature"])
+        kappa, end = self.settings["kappa"], self.settings["kappa_end"]
+        if end is not None:
+            span = max(self.schedule.frozen_from - self.schedule.dense_until, 1)
+            kappa *= (end / kappa) ** min(1.0, (step - self.schedule.dense_until) / span)
+        return (t * t / kappa).clamp_min(SMALLEST_TEMPERATURE)
+
+
+def _soft(site: Site, w: Tensor, *, clip: bool) -> Tensor:
+    axis, pattern = site.where.output_axis, site.pattern
+    units = pattern.to_units(w, axis)
+    soft = apply_soft_mask(units, site.state["t"], site.state["tau"], clip=clip, shared=pattern.shared)
+    return pattern.from_units(soft, tuple(w.shape), axis)

@@ -1,0 +1,309 @@
+"""Pruner: pruning in anybody's training loop.
+
+pruner = Pruner(model, sparsity=0.9, epochs=20, steps_per_epoch=len(loader))
+model = pruner.prepare()
+for batch in loader: ...; loss.backward(); optimizer.step(); optimizer.zero_grad(); pruner.step()
+sparse = pruner.finalize()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, Recipe, SoftMask
+from idp_deploy.masks import NM, Channel
+from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning.methods import METHODS
+from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
+from idp_deploy.pruning.selecting import select
+from idp_deploy.pruning.sites import Site, attach
+
+MODES = ("auto", "paper")
+SELECTION_OPTIONS = ("rules", "first", "last", "depthwise")
+SCHEDULE_OPTIONS = {"auto": ("dense", "ramp", "finish"), "paper": ("start", "rate", "finish")}
+PAPER_TEMPERATURE = 1e-4
+
+
+@dataclass(frozen=True)
+class PruningReport:
+    """Where pruning stands. Shares are in [0, 1]."""
+
+    step: int
+    phase: str  # dense | ramp | frozen
+    prunable: int
+    of_all: int  # every parameter of the model
+    zeros: int  # entries that hardening would set to zero now
+    target_zeros: int
+    layers: Mapping[str, tuple[int, int]]  # weight name → (zeros now, entries)
+    left: Mapping[str, str]  # weight left dense → the reason
+
+    @property
+    def sparsity(self) -> float:
+        """Zeros now as a share of the prunable weights."""
+        return self.zeros / self.prunable
+
+
+class Finalized(CompressedModel):
+    """A `CompressedModel` that also answers as its module does: call it, ask for its `state_dict()`."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "module":
+            raise AttributeError(name)
+        return getattr(self.module, name)
+
+
+class Pruner:
+    """Prunes `model` in place while somebody else trains it.
+
+    Args:
+        model: any module; its parameters stay where they are, so an optimizer may exist already.
+        sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
+        epochs: length of the training to come.
+        mode: "auto" (τ = t²/10 a layer, derivative clipped at 1, ERK, early cubic ramp, the last 30 % on the frozen
+            mask) or "paper" (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+        method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
+        skip: globs over weight names that stay dense.
+        steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
+        seed: for methods that draw random numbers.
+        options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
+            finish (when); the rest goes to the method.
+
+    Raises:
+        UsageError: a setting that cannot be meant, a pattern that does not divide a weight, NaN or inf in a weight.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sparsity: float = 0.9,
+        epochs: int = 20,
+        mode: str = "auto",
+        method: str = "idp",
+        pattern: str = "unstructured",
+        allocation: str = "auto",
+        skip: Sequence[str] = (),
+        steps_per_epoch: int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> None:
+        if not 0 <= sparsity < 1:
+            raise UsageError(f"sparsity is {sparsity}", way_out="give a share of zeros, 0 ≤ sparsity < 1, such as 0.9")
+        if mode not in MODES:
+            raise UsageError(f"unknown mode '{mode}'", way_out=f"known are {', '.join(MODES)}")
+        if method not in METHODS:
+            raise UsageError(f"unknown method '{method}'", way_out=f"known are {', '.join(METHODS)}")
+        if allocation != "auto" and allocation not in ALLOCATIONS:
+            raise UsageError(f"unknown allocation '{allocation}'", way_out=f"known are auto, {', '.join(ALLOCATIONS)}")
+        if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
+            raise UsageError(f"{epochs} epochs of {steps_per_epoch} steps", way_out="pruning trains: give at least 1")
+        self.model = model
+        self.recipe = Recipe(
+            sparsity, method, pattern, mode, allocation, epochs, seed, tuple(skip), dict(sorted(options.items()))
+        )
+        self.allocation = {"auto": "erk", "paper": "global"}[mode] if allocation == "auto" else allocation
+        selection = select(model, pattern, skip=skip, **{k: v for k, v in options.items() if k in SELECTION_OPTIONS})
+        self.left = selection.left
+        self.sites = [
+            Site(name, model.get_parameter(name), where, parsed) for name, (where, parsed) in selection.chosen.items()
+        ]
+        self._check_sparsity()
+        timing = {k: v for k, v in options.items() if k in SCHEDULE_OPTIONS[mode]}
+        self.schedule: Schedule = (
+            auto_schedule(epochs * (steps_per_epoch or 1), **timing)
+            if mode == "auto"
+            else paper_schedule(epochs, steps_per_epoch or 1, **timing)
+        )
+        known = (*SELECTION_OPTIONS, *SCHEDULE_OPTIONS[mode])
+        own = {key: value for key, value in options.items() if key not in known}
+        if mode == "paper" and method == "idp":
+            own = {"temperature": PAPER_TEMPERATURE, "clip": False, **own}
+        self.method = METHODS[method](self.sites, self.schedule, seed, own)
+        self.steps = 0
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._allocated = False
+
+    def prepare(self) -> nn.Module:
+        """Put soft masks in place of the weights; returns the model, the same object with the same state dict."""
+        if not self._handles:
+            for site in self.sites:
+                self._handles += attach(self.model, site)
+            self._refresh()
+        return self.model
+
+    def step(self) -> None:
+        """To be called after each `optimizer.step()`: new thresholds, and the ramp moves on.
+
+        Raises:
+            UsageError: a weight has become NaN or inf, or is trained but never read through its layer.
+        """
+        if not self._handles:
+            raise UsageError("step() before prepare()", way_out="call model = pruner.prepare() before training")
+        if self.steps == 0:
+            for site in self.sites:
+                if not site.seen and site.weight.grad is not None:
+                    raise UsageError(
+                        f"weight '{site.name}' is trained but not read by the forward of its own layer, so no mask "
+                        "reaches it",
+                        way_out=f'leave it out with skip = ["{site.name}"]',
+                    )
+        self.steps += 1
+        self._refresh()
+
+    def report(self) -> PruningReport:
+        """Where pruning stands now."""
+        return PruningReport(
+            step=self.steps,
+            phase=self.schedule.phase(self.steps),
+            prunable=sum(site.weight.numel() for site in self.sites),
+            of_all=sum(p.numel() for p in self.model.parameters()),
+            zeros=sum(site.zeros for site in self.sites),
+            target_zeros=sum(site.budget for site in self.sites),
+            layers={site.name: (site.zeros, site.weight.numel()) for site in self.sites},
+            left=self.left,
+        )
+
+    @contextmanager
+    def hardened(self) -> Iterator[nn.Module]:
+        """Inside, the model computes with the exact hard masks of this moment; weights are not changed."""
+        frozen = {site.name: site.mask for site in self.sites}
+        try:
+            for site in self.sites:
+                if site.mask is None and site.zeros:
+                    site.mask = self.method.hard_mask(site)
+            yield self.model
+        finally:
+            for site in self.sites:
+                site.mask = frozen[site.name]
+
+    def soft_masks(self) -> dict[str, SoftMask]:
+        """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached."""
+        self._finish_ramp()
+        masks = {}
+        for site in self.sites:
+            t, tau = site.state.get("t"), site.state.get("tau")
+            if t is None or tau is None or site.mask is not None:
+                t, tau = (site.threshold() if site.budget else torch.zeros(())), torch.zeros(())
+            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.budget, site.pattern.name)
+        return masks
+
+    @torch.no_grad()
+    def finalize(self) -> Finalized:
+        """Exactly the budgeted zeros, written into the model's own weights; the hooks are gone.
+
+        Returns:
+            The hardened model with its masks; it can be called as the module can.
+        """
+        self._finish_ramp()
+        masks = {}
+        for site in self.sites:
+            mask = site.mask if site.mask is not None else self.method.hard_mask(site)
+            site.weight.copy_(torch.where(mask, site.weight, torch.zeros_like(site.weight)))
+            masks[site.name] = mask.detach().clone()
+        self.detach()
+        return Finalized(self.model, masks, self.recipe)
+
+    def detach(self) -> nn.Module:
+        """Take the masks off again and return the model with its dense weights as they are."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        return self.model
+
+    def state_dict(self) -> dict[str, Any]:
+        """What resuming needs besides the model's own state: plain values and tensors."""
+        return {
+            "steps": self.steps,
+            "sites": {
+                site.name: {"budget": site.budget, "zeros": site.zeros, "mask": site.mask, "state": dict(site.state)}
+                for site in self.sites
+            },
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken, on a model whose own state is loaded already."""
+        self.steps = state["steps"]
+        for site in self.sites:
+            saved = state["sites"][site.name]
+            site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
+            site.state = dict(saved["state"])
+        self._allocated = any(site.budget for site in self.sites)
+        self._refresh()
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_sparsity(self) -> None:
+        patterns = {site.pattern for site in self.sites}
+        for pattern in patterns:
+            if isinstance(pattern, NM) and patterns == {pattern} and self.recipe.sparsity != pattern.sparsity:
+                raise UsageError(
+                    f"pattern {pattern.name} means a sparsity of {pattern.sparsity}, not {self.recipe.sparsity}",
+                    way_out=f"ask for {pattern.sparsity}",
+                )
+
+    def _refresh(self) -> None:
+        """Bring masks in line with the weights and the step count."""
+        self._refuse_non_finite()
+        phase = self.schedule.phase(self.steps)
+        if phase == "dense":
+            return
+        self._allocate()
+        if phase == "frozen":
+            self._freeze()
+            return
+        ratio = self.schedule.ratio(self.steps)
+        for site in self.sites:
+            unit = site.pattern.unit(tuple(site.weight.shape), site.where.output_axis)
+            site.zeros = round(ratio * site.budget / unit) * unit
+            self.method.update(site, self.steps)
+
+    def _allocate(self) -> None:
+        if self._allocated or self.recipe.sparsity == 0:
+            return
+        layers = [Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis) for site in self.sites]
+        if all(isinstance(site.pattern, Channel) for site in self.sites) and self.recipe.allocation == "auto":
+            budgets = allocate(layers, self.recipe.sparsity, "uniform")
+        else:
+            budgets = allocate(layers, self.recipe.sparsity, self.allocation)
+        for site in self.sites:
+            site.budget = budgets[site.name]
+        self._allocated = True
+
+    def _finish_ramp(self) -> None:
+        self._refuse_non_finite()
+        self._allocate()
+        for site in self.sites:
+            if site.zeros != site.budget and site.mask is None:
+                site.zeros = site.budget
+                self.method.update(site, self.schedule.frozen_from)
+
+    @torch.no_grad()
+    def _freeze(self) -> None:
+        """Zeros in the weights themselves, again after every step: momentum would move them."""
+        self._finish_ramp()
+        for site in self.sites:
+            if site.mask is None:
+                site.mask = self.method.hard_mask(site)
+            site.weight.mul_(site.mask)
+
+    def _refuse_non_finite(self) -> None:
+        totals = torch.stack([site.weight.detach().sum(dtype=torch.float32) for site in self.sites])
+        if torch.isfinite(totals).all():
+            return
+        for site in self.sites:
+            bad = int((~torch.isfinite(site.weight.detach())).sum())
+            if bad:
+                raise UsageError(
+                    f"weight '{site.name}' holds {bad} values that are NaN or infinite",
+                    way_out="lower the learning rate, or check the checkpoint",
+                )

@@ -1,0 +1,85 @@
+"""The training state on disk: written after every epoch, so that a killed run continues to the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.files import replacing
+from idp_deploy.flow import Recipe
+
+KIND = "idp-deploy training state, version 1"
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingState:
+    """Plain values and tensors only: it is read back with `weights_only=True`."""
+
+    epochs_done: int
+    fingerprint: str  # of the model the run started from
+    recipe: Recipe
+    module: dict[str, Any]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any]
+    pruner: dict[str, Any]
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """SHA-256 over names, shapes, types and values of the state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def save_state(path: Path, state: TrainingState) -> None:
+    """Write atomically: a kill at any moment leaves the earlier state or this one."""
+    fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
+    fields["recipe"] = _plain(state.recipe)
+    with replacing(path) as temporary:
+        torch.save({"kind": KIND, **fields}, temporary)
+
+
+def load_state(path: Path, recipe: Recipe, fingerprint: str) -> TrainingState | None:
+    """The state to continue from, or None where no epoch was finished.
+
+    Args:
+        recipe, fingerprint: what the caller wants to run, from which model; the state must belong to the same.
+
+    Raises:
+        FileError: the file is broken or something else.
+        UsageError: it belongs to another recipe or another starting model.
+    """
+    if not path.exists():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise FileError(f"'{path}' cannot be read as a training state", way_out="start without --resume") from error
+    if not isinstance(saved, dict) or saved.pop("kind", None) != KIND:
+        raise FileError(f"'{path}' is not a training state of this version", way_out="start without --resume")
+    theirs, ours = saved.pop("recipe"), _plain(recipe)
+    for key, value in ours.items():
+        if theirs.get(key) != value:
+            raise UsageError(
+                f"the interrupted run in '{path.parent}' had {key} = {theirs.get(key)!r}, this one has {value!r}",
+                way_out="repeat its settings, or start without --resume",
+            )
+    if saved["fingerprint"] != fingerprint:
+        raise UsageError(
+            f"the interrupted run in '{path.parent}' started from another model", way_out="start without --resume"
+        )
+    return TrainingState(recipe=recipe, **saved)
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    fields = asdict(recipe)
+    fields["options"] = dict(recipe.options)
+    return fields

@@ -1,0 +1,82 @@
+"""When pruning happens: dense steps, a ramp to the full number of zeros, and steps on a frozen hard mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal["dense", "ramp", "frozen"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Counted in optimizer steps, so that a run of three epochs has the same shape as one of a hundred.
+
+    Step i (from 0) is the i-th optimizer step. It is dense before `dense_until`; the share of the budget then rises
+    to 1; from `frozen_from` the mask no longer changes.
+    """
+
+    total: int
+    dense_until: int
+    ramp: float  # steps from there to the full budget
+    frozen_from: int
+    shape: Literal["cubic", "linear"] = "cubic"
+    per_stage: int = 1  # steps between two values of the ramp: 1, or a whole epoch as in the paper
+
+    def phase(self, step: int) -> Phase:
+        """What step `step` trains on."""
+        if step >= self.frozen_from:
+            return "frozen"
+        return "dense" if step < self.dense_until else "ramp"
+
+    def ratio(self, step: int) -> float:
+        """Share of the final number of zeros that is pruned at `step`, in [0, 1]."""
+        if step < self.dense_until:
+            return 0.0
+        staged = ((step - self.dense_until) // self.per_stage + 1) * self.per_stage
+        progress = min(1.0, staged / self.ramp) if self.ramp > 0 else 1.0
+        return progress if self.shape == "linear" else 1 - (1 - progress) ** 3
+
+
+def auto_schedule(total: int, *, dense: float = 0.0, ramp: float = 0.3, finish: float = 0.3) -> Schedule:
+    """An early cubic ramp and a long finish on the frozen mask.
+
+    Args:
+        total: optimizer steps of the whole run.
+        dense: share of them before pruning starts. ramp: share of the rest until the budget is full. finish: share of
+            `total` on the frozen mask.
+
+    >>> schedule = auto_schedule(100)
+    >>> [round(schedule.ratio(step), 2) for step in (0, 9, 29, 99)], schedule.phase(69), schedule.phase(70)
+    ([0.1, 0.7, 1.0, 1.0], 'ramp', 'frozen')
+    """
+    dense_until = int(dense * total)
+    frozen_from = max(_frozen_from(total, finish), dense_until)
+    steps = min(round(ramp * (total - dense_until)), frozen_from - dense_until)
+    return Schedule(total, dense_until, steps, frozen_from)
+
+
+def paper_schedule(
+    epochs: int, steps_per_epoch: int, *, start: int | None = None, rate: float | None = None, finish: float = 0.0
+) -> Schedule:
+    """The paper's: s dense epochs, then r = min(1, ε(e − s + 1)) in epoch e; no frozen finish.
+
+    Args:
+        start: s in epochs; 16 of 100, scaled to `epochs`.
+        rate: ε, share of the budget an epoch; 0.015 at 100 epochs, scaled to `epochs`.
+
+    >>> schedule = paper_schedule(100, 1)
+    >>> [round(schedule.ratio(epoch), 3) for epoch in (15, 16, 17, 81, 82)]
+    [0.0, 0.015, 0.03, 0.99, 1.0]
+    """
+    start = round(0.16 * epochs) if start is None else start
+    rate = min(1.0, 1.5 / max(epochs, 1)) if rate is None else rate
+    total = epochs * steps_per_epoch
+    dense_until = min(start * steps_per_epoch, total)
+    ramp = steps_per_epoch / rate
+    return Schedule(total, dense_until, ramp, _frozen_from(total, finish), "linear", steps_per_epoch)
+
+
+def _frozen_from(total: int, finish: float) -> int:
+    """The first frozen step; without a finish the mask stays soft to the end, so that it lies beyond."""
+    return total - int(finish * total) if finish > 0 else total + 1

@@ -1,0 +1,81 @@
+"""Which of a module's prunable weights a recipe prunes, by which pattern, and why the others stay dense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.masks import Pattern, Prunable, parse_pattern, prunable_weights
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`chosen` is what the word *prunable* counts from here on; `left` says why a weight stays dense."""
+
+    chosen: Mapping[str, tuple[Prunable, Pattern]]
+    left: Mapping[str, str]
+
+
+def select(
+    module: nn.Module,
+    pattern: str,
+    *,
+    skip: Sequence[str] = (),
+    rules: Mapping[str, str] | None = None,
+    first: bool = True,
+    last: bool = True,
+    depthwise: bool = False,
+) -> Selection:
+    """Choose weights.
+
+    Args:
+        pattern: the default pattern.
+        skip: globs over weight names that stay dense.
+        rules: exceptions, glob over weight names or kind (`linear`, `convolution`, `depthwise`, `attention`) → pattern
+            or "skip". A name outranks a kind, a kind the default.
+        first, last: whether the first and the last prunable weight are pruned.
+        depthwise: whether depthwise convolutions are. They hold few weights and no mobile runtime runs or stores them
+            sparse to advantage, so they are not unless asked.
+
+    Raises:
+        UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight, or nothing
+            left to prune.
+    """
+    found, rules = prunable_weights(module), dict(rules or {})
+    kinds = {weight.kind for weight in found.values()}
+    for glob in [*skip, *rules]:
+        if glob not in kinds | {"linear", "convolution", "depthwise", "attention"} and not any(
+            fnmatchcase(name, glob) for name in found
+        ):
+            raise UsageError(
+                f"'{glob}' matches no prunable weight", way_out=f"they are {', '.join(list(found)[:8]) or 'none'}, …"
+            )
+    names = list(found)
+    chosen: dict[str, tuple[Prunable, Pattern]] = {}
+    left: dict[str, str] = {}
+    for name, weight in found.items():
+        rule = next((rules[glob] for glob in rules if fnmatchcase(name, glob)), rules.get(weight.kind))
+        skipped = next((glob for glob in skip if fnmatchcase(name, glob)), None)
+        if skipped is not None:
+            left[name] = f"matches skip '{skipped}'"
+        elif rule == "skip":
+            left[name] = "a rule says skip"
+        elif rule is None and weight.kind == "depthwise" and not depthwise:
+            left[name] = "depthwise"
+        elif rule is None and not first and name == names[0]:
+            left[name] = "first layer"
+        elif rule is None and not last and name == names[-1]:
+            left[name] = "last layer"
+        else:
+            parsed = parse_pattern(rule or pattern)
+            parsed.check(name, tuple(module.get_parameter(name).shape), weight.output_axis)
+            chosen[name] = (weight, parsed)
+    if not chosen:
+        raise UsageError(
+            f"nothing to prune: {len(found)} prunable weights, all of them left dense", way_out="skip fewer of them"
+        )
+    return Selection(chosen, left)

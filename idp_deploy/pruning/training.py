@@ -1,0 +1,282 @@
+"""The training loop: prune a model on a task, with accelerate for devices, processes and mixed precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+from idp_deploy.pruning.pruner import Pruner
+from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state
+from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything
+
+TRAINING_OPTIONS: Mapping[str, Any] = {
+    "distill": 0.0,  # share of the loss that comes from the dense model's outputs
+    "distill_temperature": 2.0,
+    "learning_rate": None,  # peak; None: the task's, or 0.05
+    "weight_decay": 5e-4,
+    "warmup": 0.1,  # share of the steps in which the rate rises
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One call of the progress callback: after every step, and after every epoch with the two accuracies.
+
+    `soft` is what the masked model scores on the validation set, `hard` the same weights with the exact zeros of this
+    moment: only the second one is what a user would get. Both are None between epochs.
+    """
+
+    epoch: int  # from 1
+    epochs: int
+    step: int  # steps done in the whole run
+    steps: int
+    phase: str  # dense | ramp | frozen
+    loss: float  # mean over the epoch so far
+    sparsity: float  # zeros now as a share of the prunable weights
+    soft: float | None = None
+    hard: float | None = None
+
+
+def prune(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
+) -> MaskedModel:
+    """Train `model` on `task` while its weights are pruned as `recipe` says.
+
+    The argument, the caller's random state and the module's mode are untouched. On a CPU the same model, recipe and
+    versions give the same bytes.
+
+    Args:
+        recipe: `epochs` 0 means the task's. `options` go to the `Pruner`, but for TRAINING_OPTIONS.
+        checkpoint_dir: where the training state is kept after every epoch.
+        resume: continue from that state, where there is one.
+
+    Returns:
+        The trained weights with their masks; `harden` makes the zeros exact.
+
+    Raises:
+        UsageError: a recipe that cannot be meant, a loss that is no longer finite, a state of another run.
+    """
+    from accelerate import Accelerator
+
+    recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
+    settings = {**TRAINING_OPTIONS, **{k: v for k, v in recipe.options.items() if k in TRAINING_OPTIONS}}
+    with own_randomness():
+        accelerator = Accelerator()
+        seed_everything(recipe.seed)
+        module = deepcopy(model.module).to(accelerator.device).train()
+        teacher = deepcopy(module).eval().requires_grad_(False) if settings["distill"] else None
+        run = _Run(accelerator, module, teacher, task, recipe, settings)
+        state_file = checkpoint_dir / "training_state.pt" if checkpoint_dir is not None else None
+        fingerprint = fingerprint_of(model.module)
+        start = load_state(state_file, recipe, fingerprint) if resume and state_file is not None else None
+        first = run.restore(start) if start is not None else 0
+        for epoch in range(first, recipe.epochs):
+            run.epoch(epoch, progress)
+            if state_file is not None and accelerator.is_main_process:
+                save_state(state_file, run.state(epoch + 1, fingerprint))
+        return run.finish(model)
+
+
+def one_shot(model: Model, recipe: Recipe) -> CompressedModel:
+    """Prune by magnitude at once, without data and without training; expect to lose accuracy."""
+    module = deepcopy(model.module)
+    options = {key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS}
+    pruner = Pruner(
+        module,
+        sparsity=recipe.sparsity,
+        epochs=1,
+        method="magnitude",
+        pattern=recipe.pattern,
+        allocation=recipe.allocation,
+        skip=recipe.skip,
+        seed=recipe.seed,
+        **options,
+    )
+    pruner.prepare()
+    finalized = pruner.finalize()
+    step = f"prune --one-shot --target {recipe.sparsity}"
+    provenance = replace(model.provenance, steps=(*model.provenance.steps, step))
+    return CompressedModel(module, finalized.masks, replace(recipe, method="magnitude", epochs=0), None, provenance)
+
+
+def learning_rate_factor(step: int, steps: int, warmup: float) -> float:
+    """Share of the peak rate: a linear rise, then half a cosine to zero.
+
+    >>> [round(learning_rate_factor(step, 100, 0.1), 2) for step in (0, 9, 10, 55, 99)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    rise = int(warmup * steps)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(steps - rise, 1)))
+
+
+class _Run:
+    """One pruning run on this process."""
+
+    def __init__(
+        self,
+        accelerator: Any,
+        module: nn.Module,
+        teacher: nn.Module | None,
+        task: Task,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+    ) -> None:
+        self.accelerator, self.module, self.teacher = accelerator, module, teacher
+        self.task, self.recipe, self.settings = task, recipe, settings
+        optimizer = task.optimizer(module) or torch.optim.SGD(
+            module.parameters(),
+            lr=settings["learning_rate"] or task.learning_rate or 0.05,
+            momentum=0.9,
+            weight_decay=settings["weight_decay"],
+        )
+        accumulation = accelerator.gradient_accumulation_steps
+        self.steps_per_epoch = math.ceil(_length(self.loader(0)) / accumulation)
+        self.steps = recipe.epochs * self.steps_per_epoch
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(step, self.steps, settings["warmup"])
+        )
+        self.pruner = Pruner(
+            module,
+            sparsity=recipe.sparsity,
+            epochs=recipe.epochs,
+            mode=recipe.mode,
+            method=recipe.method,
+            pattern=recipe.pattern,
+            allocation=recipe.allocation,
+            skip=recipe.skip,
+            steps_per_epoch=self.steps_per_epoch,
+            seed=recipe.seed,
+            **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
+        )
+        self.pruner.prepare()
+        self.bare_optimizer = optimizer
+        self.wrapped, self.optimizer = accelerator.prepare(module, optimizer)
+
+    def loader(self, epoch: int) -> Any:
+        """This process's share of an epoch's batches, moved to the device."""
+        from accelerate.data_loader import prepare_data_loader
+
+        return prepare_data_loader(
+            self.task.train_loader(self.recipe.seed * 100_003 + epoch),
+            self.accelerator.device,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+            put_on_device=True,
+        )
+
+    def epoch(self, epoch: int, progress: Callable[[Progress], None] | None) -> None:
+        """Train one epoch and report both accuracies."""
+        # seeded anew each epoch, so that a resumed run draws what an uninterrupted one would
+        seed_everything(self.recipe.seed * 100_003 + epoch + self.accelerator.process_index * 7)
+        self.module.train()
+        total, batches = 0.0, 0
+        for batch in self.loader(epoch):
+            with self.accelerator.accumulate(self.wrapped):
+                loss = self.loss(batch)
+                total, batches = total + float(loss.detach()), batches + 1
+                if not math.isfinite(total):
+                    raise UsageError(
+                        f"the loss became {float(loss.detach())} in epoch {epoch + 1}",
+                        way_out="lower the learning rate of the task, or check its data",
+                    )
+                self.accelerator.backward(loss)
+                self.optimizer.step()
+                if self.accelerator.sync_gradients:
+                    self.scheduler.step()
+                    self.pruner.step()
+                self.optimizer.zero_grad()
+            if progress is not None:
+                progress(self.progress(epoch, total / batches))
+        if progress is not None:
+            soft = evaluate(self.module, self.task)
+            with self.pruner.hardened():
+                hard = soft if self.pruner.report().phase == "frozen" else evaluate(self.module, self.task)
+            progress(replace(self.progress(epoch, total / max(batches, 1)), soft=soft, hard=hard))
+
+    def loss(self, batch: Any) -> Tensor:
+        """The task's loss, mixed with the teacher's where the recipe distils."""
+        inputs = self.task.inputs(batch)
+        outputs = self.wrapped(*inputs)
+        loss = self.task.loss(outputs, batch)
+        share = self.settings["distill"]
+        if self.teacher is None:
+            return loss
+        with torch.no_grad():
+            wanted = self.teacher(*inputs)
+        temperature = self.settings["distill_temperature"]
+        # Hinton et al. 2015, arXiv 1503.02531: T² keeps the gradient's size whatever the temperature
+        distance = F.kl_div(
+            F.log_softmax(outputs / temperature, -1),
+            F.log_softmax(wanted / temperature, -1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - share) * loss + share * temperature**2 * distance
+
+    def progress(self, epoch: int, loss: float) -> Progress:
+        """Where the run stands."""
+        report = self.pruner.report()
+        return Progress(epoch + 1, self.recipe.epochs, report.step, self.steps, report.phase, loss, report.sparsity)
+
+    def state(self, epochs_done: int, fingerprint: str) -> TrainingState:
+        """Everything an uninterrupted run would carry into the next epoch."""
+        return TrainingState(
+            epochs_done=epochs_done,
+            fingerprint=fingerprint,
+            recipe=self.recipe,
+            module=self.module.state_dict(),
+            optimizer=self.bare_optimizer.state_dict(),
+            scheduler=self.scheduler.state_dict(),
+            pruner=self.pruner.state_dict(),
+        )
+
+    def restore(self, state: TrainingState) -> int:
+        """Put a saved state back; the number of epochs it has done."""
+        self.module.load_state_dict(state.module)
+        self.bare_optimizer.load_state_dict(state.optimizer)
+        self.scheduler.load_state_dict(state.scheduler)
+        self.pruner.load_state_dict(state.pruner)
+        return state.epochs_done
+
+    def finish(self, model: Model) -> MaskedModel:
+        """Take the trained weights out of the loop, onto the CPU."""
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            for buffer in self.module.buffers():
+                buffer.copy_(broadcast(buffer))  # running statistics differ between processes; the first one's count
+        soft_masks = self.pruner.soft_masks()
+        module = self.pruner.detach().cpu()
+        module.train(model.module.training)
+        recipe = self.recipe
+        step = f"prune --target {recipe.sparsity} --method {recipe.method} --pattern {recipe.pattern}"
+        provenance = replace(model.provenance, seed=recipe.seed, steps=(*model.provenance.steps, step))
+        return MaskedModel(module, soft_masks, recipe, provenance)
+
+
+def _length(loader: Any) -> int:
+    try:
+        return max(len(loader), 1)
+    except TypeError as error:
+        raise UsageError(
+            "the task's train_loader has no length, so the ramp cannot be planned",
+            way_out="give its dataset a __len__",
+        ) from error

@@ -1,0 +1,448 @@
+"""Pruner in anybody's loop, and the training loop built on it."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import DataLoader, TensorDataset
+
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import MaskedModel, Model, Recipe
+from idp_deploy.hardening import harden
+from idp_deploy.pruning import METHODS, Progress, Pruner, one_shot, prune
+from idp_deploy.tasks import Task, evaluate
+
+
+class Blobs(Task):
+    """Eight noisy directions in 20 dimensions."""
+
+    def __init__(self, samples: int = 512) -> None:
+        generator = torch.Generator().manual_seed(7)
+        centres = torch.randn(8, 20, generator=generator)
+        labels = torch.randint(0, 8, (samples + 256,), generator=generator)
+        inputs = centres[labels] + 0.7 * torch.randn(samples + 256, 20, generator=generator)
+        self.train = TensorDataset(inputs[:samples], labels[:samples])
+        self.validation = TensorDataset(inputs[samples:], labels[samples:])
+
+    def train_loader(self, seed: int) -> DataLoader[Any]:
+        return DataLoader(self.train, 64, shuffle=True, generator=torch.Generator().manual_seed(seed))
+
+    def validation_loader(self) -> DataLoader[Any]:
+        return DataLoader(self.validation, 256)
+
+
+def network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(20, 48),
+        nn.BatchNorm1d(48),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Linear(48, 32),
+        nn.ReLU(),
+        nn.Linear(32, 8),
+    )
+
+
+def train(model: nn.Module, pruner: Any, steps: int, rate: float = 0.1) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
+    task = Blobs()
+    inputs, labels = task.train.tensors
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+        pruner.step()
+
+
+def zeros(module: nn.Module) -> int:
+    return sum(int((m.weight == 0).sum()) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
+
+
+PRUNABLE = 20 * 48 + 48 * 32 + 32 * 8
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
+def test_zeros_are_exact_for_every_method(method: str, sparsity: float) -> None:
+    pruner = Pruner(network(), sparsity=sparsity, epochs=12, method=method)
+    model = pruner.prepare()
+    train(model, pruner, 12)
+    assert pruner.report().zeros == round(sparsity * PRUNABLE)
+    sparse = pruner.finalize()
+    assert zeros(sparse.module) == sparse.zeros == round(sparsity * PRUNABLE)
+    for name, mask in sparse.masks.items():
+        weight = sparse.module.get_parameter(name)
+        assert torch.equal(weight != 0, mask)
+        assert mask.any(1).all()
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5])
+def test_finalize_is_exact_wherever_the_loop_stopped(steps: int) -> None:
+    pruner = Pruner(network(), sparsity=0.8, epochs=100)
+    train(pruner.prepare(), pruner, steps)
+    assert pruner.finalize().zeros == round(0.8 * PRUNABLE)
+
+
+@pytest.mark.parametrize("mode", ["auto", "paper"])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 5])
+def test_short_runs_reach_the_target_before_they_end(mode: str, epochs: int) -> None:
+    pruner = Pruner(network(), sparsity=0.9, epochs=epochs, steps_per_epoch=4, mode=mode)
+    train(pruner.prepare(), pruner, 4 * epochs)
+    report = pruner.report()
+    assert report.zeros == report.target_zeros == round(0.9 * PRUNABLE)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_nothing_is_added_to_the_state_dict(method: str) -> None:
+    model = network()
+    before, parameters = list(model.state_dict()), list(model.parameters())
+    pruner = Pruner(model, sparsity=0.9, epochs=6, method=method)
+    assert pruner.prepare() is model
+    for step in range(6):
+        train(model, pruner, 1)
+        assert list(model.state_dict()) == before, step
+        assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+        assert model[0].weight is parameters[0]
+    pruner.finalize()
+    assert list(model.state_dict()) == before
+
+
+def test_the_weight_stays_dense_while_the_forward_is_masked() -> None:
+    model = network()
+    weights = deepcopy(model.state_dict())
+    pruner = Pruner(model, sparsity=0.9, epochs=100, dense=0.0, ramp=0.0)
+    x = torch.randn(4, 20)
+    plain = model.eval()(x)
+    pruner.prepare()
+    masked = model(x)
+    assert not torch.allclose(plain, masked)
+    assert all(torch.equal(a, b) for a, b in zip(weights.values(), model.state_dict().values(), strict=True))
+    pruner.detach()
+    assert torch.equal(model(x), plain)
+
+
+def test_a_pruned_weight_recovers() -> None:
+    layer = nn.Linear(8, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[0.10, 1, 1, 1, 1, 0.2, 0.2, 0.2]]))
+    pruner = Pruner(layer, sparsity=0.5, epochs=400, dense=0.0, ramp=0.0, kappa=2.0)
+    pruner.prepare()
+    with pruner.hardened():
+        assert layer(torch.eye(8)).detach().flatten()[0] == 0
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (layer(torch.eye(8))[0] - 2).square().sum().backward()
+        optimizer.step()
+        pruner.step()
+    with pruner.hardened():
+        assert layer(torch.eye(8)).detach().flatten()[0] > 1
+
+
+def test_zero_sparsity_is_identity() -> None:
+    class Bystander:
+        def step(self) -> None:
+            """A loop without pruning."""
+
+    free, masked = network(), network()
+    pruner = Pruner(masked, sparsity=0.0, epochs=8)
+    torch.manual_seed(1)
+    train(pruner.prepare(), pruner, 8)
+    torch.manual_seed(1)
+    train(free, Bystander(), 8)
+    assert pruner.report().zeros == pruner.finalize().zeros == 0
+    assert all(torch.equal(a, b) for a, b in zip(free.state_dict().values(), masked.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_weights_are_refused_by_name(bad: float) -> None:
+    model = network()
+    with torch.no_grad():
+        model[4].weight[3, 5] = bad
+    with pytest.raises(UsageError, match=r"weight '4\.weight' holds 1 values that are NaN or infinite"):
+        Pruner(model, sparsity=0.5, epochs=1).prepare()
+    with pytest.raises(UsageError, match=r"4\.weight"):
+        one_shot(Model(model), Recipe(sparsity=0.5))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 16)
+        self.layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
+        self.head = nn.Linear(16, 11, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.embed(tokens)))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_reads_its_masked_weights(training: bool) -> None:
+    torch.manual_seed(0)
+    model = Attention().train(training)
+    pruner = Pruner(model, sparsity=0.8, epochs=10, dense=0.0, ramp=0.0)
+    names = [site.name for site in pruner.sites]
+    assert "layer.self_attn.in_proj_weight" in names
+    assert "layer.self_attn.out_proj.weight" in names
+    assert "embed.weight" not in names
+    assert "head.weight" not in names
+    tokens = torch.randint(0, 11, (3, 5))
+    with torch.no_grad():
+        plain = model(tokens)
+        pruner.prepare()
+        with pruner.hardened():
+            hard = model(tokens)
+        assert not torch.allclose(plain, hard, atol=1e-3)
+        torch.testing.assert_close(pruner.finalize()(tokens), hard)
+
+
+def test_tied_layers_share_one_mask() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16, bias=False), nn.ReLU(), nn.Linear(16, 16, bias=False))
+    model[2].weight = model[0].weight
+    pruner = Pruner(model, sparsity=0.75, epochs=4, ramp=0.0)
+    pruner.prepare()
+    x = torch.randn(3, 16)
+    with pruner.hardened():
+        hard = model(x)
+    sparse = pruner.finalize()
+    assert list(sparse.masks) == ["0.weight"]
+    torch.testing.assert_close(sparse(x), hard)
+
+
+def test_masks_survive_gradient_checkpointing_and_deepcopy() -> None:
+    model = network().eval()
+    pruner = Pruner(model, sparsity=0.9, epochs=4, ramp=0.0)
+    pruner.prepare()
+    x = torch.randn(5, 20)
+    direct = model(x)
+    direct.sum().backward()
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    recomputed = checkpoint(model, x, use_reentrant=False)
+    recomputed.sum().backward()
+    assert torch.equal(direct, recomputed)
+    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), expected, strict=True))
+    copied = deepcopy(model)
+    assert torch.equal(copied(x), direct)
+    with torch.no_grad():
+        copied[0].weight.zero_()
+    assert not torch.equal(copied(x), direct)
+    assert torch.equal(model(x), direct)
+
+
+def test_an_exception_in_a_forward_leaves_no_masked_weight_behind() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=4, ramp=0.0)
+    pruner.prepare()
+    with pytest.raises(RuntimeError):
+        model(torch.randn(2, 3))
+    assert isinstance(model[0].weight, nn.Parameter)
+
+
+def test_a_compiled_model_trains_with_masks() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=10)
+    pruner.prepare()
+    compiled = torch.compile(model, backend="eager")
+    train(compiled, pruner, 10)
+    with torch.no_grad():
+        model.eval()
+        x = torch.randn(3, 20)
+        assert torch.equal(compiled(x), model(x))
+    assert pruner.finalize().zeros == round(0.9 * PRUNABLE)
+
+
+def test_a_weight_read_behind_its_layers_back_is_noticed() -> None:
+    class Sneaky(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.unseen = nn.Linear(20, 20), nn.Linear(20, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.seen(x), self.unseen.weight)
+
+    model = Sneaky()
+    pruner = Pruner(model, sparsity=0.5, epochs=4)
+    pruner.prepare()
+    with pytest.raises(UsageError, match=r"'unseen\.weight' is trained but not read"):
+        train(model, pruner, 1)
+
+
+def test_skipped_weights_are_reported_and_stay_dense() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 1), nn.Conv2d(16, 4, 1))
+    pruner = Pruner(model, sparsity=0.5, epochs=1, first=False, skip=["3.*"])
+    assert pruner.report().left == {
+        "0.weight": "first layer",
+        "1.weight": "depthwise",
+        "3.weight": "matches skip '3.*'",
+    }
+    pruner.prepare()
+    assert pruner.finalize().prunable == 128
+
+
+def test_mixed_recipes_go_by_name_then_kind_then_default() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 16, 1), nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 8))
+    pruner = Pruner(model, sparsity=0.5, epochs=1, rules={"linear": "2:4", "4.*": "skip", "1.*": "block:1x4"})
+    assert {s.name: s.pattern.name for s in pruner.sites} == {
+        "0.weight": "unstructured",
+        "1.weight": "block:1x4",
+        "3.weight": "2:4",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity is 1.0"),
+        ({"sparsity": -0.1}, "sparsity is -0.1"),
+        ({"sparsity": float("nan")}, "sparsity is nan"),
+        ({"mode": "fast"}, "unknown mode 'fast'"),
+        ({"method": "ipd"}, "unknown method 'ipd'"),
+        ({"allocation": "erg"}, "unknown allocation 'erg'"),
+        ({"epochs": 0}, "0 epochs"),
+        ({"skip": ["conv9.*"]}, "'conv9.*' matches no prunable weight"),
+        ({"skip": ["*"]}, "nothing to prune"),
+        ({"pattern": "2:4"}, "pattern 2:4 means a sparsity of 0.5, not 0.9"),
+        ({"warp": 3}, "method option 'warp' is unknown"),
+        ({"sparsity": 0.9999}, "leaves fewer entries"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        Pruner(network(), **{"sparsity": 0.9, "epochs": 2, **settings}).prepare()
+    assert message in str(error.value)
+
+
+# ── prune and harden ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def dense() -> Model:
+    model, task = network(), Blobs()
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
+    for epoch in range(5):
+        for batch in task.train_loader(epoch):
+            optimizer.zero_grad()
+            task.loss(model(batch[0]), batch).backward()
+            optimizer.step()
+    return Model(model.eval())
+
+
+def test_prune_and_harden_end_to_end(dense: Model) -> None:
+    task, seen = Blobs(), list[Progress]()
+    before = deepcopy(dense.module)
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    masked = prune(dense, task, Recipe(sparsity=0.9, epochs=5), progress=seen.append)
+    sparse = harden(masked, task)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1] == random.getstate()
+    assert states[2] == np.random.get_state()[1].tolist()
+    assert same(before, dense.module)
+    assert not dense.module.training
+    assert sparse.zeros == zeros(sparse.module) == round(0.9 * PRUNABLE)
+    assert evaluate(sparse.module, task) > evaluate(before, task) - 0.05
+    epochs = [p for p in seen if p.hard is not None]
+    assert len(epochs) == 5
+    assert seen[0].step == 1
+    assert epochs[-1].hard == pytest.approx(evaluate(masked.module, task))
+    assert [p.phase for p in epochs] == ["ramp", "ramp", "ramp", "frozen", "frozen"]
+    assert all(not m._forward_pre_hooks for m in masked.module.modules())
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense: Model) -> None:
+    task = Blobs()
+    one, two, other = (prune(dense, task, Recipe(sparsity=0.9, epochs=2, seed=seed)) for seed in (1, 1, 2))
+    assert same(one.module, two.module)
+    assert not same(one.module, other.module)
+
+
+def test_hardening_a_frozen_model_changes_nothing(dense: Model) -> None:
+    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=4))
+    assert same(masked.module, harden(masked).module)
+
+
+def test_hardening_a_soft_model_is_exact_and_leaves_it_soft(dense: Model) -> None:
+    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=4, options={"finish": 0.0}))
+    assert zeros(masked.module) == 0
+    sparse = harden(masked)
+    assert zeros(masked.module) == 0
+    assert zeros(sparse.module) == round(0.9 * PRUNABLE)
+    soft = masked.soft_masks["4.weight"]
+    assert soft.threshold > 0
+    assert soft.temperature == pytest.approx(soft.threshold**2 / 10, rel=1e-5)
+
+
+def test_hardening_refuses_a_mask_of_another_model(dense: Model) -> None:
+    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=1))
+    with pytest.raises(UsageError, match=r"there is a mask for '0\.weight'"):
+        harden(MaskedModel(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), masked.soft_masks, masked.recipe))
+
+
+def test_one_shot_needs_no_data(dense: Model) -> None:
+    sparse = one_shot(dense, Recipe(sparsity=0.6))
+    assert zeros(sparse.module) == round(0.6 * PRUNABLE)
+    assert zeros(dense.module) == 0
+    assert sparse.recipe is not None
+    assert sparse.recipe.method == "magnitude"
+
+
+def test_a_loss_that_explodes_is_reported(dense: Model) -> None:
+    with pytest.raises(UsageError, match="the loss became"):
+        prune(dense, Blobs(), Recipe(epochs=1, options={"learning_rate": 1e30}))
+
+
+def test_distillation_follows_the_dense_model(dense: Model) -> None:
+    class Unlabelled(Blobs):
+        def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+            return outputs.sum() * 0
+
+    masked = prune(dense, Unlabelled(), Recipe(sparsity=0.8, epochs=4, options={"distill": 0.95}))
+    assert evaluate(harden(masked).module, Blobs()) > evaluate(dense.module, Blobs()) - 0.1
+
+
+class KilledError(Exception):
+    """What a kill looks like from inside."""
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("after", [3, 11, 20])
+def test_an_interrupted_run_resumes_to_the_same_bytes(dense: Model, tmp_path: Path, method: str, after: int) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.step == after:
+            raise KilledError
+
+    recipe, task = Recipe(sparsity=0.9, epochs=4, method=method), Blobs()
+    whole = prune(dense, task, recipe)
+    with pytest.raises(KilledError):
+        prune(dense, task, recipe, progress=stop, checkpoint_dir=tmp_path)
+    resumed = prune(dense, task, recipe, checkpoint_dir=tmp_path, resume=True)
+    assert same(whole.module, resumed.module)
+    assert same(harden(whole).module, harden(resumed).module)
+
+
+def test_resuming_another_run_is_refused(dense: Model, tmp_path: Path) -> None:
+    task = Blobs()
+    prune(dense, task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path)
+    with pytest.raises(UsageError, match=r"had sparsity = 0\.9, this one has 0\.8"):
+        prune(dense, task, Recipe(sparsity=0.8, epochs=1), checkpoint_dir=tmp_path, resume=True)
+    with pytest.raises(UsageError, match="started from another model"):
+        prune(Model(network(5)), task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path, resume=True)
+    (tmp_path / "training_state.pt").write_bytes(b"PK\x03\x04 broken")
+    with pytest.raises(FileError, match="cannot be read as a training state"):
+        prune(dense, task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path, resume=True)

@@ -1,0 +1,89 @@
+"""Budgets: whole numbers that add up, with a floor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from idp_deploy.errors import UsageError
+from idp_deploy.masks import parse_pattern
+from idp_deploy.pruning import ALLOCATIONS, Layer, allocate
+
+
+def layers(*shapes: tuple[int, ...], pattern: str = "unstructured") -> list[Layer]:
+    generator = torch.Generator().manual_seed(3)
+    return [
+        Layer(f"l{i}", torch.randn(shape, generator=generator) * (i + 1), parse_pattern(pattern))
+        for i, shape in enumerate(shapes)
+    ]
+
+
+shapes = st.lists(st.tuples(st.integers(1, 20), st.integers(2, 20), st.integers(1, 3)), min_size=1, max_size=6)
+
+
+@pytest.mark.parametrize("how", ALLOCATIONS)
+@settings(deadline=None, max_examples=60)
+@given(shapes=shapes, sparsity=st.floats(0, 0.97))
+def test_budgets_add_up_exactly_and_fit(how: str, shapes: list[tuple[int, ...]], sparsity: float) -> None:
+    given_layers = layers(*shapes)
+    prunable = sum(layer.entries for layer in given_layers)
+    if round(sparsity * prunable) > prunable - len(shapes):
+        return
+    budgets = allocate(given_layers, sparsity, how)
+    assert sum(budgets.values()) == round(sparsity * prunable)
+    floor = prunable - sum(layer.most_zeros for layer in given_layers)
+    for layer in given_layers:
+        assert 0 <= budgets[layer.name] < layer.entries
+        if prunable - round(sparsity * prunable) >= floor:
+            assert budgets[layer.name] <= layer.most_zeros
+
+
+@pytest.mark.parametrize("how", ALLOCATIONS)
+@pytest.mark.parametrize("sparsity", [0.3, 0.86, 0.95])
+def test_blocks_add_up_to_the_nearest_block(how: str, sparsity: float) -> None:
+    given_layers = layers((32, 64), (64, 16), (16, 16), pattern="block:1x4")
+    budgets = allocate(given_layers, sparsity, how)
+    wanted = round(sparsity * (32 * 64 + 64 * 16 + 256))
+    assert all(zeros % 4 == 0 for zeros in budgets.values())
+    assert abs(sum(budgets.values()) - wanted) <= 2
+
+
+def test_erk_keeps_more_of_thin_layers_and_uniform_the_same() -> None:
+    given_layers = layers((64, 64), (32, 32))
+    density = {
+        how: [1 - allocate(given_layers, 0.9, how)[x.name] / x.entries for x in given_layers] for how in ALLOCATIONS
+    }
+    assert density["erk"][1] == pytest.approx(2 * density["erk"][0], rel=0.02)
+    assert density["uniform"][1] == pytest.approx(density["uniform"][0], rel=0.01)
+
+
+def test_erk_caps_a_layer_at_dense_and_others_make_up_for_it() -> None:
+    budgets = allocate(layers((512, 512), (4, 4)), 0.9, "erk")
+    assert budgets["l1"] == 0
+    assert budgets["l0"] == round(0.9 * (512 * 512 + 16))
+
+
+def test_global_ranks_all_layers_together() -> None:
+    small, large = Layer("small", torch.full((8, 8), 0.1)), Layer("large", torch.full((8, 8), 1.0))
+    assert allocate([small, large], 0.4, "global") == {"small": 51, "large": 0}
+    assert allocate([small, large], 0.8, "global") == {"small": 56, "large": 46}
+
+
+def test_lamp_ignores_the_scale_of_a_layer() -> None:
+    weight = torch.randn(16, 16)
+    budgets = allocate([Layer("a", weight), Layer("b", weight * 100)], 0.5, "lamp")
+    assert budgets == {"a": 128, "b": 128}
+
+
+def test_nm_layers_take_what_their_pattern_means() -> None:
+    mixed = [*layers((16, 16), pattern="1:4"), Layer("free", torch.randn(16, 16))]
+    assert allocate(mixed, 0.5, "erk") == {"l0": 192, "free": 128}
+
+
+def test_impossible_targets_and_unknown_names_are_refused() -> None:
+    with pytest.raises(UsageError, match="lower the target"):
+        allocate(layers((4, 4), (4, 4)), 0.99)
+    with pytest.raises(UsageError, match="known are erk, global, lamp, uniform"):
+        allocate(layers((4, 4)), 0.5, "best")
