@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -46,10 +46,11 @@ class Captured:
     masks: Mapping[str, np.ndarray]
     dynamic_batch: bool
     folded: tuple[tuple[str, str], ...]  # (convolution weight, batch norm weight) by parameter name
+    aliases: Mapping[str, str] = field(default_factory=dict)  # a tied weight's other names → the one in `module`
 
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
-        return attribute(self.module, name).detach().cpu().numpy()
+        return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
 
 
 def capture(
@@ -74,7 +75,21 @@ def capture(
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
-    return Captured(graph_module, example_inputs, masks, dynamic, folded)
+    return Captured(graph_module, example_inputs, masks, dynamic, folded, _aliases(module, graph_module))
+
+
+def _aliases(module: nn.Module, graph_module: fx.GraphModule) -> dict[str, str]:
+    """A captured graph knows a tied weight by one of its names only."""
+    present = dict(graph_module.state_dict(keep_vars=True))
+    groups: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    aliases = {}
+    for names in groups.values():
+        known = next((name for name in names if name in present), None)
+        if known is not None:
+            aliases.update({name: known for name in names if name not in present})
+    return aliases
 
 
 def export_program(
@@ -113,19 +128,21 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
     Folded only where the layer's output and its weight have no other user. Shapes: w (out, in/groups, …) is scaled
     along its output axis; transposed convolutions have it second.
     """
-    graph, folded = graph_module.graph, []
+    graph = graph_module.graph
+    folded: list[tuple[str, str]] = []
     uses: dict[str, int] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
-            uses[node.target] = uses.get(node.target, 0) + len(node.users)
+            uses[str(node.target)] = uses.get(str(node.target), 0) + len(node.users)
     for node in list(graph.nodes):
         if node.op != "call_function" or node.target is not _BATCH_NORM:
             continue
-        layer, gamma, beta, mean, var, training, _, eps = node.args[:8]
+        arguments: tuple[Any, ...] = node.args
+        layer, gamma, beta, mean, var, training, _, eps = arguments[:8]
         if training or not isinstance(layer, fx.Node) or layer.target not in _CONVOLUTIONS or len(layer.users) > 1:
             continue
-        weight_node = layer.args[1]
-        bias_node = layer.args[2] if len(layer.args) > 2 else None
+        weight_node: Any = layer.args[1]
+        bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
         if weight_node.op != "get_attr" or uses[weight_node.target] > 1:
             continue
         if layer.target in _TRANSPOSED and len(layer.args) > 6 and layer.args[6] != 1:

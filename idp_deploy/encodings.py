@@ -126,16 +126,22 @@ def bound_bytes(entries: int, stored: int, value_bits: float) -> float:
     return (stored * value_bits + entries * entropy) / 8
 
 
-def smallest(mask: np.ndarray, value_bits: int, kinds: Sequence[str]) -> str:
+def smallest(
+    mask: np.ndarray, value_bits: int, kinds: Sequence[str], overhead: Mapping[str, int] | None = None
+) -> str:
     """The cheapest of `kinds` for this mask, in bytes; "dense" where none of them is smaller than dense.
+
+    Args:
+        overhead: bytes a kind costs in the file beside its parts, such as its decode graph; 0 by default.
 
     >>> smallest(np.array([1, 0] * 8, bool), 32, ("bitmask", "gaps8"))
     'bitmask'
     >>> smallest(np.ones(16, bool), 32, ("bitmask", "gaps8"))
     'dense'
     """
+    extra = overhead or {}
     candidates = [kind for kind in ("dense", *kinds) if _fits(kind, np.shape(mask))]
-    return min(candidates, key=lambda kind: size_bytes(kind, mask, value_bits))
+    return min(candidates, key=lambda kind: size_bytes(kind, mask, value_bits) + extra.get(kind, 0))
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,0 +1,80 @@
+"""Which initializer holds which parameter: names do not survive conversion, contents do.
+
+A converter may rename a weight, add an axis to it, or store the transposed copy that a matrix product wants. Equal
+tensors are interchangeable, so a tie between them is no ambiguity: each initializer takes all parameters it equals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+
+from idp_deploy.capturing import Captured
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """One initializer's parameters. `mask` has the initializer's layout; True = stored."""
+
+    parameters: tuple[str, ...]
+    transposed: bool  # the initializer is parameter.T
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Copy:
+    """An initializer that repeats an earlier one, maybe transposed: it need not be stored again."""
+
+    of: str
+    transposed: bool
+
+
+def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Match]:
+    """A `Match` for each tensor; without parameters and with mask = (tensor != 0) where nothing equals it.
+
+    A parameter that occurs under its own name is matched by name first, the others by content in C order, then by
+    the content of their transposed. Where several masks meet on one tensor an entry is stored if any keeps it.
+    """
+    direct: dict[bytes, list[str]] = {}
+    turned: dict[bytes, list[str]] = {}
+    for name in (*captured.module.state_dict(), *captured.aliases):
+        values = captured.weight(name)
+        direct.setdefault(_digest(values), []).append(name)
+        if values.ndim == 2 and min(values.shape) > 1:
+            turned.setdefault(_digest(values.T), []).append(name)
+    matches = {}
+    for name, values in tensors.items():
+        digest = _digest(values)
+        transposed = digest not in direct and digest in turned
+        parameters = (turned if transposed else direct).get(digest, [])
+        masks = [captured.masks[p] for p in parameters if p in captured.masks]
+        mask = values != 0
+        if masks:
+            kept = np.logical_or.reduce(masks)
+            mask = (kept.T if transposed else kept).reshape(values.shape) | mask
+        matches[name] = Match(tuple(sorted(parameters, key=lambda p: (p != name, p))), transposed, mask)
+    return matches
+
+
+def copies(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Copy]:
+    """Those of `names` that repeat an earlier one of them, as they are or transposed."""
+    seen: dict[tuple[tuple[int, ...], bytes], Copy] = {}
+    found = {}
+    for name in names:
+        values = tensors[name]
+        key = (values.shape, _digest(values))
+        if key in seen:
+            found[name] = seen[key]
+            continue
+        seen[key] = Copy(name, False)
+        if values.ndim == 2:
+            seen.setdefault((values.shape[::-1], _digest(values.T)), Copy(name, True))
+    return found
+
+
+def _digest(values: np.ndarray) -> bytes:
+    """Of dtype and bytes in C order; the shape is left out, for converters add axes of extent 1."""
+    return blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16, person=values.dtype.str.encode()).digest()

@@ -1,0 +1,125 @@
+"""Which constant of a graph is a weight, how it is stored, and what it costs in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from idp_deploy.flow import StoredTensor
+from idp_deploy.reading.onnx_constants import Constants
+
+_LAYOUT = {"Identity", "Transpose"}  # nodes through which a weight is the same weight
+_SMALL = 64  # integer constants up to this size are arguments of an operator (axes, shapes), not weights
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a constant that an operator reads is stored: `stored` holds the values, `restored` is their float view."""
+
+    name: str  # the tensor's name in `Contents`
+    stored: str
+    restored: str | None
+
+
+def origin(constants: Constants, name: str) -> Origin:
+    """Follow a constant back: through transposes, to the integers below a dequantization, the halves below a cast."""
+    name = _same(constants, name)
+    node = constants.nodes.get(name)
+    if node is None:
+        return Origin(name, name, None)
+    if node.op_type == "DequantizeLinear":
+        stored = _same(constants, node.input[0])
+        return Origin(stored, stored, name)
+    if node.op_type == "Cast" and _dtype(constants, node.input[0]) == np.float16:
+        return Origin(name, node.input[0], None)
+    if node.op_type == "Mul":
+        for source in node.input:
+            cast = constants.nodes.get(source)
+            if cast is not None and cast.op_type == "Cast" and _dtype(constants, cast.input[0]) in (np.int8, np.uint8):
+                return Origin(name, cast.input[0], name)
+    return Origin(name, name, None)
+
+
+def is_argument(values: np.ndarray) -> bool:
+    """Whether a constant is an operator's argument (an axis, a shape, a bound) rather than a weight."""
+    if values.ndim == 0:
+        return True
+    return values.dtype.kind in "iub" and values.dtype.itemsize != 1 and values.ndim <= 1 and values.size <= _SMALL
+
+
+def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTensor:
+    """Read one weight. `charged` collects initializers already counted, so that a shared constant counts once."""
+    values = constants.value(found.stored)
+    parts = [name for name in constants.cone(found.restored or found.name) if name in constants.stored]
+    size = sum(constants.size_bytes(name) for name in parts if name not in charged)
+    charged.update(parts)
+    encoding, bits = _encoding(constants, found.stored)
+    zero_point = _zero_point(constants, found)
+    zeros = values.size - np.count_nonzero(values if zero_point is None else values != zero_point)
+    restored = found.restored
+    return StoredTensor(
+        name=found.name,
+        shape=values.shape,
+        dtype=values.dtype.name,
+        encoding=encoding,
+        size_bytes=size,
+        zeros=int(zeros),
+        values=lambda: constants.value(found.stored),
+        value_bits=float(bits or values.dtype.itemsize * 8),
+        dequantize=None if restored is None else lambda: constants.value(restored).astype(np.float32),
+    )
+
+
+def _encoding(constants: Constants, name: str) -> tuple[str, int]:
+    """(encoding, bits of a palette index or 0), from the shape of the decode graph."""
+    cone = constants.cone(name)
+    if any(isinstance(constants.stored.get(n), onnx.SparseTensorProto) for n in cone):
+        return "sparse_initializer", 0
+    nodes = [constants.nodes[n] for n in cone if n in constants.nodes]
+    kinds = {node.op_type for node in nodes}
+    scatters = [node for node in nodes if node.op_type == "ScatterElements"]
+    kind = "dense"
+    if scatters and "CumSum" in kinds:
+        positions = {constants.nodes[n].op_type for n in constants.cone(scatters[-1].input[1]) if n in constants.nodes}
+        kind = "gaps4" if "Less" in positions else "gaps8"
+    elif {"CumSum", "Gather", "BitShift"} <= kinds:
+        kind = "bitmask"
+    if any(_is_palette(constants, node) for node in nodes):
+        return ("lut4" if kind == "dense" else f"{kind}+lut4"), 4
+    return kind, 0
+
+
+def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
+    if node.op_type != "Gather" or node.input[0] not in constants.stored:
+        return False
+    tensor = constants.stored[node.input[0]]
+    is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16
+    sources = {constants.nodes[n].op_type for n in constants.cone(node.input[1]) if n in constants.nodes}
+    return is_table and "BitShift" in sources and "CumSum" not in sources
+
+
+def _zero_point(constants: Constants, found: Origin) -> np.ndarray | None:
+    """The integers that mean zero, shaped to compare with the stored values; None where 0 does."""
+    node = constants.nodes.get(found.restored or "")
+    if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3 or not node.input[2]:
+        return None
+    zero_point = constants.value(node.input[2])
+    if zero_point.ndim == 0 or zero_point.size == 1:
+        return zero_point.reshape(())
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    extents = [1] * constants.value(found.stored).ndim
+    extents[axis] = -1
+    return zero_point.reshape(extents)
+
+
+def _same(constants: Constants, name: str) -> str:
+    while name in constants.nodes and constants.nodes[name].op_type in _LAYOUT:
+        name = constants.nodes[name].input[0]
+    return name
+
+
+def _dtype(constants: Constants, name: str) -> np.dtype:
+    return constants.value(name).dtype

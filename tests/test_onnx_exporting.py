@@ -1,0 +1,289 @@
+"""Exported ONNX files: stock runtimes load them, the decode nodes vanish, and nothing is lost on the way."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from torch import nn
+
+from idp_deploy.encodings import bound_bytes
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.exporting import manifest
+from idp_deploy.exporting.onnx import export_onnx
+from idp_deploy.exporting.onnx_conversion import IR_VERSION, OPSET
+from idp_deploy.flow import CompressedModel
+from idp_deploy.reading.onnx import read_onnx
+from idp_deploy.verification.onnx import run_onnx
+
+ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps4", "sparse-initializer"]
+
+
+def compressed(module: nn.Module, sparsity: float = 0.9, seed: int = 0) -> CompressedModel:
+    """Random masks over every weight of two or more dimensions."""
+    generator = torch.Generator().manual_seed(seed)
+    masks = {}
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.dim() > 1:
+                masks[name] = torch.rand(parameter.shape, generator=generator) >= sparsity
+                parameter.mul_(masks[name])
+    return CompressedModel(module.eval(), masks)
+
+
+def convnet() -> nn.Module:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 24, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(24),
+        nn.ReLU6(),
+        nn.Conv2d(24, 24, 3, padding=1, groups=24),
+        nn.Conv2d(24, 96, 1),
+        nn.Hardswish(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, 50),
+    )
+    net[1].running_mean.normal_()
+    net[1].weight.data.normal_()
+    return net
+
+
+IMAGE = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),)
+
+
+@pytest.fixture(scope="module")
+def model() -> CompressedModel:
+    return compressed(convnet())
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encodings")
+    return {kind: export_onnx(model, IMAGE, folder / f"{kind}.onnx", encoding=kind) for kind in ENCODINGS}
+
+
+def optimized(path, tmp_path) -> onnx.ModelProto:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / f"{path.stem}.optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.load(options.optimized_model_filepath)
+
+
+def agreement(model: CompressedModel, path, inputs) -> float:
+    with torch.no_grad():
+        expected = model.module(*inputs).numpy()
+    (output,) = run_onnx(path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
+    return float(np.abs(output - expected).max() / np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_outputs_agree_at_a_batch_that_was_never_seen(kind, exported, model):
+    x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    assert agreement(model, exported[kind].path, (x,)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_version_and_check(kind, exported):
+    proto = onnx.load(exported[kind].path)
+    assert proto.ir_version == IR_VERSION == 8
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", OPSET)] == [("", 18)]
+    assert not proto.functions
+    onnx.checker.check_model(proto)
+
+
+@pytest.mark.parametrize("kind", ENCODINGS[2:])
+def test_onnxruntime_folds_every_decode_node(kind, exported, tmp_path):
+    dense, sparse = (optimized(exported[k].path, tmp_path) for k in ("dense", kind))
+    assert Counter(n.op_type for n in sparse.graph.node) == Counter(n.op_type for n in dense.graph.node)
+    assert len(onnx.load(exported[kind].path).graph.node) > len(sparse.graph.node) or kind == "sparse-initializer"
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_zeros_and_values_read_back(kind, exported, model):
+    contents = read_onnx(exported[kind].path)
+    weights = exported[kind].manifest["weights"]
+    expected = "sparse_initializer" if kind == "sparse-initializer" else kind
+    zeros = 0
+    for name, mask in model.masks.items():
+        tensor = contents.tensor(weights[name])
+        zeros += tensor.zeros
+        assert tensor.zeros == int((~mask).sum())
+        assert ((tensor.values() != 0) == mask.numpy()).all()
+        if kind in ("bitmask", "gaps8", "gaps4"):
+            assert tensor.encoding in (expected, "dense")
+    assert zeros == model.zeros
+    if kind != "auto":
+        assert expected in {tensor.encoding for tensor in contents.tensors}
+    values = contents.tensor(weights["4.weight"]).values()
+    np.testing.assert_array_equal(values, model.module[4].weight.detach().numpy())
+
+
+def test_auto_is_the_smallest_and_near_the_bound(exported, model):
+    sizes = {kind: artifact.size_bytes for kind, artifact in exported.items()}
+    assert sizes["auto"] == min(sizes.values())
+    assert sizes["auto"] < 0.3 * sizes["dense"]
+    positions = sum(bound_bytes(m.numel(), int(m.sum()), 32) for m in model.masks.values())
+    assert sizes["auto"] < positions + 6000
+
+
+def test_a_dense_model_stays_dense(tmp_path):
+    dense = compressed(convnet(), sparsity=0.0)
+    automatic = export_onnx(dense, IMAGE, tmp_path / "auto.onnx")
+    assert automatic.size_bytes == export_onnx(dense, IMAGE, tmp_path / "dense.onnx", encoding="dense").size_bytes
+    assert {t.encoding for t in read_onnx(automatic.path).tensors} == {"dense"}
+
+
+def test_same_bytes_twice(exported, model, tmp_path):
+    again = export_onnx(model, IMAGE, tmp_path / "auto.onnx")
+    assert again.path.read_bytes() == exported["auto"].path.read_bytes()
+
+
+def test_the_caller_is_left_alone(tmp_path):
+    module = convnet().train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    masks = {"0.weight": torch.ones_like(module[0].weight, dtype=torch.bool)}
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    export_onnx(CompressedModel(module, masks), IMAGE, tmp_path / "m.onnx")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert module.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_manifest_travels_in_the_file(exported, model):
+    contents = read_onnx(exported["auto"].path)
+    entry = contents.metadata["idp_deploy"]
+    assert entry == json.loads(manifest.dumps(exported["auto"].manifest))
+    assert entry["inputs"] == list(contents.inputs) == ["input"]
+    assert entry["outputs"] == list(contents.outputs) == ["output"]
+    assert entry["zeros"]["4.weight"] == int((~model.masks["4.weight"]).sum())
+
+
+def test_nothing_useless_is_stored(exported):
+    proto = onnx.load(exported["auto"].path)
+    assert not proto.graph.value_info
+    assert not any(node.metadata_props or node.doc_string for node in proto.graph.node)
+    used = {name for node in proto.graph.node for name in node.input}
+    assert {tensor.name for tensor in proto.graph.initializer} <= used
+
+
+class Tied(nn.Module):
+    """An embedding whose transposed table is the output layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(200, 32)
+        self.mix = nn.Linear(32, 32)
+        self.head = nn.Linear(32, 200, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor, scale: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = torch.relu(self.mix(self.embedding(ids))) * scale
+        return {"logits": self.head(hidden), "pooled": hidden.mean(1)}
+
+
+@pytest.mark.parametrize("kind", ["auto", "dense"])
+def test_tied_weights_are_stored_once(kind, tmp_path):
+    torch.manual_seed(0)
+    model = compressed(Tied())
+    inputs = (torch.randint(0, 200, (1, 6)), torch.rand(1, 1, 1))
+    artifact = export_onnx(model, inputs, tmp_path / "tied.onnx", encoding=kind)
+    contents = read_onnx(artifact.path)
+    assert sum(tensor.size == 200 * 32 for tensor in contents.tensors) == 1
+    readers = [
+        op.kind for op in contents.ops if artifact.manifest["weights"]["embedding.weight"] in op.weights.values()
+    ]
+    assert sorted(readers) == ["Gather", "MatMul"]
+    assert artifact.manifest["outputs"] == ["logits", "pooled"]
+    with torch.no_grad():
+        expected = model.module(*inputs)
+    outputs = run_onnx(artifact.path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
+    for name, output in zip(("logits", "pooled"), outputs, strict=True):
+        np.testing.assert_allclose(output, expected[name].numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_kept_zeros_are_stored_and_dropped_ones_are_not(tmp_path):
+    layer = nn.Linear(64, 64)
+    mask = torch.rand(64, 64, generator=torch.Generator().manual_seed(3)) > 0.9
+    with torch.no_grad():
+        layer.weight.mul_(mask)
+        layer.weight[mask.nonzero()[:5].unbind(1)] = 0.0
+    artifact = export_onnx(CompressedModel(layer, {"weight": mask}), (torch.randn(1, 64),), tmp_path / "kept.onnx")
+    tensor = read_onnx(artifact.path).tensor("weight")
+    assert tensor.is_sparse
+    stored = next(t for t in onnx.load(artifact.path).graph.initializer if t.data_type == 1 and t.dims[0] > 64)
+    assert stored.dims[0] in (int(mask.sum()), int(mask.sum()) + 1)  # gaps4 leads with the fill
+
+
+def test_external_data(model, tmp_path):
+    path = tmp_path / "big.onnx"
+    first = export_onnx(model, IMAGE, path, encoding="dense", external_data_above=10_000)
+    (data,) = tmp_path.glob("*.data")
+    assert first.size_bytes == path.stat().st_size + data.stat().st_size
+    assert agreement(model, path, IMAGE) < 1e-5
+    contents = read_onnx(path)
+    assert contents.size_bytes == first.size_bytes
+    assert contents.tensor("4.weight").zeros == int((~model.masks["4.weight"]).sum())
+    export_onnx(compressed(convnet(), seed=1), IMAGE, path, encoding="dense", external_data_above=10_000)
+    (replaced,) = tmp_path.glob("*.data")
+    assert replaced != data
+    export_onnx(model, IMAGE, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]
+
+
+class Unsupported(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(4, 4)
+        self.bessel = Bessel()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.bessel(self.stem(x))
+
+
+class Bessel(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_operator_without_counterpart_is_named(tmp_path):
+    with pytest.raises(ConversionError, match=r"bessel_j0 in module 'bessel' \(Bessel\)") as caught:
+        export_onnx(compressed(Unsupported()), (torch.randn(1, 4),), tmp_path / "m.onnx")
+    assert caught.value.exit_code == 3
+    assert caught.value.way_out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_encoding_leaves_the_old_file(tmp_path, model):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(UsageError, match="unknown ONNX encoding 'zip'"):
+        export_onnx(model, IMAGE, path, encoding="zip")
+    assert path.read_bytes() == b"old"
+
+
+class Boundary(nn.Module):
+    """Outputs that are inputs, twins and constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("constant", torch.arange(3.0))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = x + 1
+        return y, y, x, self.constant * 1
+
+
+def test_outputs_that_are_inputs_twins_or_constants(tmp_path):
+    artifact = export_onnx(CompressedModel(Boundary(), {}), (torch.zeros(1, 3),), tmp_path / "m.onnx")
+    x = np.array([[1.0, 2.0, 3.0]], np.float32)
+    outputs = run_onnx(artifact.path, [(x,)])["onnxruntime"][0]
+    assert artifact.manifest["outputs"] == ["output_0", "output_1", "output_2", "output_3"]
+    for output, expected in zip(outputs, (x + 1, x + 1, x, np.arange(3.0)), strict=True):
+        np.testing.assert_array_equal(output, expected)
