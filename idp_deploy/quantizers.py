@@ -23,7 +23,7 @@ from idp_deploy.errors import ConversionError, UsageError
 
 INT8_LEVELS = 127  # symmetric: −127 … 127, so that negation never leaves the range
 _LLOYD_ROUNDS = 64
-_HISTOGRAM_BINS = 1024
+_GROUPS = 256
 
 
 def quantize_int8(w: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -58,10 +58,9 @@ def dequantize_int8(q: np.ndarray, scale: np.ndarray, axis: int = 0) -> np.ndarr
 def palettize(w: np.ndarray, mask: np.ndarray | None = None, bits: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Replace every kept value by one of 2^bits − 1 others; entry 0 of the palette is 0.0 and means "zero".
 
-    The palette comes from one-dimensional k-means over the kept values, weighted by how often each occurs and
-    deterministic: centres start where the cube root of the density is cut in equal parts, the spacing that least
-    squares approach in the limit of many entries (Panter and Dite, 1951), then move to their means until they rest.
-    Up to 2^bits − 1 distinct values are stored without loss, so a palettized weight palettizes to itself.
+    The palette is a one-dimensional k-means over the kept values, each weighted by how often it occurs: optimal by
+    dynamic programming over at most 512 groups of neighbouring values, then Lloyd's iteration over all of them. Up to
+    2^bits − 1 distinct values are stored without loss, so a palettized weight palettizes to itself.
 
     Args:
         w: float weights of any shape.
@@ -100,31 +99,33 @@ def dequantize_palette(indices: np.ndarray, lut: np.ndarray) -> np.ndarray:
 
 
 def signal_to_noise_db(reference: np.ndarray, quantized: np.ndarray) -> float:
-    """10 · log₁₀(Σ reference² / Σ (reference − quantized)²) in decibels; +inf without noise, −inf without a signal.
+    """10 · log₁₀(Σ reference² / Σ (reference − quantized)²) in decibels, as `decibels` has it.
 
     >>> signal_to_noise_db(np.array([10.0, 0.0]), np.array([9.0, 0.0]))
     20.0
     """
     exact = reference.astype(np.float64)
-    noise = float(np.square(exact - quantized.astype(np.float64)).sum())
-    signal = float(np.square(exact).sum())
+    return decibels(float(np.square(exact).sum()), float(np.square(exact - quantized.astype(np.float64)).sum()))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 · log₁₀(signal / noise) of two powers; +inf without noise, −inf without a signal or with infinite noise."""
     if noise == 0.0:
         return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+    ratio = signal / noise
+    return 10.0 * math.log10(ratio) if ratio > 0.0 else -math.inf
 
 
 def _cluster(distinct: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    """k centres of sorted `distinct` values in float32, ascending, none of them zero."""
-    weight = counts.astype(np.float64)
-    mass, moment = (np.concatenate([[0.0], np.cumsum(x)]) for x in (weight, weight * distinct))
-    density, edges = np.histogram(distinct, bins=_HISTOGRAM_BINS, weights=weight)
-    cumulated = np.concatenate([[0.0], np.cumsum(np.cbrt(density))])
-    centres = np.interp((np.arange(k) + 0.5) / k * cumulated[-1], cumulated, edges)
+    """At most k centres of more than k sorted `distinct` values, in float32, ascending, none of them zero."""
+    sums = np.stack([counts, counts * distinct, counts * distinct**2]).astype(np.float64)
+    mass, moment, square = np.concatenate([np.zeros((3, 1)), np.cumsum(sums, axis=1)], axis=1)
+    starts = _optimal_cuts(_groups(distinct), mass, moment, square, k)
+    centres = np.diff(moment[starts]) / np.diff(mass[starts])
     for _ in range(_LLOYD_ROUNDS):
         cuts = np.concatenate([[0], np.searchsorted(distinct, (centres[1:] + centres[:-1]) / 2), [len(distinct)]])
         members = np.diff(mass[cuts])
-        means = np.divide(np.diff(moment[cuts]), members, out=centres.copy(), where=members > 0)
-        means.sort()
+        means = np.sort(np.divide(np.diff(moment[cuts]), members, out=centres.copy(), where=members > 0))
         if np.array_equal(means, centres):
             break
         centres = means
@@ -132,6 +133,32 @@ def _cluster(distinct: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
     # A centre amid both signs may rest at zero, which would add zeros: move it to the smallest value there is.
     smallest = distinct[np.argmin(np.abs(distinct))].astype(np.float32)
     return np.unique(np.where(rounded == 0.0, smallest, rounded))
+
+
+def _groups(distinct: np.ndarray) -> np.ndarray:
+    """Where to cut sorted values into groups that stay together: everywhere, or evenly by rank and by value."""
+    n = len(distinct)
+    if n <= 2 * _GROUPS:
+        return np.arange(n + 1)
+    by_rank = np.linspace(0, n, _GROUPS + 1).astype(np.int64)
+    by_value = np.searchsorted(distinct, np.linspace(distinct[0], distinct[-1], _GROUPS + 1)[1:-1])
+    return np.union1d(by_rank, by_value)
+
+
+def _optimal_cuts(starts: np.ndarray, mass: np.ndarray, moment: np.ndarray, square: np.ndarray, k: int) -> np.ndarray:
+    """The k intervals of groups with the least squared error, by dynamic programming; their k + 1 boundaries."""
+    m, s, q = (x[None, starts] - x[starts, None] for x in (mass, moment, square))
+    later = m > 0
+    cost = np.where(later, q - s * s / np.where(later, m, 1.0), np.inf)  # from group i up to group j
+    best, choices = cost[0], []
+    for _ in range(k - 1):
+        total = best[:, None] + cost
+        choices.append(total.argmin(axis=0))
+        best = total.min(axis=0)
+    boundaries = [len(starts) - 1]
+    for choice in reversed(choices):
+        boundaries.append(int(choice[boundaries[-1]]))
+    return starts[[0, *reversed(boundaries)]]
 
 
 def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -134,3 +134,4 @@ def test_signal_to_noise_at_its_ends() -> None:
     assert signal_to_noise_db(zero, zero) == math.inf
     assert signal_to_noise_db(zero, one) == -math.inf
     assert signal_to_noise_db(one, zero) == 0.0
+    assert signal_to_noise_db(one, one * np.inf) == -math.inf

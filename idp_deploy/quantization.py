@@ -1,0 +1,325 @@
+"""quantize: CompressedModel → CompressedModel, whose module holds what the integers or the palette mean.
+
+| scheme       | weights                                          | activations                        |
+| ------------ | ------------------------------------------------ | ---------------------------------- |
+| fp16         | rounded to float16                               | float                              |
+| int8-weights | symmetric int8, one scale an output channel      | float                              |
+| int8         | symmetric int8, one scale an output channel      | int8, ranges by calibration inputs |
+| lut4         | a palette of 15 values for each weight, and zero | float                              |
+
+Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
+
+Exporters fold batch norm and quantize again what they fold. So that this gives the same numbers, batch norm is first
+absorbed into the layer before it: the layer takes the folded weight, the norm becomes y = x + β' (γ = 1, μ = 0,
+σ² = 1 − ε). The names and shapes of the state dict do not change.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from idp_deploy.capturing import Captured, attribute, capture
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.masks import prunable_weights
+from idp_deploy.quantizers import (
+    decibels,
+    dequantize_int8,
+    dequantize_palette,
+    palettize,
+    quantize_int8,
+    signal_to_noise_db,
+)
+from idp_deploy.tasks import Task
+
+Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) → what its quantized form means, float32
+
+THRESHOLD_DB = 15.0  # noise of 3 % of a layer's power; 8 bits give 35 to 50 dB, palettes 18 to 30
+_WATCHED_CALLS = 8  # how many calibration calls the noise of activations is measured on
+_RANDOM_CALLS = 16
+_UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
+
+
+def _float16(w: np.ndarray, axis: int) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return w.astype(np.float16).astype(np.float32)
+
+
+def _int8(w: np.ndarray, axis: int) -> np.ndarray:
+    return dequantize_int8(*quantize_int8(w, axis), axis)
+
+
+def _lut4(w: np.ndarray, axis: int) -> np.ndarray:
+    return dequantize_palette(*palettize(w, bits=4))
+
+
+SCHEMES: dict[str, Quantizer] = {"fp16": _float16, "int8": _int8, "int8-weights": _int8, "lut4": _lut4}
+
+
+def quantize(
+    model: CompressedModel,
+    scheme: str,
+    *,
+    task: Task | None = None,
+    example_inputs: tuple[Any, ...] | None = None,
+    threshold_db: float = THRESHOLD_DB,
+    samples: int = 64,
+) -> CompressedModel:
+    """Quantize the weights of convolutions, linear and recurrent layers, attention and embeddings.
+
+    A weight whose signal-to-noise ratio, in itself or in its layer's output on calibration inputs, is below
+    `threshold_db` stays float and is named in `Quantization.kept_float` with the reason.
+
+    Args:
+        scheme: a row of SCHEMES.
+        task: gives calibration inputs; without it int8 calibrates on random inputs like the example, and says so.
+        example_inputs: positional arguments of forward; by default the task's.
+        threshold_db: decibels of signal over noise that a weight must keep.
+        samples: how many calibration inputs to take from the task.
+
+    Raises:
+        UsageError: unknown scheme, no inputs where they are needed, or a model that is quantized already.
+        ConversionError: a weight is not finite.
+
+    >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
+    >>> model.module.weight.data = torch.tensor([[0.3, 0.0]])
+    >>> quantize(model, "int9")
+    Traceback (most recent call last):
+    ...
+    idp_deploy.errors.UsageError: unknown scheme 'int9' — did you mean 'int8'? one of fp16, int8, int8-weights, lut4
+    >>> quantize(model, "fp16").module.weight.tolist()
+    [[0.300048828125, 0.0]]
+    """
+    _require_scheme(model, scheme)
+    example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
+    if scheme == "int8" and example is None:
+        raise UsageError(
+            "int8 fixes activation ranges, for which the model must run",
+            way_out="give a task or example inputs (--task, --inputs), or take --scheme int8-weights",
+        )
+    module = deepcopy(model.module).cpu().eval()
+    for name, weight in module.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ConversionError(f"'{name}' has values that are infinite or not a number", way_out="retrain it first")
+    if scheme == "lut4" and example is None and any(isinstance(owner, _BatchNorm) for owner in module.modules()):
+        raise UsageError(
+            "a palette must be made after batch norm is folded, for which the model must run",
+            way_out="give a task or example inputs (--task, --inputs)",
+        )
+    unabsorbed = _absorb_batch_norm(model, module, example) if example is not None else set()
+    calls, notes = _calibration(scheme, task, example, samples)
+    axes = _quantizable(module, model.masks)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    quantizer = SCHEMES[scheme]
+    quantized: dict[str, np.ndarray] = {}
+    weight_db: dict[str, float] = {}
+    for name, axis in axes.items():
+        values = parameters[name].detach().float().numpy()
+        if name in model.masks:
+            values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
+        quantized[name] = quantizer(values, axis)
+        weight_db[name] = signal_to_noise_db(values, quantized[name])
+    activation_db = _activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
+    kept_float = _too_noisy(weight_db, activation_db, threshold_db)
+    if scheme == "lut4":
+        kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)
+    masks = dict(model.masks)
+    with torch.no_grad():
+        for name, values in quantized.items():
+            if name in kept_float:
+                continue
+            parameters[name].copy_(torch.from_numpy(values))
+        for name, mask in masks.items():
+            masks[name] = mask & (parameters[name] != 0).to(mask.device)
+    calibration = tuple(calls) if scheme == "int8" else ()
+    described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes)
+    steps = (*model.provenance.steps, f"quantize --scheme {scheme}")
+    return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
+
+
+def _require_scheme(model: CompressedModel, scheme: str) -> None:
+    if scheme not in SCHEMES:
+        near = get_close_matches(scheme, SCHEMES, 1, cutoff=0.4)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"unknown scheme {scheme!r}", way_out=f"{hint}one of {', '.join(SCHEMES)}")
+    if model.quantization is not None:
+        raise UsageError(
+            f"this model is quantized already, as {model.quantization.scheme}",
+            way_out="quantize the float checkpoint instead: noise would add up",
+        )
+
+
+def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
+    """Parameter name → output axis of every weight that schemes apply to, in the module's order."""
+    prunable = prunable_weights(module)
+    rows = {
+        id(parameter)
+        for owner in module.modules()
+        if isinstance(owner, nn.Embedding | nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase)
+        for parameter in owner.parameters(recurse=False)
+        if parameter.dim() > 1
+    }
+    axes: dict[str, int] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() and (name in prunable or name in masks or id(parameter) in rows):
+            axes[name] = prunable[name].output_axis if name in prunable else 0
+    return axes
+
+
+def _calibration(
+    scheme: str, task: Task | None, example: tuple[Any, ...] | None, samples: int
+) -> tuple[list[tuple[Any, ...]], tuple[str, ...]]:
+    """Calls to measure noise and ranges on, and what to say about them."""
+    if task is not None:
+        return [tuple(call) for call in task.calibration_inputs(samples)], ()
+    if example is None:
+        return [], ("no inputs were given: noise was measured on weights alone",)
+    generator = torch.Generator().manual_seed(0)
+
+    def like(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.is_floating_point() or not leaf.numel():
+            return leaf
+        deviation = float(leaf.float().std()) if leaf.numel() > 1 else 0.0
+        drawn = torch.randn(leaf.shape, generator=generator) * (deviation or 1.0) + float(leaf.float().mean())
+        return drawn.to(leaf.dtype)
+
+    calls = [example, *(pytree.tree_map(like, example) for _ in range(_RANDOM_CALLS - 1))]
+    note = "activation ranges come from random inputs, since there is no task" if scheme == "int8" else ""
+    return calls, (note,) if note else ()
+
+
+def _too_noisy(
+    weight_db: Mapping[str, float], activation_db: Mapping[str, float], threshold_db: float
+) -> dict[str, str]:
+    kept = {}
+    for name, decibel in weight_db.items():
+        if not decibel >= threshold_db:
+            kept[name] = f"{decibel:.1f} dB of signal over noise, below {threshold_db:g} dB"
+        elif not activation_db.get(name, threshold_db) >= threshold_db:
+            kept[name] = f"{activation_db[name]:.1f} dB of signal over noise in its output, below {threshold_db:g} dB"
+    return kept
+
+
+# ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+def _absorb_batch_norm(model: CompressedModel, module: nn.Module, example: tuple[Any, ...]) -> set[str]:
+    """Move each foldable norm's scale into the weight before it, in place; returns the weights where that failed."""
+    captured = capture(model, example)
+    graph = captured.module.graph
+    still_used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    norms = Counter(gamma_name for _, gamma_name in captured.folded)
+    failed = set()
+    for weight_name, gamma_name in captured.folded:
+        owner = _owner(module, gamma_name)
+        shared = norms[gamma_name] > 1 or gamma_name in still_used
+        if not isinstance(owner, _BatchNorm) or shared or owner.bias is None:
+            failed.add(weight_name)
+            continue
+        shift = _folded_bias(captured, weight_name)
+        bias = _bias_beside(module, weight_name)
+        owner.bias.copy_(shift if bias is None else shift - bias)
+        assert owner.weight is not None and owner.running_mean is not None and owner.running_var is not None  # noqa: PT018
+        owner.weight.fill_(1.0)
+        owner.running_mean.zero_()
+        owner.running_var.fill_(1.0 - owner.eps)
+        attribute(module, weight_name).copy_(attribute(captured.module, weight_name))
+    return failed
+
+
+def _folded_bias(captured: Captured, weight_name: str) -> Tensor:
+    for node in captured.module.graph.nodes:
+        read = [str(a.target) if isinstance(a, fx.Node) and a.op == "get_attr" else "" for a in node.args[:3]]
+        if node.op == "call_function" and len(read) == 3 and read[1] == weight_name:
+            return attribute(captured.module, read[2])
+    raise AssertionError(f"{weight_name} was folded and has no bias")
+
+
+def _bias_beside(module: nn.Module, weight_name: str) -> Tensor | None:
+    return getattr(_owner(module, weight_name), "bias", None)
+
+
+def _owner(module: nn.Module, parameter_name: str) -> nn.Module | None:
+    """The module that holds a parameter; None for the empty name of a norm without parameters."""
+    return module.get_submodule(parameter_name.rpartition(".")[0]) if parameter_name else None
+
+
+# ── noise of activations ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class _Noise:
+    """Sums over calls for one layer."""
+
+    low: float = 0.0
+    high: float = 0.0
+    signal: float = 0.0
+    noise: float = 0.0
+    busy: bool = field(default=False)
+
+
+@torch.no_grad()
+def _activation_noise(
+    module: nn.Module, quantized: Mapping[str, np.ndarray], calls: Sequence[tuple[Any, ...]], *, integer_inputs: bool
+) -> dict[str, float]:
+    """Signal to noise of each layer's output in decibels, from its own quantization alone: its input is the float one.
+
+    Args:
+        integer_inputs: round the layer's input to 255 levels of the range it has over the calls as well.
+    """
+    owners = {name: _owner(module, name) for name in quantized}
+    layers = {
+        name: owner
+        for name, owner in owners.items()
+        if isinstance(owner, nn.Linear | nn.modules.conv._ConvNd) and name.endswith("weight")
+    }
+    records = {name: _Noise() for name in layers}
+
+    def watch(name: str, measuring: bool) -> Any:
+        record, weight = records[name], torch.from_numpy(quantized[name])
+
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if record.busy or not inputs or not isinstance(inputs[0], Tensor):
+                return
+            x = inputs[0]
+            if not measuring:
+                record.low, record.high = min(record.low, float(x.min())), max(record.high, float(x.max()))
+                return
+            record.busy = True
+            rounded = _rounded(x, record.low, record.high) if integer_inputs else x
+            noisy = functional_call(layer, {"weight": weight.to(x.dtype)}, (rounded, *inputs[1:]))
+            record.busy = False
+            record.signal += float(output.double().square().sum())
+            record.noise += float((output.double() - noisy.double()).square().sum())
+
+        return hook
+
+    for measuring in (False, True) if integer_inputs else (True,):
+        handles = [layer.register_forward_hook(watch(name, measuring)) for name, layer in layers.items()]
+        try:
+            with torch.random.fork_rng():
+                for call in calls:
+                    module(*call)
+        finally:
+            for handle in handles:
+                handle.remove()
+    return {name: decibels(record.signal, record.noise) for name, record in records.items() if record.signal > 0}
+
+
+def _rounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` on 256 evenly spaced levels from `low` ≤ 0 to `high` ≥ 0, zero among them."""
+    step = (high - low) / 255
+    return x if step == 0 else ((x / step).round() * step).clamp(low, high)

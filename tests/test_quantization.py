@@ -1,0 +1,284 @@
+"""Schemes on small nets: exact zeros, absorbed batch norm, layers that stay float, calibration."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from idp_deploy.capturing import capture
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.flow import CompressedModel, Provenance
+from idp_deploy.quantization import SCHEMES, quantize
+from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
+from idp_deploy.tasks import Task
+
+
+class Net(nn.Module):
+    """Convolutions with and without bias and norm, transposed, depthwise; a linear layer at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm1 = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.depth, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16, eps=1e-3)
+        self.up, self.norm3 = nn.ConvTranspose2d(16, 12, 2, stride=2), nn.BatchNorm2d(12)
+        self.point = nn.Conv2d(12, 20, 1)
+        self.head = nn.Linear(20, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm1(self.first(x)))
+        x = torch.relu(self.norm2(self.depth(x)))
+        x = torch.relu(self.norm3(self.up(x)))
+        return self.head(self.point(x).mean((2, 3)))
+
+
+EXAMPLE = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),)
+
+
+@pytest.fixture
+def model() -> CompressedModel:
+    generator = torch.Generator().manual_seed(0)
+    module = Net().eval()
+    masks = {}
+    for name, parameter in module.named_parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.3
+        if parameter.dim() > 1:
+            masks[name] = torch.rand(parameter.shape, generator=generator) > 0.6
+            parameter.data *= masks[name]
+    for name, buffer in module.named_buffers():
+        if "running" in name:
+            buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
+    masks["first.weight"][3] = False
+    module.first.weight.data[3] = 0  # a dead row
+    return CompressedModel(module, masks, provenance=Provenance(steps=("prune",)))
+
+
+def outputs(module: nn.Module) -> Tensor:
+    with torch.no_grad():
+        return module(*EXAMPLE)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_zeros_stay_exactly_zero_and_masks_agree_with_values(model: CompressedModel, scheme: str) -> None:
+    quantized = quantize(model, scheme, example_inputs=EXAMPLE)
+    for name, mask in quantized.masks.items():
+        weight = quantized.module.get_parameter(name)
+        assert torch.equal(weight != 0, mask)
+        assert not (mask & ~model.masks[name]).any()
+    assert quantized.sparsity == pytest.approx(model.sparsity, abs=0.02)
+    if scheme in ("fp16", "lut4"):
+        assert quantized.zeros == model.zeros
+    assert quantized.quantization is not None
+    assert quantized.quantization.scheme == scheme
+    assert quantized.quantization.kept_float == {}
+    assert set(quantized.quantization.signal_to_noise_db) == set(model.masks)
+    assert set(quantized.quantization.activation_db) == set(model.masks)
+    assert quantized.provenance.steps == ("prune", f"quantize --scheme {scheme}")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_the_caller_keeps_model_and_random_state(model: CompressedModel, scheme: str) -> None:
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    masks = {name: mask.clone() for name, mask in model.masks.items()}
+    state = torch.get_rng_state()
+    model.module.train()
+    first, second = (quantize(model, scheme, example_inputs=EXAMPLE) for _ in range(2))
+    assert model.module.training
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+    assert all(torch.equal(mask, masks[name]) for name, mask in model.masks.items())
+    assert all(torch.equal(v, second.module.state_dict()[n]) for n, v in first.module.state_dict().items())
+    Net().load_state_dict(first.module.state_dict(), strict=True)
+
+
+@pytest.mark.parametrize(("scheme", "error"), [("fp16", 2e-3), ("int8", 0.05), ("int8-weights", 0.05), ("lut4", 0.5)])
+def test_outputs_stay_close(model: CompressedModel, scheme: str, error: float) -> None:
+    before = outputs(model.module)
+    after = outputs(quantize(model, scheme, example_inputs=EXAMPLE).module)
+    assert 0 < (after - before).abs().max() < error * before.abs().max()
+
+
+def test_absorbing_batch_norm_changes_nothing_but_the_numbers_it_moves(model: CompressedModel) -> None:
+    quantized = quantize(model, "fp16", example_inputs=EXAMPLE, threshold_db=math.inf)  # nothing is quantized
+    assert set(quantized.quantization.kept_float) == set(model.masks)  # type: ignore[union-attr]
+    assert outputs(quantized.module) == pytest.approx(outputs(model.module), rel=1e-5, abs=1e-5)
+    assert (quantized.module.norm1.weight == 1).all()
+    assert torch.equal(quantized.module.first.weight, torch.from_numpy(capture(model, EXAMPLE).weight("first.weight")))
+
+
+@pytest.mark.parametrize("name", ["first.weight", "depth.weight", "up.weight", "point.weight"])
+def test_folded_weights_quantize_to_what_the_module_holds(model: CompressedModel, name: str) -> None:
+    axis = 1 if name == "up.weight" else 0
+    palette = quantize(model, "lut4", example_inputs=EXAMPLE)
+    folded = capture(palette, EXAMPLE).weight(name)
+    held = palette.module.get_parameter(name).detach().numpy()
+    assert len(np.unique(held)) <= 16
+    assert (dequantize_palette(*palettize(folded)) == held).all()
+    integers = quantize(model, "int8", example_inputs=EXAMPLE)
+    folded = capture(integers, EXAMPLE).weight(name)
+    held = integers.module.get_parameter(name).detach().numpy()
+    assert (quantize_int8(folded, axis)[0] == quantize_int8(held, axis)[0]).all()
+    assert dequantize_int8(*quantize_int8(folded, axis), axis) == pytest.approx(held, rel=1e-6)
+
+
+def test_a_layer_below_the_threshold_stays_float_and_is_named(model: CompressedModel) -> None:
+    stricter = quantize(model, "lut4", example_inputs=EXAMPLE, threshold_db=33).quantization
+    assert stricter is not None
+    assert stricter.kept_float
+    for name, reason in stricter.kept_float.items():
+        assert reason.endswith("below 33 dB")
+        assert min(stricter.signal_to_noise_db[name], stricter.activation_db[name]) < 33
+
+
+def test_noise_in_the_output_counts_where_the_weight_alone_looks_fine() -> None:
+    layer = nn.Linear(64, 4, bias=False)
+    generator = torch.Generator().manual_seed(0)
+    layer.weight.data = torch.randn(4, 64, generator=generator)
+    layer.weight.data[:, 0] = 300.0  # carries the scale, and meets a constant zero input
+    x = torch.randn(1, 64, generator=generator)
+    x[:, 0] = 0
+    model = CompressedModel(layer, {"weight": torch.ones(4, 64, dtype=torch.bool)})
+    quantized = quantize(model, "int8-weights", example_inputs=(x,), threshold_db=30)
+    assert quantized.quantization is not None
+    described = quantized.quantization
+    assert described.signal_to_noise_db["weight"] > 30
+    assert quantize(model, "int8-weights").quantization.kept_float == {}  # type: ignore[union-attr]
+    task = Fixed(x)
+    silent = quantize(model, "int8-weights", task=task, threshold_db=30)
+    assert silent.quantization is not None
+    assert "in its output, below 30 dB" in silent.quantization.kept_float["weight"]
+    assert torch.equal(silent.module.weight, layer.weight)
+
+
+class Fixed(Task):
+    """The same inputs again and again."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.data = TensorDataset(x.repeat(8, *[1] * (x.dim() - 1)), torch.zeros(8, dtype=torch.long))
+
+    def train_loader(self, seed: int) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=4)
+
+    def validation_loader(self) -> DataLoader[Any]:
+        return DataLoader(self.data, batch_size=4)
+
+
+def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:
+    with_task = quantize(model, "int8", task=Fixed(EXAMPLE[0]), samples=5).quantization
+    assert with_task is not None
+    assert len(with_task.calibration) == 5
+    assert all(torch.equal(call[0], EXAMPLE[0]) for call in with_task.calibration)
+    assert with_task.notes == ()
+    without = quantize(model, "int8", example_inputs=EXAMPLE).quantization
+    assert without is not None
+    assert len(without.calibration) == 16
+    assert not torch.equal(without.calibration[1][0], EXAMPLE[0])
+    assert without.notes == ("activation ranges come from random inputs, since there is no task",)
+
+
+def test_values_beyond_float16_stay_float(model: CompressedModel) -> None:
+    model.module.head.weight.data[0, 0] = 1e6
+    model.masks["head.weight"][0, 0] = True
+    quantized = quantize(model, "fp16", example_inputs=EXAMPLE)
+    assert quantized.quantization is not None
+    assert list(quantized.quantization.kept_float) == ["head.weight"]
+    assert quantized.module.head.weight[0, 0] == 1e6
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_layer_of_zeros_is_fine(model: CompressedModel, scheme: str) -> None:
+    model.module.point.weight.data.zero_()
+    model.masks["point.weight"].zero_()
+    quantized = quantize(model, scheme, example_inputs=EXAMPLE)
+    assert not quantized.module.point.weight.any()
+    assert torch.isfinite(outputs(quantized.module)).all()
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_that_cannot_be_absorbed_leaves_a_palette_weight_float(affine: bool) -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=affine)).eval()
+    nn.init.uniform_(module[1].running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    model = CompressedModel(module, {"0.weight": module[0].weight != 0})  # type: ignore[dict-item]
+    found = quantize(model, "lut4", example_inputs=EXAMPLE).quantization
+    assert found is not None
+    assert ("0.weight" in found.kept_float) is not affine
+
+
+def test_a_norm_shared_by_two_layers_is_left_alone() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.norm(self.a(x)) + self.norm(self.b(x))
+
+    torch.manual_seed(0)
+    module = Shared().eval()
+    nn.init.uniform_(module.norm.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    nn.init.normal_(module.norm.running_mean)  # type: ignore[arg-type]
+    nn.init.normal_(module.norm.weight)
+    model = CompressedModel(module, {n: p != 0 for n, p in module.named_parameters() if p.dim() == 4})
+    rounded = quantize(model, "fp16", example_inputs=EXAMPLE)
+    before = outputs(module)
+    assert (outputs(rounded.module) - before).abs().max() < 2e-3 * before.abs().max()
+    palette = quantize(model, "lut4", example_inputs=EXAMPLE).quantization
+    assert palette is not None
+    assert set(palette.kept_float) == {"a.weight", "b.weight"}
+
+
+class Words(nn.Module):
+    """Embedding tied to the head, attention and a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(40, 16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.gru = nn.GRU(16, 16, batch_first=True)
+        self.head = nn.Linear(16, 40, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.embed(ids)
+        x = self.attention(x, x, x, need_weights=False)[0]
+        return self.head(self.gru(x)[0])
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_text_models_with_tied_weights(scheme: str) -> None:
+    torch.manual_seed(0)
+    module = Words().eval()
+    masks = {"attention.in_proj_weight": torch.rand(48, 16) > 0.5}
+    module.attention.in_proj_weight.data *= masks["attention.in_proj_weight"]
+    ids = (torch.arange(12).reshape(1, 12),)
+    quantized = quantize(CompressedModel(module, masks), scheme, example_inputs=ids)
+    assert quantized.module.head.weight is quantized.module.embed.weight
+    assert quantized.quantization is not None
+    assert set(quantized.quantization.signal_to_noise_db) == {
+        "embed.weight",
+        "attention.in_proj_weight",
+        "attention.out_proj.weight",
+        "gru.weight_ih_l0",
+        "gru.weight_hh_l0",
+    }
+    assert not torch.equal(quantized.module.embed.weight, module.embed.weight)
+
+
+def test_refusals_name_the_way_out(model: CompressedModel) -> None:
+    with pytest.raises(UsageError, match="unknown scheme 'int-8' — did you mean 'int8'"):
+        quantize(model, "int-8")
+    with pytest.raises(UsageError, match="must run — give a task or example inputs"):
+        quantize(model, "int8")
+    with pytest.raises(UsageError, match="palette must be made after batch norm"):
+        quantize(model, "lut4")
+    once = quantize(model, "fp16", example_inputs=EXAMPLE)
+    with pytest.raises(UsageError, match="quantized already, as fp16"):
+        quantize(once, "int8", example_inputs=EXAMPLE)
+    model.module.head.weight.data[0, 0] = math.nan
+    with pytest.raises(ConversionError, match=r"'head\.weight' has values"):
+        quantize(model, "fp16", example_inputs=EXAMPLE)
