@@ -171,7 +171,8 @@ def _cells(mask: np.ndarray, block: tuple[int, int] | None) -> np.ndarray:
     if not block:
         return mask
     axis, size = block
-    return mask.reshape(*mask.shape[:axis], mask.shape[axis] // size, size, *mask.shape[axis + 1 :]).any(axis + 1)
+    split = mask.reshape(*mask.shape[:axis], mask.shape[axis] // size, size, *mask.shape[axis + 1 :])
+    return np.asarray(split.any(axis=axis + 1))
 
 
 def _width(largest: int) -> int:

@@ -14,7 +14,11 @@ from itertools import permutations
 
 import numpy as np
 
-_USUAL = {2: [(0, 1), (1, 0)], 3: [(0, 2, 1), (0, 1, 2)], 4: [(0, 2, 3, 1), (2, 3, 1, 0), (1, 2, 3, 0), (0, 1, 2, 3)]}
+_USUAL: dict[int, list[tuple[int, ...]]] = {
+    2: [(0, 1), (1, 0)],
+    3: [(0, 2, 1), (0, 1, 2)],
+    4: [(0, 2, 3, 1), (2, 3, 1, 0), (1, 2, 3, 0), (0, 1, 2, 3)],
+}
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def _places(
 
 
 def _values(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(array), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(array).data, digest_size=16).digest()
 
 
 def _pattern(array: np.ndarray) -> bytes:
-    return hashlib.blake2b(np.packbits(array != 0), digest_size=16).digest()
+    return hashlib.blake2b(np.packbits(array != 0).data, digest_size=16).digest()
