@@ -14,6 +14,7 @@ Vectors stay dense: coremltools leaves them so for a fault of the runtime (rank 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,10 +49,12 @@ class Storage:
 def store(program: Any, storage: Storage) -> None:
     """Replace the float constants of a MIL program by their smallest encoding, in place."""
     by_content: dict[str, _Match] = {}
+    taken = {v.name for function in program.functions.values() for op in function.operations for v in op.outputs}
     for op in list(_constants(program)):
         values, tensor = op.outputs[0].val, op.outputs[0].name
         match = _find(values, tensor, storage)
         if match.names:
+            tensor = _rename(op, match.names[0], taken)
             storage.placed.setdefault(match.names[0], tensor)
             by_content[tensor] = match
         if values.ndim < 2:
@@ -64,6 +67,15 @@ def store(program: Any, storage: Storage) -> None:
     for tensor, match in by_content.items():  # tied weights: stored once, found under every name
         for name in match.names:
             storage.placed.setdefault(name, tensor)
+
+
+def _rename(op: Any, parameter: str, taken: set[str]) -> str:
+    """Give a constant its parameter's name, where that is free; returns the name it has now."""
+    name = re.sub(r"\W", "_", parameter)
+    if name not in taken and not name[0].isdigit():
+        taken.add(name)
+        op.name = op.outputs[0].name = name
+    return str(op.outputs[0].name)
 
 
 @dataclass(frozen=True)
@@ -147,21 +159,25 @@ def _smallest(values: np.ndarray, mask: np.ndarray, match: _Match, axis: int, st
     if not kept:
         return "dense"  # an empty list of kept values is not something the runtime accepts
     bits = (entries + 7) // 8
-    costs = {"dense": _record(entries, width)}
     sparse = {"sparse": _record(bits) + _record(kept, width) + _OPERATOR_BYTES}
+    # A dense row shows a kept zero as pruned: allowed only where the numbers alone tell what is kept.
+    dense = {"dense": _record(entries, width)} if np.count_nonzero(values) == kept else {}
     if storage.scheme and not storage.kept_float.intersection(match.names):
         if storage.scheme == "int8":
             scales = _record(channels, width) + _OPERATOR_BYTES
-            costs["int8"] = _record(entries) + scales
             sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
+            if np.count_nonzero(quantize_int8(values, axis)[0]) == kept:
+                dense["int8"] = _record(entries) + scales
         else:
             table = _record(16, width) + _OPERATOR_BYTES
-            costs["lut4"] = _record((entries + 1) // 2) + table
             sparse["sparse+lut4"] = _record(bits) + _record((kept + 1) // 2) + table + _OPERATOR_BYTES
-    if storage.encoding == "sparse" and kept < entries:
+            dense["lut4"] = _record((entries + 1) // 2) + table
+    if storage.encoding == "dense":
+        costs = dense or {"dense": 0}
+    elif storage.encoding == "sparse" and kept < entries:
         costs = sparse
-    elif storage.encoding != "dense":
-        costs |= sparse
+    else:
+        costs = dense | sparse
     return min(costs, key=lambda row: costs[row])
 
 
