@@ -1,0 +1,183 @@
+"""The file between two stages, and every other way a model comes in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from idp_deploy import files
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
+from idp_deploy.loading import fields
+from idp_deploy.loading.factories import load_module
+from idp_deploy.loading.reading_files import read_bytes, read_content
+from idp_deploy.loading.state_dicts import fill, find_state_dict, integers, resize
+from idp_deploy.masks import prunable_weights
+
+FORMAT = "idp-deploy/1"
+Factory = str | Callable[[], nn.Module]
+
+
+def load_model(path: Path | str, factory: Factory, *, trust: bool = False) -> Model:
+    """A trained model from its weights, in eval mode.
+
+    Args:
+        path: a state dict (.pt, .pth; itself or under "state_dict" or "model"), or .safetensors.
+        factory: "pkg.mod:callable", or the callable, that builds the module; weights must fit it strictly.
+        trust: take the weights of a .pt2 archive too, whose loading can run code.
+
+    Raises:
+        UsageError: the factory. UnsafeFileError: a pickled module. FileError: anything else wrong with the file.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    return _plain_model(path, data, read_content(path, data, trust=trust), factory)
+
+
+def load_any(path: Path | str, factory: Factory, *, trust: bool = False) -> CompressedModel:
+    """A checkpoint of ours, or any other weights, whose zeros are taken as they stand.
+
+    Raises:
+        UsageError: the checkpoint holds soft masks and is to be hardened first. Otherwise as for `load_model`.
+    """
+    path = Path(path)
+    data = read_bytes(path)
+    content = read_content(path, data, trust=trust)
+    if _is_ours(content):
+        found = _restore(path, content, factory)
+        if isinstance(found, MaskedModel):
+            raise UsageError(
+                f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
+            )
+        return found
+    model = _plain_model(path, data, content, factory)
+    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
+    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    return CompressedModel(model.module, masks, provenance=model.provenance)
+
+
+def load_checkpoint(path: Path | str, factory: Factory | None = None) -> CompressedModel | MaskedModel:
+    """What `save_checkpoint` wrote. Nothing in the file is believed before it is checked.
+
+    Args:
+        factory: "pkg.mod:callable", or the callable, that builds the module. After channel removal it builds the module
+            of full width, which is then given the recorded shapes.
+
+    Raises:
+        UsageError: no factory. FileError: not such a checkpoint, damaged, or its parts contradict each other.
+    """
+    path = Path(path)
+    content = read_content(path, read_bytes(path))
+    if not _is_ours(content):
+        raise FileError(
+            f"{path} is not a checkpoint of idp-deploy", way_out="plain weights go to 'idp-deploy prune' or 'export'"
+        )
+    return _restore(path, content, factory)
+
+
+def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> None:
+    """Write one file that `torch.load(path, weights_only=True)` reads; the same content gives the same bytes.
+
+    It is a dict: "format", "stage" (compressed or masked), "state_dict", "shapes" of its tensors, "attributes" (the
+    modules' integers, to rebuild after channel removal), "recipe", "provenance"; then "soft_masks", or "masks" (name →
+    shape and bits, eight entries a byte, the first in the highest bit) and "quantization".
+
+    Raises:
+        FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
+    state = model.module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, torch.Tensor):
+            raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
+    content = {
+        "format": FORMAT,
+        "state_dict": state,
+        "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
+        "attributes": {name: found for name, module in model.module.named_modules() if (found := integers(module))},
+        "recipe": fields.pack_recipe(model.recipe),
+        "provenance": fields.pack_provenance(model.provenance),
+    }
+    if isinstance(model, MaskedModel):
+        content |= {"stage": "masked", "soft_masks": fields.pack_soft_masks(model.soft_masks)}
+    else:
+        quantization = fields.pack_quantization(model.quantization)
+        content |= {"stage": "compressed", "masks": fields.pack_masks(model.masks), "quantization": quantization}
+    buffer = io.BytesIO()
+    torch.save(fields.canonical(content), buffer)
+    try:
+        files.write_bytes(path, buffer.getvalue())
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}", way_out="name another place") from None
+
+
+def _plain_model(path: Path, data: bytes, content: Any, factory: Factory) -> Model:
+    """A model from a state dict; from a checkpoint of ours only the weights are taken."""
+    module, name = _build(factory)
+    state = find_state_dict(path, content, module.state_dict().keys())
+    if _is_ours(content):
+        resize(module, state, fields.attributes(path, content.get("attributes")))
+    fill(module, state, path, name)
+    versions = {package: _version(package) for package in ("idp-deploy", "torch")}
+    return Model(module.eval(), Provenance(name, input_sha256=hashlib.sha256(data).hexdigest(), versions=versions))
+
+
+def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) -> CompressedModel | MaskedModel:
+    provenance = fields.provenance(path, content.get("provenance"))
+    if factory is None:
+        hint = f" (it was made with --model {provenance.factory})" if provenance.factory else ""
+        raise UsageError(
+            f"{path} holds weights, not code, and no model factory is named{hint}",
+            way_out="pass the factory as pkg.mod:callable",
+        )
+    stage = content.get("stage")
+    if stage not in ("compressed", "masked"):
+        raise FileError(f"{path}: stage is {stage!r}", way_out="expected 'compressed' or 'masked'")
+    module, name = _build(factory)
+    state = find_state_dict(path, {"state_dict": content.get("state_dict")}, module.state_dict().keys())
+    fields.check_shapes(path, content.get("shapes"), state)
+    recipe = fields.recipe(path, content.get("recipe"))
+    resize(module, state, fields.attributes(path, content.get("attributes")))
+    fill(module, state, path, name)
+    weights = dict(module.named_parameters(remove_duplicate=False))
+    if stage == "masked":
+        if recipe is None:
+            raise FileError(f"{path}: a checkpoint with soft masks has no recipe")
+        soft_masks = fields.soft_masks(path, content.get("soft_masks"), weights)
+        return MaskedModel(module.eval(), soft_masks, recipe, provenance)
+    return CompressedModel(
+        module.eval(),
+        fields.masks(path, content.get("masks"), weights),
+        recipe,
+        fields.quantization(path, content.get("quantization"), weights),
+        provenance,
+    )
+
+
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, Mapping) and content.get("format") == FORMAT
+
+
+def _build(factory: Factory) -> tuple[nn.Module, str]:
+    """The factory's module and the factory's name."""
+    if isinstance(factory, str):
+        return load_module(factory), factory
+    with torch.random.fork_rng(devices=[]):
+        name = f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+        return factory(), name
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,161 @@
+"""Names of callables: `pkg.mod:factory` makes a module, `pkg.mod:task` a task."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pkgutil
+import re
+import sys
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from importlib import import_module, invalidate_caches
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from idp_deploy.errors import UsageError
+
+if TYPE_CHECKING:
+    from idp_deploy.tasks import Task
+
+# what the stages call on a task; `idp_deploy.tasks.Task` brings defaults for all but the first two
+TASK_METHODS = ("train_loader", "validation_loader", "inputs", "loss", "score", "optimizer", "example_inputs")
+
+
+def load_module(factory: str) -> nn.Module:
+    """The module that the callable named `factory` returns. Torch's random state is left as it was.
+
+    Args:
+        factory: "pkg.mod:callable"; the working folder is searched too. The callable takes no arguments.
+
+    Raises:
+        UsageError: no such module or attribute, not callable, needs arguments, fails, or returns something else.
+    """
+    made = _call(factory, "--model")
+    if not isinstance(made, nn.Module):
+        raise UsageError(
+            f"--model {factory} returned {_kind(made)}, not a torch.nn.Module",
+            way_out="name a callable that builds and returns the module",
+        )
+    return made
+
+
+def load_task(spec: str) -> Task:
+    """The task that the callable named `spec` returns; anything with the methods of `idp_deploy.tasks.Task` will do.
+
+    Raises:
+        UsageError: as for `load_module`, or the object lacks a method of a task.
+    """
+    made = _call(spec, "--task")
+    missing = [name for name in TASK_METHODS if not callable(getattr(made, name, None))]
+    if missing:
+        raise UsageError(
+            f"--task {spec} returned {_kind(made)}, which has no {', no '.join(f'{name}()' for name in missing)}",
+            way_out="subclass idp_deploy.Task, which brings defaults for classification",
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def resolve(spec: str, what: str = "--model") -> Callable[..., Any]:
+    """The callable that "pkg.mod:callable" names.
+
+    Args:
+        what: the flag or key that `spec` came from, for the message.
+
+    Raises:
+        UsageError: with the nearest names where something is misspelt.
+
+    >>> resolve("json:dumps")([1])
+    '[1]'
+    >>> resolve("json:dump_s")
+    Traceback (most recent call last):
+    ...
+    idp_deploy.errors.UsageError: --model json:dump_s: module 'json' has no attribute 'dump_s' — did you mean 'dumps' \
+or 'dump'?
+    """
+    module_name, _, attribute = spec.partition(":")
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", spec):
+        hint = ""
+        if module_name.endswith(".py"):
+            hint = f"write {module_name.removesuffix('.py').replace(os.sep, '.').strip('.')}:{attribute or 'callable'}"
+        raise UsageError(f"{what} {spec!r} does not name a callable", way_out=hint or "write it as pkg.mod:callable")
+    found: Any = _import(module_name, spec, what)
+    for depth, name in enumerate(attribute.split(".")):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            owner = f"'{'.'.join(attribute.split('.')[:depth])}'" if depth else f"module '{module_name}'"
+            public = [n for n in dir(found) if not n.startswith("_")]
+            raise UsageError(
+                f"{what} {spec}: {owner} has no attribute '{name}'",
+                way_out=did_you_mean(name, public) or "check the name after the colon",
+            ) from None
+    if not callable(found):
+        raise UsageError(
+            f"{what} {spec} is {_kind(found)}, not a callable", way_out="name a function or a class without arguments"
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """ "did you mean 'a' or 'b'?", or nothing where no candidate is near."""
+    near = get_close_matches(name, list(candidates), n=2, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+
+
+def _import(name: str, spec: str, what: str) -> Any:
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    invalidate_caches()
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
+            raise UsageError(
+                f"{what} {spec}: there is no module '{error.name}' here or among the installed packages",
+                way_out=did_you_mean(error.name, _siblings(error.name)) or f"looked in {folder} and on sys.path",
+            ) from None
+        raise UsageError(
+            f"{what} {spec}: importing '{name}' needs the package '{error.name}', which is not installed",
+            way_out="install it beside idp-deploy",
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{what} {spec}: importing '{name}' fails with {type(error).__name__}: {error}",
+            way_out=f"try: python -c 'import {name}'",
+        ) from error
+
+
+def _siblings(name: str) -> list[str]:
+    """Importable names beside `name`, with its parent's prefix."""
+    parent, dot, _ = name.rpartition(".")
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
+    return [f"{parent}{dot}{found.name}" for found in pkgutil.iter_modules(path)] if path else []
+
+
+def _call(spec: str, what: str) -> Any:
+    function = resolve(spec, what)
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise UsageError(
+            f"{what} {spec} cannot be called without arguments: {error}",
+            way_out="give them defaults, or name a small function that passes them",
+        ) from None
+    except ValueError:
+        pass  # a built-in without a signature
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return function()
+    except Exception as error:
+        raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}") from error
+
+
+def _kind(value: Any) -> str:
+    """What something is, for a message: "the class Net", "a list"."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"{'an' if type(value).__name__[0].lower() in 'aeiou' else 'a'} {type(value).__name__}"

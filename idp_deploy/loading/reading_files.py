@@ -1,0 +1,148 @@
+"""Bytes of a .pt, .pth or .safetensors file → tensors and plain values, without running anything in it."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idp_deploy.errors import FileError, UnsafeFileError
+
+SAVE_WEIGHTS = "save weights instead: torch.save(model.state_dict(), 'model.pt')"
+_RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's bytes.
+
+    Raises:
+        FileError: it is missing, a directory, empty or not readable.
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a directory, not a checkpoint", way_out="name the .pt or .safetensors file")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise FileError(f"no such file: {path}", way_out="check the path") from None
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
+    if not data:
+        raise FileError(f"{path} is empty", way_out="save it again")
+    return data
+
+
+def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
+    """What `torch.save` or safetensors put into the file: a state dict, or a dict around one.
+
+    Args:
+        trust: read a .pt2 (torch.export) archive too, whose loading can run code.
+
+    Raises:
+        UnsafeFileError: loading it could run code: a pickled module, a TorchScript or .pt2 archive.
+        FileError: it is truncated, damaged or something else altogether.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return _read_safetensors(path, data)
+    if data[:4] == b"PK\x03\x04":
+        members = _check_zip(path, data)
+        if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in members):
+            return _read_exported_program(path, data, trust)
+        if any(name.endswith("constants.pkl") for name in members):
+            raise UnsafeFileError(f"{path} is a TorchScript archive: it holds code", way_out=SAVE_WEIGHTS)
+        if not any(name.endswith("/data.pkl") for name in members):
+            raise FileError(f"{path} is a zip file, but not one that torch.save wrote", way_out=SAVE_WEIGHTS)
+        if any(members.values()):
+            raise FileError(f"{path} is a compressed zip file, which torch.save never writes", way_out=SAVE_WEIGHTS)
+    elif data[:1] != b"\x80":
+        raise FileError(f"{path} is not a PyTorch checkpoint: it begins with {data[:8]!r}", way_out=SAVE_WEIGHTS)
+    elif path.suffix.lower() == ".pt2":
+        raise FileError(f"{path} is not an archive of torch.export", way_out=SAVE_WEIGHTS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a refusal is reported below, in one message
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        name = _forbidden(str(error))
+        if name or _may_run_code(data):
+            what = f"it wants to build {name}" if name else "it is a Python pickle of objects"
+            raise UnsafeFileError(
+                f"{path} holds more than tensors and loading it could run code: {what}", way_out=SAVE_WEIGHTS
+            ) from None
+        raise _damaged(path, error) from None
+    except Exception as error:  # torch.load fails on broken bytes in many ways: EOF, Index, Key, Value, Runtime
+        raise _damaged(path, error) from None
+
+
+def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise FileError(f"{path} is not a valid safetensors file: {_first_line(error)}") from None
+
+
+def _check_zip(path: Path, data: bytes) -> dict[str, bool]:
+    """Member name → whether it is compressed, after comparing every recorded checksum: torch.load itself does not."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for member in archive.infolist():
+                if member.CRC:  # 0: torch wrote it with checksums switched off
+                    with archive.open(member) as stream:
+                        while stream.read(1 << 20):
+                            pass
+            return {member.filename: member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()}
+    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, OSError) as error:
+        raise _damaged(path, error) from None
+
+
+def _read_exported_program(path: Path, data: bytes, trust: bool) -> dict[str, Tensor]:
+    if not trust:
+        raise UnsafeFileError(
+            f"{path} is an archive of torch.export, and loading one can run code",
+            way_out=f"pass --trust if you made it yourself, or {SAVE_WEIGHTS}",
+        )
+    try:
+        return dict(torch.export.load(io.BytesIO(data)).state_dict)
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _forbidden(message: str) -> str:
+    """The class or function that `weights_only` refused, as torch's message names it."""
+    for pattern in (r"GLOBAL ([\w.]+) was not an allowed", r"unrecognized function <?(?:\w+ )*([\w.]+)"):
+        if found := re.search(pattern, message):
+            return found.group(1)
+    return ""
+
+
+def _may_run_code(data: bytes) -> bool:
+    """Whether the bytes are a pickle, or a zip around one, with an opcode that imports or calls something."""
+    if data[:4] == b"PK\x03\x04":
+        return True  # intact (its checksums were compared) and still refused
+    try:
+        return any(opcode.name in _RUNS_CODE for opcode, _, _ in pickletools.genops(data))
+    except Exception:  # not a pickle
+        return False
+
+
+def _damaged(path: Path, error: Exception) -> FileError:
+    return FileError(
+        f"{path} is truncated or damaged: {_first_line(error)}", way_out="copy or save it again, whole"
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0].split(". This is an internal")[0] if lines else "") or type(error).__name__
