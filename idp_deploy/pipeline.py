@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
 from idp_deploy.gating import Evidence, gate
 from idp_deploy.reading import read
-from idp_deploy.simulation import simulate
-from idp_deploy.simulation.targets import load_target
 
 if TYPE_CHECKING:
     from idp_deploy.flow import Model, Recipe
@@ -56,6 +54,8 @@ def deploy(
     from idp_deploy.loading import save_checkpoint
     from idp_deploy.pruning import prune
     from idp_deploy.quantization import quantize
+    from idp_deploy.simulation import simulate
+    from idp_deploy.simulation.targets import load_target
     from idp_deploy.tasks import evaluate
 
     devices = {name: load_target(name) for name in dict.fromkeys([*targets, *(b.target for b in budgets)])}

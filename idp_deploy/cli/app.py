@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -67,7 +69,21 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that belongs to what happened."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
+    if not debug:
+        _silence_libraries()
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+def _silence_libraries() -> None:
+    """Converters and runtimes chat on stderr, some from C++: keep Python's stderr, send the raw descriptor nowhere."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.stderr.flush()
+    own = os.dup(2)
+    sys.stderr = os.fdopen(own, "w", buffering=1, encoding="utf-8", errors="replace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

@@ -29,7 +29,6 @@ def inspect(
     from idp_deploy.inspection import inspect as inspect_file
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
-    from idp_deploy.simulation.xnnpack import lint
 
     require_known(format)
     if runtime not in (None, "xnnpack"):
@@ -37,5 +36,9 @@ def inspect(
             f"unknown runtime {runtime!r}", way_out="--runtime xnnpack is what runs zeros sparse on phones"
         )
     inspection = inspect_file(existing(artifact))
-    findings = lint(read(artifact)) if runtime else None
+    findings = None
+    if runtime:
+        from idp_deploy.simulation.xnnpack import lint
+
+        findings = lint(read(artifact))
     emit(inspection_document(inspection, findings), format=format, json=json, output=output)

@@ -13,10 +13,7 @@ HEAD = "# Command line\n\nMade by `make docs` from `--help`; a test compares the
 
 def reference() -> str:
     """The help of every command, 100 columns wide, in the order of the pipeline."""
-    parts = [HEAD]
-    for name in COMMANDS:
-        parts.append(f"## idp-deploy {name}\n\n```\n{help_of(name)}\n```\n")
-    return "\n".join(parts)
+    return "\n".join([HEAD, *(f"## idp-deploy {name}\n\n```\n{help_of(name)}\n```\n" for name in COMMANDS)])
 
 
 def help_of(name: str) -> str:
