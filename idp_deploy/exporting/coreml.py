@@ -155,7 +155,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
                 for name, x in zip(names, tensors, strict=True)
             ]
         else:
-            source = program.run_decompositions({})
+            source = coreml_graph.lower(program, _is_registered)
         options["outputs"] = [
             ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
             for name, is_float in _outputs(program)
@@ -179,6 +179,12 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
             del PASS_REGISTRY.passes[_PASS]
 
 
+def _is_registered(operator: str) -> bool:
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    return _TORCH_OPS_REGISTRY.get_func(operator) is not None
+
+
 def _outputs(program: ExportedProgram) -> list[tuple[str, bool]]:
     """(name, whether it is floating point) of every output, named by its place: logits, hidden_0, output."""
     count = len(program.graph_signature.user_outputs)
@@ -199,7 +205,7 @@ def _explained(error: Exception, captured: Captured) -> ConversionError:
     """Which operator stopped the conversion, and in which module it was called."""
     text = " ".join(str(error).split()) or type(error).__name__
     named = re.search(r"op '([\w.:]+)'", text)
-    for node in coreml_graph.calls(captured.module):
+    for node in coreml_graph.calls(captured.module.graph):
         operator = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
         if named and operator and operator.rstrip("_") == named[1].split(".")[0].split("::")[-1].rstrip("_"):
             return ConversionError(

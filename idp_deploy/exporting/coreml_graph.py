@@ -2,67 +2,91 @@
 
 coremltools 9 reads the positional arguments of an exported graph and drops keyword-only ones of several operators
 (`frontend/torch/ops.py`, `gelu` and `add` among them): the tanh form of GELU becomes the exact one and
-`torch.add(x, y, alpha=2)` becomes x + y. Here such calls are spelled out in plain operators; a keyword that neither
-this table nor the converter understands is refused by name, since a wrong file is worse than none.
+`torch.add(x, y, alpha=2)` becomes x + y. Such calls, and operators it does not know, are replaced by PyTorch's own
+decompositions into plainer ones. What has none is refused by name: a wrong file is worse than none.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.coreml_decompositions import DECOMPOSITIONS
 
 aten = torch.ops.aten
 
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+_ROUNDS = 4  # a decomposition may call operators that need one themselves
 
-# Keywords that say where and how a tensor lies in memory, or that the converter reads itself.
+# Keywords that say where and how a tensor lies in memory, and those the converter reads.
 _HARMLESS = {"device", "layout", "pin_memory", "memory_format", "requires_grad", "generator", "dtype", "implicit"}
-_READ_BY_CONVERTER = {
+_READ = {
     (aten.scaled_dot_product_attention, "scale"),
-    (aten.scaled_dot_product_attention, "enable_gqa"),
     (aten.addmm, "alpha"),
     (aten.addmm, "beta"),
     (aten.baddbmm, "alpha"),
     (aten.baddbmm, "beta"),
     (aten.div, "rounding_mode"),
 }
+_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm}  # registered, but fails on some of their forms
 
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
-    """Rewrite, in place, every call whose keywords the converter would drop; the numbers stay the same.
-
-    Raises:
-        ConversionError: a keyword that changes the result and that no rewrite covers.
-    """
+    """Rewrite, in place, what the converter gets wrong before any decomposition: alpha, and integers for floats."""
     for node in list(module.graph.nodes):
-        if node.op != "call_function" or not node.kwargs:
+        if node.op != "call_function":
             continue
-        packet = getattr(node.target, "overloadpacket", None)
-        rewrite = _REWRITES.get(packet)
-        if rewrite is not None:
+        _floats_for_integers(node)
+        if getattr(node.target, "overloadpacket", None) in (aten.add, aten.sub) and node.kwargs.get("alpha", 1) != 1:
+            x, y = node.args
             with module.graph.inserting_before(node):
-                replacement = rewrite(module.graph, node)
-            if replacement is not node:
-                node.replace_all_uses_with(replacement)
-                module.graph.erase_node(node)
-            continue
-        for keyword, value in node.kwargs.items():
-            if keyword in _HARMLESS or (packet, keyword) in _READ_BY_CONVERTER or value == _default(node, keyword):
-                continue
-            raise ConversionError(
-                f"Core ML cannot hold {node.target} with {keyword}={value!r}, in {where(node)}: "
-                "coremltools would drop the keyword",
-                way_out="write the operation out with plain arithmetic in the model",
-            )
+                scaled = module.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
+            scaled.meta.update({k: node.meta[k] for k in ("nn_module_stack", "stack_trace") if k in node.meta})
+            node.args, node.kwargs = (x, scaled), {}
     module.graph.lint()
     module.recompile()
     return module
+
+
+def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> ExportedProgram:
+    """The program in operators that the converter has and reads in full.
+
+    Args:
+        is_registered: whether the converter has an operator of this name.
+
+    Raises:
+        ConversionError: an operator that it has not and that PyTorch cannot decompose.
+    """
+    for _ in range(_ROUNDS):
+        wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
+        table = {target: _decomposition(target) for target in wrong}
+        for target, found in table.items():
+            if found is None:
+                raise ConversionError(
+                    f"Core ML cannot hold {target} in {where(wrong[target])}: "
+                    f"{_complaint(wrong[target], is_registered)}",
+                    way_out="write it with plain operators, keep that part outside the model, or export to onnx",
+                )
+        program = program.run_decompositions(table)
+        if not any(_complaint(node, is_registered) for node in calls(program.graph)):
+            break
+    return program
+
+
+def _decomposition(target: Any) -> Callable[..., Any] | None:
+    """Ours, else PyTorch's: the general table, then those of operators that are themselves compositions."""
+    from torch._decomp import decomposition_table
+
+    if target in DECOMPOSITIONS:
+        return DECOMPOSITIONS[target]
+    if target in decomposition_table:
+        return decomposition_table[target]
+    return torch.export.default_decompositions().get(target)
 
 
 def where(node: fx.Node) -> str:
@@ -78,60 +102,42 @@ def where(node: fx.Node) -> str:
 
 def is_recurrent(module: fx.GraphModule) -> bool:
     """Whether a fused LSTM, GRU or RNN is called: coremltools converts those from a TorchScript trace only."""
-    return any(node.op == "call_function" and node.target in RECURRENT for node in module.graph.nodes)
+    return any(node.target in RECURRENT for node in calls(module.graph))
 
 
-def calls(module: fx.GraphModule) -> Iterator[fx.Node]:
+def calls(graph: fx.Graph) -> Iterator[fx.Node]:
     """The operator calls in execution order."""
-    return (node for node in module.graph.nodes if node.op == "call_function")
+    return (node for node in graph.nodes if node.op == "call_function")
+
+
+def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
+    """Why the converter cannot be trusted with this call, or ""."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None:
+        return ""
+    if packet in _MISREAD or not is_registered(packet.__name__):
+        return "coremltools has no such operator"
+    for keyword, value in node.kwargs.items():
+        if keyword not in _HARMLESS and (packet, keyword) not in _READ and value != _default(node, keyword):
+            return f"coremltools would drop {keyword}={value!r}"
+    return ""
 
 
 def _default(node: fx.Node, keyword: str) -> Any:
-    schema = getattr(node.target, "_schema", None)
-    for argument in schema.arguments if schema else ():
+    for argument in getattr(node.target, "_schema").arguments:  # noqa: B009  (private, and typed as absent)
         if argument.name == keyword:
             return argument.default_value
     return None
 
 
-def _scaled_second(graph: fx.Graph, node: Any) -> Any:
-    """add(x, y, alpha=a) = add(x, a · y); likewise sub; rsub(x, y, alpha=a) = sub(y, a · x)."""
-    x, y = node.args[:2]
-    alpha = node.kwargs.get("alpha", 1)
-    if alpha == 1:
-        return node
-    packet = node.target.overloadpacket
-    if packet is aten.rsub:
-        x, y, packet = y, x, aten.sub
-    scaled = _call(graph, node, aten.mul.Tensor, y, alpha) if isinstance(y, fx.Node) else y * alpha
-    if not isinstance(x, fx.Node):  # number − tensor
-        negated = _call(graph, node, aten.mul.Tensor, scaled, -1)
-        return _call(graph, node, aten.add.Tensor, negated, x)
-    return _call(graph, node, packet.Tensor, x, scaled)
-
-
-def _tanh_gelu(graph: fx.Graph, node: Any) -> Any:
-    """gelu(x) ≈ x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³))), Hendrycks and Gimpel 2016."""
-    if node.kwargs.get("approximate", "none") == "none":
-        return node
-    x = node.args[0]
-    square = _call(graph, node, aten.mul.Tensor, x, x)
-    cube = _call(graph, node, aten.mul.Tensor, square, x)
-    inner = _call(graph, node, aten.add.Tensor, x, _call(graph, node, aten.mul.Tensor, cube, 0.044715))
-    bent = _call(graph, node, aten.tanh.default, _call(graph, node, aten.mul.Tensor, inner, math.sqrt(2 / math.pi)))
-    gate = _call(graph, node, aten.add.Tensor, bent, 1.0)
-    return _call(graph, node, aten.mul.Tensor, _call(graph, node, aten.mul.Tensor, x, 0.5), gate)
-
-
-def _call(graph: fx.Graph, like: Any, target: Callable[..., Any], *args: Any) -> Any:
-    node = graph.call_function(target, args)
-    node.meta.update({key: like.meta[key] for key in ("nn_module_stack", "stack_trace") if key in like.meta})
-    return node
-
-
-_REWRITES: dict[Any, Callable[[fx.Graph, Any], Any]] = {
-    aten.add: _scaled_second,
-    aten.sub: _scaled_second,
-    aten.rsub: _scaled_second,
-    aten.gelu: _tanh_gelu,
-}
+def _floats_for_integers(node: fx.Node) -> None:
+    """Number arguments of a floating-point operator as floats: the converter compares types, not values."""
+    value = node.meta.get("val")
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return
+    arguments = list(node.args)
+    for i, declared in enumerate(schema.arguments[: len(arguments)]):
+        if str(declared.type) == "number" and type(arguments[i]) is int:
+            arguments[i] = float(arguments[i])  # type: ignore[arg-type]
+    node.args = tuple(arguments)

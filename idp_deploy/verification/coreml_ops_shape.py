@@ -143,6 +143,12 @@ def _sliding_windows(call: Call) -> Tensor:
     return x.unfold(axis, int(call.scalar("size")), int(call.scalar("stride", 1))).movedim(-1, axis + 1)
 
 
+@op("crop")
+def _crop(call: Call) -> Tensor:
+    x, (top, bottom), (left, right) = call["x"], call.numbers("crop_height"), call.numbers("crop_width")
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
 @op("pad")
 def _pad(call: Call) -> Tensor:
     x, pads, mode = call["x"], call.numbers("pad"), str(call.scalar("mode", "constant"))

@@ -1,0 +1,66 @@
+"""Operators that coremltools lacks or misreads, and for which PyTorch's decompositions end in ones it lacks as well."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+aten = torch.ops.aten
+
+
+def _rsub(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    return torch.add(torch.mul(x, -alpha), other)
+
+
+def _fmod(x: Tensor, y: Any) -> Tensor:
+    return x - torch.div(x, y, rounding_mode="trunc") * y
+
+
+def _lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
+    return x + (end - x) * weight
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    return torch.neg(F.softplus(torch.neg(x)))
+
+
+def _hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    return x * (torch.abs(x) > float(lambd)).to(x.dtype)
+
+
+def _var(x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    axes = list(range(x.dim())) if not dim else [d % x.dim() for d in dim]
+    count = math.prod(x.shape[a] for a in axes)
+    squares = torch.square(x - x.mean(axes, keepdim=True))
+    return squares.mean(axes, keepdim=keepdim) * (count / (count - (1.0 if correction is None else correction)))
+
+
+def _std(x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
+    return torch.sqrt(_var(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    axes = list(range(x.dim() - len(shape), x.dim()))
+    eps = torch.finfo(x.dtype).eps if eps is None else eps
+    normal = x * torch.rsqrt(torch.square(x).mean(axes, keepdim=True) + eps)
+    return normal if weight is None else normal * weight
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+    aten.rsub.Scalar: _rsub,
+    aten.rsub.Tensor: _rsub,
+    aten.fmod.Scalar: _fmod,
+    aten.fmod.Tensor: _fmod,
+    aten.lerp.Scalar: _lerp,
+    aten.lerp.Tensor: _lerp,
+    aten.log_sigmoid.default: _log_sigmoid,
+    aten.hardshrink.default: _hardshrink,
+    aten.var.correction: _var,
+    aten.std.correction: _std,
+    aten.rms_norm.default: _rms_norm,
+}
