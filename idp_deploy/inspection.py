@@ -15,7 +15,7 @@ from idp_deploy.reading import read
 
 GZIP_LEVEL = 6  # what web servers use by default
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
-_WORTH_SAYING_BYTES = 1000
+_WORTH_SAYING_BYTES = 10_000
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ def _warnings(contents: Contents, tensors: tuple[TensorReport, ...]) -> list[str
         return []
     largest = max(wasteful, key=lambda tensor: tensor.zeros * tensor.value_bits)
     return [
-        f"{wasted / 1e6:.2f} MB of zeros are stored densely in {len(wasteful)} tensors, most in '{largest.name}': "
+        f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}': "
         f"export this model with sparse weight encodings to leave them out"
     ]
+
+
+def _counted(tensors: int) -> str:
+    return "1 tensor" if tensors == 1 else f"{tensors} tensors"

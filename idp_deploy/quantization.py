@@ -68,6 +68,7 @@ def _lut4(w: np.ndarray, axis: int) -> np.ndarray:
 SCHEMES: dict[str, Quantizer] = {"fp16": _float16, "int8": _int8, "int8-weights": _int8, "lut4": _lut4}
 
 
+@torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 def quantize(
     model: CompressedModel,
     scheme: str,
@@ -310,9 +311,8 @@ def _activation_noise(
     for measuring in (False, True) if integer_inputs else (True,):
         handles = [layer.register_forward_hook(watch(name, measuring)) for name, layer in layers.items()]
         try:
-            with torch.random.fork_rng():
-                for call in calls:
-                    module(*call)
+            for call in calls:
+                module(*call)
         finally:
             for handle in handles:
                 handle.remove()

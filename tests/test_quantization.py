@@ -169,7 +169,9 @@ class Fixed(Task):
 
 
 def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:
+    state = torch.get_rng_state()
     with_task = quantize(model, "int8", task=Fixed(EXAMPLE[0]), samples=5).quantization
+    assert torch.equal(state, torch.get_rng_state())
     assert with_task is not None
     assert len(with_task.calibration) == 5
     assert all(torch.equal(call[0], EXAMPLE[0]) for call in with_task.calibration)

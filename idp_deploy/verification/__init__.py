@@ -23,6 +23,7 @@ from idp_deploy.verification.calls import (
     arrays,
     batch_extent,
     calls_from_file,
+    manifest_of,
     rows_of,
     seeded_calls,
 )
@@ -58,6 +59,7 @@ def run_file(path: Path, calls: Sequence[Arrays]) -> Mapping[str, list[Arrays]]:
     return runner(path, calls)
 
 
+@torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 def verify(
     artifact: Path | str,
     model: CompressedModel | None = None,
@@ -106,10 +108,11 @@ def verify(
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += unproved + dead_activations(module, calls)
     metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
-    described = Artifact(path, contents.format, size_bytes(path), contents.metadata.get("idp_deploy") or {})
+    described = Artifact(path, contents.format, size_bytes(path), manifest_of(contents))
     return Parity(described, parities, proofs, metrics, (*notes, *more))
 
 
+@torch.random.fork_rng(devices=())
 def file_accuracy(
     artifact: Path | str, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
 ) -> dict[str, float]:
@@ -151,5 +154,5 @@ def evaluation_copy(model: CompressedModel) -> nn.Module:
 
 
 def _run(module: nn.Module, calls: Sequence[Call]) -> list[Any]:
-    with torch.no_grad(), torch.random.fork_rng():
+    with torch.no_grad():
         return [module(*call) for call in calls]

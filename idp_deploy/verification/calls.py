@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -17,6 +17,7 @@ from idp_deploy.tasks import Task
 
 Call = tuple[Any, ...]  # positional arguments of the model's forward
 Arrays = tuple[np.ndarray, ...]  # their tensors, flattened, as numpy
+_PARTS: dict[str, type] = {"weights": dict, "layouts": dict, "inputs": list, "outputs": list}
 
 
 def seeded_calls(example: Call, *, task: Task | None = None, seeds: int = 3) -> list[Call]:
@@ -50,9 +51,11 @@ def samples(task: Task, example: Call) -> Sequence[Call]:
 
 def calls_from_file(contents: Contents, *, seeds: int = 3) -> list[Call]:
     """Random calls for a file without a model: normal floats, integers 0 and 1, a free extent taken as 1."""
-    manifest = contents.metadata.get("idp_deploy") or {}
-    names = manifest.get("inputs") or contents.inputs
-    layouts = manifest.get("layouts") or {}
+    declared = manifest_of(contents)
+    names = contents.inputs
+    if sorted(names) == sorted(map(str, declared.get("inputs") or ())):
+        names = tuple(declared["inputs"])
+    layouts = declared.get("layouts") or {}
     calls: list[Call] = []
     for seed in range(seeds):
         generator = np.random.default_rng(seed)
@@ -64,9 +67,17 @@ def calls_from_file(contents: Contents, *, seeds: int = 3) -> list[Call]:
                 shape = (shape[0], shape[-1], *shape[1:-1])
             dtype = np.dtype(value.dtype)
             drawn = generator.normal(size=shape) if dtype.kind == "f" else generator.integers(0, 2, size=shape)
-            call.append(torch.from_numpy(drawn.astype(np.float32 if dtype.kind == "f" else dtype)))
+            call.append(torch.from_numpy(np.asarray(drawn).astype(np.float32 if dtype.kind == "f" else dtype)))
         calls.append(tuple(call))
     return calls
+
+
+def manifest_of(contents: Contents) -> Mapping[str, Any]:
+    """Our manifest in the file; empty where there is none, or where its parts are not what we write."""
+    found = contents.metadata.get("idp_deploy")
+    if not isinstance(found, Mapping) or not all(isinstance(found.get(k, t()), t) for k, t in _PARTS.items()):
+        return {}
+    return found
 
 
 def arrays(values: Any) -> Arrays:

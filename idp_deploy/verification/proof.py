@@ -7,7 +7,7 @@ only a hint. What is compared is what the reader decoded; nothing here shares co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations
@@ -18,6 +18,7 @@ import numpy as np
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
+from idp_deploy.verification.calls import manifest_of
 
 _INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
 # What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
@@ -59,8 +60,8 @@ def prove_weights(
     quantized, values within half an integer step. A zero of the model must be a zero of the file and the reverse.
     """
     references, notes = _references(model, example_inputs)
-    ours = contents.metadata.get("idp_deploy") or {}
-    hints: Mapping[str, str] = ours.get("weights") or {}
+    ours = manifest_of(contents)
+    hints = ours.get("weights") or {}
     stored = [Stored(tensor) for tensor in contents.tensors]
     by_size: dict[int, list[Stored]] = {}
     for candidate in stored:
