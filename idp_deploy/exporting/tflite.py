@@ -8,7 +8,7 @@ fixed: a batch of 1 is what phones run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from idp_deploy.exporting import manifest
 from idp_deploy.exporting.tflite_check import TOLERANCES, Named, check
 from idp_deploy.exporting.tflite_convert import Converted, convert
 from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, kind, merge_equal_constants, schema
+from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
 from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.exporting.tflite_storing import plan, store_constants
 from idp_deploy.exporting.tflite_weights import Match, match
@@ -50,14 +51,17 @@ def export_tflite(
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
-    kept_float = set(quantization.kept_float) if quantization else set()
-    storing = plan(encoding, scheme, (set(model.masks) | _covered(model)) - kept_float)
+    storing = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
-    converted = convert(captured)
+    converted = convert(captured, _calibration(model, example_inputs))
     tflite = parse(converted.content)
-    merge_equal_constants(tflite)
+    if scheme != "int8":  # shared constants would need one scale each
+        merge_equal_constants(tflite)
     matches = match({c.index: c.values for c in constants(tflite)}, _parameters(captured))
     _name(tflite, matches)
+    if scheme == "int8":
+        tflite, matches = _integers(tflite, matches, converted, storing.quantized)
+        merge_equal_constants(tflite)
     store_constants(tflite, matches, captured.masks, storing)
     record = _manifest(model, converted, matches)
     content = _finish(tflite, record)
@@ -66,8 +70,60 @@ def export_tflite(
     return Artifact(path, "tflite", len(content), record, _notes(captured, matches))
 
 
-def _covered(model: CompressedModel) -> set[str]:
-    return set(model.quantization.signal_to_noise_db) if model.quantization else set()
+def _quantized(model: CompressedModel) -> set[str]:
+    """The parameters that the scheme covers."""
+    if model.quantization is None:
+        return set()
+    return set(model.quantization.signal_to_noise_db or model.masks) - set(model.quantization.kept_float)
+
+
+def _calibration(model: CompressedModel, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    if model.quantization is None or model.quantization.scheme != "int8":
+        return ()
+    return model.quantization.calibration or (example_inputs,)
+
+
+def _integers(
+    tflite: Any, matches: Mapping[int, Match], converted: Converted, quantized: Collection[str]
+) -> tuple[Any, dict[int, Match]]:
+    """Weights and activations in int8; the matches under the tensor indices of the new model."""
+    graph = tflite.subgraphs[0]
+    by_name = {graph.tensors[index].name: found for index, found in matches.items()}
+    biases = {graph.tensors[c.index].name: c.values for c in constants(tflite) if c.values.ndim == 1}
+    float_weights = {i for i, found in matches.items() if found.parameter not in quantized and found.is_matrix}
+    keep_float = [
+        graph.tensors[int(op.outputs[0])].name
+        for op in graph.operators
+        if any(int(t) in float_weights for t in op.inputs[:2])
+    ]
+    calls = [_arriving(call, converted.channel_last) for call in converted.calibration]
+    content = quantize_static(serialize(tflite), calls, keep_float)
+    quantized_model = parse(content)
+    for tensor in quantized_model.subgraphs[0].tensors:
+        tensor.name = tensor.name.decode()
+    _restore_signature_names(quantized_model)
+    repair_dead_channels(quantized_model, biases)
+    names = {tensor.name: i for i, tensor in enumerate(quantized_model.subgraphs[0].tensors)}
+    return quantized_model, {names[name]: found for name, found in by_name.items() if name in names}
+
+
+def _restore_signature_names(tflite: Any) -> None:
+    """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it."""
+    tensors = tflite.subgraphs[0].tensors
+    for signature in tflite.signatureDefs:
+        for entry in [*signature.inputs, *signature.outputs]:
+            name = entry.name.decode()
+            for tensor in tensors:
+                if tensor.name == name:
+                    tensor.name = f"{name}#int8"
+            tensors[int(entry.tensorIndex)].name = name
+
+
+def _arriving(call: Sequence[np.ndarray], channel_last: Collection[int]) -> dict[str, np.ndarray]:
+    """A call by input name, in the file's layout and number types."""
+    arrays = (np.moveaxis(x, 1, -1) if i in channel_last else x for i, x in enumerate(call))
+    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+    return {f"args_{i}": np.ascontiguousarray(x, narrow.get(x.dtype, x.dtype)) for i, x in enumerate(arrays)}
 
 
 def _parameters(captured: Captured) -> dict[str, np.ndarray]:
@@ -129,14 +185,10 @@ def _finish(tflite: Any, record: Mapping[str, Any]) -> bytes:
 
 def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named, Named]]:
     """The model's calls by tensor name, inputs in the file's layout."""
-    calls: list[tuple[Named, Named]] = []
-    for inputs, outputs in converted.calls:
-        arriving = {
-            name: np.moveaxis(x, 1, -1) if name in record["layouts"] else x
-            for name, x in zip(record["inputs"], inputs, strict=True)
-        }
-        calls.append((arriving, dict(zip(record["outputs"], outputs, strict=True))))
-    return calls
+    return [
+        (_arriving(inputs, converted.channel_last), dict(zip(record["outputs"], outputs, strict=True)))
+        for inputs, outputs in converted.calls
+    ]
 
 
 def _notes(captured: Captured, matches: Mapping[int, Match]) -> tuple[str, ...]:

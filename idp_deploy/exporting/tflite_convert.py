@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from idp_deploy.errors import ConversionError
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
+_CHECKED = 4  # calibration calls that the written file is checked on
 _MEAN = torch.ops.aten.mean.dim
 
 
@@ -33,6 +34,7 @@ class Converted:
     """
 
     content: bytes
+    calibration: tuple[Arrays, ...]  # in the model's layout, flattened
     calls: tuple[tuple[Arrays, Arrays], ...]
     channel_last: frozenset[int]
 
@@ -60,17 +62,21 @@ class FlatIO(nn.Module):
         return tuple(x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor))
 
 
-def convert(captured: Captured) -> Converted:
+def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Converted:
     """Run litert_torch on `captured`.
+
+    Args:
+        calibration: calls like the example. Where there are some, the first of them replace the seeded random call,
+            since activation ranges hold for inputs like these only.
 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
     keep_spatial_means(captured.module)
     channel_last = image_inputs(captured.module)
-    inputs = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+    inputs = _tensors(captured.example_inputs)
     flat = FlatIO(captured.module, captured.example_inputs, frozenset())
-    calls = tuple(_calls(flat, inputs))
+    calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     flat.channel_last = channel_last
     arriving = tuple(x.permute(0, 2, 3, 1).contiguous() if i in channel_last else x for i, x in enumerate(inputs))
     with _quiet(), torch.no_grad(), torch.random.fork_rng():
@@ -80,18 +86,22 @@ def convert(captured: Captured) -> Converted:
             content = litert_torch.convert(flat, arriving).model_content()
         except Exception as error:
             raise ConversionError(_explain(captured.module, error), way_out=_way_out(str(error))) from error
-    return Converted(content, calls, channel_last)
+    return Converted(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
+
+
+def _tensors(call: Any) -> list[Tensor]:
+    return [x.detach().cpu() for x in pytree.tree_leaves(call) if isinstance(x, Tensor)]
 
 
 @torch.no_grad()
-def _calls(flat: FlatIO, example: list[Tensor]) -> Iterator[tuple[Arrays, Arrays]]:
+def _calls(flat: FlatIO, example: list[Tensor], others: list[list[Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
     generator = torch.Generator().manual_seed(0)
     seeded = [torch.randn(x.shape, generator=generator) if x.is_floating_point() else x for x in example]
-    for position, inputs in enumerate((example, seeded)):
+    for position, inputs in enumerate(others or [example, seeded]):
         with torch.random.fork_rng():
             outputs = flat(*inputs)
         if position == 0 or all(bool(torch.isfinite(x).all()) for x in outputs):
-            yield tuple(x.detach().numpy() for x in inputs), tuple(x.numpy() for x in outputs)
+            yield tuple(x.numpy() for x in inputs), tuple(x.numpy() for x in outputs)
 
 
 def image_inputs(module: fx.GraphModule) -> frozenset[int]:

@@ -33,7 +33,7 @@ def parse(content: bytes) -> Any:
 
 
 def serialize(model: Any) -> bytes:
-    """The bytes of an object model; equal models give equal bytes.
+    """The bytes of an object model, which is used up; equal models give equal bytes.
 
     Raises:
         ConversionError: the weights exceed the 2 GB a flatbuffer can address.
@@ -46,21 +46,25 @@ def serialize(model: Any) -> bytes:
             f"the weights take {total} bytes; a .tflite file holds at most 2 GB",
             way_out="prune further, quantize first, or export to ONNX",
         )
-    plain, model.buffers = model.buffers, [_aligned()(b.data) for b in model.buffers]
-    try:
-        builder = flatbuffers.Builder(total + (1 << 16))
-        builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    finally:
-        model.buffers = plain
+    aligned, shared = _packers()
+    model.buffers = [aligned(b.data) for b in model.buffers]
+    written: dict[Any, int] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            if tensor.quantization is not None:
+                tensor.quantization = shared(tensor.quantization, written)
+    builder = flatbuffers.Builder(total + (1 << 16))
+    builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
 
 
 @cache
-def _aligned() -> type:
+def _packers() -> tuple[type, type]:
+    """Subclasses that pack themselves better; the generated classes stay as they are for others in this process."""
     from ai_edge_litert import schema_py_generated as schema
 
     class AlignedBuffer(schema.BufferT):  # type: ignore[misc, name-defined]
-        """A buffer that packs itself with the alignment of the schema; the generated class stays as it is."""
+        """A buffer with the alignment of the schema."""
 
         def Pack(self, builder: Any) -> int:  # noqa: N802 — the base class calls it so
             data = None if self.data is None else np.asarray(self.data, np.uint8).tobytes()
@@ -75,4 +79,42 @@ def _aligned() -> type:
                 schema.BufferAddData(builder, vector)
             return int(schema.BufferEnd(builder))
 
-    return AlignedBuffer
+    class SharedQuantization:
+        """Quantization parameters of which equal ones, and equal vectors in them, are written once.
+
+        One scale and one zero point of 8 bytes a channel, twice for a weight behind a decoder, would otherwise take
+        more room than a sparse int8 weight itself. A flatbuffer may refer to one place from many.
+        """
+
+        def __init__(self, plain: Any, written: dict[Any, int]) -> None:
+            self.plain, self.written = plain, written
+
+        def Pack(self, builder: Any) -> int:  # noqa: N802
+            plain = self.plain
+            if plain.details is not None:
+                return int(plain.Pack(builder))
+            vectors = [
+                (schema.QuantizationParametersAddMin, plain.min, np.float32),
+                (schema.QuantizationParametersAddMax, plain.max, np.float32),
+                (schema.QuantizationParametersAddScale, plain.scale, np.float32),
+                (schema.QuantizationParametersAddZeroPoint, plain.zeroPoint, np.int64),
+            ]
+            arrays = [None if values is None else np.asarray(values, dtype) for _, values, dtype in vectors]
+            key = (*(None if a is None else a.tobytes() for a in arrays), plain.quantizedDimension)
+            if key not in self.written:
+                offsets = [None if a is None or not len(a) else self._vector(builder, a) for a in arrays]
+                schema.QuantizationParametersStart(builder)
+                for (add, _, _), offset in zip(vectors, offsets, strict=True):
+                    if offset is not None:
+                        add(builder, offset)
+                schema.QuantizationParametersAddQuantizedDimension(builder, plain.quantizedDimension)
+                self.written[key] = int(schema.QuantizationParametersEnd(builder))
+            return self.written[key]
+
+        def _vector(self, builder: Any, array: np.ndarray) -> int:
+            key = (array.dtype.str, array.tobytes())
+            if key not in self.written:
+                self.written[key] = int(builder.CreateNumpyVector(array))
+            return self.written[key]
+
+    return AlignedBuffer, SharedQuantization

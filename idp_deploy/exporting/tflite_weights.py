@@ -29,6 +29,11 @@ class Match:
     order: tuple[int, ...]
     exact: bool
 
+    @property
+    def is_matrix(self) -> bool:
+        """Whether the parameter is a matrix or a kernel, rather than a bias or a scale."""
+        return len(self.order) > 1
+
     def lay_out(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """An array of the parameter's shape (its mask, say) in the constant's shape."""
         return array.transpose(self.order).reshape(shape)
