@@ -19,6 +19,7 @@ from sample_models.training import train
 
 FOLDER = Path("build/demo")
 SEED = 0
+EPOCHS = 6
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     task = digits.task()
     say("training a dense MobileNet-v1 on scikit-learn's digits")
     torch.manual_seed(SEED)
-    model = train(mobilenet_v1.build(), task, seed=SEED, progress=epoch)
+    model = train(mobilenet_v1.build(), task, epochs=EPOCHS, seed=SEED, progress=epoch)
     with replacing(weights) as temporary:
         torch.save(model.state_dict(), temporary)
     say(f"wrote {weights}: {evaluate(model, task) * 100:.2f} % of held-out digits right")
