@@ -41,7 +41,10 @@ def harden(masked: MaskedModel, task: Task | None = None) -> CompressedModel:
             weight = module.get_parameter(name)
             if not torch.isfinite(weight).all():
                 raise UsageError(f"weight '{name}' holds NaN or infinite values", way_out="check the checkpoint")
-            mask = parse_pattern(soft.pattern).hard_mask(weight, soft.zeros, known[name].output_axis, floor=True)
+            # trained on a frozen mask already, whose zeros are there: a floor would trade a weight for a zero
+            frozen = int((weight == 0).sum()) >= soft.zeros
+            pattern, axis = parse_pattern(soft.pattern), known[name].output_axis
+            mask = pattern.hard_mask(weight, soft.zeros, axis, floor=not frozen)
             weight.copy_(torch.where(mask, weight, torch.zeros_like(weight)))
             masks[name] = mask
     if task is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,77 +11,13 @@ import pytest
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.data import DataLoader, TensorDataset
 
-from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import MaskedModel, Model, Recipe
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Model, Recipe
 from idp_deploy.hardening import harden
-from idp_deploy.pruning import METHODS, Progress, Pruner, one_shot, prune
-from idp_deploy.tasks import Task, evaluate
-
-
-class Blobs(Task):
-    """Eight noisy directions in 20 dimensions."""
-
-    def __init__(self, samples: int = 512) -> None:
-        generator = torch.Generator().manual_seed(7)
-        centres = torch.randn(8, 20, generator=generator)
-        labels = torch.randint(0, 8, (samples + 256,), generator=generator)
-        inputs = centres[labels] + 0.7 * torch.randn(samples + 256, 20, generator=generator)
-        self.train = TensorDataset(inputs[:samples], labels[:samples])
-        self.validation = TensorDataset(inputs[samples:], labels[samples:])
-
-    def train_loader(self, seed: int) -> DataLoader[Any]:
-        return DataLoader(self.train, 64, shuffle=True, generator=torch.Generator().manual_seed(seed))
-
-    def validation_loader(self) -> DataLoader[Any]:
-        return DataLoader(self.validation, 256)
-
-
-def network(seed: int = 0) -> nn.Sequential:
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Linear(20, 48),
-        nn.BatchNorm1d(48),
-        nn.ReLU(),
-        nn.Dropout(0.1),
-        nn.Linear(48, 32),
-        nn.ReLU(),
-        nn.Linear(32, 8),
-    )
-
-
-def train(model: nn.Module, pruner: Any, steps: int, rate: float = 0.1) -> None:
-    optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
-    task = Blobs()
-    inputs, labels = task.train.tensors
-    for _ in range(steps):
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(inputs), labels).backward()
-        optimizer.step()
-        pruner.step()
-
-
-def zeros(module: nn.Module) -> int:
-    return sum(int((m.weight == 0).sum()) for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d))
-
-
-PRUNABLE = 20 * 48 + 48 * 32 + 32 * 8
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("sparsity", [0.5, 0.9, 0.95])
-def test_zeros_are_exact_for_every_method(method: str, sparsity: float) -> None:
-    pruner = Pruner(network(), sparsity=sparsity, epochs=12, method=method)
-    model = pruner.prepare()
-    train(model, pruner, 12)
-    assert pruner.report().zeros == round(sparsity * PRUNABLE)
-    sparse = pruner.finalize()
-    assert zeros(sparse.module) == sparse.zeros == round(sparsity * PRUNABLE)
-    for name, mask in sparse.masks.items():
-        weight = sparse.module.get_parameter(name)
-        assert torch.equal(weight != 0, mask)
-        assert mask.any(1).all()
+from idp_deploy.pruning import Progress, Pruner, one_shot, prune
+from idp_deploy.tasks import evaluate
+from tests.pruning_fixtures import PRUNABLE, Blobs, network, same, train, trained, zeros
 
 
 @pytest.mark.parametrize("steps", [0, 1, 5])
@@ -99,21 +34,6 @@ def test_short_runs_reach_the_target_before_they_end(mode: str, epochs: int) -> 
     train(pruner.prepare(), pruner, 4 * epochs)
     report = pruner.report()
     assert report.zeros == report.target_zeros == round(0.9 * PRUNABLE)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_nothing_is_added_to_the_state_dict(method: str) -> None:
-    model = network()
-    before, parameters = list(model.state_dict()), list(model.parameters())
-    pruner = Pruner(model, sparsity=0.9, epochs=6, method=method)
-    assert pruner.prepare() is model
-    for step in range(6):
-        train(model, pruner, 1)
-        assert list(model.state_dict()) == before, step
-        assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-        assert model[0].weight is parameters[0]
-    pruner.finalize()
-    assert list(model.state_dict()) == before
 
 
 def test_the_weight_stays_dense_while_the_forward_is_masked() -> None:
@@ -314,7 +234,7 @@ def test_mixed_recipes_go_by_name_then_kind_then_default() -> None:
         ({"skip": ["conv9.*"]}, "'conv9.*' matches no prunable weight"),
         ({"skip": ["*"]}, "nothing to prune"),
         ({"pattern": "2:4"}, "pattern 2:4 means a sparsity of 0.5, not 0.9"),
-        ({"warp": 3}, "method option 'warp' is unknown"),
+        ({"warp": 3}, "option 'warp' is unknown to method idp"),
         ({"sparsity": 0.9999}, "leaves fewer entries"),
     ],
 )
@@ -327,21 +247,9 @@ def test_settings_that_cannot_be_meant_are_refused(settings: dict[str, Any], mes
 # ── prune and harden ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def same(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
-
-
 @pytest.fixture(scope="module")
 def dense() -> Model:
-    model, task = network(), Blobs()
-    torch.manual_seed(0)
-    optimizer = torch.optim.SGD(model.parameters(), 0.05, momentum=0.9)
-    for epoch in range(5):
-        for batch in task.train_loader(epoch):
-            optimizer.zero_grad()
-            task.loss(model(batch[0]), batch).backward()
-            optimizer.step()
-    return Model(model.eval())
+    return trained()
 
 
 def test_prune_and_harden_end_to_end(dense: Model) -> None:
@@ -372,28 +280,6 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(dense: Model) -
     assert not same(one.module, other.module)
 
 
-def test_hardening_a_frozen_model_changes_nothing(dense: Model) -> None:
-    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=4))
-    assert same(masked.module, harden(masked).module)
-
-
-def test_hardening_a_soft_model_is_exact_and_leaves_it_soft(dense: Model) -> None:
-    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=4, options={"finish": 0.0}))
-    assert zeros(masked.module) == 0
-    sparse = harden(masked)
-    assert zeros(masked.module) == 0
-    assert zeros(sparse.module) == round(0.9 * PRUNABLE)
-    soft = masked.soft_masks["4.weight"]
-    assert soft.threshold > 0
-    assert soft.temperature == pytest.approx(soft.threshold**2 / 10, rel=1e-5)
-
-
-def test_hardening_refuses_a_mask_of_another_model(dense: Model) -> None:
-    masked = prune(dense, Blobs(), Recipe(sparsity=0.9, epochs=1))
-    with pytest.raises(UsageError, match=r"there is a mask for '0\.weight'"):
-        harden(MaskedModel(nn.Sequential(nn.ReLU(), nn.Linear(4, 4)), masked.soft_masks, masked.recipe))
-
-
 def test_one_shot_needs_no_data(dense: Model) -> None:
     sparse = one_shot(dense, Recipe(sparsity=0.6))
     assert zeros(sparse.module) == round(0.6 * PRUNABLE)
@@ -414,35 +300,3 @@ def test_distillation_follows_the_dense_model(dense: Model) -> None:
 
     masked = prune(dense, Unlabelled(), Recipe(sparsity=0.8, epochs=4, options={"distill": 0.95}))
     assert evaluate(harden(masked).module, Blobs()) > evaluate(dense.module, Blobs()) - 0.1
-
-
-class KilledError(Exception):
-    """What a kill looks like from inside."""
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("after", [3, 11, 20])
-def test_an_interrupted_run_resumes_to_the_same_bytes(dense: Model, tmp_path: Path, method: str, after: int) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.step == after:
-            raise KilledError
-
-    recipe, task = Recipe(sparsity=0.9, epochs=4, method=method), Blobs()
-    whole = prune(dense, task, recipe)
-    with pytest.raises(KilledError):
-        prune(dense, task, recipe, progress=stop, checkpoint_dir=tmp_path)
-    resumed = prune(dense, task, recipe, checkpoint_dir=tmp_path, resume=True)
-    assert same(whole.module, resumed.module)
-    assert same(harden(whole).module, harden(resumed).module)
-
-
-def test_resuming_another_run_is_refused(dense: Model, tmp_path: Path) -> None:
-    task = Blobs()
-    prune(dense, task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path)
-    with pytest.raises(UsageError, match=r"had sparsity = 0\.9, this one has 0\.8"):
-        prune(dense, task, Recipe(sparsity=0.8, epochs=1), checkpoint_dir=tmp_path, resume=True)
-    with pytest.raises(UsageError, match="started from another model"):
-        prune(Model(network(5)), task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path, resume=True)
-    (tmp_path / "training_state.pt").write_bytes(b"PK\x03\x04 broken")
-    with pytest.raises(FileError, match="cannot be read as a training state"):
-        prune(dense, task, Recipe(sparsity=0.9, epochs=1), checkpoint_dir=tmp_path, resume=True)

@@ -78,6 +78,11 @@ class Pattern:
         exact = units.to(torch.promote_types(w.dtype, torch.float32))
         return exact.square().mean(-1).sqrt() if self.shared else exact.abs()
 
+    def unit_scores(self, entry_scores: Tensor, output_axis: int = 0) -> Tensor:
+        """Scores of single entries, in w's shape, as scores of units: their mean where a unit shares one."""
+        units = self.to_units(entry_scores, output_axis)
+        return units.mean(-1) if self.shared else units
+
     def threshold(self, w: Tensor, zeros: int, output_axis: int = 0) -> Tensor:
         """t, midway between the largest pruned and the smallest kept score; broadcasts against `to_units(w)`.
 
@@ -94,14 +99,19 @@ class Pattern:
         Args:
             floor: keep the best unit of every output row, whatever its size, where `zeros` leaves room for that.
         """
-        scores = self.scores(w, output_axis)
-        shape = tuple(w.shape)
-        pruned = zeros // self.unit(shape, output_axis)
+        return self.mask_by(self.scores(w, output_axis), tuple(w.shape), zeros, output_axis, floor=floor)
+
+    def mask_by(
+        self, scores: Tensor, shape: tuple[int, ...], zeros: int, output_axis: int = 0, *, floor: bool = False
+    ) -> Tensor:
+        """As `hard_mask`, for any scores of the units, laid out as `scores` returns them."""
+        unit = self.unit(shape, output_axis)
+        pruned = zeros // unit
         if floor:
             scores = self._with_floor(scores, shape[output_axis], scores.numel() - pruned)
         kept = keep_largest(scores, pruned)
         if self.shared:
-            kept = kept.unsqueeze(-1).expand(self.to_units(w.detach(), output_axis).shape)
+            kept = kept.unsqueeze(-1).expand(*kept.shape, unit)
         return self.from_units(kept, shape, output_axis).contiguous()
 
     def _with_floor(self, scores: Tensor, rows: int, kept: int) -> Tensor:
@@ -154,14 +164,15 @@ class NM(Pattern):
             t = torch.minimum(t, (above + below) / 2)
         return t
 
-    def hard_mask(self, w: Tensor, zeros: int, output_axis: int = 0, *, floor: bool = False) -> Tensor:
-        scores = self.scores(w, output_axis)
+    def mask_by(
+        self, scores: Tensor, shape: tuple[int, ...], zeros: int, output_axis: int = 0, *, floor: bool = False
+    ) -> Tensor:
         order = torch.sort(scores, dim=-1, descending=True, stable=True).indices
         pruned = torch.ones_like(scores, dtype=torch.bool).scatter_(-1, order[..., : self.kept], False)
         if zeros < int(pruned.sum()):
             candidates = torch.where(pruned, scores, torch.inf)
             pruned = ~keep_largest(candidates, zeros)
-        return self.from_units(~pruned, tuple(w.shape), output_axis).contiguous()
+        return self.from_units(~pruned, shape, output_axis).contiguous()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ sparse = pruner.finalize()
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +18,9 @@ from torch import nn
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, Recipe, SoftMask
-from idp_deploy.masks import NM, Channel
+from idp_deploy.masks import NM, SMALLEST_TEMPERATURE, Channel
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
-from idp_deploy.pruning.methods import METHODS
+from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.selecting import select
 from idp_deploy.pruning.sites import Site, attach
@@ -75,6 +75,8 @@ class Pruner:
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
         seed: for methods that draw random numbers.
+        example_inputs, loss: one call's arguments, and a function giving the loss of `model` on some training data,
+            for the methods that rank weights before training.
         options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
             finish (when); the rest goes to the method.
 
@@ -95,6 +97,8 @@ class Pruner:
         skip: Sequence[str] = (),
         steps_per_epoch: int | None = None,
         seed: int = 0,
+        example_inputs: tuple[Any, ...] | None = None,
+        loss: Callable[[], torch.Tensor] | None = None,
         **options: Any,
     ) -> None:
         if not 0 <= sparsity < 1:
@@ -118,9 +122,10 @@ class Pruner:
             Site(name, model.get_parameter(name), where, parsed) for name, (where, parsed) in selection.chosen.items()
         ]
         self._check_sparsity()
-        timing = {k: v for k, v in options.items() if k in SCHEDULE_OPTIONS[mode]}
+        rule = METHODS[method]
+        timing = {k: v for k, v in (rule.timing | options).items() if k in SCHEDULE_OPTIONS[mode]}
         self.schedule: Schedule = (
-            auto_schedule(epochs * (steps_per_epoch or 1), **timing)
+            auto_schedule(epochs * (steps_per_epoch or 1), shape=rule.ramp, **timing)
             if mode == "auto"
             else paper_schedule(epochs, steps_per_epoch or 1, **timing)
         )
@@ -128,7 +133,8 @@ class Pruner:
         own = {key: value for key, value in options.items() if key not in known}
         if mode == "paper" and method == "idp":
             own = {"temperature": PAPER_TEMPERATURE, "clip": False, **own}
-        self.method = METHODS[method](self.sites, self.schedule, seed, own)
+        self.method = rule(self.sites, self.schedule, seed, own)
+        self._surroundings = Surroundings(model, example_inputs, loss)
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._allocated = False
@@ -138,6 +144,7 @@ class Pruner:
         if not self._handles:
             for site in self.sites:
                 self._handles += attach(self.model, site)
+            self.method.begin(self._surroundings)
             self._refresh()
         return self.model
 
@@ -175,16 +182,23 @@ class Pruner:
 
     @contextmanager
     def hardened(self) -> Iterator[nn.Module]:
-        """Inside, the model computes with the exact hard masks of this moment; weights are not changed."""
-        frozen = {site.name: site.mask for site in self.sites}
+        """Inside, the model computes with the exact hard masks of this moment; afterwards all is as before."""
+        soft = [site for site in self.sites if site.mask is None and site.zeros]
+        values = {}
+        with torch.no_grad():
+            for site in soft:
+                site.mask, baked = self.method.hard_mask(site), self.method.baked(site)
+                if baked is not None:
+                    values[site] = site.weight.detach().clone()
+                    site.weight.copy_(baked)
         try:
-            for site in self.sites:
-                if site.mask is None and site.zeros:
-                    site.mask = self.method.hard_mask(site)
             yield self.model
         finally:
-            for site in self.sites:
-                site.mask = frozen[site.name]
+            for site in soft:
+                site.mask = None
+            with torch.no_grad():
+                for site, value in values.items():
+                    site.weight.copy_(value)
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached."""
@@ -193,8 +207,8 @@ class Pruner:
         for site in self.sites:
             t, tau = site.state.get("t"), site.state.get("tau")
             if t is None or tau is None or site.mask is not None:
-                t, tau = (site.threshold() if site.budget else torch.zeros(())), torch.zeros(())
-            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.budget, site.pattern.name)
+                t, tau = (site.threshold() if site.zeros else torch.zeros(())), torch.tensor(SMALLEST_TEMPERATURE)
+            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.zeros, site.pattern.name)
         return masks
 
     @torch.no_grad()
@@ -204,12 +218,13 @@ class Pruner:
         Returns:
             The hardened model with its masks; it can be called as the module can.
         """
-        self._finish_ramp()
+        self._freeze()
         masks = {}
         for site in self.sites:
-            mask = site.mask if site.mask is not None else self.method.hard_mask(site)
-            site.weight.copy_(torch.where(mask, site.weight, torch.zeros_like(site.weight)))
-            masks[site.name] = mask.detach().clone()
+            assert site.mask is not None
+            # a product would leave −0.0
+            site.weight.copy_(torch.where(site.mask, site.weight, torch.zeros_like(site.weight)))
+            masks[site.name] = site.mask.detach().clone()
         self.detach()
         return Finalized(self.model, masks, self.recipe)
 
@@ -225,7 +240,13 @@ class Pruner:
         return {
             "steps": self.steps,
             "sites": {
-                site.name: {"budget": site.budget, "zeros": site.zeros, "mask": site.mask, "state": dict(site.state)}
+                site.name: {
+                    "budget": site.budget,
+                    "zeros": site.zeros,
+                    "mask": site.mask,
+                    "still": site.still,
+                    "state": dict(site.state),
+                }
                 for site in self.sites
             },
         }
@@ -236,9 +257,9 @@ class Pruner:
         for site in self.sites:
             saved = state["sites"][site.name]
             site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
-            site.state = dict(saved["state"])
+            site.still, site.state = saved["still"], dict(saved["state"])
+            site.masked = self.method.forward(site)
         self._allocated = any(site.budget for site in self.sites)
-        self._refresh()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -266,6 +287,9 @@ class Pruner:
             unit = site.pattern.unit(tuple(site.weight.shape), site.where.output_axis)
             site.zeros = round(ratio * site.budget / unit) * unit
             self.method.update(site, self.steps)
+        self.method.after(self.steps)
+        for site in self.sites:
+            site.masked = self.method.forward(site)
 
     def _allocate(self) -> None:
         if self._allocated or self.recipe.sparsity == 0:
@@ -280,20 +304,31 @@ class Pruner:
         self._allocated = True
 
     def _finish_ramp(self) -> None:
+        """Full budgets, wherever training stopped, and the method's last word on them."""
         self._refuse_non_finite()
         self._allocate()
-        for site in self.sites:
-            if site.zeros != site.budget and site.mask is None:
+        soft = [site for site in self.sites if site.mask is None]
+        last = self.schedule.frozen_from
+        for site in soft:
+            if site.zeros != site.budget:
                 site.zeros = site.budget
-                self.method.update(site, self.schedule.frozen_from)
+                self.method.update(site, last)
+                site.zeros = site.budget
+        if soft:
+            self.method.settle()
 
     @torch.no_grad()
     def _freeze(self) -> None:
         """Zeros in the weights themselves, again after every step: momentum would move them."""
-        self._finish_ramp()
+        if any(site.mask is None for site in self.sites):
+            self._finish_ramp()
         for site in self.sites:
             if site.mask is None:
-                site.mask = self.method.hard_mask(site)
+                mask, baked = self.method.hard_mask(site), self.method.baked(site)
+                if baked is not None:
+                    site.weight.copy_(baked)
+                site.mask, site.budget = mask, site.zeros
+                site.state.clear()
             site.weight.mul_(site.mask)
 
     def _refuse_non_finite(self) -> None:

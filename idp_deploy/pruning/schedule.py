@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 Phase = Literal["dense", "ramp", "frozen"]
+Shape = Literal["cubic", "linear", "sigmoid", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Schedule:
     dense_until: int
     ramp: float  # steps from there to the full budget
     frozen_from: int
-    shape: Literal["cubic", "linear"] = "cubic"
+    shape: Shape = "cubic"
     per_stage: int = 1  # steps between two values of the ramp: 1, or a whole epoch as in the paper
 
     def phase(self, step: int) -> Phase:
@@ -35,10 +38,26 @@ class Schedule:
             return 0.0
         staged = ((step - self.dense_until) // self.per_stage + 1) * self.per_stage
         progress = min(1.0, staged / self.ramp) if self.ramp > 0 else 1.0
-        return progress if self.shape == "linear" else 1 - (1 - progress) ** 3
+        return _SHAPES[self.shape](progress)
 
 
-def auto_schedule(total: int, *, dense: float = 0.0, ramp: float = 0.3, finish: float = 0.3) -> Schedule:
+def _sigmoid(progress: float) -> float:
+    """From exactly 0 to exactly 1, steepest half-way."""
+    low, high = (1 / (1 + math.exp(-10 * (x - 0.5))) for x in (0, 1))
+    return (1 / (1 + math.exp(-10 * (progress - 0.5))) - low) / (high - low)
+
+
+_SHAPES: dict[Shape, Callable[[float], float]] = {
+    "cubic": lambda progress: 1 - (1 - progress) ** 3,  # Zhu & Gupta 2018, arXiv 1710.01878
+    "linear": lambda progress: progress,
+    "sigmoid": _sigmoid,
+    "none": lambda progress: 1.0,
+}
+
+
+def auto_schedule(
+    total: int, *, dense: float = 0.0, ramp: float = 0.3, finish: float = 0.3, shape: Shape = "cubic"
+) -> Schedule:
     """An early cubic ramp and a long finish on the frozen mask.
 
     Args:
@@ -53,7 +72,7 @@ def auto_schedule(total: int, *, dense: float = 0.0, ramp: float = 0.3, finish: 
     dense_until = int(dense * total)
     frozen_from = max(_frozen_from(total, finish), dense_until)
     steps = min(round(ramp * (total - dense_until)), frozen_from - dense_until)
-    return Schedule(total, dense_until, steps, frozen_from)
+    return Schedule(total, dense_until, steps, frozen_from, shape)
 
 
 def paper_schedule(

@@ -30,12 +30,13 @@ class Site:
     mask: Tensor | None = None  # once frozen (or in the middle of `hardened`), what the forward uses
     masked: Callable[[Site, Tensor], Tensor] | None = None  # the method's forward; None: dense
     state: dict[str, Any] = field(default_factory=dict)  # the method's own: t, τ, scores, …
+    still: bool = False  # whether the weight itself no longer learns
     seen: bool = False  # whether a forward has read it
 
     def read(self) -> Tensor:
         """The weight as the layer sees it."""
         if self.mask is not None:
-            return self.weight * self.mask
+            return (self.weight.detach() if self.still else self.weight) * self.mask
         return self.weight if self.masked is None else self.masked(self, self.weight)
 
     def threshold(self) -> Tensor:
@@ -46,6 +47,12 @@ class Site:
         """The exact hard mask by size, at the current number of zeros."""
         zeros = self.zeros if zeros is None else zeros
         return self.pattern.hard_mask(self.weight.detach(), zeros, self.where.output_axis, floor=True)
+
+    def mask_by(self, entry_scores: Tensor) -> Tensor:
+        """The exact hard mask at the current number of zeros by scores of w's shape, the largest kept."""
+        axis = self.where.output_axis
+        scores = self.pattern.unit_scores(entry_scores, axis)
+        return self.pattern.mask_by(scores, tuple(self.weight.shape), self.zeros, axis, floor=True)
 
 
 class _Enter:

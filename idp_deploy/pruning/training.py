@@ -15,9 +15,10 @@ from torch.nn import functional as F
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+from idp_deploy.pruning.methods import METHODS
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state
-from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything
+from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything, to_device
 
 TRAINING_OPTIONS: Mapping[str, Any] = {
     "distill": 0.0,  # share of the loss that comes from the dense model's outputs
@@ -75,7 +76,11 @@ def prune(
     from accelerate import Accelerator
 
     recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
-    settings = {**TRAINING_OPTIONS, **{k: v for k, v in recipe.options.items() if k in TRAINING_OPTIONS}}
+    settings = {
+        **TRAINING_OPTIONS,
+        **_method_defaults(recipe),
+        **{k: v for k, v in recipe.options.items() if k in TRAINING_OPTIONS},
+    }
     with own_randomness():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
@@ -164,6 +169,8 @@ class _Run:
             skip=recipe.skip,
             steps_per_epoch=self.steps_per_epoch,
             seed=recipe.seed,
+            example_inputs=to_device(task.example_inputs(), accelerator.device),
+            loss=self.first_loss,
             **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
         )
         self.pruner.prepare()
@@ -210,6 +217,13 @@ class _Run:
             with self.pruner.hardened():
                 hard = soft if self.pruner.report().phase == "frozen" else evaluate(self.module, self.task)
             progress(replace(self.progress(epoch, total / max(batches, 1)), soft=soft, hard=hard))
+
+    def first_loss(self) -> Tensor:
+        """The task's loss on the first training batch; running statistics stay as they were."""
+        batch = next(iter(self.loader(0)))
+        buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        outputs = torch.func.functional_call(self.module, buffers, self.task.inputs(batch))
+        return self.task.loss(outputs, batch)
 
     def loss(self, batch: Any) -> Tensor:
         """The task's loss, mixed with the teacher's where the recipe distils."""
@@ -270,6 +284,10 @@ class _Run:
         step = f"prune --target {recipe.sparsity} --method {recipe.method} --pattern {recipe.pattern}"
         provenance = replace(model.provenance, seed=recipe.seed, steps=(*model.provenance.steps, step))
         return MaskedModel(module, soft_masks, recipe, provenance)
+
+
+def _method_defaults(recipe: Recipe) -> Mapping[str, Any]:
+    return METHODS[recipe.method].training if recipe.method in METHODS else {}
 
 
 def _length(loader: Any) -> int:

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask
-from idp_deploy.pruning.methods.base import Method
+from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
+from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
 
@@ -19,14 +19,15 @@ class IDP(Method):
 
     `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be
     near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. `clip` bounds the derivative
-    m + (2w²/τ)·m·(1 − m) by 1 and leaves the forward alone.
+    m + (2w²/τ)·m·(1 − m) by 1 and leaves the forward alone; `detach` drops its second term altogether (a control).
     """
 
-    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True}  # noqa: RUF012
+    name = "idp"
+    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False}  # noqa: RUF012
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
-            site.masked = None
+            site.state.clear()
             return
         t = site.threshold()
         tau = self.temperature(t, step)
@@ -36,7 +37,11 @@ class IDP(Method):
             site.state["tau"].copy_(tau)
         else:
             site.state["t"], site.state["tau"] = t.clone(), tau.clone()
-        site.masked = partial(_soft, clip=self.settings["clip"])
+
+    def forward(self, site: Site) -> Forward | None:
+        if "t" not in site.state:
+            return None
+        return partial(_soft, clip=self.settings["clip"], detach=self.settings["detach"])
 
     def temperature(self, t: Tensor, step: int) -> Tensor:
         """τ for threshold t."""
@@ -49,8 +54,12 @@ class IDP(Method):
         return (t * t / kappa).clamp_min(SMALLEST_TEMPERATURE)
 
 
-def _soft(site: Site, w: Tensor, *, clip: bool) -> Tensor:
-    axis, pattern = site.where.output_axis, site.pattern
+def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
+    axis, pattern, t, tau = site.where.output_axis, site.pattern, site.state["t"], site.state["tau"]
     units = pattern.to_units(w, axis)
-    soft = apply_soft_mask(units, site.state["t"], site.state["tau"], clip=clip, shared=pattern.shared)
+    if detach:
+        scores = units.detach().square().mean(-1, keepdim=True).sqrt() if pattern.shared else units.detach()
+        soft = units * soft_mask(scores, t, tau).to(w.dtype)
+    else:
+        soft = apply_soft_mask(units, t, tau, clip=clip, shared=pattern.shared)
     return pattern.from_units(soft, tuple(w.shape), axis)
