@@ -1,0 +1,49 @@
+"""Documents about device profiles: what they are, what they run, and where every number comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from idp_deploy.rendering.document import Document, Table
+
+if TYPE_CHECKING:
+    from idp_deploy.simulation.targets import Target
+
+
+def devices_document(targets: Sequence[Target]) -> Document:
+    """One row a device."""
+    rows = [(t.name, t.device, t.soc, _cores(t), ", ".join(r.name for r in t.runtimes), t.confidence) for t in targets]
+    columns = ("target", "device", "chip", "cores", "runtimes", "confidence")
+    data = {"targets": [t.model_dump(mode="json") for t in targets]}
+    return Document("Targets", [Table("", columns, rows)], data, next="idp-deploy targets pixel-4")
+
+
+def device_document(target: Target) -> Document:
+    """One device in full."""
+    facts = [
+        ("chip", target.soc),
+        ("cores", _cores(target)),
+        ("memory", f"{target.ram_gb:g} GB" if target.ram_gb else "unknown"),
+        ("memory bandwidth", f"{target.dram_gb_per_s:g} GB/s at the peak" if target.dram_gb_per_s else "unknown"),
+        ("confidence", target.confidence),
+    ]
+    runtimes = [(r.name, r.format, r.core, "yes" if r.sparse else "no", r.source or "–") for r in target.runtimes]
+    tables = [
+        Table("", ("what", "value"), facts),
+        Table("runtimes", ("runtime", "format", "core", "runs zeros sparse", "source"), runtimes),
+        Table("sources", ("source",), [(source,) for source in target.sources]),
+    ]
+    if target.measurements:
+        measured = [
+            (m.model, m.runtime, str(m.threads), m.precision, f"{m.latency_ms:g} ms", m.source or "–")
+            for m in target.measurements
+        ]
+        columns = ("model", "runtime", "threads", "precision", "latency", "source")
+        tables.append(Table("your measurements", columns, measured, frozenset({2, 4})))
+    title = f"{target.name}: {target.device}"
+    return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
+
+
+def _cores(target: Target) -> str:
+    return " + ".join(f"{g.count}×{g.type} {g.ghz:g} GHz" for g in target.cores)
