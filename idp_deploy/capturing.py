@@ -141,13 +141,14 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
         layer, gamma, beta, mean, var, training, _, eps = arguments[:8]
         if training or not isinstance(layer, fx.Node) or layer.target not in _CONVOLUTIONS or len(layer.users) > 1:
             continue
+        source: Any = layer.args[0]
         weight_node: Any = layer.args[1]
         bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
         if weight_node.op != "get_attr" or uses[weight_node.target] > 1:
             continue
         if layer.target in _TRANSPOSED and len(layer.args) > 6 and layer.args[6] != 1:
             continue  # grouped transposed convolution: the output axis is split across groups
-        if layer.target is torch.ops.aten.linear.default and layer.args[0].meta["val"].dim() != 2:
+        if layer.target is torch.ops.aten.linear.default and source.meta["val"].dim() != 2:
             continue  # batch norm normalises axis 1, which is not the linear layer's output axis
         weight, mean_v, var_v = (attribute(graph_module, n.target) for n in (weight_node, mean, var))
         scale = torch.rsqrt(var_v.double() + eps)

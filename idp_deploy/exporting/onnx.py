@@ -6,6 +6,7 @@ smallest in this file, decode nodes included.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from glob import escape as glob_escape
 from hashlib import sha256
 from pathlib import Path
@@ -16,18 +17,19 @@ from onnx import numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture
+from idp_deploy.capturing import capture
 from idp_deploy.errors import UsageError
 from idp_deploy.exporting import manifest
 from idp_deploy.exporting.onnx_conversion import convert
 from idp_deploy.exporting.onnx_decoding import Decoder
-from idp_deploy.exporting.onnx_matching import copies, match
-from idp_deploy.exporting.onnx_storing import ENCODINGS, Weight, store
+from idp_deploy.exporting.onnx_forms import smallest_form
+from idp_deploy.exporting.onnx_matching import Match, match
+from idp_deploy.exporting.onnx_quantizing import quantize_static
+from idp_deploy.exporting.onnx_storing import ENCODINGS, Store, Weight
 from idp_deploy.flow import Artifact, CompressedModel
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message
-SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
 
 
 def export_onnx(
@@ -56,12 +58,19 @@ def export_onnx(
     captured = capture(model, example_inputs, dynamic_batch=dynamic_batch)
     proto = convert(captured)
     notes = [] if captured.dynamic_batch or not dynamic_batch else ["the model fixes its batch: the file does too"]
-    weights = _encode(proto, captured, encoding)
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    matches = match(captured, tensors)
+    quantization = model.quantization
+    kept_float = set(quantization.kept_float) if quantization else set()
+    floats = {name for name, found in matches.items() if kept_float & set(found.parameters)}
+    if quantization is not None and quantization.scheme == "int8":
+        proto = quantize_static(proto, quantization.calibration, floats)
+    _encode(proto.graph, matches, quantization.scheme if quantization else None, floats, encoding)
     entry = manifest.build(
         model,
         inputs=[value.name for value in proto.graph.input],
         outputs=[value.name for value in proto.graph.output],
-        weights=weights,
+        weights={parameter: name for name, found in matches.items() for parameter in found.parameters},
         packages=("torch", "onnx", "onnxscript"),
     )
     proto.metadata_props.add(key=manifest.KEY, value=manifest.dumps(entry))
@@ -69,24 +78,23 @@ def export_onnx(
     return Artifact(path, "onnx", size, entry, tuple(notes))
 
 
-def _encode(proto: onnx.ModelProto, captured: Captured, encoding: str) -> dict[str, str]:
-    """Replace the initializers by their encoded form, in place; returns parameter → tensor name."""
-    graph = proto.graph
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    matches = match(captured, tensors)
-    repeated = copies(tensors, [name for name, values in tensors.items() if values.size >= SHARED_ENTRIES])
-    decoder = Decoder(graph)
+def _encode(
+    graph: onnx.GraphProto, matches: Mapping[str, Match], scheme: str | None, kept_float: Collection[str], encoding: str
+) -> None:
+    """Replace the initializers by their encoded form, in place."""
+    weights = []
+    for tensor in graph.initializer:
+        values = numpy_helper.to_array(tensor)
+        found = matches.get(tensor.name)
+        mask = values != 0 if found is None else found.mask | (values != 0)
+        weight = Weight(tensor.name, values, mask)
+        weights.append(weight if tensor.name in kept_float else smallest_form(weight, scheme, encoding))
     del graph.initializer[:]
-    weights: dict[str, str] = {}
-    for name, values in tensors.items():
-        if copy := repeated.get(name):
-            decoder.copy(copy.of, name, transposed=copy.transposed)
-        else:
-            store(decoder, Weight(name, values, matches[name].mask), encoding)
-        for parameter in matches[name].parameters:
-            weights.setdefault(parameter, copy.of if copy else name)
+    decoder = Decoder(graph)
+    store = Store(decoder, encoding, weights)
+    for weight in weights:
+        store.add(weight)
     decoder.finish()
-    return weights
 
 
 def _write(proto: onnx.ModelProto, path: Path, external_data_above: int) -> int:

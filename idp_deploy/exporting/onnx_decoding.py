@@ -70,6 +70,10 @@ class Decoder:
         else:
             self.node("Identity", of, output=name)
 
+    def uniform(self, values: np.ndarray, output: str) -> None:
+        """One value repeated: a shape and a value instead of the tensor."""
+        self.node("ConstantOfShape", self.ints(*values.shape), output=output, value=numpy_helper.from_array(values[:1]))
+
     def ints(self, *values: int) -> str:
         """A shared one-dimensional int64 constant."""
         return self.constant(np.array(values, np.int64))
@@ -88,23 +92,22 @@ def decode_graph(
     values: np.ndarray,
     mask: np.ndarray,
     *,
-    fill: float = 0,
     palette: np.ndarray | None = None,
     output: str = "",
 ) -> str:
     """Store `values` as `kind` and append the nodes that restore it; returns the name of the restored tensor.
 
     Args:
-        values: any dtype ONNX knows; entries where `mask` is False equal `fill`.
+        values: any dtype ONNX knows; entries where `mask` is False are 0.
         palette: float32 (≤ 16,): `values` are then uint8 indices into it, stored in 4 bits each, 0 where `mask` is
             False, and palette[0] is what such an entry decodes to. The restored tensor is float32.
         output: name of the restored tensor; a fresh one by default.
     """
     if kind == "dense" and palette is None:
         return decoder.store(values, output)
-    encoded = encode(kind, values, mask, fill=fill)
+    encoded = encode(kind, values, mask)
     parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
-    blank = np.full(1, fill, values.dtype) if palette is None else palette[:1]
+    blank = np.zeros(1, values.dtype) if palette is None else palette[:1]
 
     def stored(array: np.ndarray) -> str:
         return decoder.store(array) if palette is None else _looked_up(decoder, array, palette)
@@ -115,7 +118,7 @@ def decode_graph(
         index = _cumulated(decoder, decoder.node("Cast", decoder.store(parts["gaps"]), to=TensorProto.INT32))
         flat = decoder.node("ScatterElements", _filled(decoder, count, blank), index, stored(entries))
     else:  # the gather of these two reads index 0 where nothing is stored
-        led = stored(np.concatenate([np.full(1, fill, values.dtype), entries]))
+        led = stored(np.concatenate([np.zeros(1, values.dtype), entries]))
         restore = _gaps4 if kind == "gaps4" else _bitmask
         flat = restore(decoder, parts, led, count, blank)
     return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)

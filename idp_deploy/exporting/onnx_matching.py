@@ -6,7 +6,7 @@ tensors are interchangeable, so a tie between them is no ambiguity: each initial
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -59,12 +59,11 @@ def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Ma
     return matches
 
 
-def copies(tensors: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, Copy]:
-    """Those of `names` that repeat an earlier one of them, as they are or transposed."""
+def copies(tensors: Mapping[str, np.ndarray]) -> dict[str, Copy]:
+    """Those of `tensors` that repeat an earlier one, as they are or transposed."""
     seen: dict[tuple[tuple[int, ...], bytes], Copy] = {}
     found = {}
-    for name in names:
-        values = tensors[name]
+    for name, values in tensors.items():
         key = (values.shape, _digest(values))
         if key in seen:
             found[name] = seen[key]

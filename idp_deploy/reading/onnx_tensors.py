@@ -68,7 +68,7 @@ def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTe
         size_bytes=size,
         zeros=int(zeros),
         values=lambda: constants.value(found.stored),
-        value_bits=float(bits or values.dtype.itemsize * 8),
+        value_bits=float(bits or _narrowest(constants, found.stored, values.dtype)),
         dequantize=None if restored is None else lambda: constants.value(restored).astype(np.float32),
     )
 
@@ -99,6 +99,18 @@ def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
     is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16
     sources = {constants.nodes[n].op_type for n in constants.cone(node.input[1]) if n in constants.nodes}
     return is_table and "BitShift" in sources and "CumSum" not in sources
+
+
+def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:
+    """Bits of a stored value: those of the numbers that a weight put together from several parts is cast from."""
+    bits = dtype.itemsize * 8
+    for current in constants.cone(name) if dtype.kind == "f" else ():
+        node = constants.nodes.get(current)
+        if node is not None and node.op_type == "Cast":
+            source = _dtype(constants, node.input[0])
+            if source.kind in "fiu" and _dtype(constants, current) == dtype:
+                bits = min(bits, source.itemsize * 8)
+    return bits
 
 
 def _zero_point(constants: Constants, found: Origin) -> np.ndarray | None:

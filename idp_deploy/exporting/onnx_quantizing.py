@@ -1,0 +1,186 @@
+"""Static int8 for ONNX: quantize and dequantize nodes around every layer that has an integer kernel.
+
+onnxruntime's own quantizer places the nodes and fixes the ranges; here its result is made lean and safe for pruned
+weights. Operators without an integer kernel (embeddings, recurrent layers, transposed convolutions, norms) keep float
+activations, and their weights are stored as integers by the forms of `onnx_forms`.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from torch import Tensor
+from torch.utils import _pytree
+
+from idp_deploy.errors import ConversionError
+
+# operators with an integer kernel, and those that only move values between them
+OPERATORS = ["Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul"]
+OPERATORS += ["Relu", "Reshape", "Transpose"]
+_INT32 = np.iinfo(np.int32)
+
+
+def quantize_static(
+    model: onnx.ModelProto, calibration: Sequence[tuple[Any, ...]], kept_float: Collection[str]
+) -> onnx.ModelProto:
+    """8-bit activations by the ranges that `calibration` reaches, symmetric int8 weights with one scale a channel.
+
+    Activations are unsigned: on x86 onnxruntime turns signed ones into unsigned ones where it can, and a convolution
+    between the two kinds (as in front of a residual sum) then stays float.
+
+    Integer weights keep the initializer's name; all other inner names become short.
+
+    Args:
+        model: float, opset 18.
+        calibration: calls of the model.
+        kept_float: initializers that stay float, and with them the layers that read them.
+    """
+    from onnxruntime.quantization import QuantFormat, QuantType
+    from onnxruntime.quantization import quantize_static as quantize
+
+    names = [value.name for value in model.graph.input]
+    excluded = [node.name for node in model.graph.node if set(node.input) & set(kept_float)]
+    with tempfile.TemporaryDirectory() as folder, _silent():
+        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        onnx.save(model, source)
+        try:
+            quantize(
+                source,
+                target,
+                _Calls(names, calibration),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=OPERATORS,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=excluded,
+                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+            )
+        except Exception as error:  # the quantizer raises whatever its passes meet
+            raise ConversionError(
+                f"onnxruntime cannot quantize this model: {error}", way_out="use scheme int8-weights"
+            ) from error
+        quantized = onnx.load(target)
+    del quantized.metadata_props[:]
+    del quantized.graph.value_info[:]
+    quantized.producer_name, quantized.producer_version = model.producer_name, ""
+    original = {tensor.name: tensor for tensor in model.graph.initializer}
+    _revive_dead_channels(quantized.graph, original)
+    _simplify_biases(quantized.graph)
+    _shorten(quantized.graph, set(original))
+    return quantized
+
+
+class _Calls:
+    """onnxruntime's calibration protocol over calls of the model."""
+
+    def __init__(self, names: list[str], calls: Sequence[tuple[Any, ...]]) -> None:
+        self.feeds = iter([_feed(names, call) for call in calls])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next call's inputs, None after the last."""
+        return next(self.feeds, None)
+
+
+def _feed(names: list[str], call: tuple[Any, ...]) -> dict[str, np.ndarray]:
+    tensors = [leaf.detach().cpu().numpy() for leaf in _pytree.tree_leaves(call) if isinstance(leaf, Tensor)]
+    return dict(zip(names, tensors, strict=True))
+
+
+class _Layers:
+    """The quantized layers of a graph: (scale of the input, weight's DequantizeLinear, bias's DequantizeLinear)."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        producers = {name: node for node in graph.node for name in node.output if node.op_type == "DequantizeLinear"}
+        self.found = []
+        for node in graph.node:
+            if node.op_type in ("Conv", "Gemm") and len(node.input) > 2:
+                x, weight, bias = (producers.get(name) for name in node.input[:3])
+                if x is not None and weight is not None and bias is not None and bias.input[0] in self.tensors:
+                    self.found.append((x.input[1], weight, bias))
+
+    def array(self, name: str) -> np.ndarray:
+        """The values of an initializer."""
+        return numpy_helper.to_array(self.tensors[name])
+
+    def replace(self, name: str, values: np.ndarray) -> None:
+        """Give an initializer other values."""
+        self.tensors[name].CopyFrom(numpy_helper.from_array(values, name))
+
+
+def _revive_dead_channels(graph: onnx.GraphProto, original: Mapping[str, onnx.TensorProto]) -> None:
+    """A channel without weights has an arbitrary scale, and its bias is rounded to that scale: take a usual one."""
+    layers = _Layers(graph)
+    for x_scale, weight, bias in layers.found:
+        q, scale = layers.array(weight.input[0]), layers.array(weight.input[1]).copy()
+        axis = next((a.i for a in weight.attribute if a.name == "axis"), 1)
+        dead = ~(q != 0).any(axis=tuple(a for a in range(q.ndim) if a != axis))
+        if scale.ndim == 0 or not dead.any() or bias.output[0] not in original:
+            continue
+        scale[dead] = np.median(scale[~dead]) if not dead.all() else np.float32(1 / 127)
+        step = layers.array(x_scale) * scale
+        exact = numpy_helper.to_array(original[bias.output[0]]).astype(np.float64)
+        rounded = np.clip(np.rint(exact / step), _INT32.min, _INT32.max).astype(np.int32)
+        layers.replace(weight.input[1], scale)
+        layers.replace(bias.input[0], np.where(dead, rounded, layers.array(bias.input[0])))
+        layers.replace(bias.input[1], np.where(dead, step, layers.array(bias.input[1])).astype(np.float32))
+
+
+def _simplify_biases(graph: onnx.GraphProto) -> None:
+    """A bias's scale is the product of two scales that the file has anyway, and its zero point is 0 by default."""
+    layers = _Layers(graph)
+    unused = set()
+    for x_scale, weight, bias in layers.found:
+        scale = layers.array(bias.input[1])
+        product = layers.array(x_scale) * layers.array(weight.input[1])
+        if len(bias.input) > 2 and not layers.array(bias.input[2]).any():
+            unused.add(bias.input.pop(2))
+        if scale.shape == product.shape and np.array_equal(scale, product) and bias.input[1] not in unused:
+            unused.add(bias.input[1])
+            node = onnx.helper.make_node("Mul", [x_scale, weight.input[1]], [bias.input[1]])
+            graph.node.insert(0, node)
+    kept = [tensor for tensor in layers.tensors.values() if tensor.name not in unused]
+    copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+    del graph.initializer[:]
+    graph.initializer.extend(copies)
+
+
+def _shorten(graph: onnx.GraphProto, original: Collection[str]) -> None:
+    """Inner names become "_q1", "_q2", …; integers of a weight take the weight's own name."""
+    boundary = {value.name for value in (*graph.input, *graph.output)}
+    stored = [tensor.name for tensor in graph.initializer]
+    renames = {name: name.removesuffix("_quantized") for name in stored}
+    renames = {old: new for old, new in renames.items() if new in original and (old == new or new not in stored)}
+    count = 0
+    for name in (*stored, *(name for node in graph.node for name in node.output)):
+        if name and name not in renames and name not in boundary:
+            count += 1
+            renames[name] = f"_q{count}"
+    for tensor in graph.initializer:
+        tensor.name = renames.get(tensor.name, tensor.name)
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node.name = ""
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renames.get(name, name)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The quantizer advises on the root logger to preprocess the model, which conversion has done."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,236 @@
+"""Quantized ONNX files: the model's own numbers, integer kernels where there are some, and nothing left to unfold."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import nn
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.onnx import export_onnx
+from idp_deploy.exporting.onnx_forms import smallest_form
+from idp_deploy.exporting.onnx_storing import Weight
+from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.quantization import quantize
+from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
+from idp_deploy.reading.onnx import read_onnx
+from idp_deploy.verification.onnx import run_onnx
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(32, 32, 1, bias=False)
+        self.norm = nn.BatchNorm2d(32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.norm(self.conv(x))
+
+
+def build(sparsity: float = 0.9) -> CompressedModel:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 32, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(32),
+        nn.ReLU6(),
+        Residual(),
+        nn.Conv2d(32, 128, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(128, 100),
+    )
+    module[1].running_mean.normal_()
+    module[1].weight.data.normal_()
+    masks = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            masks[name] = torch.rand_like(parameter) >= sparsity
+            masks[name][3] = False  # a dead output channel
+            parameter.data.mul_(masks[name])
+    return CompressedModel(module.eval(), masks)
+
+
+IMAGE = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),)
+SCHEMES = {"fp16": 1e-4, "int8-weights": 1e-4, "lut4": 1e-4, "int8": 5e-2}
+
+
+@pytest.fixture(scope="module")
+def quantized():
+    return {scheme: quantize(build(), scheme, example_inputs=IMAGE) for scheme in SCHEMES}
+
+
+@pytest.fixture(scope="module")
+def exported(quantized, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("schemes")
+    return {scheme: export_onnx(model, IMAGE, folder / f"{scheme}.onnx") for scheme, model in quantized.items()}
+
+
+def optimized(path, tmp_path, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED) -> Counter:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_outputs_agree_with_the_quantized_module(scheme, exported, quantized):
+    with torch.no_grad():
+        expected = quantized[scheme].module(*IMAGE).numpy()
+    (output,) = run_onnx(exported[scheme].path, [(IMAGE[0].numpy(),)])["onnxruntime"][0]
+    assert np.abs(output - expected).max() <= SCHEMES[scheme] * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_zeros_and_values_read_back(scheme, exported, quantized):
+    model, contents = quantized[scheme], read_onnx(exported[scheme].path)
+    for name, mask in model.masks.items():
+        tensor = contents.tensor(exported[scheme].manifest["weights"][name])
+        assert tensor.zeros == int((~mask).sum())
+        assert ((tensor.values() != 0) == mask.numpy()).all()
+        assert tensor.is_sparse
+        values = (tensor.dequantize or tensor.values)().astype(np.float32)
+        parameter = model.module.get_parameter(name).detach().numpy()
+        np.testing.assert_allclose(values, parameter, rtol=1e-3 if scheme == "fp16" else 1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["fp16", "int8-weights", "lut4"])
+def test_forms_fold_to_the_float_graph(scheme, exported, tmp_path):
+    level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    plain = export_onnx(build(), IMAGE, tmp_path / "float.onnx", encoding="dense")
+    assert optimized(exported[scheme].path, tmp_path, level) == optimized(plain.path, tmp_path, level)
+
+
+def test_int8_runs_on_integer_kernels(exported, tmp_path):
+    counts = optimized(exported["int8"].path, tmp_path)
+    assert counts["QLinearConv"] == 3
+    assert counts["QLinearAdd"] == 1
+    assert counts["QGemm"] == 1
+    assert counts["Conv"] == 0
+    assert counts["Cast"] == counts["ScatterElements"] == counts["CumSum"] == counts["ConstantOfShape"] == 0
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, quantized, tmp_path):
+    dense = export_onnx(quantized[scheme], IMAGE, tmp_path / "dense.onnx", encoding="dense")
+    plain = export_onnx(build(), IMAGE, tmp_path / "float.onnx")
+    assert exported[scheme].size_bytes < dense.size_bytes
+    assert exported[scheme].size_bytes < plain.size_bytes
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_same_bytes_twice(scheme, exported, quantized, tmp_path):
+    again = export_onnx(quantized[scheme], IMAGE, tmp_path / f"{scheme}.onnx")
+    assert again.path.read_bytes() == exported[scheme].path.read_bytes()
+
+
+def test_a_dead_channel_keeps_its_bias(exported, quantized):
+    contents = read_onnx(exported["int8"].path)
+    weights, conv = exported["int8"].manifest["weights"], quantized["int8"].module[4]
+    bias = contents.tensor(weights["4.bias"])
+    exact = conv.bias.detach().numpy()
+    assert not conv.weight[3].any()
+    assert abs(bias.dequantize()[3] - exact[3]) < 1e-3 * np.abs(exact).max()
+    weight = contents.tensor(weights["4.weight"])
+    assert not weight.values()[3].any()
+
+
+def test_layers_kept_float_stay_float(quantized, tmp_path):
+    model = quantized["int8"]
+    kept = Quantization("int8", kept_float={"4.weight": "noise"}, calibration=model.quantization.calibration)
+    artifact = export_onnx(CompressedModel(model.module, model.masks, quantization=kept), IMAGE, tmp_path / "m.onnx")
+    contents = read_onnx(artifact.path)
+    assert contents.tensor("4.weight").dtype == "float32"
+    assert contents.tensor("8.weight").dtype == "int8"
+    counts = optimized(artifact.path, tmp_path)
+    assert (counts["QLinearConv"], counts["Conv"] + counts["FusedConv"]) == (2, 1)
+
+
+class Recurrent(nn.Module):
+    """Weights whose layout the converter changes, and an embedding used in both directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(300, 48)
+        self.gru = nn.GRU(48, 64, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(128, 48)
+        self.head = nn.Linear(48, 300, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        hidden, _ = self.gru(self.embedding(ids))
+        return self.head(self.project(hidden))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
+def test_reordered_and_tied_weights_become_integers_too(scheme, tmp_path):
+    torch.manual_seed(0)
+    module = Recurrent().eval()
+    masks = {}
+    for name, parameter in module.named_parameters():
+        if parameter.dim() > 1:
+            masks[name] = torch.rand_like(parameter) > 0.8
+            parameter.data.mul_(masks[name])
+    ids = (torch.randint(0, 300, (1, 9)),)
+    model = quantize(CompressedModel(module, masks), scheme, example_inputs=ids, threshold_db=0)
+    artifact = export_onnx(model, ids, tmp_path / "m.onnx")
+    contents = read_onnx(artifact.path)
+    large = [tensor for tensor in contents.tensors if tensor.size >= 1000]
+    assert {tensor.value_bits for tensor in large} == {8.0}
+    table = sum(tensor.size_bytes for tensor in large if tensor.size == 300 * 48)
+    assert table < 1.2 * (300 * 48 * 0.2 * 1.6 + 300 * 4 * 2 + 300)
+    with torch.no_grad():
+        expected = model.module(*ids).numpy()
+    (output,) = run_onnx(artifact.path, [(ids[0].numpy(),)])["onnxruntime"][0]
+    assert np.abs(output - expected).max() < (0.06 if scheme == "int8" else 1e-4) * np.abs(expected).max()
+
+
+def weight(values: np.ndarray) -> Weight:
+    return Weight("w", values.astype(np.float32), values != 0)
+
+
+RNG = np.random.default_rng(0)
+SPARSE = np.where(RNG.random((64, 64)) < 0.2, RNG.normal(size=(64, 64)), 0).astype(np.float32)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (64, 16, 2, 2)])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_integers_are_found_on_either_axis(shape, axis):
+    values = dequantize_int8(*quantize_int8(SPARSE.reshape(shape), axis), axis)
+    form = smallest_form(weight(values), "int8-weights", "auto")
+    assert form.values.dtype == np.int8
+    np.testing.assert_allclose(form.values * form.scale, values, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["int8-weights", "lut4", None])
+def test_a_weight_that_was_not_quantized_stays_as_it_is(scheme):
+    assert smallest_form(weight(SPARSE), scheme, "auto").values.dtype == np.float32
+
+
+def test_a_palette_is_found():
+    indices, lut = palettize(SPARSE)
+    form = smallest_form(weight(lut[indices]), "lut4", "auto")
+    np.testing.assert_array_equal(form.palette[form.values], lut[indices])
+
+
+def test_float16_keeps_tiny_values_and_refuses_huge_ones():
+    tiny = np.where(SPARSE != 0, np.copysign(1e-12, SPARSE), 0)
+    form = smallest_form(weight(tiny), "fp16", "auto")
+    assert form.values.dtype == np.float16
+    np.testing.assert_array_equal(form.values != 0, tiny != 0)
+    with pytest.raises(ConversionError, match="beyond float16"):
+        smallest_form(weight(SPARSE * 1e6), "fp16", "auto")
+
+
+def test_small_constants_of_an_int8_file_are_not_repeated(exported):
+    proto = onnx.load(exported["int8"].path)
+    zeros = [t.name for t in proto.graph.initializer if t.dims and not numpy_helper.to_array(t).any()]
+    assert not [
+        name for name in zeros if numpy_helper.to_array({t.name: t for t in proto.graph.initializer}[name]).size >= 64
+    ]
