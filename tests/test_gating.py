@@ -11,16 +11,25 @@ import pytest
 
 from idp_deploy.errors import FileError
 from idp_deploy.flow import (
-    Artifact, Budget, Contents, Estimate, Interval, OpEstimate, OutputParity, Parity, StoredTensor,
+    Artifact,
+    Budget,
+    Contents,
+    Estimate,
+    Interval,
+    OpEstimate,
+    OutputParity,
+    Parity,
+    StoredTensor,
 )  # fmt: skip
 from idp_deploy.gating import Evidence, baseline_budgets, gate, missing
 from idp_deploy.rendering import render
 from idp_deploy.rendering.verdicts import report_document
 
 PATH = Path("m.tflite")
+LATENCY = Interval(2, 3, 4)
 
 
-def evidence(latency: Interval | None = Interval(2, 3, 4), target: str = "pixel-4") -> Evidence:
+def evidence(latency: Interval | None = LATENCY, target: str = "pixel-4") -> Evidence:
     values = np.zeros((10, 10), np.float32)
     values[0] = 1
     tensor = StoredTensor("w", (10, 10), "float32", "dense", 400, 90, lambda: values)

@@ -7,13 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from idp_deploy.flow import Artifact, Parity
+from idp_deploy.flow import Artifact, FormatName, Parity
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.units import show
 
 
 def export_document(
-    artifacts: Sequence[Artifact], parities: Mapping[Path, Parity], dense: Mapping[str, int], next: str = ""
+    artifacts: Sequence[Artifact], parities: Mapping[Path, Parity], dense: Mapping[FormatName, int], next: str = ""
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
     rows, states, cases = [], [], []
