@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from idp_deploy.exporting import tflite_sparse as sparse
-from idp_deploy.exporting.tflite_graph import add_buffer, add_tensor, decoder
+from idp_deploy.exporting.tflite_graph import add_buffer, add_tensor, operator
 from idp_deploy.exporting.tflite_serialize import serialize
 
 TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
@@ -40,20 +40,14 @@ def adding(
         source = add_tensor(model, like, kind, stored.values)
         graph.tensors[source].sparsity = sparse.parameters(stored, values.shape)
         dense = c if values.dtype == np.float32 else add_tensor(model, like, kind, None)
-        graph.operators.append(decoder(model, "DENSIFY", source, dense))
+        graph.operators.append(operator(model, "DENSIFY", [source], [dense]))
         graph.tensors[dense].quantization = _quantization(scales)
     graph.tensors[source].name, graph.tensors[source].quantization = "stored", _quantization(scales)
     if values.dtype != np.float32:
-        graph.operators.append(decoder(model, "DEQUANTIZE", len(graph.tensors) - 1, c, version=5))
+        graph.operators.append(operator(model, "DEQUANTIZE", [len(graph.tensors) - 1], [c], version=5))
     elif layout is None:
         c = source
-    add = schema.OperatorT()
-    code = schema.OperatorCodeT()
-    code.builtinCode, code.version = schema.BuiltinOperator.ADD, 1
-    model.operatorCodes.append(code)
-    add.opcodeIndex, add.inputs, add.outputs = len(model.operatorCodes) - 1, [x, c], [y]
-    add.builtinOptionsType, add.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
-    graph.operators.append(add)
+    graph.operators.append(operator(model, "ADD", [x, c], [y]))
     return serialize(model)
 
 

@@ -24,6 +24,7 @@ from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, ki
 from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
 from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.exporting.tflite_storing import plan, store_constants
+from idp_deploy.exporting.tflite_unfuse import unfuse_factors
 from idp_deploy.exporting.tflite_weights import Match, match
 from idp_deploy.flow import Artifact, CompressedModel
 
@@ -57,17 +58,19 @@ def export_tflite(
     tflite = parse(converted.content)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
-    matches = match({c.index: c.values for c in constants(tflite)}, _parameters(captured))
+    parameters, masks = _parameters(model, captured)
+    matches = match({c.index: c.values for c in constants(tflite)}, parameters)
+    matches = unfuse_factors(tflite, matches, parameters)
     _name(tflite, matches)
     if scheme == "int8":
         tflite, matches = _integers(tflite, matches, converted, storing.quantized)
         merge_equal_constants(tflite)
-    store_constants(tflite, matches, captured.masks, storing)
+    store_constants(tflite, matches, masks, storing)
     record = _manifest(model, converted, matches)
     content = _finish(tflite, record)
     check(content, _calls(converted, record), TOLERANCES[scheme])
     files.write_bytes(path, content)
-    return Artifact(path, "tflite", len(content), record, _notes(captured, matches))
+    return Artifact(path, "tflite", len(content), record, _notes(masks, matches))
 
 
 def _quantized(model: CompressedModel) -> set[str]:
@@ -123,14 +126,28 @@ def _arriving(call: Sequence[np.ndarray], channel_last: Collection[int]) -> dict
     """A call by input name, in the file's layout and number types."""
     arrays = (np.moveaxis(x, 1, -1) if i in channel_last else x for i, x in enumerate(call))
     narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
-    return {f"args_{i}": np.ascontiguousarray(x, narrow.get(x.dtype, x.dtype)) for i, x in enumerate(arrays)}
+    return {f"args_{i}": np.array(x, narrow.get(x.dtype, x.dtype), order="C") for i, x in enumerate(arrays)}
 
 
-def _parameters(captured: Captured) -> dict[str, np.ndarray]:
-    """Every float parameter and buffer, the prunable ones first: they have the first claim on a constant."""
-    state = {name: t for name, t in captured.module.state_dict().items() if t.is_floating_point() and t.dim()}
-    names = [*(n for n in captured.masks if n in state), *(n for n in state if n not in captured.masks)]
-    return {name: captured.weight(name) for name in names}
+def _parameters(model: CompressedModel, captured: Captured) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Float parameters and buffers that the graph uses, and masks. A tied weight goes by the name that has the mask.
+
+    Prunable weights come first: they have the first claim on a constant.
+    """
+    by_identity = {id(p): name for name, p in model.module.named_parameters() if name in captured.masks}
+    tied = {
+        name: by_identity[id(p)]
+        for name, p in model.module.named_parameters(remove_duplicate=False)
+        if id(p) in by_identity
+    }
+    used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
+    found = {
+        tied.get(name, name): captured.weight(name)
+        for name, t in captured.module.state_dict().items()
+        if name in used and t.is_floating_point() and t.dim()
+    }
+    masks = {name: mask for name, mask in captured.masks.items() if name in found}
+    return {name: found[name] for name in [*masks, *(n for n in found if n not in masks)]}, masks
 
 
 def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
@@ -191,10 +208,10 @@ def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named,
     ]
 
 
-def _notes(captured: Captured, matches: Mapping[int, Match]) -> tuple[str, ...]:
+def _notes(masks: Mapping[str, np.ndarray], matches: Mapping[int, Match]) -> tuple[str, ...]:
     found = {m.parameter for m in matches.values()}
     return tuple(
         f"{name}: the converter split or merged this weight; it is stored by its own zeros, without a name"
-        for name in captured.masks
+        for name in masks
         if name not in found
     )

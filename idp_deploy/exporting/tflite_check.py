@@ -70,7 +70,7 @@ def check(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Toler
 def _run(interpreter: Any, inputs: Named, expected: Named) -> dict[str, np.ndarray]:
     details = {d["name"]: d for d in [*interpreter.get_input_details(), *interpreter.get_output_details()]}
     for name, array in inputs.items():
-        interpreter.set_tensor(details[name]["index"], array.astype(details[name]["dtype"]))
+        interpreter.set_tensor(details[name]["index"], array)
     interpreter.invoke()
     return {name: interpreter.get_tensor(details[name]["index"]) for name in expected}
 

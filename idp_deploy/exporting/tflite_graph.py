@@ -82,11 +82,11 @@ def add_buffer(model: Any, values: np.ndarray | bytes) -> int:
     return len(model.buffers) - 1
 
 
-def decoder(model: Any, name: str, source: int, result: int, *, version: int = 1) -> Any:
-    """A DENSIFY or DEQUANTIZE operator from tensor `source` to tensor `result`, not yet placed."""
+def operator(model: Any, name: str, inputs: list[int], outputs: list[int], *, version: int = 1) -> Any:
+    """An operator with default options, not yet placed; `name` is DENSIFY, DEQUANTIZE, MUL, …"""
     op = schema().OperatorT()
     op.opcodeIndex = _opcode(model, getattr(schema().BuiltinOperator, name), version)
-    op.inputs, op.outputs = [source], [result]
+    op.inputs, op.outputs = inputs, outputs
     options = name.title() + "Options"
     op.builtinOptionsType = getattr(schema().BuiltinOptions, options)
     op.builtinOptions = getattr(schema(), options + "T")()

@@ -14,7 +14,7 @@ import numpy as np
 
 from idp_deploy.errors import UsageError
 from idp_deploy.exporting import tflite_sparse as sparse
-from idp_deploy.exporting.tflite_graph import Constant, add_tensor, constants, decoder, schema
+from idp_deploy.exporting.tflite_graph import Constant, add_tensor, constants, operator, schema
 from idp_deploy.exporting.tflite_weights import Match
 from idp_deploy.quantizers import quantize_int8
 
@@ -120,10 +120,12 @@ def _store(
         )
     model.subgraphs[0].tensors[source].name = tensor.name
     tensor.name, tensor.buffer = None, 0
-    operators = [decoder(model, "DENSIFY", source, last if len(chain) > 1 else constant.index)] if is_sparse else []
+    operators = []
+    if is_sparse:
+        operators.append(operator(model, "DENSIFY", [source], [last if len(chain) > 1 else constant.index]))
     if values.dtype != constant.values.dtype:
         version = 3 if scales is None else 5
-        operators.append(decoder(model, "DEQUANTIZE", last, constant.index, version=version))
+        operators.append(operator(model, "DEQUANTIZE", [last], [constant.index], version=version))
     return operators
 
 
@@ -135,9 +137,10 @@ def _narrowed(constant: Constant, name: str, plan: Plan, kinds: Set[str]) -> tup
     if plan.scheme == "fp16":
         fits = largest < _LARGEST_FLOAT16 and (name in plan.quantized or not kinds)
         return (values.astype(np.float16), None, 0) if fits and values.size > 1 else (values, None, 0)
-    if name not in plan.quantized or len(kinds) != 1:
+    axes = {WEIGHTS[kind][1] % values.ndim for kind in kinds}
+    if name not in plan.quantized or len(axes) != 1:
         return values, None, 0
-    axis = WEIGHTS[next(iter(kinds))][1] % values.ndim
+    axis = axes.pop()
     return (*quantize_int8(values, axis), axis)
 
 

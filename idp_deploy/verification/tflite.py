@@ -95,6 +95,8 @@ class _Interpreter:
         return tuple(self._leaving(_dequantized(self.interpreter.get_tensor(d["index"]), d), d) for d in self.outputs)
 
     def _arriving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+        if array.size == 1 and not len(detail["shape"]):
+            return array.reshape(())
         return np.moveaxis(array, 1, -1) if self._layout(detail) == "NHWC" else array
 
     def _leaving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
@@ -120,7 +122,7 @@ def _quantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
     if scale and dtype.kind in "iu" and array.dtype.kind == "f":
         limits = np.iinfo(dtype)
         return np.clip(np.rint(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
-    return np.ascontiguousarray(array, dtype)
+    return np.array(array, dtype, order="C")
 
 
 def _dequantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
