@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, export_program
-from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.exporting import coreml_graph, coreml_package, manifest
 from idp_deploy.exporting.coreml_weights import Storage, store
 from idp_deploy.flow import Artifact, CompressedModel
@@ -141,42 +141,46 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
             def apply(self, program: Any) -> None:
                 store(program, storage)
 
-        program, _ = export_program(captured.module, captured.example_inputs)
-        options: dict[str, Any] = {}
-        source: Any
-        if coreml_graph.is_recurrent(captured.module):
-            tensors = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
-            source = torch.jit.trace(captured.module, captured.example_inputs, strict=False, check_trace=False)
-            names = program.graph_signature.user_inputs
-            options["inputs"] = [
-                ct.TensorType(
-                    name=str(name), shape=tuple(x.shape), dtype=np.float32 if x.is_floating_point() else np.int32
-                )
-                for name, x in zip(names, tensors, strict=True)
-            ]
-        else:
-            source = coreml_graph.lower(program, _is_registered)
-        options["outputs"] = [
-            ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
-            for name, is_float in _outputs(program)
-        ]
         PASS_REGISTRY.passes[_PASS] = StoreWeights()
         try:
+            program, _ = export_program(captured.module, captured.example_inputs)
+            source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
             pipeline.append_pass(_PASS)
             return ct.convert(
                 source,
+                inputs=inputs,
+                outputs=[
+                    ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
+                    for name, is_float in _outputs(program)
+                ],
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, target),
                 compute_precision=ct.precision.FLOAT16 if precision == "float16" else ct.precision.FLOAT32,
                 pass_pipeline=pipeline,
                 skip_model_load=True,
-                **options,
             )
+        except IdpDeployError:
+            raise
         except Exception as error:  # coremltools raises every kind; what failed is in its text
             raise _explained(error, captured) from error
         finally:
             del PASS_REGISTRY.passes[_PASS]
+
+
+def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
+    """(what coremltools converts, its input types where it cannot tell them)."""
+    import coremltools as ct
+
+    if not coreml_graph.is_recurrent(captured.module):
+        return coreml_graph.lower(program, _is_registered), None
+    traced = torch.jit.trace(captured.module, captured.example_inputs, strict=False, check_trace=False)
+    tensors = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    return traced, [
+        ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32 if x.is_floating_point() else np.int32)
+        for name, x in zip(names, tensors, strict=True)
+    ]
 
 
 def _is_registered(operator: str) -> bool:

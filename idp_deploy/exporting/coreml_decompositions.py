@@ -51,7 +51,27 @@ def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: fl
     return normal if weight is None else normal * weight
 
 
-DECOMPOSITIONS: dict[Any, Callable[..., Tensor]] = {
+def _meshgrid(tensors: list[Tensor], *, indexing: str = "ij") -> list[Tensor]:
+    count = len(tensors)
+    order = [1, 0, *range(2, count)] if indexing == "xy" and count > 1 else list(range(count))
+    extents = [tensors[i].numel() for i in order]
+    return [
+        t.reshape([-1 if a == order.index(i) else 1 for a in range(count)]).expand(extents)
+        for i, t in enumerate(tensors)
+    ]
+
+
+def _prod(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+    product = x.select(dim, 0)
+    for i in range(1, x.shape[dim]):
+        product = product * x.select(dim, i)
+    return product.unsqueeze(dim) if keepdim else product
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.meshgrid.default: _meshgrid,
+    aten.meshgrid.indexing: _meshgrid,
+    aten.prod.dim_int: _prod,
     aten.rsub.Scalar: _rsub,
     aten.rsub.Tensor: _rsub,
     aten.fmod.Scalar: _fmod,

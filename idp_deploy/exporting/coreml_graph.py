@@ -23,6 +23,7 @@ aten = torch.ops.aten
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 _ROUNDS = 4  # a decomposition may call operators that need one themselves
 
+_WAY_OUT = "write it with plain operators, keep that part outside the model, or export to onnx"
 # Keywords that say where and how a tensor lies in memory, and those the converter reads.
 _HARMLESS = {"device", "layout", "pin_memory", "memory_format", "requires_grad", "generator", "dtype", "implicit"}
 _READ = {
@@ -33,16 +34,23 @@ _READ = {
     (aten.baddbmm, "beta"),
     (aten.div, "rounding_mode"),
 }
+_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
+_NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 _MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm}  # registered, but fails on some of their forms
 
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
-    """Rewrite, in place, what the converter gets wrong before any decomposition: alpha, and integers for floats."""
+    """Rewrite, in place, arguments that the converter gets wrong: alpha, left-out strides, integers for floats."""
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
+        packet = getattr(node.target, "overloadpacket", None)
         _floats_for_integers(node)
-        if getattr(node.target, "overloadpacket", None) in (aten.add, aten.sub) and node.kwargs.get("alpha", 1) != 1:
+        if packet in _POOLS and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])  # the stride is the window by default
+        if packet in _NEAREST:
+            _rows_and_columns(module, node)
+        if packet in (aten.add, aten.sub) and node.kwargs.get("alpha", 1) != 1:
             x, y = node.args
             with module.graph.inserting_before(node):
                 scaled = module.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
@@ -57,36 +65,33 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
     """The program in operators that the converter has and reads in full.
 
     Args:
-        is_registered: whether the converter has an operator of this name.
+        is_registered: whether the converter has an operator of this name, such as "aten::conv_transpose2d.input".
 
     Raises:
         ConversionError: an operator that it has not and that PyTorch cannot decompose.
     """
-    for _ in range(_ROUNDS):
+    wrong: dict[Any, fx.Node] = {}
+    for attempt in range(_ROUNDS):
         wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
+        if attempt and not wrong:
+            return program
         table = {target: _decomposition(target) for target in wrong}
         for target, found in table.items():
-            if found is None:
+            if found is None and attempt:  # the first round turns compositions such as flatten into views by itself
                 raise ConversionError(
                     f"Core ML cannot hold {target} in {where(wrong[target])}: "
                     f"{_complaint(wrong[target], is_registered)}",
-                    way_out="write it with plain operators, keep that part outside the model, or export to onnx",
+                    way_out=_WAY_OUT,
                 )
-        program = program.run_decompositions(table)
-        if not any(_complaint(node, is_registered) for node in calls(program.graph)):
-            break
-    return program
+        program = program.run_decompositions({target: found for target, found in table.items() if found})
+    raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=_WAY_OUT)
 
 
 def _decomposition(target: Any) -> Callable[..., Any] | None:
-    """Ours, else PyTorch's: the general table, then those of operators that are themselves compositions."""
+    """Ours, else PyTorch's."""
     from torch._decomp import decomposition_table
 
-    if target in DECOMPOSITIONS:
-        return DECOMPOSITIONS[target]
-    if target in decomposition_table:
-        return decomposition_table[target]
-    return torch.export.default_decompositions().get(target)
+    return DECOMPOSITIONS.get(target) or decomposition_table.get(target)
 
 
 def where(node: fx.Node) -> str:
@@ -115,12 +120,34 @@ def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
     packet = getattr(node.target, "overloadpacket", None)
     if packet is None:
         return ""
-    if packet in _MISREAD or not is_registered(packet.__name__):
+    if packet in _MISREAD or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"
     for keyword, value in node.kwargs.items():
         if keyword not in _HARMLESS and (packet, keyword) not in _READ and value != _default(node, keyword):
             return f"coremltools would drop {keyword}={value!r}"
     return ""
+
+
+def _rows_and_columns(module: fx.GraphModule, node: fx.Node) -> None:
+    """Nearest-neighbour resizing by another than a whole factor, as a choice of rows and columns.
+
+    coremltools writes the factor as a float a little too large, from which a runtime may read other places.
+    """
+    source: Any = node.args[0]
+    (height, width), wanted = source.meta["val"].shape[-2:], node.meta["val"].shape[-2:]
+    whole = wanted[0] % height == 0 and wanted[1] % width == 0
+    if whole and getattr(node.target, "overloadpacket", None) is aten.upsample_nearest2d:
+        return
+    places = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
+    chosen = node.target(places, *node.args[1:], **node.kwargs).long()[0, 0]  # type: ignore[operator]
+    result = source
+    with module.graph.inserting_before(node):
+        for axis, indices in ((-2, chosen[:, 0] // width), (-1, chosen[0] % width)):
+            name = f"{node.name}_places_{'rows' if axis == -2 else 'columns'}"
+            module.register_buffer(name, indices)
+            result = module.graph.call_function(aten.index_select.default, (result, axis, module.graph.get_attr(name)))
+    node.replace_all_uses_with(result)
+    module.graph.erase_node(node)
 
 
 def _default(node: fx.Node, keyword: str) -> Any:

@@ -25,7 +25,6 @@ from idp_deploy.quantizers import palettize, quantize_int8
 
 _IN_PROGRAM = 10  # a constant with fewer entries is written into the program, not into the blob
 _OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
-_SMALLEST_FLOAT16 = 2.0**-24
 
 
 @dataclass(eq=False)
@@ -60,10 +59,11 @@ def store(program: Any, storage: Storage) -> None:
         if values.ndim < 2:
             storage.encodings[tensor] = "dense"
             continue
-        values, mask = _authoritative(values, match, storage)
+        mask = _kept(values, match, storage)
         choice = _smallest(values, mask, match, _output_axis(op), storage)
         storage.encodings[tensor] = choice
-        _replace(op, values, mask, choice, storage)
+        if choice != "dense":
+            _replace(op, values, mask, choice, storage)
     for tensor, match in by_content.items():  # tied weights: stored once, found under every name
         for name in match.names:
             storage.placed.setdefault(name, tensor)
@@ -129,18 +129,10 @@ def _agree(weight: np.ndarray, values: np.ndarray) -> bool:
     return True
 
 
-def _authoritative(values: np.ndarray, match: _Match, storage: Storage) -> tuple[np.ndarray, np.ndarray]:
-    """(values in which no kept entry was rounded to zero, what is kept)."""
+def _kept(values: np.ndarray, match: _Match, storage: Storage) -> np.ndarray:
+    """What is stored: by the parameter's mask, where it has one; also a kept entry that float16 rounds to zero."""
     name = next((n for n in match.names if n in storage.masks), None)
-    if name is None:
-        return values, values != 0
-    mask = match.lay_out(storage.masks[name], values.shape)
-    original = match.lay_out(storage.weights[name], values.shape)
-    lost = (values == 0) & (original != 0)
-    if lost.any():  # below what float16 can tell from zero; its least number keeps them apart from pruned entries
-        least = np.copysign(_SMALLEST_FLOAT16, original).astype(values.dtype)
-        values = np.where(lost, least, values)
-    return values, mask
+    return values != 0 if name is None else match.lay_out(storage.masks[name], values.shape)
 
 
 def _output_axis(op: Any) -> int:
@@ -187,16 +179,9 @@ def _record(entries: int, width: int = 1) -> int:
 
 
 def _replace(op: Any, values: np.ndarray, mask: np.ndarray, choice: str, storage: Storage) -> None:
-    from coremltools.converters.mil.mil import Builder
-
     old, block = op.outputs[0], op.enclosing_block
-    if choice == "dense" and values is old.val:
-        return
     with block:
-        if choice == "dense":
-            new = Builder.const(val=values, before_op=op)
-        else:
-            new = _compressed(op, values, mask, choice, storage)
+        new = _compressed(op, values, mask, choice, storage)
     block.replace_uses_of_var_after_op(anchor_op=new.op, old_var=old, new_var=new, force_replace=True)
     block.remove_ops([op])
     new.name = new.op.name = old.name
