@@ -1,0 +1,444 @@
+"""The Core ML reader on packages written by hand: every compression form, and files that are broken or hostile."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from idp_deploy.errors import FileError
+from idp_deploy.reading import read
+from idp_deploy.reading.coreml_blob import Blob, bits_of, packed_bytes, unpack
+from idp_deploy.reading.coreml_schema import SCHEMA
+from idp_deploy.reading.coreml_wire import Field, parse
+from tests import coreml_files as by_hand
+
+WEIGHT = np.array([[1, 0, 0, 2], [0, 0, 0, 0], [0, -3, 0.5, 0]], np.float16)
+MODEL = Path("Data/com.apple.CoreML/model.mlmodel")
+BLOB = Path("Data/com.apple.CoreML/weights/weight.bin")
+
+
+@pytest.fixture
+def linear(tmp_path: Path) -> Path:
+    return by_hand.linear_package(tmp_path / "linear.mlpackage")
+
+
+# ── what is read ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_sparse_weight_is_decoded_and_its_zeros_are_those_of_the_mask(linear: Path) -> None:
+    contents = read(linear)
+    (tensor,) = contents.tensors
+    assert (tensor.name, tensor.shape, tensor.dtype, tensor.encoding) == ("w", (3, 4), "float16", "sparse")
+    np.testing.assert_array_equal(tensor.values(), WEIGHT)
+    assert tensor.zeros == 8
+    assert tensor.value_bits == 16
+    assert tensor.size_bytes == 128 + 2 + 8  # a blob record; mask and shape lie in the program
+    assert [op.kind for op in contents.ops] == ["cast", "linear", "cast"]
+    assert contents.ops[1].weights == {"weight": "w"}
+    assert contents.ops[1].inputs == ("x16",)
+    assert (contents.inputs, contents.outputs) == (("x",), ("y",))
+    assert contents.values["x"].shape == (1, 4)
+
+
+def test_a_kept_zero_counts_as_kept(tmp_path: Path) -> None:
+    op = by_hand.operation(
+        "constexpr_sparse_to_dense",
+        "w",
+        attributes={
+            "nonzero_data": by_hand.number(np.array([0, 5], np.float16)),
+            "mask": by_hand.number(np.array([0b0101], np.uint8)),
+            "shape": by_hand.number(np.array([2, 2], np.uint32)),
+        },
+        outputs=[("w", "float16", (2, 2))],
+    )
+    path = by_hand.package(tmp_path / "m.mlpackage", [op, _linear("w", 2, 2)], inputs=[("x", "float32", (1, 2))])
+    (tensor,) = read(path).tensors
+    assert tensor.zeros == 2
+    np.testing.assert_array_equal(tensor.values(), [[0, 0], [5, 0]])
+
+
+def test_a_dense_weight_counts_the_zeros_in_its_numbers(tmp_path: Path) -> None:
+    (tensor,) = read(by_hand.linear_package(tmp_path / "m.mlpackage", sparse=False)).tensors
+    assert (tensor.encoding, tensor.zeros, tensor.size_bytes) == ("dense", 8, 128)
+
+
+def _linear(weight: str, columns: int, rows: int) -> bytes:
+    return by_hand.operation("linear", "fc", {"x": "x", "weight": weight}, outputs=[("y", "float32", (1, rows))])
+
+
+MASK = np.array([[1, 1, 0, 0], [0, 0, 1, 0]], np.uint8)
+BITS = by_hand.field(2, by_hand.tensor_type("uint1", (2, 4))) + by_hand.field(
+    3, by_hand.field(1, by_hand.field(7, by_hand.field(1, np.packbits(MASK, bitorder="little").tobytes())))
+)
+
+
+def _packed(dtype: str, shape: tuple[int, ...], payload: bytes) -> bytes:
+    content = by_hand.field(3, by_hand.field(1, by_hand.field(7, by_hand.field(1, payload))))
+    return by_hand.field(2, by_hand.tensor_type(dtype, shape)) + content
+
+
+SCALE = by_hand.number(np.array([[0.5], [2.0]], np.float16))
+JOINT_INT8 = [
+    by_hand.operation(
+        "constexpr_sparse_blockwise_shift_scale",
+        "q",
+        {"data_mask": BITS, "nonzero_data": by_hand.number(np.array([10, -4, 3], np.int8)), "scale": SCALE},
+        outputs=[("q_mask", "uint1", (2, 4)), ("q_kept", "float16", (3,))],
+    ),
+    by_hand.operation(
+        "constexpr_sparse_to_dense",
+        "w",
+        {"nonzero_data": "q_kept", "mask": "q_mask"},
+        outputs=[("w", "float16", (2, 4))],
+    ),
+]
+LUT = by_hand.number(np.array([0, -1, 2] + [9] * 13, np.float16).reshape(1, 1, 16, 1))
+JOINT_LUT4 = [
+    by_hand.operation(
+        "constexpr_lut_to_sparse",
+        "p",
+        {"indices_mask": BITS, "indices_nonzero_data": _packed("uint4", (3,), bytes([0x21, 0x01])), "lut": LUT},
+        outputs=[("p_mask", "uint1", (2, 4)), ("p_kept", "float16", (3,))],
+    ),
+    by_hand.operation(
+        "constexpr_sparse_to_dense",
+        "w",
+        {"nonzero_data": "p_kept", "mask": "p_mask"},
+        outputs=[("w", "float16", (2, 4))],
+    ),
+]
+FORMS = {
+    "sparse+int8": (JOINT_INT8, "sparse", "int8", 8, [[5, -2, 0, 0], [0, 0, 6, 0]], 5),
+    "sparse+lut4": (JOINT_LUT4, "sparse+lut4", "float16", 4, [[-1, 2, 0, 0], [0, 0, -1, 0]], 5),
+    "sparse, one-bit mask": (
+        [
+            by_hand.operation(
+                "constexpr_sparse_to_dense",
+                "w",
+                {"nonzero_data": by_hand.number(np.array([7, 8, 9], np.float16)), "mask": BITS},
+                outputs=[("w", "float16", (2, 4))],
+            )
+        ],
+        "sparse",
+        "float16",
+        16,
+        [[7, 8, 0, 0], [0, 0, 9, 0]],
+        5,
+    ),
+    "int8 blocks": (
+        [
+            by_hand.operation(
+                "constexpr_blockwise_shift_scale",
+                "w",
+                {
+                    "data": by_hand.number(np.array([[1, 2, 3, 4], [5, 6, 7, 1]], np.int8)),
+                    "scale": by_hand.number(np.array([[1, 10], [1, 100]], np.float16)),
+                    "offset": by_hand.number(np.array([[1, 0], [5, 1]], np.int8)),
+                },
+                outputs=[("w", "float16", (2, 4))],
+            )
+        ],
+        "dense",
+        "int8",
+        8,
+        [[0, 1, 30, 40], [0, 1, 600, 0]],
+        3,
+    ),
+    "palette, iOS 16": (
+        [
+            by_hand.operation(
+                "constexpr_lut_to_dense",
+                "w",
+                attributes={
+                    "indices": by_hand.number(np.array([0b11100100, 0b00000001], np.uint8)),
+                    "lut": by_hand.number(np.array([0, 1, 2, 4], np.float16)),
+                    "shape": by_hand.number(np.array([2, 4], np.uint32)),
+                },
+                outputs=[("w", "float16", (2, 4))],
+            )
+        ],
+        "lut2",
+        "float16",
+        2,
+        [[0, 1, 2, 4], [1, 0, 0, 0]],
+        4,
+    ),
+    "palette, iOS 18": (
+        [
+            by_hand.operation(
+                "constexpr_lut_to_dense",
+                "w",
+                {"indices": _packed("uint4", (2, 4), bytes([0x10, 0x02, 0x22, 0x01])), "lut": LUT},
+                outputs=[("w", "float16", (2, 4))],
+            )
+        ],
+        "lut4",
+        "float16",
+        4,
+        [[0, -1, 2, 0], [2, 2, -1, 0]],
+        3,
+    ),
+    "affine, iOS 16": (
+        [
+            by_hand.operation(
+                "constexpr_affine_dequantize",
+                "w",
+                attributes={
+                    "quantized_data": by_hand.number(np.array([[1, 2, 3, 4], [5, 6, 7, 1]], np.int8)),
+                    "scale": by_hand.number(np.array([2, 0.5], np.float16)),
+                    "zero_point": by_hand.number(np.array([2, 1], np.int8)),
+                    "axis": by_hand.number(np.array(0, np.int32)),
+                },
+                outputs=[("w", "float16", (2, 4))],
+            )
+        ],
+        "dense",
+        "int8",
+        8,
+        [[-2, 0, 2, 4], [2, 2.5, 3, 0]],
+        2,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_compression_form_decodes_as_defined(tmp_path: Path, form: str) -> None:
+    operations, encoding, dtype, bits, expected, zeros = FORMS[form]
+    path = by_hand.package(tmp_path / "m.mlpackage", [*operations, _linear("w", 4, 2)], opset="CoreML8")
+    (tensor,) = read(path).tensors
+    assert (tensor.encoding, tensor.dtype, tensor.value_bits, tensor.zeros) == (encoding, dtype, bits, zeros)
+    seen = tensor.dequantize() if tensor.dequantize else tensor.values()
+    np.testing.assert_array_equal(seen.astype(np.float32), np.array(expected, np.float32))
+
+
+def test_a_manifest_is_read_and_a_broken_one_is_not_trusted(tmp_path: Path) -> None:
+    for text, expected in (('{"scheme":"int8"}', {"scheme": "int8"}), ("{", {}), ("[1]", {})):
+        path = by_hand.package(tmp_path / f"{len(text)}.mlpackage", [], outputs=(), metadata={"idp_deploy": text})
+        assert read(path).metadata["idp_deploy"] == expected
+
+
+def test_reading_imports_neither_torch_nor_coremltools(linear: Path) -> None:
+    code = (
+        f"from idp_deploy.reading import read; read({str(linear)!r}); "
+        "import sys; sys.exit(bool({'torch', 'coremltools', 'google'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# ── numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(bits=st.sampled_from([1, 2, 3, 4, 6]), data=st.data())
+def test_packed_numbers_come_back(bits: int, data: st.DataObject) -> None:
+    numbers = data.draw(st.lists(st.integers(0, (1 << bits) - 1), max_size=40))
+    whole = sum(n << (i * bits) for i, n in enumerate(numbers))
+    raw = whole.to_bytes((len(numbers) * bits + 7) // 8, "little")
+    assert unpack(raw, f"uint{bits}", len(numbers)).tolist() == numbers
+
+
+def test_signed_nibbles_have_their_sign() -> None:
+    assert unpack(bytes([0x8F, 0x07]), "int4", 3).tolist() == [-1, -8, 7]
+    assert (bits_of("uint1"), bits_of("bool"), packed_bytes("int4", 3)) == (1, 8, 2)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300)
+def test_any_bytes_parse_or_are_refused(data: bytes) -> None:
+    try:
+        message = parse(data, SCHEMA["Model"], SCHEMA)
+    except FileError:
+        return
+    assert isinstance(message, dict)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\x0a\x05abc", "runs past the end"),
+        (b"\x80", "runs past the end"),
+        (b"\xff" * 12, "runs past the end"),
+        (b"\x0b", "wire type 3"),
+        (b"\x0a\x01\xff", "not text"),
+        (b"\x08\x01", "wire type 0"),
+    ],
+)
+def test_wire_faults_are_named(data: bytes, reason: str) -> None:
+    with pytest.raises(FileError, match=reason):
+        parse(data, {1: Field("name", "string")})
+
+
+def test_nesting_has_an_end() -> None:
+    data = b""
+    for _ in range(100):
+        data = by_hand.field(1, data)
+    with pytest.raises(FileError, match="nested deeper"):
+        parse(data, {1: Field("a", "A")}, {"A": {1: Field("a", "A")}})
+
+
+# ── broken and hostile packages ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def _decode_all(path: Path) -> None:
+    for tensor in read(path).tensors:
+        tensor.values()
+
+
+def _refused(path: Path, reason: str) -> None:
+    with pytest.raises(FileError, match=reason) as caught:
+        _decode_all(path)
+    assert str(path) in str(caught.value) or "weight.bin" in str(caught.value)
+
+
+def test_a_file_is_not_a_package(tmp_path: Path) -> None:
+    path = tmp_path / "m.mlpackage"
+    path.write_bytes(b"PK\x03\x04")
+    _refused(path, "is not a directory")
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        '{"rootModelIdentifier": "a", "itemInfoEntries": {}}',
+        "[" * 100_000,
+        '{"itemInfoEntries": 1}',
+    ],
+)
+def test_a_broken_manifest_is_refused(linear: Path, manifest: str) -> None:
+    (linear / "Manifest.json").write_text(manifest)
+    _refused(linear, "Manifest.json is missing or broken")
+
+
+def test_a_manifest_cannot_point_outside(linear: Path) -> None:
+    entries = {"a": {"path": "../../../../etc/passwd"}}
+    (linear / "Manifest.json").write_text(json.dumps({"rootModelIdentifier": "a", "itemInfoEntries": entries}))
+    _refused(linear, "outside the package")
+
+
+def test_a_link_out_of_the_package_is_refused(linear: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x")
+    (linear / MODEL).unlink()
+    (linear / MODEL).symlink_to(secret)
+    _refused(linear, "outside the package")
+
+
+def test_a_missing_part_is_refused(linear: Path) -> None:
+    shutil.rmtree((linear / BLOB).parent)
+    _refused(linear, "cannot read the weights")
+    (linear / MODEL).unlink()
+    _refused(linear, "cannot read")
+
+
+def test_an_empty_model_is_refused(linear: Path) -> None:
+    (linear / MODEL).write_bytes(b"")
+    _refused(linear, "no ML program")
+
+
+def test_every_truncation_of_the_program_is_refused_or_harmless(linear: Path) -> None:
+    data = (linear / MODEL).read_bytes()
+    refused = 0
+    for length in range(0, len(data), 7):
+        (linear / MODEL).write_bytes(data[:length])
+        try:
+            read(linear)
+        except FileError:
+            refused += 1
+    assert refused == len(range(0, len(data), 7))
+
+
+def test_no_flipped_byte_of_the_program_escapes_as_another_error(linear: Path) -> None:
+    data = (linear / MODEL).read_bytes()
+    for at in range(0, len(data), 3):
+        for flip in (0x01, 0x80, 0xFF):
+            broken = bytearray(data)
+            broken[at] ^= flip
+            (linear / MODEL).write_bytes(bytes(broken))
+            with contextlib.suppress(FileError):
+                _decode_all(linear)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value", "reason"),
+    [
+        (4, struct.pack("<I", 1), "version 1"),
+        (64, b"\0\0\0\0", "no record"),
+        (68, struct.pack("<I", 2), "float32"),
+        (72, struct.pack("<Q", 6), "holds 6 bytes"),
+        (72, struct.pack("<Q", 1 << 63), "outside the file"),
+        (80, struct.pack("<Q", 1 << 40), "outside the file"),
+        (80, struct.pack("<Q", 0), "outside the file"),
+    ],
+)
+def test_a_broken_blob_is_refused(linear: Path, offset: int, value: bytes, reason: str) -> None:
+    data = bytearray((linear / BLOB).read_bytes())
+    data[offset : offset + len(value)] = value
+    (linear / BLOB).write_bytes(bytes(data))
+    _refused(linear, reason)
+
+
+def test_a_short_blob_is_refused(linear: Path) -> None:
+    data = (linear / BLOB).read_bytes()
+    for length, reason in (
+        (0, "cannot read the weights"),
+        (32, "less than its header"),
+        (64, "no record"),
+        (130, "outside"),
+    ):
+        (linear / BLOB).write_bytes(data[:length])
+        _refused(linear, reason)
+
+
+def test_a_mask_that_disagrees_with_its_values_is_refused(tmp_path: Path) -> None:
+    op = by_hand.operation(
+        "constexpr_sparse_to_dense",
+        "w",
+        attributes={
+            "nonzero_data": by_hand.number(np.array([1, 2, 3], np.float16)),
+            "mask": by_hand.number(np.array([0b11], np.uint8)),
+            "shape": by_hand.number(np.array([2, 2], np.uint32)),
+        },
+        outputs=[("w", "float16", (2, 2))],
+    )
+    _refused(by_hand.package(tmp_path / "m.mlpackage", [op, _linear("w", 2, 2)]), "keeps 2 entries, 3 are stored")
+
+
+def test_an_unknown_compression_is_refused(tmp_path: Path) -> None:
+    op = by_hand.operation("constexpr_magic", "w", outputs=[("w", "float16", (2, 2))])
+    _refused(by_hand.package(tmp_path / "m.mlpackage", [op, _linear("w", 2, 2)]), "constexpr_magic")
+
+
+def test_a_shape_that_promises_the_world_is_refused(tmp_path: Path) -> None:
+    op = by_hand.const("w", by_hand.in_blob("float16", (1 << 40, 1 << 40), 64), "float16", (1 << 40, 1 << 40))
+    _refused(by_hand.package(tmp_path / "m.mlpackage", [op], outputs=(), blob=by_hand.Blob()), "cannot be")
+
+
+def test_constants_that_need_each_other_are_refused(tmp_path: Path) -> None:
+    ops = [
+        by_hand.operation(
+            "constexpr_sparse_to_dense", a, {"nonzero_data": b, "mask": b}, outputs=[(a, "float16", (2, 2))]
+        )
+        for a, b in (("v", "w"), ("w", "v"))
+    ]
+    _refused(by_hand.package(tmp_path / "m.mlpackage", [*ops, _linear("w", 2, 2)]), "made from something")
+
+
+def test_blob_reads_check_the_size(linear: Path) -> None:
+    blob = Blob.open(linear / BLOB)
+    assert blob.read(64, "float16", 4).tolist() == [1, 2, -3, 0.5]
+    assert blob.stored_bytes(64, "float16") == 128
+    with pytest.raises(FileError, match="5 entries"):
+        blob.read(64, "float16", 5)
