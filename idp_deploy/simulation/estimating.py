@@ -1,0 +1,217 @@
+"""simulate: a file or a description × a device → Estimate. It is computed, never measured, and says how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from idp_deploy.errors import UsageError
+from idp_deploy.files import size_bytes
+from idp_deploy.flow import Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.reading import read
+from idp_deploy.simulation import descriptions
+from idp_deploy.simulation.architectures import architecture, known
+from idp_deploy.simulation.cost_model import (
+    ACCELERATOR_FAMILIES,
+    SPARSE_FAMILIES,
+    Coefficients,
+    Core,
+    Effect,
+    Observation,
+    adapted,
+    at_peak,
+    effects_of,
+    load_coefficients,
+    precision_of,
+)
+from idp_deploy.simulation.size import transfer_bytes
+from idp_deploy.simulation.targets import Runtime, Target, folder
+from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
+from idp_deploy.simulation.workload import workload
+from idp_deploy.simulation.xnnpack import SparseLint, lint
+
+COVERAGE = 0.9
+UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
+
+
+def simulate(
+    artifact: Path | Contents,
+    target: Target,
+    *,
+    runtime: str | None = None,
+    threads: int = 1,
+    anchor: Mapping[str, float] | None = None,
+) -> Estimate:
+    """How long one inference takes on a device, and what it needs there.
+
+    Args:
+        artifact: a model file, its contents, or a workload description (`descriptions`).
+        runtime: one of the target's, or a CPU runtime family; the target's own for the format by default.
+        threads: on the device, at most its cores.
+        anchor: latencies in ms that were measured on the device with the same runtime and threads, by published
+            architecture (`mobilenet_v1_1.0_224`, or `mobilenet_v1_1.0_224@int8`) or by the path of a file. One
+            measurement removes most of what is unknown about a device.
+
+    Raises:
+        UsageError: unknown runtime or anchor, or more threads than cores. FileError: a broken file.
+    """
+    loaded = _load(artifact)
+    chosen = target.runtime(loaded.format, runtime)
+    cores = sum(group.count for group in target.cores)
+    if not 1 <= threads <= cores:
+        raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
+    work, notes = loaded.work, list(loaded.work.notes)
+    if chosen is None:
+        return _answer(loaded, target, "none", work, None, f"{target.device} runs no {loaded.format} files", (), notes)
+    core = target.core(chosen)
+    if chosen.family in ACCELERATOR_FAMILIES and work.dtype == "float32":
+        work = as_dtype(work, "float16")  # these engines compute in float16 whatever the file holds
+    if loaded.lint is not None:
+        work, note = _sparse(work, loaded.lint, chosen, core)
+        notes += note
+    reason = _not_estimable(work, chosen)
+    if reason:
+        return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
+    model = load_coefficients(folder() / "coefficients.json")
+    anchors = {m.model: m.latency_ms for m in target.measurements if (m.runtime, m.threads) == (chosen.name, threads)}
+    anchors |= anchor or {}
+    situation = _Situation(target, chosen, core, threads, model, work, anchors)
+    peak = at_peak(work, chosen.family, core)
+    by_op = (peak * np.exp(situation.log_cost)).sum(1)
+    total = float(by_op.sum())
+    spread = math.exp(situation.error)
+    interval = Interval(total / spread, total, total * spread, COVERAGE)
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, situation.basis])
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    path: Path
+    format: FormatName
+    work: Workload
+    lint: SparseLint | None
+
+
+def _load(artifact: Path | Contents) -> _Loaded:
+    if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
+        work, format_name = descriptions.read_description(artifact)
+        return _Loaded(artifact, format_name, work, None)
+    contents = read(artifact) if isinstance(artifact, Path) else artifact
+    return _Loaded(contents.path, contents.format, workload(contents), lint(contents))
+
+
+def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> tuple[Workload, list[str]]:
+    """Mark what runs sparse, and say why nothing does where zeros are plenty."""
+    zeros = sum(op.weights - op.nonzero for op in work.ops)
+    share = zeros / max(1, sum(op.weights for op in work.ops))
+    if runtime.sparse and runtime.family in SPARSE_FAMILIES and found.runs_sparse:
+        notes = ["an in-order core: sparse kernels can be slower than dense ones here"] if core.in_order else []
+        return with_sparse(work, frozenset(found.sparse_ops)), notes
+    if share < 0.3:
+        return work, []
+    if runtime.sparse and found.findings:
+        first = found.findings[0]
+        return work, [f"runs dense: {first.op}: {first.message} — {first.fix}"]
+    return work, [f"runs dense: {runtime.name} has no sparse kernels; zeros save bytes here, not time"]
+
+
+def _not_estimable(work: Workload, runtime: Runtime) -> str:
+    if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
+        return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
+    if not work.ops:
+        return "the file holds no operator that costs time"
+    traffic = sum(op.activation_bytes for op in work.ops)
+    unknown = sum(op.activation_bytes for op in work.ops if op.op_class == "unknown")
+    if unknown > UNKNOWN_SHARE * traffic:
+        kinds = ", ".join(sorted(set(work.unknown)))
+        return f"operators of unknown cost move {unknown / max(1, traffic):.0%} of the activations: {kinds}"
+    return ""
+
+
+class _Situation:
+    """Coefficients for one work on one runtime of one device, and the error to expect of them."""
+
+    def __init__(
+        self,
+        target: Target,
+        runtime: Runtime,
+        core: Core,
+        threads: int,
+        model: Coefficients,
+        work: Workload,
+        anchors: Mapping[str, float],
+    ) -> None:
+        self.precision = precision_of(work.dtype, core)
+        prefix = f"{runtime.family}|{target.measured_as}|{core.name}|"
+        groups = [name for level, name in model.effects if level == "group" and name.startswith(prefix)]
+        groups = groups if target.measured_as else []
+        effects = effects_of(runtime.family, core.name, target.measured_as, "", self.precision, threads)
+        if groups and not anchors:
+            spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
+            effects = [effect for effect in effects if effect[0] != "group"] + spread
+        self.log_cost = model.log_cost(effects)
+        if anchors:
+            seen = [_observation(name, ms, work.dtype, runtime, core) for name, ms in anchors.items()]
+            self.log_cost = adapted(self.log_cost, model.uncertainty(effects), seen, model.noise)
+        measured = model.models.get(work.name)
+        new_model = measured is None or abs(measured - work.macs) > 0.01 * measured
+        if groups:
+            cell = "model" if new_model else "same"
+            self.basis = f"calibrated on published measurements of {target.measured_as} with {runtime.family}"
+        else:
+            cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
+            self.basis = f"no published measurement of this device with {runtime.family}: from specifications"
+        if anchors:
+            self.basis += f", anchored by {', '.join(anchors)}"
+        kind = effects[0][1]
+        self.error = model.error[f"{kind}|{self.precision}|{cell}"]
+        if ("family", runtime.family) not in model.effects:
+            self.error = max(self.error, model.error[f"{kind}|{self.precision}|both"])
+            self.basis += f"; {runtime.family} itself was never measured"
+
+
+def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core) -> Observation:
+    """An anchor: a published architecture (in the arithmetic of the work unless `@dtype` says otherwise) or a file."""
+    plain, _, wanted = name.partition("@")
+    if not (math.isfinite(latency_ms) and latency_ms > 0):
+        raise UsageError(f"the anchor {name} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
+    if known(plain) or not Path(plain).exists():
+        work = architecture(plain)
+        dtype = wanted or dtype
+        work = work if dtype == "float32" else as_dtype(work, dtype)
+    else:
+        work = _load(Path(plain)).work
+    return Observation(at_peak(work, runtime.family, core).sum(0), latency_ms)
+
+
+def _answer(
+    loaded: _Loaded,
+    target: Target,
+    runtime: str,
+    work: Workload,
+    interval: Interval | None,
+    reason: str,
+    by_op: Sequence[float] | np.ndarray,
+    notes: Sequence[str],
+) -> Estimate:
+    described = loaded.lint is None
+    gzip_bytes, brotli_bytes = (0, 0) if described else transfer_bytes(loaded.path)
+    ops = tuple(
+        OpEstimate(
+            name=op.name, op_class=op.op_class, macs=op.macs, executed_macs=op.executed_macs,
+            weight_bytes=op.resident_bytes, activation_bytes=op.activation_bytes,
+            latency_ms=float(by_op[index]) if len(by_op) else None, runs_sparse=op.sparse,
+        )
+        for index, op in enumerate(work.ops)
+    )  # fmt: skip
+    return Estimate(
+        artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
+        reason=reason, size_bytes=sum(op.stored_bytes for op in work.ops) if described else size_bytes(loaded.path),
+        gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
+        peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
+        notes=tuple(notes),
+    )  # fmt: skip

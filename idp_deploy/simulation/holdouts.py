@@ -1,0 +1,95 @@
+"""How wrong the cost model is where it was not told: whole models, whole devices, and both left out of the fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from idp_deploy.simulation.calibration import ANCHORS, Parts, Row, anchored, fit, overlaps, predict
+
+CELLS = ("same", "model", "device", "both", "device+anchor", "both+anchor")  # what is new to the fit, with one anchor
+
+
+@dataclass(frozen=True, eq=False)
+class Error:
+    """One row predicted without itself: error = log(predicted / measured)."""
+
+    row: Row
+    cell: str
+    error: float
+    anchor: str = ""
+
+
+def _fold(name: str, folds: int) -> int:
+    """A stable fold by name: relatives (resnet50, resnet50_v2) may fall apart, one name never does."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % folds
+
+
+def _left_out(
+    rows: Sequence[Row], levels: dict[str, tuple[float, float]], parts: Parts, train: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    def cut(left: np.ndarray, right: np.ndarray) -> Parts:
+        return parts[0][np.ix_(left, right)], parts[1][np.ix_(left, right)]
+
+    model = fit([rows[i] for i in train], levels, cut(train, train))
+    return predict(model, [rows[i] for i in test], cut(test, train), cut(test, test))
+
+
+def held_out(rows: Sequence[Row], levels: dict[str, tuple[float, float]], folds: int = 10) -> Iterator[Error]:
+    """Every row in every cell it can be in.
+
+    An anchor is one of ANCHORS measured in the same place (device, core, runtime, publication, precision, threads).
+    """
+    parts = overlaps(rows, levels)
+    models = np.array([_fold(row.model, folds) for row in rows])
+    devices = np.array([_fold(row.device, folds) for row in rows])
+    order = np.array([_fold(f"{i}", folds) for i in range(len(rows))])
+    everything = np.arange(len(rows))
+
+    def cell(name: str, train: np.ndarray, test: np.ndarray, wanted: Callable[[int], bool]) -> Iterator[Error]:
+        if not len(test) or len(train) < 2:
+            return
+        mean, covariance = _left_out(rows, levels, parts, train, test)
+        logs = np.log([rows[i].latency_ms for i in test])
+        trained = {rows[i].place for i in train}
+        for k, i in enumerate(test):
+            if wanted(i) and (name != "model" or rows[i].place in trained):
+                yield Error(rows[i], name, float(mean[k] - logs[k]))
+        if name not in ("device", "both"):
+            return
+        for k, i in enumerate(test):
+            row = rows[i]
+            if row.model not in ANCHORS or (name == "both" and wanted(i)):
+                continue
+            moved = anchored(mean, covariance, k, row.latency_ms)
+            for n, j in enumerate(test):
+                other = rows[j]
+                same = (other.place, other.precision, other.threads) == (row.place, row.precision, row.threads)
+                if same and wanted(j) and other.model != row.model:
+                    yield Error(other, f"{name}+anchor", float(moved[n] - logs[n]), row.model)
+
+    for f in sorted(set(order)):
+        yield from cell("same", everything[order != f], everything[order == f], lambda i: True)
+    for f in sorted(set(models)):
+        yield from cell("model", everything[models != f], everything[models == f], lambda i: True)
+    for f in sorted(set(devices)):
+        yield from cell("device", everything[devices != f], everything[devices == f], lambda i: True)
+        for g in sorted(set(models)):
+            here = everything[devices == f]
+            if (models[here] == g).any():
+                train = everything[(devices != f) & (models != g)]
+                yield from cell("both", train, here, lambda i, g=g: bool(models[i] == g))  # type: ignore[misc]
+
+
+def quantile(errors: Sequence[float], coverage: float = 0.9) -> float:
+    """The conformal quantile of |error|: of n errors the ceil((n + 1) · coverage)-th smallest.
+
+    >>> quantile([0.1] * 50 + [0.4] * 50)
+    0.4
+    """
+    ordered = sorted(abs(e) for e in errors)
+    rank = min(len(ordered), int(np.ceil((len(ordered) + 1) * coverage)))
+    return float(ordered[rank - 1])

@@ -1,0 +1,163 @@
+"""Devices: one TOML file each. A new device is a new file, in the package's targets or in ./targets of the user."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import FormatName
+from idp_deploy.simulation.cost_model import FAMILIES, Core
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CoreGroup(_Strict):
+    """Cores of one type."""
+
+    type: str  # a row of cores.toml
+    count: int = Field(ge=1)
+    ghz: float = Field(gt=0, lt=10)
+
+
+class Runtime(_Strict):
+    """One way of running a file on the device."""
+
+    name: str
+    format: FormatName
+    family: str  # whose efficiencies: a family of the cost model
+    core: str  # a row of cores.toml: one of the device's cores, its GPU or its neural engine
+    sparse: bool = False  # has kernels that skip zero weights
+    source: str = ""
+
+
+class Measured(_Strict):
+    """A latency measured by the user on this very device."""
+
+    model: str  # a published architecture, or the path of a workload description or model file
+    latency_ms: float = Field(gt=0)
+    runtime: str
+    threads: int = Field(default=1, ge=1)
+    precision: Literal["float32", "float16", "int8"] = "float32"
+    source: str = ""
+
+
+class Target(_Strict):
+    """A device with what it can run."""
+
+    name: str
+    device: str
+    soc: str
+    cores: tuple[CoreGroup, ...] = Field(min_length=1)
+    runtimes: tuple[Runtime, ...] = Field(min_length=1)
+    sources: tuple[str, ...] = Field(min_length=1)
+    confidence: Literal["measured", "specification", "assumed"]
+    dram_gb_per_s: float | None = None
+    ram_gb: float | None = None
+    measured_as: str = ""  # the device's name in measurements/published.csv, where it has rows
+    measurements: tuple[Measured, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def runtime(self, format_name: str, name: str | None = None) -> Runtime | None:
+        """The runtime called `name`, or the first for a format; a CPU family by its own name runs any format.
+
+        Raises:
+            UsageError: no such runtime here.
+        """
+        for runtime in self.runtimes:
+            if runtime.name == name or (name is None and runtime.format == format_name):
+                return runtime
+        if name is None:
+            return None
+        if name in FAMILIES:
+            return Runtime(name=name, format=format_name, family=name, core=self.cores[0].type)  # type: ignore[arg-type]
+        near = difflib.get_close_matches(name, [r.name for r in self.runtimes] + sorted(FAMILIES), 3, 0.3)
+        raise UsageError(f"target '{self.name}' has no runtime {name!r}", way_out=f"nearest: {', '.join(near)}")
+
+    def core(self, runtime: Runtime) -> Core:
+        """The core a runtime runs on, at this device's clock."""
+        core = load_cores()[runtime.core]
+        clocks = [group.ghz for group in self.cores if group.type == runtime.core]
+        return replace(core, ghz=clocks[0]) if clocks else core
+
+
+def folder() -> Path:
+    """Where the devices lie: beside the package in a wheel, in the root of a clone."""
+    package = Path(__file__).parents[1]
+    installed = package / "targets"
+    return installed if installed.is_dir() else package.parent / "targets"
+
+
+@cache
+def load_cores() -> dict[str, Core]:
+    """Every row of cores.toml."""
+    raw = tomllib.loads((folder() / "cores.toml").read_text())
+    return {name: Core(name=name, **row) for name, row in raw.items()}
+
+
+def _files() -> Iterator[Path]:
+    for directory in (Path("targets"), folder()):
+        yield from sorted(p for p in directory.glob("*.toml") if p.name != "cores.toml")
+
+
+def parse(path: Path) -> Target:
+    """One device file.
+
+    Raises:
+        UsageError: not TOML, an unknown or missing key, an unknown core or runtime family; the message names it.
+    """
+    try:
+        target = Target.model_validate(tomllib.loads(path.read_text()) | {"name": path.stem})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}", way_out="compare it with targets/pixel-4.toml") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(
+            f"{path}: '{where}': {first['msg']}", way_out="compare it with targets/pixel-4.toml"
+        ) from error
+    for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
+        _among(path, "core", used, load_cores())
+    for runtime in target.runtimes:
+        _among(path, "runtime family", runtime.family, FAMILIES)
+    return target
+
+
+def _among(path: Path, what: str, name: str, known: Any) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, sorted(known), 3, 0.3)
+        raise UsageError(f"{path}: unknown {what} {name!r}", way_out=f"nearest: {', '.join(near)}")
+
+
+def load_target(name: str) -> Target:
+    """The device called `name`; the user's ./targets comes first.
+
+    Raises:
+        UsageError: unknown; the nearest names are listed.
+    """
+    for path in _files():
+        if path.stem == name:
+            return parse(path)
+    names = sorted({path.stem for path in _files()})
+    plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    near = difflib.get_close_matches(plain, names, 3, 0.3) or names[:3]
+    raise UsageError(f"unknown target {name!r}", way_out=f"nearest: {', '.join(near)}; 'idp-deploy targets' lists all")
+
+
+def list_targets() -> list[Target]:
+    """Every device, by name; a user's file hides the package's of the same name."""
+    found: dict[str, Target] = {}
+    for path in _files():
+        if path.stem not in found:
+            found[path.stem] = parse(path)
+    return [found[name] for name in sorted(found)]
