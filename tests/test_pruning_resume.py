@@ -106,10 +106,9 @@ def test_sigkill_at_random_steps_and_resume_gives_the_same_bytes(tmp_path: Path)
 def test_two_processes_agree_on_every_mask(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     script.write_text(RUN)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    more = ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "29533"]
-    command = [sys.executable, *launch, *more, str(script), str(tmp_path), "fresh"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [sys.executable, *launch, str(script), str(tmp_path), "fresh"]
     subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=300, stdout=subprocess.DEVNULL)
     one, two = (torch.load(tmp_path / f"result{rank}.pt", weights_only=True) for rank in (0, 1))
     for key in ("state", "masks"):

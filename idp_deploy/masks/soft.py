@@ -86,7 +86,13 @@ def soft_mask(w: Tensor, t: Tensor | float, tau: Tensor | float) -> Tensor:
 
 
 def apply_soft_mask(
-    w: Tensor, t: Tensor | float, tau: Tensor | float, *, clip: bool = False, shared: bool = False
+    w: Tensor,
+    t: Tensor | float,
+    tau: Tensor | float,
+    *,
+    clip: bool = False,
+    shared: bool = False,
+    elsewhere: Tensor | None = None,
 ) -> Tensor:
     """ŵ = m(w)·w, differentiable in w with t and τ held constant; computed in float32 whatever autocast says.
 
@@ -96,9 +102,12 @@ def apply_soft_mask(
     Args:
         w: any shape; with `shared`, (..., n) whose rows have one mask each, scored by their root mean square.
         t, tau: scalars, or tensors that broadcast against w.
+        elsewhere: added to s², what the rest of a unit in other weights contributes.
         clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
     """
     t2, tau = _scalars(w, t, tau)
+    if elsewhere is not None:
+        t2 = t2 - elsewhere
     return (_SoftGroups if shared else _Soft).apply(w, t2, tau, 1.0 if clip else math.inf)
 
 

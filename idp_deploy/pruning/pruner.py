@@ -20,6 +20,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, Recipe, SoftMask
 from idp_deploy.masks import NM, SMALLEST_TEMPERATURE, Channel
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.selecting import select
@@ -116,14 +117,18 @@ class Pruner:
             sparsity, method, pattern, mode, allocation, epochs, seed, tuple(skip), dict(sorted(options.items()))
         )
         self.allocation = {"auto": "erk", "paper": "global"}[mode] if allocation == "auto" else allocation
-        selection = select(model, pattern, skip=skip, **{k: v for k, v in options.items() if k in SELECTION_OPTIONS})
-        self.left = selection.left
+        choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS}
+        if pattern == "channel" and example_inputs is None:
+            choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
+        selection = select(model, pattern, skip=skip, **choice)
+        self.left = dict(selection.left)
         self.sites = [
             Site(name, model.get_parameter(name), where, parsed) for name, (where, parsed) in selection.chosen.items()
         ]
+        self._couple(example_inputs)
         self._check_sparsity()
         rule = METHODS[method]
-        timing = {k: v for k, v in (rule.timing | options).items() if k in SCHEDULE_OPTIONS[mode]}
+        timing = {k: v for k, v in {**rule.timing, **options}.items() if k in SCHEDULE_OPTIONS[mode]}
         self.schedule: Schedule = (
             auto_schedule(epochs * (steps_per_epoch or 1), shape=rule.ramp, **timing)
             if mode == "auto"
@@ -263,6 +268,24 @@ class Pruner:
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _couple(self, example_inputs: tuple[Any, ...] | None) -> None:
+        """Channels that are one in the network share their fate; those that cannot be removed stay dense."""
+        self.followers: list[tuple[Site, torch.nn.Parameter]] = []
+        channelled = {site.name: site for site in self.sites if isinstance(site.pattern, Channel)}
+        if not channelled or example_inputs is None:
+            return
+        for coupled in couple(self.model, example_inputs, channelled):
+            peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
+            for site in peers:
+                site.peers = peers
+                if coupled.fixed:
+                    self.left[site.name] = coupled.fixed
+            if not coupled.fixed:
+                self.followers += [(peers[0], self.model.get_parameter(name)) for name in coupled.followers]
+        self.sites = [site for site in self.sites if site.name not in self.left]
+        if not self.sites:
+            raise UsageError("no channel of this model can be removed", way_out="use another pattern than channel")
+
     def _check_sparsity(self) -> None:
         patterns = {site.pattern for site in self.sites}
         for pattern in patterns:
@@ -322,14 +345,23 @@ class Pruner:
         """Zeros in the weights themselves, again after every step: momentum would move them."""
         if any(site.mask is None for site in self.sites):
             self._finish_ramp()
+        fresh = {
+            site: (self.method.hard_mask(site), self.method.baked(site)) for site in self.sites if site.mask is None
+        }
+        for site, (mask, baked) in fresh.items():
+            if baked is not None:
+                site.weight.copy_(baked)
+            site.mask, site.budget = mask, site.zeros
+            site.state.clear()
         for site in self.sites:
-            if site.mask is None:
-                mask, baked = self.method.hard_mask(site), self.method.baked(site)
-                if baked is not None:
-                    site.weight.copy_(baked)
-                site.mask, site.budget = mask, site.zeros
-                site.state.clear()
+            assert site.mask is not None
             site.weight.mul_(site.mask)
+        for site, parameter in self.followers:
+            # a norm or bias behind a dead channel would turn it into a constant
+            assert site.mask is not None
+            axis = site.where.output_axis
+            alive = site.mask.movedim(axis, 0).flatten(1).any(1)
+            parameter.mul_(alive.reshape(-1, *[1] * (parameter.dim() - 1)))
 
     def _refuse_non_finite(self) -> None:
         totals = torch.stack([site.weight.detach().sum(dtype=torch.float32) for site in self.sites])

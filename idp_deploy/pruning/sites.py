@@ -7,14 +7,14 @@ twice (gradient checkpointing) masks twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.masks import Pattern, Prunable
+from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
 
 
 @dataclass(eq=False)
@@ -32,6 +32,7 @@ class Site:
     state: dict[str, Any] = field(default_factory=dict)  # the method's own: t, τ, scores, …
     still: bool = False  # whether the weight itself no longer learns
     seen: bool = False  # whether a forward has read it
+    peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
 
     def read(self) -> Tensor:
         """The weight as the layer sees it."""
@@ -41,18 +42,49 @@ class Site:
 
     def threshold(self) -> Tensor:
         """t of the pattern at the current number of zeros."""
-        return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis)
+        if len(self.peers) < 2:
+            return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis)
+        units = self.zeros // self.pattern.unit(tuple(self.weight.shape), self.where.output_axis)
+        kept, gone = smallest_kept_and_largest_pruned(self.ranking().sqrt() * _rms(self._scores()), units)
+        return (kept + gone) / 2
 
-    def magnitude_mask(self, zeros: int | None = None) -> Tensor:
+    def elsewhere(self) -> Tensor | None:
+        """What peers add to the squared score of each channel, in this weight's own scale; (channels, 1)."""
+        if len(self.peers) < 2:
+            return None
+        own = self._scores()
+        return (self.ranking() * _rms(own).square() - own.square()).unsqueeze(-1)
+
+    def ranking(self) -> Tensor:
+        """What the units are ordered by: their scores; for channels with peers the mean of squared relative scores."""
+        if len(self.peers) < 2:
+            return self._scores()
+        relative = [peer._scores() / _rms(peer._scores()) for peer in self.peers]
+        return torch.stack([r.square() for r in relative]).mean(0)
+
+    def magnitude_mask(self) -> Tensor:
         """The exact hard mask by size, at the current number of zeros."""
-        zeros = self.zeros if zeros is None else zeros
-        return self.pattern.hard_mask(self.weight.detach(), zeros, self.where.output_axis, floor=True)
+        axis = self.where.output_axis
+        return self.pattern.mask_by(self.ranking(), tuple(self.weight.shape), self.zeros, axis, floor=True)
 
     def mask_by(self, entry_scores: Tensor) -> Tensor:
-        """The exact hard mask at the current number of zeros by scores of w's shape, the largest kept."""
-        axis = self.where.output_axis
-        scores = self.pattern.unit_scores(entry_scores, axis)
-        return self.pattern.mask_by(scores, tuple(self.weight.shape), self.zeros, axis, floor=True)
+        """The exact hard mask at the current number of zeros by scores of w's shape, the largest kept.
+
+        Among peers the first one decides.
+        """
+        axis, shape = self.where.output_axis, tuple(self.weight.shape)
+        if len(self.peers) > 1 and self.peers[0] is not self and "mask" in self.peers[0].state:
+            first = self.peers[0]
+            alive = first.pattern.unit_scores(first.state["mask"].float(), first.where.output_axis)
+            return self.pattern.mask_by(alive, shape, self.zeros, axis)
+        return self.pattern.mask_by(self.pattern.unit_scores(entry_scores, axis), shape, self.zeros, axis, floor=True)
+
+    def _scores(self) -> Tensor:
+        return self.pattern.scores(self.weight, self.where.output_axis)
+
+
+def _rms(scores: Tensor) -> Tensor:
+    return scores.square().mean().sqrt().clamp_min(torch.finfo(scores.dtype).tiny)
 
 
 class _Enter:

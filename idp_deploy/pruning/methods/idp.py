@@ -37,6 +37,9 @@ class IDP(Method):
             site.state["tau"].copy_(tau)
         else:
             site.state["t"], site.state["tau"] = t.clone(), tau.clone()
+        elsewhere = site.elsewhere()
+        if elsewhere is not None:
+            site.state["elsewhere"] = elsewhere
 
     def forward(self, site: Site) -> Forward | None:
         if "t" not in site.state:
@@ -61,5 +64,6 @@ def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
         scores = units.detach().square().mean(-1, keepdim=True).sqrt() if pattern.shared else units.detach()
         soft = units * soft_mask(scores, t, tau).to(w.dtype)
     else:
-        soft = apply_soft_mask(units, t, tau, clip=clip, shared=pattern.shared)
+        elsewhere = site.state.get("elsewhere")
+        soft = apply_soft_mask(units, t, tau, clip=clip, shared=pattern.shared, elsewhere=elsewhere)
     return pattern.from_units(soft, tuple(w.shape), axis)

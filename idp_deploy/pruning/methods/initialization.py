@@ -102,7 +102,7 @@ class GraSP(Magnitude):
         with torch.enable_grad(), torch.random.fork_rng():
             assert self.surroundings.loss is not None
             grads = torch.autograd.grad(self.surroundings.loss(), weights, create_graph=True)
-            products = torch.autograd.grad(sum(g.square().sum() for g in grads) / 2, weights)
+            products = torch.autograd.grad(torch.stack([g.square().sum() for g in grads]).sum() / 2, weights)
         for site, product in zip(self.sites, products, strict=True):
             site.zeros = site.budget
             site.state["mask"] = site.mask_by(site.weight.detach() * product)

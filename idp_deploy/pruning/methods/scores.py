@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from idp_deploy.masks import Block
 from idp_deploy.pruning.methods.base import Forward, Method, take_seen, watched
+from idp_deploy.pruning.schedule import Shape
 from idp_deploy.pruning.sites import Site
 
 
@@ -80,7 +82,7 @@ class OptG(Movement):
 
     name = "optg"
     options = {"score_rate": 1.0, "momentum": 0.9}  # noqa: RUF012
-    ramp = "sigmoid"
+    ramp: ClassVar[Shape] = "sigmoid"
 
     def first(self, site: Site) -> Tensor:
         return site.weight.detach().abs()
@@ -94,7 +96,7 @@ class Supermask(OptG):
     """
 
     name = "supermask"
-    ramp = "none"
+    ramp: ClassVar[Shape] = "none"
     keep = "none"
 
     def update(self, site: Site, step: int) -> None:
@@ -102,7 +104,7 @@ class Supermask(OptG):
         site.still = True
 
 
-def share_by_rank(sites: list[Site] | tuple[Site, ...], entry_scores: list[Tensor]) -> None:
+def share_by_rank(sites: Sequence[Site], entry_scores: list[Tensor]) -> None:
     """Set `site.zeros`, keeping their sum, by one ranking of all units; each site keeps its best 0.1 %."""
     total = sum(site.zeros for site in sites)
     if not total:

@@ -1,0 +1,137 @@
+"""shrink: the same outputs from a physically smaller module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import CompressedModel
+from idp_deploy.loading import load_checkpoint, save_checkpoint
+from idp_deploy.pruning import Pruner
+from idp_deploy.shrinking import shrink
+from sample_models import mobilenet_v1, resnet18
+
+
+def resnet() -> nn.Module:
+    return resnet18.build(width=0.125)
+
+
+def mobilenet() -> nn.Module:
+    return mobilenet_v1.build(width=0.25)
+
+
+class Concat(nn.Module):
+    """Two branches side by side, so that a channel of one is not channel i of what follows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 3, padding=1)
+        self.norm, self.last = nn.BatchNorm2d(16), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.norm(torch.cat([self.left(x), self.right(x)], 1))))
+
+
+def pruned(module: nn.Module, method: str = "idp", sparsity: float = 0.5) -> CompressedModel:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 16, 16)
+    pruner = Pruner(module, sparsity=sparsity, pattern="channel", method=method, epochs=5, example_inputs=(x[:1],))
+    pruner.prepare()
+    optimizer = torch.optim.SGD(module.parameters(), 0.01, momentum=0.9)
+    for _ in range(5):
+        optimizer.zero_grad()
+        module(x).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    return pruner.finalize()
+
+
+def count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+CASES = [(mobilenet, "idp"), *((resnet, method) for method in ("idp", "gmp", "l1-channel", "movement", "random"))]
+
+
+@pytest.mark.parametrize(("build", "method"), CASES)
+def test_half_the_channels_go_and_the_outputs_stay(build: Callable[[], nn.Module], method: str) -> None:
+    module = build()
+    model = pruned(module, method)
+    before, x = deepcopy(model.module.state_dict()), torch.randn(3, 3, 16, 16)
+    module.eval()
+    small = shrink(model, (x[:1],))
+    torch.testing.assert_close(small.module.eval()(x), module(x), rtol=1e-4, atol=1e-5)
+    assert count(small.module) < 0.35 * count(module)
+    assert small.zeros == 0
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), module.state_dict().values(), strict=True))
+    widths = {m.out_channels for m in small.module.modules() if isinstance(m, nn.Conv2d)}
+    full = {m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)}
+    assert widths == {c // 2 for c in full}
+
+
+def test_a_shrunk_checkpoint_loads_back(tmp_path: Path) -> None:
+    small = shrink(pruned(resnet()), (torch.randn(1, 3, 32, 32),))
+    save_checkpoint(small, tmp_path / "small.pt")
+    loaded = load_checkpoint(tmp_path / "small.pt", resnet)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(loaded.module.eval()(x), small.module.eval()(x))
+
+
+def test_outputs_and_concatenated_channels_are_left_and_named() -> None:
+    model = Concat()
+    x = torch.randn(1, 3, 8, 8)
+    with pytest.raises(Exception, match="no channel of this model can be removed"):
+        Pruner(model, sparsity=0.5, pattern="channel", example_inputs=(x,))
+    mixed = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 1))
+    pruner = Pruner(mixed, sparsity=0.5, pattern="channel", example_inputs=(x,))
+    assert pruner.report().left == {"2.weight": "its channels are the model's outputs"}
+
+
+def test_a_dead_channel_with_a_living_norm_is_a_constant_and_stays() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    with torch.no_grad():
+        module[0].weight[:4] = 0
+        module[1].bias.fill_(0.5)
+        module[1].bias[0] = module[1].weight[0] = 0
+    small = shrink(CompressedModel(module, {"0.weight": module[0].weight != 0}), (torch.randn(1, 3, 8, 8),))
+    assert small.module[0].out_channels == 7
+    assert small.masks["0.weight"].shape == (7, 3, 3, 3)
+    assert small.zeros == 3 * 27
+
+
+def test_a_layer_never_loses_its_last_channel() -> None:
+    module = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        module[0].weight.zero_()
+        module[0].bias.zero_()
+    small = shrink(CompressedModel(module, {"0.weight": torch.zeros(6, 4, dtype=torch.bool)}), (torch.randn(1, 4),))
+    assert small.module[0].out_features == 1
+
+
+def test_masks_of_other_patterns_are_cut_along() -> None:
+    module = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3))
+    masks = {"0.weight": torch.rand(6, 4) > 0.5, "2.weight": torch.rand(3, 6) > 0.5}
+    masks["0.weight"][2] = False
+    masks["0.weight"][[0, 1, 3, 4, 5], 0] = True
+    with torch.no_grad():
+        for name, mask in masks.items():
+            module.get_parameter(name).mul_(mask)
+    small = shrink(CompressedModel(module, masks), (torch.randn(1, 4),))
+    keep = [0, 1, 3, 4, 5]
+    assert torch.equal(small.masks["0.weight"], masks["0.weight"][keep])
+    assert torch.equal(small.masks["2.weight"], masks["2.weight"][:, keep])
+
+
+def test_an_untraceable_model_is_refused() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("no")
+
+    with pytest.raises(ConversionError, match="cannot be removed: no"):
+        shrink(CompressedModel(Odd(), {}), (torch.randn(1, 4),))
