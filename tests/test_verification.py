@@ -197,12 +197,19 @@ def test_the_stage_that_loses_precision_declares_the_tolerance(dtype: str, runti
     assert (found.limit, found.measure) == (limit, "max")
 
 
-@pytest.mark.parametrize(("count", "limit"), [(1, 10 ** (-25 / 20)), (100, 10 ** (-6 / 20))])
+@pytest.mark.parametrize(("count", "limit"), [(1, 10 ** (-30 / 20)), (10, 10 ** (-20 / 20)), (1000, 10 ** (-10 / 20))])
 def test_integer_activations_are_measured_by_noise(count: int, limit: float) -> None:
     names = tuple(f"v{i}" for i in range(count))
     ops = (GraphOp("q", "QuantizeLinear", (), names),)
     found = declared(contents(ops=ops, values={n: Value(n, (1, 4), "int8") for n in names}), "onnxruntime")
     assert (found.limit, found.measure) == (pytest.approx(limit), "rms")
+
+
+def test_a_layer_that_quantize_found_noisy_widens_the_tolerance() -> None:
+    ops = (GraphOp("q", "QuantizeLinear", (), ("v",)),)
+    found = contents(ops=ops, values={"v": Value("v", (1, 4), "int8")})
+    noisy = Quantization("int8", activation_db={"a": 23.0, "b": 12.0}, kept_float={"b": "12 dB"})
+    assert declared(found, "onnxruntime", noisy).limit == pytest.approx(0.1)
 
 
 def test_runtimes_are_compared_with_each_other_without_a_model() -> None:
@@ -382,6 +389,17 @@ def test_reordered_gates_and_split_projections_are_found_by_rows() -> None:
     assert [(p.tensor, p.passed) for p in proofs] == [("W", True), ("R0 + R1 + R2", True)]
     missing = prove_weights(model, contents(joined, *split[:2]), (torch.zeros(1, 3, 5),))[0][1]
     assert not missing.passed
+
+
+def test_groups_that_a_converter_split_are_found_in_parts() -> None:
+    model = pruned(nn.ConvTranspose2d(8, 6, 4, groups=2), share=0.5)
+    w = model.module.get_parameter("weight").detach().numpy().copy()
+    parts = [stored(f"g{i}", half.transpose(1, 2, 3, 0)) for i, half in enumerate(np.split(w, 2))]
+    (proof,), _ = prove_weights(model, contents(*parts), (torch.zeros(1, 8, 5, 5),))
+    assert (proof.tensor, proof.passed, proof.size_bytes) == ("g0 + g1", True, 20)
+    assert proof.zeros == proof.expected_zeros == model.zeros
+    parts[1].values()[0, 0, 0, 0] += 1
+    assert not prove_weights(model, contents(*parts), (torch.zeros(1, 8, 5, 5),))[0][0].passed
 
 
 class Tied(nn.Module):

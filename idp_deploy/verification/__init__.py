@@ -104,7 +104,8 @@ def verify(
         parities, more = between_runtimes(contents, results, tolerance)
     else:
         module = evaluation_copy(model)
-        parities, more = with_model(contents, [arrays(output) for output in _run(module, calls)], results, tolerance)
+        expected = [arrays(output) for output in _run(module, calls)]
+        parities, more = with_model(contents, expected, results, tolerance, model.quantization)
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += unproved + dead_activations(module, calls)
     metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}

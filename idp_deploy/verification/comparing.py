@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from idp_deploy.flow import Contents, OutputParity
+from idp_deploy.flow import Contents, OutputParity, Quantization
 from idp_deploy.verification.calls import Arrays, manifest_of
 from idp_deploy.verification.liveness import output_notes, tolerance_for, variation
 from idp_deploy.verification.tolerance import Tolerance, declared
@@ -16,13 +16,17 @@ Results = Mapping[str, Sequence[Arrays]]  # runtime → the outputs of each call
 
 
 def with_model(
-    contents: Contents, expected: Sequence[Arrays], results: Results, tolerance: float | None
+    contents: Contents,
+    expected: Sequence[Arrays],
+    results: Results,
+    tolerance: float | None,
+    quantization: Quantization | None = None,
 ) -> tuple[tuple[OutputParity, ...], tuple[str, ...]]:
     """Every output of every runtime against the model's, over all calls; (parities, notes)."""
     names = output_names(contents, len(expected[0]))
     parities, notes = [], []
     for runtime, calls in results.items():
-        allowed = declared(contents, runtime) if tolerance is None else Tolerance(tolerance)
+        allowed = declared(contents, runtime, quantization) if tolerance is None else Tolerance(tolerance)
         if len(calls[0]) != len(names):
             notes.append(f"{runtime} gives {len(calls[0])} outputs where the model gives {len(names)}")
         for i, name in enumerate(names):

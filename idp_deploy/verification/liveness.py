@@ -19,6 +19,7 @@ from idp_deploy.verification.calls import Arrays, Call
 
 FLOAT32_FLOOR = 2e-5  # relative error that honest runtimes reach in float32 on deep nets
 _STILL = 1e-6  # relative variation below which an activation counts as constant
+_HARDLY = 0.05
 _NAMED = 5
 
 
@@ -50,11 +51,11 @@ def tolerance_for(moved: float, tolerance: float) -> float:
 
 
 def output_notes(names: Sequence[str], outputs: Sequence[Arrays], tolerance: float) -> tuple[str, ...]:
-    """One note for each output that moves less than ten times the tolerance over the calls."""
+    """One note for each output that moves less than ten times the tolerance and less than 5 % over the calls."""
     notes = []
     for i, name in enumerate(names):
         moved = variation([call[i] for call in outputs])
-        if moved < 10 * tolerance:
+        if moved < min(10 * tolerance, _HARDLY):
             notes.append(
                 f"output '{name}' hardly depends on the input (it moves by {moved:.1e} of its size): "
                 f"agreement on it says little about the layers before it"

@@ -7,8 +7,8 @@ only a hint. What is compared is what the reader decoded; nothing here shares co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 from typing import Any
@@ -24,6 +24,7 @@ _INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 we
 # What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
 _SCALE_ROUNDING = 2.0**-9
 _PREFIX = 4096
+_MOST_PARTS = 16  # kinds of part sizes to try
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def prove_weights(
         order = sorted(same_size, key=lambda s: (s.tensor.name != hint, s.tensor.name in taken))
         proof = _best(_compare(r, s, exact=bool(ours)) for s in order for r in candidates)
         if proof is None or not proof.passed:
-            proof = _from_rows(candidates, stored) or proof
+            proof = _from_parts(candidates, stored, exact=bool(ours)) or _from_rows(candidates, stored) or proof
         if proof is None:
             shape = candidates[0].values.shape
             notes.append(f"weight '{name}' of shape {shape} was not found in {contents.path.name}")
@@ -193,12 +194,49 @@ def _best(proofs: Iterable[WeightProof | None]) -> WeightProof | None:
     return best
 
 
-def _from_rows(references: Iterable[Reference], stored: Iterable[Stored]) -> WeightProof | None:
+def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
+    """A weight cut into equal tensors along one axis (groups of a convolution, projections of an attention)."""
+    for reference in references:
+        size = reference.values.size
+        counts = sorted(
+            {size // s.tensor.size for s in stored if 0 < s.tensor.size < size and not size % s.tensor.size}
+        )
+        for count in counts[:_MOST_PARTS]:
+            candidates = [s for s in stored if s.tensor.size * count == size]
+            for axis, extent in enumerate(reference.values.shape):
+                if extent % count or extent < count or len(candidates) < 2:
+                    continue
+                proofs = []
+                for part in np.split(reference.values, count, axis):
+                    found = _best(_compare(replace(reference, values=part), s, exact=exact) for s in candidates)
+                    if found is None or not found.passed:
+                        break
+                    proofs.append(found)
+                if len(proofs) == count:
+                    return _joined(proofs)
+    return None
+
+
+def _joined(proofs: Sequence[WeightProof]) -> WeightProof:
+    """One proof for the whole of what was found in parts."""
+    parts = {proof.tensor: proof for proof in proofs}
+    return WeightProof(
+        parameter=proofs[0].parameter,
+        tensor=" + ".join(parts),
+        encoding=" + ".join(sorted({proof.encoding for proof in proofs})),
+        size_bytes=sum(proof.size_bytes for proof in parts.values()),
+        expected_zeros=sum(proof.expected_zeros for proof in proofs),
+        zeros=sum(proof.zeros for proof in proofs),
+        max_relative_error=max(proof.max_relative_error for proof in proofs),
+        passed=all(proof.passed for proof in proofs),
+    )
+
+
+def _from_rows(references: Iterable[Reference], stored: Sequence[Stored]) -> WeightProof | None:
     """A weight that was split, joined with others or had its rows reordered (gates of a GRU): every row is somewhere.
 
     Looks at float matrices in both orientations; None unless all rows are found, each as often as the weight has it.
     """
-    stored = list(stored)
     for reference in references:
         if reference.values.ndim < 2:
             continue
