@@ -367,7 +367,7 @@ class Report:
     checks: Sequence[Check] = ()
     estimates: Sequence[Estimate] = ()
     parities: Sequence[Parity] = ()
-    facts: Mapping[str, Any] = field(default_factory=dict)  # accuracy before and after, sizes dense → sparse
+    facts: Mapping[str, Any] = field(default_factory=dict)  # of a run: metric, accuracy, zeros, prunable, dense_bytes
 
     @property
     def passed(self) -> bool:

@@ -62,30 +62,33 @@ def deploy(
     dense = evaluate(model.module, task)
     announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
     compressed = harden(prune(model, task, recipe, progress=progress), task)
-    facts: dict[str, Any] = {
-        f"{task.metric_name}, dense": f"{dense * 100:.2f} %",
-        f"{task.metric_name}, hardened": f"{evaluate(compressed.module, task) * 100:.2f} %",
-        "zeros": f"{compressed.zeros} of {compressed.prunable} prunable",
-    }
+    accuracy = {"dense": dense, "hardened": evaluate(compressed.module, task)}
     checkpoint = folder / f"{stem}.pruned.pt"
     save_checkpoint(compressed, checkpoint)
     if scheme:
         announce(f"quantizing to {scheme}")
         compressed = quantize(compressed, scheme, task=task)
-        facts[f"{task.metric_name}, {scheme}"] = f"{evaluate(compressed.module, task) * 100:.2f} %"
+        accuracy[scheme] = evaluate(compressed.module, task)
         checkpoint = folder / f"{stem}.pruned.{scheme}.pt"
         save_checkpoint(compressed, checkpoint)
     artifacts, parities = export_and_verify(
         compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce
     )
     announce("simulating")
-    evidence = []
+    evidence, dense_bytes = [], {}
     for artifact in artifacts:
         contents = read(artifact.path)
-        facts[f"size, {artifact.format}"] = f"{contents.dense_bytes} B dense → {contents.size_bytes} B"
+        dense_bytes[str(artifact.path)] = contents.dense_bytes
         evidence += [
             Evidence(contents, simulate(contents, device), parities[artifact.path]) for device in devices.values()
         ]
+    facts = {
+        "metric": task.metric_name,
+        "accuracy": accuracy,
+        "zeros": compressed.zeros,
+        "prunable": compressed.prunable,
+        "dense_bytes": dense_bytes,
+    }
     report = replace(gate(budgets, evidence, strict=True), facts=facts)
     return Deployment(compressed, checkpoint, tuple(artifacts), report)
 

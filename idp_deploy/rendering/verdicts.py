@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -40,13 +40,9 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     """The gate's verdicts, then what they rest on."""
     tables: list[Table] = []
     if report.facts:
-        rows = [(name, str(value)) for name, value in report.facts.items()]
-        tables.append(Table("", ("what", "value"), rows, frozenset({1})))
+        tables.append(_model_table(report.facts))
     if report.parities:
-        files = [(p.artifact.format, str(p.artifact.path), parity_summary(p)) for p in report.parities]
-        tables.append(
-            Table("files", ("format", "file", "verified"), files, states=[parity_state(p) for p in report.parities])
-        )
+        tables.append(_file_table(report))
     tables.append(estimate_table(report.estimates, "estimates (simulated, not measured)"))
     if report.checks:
         tables.append(check_table(report.checks))
@@ -62,6 +58,27 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     }
     cases = [case for p in report.parities for case in parity_cases(p)] + [check_case(c) for c in report.checks]
     return Document(title, tables, data, notes, cases, [latency_plot(report.estimates, limits)])
+
+
+def _model_table(facts: Mapping[str, Any]) -> Table:
+    share = show(facts["zeros"] / facts["prunable"], "share")
+    rows = [(f"{facts['metric']}, {stage}", show(value, "share")) for stage, value in facts["accuracy"].items()]
+    rows.append(("zeros", f"{share} ({facts['zeros']} of {facts['prunable']} prunable)"))
+    return Table("model", ("what", "value"), rows)
+
+
+def _file_table(report: Report) -> Table:
+    """What was written: dense → sparse, and whether it agrees with the model."""
+    dense_bytes = report.facts.get("dense_bytes", {})
+    rows = []
+    for parity in report.parities:
+        artifact = parity.artifact
+        dense = dense_bytes.get(str(artifact.path))
+        ratio = f"{artifact.size_bytes / dense:.3f}" if dense else "–"
+        sizes = (show(dense, "bytes"), show(artifact.size_bytes, "bytes"), ratio)
+        rows.append((artifact.format, str(artifact.path), *sizes, parity_summary(parity)))
+    columns = ("format", "file", "dense", "sparse", "ratio", "verified")
+    return Table("files", columns, rows, frozenset({2, 3, 4}), [parity_state(p) for p in report.parities])
 
 
 def check_data(check: Check) -> dict[str, Any]:
