@@ -6,11 +6,10 @@ from copy import deepcopy
 from itertools import islice
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel
-from idp_deploy.masks import parse_pattern, prunable_weights
+from idp_deploy.masks import write_zeros
 from idp_deploy.tasks import Task, evaluate, own_randomness, to_device
 
 RECALIBRATION_BATCHES = 50
@@ -26,27 +25,10 @@ def harden(masked: MaskedModel, task: Task | None = None) -> CompressedModel:
             training score does not fall by it.
 
     Raises:
-        UsageError: a mask for a weight that the module does not have or that cannot be pruned.
+        UsageError: a mask for a weight that the module does not have or that cannot be pruned; NaN or inf in a weight.
     """
     module = deepcopy(masked.module)
-    known = prunable_weights(module)
-    masks: dict[str, Tensor] = {}
-    with torch.no_grad():
-        for name, soft in masked.soft_masks.items():
-            if name not in known:
-                raise UsageError(
-                    f"there is a mask for '{name}', which is no prunable weight of this model",
-                    way_out=f"its prunable weights are {', '.join(list(known)[:8])}",
-                )
-            weight = module.get_parameter(name)
-            if not torch.isfinite(weight).all():
-                raise UsageError(f"weight '{name}' holds NaN or infinite values", way_out="check the checkpoint")
-            # trained on a frozen mask already, whose zeros are there: a floor would trade a weight for a zero
-            frozen = int((weight == 0).sum()) >= soft.zeros
-            pattern, axis = parse_pattern(soft.pattern), known[name].output_axis
-            mask = pattern.hard_mask(weight, soft.zeros, axis, floor=not frozen)
-            weight.copy_(torch.where(mask, weight, torch.zeros_like(weight)))
-            masks[name] = mask
+    masks = write_zeros(module, masked.soft_masks)
     if task is not None:
         recalibrate_batch_norm(module, task, masked.recipe.seed)
     return CompressedModel(module, masks, masked.recipe, None, masked.provenance)

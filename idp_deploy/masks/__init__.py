@@ -1,5 +1,6 @@
 """Pure tensor math of pruning: selection of the k-th value, the soft mask of IDP, patterns, and what is prunable."""
 
+from idp_deploy.masks.hard import write_zeros
 from idp_deploy.masks.patterns import NM, PATTERNS, Block, Channel, Pattern, parse_pattern
 from idp_deploy.masks.prunable import Place, Prunable, prunable_weights
 from idp_deploy.masks.selection import keep_largest, smallest_kept_and_largest_pruned
@@ -20,4 +21,5 @@ __all__ = [
     "prunable_weights",
     "smallest_kept_and_largest_pruned",
     "soft_mask",
+    "write_zeros",
 ]

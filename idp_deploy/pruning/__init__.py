@@ -1,6 +1,7 @@
 """prune: train a model while its weights are pruned; `Pruner` does the same inside anybody's own loop."""
 
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning.comparing import Comparison, Difference, Run, compare
 from idp_deploy.pruning.methods import METHODS
 from idp_deploy.pruning.pruner import Pruner, PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
@@ -9,13 +10,17 @@ from idp_deploy.pruning.training import Progress, one_shot, prune
 __all__ = [
     "ALLOCATIONS",
     "METHODS",
+    "Comparison",
+    "Difference",
     "Layer",
     "Progress",
     "Pruner",
     "PruningReport",
+    "Run",
     "Schedule",
     "allocate",
     "auto_schedule",
+    "compare",
     "one_shot",
     "paper_schedule",
     "prune",

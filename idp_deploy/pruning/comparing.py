@@ -1,0 +1,123 @@
+"""compare: methods side by side on the user's own task, paired by seed, with intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from idp_deploy.flow import Interval, Model, Recipe
+from idp_deploy.masks import write_zeros
+from idp_deploy.pruning.training import prune
+from idp_deploy.tasks import Task, evaluate
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pruning run: its hardened accuracy, and the share of zeros it really has."""
+
+    method: str
+    sparsity: float
+    seed: int
+    accuracy: float
+    realised: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`method` minus `reference` over the seeds both ran with, in the metric's unit; a tie where 0 lies inside."""
+
+    method: str
+    reference: str
+    sparsity: float
+    seeds: int
+    interval: Interval
+
+    @property
+    def verdict(self) -> str:
+        """better | worse | tie"""
+        return "better" if self.interval.low > 0 else "worse" if self.interval.high < 0 else "tie"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every run, and every method against the first one."""
+
+    dense: float
+    runs: tuple[Run, ...]
+    differences: tuple[Difference, ...] = field(default=())
+
+    def mean(self, method: str, sparsity: float) -> float:
+        """Mean hardened accuracy; NaN where there is no run."""
+        scores = [run.accuracy for run in self.runs if (run.method, run.sparsity) == (method, sparsity)]
+        return sum(scores) / len(scores) if scores else math.nan
+
+
+def compare(
+    model: Model,
+    task: Task,
+    recipe: Recipe,
+    *,
+    methods: Sequence[str],
+    sparsities: Sequence[float],
+    seeds: Sequence[int] = (0, 1, 2),
+    options: Mapping[str, Mapping[str, object]] | None = None,
+    finished: Callable[[Run], None] | None = None,
+    known: Sequence[Run] = (),
+) -> Comparison:
+    """Prune `model` with every method at every sparsity and seed, and score the hardened result on validation data.
+
+    Args:
+        recipe: what all runs share: epochs, allocation, pattern, skip.
+        options: settings of single methods, over the recipe's.
+        finished: told each run as it ends.
+        known: runs of the same model, task and recipe that need not be repeated.
+    """
+    have = {(run.method, run.sparsity, run.seed): run for run in known}
+    runs = []
+    for sparsity in sparsities:
+        for seed in seeds:
+            for method in methods:
+                run = have.get((method, sparsity, seed))
+                if run is None:
+                    own = {**recipe.options, **(options or {}).get(method, {})}
+                    run = score(model, task, replace(recipe, method=method, sparsity=sparsity, seed=seed, options=own))
+                    if finished is not None:
+                        finished(run)
+                runs.append(run)
+    differences = [difference(runs, method, methods[0], sparsity) for sparsity in sparsities for method in methods[1:]]
+    return Comparison(evaluate(model.module, task), tuple(runs), tuple(d for d in differences if d is not None))
+
+
+def score(model: Model, task: Task, recipe: Recipe) -> Run:
+    """One run, scored with its exact zeros in place."""
+    masked = prune(model, task, recipe)
+    masks = write_zeros(masked.module, masked.soft_masks)
+    prunable = sum(mask.numel() for mask in masks.values())
+    zeros = prunable - sum(int(mask.sum()) for mask in masks.values())
+    return Run(recipe.method, recipe.sparsity, recipe.seed, evaluate(masked.module, task), zeros / prunable)
+
+
+def difference(runs: Sequence[Run], method: str, reference: str, sparsity: float) -> Difference | None:
+    """The paired difference with its 95 % interval by Student's t; None below two common seeds.
+
+    >>> runs = [Run(m, 0.9, s, a, 0.9) for m, a in (("idp", 0.9), ("gmp", 0.8)) for s in range(3)]
+    >>> difference(runs, "gmp", "idp", 0.9).verdict
+    'worse'
+    """
+    from scipy.stats import t
+
+    scores = {
+        name: {run.seed: run.accuracy for run in runs if (run.method, run.sparsity) == (name, sparsity)}
+        for name in (method, reference)
+    }
+    seeds = sorted(set(scores[method]) & set(scores[reference]))
+    if len(seeds) < 2:
+        return None
+    gaps = [scores[method][seed] - scores[reference][seed] for seed in seeds]
+    mean = sum(gaps) / len(gaps)
+    spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1) / len(gaps))
+    reach = float(t.ppf(0.975, len(gaps) - 1)) * spread
+    return Difference(
+        method, reference, sparsity, len(seeds), Interval(mean - reach, mean, mean + reach, coverage=0.95)
+    )

@@ -1,0 +1,60 @@
+"""compare: paired by seed, resumable, with intervals that say what they mean."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from idp_deploy.flow import Recipe
+from idp_deploy.pruning import Run, compare
+from idp_deploy.pruning.comparing import difference
+from tests.pruning_fixtures import PRUNABLE, Blobs, trained
+
+
+def runs(method: str, *accuracies: float) -> list[Run]:
+    return [Run(method, 0.9, seed, accuracy, 0.9) for seed, accuracy in enumerate(accuracies)]
+
+
+def test_the_interval_is_students_for_paired_gaps() -> None:
+    found = difference([*runs("idp", 0.9, 0.8, 0.7), *runs("gmp", 0.85, 0.76, 0.67)], "idp", "gmp", 0.9)
+    assert found is not None
+    assert found.interval.middle == pytest.approx(0.04)
+    # gaps 0.05, 0.04, 0.03: standard error 0.01/√3, t(0.975, 2) = 4.302653
+    assert found.interval.high - found.interval.middle == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-5)
+    assert found.verdict == "better"
+
+
+def test_a_difference_that_may_be_nothing_is_a_tie() -> None:
+    found = difference([*runs("idp", 0.9, 0.7), *runs("gmp", 0.85, 0.76)], "gmp", "idp", 0.9)
+    assert found is not None
+    assert found.verdict == "tie"
+
+
+def test_only_common_seeds_count() -> None:
+    assert difference([*runs("idp", 0.9), *runs("gmp", 0.85, 0.76)], "gmp", "idp", 0.9) is None
+
+
+def test_compare_runs_every_combination_once_and_reuses_what_is_known() -> None:
+    model, task, seen = trained(), Blobs(), list[Run]()
+    recipe = Recipe(epochs=2)
+    comparison = compare(
+        model, task, recipe, methods=["idp", "random"], sparsities=[0.9], seeds=[0, 1], finished=seen.append
+    )
+    assert [(r.method, r.seed) for r in seen] == [("idp", 0), ("random", 0), ("idp", 1), ("random", 1)]
+    assert all(run.realised == round(0.9 * PRUNABLE) / PRUNABLE for run in comparison.runs)
+    assert comparison.mean("idp", 0.9) > comparison.mean("random", 0.9)
+    assert [d.method for d in comparison.differences] == ["random"]
+    again = compare(
+        model, task, recipe, methods=["idp", "random"], sparsities=[0.9], seeds=[0, 1], finished=seen.append, known=seen
+    )
+    assert again.runs == comparison.runs
+    assert len(seen) == 4
+
+
+def test_a_paper_run_is_scored_with_exact_zeros() -> None:
+    comparison = compare(
+        trained(), Blobs(), Recipe(epochs=3, mode="paper"), methods=["idp"], sparsities=[0.9], seeds=[0]
+    )
+    assert comparison.runs[0].realised == round(0.9 * PRUNABLE) / PRUNABLE
+    assert math.isnan(comparison.mean("gmp", 0.9))
