@@ -18,12 +18,12 @@ from idp_deploy import files
 from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import manifest
-from idp_deploy.exporting.tflite_check import TOLERANCES, Named, check
+from idp_deploy.exporting.tflite_check import TOLERANCES, Named, failure_of
 from idp_deploy.exporting.tflite_convert import Converted, convert
 from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, kind, merge_equal_constants, schema
 from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
 from idp_deploy.exporting.tflite_serialize import parse, serialize
-from idp_deploy.exporting.tflite_storing import plan, store_constants
+from idp_deploy.exporting.tflite_storing import Plan, plan, store_constants
 from idp_deploy.exporting.tflite_unfuse import unfuse_factors
 from idp_deploy.exporting.tflite_weights import Match, match
 from idp_deploy.flow import Artifact, CompressedModel
@@ -52,7 +52,7 @@ def export_tflite(
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
-    storing = plan(encoding, scheme, _quantized(model))
+    wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
     converted = convert(captured, _calibration(model, example_inputs))
     tflite = parse(converted.content)
@@ -63,14 +63,28 @@ def export_tflite(
     matches = unfuse_factors(tflite, matches, parameters)
     _name(tflite, matches)
     if scheme == "int8":
-        tflite, matches = _integers(tflite, matches, converted, storing.quantized)
+        tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
         merge_equal_constants(tflite)
-    store_constants(tflite, matches, masks, storing)
     record = _manifest(model, converted, matches)
-    content = _finish(tflite, record)
-    check(content, _calls(converted, record), TOLERANCES[scheme])
-    files.write_bytes(path, content)
-    return Artifact(path, "tflite", len(content), record, _notes(masks, matches))
+    base, calls = serialize(tflite), _calls(converted, record)
+    notes = _notes(masks, matches)
+    for storing, note in wanted.attempts():
+        content = _stored(base, matches, masks, storing, record)
+        failure = failure_of(content, calls, TOLERANCES[scheme])
+        if failure is None:
+            files.write_bytes(path, content)
+            return Artifact(path, "tflite", len(content), record, (*notes, note) if note else notes)
+    assert failure is not None
+    raise failure
+
+
+def _stored(
+    base: bytes, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], storing: Plan, record: Mapping[str, Any]
+) -> bytes:
+    """The file with its constants stored according to a plan."""
+    tflite = parse(base)
+    store_constants(tflite, matches, masks, storing)
+    return _finish(tflite, record)
 
 
 def _quantized(model: CompressedModel) -> set[str]:

@@ -34,11 +34,11 @@ TOLERANCES: dict[str | None, Tolerance] = {
 }
 
 
-def check(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Tolerance) -> None:
-    """Compare calls, each (inputs, expected outputs) by tensor name and in the file's own layout.
+def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Tolerance) -> ConversionError | None:
+    """What is wrong with a file: a runtime rejects it, or an output is further off than `tolerance`; None if nothing.
 
-    Raises:
-        ConversionError: a runtime rejects the file, or an output is further off than `tolerance`.
+    Args:
+        calls: (inputs, expected outputs) by tensor name and in the file's own layout.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -53,18 +53,19 @@ def check(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Toler
             results = [_run(interpreter, inputs, expected) for inputs, expected in calls]
         except (RuntimeError, ValueError, KeyError) as error:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            raise ConversionError(
+            return ConversionError(
                 f"the TFLite file does not run with {runtime}: {first}", way_out="export to ONNX, or report the model"
-            ) from error
+            )
         for (_, expected), result in zip(calls, results, strict=True):
             for name, wanted in expected.items():
                 distance = relative_error(result[name], wanted, rms=tolerance.rms)
                 if not distance <= tolerance.limit:
-                    raise ConversionError(
+                    return ConversionError(
                         f"the TFLite file differs from the model with {runtime}: output {name!r} is off by "
                         f"{distance:.3g} of its largest value (tolerance {tolerance.limit:g})",
                         way_out="export to ONNX, or report the model",
                     )
+    return None
 
 
 def _run(interpreter: Any, inputs: Named, expected: Named) -> dict[str, np.ndarray]:

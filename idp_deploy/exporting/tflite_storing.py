@@ -7,7 +7,7 @@ every operator keeps the input it had. Runtimes run such decoders once, when the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ WEIGHTS: dict[str, tuple[int, int]] = {
 _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 # The float path of XNNPACK refuses sparse int8 weights of a fully connected layer; convolutions are exact.
 _SPARSE_INT8 = frozenset({"CONV_2D"})
+# Where XNNPACK runs DENSIFY → DEQUANTIZE itself it keeps the result: readers outside of it (a GATHER, say) see garbage.
+_BOTH_DECODERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _LARGEST_FLOAT16 = 65504.0
 _PLAIN = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
 
@@ -48,6 +50,16 @@ class Plan:
     is_dense: bool = False
     forced: bool = False
     block: int | None = None
+    one_decoder: bool = False  # a weight is stored sparsely or narrowly, never both
+
+    def attempts(self) -> tuple[tuple[Plan, str], ...]:
+        """This plan, then what to go on with when a runtime fails on the file; each with what to tell the user."""
+        single = replace(self, one_decoder=True)
+        others = (
+            (single, "no weight is stored both sparsely and narrowly, since a runtime failed on one that was"),
+            (replace(single, is_dense=True), "all weights are stored dense, since a runtime failed on sparse ones"),
+        )
+        return ((self, ""), *(() if self.is_dense or self.forced else others))
 
 
 def plan(encoding: str, scheme: str | None, quantized: Collection[str]) -> Plan:
@@ -95,23 +107,30 @@ def _store(
     values, scales, axis = _narrowed(constant, name, plan, kinds)
     if values.dtype not in _PLAIN or (values.dtype == np.int8 and scales is None and not kinds <= _SPARSE_INT8):
         return []
-    mask = values != 0
-    if found and name in masks:
-        mask |= found.lay_out(masks[name], shape)
-    layout, size = sparse.smallest(mask, values.itemsize, block=plan.block) if values.size else (None, 0)
-    pays = size + sparse.OVERHEAD_BYTES < values.nbytes
-    is_sparse = layout is not None and kinds and not plan.is_dense and (pays or (plan.forced and name in masks))
-    if not is_sparse and values.dtype == constant.values.dtype:
+    is_narrow = values.dtype != constant.values.dtype
+    layout = None
+    if kinds and values.size and not plan.is_dense:
+        mask = values != 0
+        if found and name in masks:
+            mask |= found.lay_out(masks[name], shape)
+        both = not is_narrow or (kinds <= _BOTH_DECODERS and not plan.one_decoder)
+        item = values.itemsize if both else constant.values.itemsize
+        layout, size = sparse.smallest(mask, item, block=plan.block)
+        if size + sparse.OVERHEAD_BYTES >= values.nbytes and not (plan.forced and name in masks):
+            layout = None
+        elif not both:
+            values, scales, is_narrow = constant.values, None, False
+    if layout is None and not is_narrow:
         return []
     type_name = _PLAIN[values.dtype]
-    if is_sparse and layout is not None:
+    if layout is not None:
         stored = sparse.store(values, mask, layout)
         source = add_tensor(model, tensor, type_name, stored.values)
         model.subgraphs[0].tensors[source].sparsity = sparse.parameters(stored, shape)
     else:
         source = add_tensor(model, tensor, type_name, values)
     chain, last = [source], source
-    if is_sparse and values.dtype != constant.values.dtype:
+    if layout is not None and is_narrow:
         last = add_tensor(model, tensor, type_name, None)
         chain.append(last)
     for index in chain:
@@ -121,9 +140,9 @@ def _store(
     model.subgraphs[0].tensors[source].name = tensor.name
     tensor.name, tensor.buffer = None, 0
     operators = []
-    if is_sparse:
+    if layout is not None:
         operators.append(operator(model, "DENSIFY", [source], [last if len(chain) > 1 else constant.index]))
-    if values.dtype != constant.values.dtype:
+    if is_narrow:
         version = 3 if scales is None else 5
         operators.append(operator(model, "DEQUANTIZE", [last], [constant.index], version=version))
     return operators
