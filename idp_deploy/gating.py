@@ -10,10 +10,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.units import METRICS, show
+
+if TYPE_CHECKING:
+    from idp_deploy.simulation.targets import Target
 
 BASELINE_TOLERANCE = 0.01  # share by which a metric may exceed the baseline before it is a regression
 
@@ -49,6 +53,19 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: boo
     return Report(checks, [e.estimate for e in evidence], list(parities.values()))
 
 
+def pairs(
+    contents: Sequence[Contents], targets: Sequence[Target], budgets: Sequence[Budget]
+) -> list[tuple[Contents, Target]]:
+    """Every file with every target that runs its format, and where a budget insists, with those that do not."""
+    insisted = {(budget.target, budget.format) for budget in budgets}
+    return [
+        (one, target)
+        for one in contents
+        for target in targets
+        if target.runtime(one.format) is not None or (target.name, one.format) in insisted
+    ]
+
+
 def missing(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> tuple[Budget, ...]:
     """Budgets that no given artifact answers."""
     answered = {(e.estimate.target, e.contents.format) for e in evidence}
@@ -60,7 +77,8 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     value, reason = VALUES[budget.metric](evidence)
     if value is None:
         return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
-    passed = value >= budget.limit if metric.at_least else value <= budget.limit
+    slack = 0.5 / max(sparsity(evidence.contents)[2], 1) if metric.at_least else 0.0  # a share is a count rounded
+    passed = value >= budget.limit - slack if metric.at_least else value <= budget.limit
     detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""
     if passed:
         return Check(budget, evidence.contents.path, value, "pass", detail)

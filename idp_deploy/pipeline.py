@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
-from idp_deploy.gating import Evidence, gate
+from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.reading import read
 
 if TYPE_CHECKING:
@@ -75,19 +75,17 @@ def deploy(
         compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce
     )
     announce("simulating")
-    evidence, dense_bytes = [], {}
-    for artifact in artifacts:
-        contents = read(artifact.path)
-        dense_bytes[str(artifact.path)] = contents.dense_bytes
-        evidence += [
-            Evidence(contents, simulate(contents, device), parities[artifact.path]) for device in devices.values()
-        ]
+    contents = [read(artifact.path) for artifact in artifacts]
+    evidence = [
+        Evidence(one, simulate(one, device), parities[one.path])
+        for one, device in pairs(contents, list(devices.values()), budgets)
+    ]
     facts = {
         "metric": task.metric_name,
         "accuracy": accuracy,
         "zeros": compressed.zeros,
         "prunable": compressed.prunable,
-        "dense_bytes": dense_bytes,
+        "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
     }
     report = replace(gate(budgets, evidence, strict=True), facts=facts)
     return Deployment(compressed, checkpoint, tuple(artifacts), report)

@@ -62,6 +62,7 @@ def test_a_ceiling_holds_at_the_value_and_breaks_below_it(metric: str, value: fl
 def test_sparsity_is_a_floor() -> None:
     assert gate([budget("sparsity", 0.9)], [evidence()]).passed
     assert not gate([budget("sparsity", 0.91)], [evidence()]).passed
+    assert gate([budget("sparsity", 0.904)], [evidence()]).passed, "90 is what 0.904 of 100 rounds to"
 
 
 def test_what_cannot_be_estimated_fails_with_the_reason() -> None:

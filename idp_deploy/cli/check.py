@@ -40,7 +40,7 @@ def check(
 
     Exits 1 where a limit is broken or a budgeted metric cannot be measured.
     """
-    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing
+    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, pairs
     from idp_deploy.reading import read
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
@@ -59,7 +59,7 @@ def check(
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
-    evidence = [Evidence(c, simulate(c, device)) for c in map(read, paths) for device in devices]
+    evidence = [Evidence(c, simulate(c, device)) for c, device in pairs(list(map(read, paths)), devices, limits)]
     report = gate(limits, evidence, strict=not artifacts)
     unanswered = missing(limits, evidence) if artifacts else ()
     passed = report.passed
