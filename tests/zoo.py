@@ -148,7 +148,7 @@ def _learn_statistics(module: nn.Module, entry: Entry, seed: int) -> None:
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         nn.init.uniform_(norm.weight, 0.5, 1.5)
-        nn.init.normal_(norm.bias, std=0.3)
+        nn.init.normal_(norm.bias, 1.0, 0.3)  # around 0 every layer would amplify rounding errors
         norm.momentum = 0.5
     module.train()
     for step in range(6):
