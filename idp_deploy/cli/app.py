@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from idp_deploy.cli import check as check_file
-from idp_deploy.cli import environment, exporting, inspecting, pruning, quantizing, running, simulating, verifying
+from idp_deploy.cli import (
+    comparing,
+    environment,
+    exporting,
+    inspecting,
+    pruning,
+    quantizing,
+    running,
+    simulating,
+    verifying,
+)
 from idp_deploy.errors import ExitCode, IdpDeployError
 
 app = typer.Typer(
@@ -36,6 +46,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
     "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
     "run": (running.run, "idp-deploy run"),
+    "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
     "targets": (environment.targets, "idp-deploy targets pixel-4"),
     "init": (environment.init, "idp-deploy init"),
     "doctor": (environment.doctor, "idp-deploy doctor"),

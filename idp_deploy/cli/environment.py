@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy import files
-from idp_deploy.cli.options import Json, ReportFile, ReportFormat
+from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
 from idp_deploy.cli.output import emit, require_known
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.rendering.document import Document, State, Table
@@ -57,17 +57,40 @@ latency = "20 ms"
 
 
 def targets(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One device in full.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="One device in full, or 'new'.", show_default=False)
+    ] = None,
+    new_name: Annotated[
+        str | None,
+        typer.Argument(metavar="NEW_NAME", help="After 'new': what to call your device.", show_default=False),
+    ] = None,
+    like: Annotated[str, typer.Option(help="new: the known device with the nearest chip.")] = "custom",
+    anchor: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL=MS", help="new: a latency you measured on it, repeatable.", show_default=False),
+    ] = None,
+    runtime: Annotated[str, typer.Option(help="new: the runtime you measured.")] = "litert-xnnpack",
+    threads: Annotated[int, typer.Option(min=1, help="new: the threads you measured with.")] = 1,
+    force: Annotated[bool, typer.Option("--force", help="new: replace an existing file.")] = False,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
 ) -> None:
-    """List the device profiles, or show one with the source of every number."""
+    """List the device profiles, show one with its sources, or write one for a device of your own."""
     from idp_deploy.rendering.devices import device_document, devices_document
+    from idp_deploy.simulation.creating import new_target
     from idp_deploy.simulation.targets import list_targets, load_target
 
     require_known(format)
-    document = device_document(load_target(name)) if name else devices_document(list_targets())
+    if name == "new":
+        if new_name is None:
+            raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
+        anchors = dict(parse_anchor(text) for text in anchor or [])
+        document = device_document(
+            new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
+        )
+    else:
+        document = device_document(load_target(name)) if name else devices_document(list_targets())
     emit(document, format=format, json=json, output=output)
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from idp_deploy.errors import UsageError
+
 ModelFactory = Annotated[
     str | None,
     typer.Option("--model", metavar="PKG.MOD:FACTORY", help="Callable that builds the module.", show_default=False),
@@ -46,3 +48,22 @@ Targets = Annotated[
         show_default=False,
     ),
 ]
+
+
+def parse_anchor(text: str) -> tuple[str, float]:
+    """`mobilenet_v1=42.5` → (name, ms).
+
+    >>> parse_anchor("mobilenet_v1=42.5")
+    ('mobilenet_v1', 42.5)
+
+    Raises:
+        UsageError: not of that form.
+    """
+    name, _, value = text.rpartition("=")
+    try:
+        milliseconds = float(value.removesuffix("ms"))
+    except ValueError:
+        milliseconds = -1.0
+    if not name or not 0 < milliseconds < float("inf"):
+        raise UsageError(f"cannot read the anchor {text!r}", way_out="write it like --anchor mobilenet_v1_1.0_224=42.5")
+    return name, milliseconds

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
+from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
 from idp_deploy.cli.output import emit, require_known
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import UsageError
@@ -52,27 +52,8 @@ def simulate(
     ]
     measurements = []
     if measure:
-        from idp_deploy.simulation.measurement import measure as measure_file
+        from idp_deploy.simulation.measurement import measure_all
 
-        measurements = [measure_file(path) for path in artifacts if path.suffix in {".onnx", ".tflite"}]
+        measurements = measure_all([path for path in artifacts if path.suffix in {".onnx", ".tflite"}], threads=threads)
     document = estimate_document(estimates, layers=layers, measurements=measurements)
     emit(document, format=format, json=json, output=output)
-
-
-def parse_anchor(text: str) -> tuple[str, float]:
-    """`mobilenet_v1=42.5` → (name, ms).
-
-    >>> parse_anchor("mobilenet_v1=42.5")
-    ('mobilenet_v1', 42.5)
-
-    Raises:
-        UsageError: not of that form.
-    """
-    name, _, value = text.rpartition("=")
-    try:
-        milliseconds = float(value.removesuffix("ms"))
-    except ValueError:
-        milliseconds = -1.0
-    if not name or not 0 < milliseconds < float("inf"):
-        raise UsageError(f"cannot read the anchor {text!r}", way_out="write it like --anchor mobilenet_v1_1.0_224=42.5")
-    return name, milliseconds

@@ -1,0 +1,72 @@
+"""compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFile, ReportFormat, TaskFactory
+from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.session import existing, open_session, share
+from idp_deploy.errors import UsageError
+from idp_deploy.rendering.comparisons import comparison_document
+
+if TYPE_CHECKING:
+    from idp_deploy.pruning.comparing import Run
+
+
+def compare(
+    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")],
+    methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="The first is what the others are held against.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SHARE", help="Share of zeros, repeatable.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=2, help="Paired runs of each method.")] = 3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs of each run.", show_default=False)] = None,
+    allocation: Annotated[
+        str | None,
+        typer.Option(metavar="erk|global|lamp|uniform", help="The same for every method.", show_default=False),
+    ] = None,
+    model: ModelFactory = None,
+    task: TaskFactory = None,
+    output: ReportFile = None,
+    format: ReportFormat = "text",
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Prune with several methods on your own task and compare hardened accuracy, seed by seed."""
+    from idp_deploy.pruning import METHODS
+    from idp_deploy.pruning.comparing import compare as compare_methods
+
+    require_known(format)
+    session = open_session(model, task, config=config)
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or len(names) < 2:
+        what = f"unknown method '{unknown[0]}'" if unknown else f"--methods {methods} names fewer than two"
+        raise UsageError(what, way_out=f"known are {', '.join(METHODS)}")
+    data = session.task()
+    if data is None:
+        raise UsageError("a comparison needs data", way_out="pass --task pkg.mod:task")
+    recipe, _ = session.recipe(epochs=epochs, allocation=allocation)
+    wanted: list[str | float] = [*(target or [recipe.sparsity])]
+    shares = [value for value in map(share, wanted) if value is not None]
+    if len(shares) < len(wanted):
+        raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
+
+    def finished(run: Run) -> None:
+        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
+
+    comparison = compare_methods(
+        session.model(existing(checkpoint)),
+        data,
+        recipe,
+        methods=names,
+        sparsities=shares,
+        seeds=tuple(range(seeds)),
+        finished=finished,
+    )
+    emit(comparison_document(comparison, data.metric_name), format=format, json=json, output=output)
