@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from idp_deploy.encodings import bound_bytes
+from idp_deploy.encodings import bound_bytes, size_bytes
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import manifest
 from idp_deploy.exporting.onnx import export_onnx
 from idp_deploy.exporting.onnx_conversion import IR_VERSION, OPSET
+from idp_deploy.exporting.onnx_decoding import OVERHEAD, Decoder, decode_graph
 from idp_deploy.flow import CompressedModel
 from idp_deploy.reading.onnx import read_onnx
 from idp_deploy.verification.onnx import run_onnx
@@ -287,3 +288,30 @@ def test_outputs_that_are_inputs_twins_or_constants(tmp_path):
     assert artifact.manifest["outputs"] == ["output_0", "output_1", "output_2", "output_3"]
     for output, expected in zip(outputs, (x + 1, x + 1, x, np.arange(3.0)), strict=True):
         np.testing.assert_array_equal(output, expected)
+
+
+class NotATensor(nn.Module):
+    def forward(self, x: torch.Tensor) -> dict[str, object]:
+        return {"scores": x + 1, "version": 3}
+
+
+def test_an_output_that_is_no_tensor_is_refused(tmp_path):
+    with pytest.raises(ConversionError, match=r"output \['version'\] is 3, not a tensor"):
+        export_onnx(CompressedModel(NotATensor(), {}), (torch.zeros(1, 3),), tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("kind", OVERHEAD)
+@pytest.mark.parametrize("shape", [(64, 64), (32, 16, 3, 3)])
+def test_the_cost_of_decode_nodes_is_what_auto_assumes(kind, shape):
+    values = np.where(np.random.default_rng(0).random(shape) < 0.1, 1.5, 0).astype(np.float32)
+
+    def grown(kind: str) -> int:
+        graph = onnx.GraphProto()
+        decoder = Decoder(graph)
+        for i in range(20):
+            decode_graph(decoder, kind, values, values != 0, output=f"layer{i}.weight")
+        decoder.finish()
+        return graph.ByteSize() // 20
+
+    parts, dense = size_bytes(kind, values != 0), grown("dense") - values.nbytes
+    assert abs(grown(kind) - dense - parts - OVERHEAD[kind]) < 60

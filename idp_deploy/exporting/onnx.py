@@ -70,7 +70,7 @@ def export_onnx(
         model,
         inputs=[value.name for value in proto.graph.input],
         outputs=[value.name for value in proto.graph.output],
-        weights={parameter: name for name, found in matches.items() for parameter in found.parameters},
+        weights={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
         packages=("torch", "onnx", "onnxscript"),
     )
     proto.metadata_props.add(key=manifest.KEY, value=manifest.dumps(entry))

@@ -11,7 +11,7 @@ from typing import Any
 
 import onnx
 import torch
-from torch import Tensor
+from torch import fx
 from torch.utils import _pytree
 
 from idp_deploy.capturing import Captured, export_program
@@ -30,6 +30,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     Raises:
         ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
     """
+    outputs = _output_names(captured)
     program, _ = export_program(captured.module, captured.example_inputs, dynamic_batch=captured.dynamic_batch)
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad():
@@ -46,7 +47,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
             way_out="replace the operator that has no older form",
         )
     _strip(model)
-    _name_boundary(model, _output_names(captured))
+    _name_boundary(model, outputs)
     return model
 
 
@@ -82,13 +83,14 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 
 def _output_names(captured: Captured) -> list[str]:
     """One name for each tensor of the returned structure, from its keys and positions."""
-    with torch.no_grad():
-        result = captured.module(*captured.example_inputs)
+    graph: Any = captured.module.graph
+    leaves = _pytree.tree_leaves(graph.output_node().args[0])
+    structure = _pytree.tree_unflatten(leaves, graph._codegen.pytree_info.out_spec)
     names = []
-    for path, leaf in _pytree.tree_leaves_with_path(result):
-        if not isinstance(leaf, Tensor):
+    for path, leaf in _pytree.tree_leaves_with_path(structure):
+        if not isinstance(leaf, fx.Node):
             raise ConversionError(
-                f"output {_pytree.keystr(path) or 'of the model'} is {type(leaf).__name__}, not a tensor",
+                f"output {_pytree.keystr(path) or 'of the model'} is {leaf!r}, not a tensor",
                 way_out="return tensors only, or wrap the model in a module that does",
             )
         parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]

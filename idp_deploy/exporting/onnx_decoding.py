@@ -19,7 +19,7 @@ from idp_deploy.encodings import ESCAPE, encode
 from idp_deploy.exporting.onnx_conversion import all_nodes
 
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents
-OVERHEAD = {"bitmask": 330, "gaps8": 190, "gaps4": 480}
+OVERHEAD = {"bitmask": 250, "gaps8": 190, "gaps4": 480}
 
 
 class Decoder:

@@ -92,14 +92,14 @@ class _Reader:
         self.arguments: dict[str, np.ndarray] = {}
         self._charged: set[str] = set()
 
-    def constant(self, name: str) -> str | None:
-        """The tensor behind a constant, or None where it is an argument."""
+    def constant(self, name: str, operator: str = "") -> str | None:
+        """The tensor behind a constant that an operator of this kind reads, or None where it is an argument."""
         if name in self.arguments:
             return None
         found = origin(self.constants, name)
         if name not in self.shapes:
             values = self.constants.value(name)
-            if is_argument(values):
+            if is_argument(values, operator):
                 self.arguments[name] = values
                 return None
             self.shapes[name] = values.shape, values.dtype
@@ -116,7 +116,7 @@ class _Reader:
             if name not in self.constants:
                 inputs.extend([name] if name else [])
                 continue
-            tensor = self.constant(name)
+            tensor = self.constant(name, node.op_type)
             if tensor is None:
                 attributes[str(position)] = _plain(self.arguments[name])
             else:

@@ -12,6 +12,7 @@ from idp_deploy.flow import StoredTensor
 from idp_deploy.reading.onnx_constants import Constants
 
 _LAYOUT = {"Identity", "Transpose"}  # nodes through which a weight is the same weight
+_WEIGHTLESS = {"Clip", "Expand", "Pad", "Resize", "Upsample"}  # operators whose small constants are all arguments
 _SMALL = 64  # integer constants up to this size are arguments of an operator (axes, shapes), not weights
 
 
@@ -43,9 +44,9 @@ def origin(constants: Constants, name: str) -> Origin:
     return Origin(name, name, None)
 
 
-def is_argument(values: np.ndarray) -> bool:
-    """Whether a constant is an operator's argument (an axis, a shape, a bound) rather than a weight."""
-    if values.ndim == 0:
+def is_argument(values: np.ndarray, operator: str) -> bool:
+    """Whether a constant is an operator's argument (an axis, a shape, a factor) rather than a weight."""
+    if values.ndim == 0 or (operator in _WEIGHTLESS and values.size <= _SMALL):
         return True
     return values.dtype.kind in "iub" and values.dtype.itemsize != 1 and values.ndim <= 1 and values.size <= _SMALL
 

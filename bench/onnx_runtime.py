@@ -1,0 +1,99 @@
+"""python -m bench.onnx_runtime — what sparse storage costs in onnxruntime: inference and load against the dense file.
+
+Both files run interleaved in this process on one thread, timed in CPU time, so that what else the machine does falls
+on both alike. Wanted: inference within 3 %, load within 2×. Results go to bench/results/onnx_runtime-DATE.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+
+from bench.sizes.models import MODELS, pruned
+from idp_deploy.exporting import export
+from idp_deploy.quantization import quantize
+
+RESULTS = Path(__file__).parent / "results"
+Timed = Callable[[], Any]
+
+
+def interleaved(first: Timed, second: Timed, repeats: int) -> tuple[list[float], list[float]]:
+    """CPU milliseconds of both, run in turn with the order swapped every time."""
+    spent: tuple[list[float], list[float]] = ([], [])
+    for i in range(repeats):
+        for which in (0, 1) if i % 2 else (1, 0):
+            start = time.process_time()
+            (first, second)[which]()
+            spent[which].append(1e3 * (time.process_time() - start))
+    return spent
+
+
+def session(path: Path) -> onnxruntime.InferenceSession:
+    """One thread, all optimizations."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def compare(dense: Path, sparse: Path, inputs: tuple[Any, ...], repeats: int) -> dict[str, float]:
+    """Medians in CPU milliseconds, and the median of the paired ratios sparse / dense."""
+    sessions = [session(path) for path in (dense, sparse)]
+    names = [value.name for value in sessions[0].get_inputs()]
+    feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    for each in sessions:
+        each.run(None, feed)
+    runs = interleaved(lambda: sessions[0].run(None, feed), lambda: sessions[1].run(None, feed), repeats)
+    loads = interleaved(lambda: session(dense), lambda: session(sparse), max(repeats // 4, 5))
+    row = {}
+    for what, (a, b) in {"inference": runs, "load": loads}.items():
+        row[f"{what}_dense_ms"], row[f"{what}_sparse_ms"] = statistics.median(a), statistics.median(b)
+        row[f"{what}_ratio"] = statistics.median(y / x for x, y in zip(a, b, strict=True))
+    return row
+
+
+def main() -> None:
+    """Measure, print a table, write the results."""
+    parser = argparse.ArgumentParser(prog="python -m bench.onnx_runtime", description=__doc__)
+    parser.add_argument("--models", nargs="+", default=["mobilenet_v2", "mobilenet_v1", "bert"], choices=MODELS)
+    parser.add_argument("--schemes", nargs="+", default=["float32", "int8"])
+    parser.add_argument("--repeats", type=int, default=60)
+    parser.add_argument("-o", "--output", type=Path, default=None)
+    arguments = parser.parse_args()
+    rows = []
+    for name in arguments.models:
+        model, inputs = pruned(MODELS[name])
+        for scheme in arguments.schemes:
+            ready = model if scheme == "float32" else quantize(model, scheme, example_inputs=inputs)
+            with tempfile.TemporaryDirectory() as folder:
+                dense = export(ready, "onnx", inputs, Path(folder) / "dense.onnx", encoding="dense").path
+                sparse = export(ready, "onnx", inputs, Path(folder) / "sparse.onnx").path
+                row = {"model": name, "scheme": scheme, **compare(dense, sparse, inputs, arguments.repeats)}
+            rows.append(row)
+            print(
+                f"{name:14}{scheme:14}inference {row['inference_dense_ms']:7.2f} → {row['inference_sparse_ms']:7.2f} ms"
+                f" ×{row['inference_ratio']:.3f}   load {row['load_dense_ms']:7.1f} → {row['load_sparse_ms']:7.1f} ms"
+                f" ×{row['load_ratio']:.2f}",
+                flush=True,
+            )
+    date = datetime.now(UTC).date().isoformat()
+    output = arguments.output or RESULTS / f"onnx_runtime-{date}.json"
+    command = shlex.join(["python", "-m", "bench.onnx_runtime", *sys.argv[1:]])
+    record = {"command": command, "date": date, "onnxruntime": onnxruntime.__version__, "rows": rows}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
