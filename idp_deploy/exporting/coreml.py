@@ -25,6 +25,8 @@ from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, export_program
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.exporting import coreml_graph, coreml_package, manifest
+from idp_deploy.exporting.coreml_blob import inline_small
+from idp_deploy.exporting.coreml_compact import compact
 from idp_deploy.exporting.coreml_weights import Storage, store
 from idp_deploy.flow import Artifact, CompressedModel
 
@@ -74,15 +76,19 @@ def export_coreml(
     )
     converted = _convert(captured, storage, target, precision)
     spec = converted.get_spec()
+    weight_file = Path(converted.weights_dir or "") / "weight.bin"
+    blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
+    compact(spec)
     inputs, outputs = ([feature.name for feature in side] for side in (spec.description.input, spec.description.output))
     provenance = manifest.build(
-        model, inputs=inputs, outputs=outputs, weights=storage.placed, packages=("torch", "coremltools")
+        model,
+        inputs=inputs,
+        outputs=outputs,
+        weights={name: tensor for name, tensor in storage.placed.items() if name in storage.masks},
+        packages=("torch", "coremltools"),
     )
-    weight_file = Path(converted.weights_dir) / "weight.bin" if converted.weights_dir else None
-    if weight_file is not None and not weight_file.exists():
-        weight_file = None
     with files.replacing(path) as temporary:
-        coreml_package.write(temporary, spec, weight_file, {manifest.KEY: manifest.dumps(provenance)})
+        coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
     return Artifact(
         path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
     )
@@ -240,7 +246,8 @@ def _notes(model: CompressedModel, storage: Storage, target: str, requested: str
     notes = []
     if requested is None:
         notes.append(f"deployment target {target}: the oldest that holds this model")
-    dense = sorted(n for n, t in storage.placed.items() if n in storage.masks and storage.encodings[t] == "dense")
+    masked = {n: t for n, t in storage.placed.items() if n in storage.masks}
+    dense = sorted(n for n, t in masked.items() if storage.encodings[t] == "dense")
     if dense and storage.encoding != "dense":
         notes.append("stored dense, since sparse would be larger: " + ", ".join(dense))
     missing = sorted(set(storage.masks) - set(storage.placed))
@@ -249,11 +256,10 @@ def _notes(model: CompressedModel, storage: Storage, target: str, requested: str
     if model.quantization and model.quantization.scheme == "int8":
         notes.append("int8: the weights are int8, activations stay floating point")
     if storage.scheme:
-        float_rows = sorted(
-            n
-            for n, t in storage.placed.items()
-            if n in storage.masks and not storage.encodings[t].endswith(storage.scheme)
-        )
-        if float_rows:
-            notes.append("kept in floating point: " + ", ".join(float_rows))
+        floats = sorted(n for n, t in masked.items() if not storage.encodings[t].endswith(storage.scheme))
+        smaller = [n for n in floats if n not in storage.kept_float]
+        if smaller:
+            notes.append(
+                f"stored as floats, since {storage.scheme} with its scales would be larger: " + ", ".join(smaller)
+            )
     return tuple(notes)

@@ -46,6 +46,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             continue
         packet = getattr(node.target, "overloadpacket", None)
         _floats_for_integers(node)
+        if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
+            node.target, node.args = aten.relu6.default, node.args[:1]
         if packet in _POOLS and len(node.args) == 2:
             node.args = (*node.args, node.args[1])  # the stride is the window by default
         if packet in _NEAREST:

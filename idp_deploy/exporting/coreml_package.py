@@ -11,7 +11,6 @@ coremltools would name the items by random UUIDs, record the day, and add a debu
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,13 @@ _AUTHOR = "com.apple.CoreML"
 _DATE = "com.github.apple.coremltools.conversion_date"
 
 
-def write(directory: Path, spec: Any, weights: Path | None, metadata: dict[str, str]) -> None:
+def write(directory: Path, spec: Any, weights: bytes, metadata: dict[str, str]) -> None:
     """Create the package.
 
     Args:
         directory: does not exist yet.
         spec: the Model message of coremltools; its metadata are completed in place.
-        weights: the weight.bin that the conversion wrote, if the program refers to one.
+        weights: the content of weight.bin; none is written where it is empty.
         metadata: user-defined entries to add.
     """
     user_defined = spec.description.metadata.userDefined
@@ -36,9 +35,9 @@ def write(directory: Path, spec: Any, weights: Path | None, metadata: dict[str, 
     data.mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(spec.SerializeToString(deterministic=True))
     items = {"model.mlmodel": "CoreML Model Specification"}
-    if weights is not None:
+    if weights:
         (data / "weights").mkdir()
-        shutil.copyfile(weights, data / "weights" / "weight.bin")
+        (data / "weights" / "weight.bin").write_bytes(weights)
         items["weights"] = "CoreML Model Weights"
     identifiers = {name: str(uuid.uuid5(uuid.NAMESPACE_URL, f"{_AUTHOR}/{name}")) for name in items}
     manifest = {

@@ -21,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.exporting.coreml_blob import INLINE_BYTES
 from idp_deploy.quantizers import palettize, quantize_int8
 
-_IN_PROGRAM = 10  # a constant with fewer entries is written into the program, not into the blob
+_FEWEST = 10  # entries below which nothing can be saved
 _OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
 
 
@@ -97,11 +98,7 @@ def _constants(program: Any) -> Iterator[Any]:
                 if op.op_type != "const" or op.outputs[0] in block.outputs or not op.outputs[0].child_ops:
                     continue
                 value = op.outputs[0].val
-                if (
-                    isinstance(value, np.ndarray)
-                    and value.dtype in (np.float16, np.float32)
-                    and value.size >= _IN_PROGRAM
-                ):
+                if isinstance(value, np.ndarray) and value.dtype in (np.float16, np.float32) and value.size >= _FEWEST:
                     yield op
 
 
@@ -174,8 +171,9 @@ def _smallest(values: np.ndarray, mask: np.ndarray, match: _Match, axis: int, st
 
 
 def _record(entries: int, width: int = 1) -> int:
-    """Bytes of a tensor in the blob: a header of 64, data padded to 64; small ones lie in the program."""
-    return entries * width if entries < _IN_PROGRAM else 64 + (entries * width + 63) // 64 * 64
+    """Bytes of a tensor: short ones lie in the program, others in the blob with a header of 64, padded to 64."""
+    size = entries * width
+    return size if size <= INLINE_BYTES else 64 + (size + 63) // 64 * 64
 
 
 def _replace(op: Any, values: np.ndarray, mask: np.ndarray, choice: str, storage: Storage) -> None:
