@@ -52,7 +52,7 @@ def compare(
     if data is None:
         raise UsageError("a comparison needs data", way_out="pass --task pkg.mod:task")
     recipe, _ = session.recipe(epochs=epochs, allocation=allocation)
-    wanted: list[str | float] = [*(target or [recipe.sparsity])]
+    wanted: list[str | float] = list(target) if target else [recipe.sparsity]
     shares = [value for value in map(share, wanted) if value is not None]
     if len(shares) < len(wanted):
         raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
