@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs bench clean
+.PHONY: help demo test test-slow check docs calibrate compat clean
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,8 +32,15 @@ check: $(STAMP)  ## lint, types, doctests
 docs: $(STAMP)  ## docs/cli.md, made from --help
 	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
 
-bench: $(STAMP)  ## the committed claims, measured again
-	$(BIN)/python -m bench.sizes
+calibrate: $(STAMP)  ## refit the cost model from targets/measurements
+	$(BIN)/python -m idp_deploy.simulation.calibration
+
+bench-%: $(STAMP)  ## one claim measured again: bench-sizes, bench-latency, bench-overhead, …
+	$(BIN)/python -m bench.$(subst -,_,$*)
+
+compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-runtime, each in its own environment
+	$(BIN)/python -m bench.compat
+	$(BIN)/python -m bench.compat_tflite
 
 clean:  ## remove what was built (not the environment)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache
