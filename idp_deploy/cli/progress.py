@@ -48,8 +48,8 @@ class EpochTable:
         if now.soft is None or now.hard is None:
             return
         line = (
-            f"epoch {now.epoch:>3}/{now.epochs}  {now.phase:<6}  loss {now.loss:.4f}  zeros {now.sparsity * 100:5.1f} %"
-            f"  soft {now.soft * 100:6.2f} %  hardened {now.hard * 100:6.2f} %"
+            f"epoch {now.epoch:>3}/{now.epochs} {now.phase:<6} loss {now.loss:.4f}  zeros {now.sparsity * 100:4.1f} %"
+            f"  soft {now.soft * 100:5.2f} %  hard {now.hard * 100:5.2f} %"
         )
         if self._progress.disable:
             say(line)

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 def devices_document(targets: Sequence[Target]) -> Document:
     """One row a device."""
-    rows = [(t.name, t.device, t.soc, _cores(t), ", ".join(r.name for r in t.runtimes), t.confidence) for t in targets]
-    columns = ("target", "device", "chip", "cores", "runtimes", "confidence")
+    rows = [
+        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence) for t in targets
+    ]
+    columns = ("target", "device", "chip", "formats", "confidence")
     data = {"targets": [t.model_dump(mode="json") for t in targets]}
     return Document("Targets", [Table("", columns, rows)], data, next="idp-deploy targets pixel-4")
 

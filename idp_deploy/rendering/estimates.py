@@ -20,26 +20,34 @@ def interval(value: Interval | None, reason: str = "") -> str:
 
 
 def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
-    """One row a file and target."""
+    """One row a file and target. `skipped` is the share of MACs that sparse kernels leave out."""
     return Table(
         title,
-        ("target", "format", "runtime", "latency (90 % interval)", "size", "gzip", "memory", "MACs run"),
+        ("target", "runtime", "latency (90 % interval)", "size", "gzip", "memory", "skipped"),
         [
             (
                 e.target,
-                e.format,
-                e.runtime,
+                e.runtime if e.latency_ms else f"{e.runtime} ({e.format})",
                 interval(e.latency_ms, e.reason),
                 show(e.size_bytes, "bytes"),
                 show(e.gzip_bytes, "bytes"),
                 show(e.resident_weight_bytes + e.peak_activation_bytes, "bytes"),
-                f"{e.executed_macs / 1e6:.1f} M of {e.macs / 1e6:.1f} M",
+                f"{(1 - e.executed_macs / e.macs) * 100:.0f} %" if e.macs else "–",
             )
             for e in estimates
         ],
-        frozenset({4, 5, 6, 7}),
+        frozenset({3, 4, 5, 6}),
         ["" if e.latency_ms else "warn" for e in estimates],
     )
+
+
+def estimate_notes(estimates: Sequence[Estimate]) -> list[str]:
+    """Each note once, with the targets it is about."""
+    about: dict[str, list[str]] = {}
+    for estimate in estimates:
+        for note in estimate.notes:
+            about.setdefault(note, []).append(f"{estimate.target}/{estimate.format}")
+    return [f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in about.items()]
 
 
 def layer_table(estimate: Estimate) -> Table:
@@ -97,8 +105,7 @@ def estimate_document(
             )
             for e in estimates
         ]
-    notes = list(dict.fromkeys(note for e in estimates for note in e.notes))
-    return Document("Simulation", tables, data, notes, plots=plots)
+    return Document("Simulation", tables, data, estimate_notes(estimates), plots=plots)
 
 
 def latency_plot(estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None) -> Plot:

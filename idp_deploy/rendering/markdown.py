@@ -12,6 +12,9 @@ def to_markdown(document: Document) -> str:
     """Pipe tables with right-aligned numbers; notes in a fold."""
     parts = [MARKER, f"## {document.title}"]
     parts += [_table(table) for table in document.tables]
+    failed = [f"- ❌ {_cell(f'{c.suite} {c.name}: {c.message}')}" for c in document.cases if not c.passed]
+    if failed:
+        parts.append("\n".join(failed))
     if document.notes:
         notes = "\n".join(f"- {_cell(note)}" for note in document.notes)
         parts.append(f"<details><summary>{len(document.notes)} notes</summary>\n\n{notes}\n\n</details>")

@@ -31,6 +31,9 @@ def to_text(document: Document) -> str:
     console.print(Text(document.title, style="bold"))
     for table in document.tables:
         console.print(_table(table))
+    for case in document.cases:
+        if not case.passed:
+            console.print(Text(f"FAIL {case.suite} {case.name}: {case.message}", style=_STYLES["bad"]))
     for note in document.notes:
         console.print(Text(f"note: {note}", style="dim"))
     if document.next:
@@ -43,7 +46,7 @@ def _table(table: Table) -> RichTable:
     grid = RichTable(title=table.title or None, title_justify="left", title_style="", box=None, pad_edge=False)
     for index, column in enumerate(table.columns):
         numeric = index in table.numeric
-        grid.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        grid.add_column(column, justify="right" if numeric else "left", no_wrap=numeric or index == 0, overflow="fold")
     for index, row in enumerate(table.rows):
         grid.add_row(*(Text(cell) for cell in row), style=_STYLES[table.state(index)])
     return grid

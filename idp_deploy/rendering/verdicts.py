@@ -9,15 +9,15 @@ from typing import Any
 from idp_deploy.flow import Budget, Check, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
-from idp_deploy.rendering.estimates import estimate_table, latency_plot
+from idp_deploy.rendering.estimates import estimate_notes, estimate_table, latency_plot
 from idp_deploy.units import METRICS, show
 
 
 def check_table(checks: Sequence[Check]) -> Table:
-    """Metric, value, limit, verdict; for a violation also by how much, what is responsible, what to do."""
+    """Metric, value, limit, verdict; what failed is spelled out by its `Case`."""
     return Table(
         "budgets",
-        ("target", "format", "metric", "value", "limit", "over", "verdict", "detail"),
+        ("target", "format", "metric", "value", "limit", "verdict"),
         [
             (
                 c.budget.target,
@@ -25,13 +25,11 @@ def check_table(checks: Sequence[Check]) -> Table:
                 c.budget.metric,
                 show(c.value, METRICS[c.budget.metric].unit),
                 show(c.budget.limit, METRICS[c.budget.metric].unit),
-                _over(c),
                 c.verdict,
-                "; ".join(filter(None, (c.detail, c.fix))),
             )
             for c in checks
         ],
-        frozenset({3, 4, 5}),
+        frozenset({3, 4}),
         [verdict(c.verdict == "pass") for c in checks],
     )
 
@@ -47,7 +45,8 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     if report.checks:
         tables.append(check_table(report.checks))
     notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
-    notes += list(dict.fromkeys(note for e in report.estimates for note in e.notes))
+    notes += [f"{c.budget.target} {c.budget.format} latency: {c.detail}" for c in report.checks if _narrow(c)]
+    notes += estimate_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
     limits = {(c.budget.target, c.budget.format): c.budget.limit for c in report.checks if c.budget.metric == "latency"}
     data = {
@@ -111,6 +110,11 @@ def check_case(check: Check) -> Case:
         f"{message}; {extra}; limit from {check.budget.source}" if extra else message,
         str(check.artifact),
     )
+
+
+def _narrow(check: Check) -> bool:
+    """Passed, but the interval reaches over the limit."""
+    return check.verdict == "pass" and bool(check.detail)
 
 
 def _over(check: Check) -> str:
