@@ -7,10 +7,8 @@ only a hint. What is compared is what the reader decoded; nothing here shares co
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import permutations
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,35 +17,9 @@ from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.verification.calls import manifest_of
+from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 
-_INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
-# What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
-_SCALE_ROUNDING = 2.0**-9
-_PREFIX = 4096
 _MOST_PARTS = 16  # kinds of part sizes to try
-
-
-@dataclass(frozen=True, eq=False)
-class Reference:
-    """A weight as it should be in the file. `values` are float32, batch norm folded in where the exporter folds it."""
-
-    parameter: str
-    values: np.ndarray
-    quantized: bool  # the values already are those of integers or of a palette
-
-
-class Stored:
-    """A tensor of the file, decoded once."""
-
-    def __init__(self, tensor: StoredTensor) -> None:
-        self.tensor = tensor
-
-    @cached_property
-    def values(self) -> np.ndarray:
-        """What it means, in float32 (float64 for float64)."""
-        read = self.tensor.dequantize or self.tensor.values
-        values = read()
-        return values if values.dtype == np.float64 else values.astype(np.float32)
 
 
 def prove_weights(
@@ -73,7 +45,7 @@ def prove_weights(
         hint = hints.get(name)
         same_size = by_size.get(candidates[0].values.size, [])
         order = sorted(same_size, key=lambda s: (s.tensor.name != hint, s.tensor.name in taken))
-        proof = _best(_compare(r, s, exact=bool(ours)) for s in order for r in candidates)
+        proof = best(pair for s in order for r in candidates for pair in pairs(r, s, exact=bool(ours)))
         if proof is None or not proof.passed:
             proof = _from_parts(candidates, stored, exact=bool(ours)) or _from_rows(candidates, stored) or proof
         if proof is None:
@@ -118,82 +90,6 @@ def _references(
     return references, notes
 
 
-def _compare(reference: Reference, stored: Stored, *, exact: bool) -> WeightProof | None:
-    """The proof under the best layout, or None where no layout has this shape."""
-    layouts = _layouts(reference.values, stored.tensor.shape)
-    return _best(_judge(reference, layout, stored, exact=exact) for layout in layouts)
-
-
-def _judge(reference: Reference, expected: np.ndarray, stored: Stored, *, exact: bool) -> WeightProof:
-    tensor, actual = stored.tensor, stored.values
-    prefix = slice(None, _PREFIX)
-    if not _close(reference, expected.ravel()[prefix], actual.ravel()[prefix], tensor, exact).all():
-        passed = False  # most candidates are told apart here, before the whole tensor is touched
-    else:
-        passed = bool(_close(reference, expected, actual, tensor, exact).all())
-    rounded = _rounded(expected, tensor.dtype)
-    scale = float(np.abs(expected).max(initial=0.0)) or 1.0
-    return WeightProof(
-        parameter=reference.parameter,
-        tensor=tensor.name,
-        encoding=tensor.encoding,
-        size_bytes=tensor.size_bytes,
-        expected_zeros=int((rounded == 0).sum()),
-        zeros=int((actual == 0).sum()),
-        max_relative_error=float(np.abs(actual.astype(np.float64) - expected).max(initial=0.0)) / scale,
-        passed=passed,
-    )
-
-
-def _close(
-    reference: Reference, expected: np.ndarray, actual: np.ndarray, tensor: StoredTensor, exact: bool
-) -> np.ndarray:
-    """Entry by entry: whether the stored value is what this type can hold of the expected one."""
-    rounded = _rounded(expected, tensor.dtype)
-    if tensor.dtype.startswith("float") and "lut" not in tensor.encoding:
-        if exact and not reference.quantized:
-            return actual == rounded
-        slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else 2.0**-20)
-        return (np.abs(actual - rounded) <= slack) & ((actual == 0) == (rounded == 0))
-    if reference.quantized:
-        return (np.abs(actual - expected) <= np.abs(expected) * _SCALE_ROUNDING) & ((actual == 0) == (expected == 0))
-    step = float(np.abs(expected).max(initial=0.0)) * _INTEGER_STEP
-    return (np.abs(actual - expected) <= 0.51 * step) & ((actual == 0) | (expected != 0))
-
-
-def _rounded(expected: np.ndarray, dtype: str) -> np.ndarray:
-    if dtype != "float16":
-        return expected
-    with np.errstate(over="ignore"):
-        return expected.astype(np.float16).astype(np.float32)
-
-
-def _layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Every reordering of the axes that has the shape of the stored tensor, extents of 1 left aside."""
-    target = tuple(extent for extent in shape if extent != 1)
-    squeezed = values.squeeze()
-    if squeezed.shape == target:
-        yield values.reshape(shape)
-    for order in permutations(range(squeezed.ndim)):
-        if order != tuple(range(squeezed.ndim)) and tuple(squeezed.shape[a] for a in order) == target:
-            yield squeezed.transpose(order).reshape(shape)
-    if squeezed.ndim > 2 and squeezed.reshape(len(squeezed), -1).shape == target:
-        yield values.reshape(shape)
-
-
-def _best(proofs: Iterable[WeightProof | None]) -> WeightProof | None:
-    """The first that passed, else the one with the smallest error."""
-    best: WeightProof | None = None
-    for proof in proofs:
-        if proof is None:
-            continue
-        if proof.passed:
-            return proof
-        if best is None or proof.max_relative_error < best.max_relative_error:
-            best = proof
-    return best
-
-
 def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
     """A weight cut into equal tensors along one axis (groups of a convolution, projections of an attention)."""
     for reference in references:
@@ -208,7 +104,8 @@ def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, ex
                     continue
                 proofs = []
                 for part in np.split(reference.values, count, axis):
-                    found = _best(_compare(replace(reference, values=part), s, exact=exact) for s in candidates)
+                    piece = replace(reference, values=part)
+                    found = best(pair for s in candidates for pair in pairs(piece, s, exact=exact))
                     if found is None or not found.passed:
                         break
                     proofs.append(found)
@@ -241,7 +138,7 @@ def _from_rows(references: Iterable[Reference], stored: Sequence[Stored]) -> Wei
         if reference.values.ndim < 2:
             continue
         rows = reference.values.reshape(-1, reference.values.shape[-1])
-        wanted = {dtype: Counter(_keys(_rounded(rows, dtype))) for dtype in ("float32", "float16")}
+        wanted = {dtype: Counter(_keys(rounded(rows, dtype))) for dtype in ("float32", "float16")}
         found: Counter[bytes] = Counter()
         sources: dict[str, tuple[StoredTensor, float]] = {}
         for candidate in stored:

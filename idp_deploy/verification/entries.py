@@ -1,0 +1,142 @@
+"""One weight of the model against one tensor of the file: which layout fits, and whether every entry agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import permutations
+
+import numpy as np
+
+from idp_deploy.flow import StoredTensor, WeightProof
+
+_INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
+# What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
+_SCALE_ROUNDING = 2.0**-9
+_PREFIX = 4096  # entries that tell most tensors apart before all are touched
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A weight as it should be in the file. `values` are float32, batch norm folded in where the exporter folds it."""
+
+    parameter: str
+    values: np.ndarray
+    quantized: bool  # the values already are those of integers or of a palette
+
+    @cached_property
+    def largest(self) -> float:
+        """max |values|."""
+        return float(np.abs(self.values).max(initial=0.0))
+
+
+class Stored:
+    """A tensor of the file, decoded once."""
+
+    def __init__(self, tensor: StoredTensor) -> None:
+        self.tensor = tensor
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """What it means, in float32 (float64 for float64)."""
+        read = self.tensor.dequantize or self.tensor.values
+        values = read()
+        return values if values.dtype == np.float64 else values.astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A reference in the layout of a stored tensor of the same size. `exact`: the file is ours, no bit may differ."""
+
+    reference: Reference
+    expected: np.ndarray
+    stored: Stored
+    exact: bool
+
+    @cached_property
+    def prefix_error(self) -> float:
+        """The largest difference among the first entries, which ranks pairs that do not agree."""
+        first, other = self.expected.flat[:_PREFIX], self.stored.values.flat[:_PREFIX]
+        return float(np.abs(other.astype(np.float64) - first).max(initial=0.0))
+
+    @property
+    def may_agree(self) -> bool:
+        """Whether the first entries do."""
+        return bool(self._agree(self.expected.flat[:_PREFIX], self.stored.values.flat[:_PREFIX]).all())
+
+    def prove(self) -> WeightProof:
+        """Compare every entry."""
+        tensor, actual = self.stored.tensor, self.stored.values
+        scale = float(np.abs(self.expected).max(initial=0.0)) or 1.0
+        return WeightProof(
+            parameter=self.reference.parameter,
+            tensor=tensor.name,
+            encoding=tensor.encoding,
+            size_bytes=tensor.size_bytes,
+            expected_zeros=int((rounded(self.expected, tensor.dtype) == 0).sum()),
+            zeros=int((actual == 0).sum()),
+            max_relative_error=float(np.abs(actual.astype(np.float64) - self.expected).max(initial=0.0)) / scale,
+            passed=bool(self._agree(self.expected, actual).all()),
+        )
+
+    def _agree(self, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
+        """Entry by entry: whether the stored value is what this type can hold of the expected one."""
+        tensor, wanted = self.stored.tensor, rounded(expected, self.stored.tensor.dtype)
+        if tensor.dtype.startswith("float") and "lut" not in tensor.encoding:
+            if self.exact and not self.reference.quantized:
+                return actual == wanted
+            slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else 2.0**-20)
+            return (np.abs(actual - wanted) <= slack) & ((actual == 0) == (wanted == 0))
+        difference = np.abs(actual - expected)
+        if self.reference.quantized:
+            return (difference <= np.abs(expected) * _SCALE_ROUNDING) & ((actual == 0) == (expected == 0))
+        step = self.reference.largest * _INTEGER_STEP
+        return (difference <= 0.51 * step) & ((actual == 0) | (expected != 0))
+
+
+def best(pairs: Iterable[Pair]) -> WeightProof | None:
+    """The proof of the first pair that passes, else of the one that comes closest; None without pairs."""
+    closest: Pair | None = None
+    failed: WeightProof | None = None
+    for pair in pairs:
+        if pair.may_agree:
+            proof = pair.prove()
+            if proof.passed:
+                return proof
+            if failed is None or proof.max_relative_error < failed.max_relative_error:
+                failed = proof
+        elif closest is None or pair.prefix_error < closest.prefix_error:
+            closest = pair
+    return failed or (closest.prove() if closest is not None else None)
+
+
+def pairs(reference: Reference, stored: Stored, *, exact: bool) -> Iterator[Pair]:
+    """The reference in every layout that has the shape of the stored tensor."""
+    for layout in layouts(reference.values, stored.tensor.shape):
+        yield Pair(reference, layout, stored, exact)
+
+
+def layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+    """Every reordering of the axes that has this shape, extents of 1 left aside.
+
+    >>> [layout.shape for layout in layouts(np.zeros((4, 3, 2, 2)), (2, 2, 3, 4))]
+    [(2, 2, 3, 4), (2, 2, 3, 4)]
+    """
+    target = tuple(extent for extent in shape if extent != 1)
+    squeezed = values.squeeze()
+    if squeezed.shape == target:
+        yield values.reshape(shape)
+    for order in permutations(range(squeezed.ndim)):
+        if order != tuple(range(squeezed.ndim)) and tuple(squeezed.shape[a] for a in order) == target:
+            yield squeezed.transpose(order).reshape(shape)
+    if squeezed.ndim > 2 and squeezed.reshape(len(squeezed), -1).shape == target:
+        yield values.reshape(shape)
+
+
+def rounded(expected: np.ndarray, dtype: str) -> np.ndarray:
+    """What a tensor of this type can hold of the values, in float32."""
+    if dtype != "float16":
+        return expected
+    with np.errstate(over="ignore"):
+        return expected.astype(np.float16).astype(np.float32)
