@@ -14,9 +14,11 @@ def interval(value: Interval | None, reason: str = "") -> str:
     """`3.2 ms (2.6 to 3.9)`; the reason where there is no number."""
     if value is None:
         return f"not estimable: {reason}" if reason else "not estimable"
-    low, high = show(value.low, "ms"), show(value.high, "ms")
-    unit = f" {show(value.middle, 'ms').rpartition(' ')[2]}"
-    return f"{show(value.middle, 'ms')} ({low.removesuffix(unit)} to {high.removesuffix(unit)})"
+    low, middle, high = (show(x, "ms") for x in (value.low, value.middle, value.high))
+    units = {text.rpartition(" ")[2] for text in (low, middle, high)}
+    if len(units) == 1:
+        low, high = low.partition(" ")[0], high.partition(" ")[0]
+    return f"{middle} ({low} to {high})"
 
 
 def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:

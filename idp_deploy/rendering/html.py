@@ -10,6 +10,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from idp_deploy.rendering.document import Document, Plot
 from idp_deploy.units import show
 
+FAR = 5  # a limit this many times beyond its bar is left out: it would flatten every other bar
+
 
 def to_html(document: Document) -> str:
     """One file without external references; the same document gives the same bytes."""
@@ -38,11 +40,11 @@ def _svg(plot: Plot, index: int) -> str:
         for position, bar in zip(positions, plot.bars, strict=True):
             if bar.low is not None and bar.high is not None:
                 axes.plot([bar.low, bar.high], [position, position], color="#1b2a3a", linewidth=1.6, marker="|")
-            if bar.limit is not None:
+            end = max(bar.value, bar.high or 0.0)
+            if bar.limit is not None and bar.limit < FAR * end:
                 over = bar.value > bar.limit
                 color = "#c0392b" if over else "#2e8b57"
                 axes.plot([bar.limit] * 2, [position - 0.42, position + 0.42], color=color, linewidth=2.2)
-            end = max(filter(None, (bar.value, bar.high, bar.limit)), default=0.0)
             axes.annotate(
                 show(bar.value, plot.unit),  # type: ignore[arg-type]
                 (end, position),
