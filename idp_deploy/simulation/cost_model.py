@@ -46,10 +46,6 @@ ACCELERATOR_FAMILIES = frozenset({"coreml-gpu", "coreml-ane", "qnn", "tflite-gpu
 FAMILIES = CPU_FAMILIES | ACCELERATOR_FAMILIES
 SPARSE_FAMILIES = frozenset({"xnnpack", "paddle-lite", "paddle-lite-armv7"})
 
-# Cost of a non-zero weight run sparse over that of a dense weight, by core class: fitted to Paddle-Lite's matched
-# dense and 75 %-sparse MobileNets (Snapdragon 865, 835, 625; docs/performance/benchmark.md and its 2.x notes).
-SPARSE_PENALTY = {"in-order": 4.8, "out-of-order": 2.45, "wide": 2.1}
-
 
 @dataclass(frozen=True)
 class Core:
@@ -63,6 +59,12 @@ class Core:
     in_order: bool = False
     dot: bool = False
     fp16: bool = False
+    like: str = ""  # the core type whose measurements stand for it, where it has none of its own
+
+    @property
+    def calibrated_as(self) -> str:
+        """The core type to look for in the coefficients."""
+        return self.like or self.name
 
     @property
     def macs_per_ms(self) -> float:
@@ -70,11 +72,9 @@ class Core:
         return self.tops * 5e8 if self.kind != "cpu" else self.flops_per_cycle / 2 * self.ghz * 1e6
 
     @property
-    def sparse_penalty(self) -> float:
-        """See SPARSE_PENALTY."""
-        if self.in_order:
-            return SPARSE_PENALTY["in-order"]
-        return SPARSE_PENALTY["wide" if self.flops_per_cycle >= 16 else "out-of-order"]
+    def sparse_class(self) -> str:
+        """Cores whose sparse kernels lose alike against dense ones: in-order | out-of-order | wide."""
+        return "in-order" if self.in_order else "wide" if self.flops_per_cycle >= 16 else "out-of-order"
 
 
 def precision_of(dtype: str, core: Core) -> str:
@@ -100,8 +100,12 @@ def unit_ms(core: Core) -> np.ndarray:
     return units
 
 
-def quantities(op: WorkOp, family: str, core: Core) -> np.ndarray:
-    """How much of every term an operator takes.  → (terms,)"""
+def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
+    """How much of every term an operator takes.  → (terms,)
+
+    Args:
+        penalty: cost of a non-zero weight in a sparse kernel over that of a weight in a dense one.
+    """
     amounts = np.zeros(len(TERMS))
 
     def put(term: str, amount: float) -> None:
@@ -109,7 +113,7 @@ def quantities(op: WorkOp, family: str, core: Core) -> np.ndarray:
 
     put("overhead", 1)
     kept = op.nonzero / op.weights if op.sparse and op.weights else 1.0
-    macs = op.macs * kept * core.sparse_penalty if op.sparse else op.macs
+    macs = op.macs * kept * penalty if op.sparse else op.macs
     width = op.resident_bytes / (op.weights + op.biases) if op.weights else 0.0
     weight_bytes = op.weights * kept * width
     if op.op_class in ("conv1x1", "conv", "depthwise"):
@@ -143,41 +147,51 @@ def quantities(op: WorkOp, family: str, core: Core) -> np.ndarray:
     return amounts
 
 
-def at_peak(workload: Workload, family: str, core: Core) -> np.ndarray:
+def at_peak(workload: Workload, family: str, core: Core, penalty: float = 1.0) -> np.ndarray:
     """Milliseconds at peak of every operator and term.  → (operators, terms)"""
     if not workload.ops:
         return np.zeros((0, len(TERMS)))
-    return np.array([quantities(op, family, core) for op in workload.ops]) * unit_ms(core)
+    return np.array([quantities(op, family, penalty) for op in workload.ops]) * unit_ms(core)
 
 
 Effect = tuple[str, str, float]  # level, identity, multiplicity
 
 
-def effects_of(family: str, core: str, device: str, group: str, precision: str, threads: int) -> list[Effect]:
+def kind_of(family: str, precision: str, threads: int) -> str:
+    """Which fit speaks: one for what the data know best (float32 on one core) and three for the rest.
+
+    >>> kind_of("xnnpack", "float32", 1), kind_of("xnnpack", "int8-dot", 4), kind_of("coreml-ane", "float32", 1)
+    ('single', 'cpu', 'accelerator')
+    """
+    if family in ACCELERATOR_FAMILIES:
+        return "accelerator"
+    if family == "coreml-cpu":  # matrix units and threads of its own
+        return "coreml-cpu"
+    return "single" if precision == "float32" and threads == 1 else "cpu"
+
+
+def effects_of(
+    kind: str, family: str, core: str, device: str, group: str, precision: str, threads: int
+) -> list[Effect]:
     """Which effects speak in a situation. `device` and `group` may be "" where unknown."""
     log_threads = math.log(threads)
-    kind = "accelerator" if family in ACCELERATOR_FAMILIES else "cpu"
-    effects: list[Effect] = [
-        ("all", kind, 1.0),
-        ("family", family, 1.0),
-        ("core", core, 1.0),
-        ("family-core", f"{family}|{core}", 1.0),
-        ("device", device, 1.0),
-        ("group", f"{family}|{device}|{core}|{group}", 1.0),
-    ]
+    found: list[Effect] = [
+        ("all", "", 1.0), ("family", family, 1.0), ("core", core, 1.0), ("family-core", f"{family}|{core}", 1.0),
+        ("device", device, 1.0), ("group", f"{family}|{device}|{core}|{group}", 1.0),
+    ]  # fmt: skip
     if precision != "float32":
-        effects += [
+        found += [
             ("precision", precision, 1.0),
             ("family-precision", f"{family}|{precision}", 1.0),
             ("core-precision", f"{core}|{precision}", 1.0),
         ]
     if threads > 1:
-        effects += [
-            ("threads", "all", log_threads),
+        found += [
+            ("threads", "", log_threads),
             ("device-threads", f"{device}|{core}", log_threads),
             ("family-threads", family, log_threads),
         ]
-    return effects
+    return [(level, f"{kind}/{identity}", times) for level, identity, times in found]
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,8 +202,9 @@ class Coefficients:
     effects: Mapping[tuple[str, str], np.ndarray]  # (level, identity) → (terms,)
     levels: Mapping[str, Mapping[str, tuple[float, float]]]  # kind → level → deviation in common, and of each term
     noise: float  # of one measurement, in log
-    error: Mapping[str, float]  # situation → 90 % quantile of |log(predicted / measured)| on held-out groups
+    error: Mapping[str, float]  # kind|precision|cell → 90 % quantile of |log(predicted / measured)| on held-out groups
     models: Mapping[str, int]  # calibrated architectures → MACs
+    sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
         """c of every term.  → (terms,)"""
@@ -202,13 +217,13 @@ class Coefficients:
         return total
 
     def uncertainty(self, effects: Sequence[Effect]) -> np.ndarray:
-        """Covariance of c from the effects that nothing is known about; the first effect names the kind.
+        """Covariance of c from the effects that nothing is known about; the first effect (all) names the kind.
 
         → (terms, terms)
         """
         common, each = 0.03**2, 0.03**2
         freedom = np.array([TERM_FREEDOM[term] for term in TERMS])
-        levels = self.levels[effects[0][1]]
+        levels = self.levels[effects[0][1].rstrip("/")]
         for level, identity, times in effects:
             if (level, identity) not in self.effects:
                 a, b = levels[level]
@@ -222,15 +237,15 @@ PRIOR_SHIFT = {"threads": -0.6}
 # Start of c for every term: a published-kernel guess of its efficiency, e.g. pointwise at exp(-0.2) = 82 % of peak.
 PRIOR_MEAN = {
     "pointwise": 0.2, "winograd": -0.5, "conv": 0.4, "stem": 0.7, "depthwise": 1.0, "pointwise_out": -0.5,
-    "winograd_io": 1.4, "depthwise_io": 0.7, "conv_io": -0.5, "linear_weights": 0.9, "weights": 0.0,
-    "elementwise": 0.0, "pooling": 0.0, "memory": 0.5, "overhead": 0.0,
+    "winograd_io": 1.7, "depthwise_io": 0.9, "conv_io": -0.5, "linear_weights": 0.6, "weights": 0.0,
+    "elementwise": -0.2, "pooling": 0.0, "memory": 0.4, "overhead": 0.0,
 }  # fmt: skip
 
 
 # How much of the levels' freedom a term has: little where kernels are known to come close to the machine.
 TERM_FREEDOM = {
     "pointwise": 0.3, "winograd": 0.7, "conv": 1.0, "stem": 1.0, "depthwise": 1.0, "pointwise_out": 1.0,
-    "winograd_io": 1.0, "depthwise_io": 0.5, "conv_io": 1.0, "linear_weights": 0.7, "weights": 1.0,
+    "winograd_io": 1.5, "depthwise_io": 0.5, "conv_io": 1.0, "linear_weights": 1.0, "weights": 1.0,
     "elementwise": 0.5, "pooling": 0.5, "memory": 0.5, "overhead": 1.0,
 }  # fmt: skip
 
@@ -271,4 +286,5 @@ def load_coefficients(path: Path) -> Coefficients:
         noise=raw["noise"],
         error=raw["error"],
         models=raw["models"],
+        sparse_penalty=raw["sparse_penalty"],
     )

@@ -25,6 +25,7 @@ from idp_deploy.simulation.cost_model import (
     adapted,
     at_peak,
     effects_of,
+    kind_of,
     load_coefficients,
     precision_of,
 )
@@ -35,6 +36,7 @@ from idp_deploy.simulation.workload import workload
 from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 COVERAGE = 0.9
+UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
 
@@ -77,15 +79,19 @@ def simulate(
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
     model = load_coefficients(folder() / "coefficients.json")
-    anchors = {m.model: m.latency_ms for m in target.measurements if (m.runtime, m.threads) == (chosen.name, threads)}
+    anchors = {
+        f"{m.model}@{m.precision}": m.latency_ms
+        for m in target.measurements
+        if (m.runtime, m.threads) == (chosen.name, threads)
+    }
     anchors |= anchor or {}
-    situation = _Situation(target, chosen, core, threads, model, work, anchors)
-    peak = at_peak(work, chosen.family, core)
-    by_op = (peak * np.exp(situation.log_cost)).sum(1)
+    case = _Situation(target, chosen, core, threads, model, work, anchors)
+    peak = at_peak(work, chosen.family, core, model.sparse_penalty[core.sparse_class])
+    by_op = (peak * np.exp(case.log_cost)).sum(1)
     total = float(by_op.sum())
-    spread = math.exp(situation.error)
+    spread = math.exp(case.error)
     interval = Interval(total / spread, total, total * spread, COVERAGE)
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, situation.basis])
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.basis])
 
 
 @dataclass(frozen=True)
@@ -145,36 +151,38 @@ class _Situation:
         work: Workload,
         anchors: Mapping[str, float],
     ) -> None:
-        self.precision = precision_of(work.dtype, core)
-        prefix = f"{runtime.family}|{target.measured_as}|{core.name}|"
+        precision = precision_of(work.dtype, core)
+        kind = kind_of(runtime.family, precision, threads)
+        device, core_type = target.measured_as, core.calibrated_as
+        effects = effects_of(kind, runtime.family, core_type, device, "", precision, threads)
+        prefix = f"{kind}/{runtime.family}|{device}|{core_type}|"
         groups = [name for level, name in model.effects if level == "group" and name.startswith(prefix)]
-        groups = groups if target.measured_as else []
-        effects = effects_of(runtime.family, core.name, target.measured_as, "", self.precision, threads)
+        groups = groups if device else []
         if groups and not anchors:
             spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
             effects = [effect for effect in effects if effect[0] != "group"] + spread
         self.log_cost = model.log_cost(effects)
         if anchors:
-            seen = [_observation(name, ms, work.dtype, runtime, core) for name, ms in anchors.items()]
+            penalty = model.sparse_penalty[core.sparse_class]
+            seen = [_observation(name, ms, work.dtype, runtime, core, penalty) for name, ms in anchors.items()]
             self.log_cost = adapted(self.log_cost, model.uncertainty(effects), seen, model.noise)
         measured = model.models.get(work.name)
         new_model = measured is None or abs(measured - work.macs) > 0.01 * measured
         if groups:
             cell = "model" if new_model else "same"
-            self.basis = f"calibrated on published measurements of {target.measured_as} with {runtime.family}"
+            self.basis = f"calibrated on published measurements of {device} with {runtime.family}"
         else:
             cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
             self.basis = f"no published measurement of this device with {runtime.family}: from specifications"
         if anchors:
             self.basis += f", anchored by {', '.join(anchors)}"
-        kind = effects[0][1]
-        self.error = model.error[f"{kind}|{self.precision}|{cell}"]
-        if ("family", runtime.family) not in model.effects:
-            self.error = max(self.error, model.error[f"{kind}|{self.precision}|both"])
+        self.error = model.error[f"{kind}|{precision}|{cell}"]
+        if ("family", f"{kind}/{runtime.family}") not in model.effects:
+            self.error = max(self.error, UNKNOWN_FAMILY, model.error[f"{kind}|{precision}|both"])
             self.basis += f"; {runtime.family} itself was never measured"
 
 
-def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core) -> Observation:
+def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
     """An anchor: a published architecture (in the arithmetic of the work unless `@dtype` says otherwise) or a file."""
     plain, _, wanted = name.partition("@")
     if not (math.isfinite(latency_ms) and latency_ms > 0):
@@ -184,8 +192,9 @@ def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, cor
         dtype = wanted or dtype
         work = work if dtype == "float32" else as_dtype(work, dtype)
     else:
-        work = _load(Path(plain)).work
-    return Observation(at_peak(work, runtime.family, core).sum(0), latency_ms)
+        loaded = _load(Path(plain))
+        work = loaded.work if loaded.lint is None else _sparse(loaded.work, loaded.lint, runtime, core)[0]
+    return Observation(at_peak(work, runtime.family, core, penalty).sum(0), latency_ms)
 
 
 def _answer(

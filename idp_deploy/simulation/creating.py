@@ -1,0 +1,94 @@
+"""new_target: a device of the user's own, as a TOML file in ./targets, fitted from what was measured on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from idp_deploy.errors import UsageError
+from idp_deploy.files import write_bytes
+from idp_deploy.simulation.architectures import architecture, known
+from idp_deploy.simulation.targets import Target, folder, load_cores, load_target, parse
+
+
+def new_target(
+    name: str,
+    measurements: Mapping[str, float],
+    *,
+    like: str = "custom",
+    device: str = "",
+    core: str = "",
+    ghz: float | None = None,
+    runtime: str = "litert-xnnpack",
+    threads: int = 1,
+    directory: Path = Path("targets"),
+    force: bool = False,
+) -> Target:
+    """Write `targets/<name>.toml` and return it.
+
+    Every later simulation on it starts from `like`'s specification and is then moved by the measurements (one already
+    takes most of a device's own error away; the interval says how much is left). Nothing is copied from them but the
+    milliseconds: each simulation fits anew.
+
+    Args:
+        measurements: {architecture or path of a model file: ms} on the device, e.g. {"mobilenet_v1_1.0_224": 42.5}.
+        like: the target to begin with: the one with the nearest chip.
+        core: type of its big core (a row of cores.toml) and its clock in `ghz`, where they differ from `like`.
+        runtime: the one measured, with `threads` threads.
+
+    Raises:
+        UsageError: a name that is no slug or taken, an unknown target, core, runtime or architecture, a measurement
+            that is not above 0.
+    """
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "my-phone"
+        raise UsageError(f"{name!r} is no target name", way_out=f"lower case, digits and dashes: {slug}")
+    path = directory / f"{name}.toml"
+    if (path.exists() or (folder() / path.name).exists()) and not force:
+        raise UsageError(f"there is a target '{name}' already", way_out="choose another name, or force it")
+    if core and core not in load_cores():
+        raise UsageError(f"unknown core {core!r}", way_out=f"one of {', '.join(sorted(load_cores()))}")
+    base = load_target(like)
+    wanted = {item.name for item in base.runtimes}
+    if runtime not in wanted:
+        raise UsageError(f"target '{like}' has no runtime {runtime!r}", way_out=f"one of {', '.join(sorted(wanted))}")
+    for model, latency_ms in measurements.items():
+        if not 0 < latency_ms < float("inf"):
+            raise UsageError(f"{model} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
+        plain = model.partition("@")[0]
+        if not known(plain) and not Path(plain).exists():
+            architecture(plain)  # raises, naming the nearest
+    write_bytes(path, _toml(base, device or name, core, ghz, measurements, runtime, threads).encode())
+    return parse(path)
+
+
+def _toml(
+    base: Target,
+    device: str,
+    core: str,
+    ghz: float | None,
+    measurements: Mapping[str, float],
+    runtime: str,
+    threads: int,
+) -> str:
+    old = base.cores[0]
+    big = old.model_copy(update={"type": core or old.type, "ghz": ghz or old.ghz})
+    groups = [f"  {{ type = {_text(g.type)}, count = {g.count}, ghz = {g.ghz} }}," for g in (big, *base.cores[1:])]
+    origin = f"begun from the target {base.name}; add where your numbers come from"
+    lines = [f"device = {_text(device)}", f"soc = {_text(base.soc)}", 'confidence = "assumed"']
+    lines += [f"sources = [{_text(origin)}]", "cores = [", *groups, "]"]
+    for item in base.runtimes:
+        on = big.type if item.core == old.type else item.core
+        lines += ["", "[[runtimes]]", f"name = {_text(item.name)}", f"format = {_text(item.format)}"]
+        lines += [f"family = {_text(item.family)}", f"core = {_text(on)}", f"sparse = {str(item.sparse).lower()}"]
+    for model, latency_ms in measurements.items():
+        plain, _, precision = model.partition("@")
+        lines += ["", "[[measurements]]", f"model = {_text(plain)}", f"latency_ms = {float(latency_ms)}"]
+        lines += [f"runtime = {_text(runtime)}", f"threads = {threads}"]
+        lines += [f"precision = {_text(precision)}"] if precision else []
+    return "\n".join(lines) + "\n"
+
+
+def _text(value: str) -> str:
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'

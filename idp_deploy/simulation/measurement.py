@@ -1,0 +1,105 @@
+"""measure: run a file in its runtime on this host. It says nothing about a phone."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError, UsageError, require
+from idp_deploy.flow import Contents, Measurement
+from idp_deploy.reading import read
+
+WARM_UP = 3
+
+
+def measure(path: Path | str, *, repeats: int = 30, threads: int = 1) -> Measurement:
+    """Median CPU time of one inference of an .onnx or .tflite file here; see `measure_all`."""
+    return measure_all([path], repeats=repeats, threads=threads)[0]
+
+
+def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int = 1) -> list[Measurement]:
+    """Time several files in turns, so that a disturbance of the machine meets all of them alike.
+
+    CPU time of this process per inference: the median of `repeats` after 3 to warm up, with the quartiles. Inputs are
+    seeded noise (indices: zeros); extents the file leaves open are 1.
+
+    Raises:
+        UsageError: a Core ML package (it runs on Apple systems alone), or no repeats.
+        MissingDependencyError: LiteRT is not installed. ConversionError: the runtime refuses the file.
+    """
+    if repeats < 1 or threads < 1:
+        raise UsageError(f"repeats is {repeats} and threads is {threads}", way_out="both are at least 1")
+    runs = [_prepare(Path(path), threads) for path in paths]
+    times: list[list[float]] = [[] for _ in runs]
+    for turn in range(WARM_UP + repeats):
+        for (_, _, run), seen in zip(runs, times, strict=True):
+            start = time.process_time()
+            run()
+            if turn >= WARM_UP:
+                seen.append((time.process_time() - start) * 1e3)
+    found = []
+    for (path, runtime, _), seen in zip(runs, times, strict=True):
+        low, median, high = (float(q) for q in np.quantile(seen, (0.25, 0.5, 0.75)))
+        found.append(Measurement(path, runtime, _host(), threads, median, low, high, repeats))
+    return found
+
+
+def _host() -> str:
+    return f"{platform.system()} {platform.machine()}"
+
+
+def _prepare(path: Path, threads: int) -> tuple[Path, str, Callable[[], object]]:
+    contents = read(path)
+    if contents.format == "onnx":
+        return path, "onnxruntime", _onnxruntime(contents, threads)
+    if contents.format == "tflite":
+        require("ai_edge_litert", "tflite")
+        return path, "litert-xnnpack", _litert(contents, threads)
+    raise UsageError(f"{path} is a Core ML package, which runs on Apple systems alone", way_out="simulate it instead")
+
+
+def _noise(shape: Sequence[int], dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    extents = [extent if isinstance(extent, int) and extent > 0 else 1 for extent in shape]
+    if np.issubdtype(dtype, np.floating):
+        return rng.standard_normal(extents).astype(dtype)
+    return np.zeros(extents, dtype)
+
+
+def _onnxruntime(contents: Contents, threads: int) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(contents.path), options, ["CPUExecutionProvider"])
+        rng = np.random.default_rng(0)
+        feeds = {item.name: _noise(item.shape, np.dtype(_numpy_name(item.type)), rng) for item in session.get_inputs()}
+        session.run(None, feeds)
+    except Exception as error:  # onnxruntime raises many kinds
+        raise ConversionError(f"onnxruntime cannot run {contents.path}: {str(error).splitlines()[0]}") from error
+    return lambda: session.run(None, feeds)
+
+
+def _numpy_name(onnx_type: str) -> str:
+    plain = onnx_type.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(plain, plain)
+
+
+def _litert(contents: Contents, threads: int) -> Callable[[], object]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(model_path=str(contents.path), num_threads=threads)
+        interpreter.allocate_tensors()
+        rng = np.random.default_rng(0)
+        for item in interpreter.get_input_details():
+            interpreter.set_tensor(item["index"], _noise(item["shape"].tolist(), np.dtype(item["dtype"]), rng))
+        interpreter.invoke()
+    except Exception as error:  # the interpreter raises RuntimeError and ValueError
+        raise ConversionError(f"LiteRT cannot run {contents.path}: {str(error).splitlines()[0]}") from error
+    return interpreter.invoke

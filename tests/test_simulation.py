@@ -1,0 +1,385 @@
+"""simulate: numbers that behave, reasons where there are none, and what the data say about sparse weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import Contents, Estimate, GraphOp, Interval, Value
+from idp_deploy.simulation import simulate
+from idp_deploy.simulation.architectures import architecture
+from idp_deploy.simulation.cost_model import Observation, adapted, at_peak, load_coefficients
+from idp_deploy.simulation.creating import new_target
+from idp_deploy.simulation.size import transfer_bytes
+from idp_deploy.simulation.targets import folder, list_targets, load_target
+from idp_deploy.simulation.workload import workload
+from tests.contents import TFLite, mobilenet_v1
+
+PIXEL = load_target("pixel-4")
+
+
+def on_disk(net: TFLite, folder: Path) -> Contents:
+    """Contents whose path exists, as simulate looks at its size."""
+    path = folder / "net.tflite"
+    path.write_bytes(b"\0" * 100)
+    return net.contents(path=path)
+
+
+def latency(estimate: Estimate) -> Interval:
+    assert estimate.latency_ms is not None, estimate.reason
+    return estimate.latency_ms
+
+
+# ── reading work from contents ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_and_the_published_architecture_are_the_same_work() -> None:
+    read, known = workload(mobilenet_v1(zeros=0.0).contents()), architecture("mobilenet_v1_1.0_224")
+    assert read.macs == known.macs
+    assert read.parameters == known.parameters
+    assert [op.op_class for op in read.ops] == [op.op_class for op in known.ops]
+    assert not read.unknown
+
+
+def test_unknown_operators_are_listed_and_too_many_forbid_a_number(tmp_path: Path) -> None:
+    net = mobilenet_v1(size=64)
+    few = on_disk(net.op("QUANTUM_FFT", (1, 1000)), tmp_path)
+    assert workload(few).unknown == ("QUANTUM_FFT",)
+    assert latency(simulate(few, PIXEL)).middle > 0
+    assert "1 × QUANTUM_FFT: cost unknown" in simulate(few, PIXEL).notes
+    many = on_disk(TFLite(64).op("QUANTUM_FFT", (1, 64, 64, 3)).conv(8), tmp_path)
+    estimate = simulate(many, PIXEL)
+    assert estimate.latency_ms is None
+    assert "QUANTUM_FFT" in estimate.reason
+
+
+def test_onnx_words_open_extents_and_quantize_pairs() -> None:
+    values = {
+        "x": Value("x", (-1, 3, 8, 8), "float32"), "q": Value("q", (-1, 3, 8, 8), "int8"),
+        "d": Value("d", (-1, 3, 8, 8), "float32"), "c": Value("c", (-1, 4, 8, 8), "float32"),
+        "r": Value("r", (-1, 4, 8, 8), "float32"), "f": Value("f", (-1, 256), "float32"),
+    }  # fmt: skip
+    from tests.contents import tensor
+
+    ops = (
+        GraphOp("q", "QuantizeLinear", ("x",), ("q",)), GraphOp("d", "DequantizeLinear", ("q",), ("d",)),
+        GraphOp("c", "Conv", ("d",), ("c",), {"strides": [1, 1], "kernel_shape": [1, 1]}, {"weight": "w"}),
+        GraphOp("r", "Relu", ("c",), ("r",)), GraphOp("f", "Flatten", ("r",), ("f",)),
+    )  # fmt: skip
+    contents = Contents(
+        Path("n.onnx"), "onnx", 1, (tensor("w", (4, 3, 1, 1), dtype="int8"),), ops, values, ("x",), ("f",)
+    )
+    work = workload(contents)
+    assert [op.op_class for op in work.ops] == ["conv1x1"]
+    assert work.macs == 4 * 3 * 64
+    assert work.dtype == "int8"
+    assert work.peak_activation_bytes > 0
+
+
+def test_peak_activations_follow_liveness() -> None:
+    net = TFLite(8, 4).conv(4).conv(4).conv(4)
+    plain = workload(net.contents()).peak_activation_bytes
+    assert plain == 2 * 8 * 8 * 4 * 4
+    held = TFLite(8, 4).conv(4)
+    first = held.current
+    held.conv(4).conv(4).op("ADD", held.shape, first)
+    assert workload(held.contents()).peak_activation_bytes == 3 * 8 * 8 * 4 * 4
+
+
+# ── the numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("name", [target.name for target in list_targets()])
+def test_every_target_answers_or_says_why(name: str, tmp_path: Path) -> None:
+    target = load_target(name)
+    contents = on_disk(mobilenet_v1(), tmp_path)
+    for runtime in target.runtimes:
+        estimate = simulate(contents, target, runtime=runtime.name)
+        found = latency(estimate)
+        assert 0 < found.low < found.middle < found.high < 10_000
+        assert found.coverage == 0.9
+        assert sum(op.latency_ms or 0 for op in estimate.ops) == pytest.approx(found.middle)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "published_ms"),
+    [
+        ("pixel-2", "mobilenet_v1_1.0_224", 86),
+        ("pixel-2", "mobilenet_v2_1.0_224", 53),
+        ("pixel", "mobilenet_v3_small", 12),
+    ],
+)
+def test_published_latencies_lie_in_their_intervals(name: str, model: str, published_ms: float, tmp_path: Path) -> None:
+    path = tmp_path / "work.toml"
+    path.write_text(f'architecture = "{model}"\n')
+    found = latency(simulate(path, load_target(name)))
+    assert found.low < published_ms < found.high
+
+
+SPEEDUPS = [
+    ("xiaomi-mi-10", "mobilenet_v1_1.0_224", 1.67), ("xiaomi-mi-10", "mobilenet_v2_1.0_224", 1.47),
+    ("xiaomi-mi-6", "mobilenet_v1_1.0_224", 1.47), ("xiaomi-mi-6", "mobilenet_v2_1.0_224", 1.39),
+    ("redmi-6-pro", "mobilenet_v1_1.0_224", 0.83), ("redmi-6-pro", "mobilenet_v2_1.0_224", 0.90),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("device", "model", "published"), SPEEDUPS)
+def test_sparse_speedups_match_the_published_ones(device: str, model: str, published: float, tmp_path: Path) -> None:
+    times = []
+    for sparse in (False, True):
+        ops = [
+            {
+                "class": op.op_class, "macs": op.macs, "weights": op.weights, "biases": op.biases,
+                "input_bytes": op.input_bytes, "output_bytes": op.output_bytes, "kernel": list(op.kernel),
+                "stride": op.stride, "in_channels": op.in_channels, "out_channels": op.out_channels,
+                "zeros": 0.75 if sparse and op.op_class == "conv1x1" else 0.0,
+                "sparse": sparse and op.op_class == "conv1x1",
+            }
+            for op in architecture(model).ops
+        ]  # fmt: skip
+        path = tmp_path / f"{sparse}.json"
+        path.write_text(json.dumps({"ops": ops}))
+        times.append(latency(simulate(path, load_target(device), runtime="paddle-lite")).middle)
+    assert times[0] / times[1] == pytest.approx(published, rel=0.15)
+    assert (times[0] < times[1]) == (published < 1)
+
+
+def test_zeros_run_sparse_only_where_the_rules_hold(tmp_path: Path) -> None:
+    sparse = simulate(on_disk(mobilenet_v1(1.0, 0.9), tmp_path), PIXEL)
+    dense = simulate(on_disk(mobilenet_v1(1.0, 0.0), tmp_path), PIXEL)
+    assert latency(sparse).middle < 0.7 * latency(dense).middle
+    assert sparse.executed_macs < 0.2 * sparse.macs == 0.2 * dense.macs
+    blocked = simulate(on_disk(mobilenet_v1(0.75, 0.9), tmp_path), PIXEL)
+    assert blocked.executed_macs == blocked.macs
+    assert any("fully connected" in note and "runs dense" in note for note in blocked.notes)
+
+
+def test_integer_networks_on_a_neural_engine_get_no_number(tmp_path: Path) -> None:
+    contents = on_disk(mobilenet_v1(zeros=0.0), tmp_path)
+    values = {name: Value(v.name, v.shape, "int8") for name, v in contents.values.items()}
+    quantized = replace(contents, values=values)
+    estimate = simulate(quantized, load_target("iphone-12"), runtime="coreml-ane")
+    assert estimate.latency_ms is None
+    assert "int8" in estimate.reason
+    on_cpu = simulate(quantized, PIXEL)
+    assert latency(on_cpu).middle < latency(simulate(contents, PIXEL)).middle
+
+
+def test_dot_product_makes_int8_faster(tmp_path: Path) -> None:
+    def gain(name: str) -> float:
+        times = []
+        for dtype in ("float32", "int8"):
+            path = tmp_path / "w.toml"
+            path.write_text(f'architecture = "mobilenet_v1_1.0_224"\ndtype = "{dtype}"\n')
+            times.append(latency(simulate(path, load_target(name), runtime="paddle-lite")).middle)
+        return times[0] / times[1]
+
+    assert 1.5 < gain("huawei-mate-20") < 3.0
+    assert 1.0 < gain("xiaomi-mi-6") < 1.8
+
+
+def test_four_threads_are_never_four_times_faster(tmp_path: Path) -> None:
+    contents = on_disk(mobilenet_v1(), tmp_path)
+    for name in ("raspberry-pi-4", "pixel-4", "rk3588"):
+        one, four = (latency(simulate(contents, load_target(name), threads=n)).middle for n in (1, 4))
+        assert 1.2 < one / four < 4.0
+
+
+def test_onnxruntime_is_wide_and_says_it_was_never_measured(tmp_path: Path) -> None:
+    estimate = simulate(on_disk(mobilenet_v1(), tmp_path), load_target("raspberry-pi-4"), runtime="onnxruntime")
+    assert "never measured" in estimate.notes[-1]
+    found = latency(estimate)
+    assert found.high / found.low > 3
+
+
+def test_no_runtime_for_a_format(tmp_path: Path) -> None:
+    estimate = simulate(replace(on_disk(mobilenet_v1(), tmp_path), format="coreml"), PIXEL)
+    assert estimate.latency_ms is None
+    assert "runs no coreml files" in estimate.reason
+
+
+def test_unusable_requests(tmp_path: Path) -> None:
+    contents = on_disk(mobilenet_v1(), tmp_path)
+    with pytest.raises(UsageError, match="has 8 cores"):
+        simulate(contents, PIXEL, threads=9)
+    with pytest.raises(UsageError, match="no runtime 'ncn'"):
+        simulate(contents, PIXEL, runtime="ncn")
+    with pytest.raises(UsageError, match="unknown architecture 'mobilenet_v9'"):
+        simulate(contents, PIXEL, anchor={"mobilenet_v9": 10.0})
+    for bad in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UsageError, match="cannot be"):
+            simulate(contents, PIXEL, anchor={"mobilenet_v1": bad})
+
+
+# ── anchors and the user's own devices ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_anchor_moves_the_estimate_and_narrows_it(tmp_path: Path) -> None:
+    contents = on_disk(mobilenet_v1(0.5), tmp_path)
+    target = load_target("raspberry-pi-5")
+    free = latency(simulate(contents, target))
+    reference = tmp_path / "r.toml"
+    reference.write_text('architecture = "mobilenet_v2_1.0_224"\n')
+    usual = latency(simulate(reference, target)).middle
+    slow = latency(simulate(contents, target, anchor={"mobilenet_v2_1.0_224": 2 * usual}))
+    assert 1.6 < slow.middle / free.middle < 2.2
+    assert slow.high / slow.low < free.high / free.low
+
+
+def test_a_measurement_is_reproduced_by_its_own_anchor() -> None:
+    model = load_coefficients(folder() / "coefficients.json")
+    core = PIXEL.core(PIXEL.runtimes[0])
+    seen = Observation(at_peak(architecture("resnet50"), "xnnpack", core).sum(0), 123.0)
+    covariance = 0.4**2 * np.ones((15, 15)) + 0.1**2 * np.eye(15)
+    moved = adapted(model.prior, covariance, [seen], 0.01)
+    assert float(seen.peak_ms @ np.exp(moved)) == pytest.approx(123.0, rel=0.01)
+
+
+def test_a_device_of_ones_own_from_one_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    contents = on_disk(mobilenet_v1(), tmp_path)
+    target = new_target("my-phone", {"mobilenet_v1_1.0_224": 55.0}, core="a73", ghz=2.2, device="My phone")
+    assert load_target("my-phone") == target
+    assert 40 < latency(simulate(on_disk(mobilenet_v1(zeros=0.0), tmp_path), target)).middle < 70
+    assert "anchored by" in simulate(contents, target).notes[-1]
+    with pytest.raises(UsageError, match="there is a target 'my-phone' already"):
+        new_target("my-phone", {})
+    with pytest.raises(UsageError, match="lower case, digits and dashes: my-phone"):
+        new_target("My Phone!", {})
+    with pytest.raises(UsageError, match="unknown core 'a99'"):
+        new_target("other", {}, core="a99")
+    with pytest.raises(UsageError, match="unknown architecture 'resnet5'"):
+        new_target("other", {"resnet5": 4.0})
+    assert not (tmp_path / "targets" / "other.toml").exists()
+
+
+# ── properties ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DEVICES = st.sampled_from(["pixel-4", "pixel-2", "raspberry-pi-4", "raspberry-pi-3b-plus", "iphone-12", "custom"])
+
+
+@settings(deadline=None, max_examples=25)
+@given(device=DEVICES, shares=st.tuples(st.floats(0.7, 1.0), st.floats(0.7, 1.0)))
+def test_more_zeros_are_never_slower_where_they_run_sparse(device: str, shares: tuple[float, float]) -> None:
+    fewer, more = sorted(shares)
+    times = [
+        latency(simulate(_fixed(mobilenet_v1(0.5, z, 0.9, 32)), load_target(device))).middle for z in (fewer, more)
+    ]
+    assert times[1] <= times[0] * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=15)
+@given(device=DEVICES, zeros=st.floats(0.0, 0.99))
+def test_zeros_change_nothing_where_they_run_dense(device: str, zeros: float) -> None:
+    target = load_target(device)
+    dense, sparse = (
+        latency(simulate(_fixed(mobilenet_v1(0.5, z, size=32)), target, runtime="ncnn")).middle for z in (0.0, zeros)
+    )
+    assert sparse == pytest.approx(dense, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    device=DEVICES,
+    widths=st.tuples(st.integers(8, 64), st.integers(8, 64)),
+    runtime=st.sampled_from(["litert-xnnpack", "ncnn", "onnxruntime", "tflite-builtin"]),
+    threads=st.sampled_from([1, 2]),
+)
+def test_fewer_channels_are_never_slower(device: str, widths: tuple[int, int], runtime: str, threads: int) -> None:
+    small, large = sorted(widths)
+    found = [
+        latency(
+            simulate(_fixed(mobilenet_v1(w / 32, 0.0, 0.0, 32)), load_target(device), runtime=runtime, threads=threads)
+        )
+        for w in (small, large)
+    ]
+    assert found[0].middle <= found[1].middle * (1 + 1e-9)
+    assert all(0 < i.low <= i.middle <= i.high for i in found)
+
+
+def _fixed(net: TFLite) -> Contents:
+    return net.contents(path=Path(__file__))
+
+
+# ── descriptions, size, speed ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("architecture = 3", "'architecture'"),
+        ("", "either an architecture or a list of ops"),
+        ('[[ops]]\nclass = "conv"\n', "give input and output shapes"),
+        ('[[ops]]\nclass = "rnn"\noutput = [1]\n', "'ops.0.class'"),
+        ('[[ops]]\nclass = "linear"\noutput = [0]\n', "greater than or equal to 1"),
+        ('[[ops]]\nclass = "linear"\noutput = [4]\ncolour = 1\n', "'ops.0.colour'"),
+        ("not toml", "is not a workload description"),
+    ],
+)
+def test_a_broken_description_says_what_is_wrong(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "work.toml"
+    path.write_text(text)
+    with pytest.raises(FileError, match="is not a workload description") as caught:
+        simulate(path, PIXEL)
+    assert message in str(caught.value)
+
+
+def test_operators_by_shape_count_as_the_layers_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "work.toml"
+    path.write_text(
+        'dtype = "float16"\n'
+        '[[ops]]\nclass = "conv"\ninput = [8, 8, 3]\noutput = [4, 4, 16]\nkernel = [3, 3]\nstride = 2\n'
+        '[[ops]]\nclass = "conv"\ninput = [4, 4, 16]\noutput = [4, 4, 16]\nkernel = [3, 3]\ngroups = 16\n'
+        '[[ops]]\nclass = "conv"\ninput = [4, 4, 16]\noutput = [4, 4, 8]\nzeros = 0.5\nsparse = true\n'
+        '[[ops]]\nclass = "linear"\ninput = [128]\noutput = [10]\n'
+    )
+    estimate = simulate(path, PIXEL)
+    assert [op.op_class for op in estimate.ops] == ["conv", "depthwise", "conv1x1", "linear"]
+    assert estimate.macs == 16 * 27 * 16 + 16 * 9 * 16 + 16 * 16 * 8 + 1280
+    assert estimate.executed_macs == estimate.macs - 16 * 16 * 8 // 2
+    assert latency(estimate).middle > 0
+
+
+def test_transfer_sizes_of_a_large_file_are_sampled_well(tmp_path: Path) -> None:
+    import zlib
+
+    import brotli
+
+    rng = np.random.default_rng(0)
+    data = (rng.standard_normal(1_500_000) * (rng.random(1_500_000) > 0.5)).astype(np.float32).tobytes()
+    path = tmp_path / "large.bin"
+    path.write_bytes(data)
+    gzip_bytes, brotli_bytes = transfer_bytes(path)
+    assert gzip_bytes == pytest.approx(len(zlib.compress(data, 6)), rel=0.01)
+    assert brotli_bytes == pytest.approx(len(brotli.compress(data, quality=5)), rel=0.01)
+
+
+def test_a_five_million_parameter_file_is_simulated_without_torch(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((1600, 1600)).astype(np.float32) for _ in range(2)]
+    nodes = [onnx.helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"x{i + 1}"]) for i in range(2)]
+    graph = onnx.helper.make_graph(
+        nodes, "g", [onnx.helper.make_tensor_value_info("x0", 1, [1, 1600])],
+        [onnx.helper.make_tensor_value_info("x2", 1, [1, 1600])],
+        [onnx.numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)],
+    )  # fmt: skip
+    path = tmp_path / "large.onnx"
+    onnx.save(onnx.helper.make_model(graph), path)
+    code = (
+        "import sys; from pathlib import Path; from idp_deploy.simulation import simulate;"
+        "from idp_deploy.simulation.targets import load_target;"
+        f"e = simulate(Path({str(path)!r}), load_target('pixel-4')); assert e.macs == 5120000;"
+        "sys.exit(bool({'torch', 'scipy', 'sklearn'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
