@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -103,6 +105,16 @@ def test_converters_stay_in_their_rooms_and_load_lazily(path: Path) -> None:
 def test_light_modules_import_no_torch(statement: str) -> None:
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_wheel_carries_every_package_and_the_targets() -> None:
+    settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
+    found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
+    assert set(settings["packages"]) == found | {"idp_deploy.targets"}
+    patterns = settings["package-data"]["idp_deploy.targets"]
+    for file in (PACKAGE.parent / "targets").rglob("*"):
+        inside = str(file.relative_to(PACKAGE.parent / "targets"))
+        assert file.is_dir() or file.suffix == ".py" or any(fnmatch(inside, p) for p in patterns), inside
 
 
 def _rooms() -> set[str]:
