@@ -147,6 +147,22 @@ def test_calls_without_a_model_follow_the_file() -> None:
     assert set(np.unique(ids)) <= {0, 1}
 
 
+@pytest.mark.parametrize("dtype", ["string", "bfloat17", "complex64"])
+def test_inputs_that_cannot_be_drawn_are_one_clear_error(dtype: str) -> None:
+    found = contents(inputs=("x",), values={"x": Value("x", (1, 2), dtype)})
+    with pytest.raises(UsageError, match=f"net.onnx declares {dtype} for its input 'x'"):
+        calls_from_file(found)
+
+
+@pytest.mark.parametrize(
+    "manifest", ["text", {"inputs": "x"}, {"weights": ["w"]}, {"inputs": ["y", "z"]}, {"inputs": [3]}]
+)
+def test_a_manifest_that_is_not_ours_is_ignored(manifest: Any) -> None:
+    found = contents(inputs=("x",), values={"x": Value("x", (1, 2), "float32")})
+    found.metadata["idp_deploy"] = manifest  # type: ignore[index]
+    assert arrays(calls_from_file(found, seeds=1)[0])[0].shape == (1, 2)
+
+
 # ── errors, tolerances, liveness ────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -61,15 +61,28 @@ def calls_from_file(contents: Contents, *, seeds: int = 3) -> list[Call]:
         generator = np.random.default_rng(seed)
         call = []
         for name in names:
-            value = contents.values[name]
-            shape = tuple(max(1, extent) for extent in value.shape)
+            dtype = _number(contents, name)
+            shape = tuple(max(1, extent) for extent in contents.values[name].shape)
             if layouts.get(name) == "NHWC":
                 shape = (shape[0], shape[-1], *shape[1:-1])
-            dtype = np.dtype(value.dtype)
             drawn = generator.normal(size=shape) if dtype.kind == "f" else generator.integers(0, 2, size=shape)
             call.append(torch.from_numpy(np.asarray(drawn).astype(np.float32 if dtype.kind == "f" else dtype)))
         calls.append(tuple(call))
     return calls
+
+
+def _number(contents: Contents, name: str) -> np.dtype[Any]:
+    try:
+        dtype = np.dtype(contents.values[name].dtype)
+    except (KeyError, TypeError):
+        dtype = np.dtype(object)
+    if dtype.kind not in "fiub":
+        declared = contents.values[name].dtype if name in contents.values else "nothing"
+        raise UsageError(
+            f"{contents.path.name} declares {declared} for its input '{name}', for which no values can be drawn",
+            way_out="give example inputs (--inputs)",
+        )
+    return dtype
 
 
 def manifest_of(contents: Contents) -> Mapping[str, Any]:
