@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -148,6 +149,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
                 store(program, storage)
 
         PASS_REGISTRY.passes[_PASS] = StoreWeights()
+        source: Any = None
         try:
             program, _ = export_program(captured.module, captured.example_inputs)
             source, inputs = _source(program, captured)
@@ -169,7 +171,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
         except IdpDeployError:
             raise
         except Exception as error:  # coremltools raises every kind; what failed is in its text
-            raise _explained(error, captured) from error
+            raise _explained(error, captured, source) from error
         finally:
             del PASS_REGISTRY.passes[_PASS]
 
@@ -211,21 +213,24 @@ def _outputs(program: ExportedProgram) -> list[tuple[str, bool]]:
     return list(zip(names, floats, strict=True))
 
 
-def _explained(error: Exception, captured: Captured) -> ConversionError:
+def _explained(error: Exception, captured: Captured, source: Any) -> ConversionError:
     """Which operator stopped the conversion, and in which module it was called."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    named = re.search(r"op '([\w.:]+)'", text)
-    for node in coreml_graph.calls(captured.module.graph):
-        operator = str(getattr(getattr(node.target, "overloadpacket", None), "__name__", ""))
-        if named and operator and operator.rstrip("_") == named[1].split(".")[0].split("::")[-1].rstrip("_"):
-            return ConversionError(
-                f"coremltools cannot convert {node.target} in {coreml_graph.where(node)}: {text[:200]}",
-                way_out="write it with plain operators, keep that part outside the model, or export to onnx",
-            )
-    return ConversionError(
-        f"coremltools cannot convert this model: {text[:300]}",
-        way_out="write the part it names with plain operators, or export to onnx",
-    )
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    stopped = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "convert_single_node":
+            stopped = frame.f_locals["node"]
+    graphs = [captured.module.graph] + ([source.graph] if isinstance(source, ExportedProgram) else [])
+    for graph in graphs:
+        for node in coreml_graph.calls(graph):
+            named = stopped is not None and node.name == stopped.name
+            if named or re.search(rf"\bfx node {node.name}\b", text):
+                return ConversionError(
+                    f"coremltools cannot convert {node.target} in {coreml_graph.where(node)}: {text}",
+                    way_out=coreml_graph.WAY_OUT,
+                )
+    what = f"operator {stopped.kind!r} of this model" if stopped is not None else "this model"
+    return ConversionError(f"coremltools cannot convert {what}: {text}", way_out=coreml_graph.WAY_OUT)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ aten = torch.ops.aten
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 _ROUNDS = 4  # a decomposition may call operators that need one themselves
 
-_WAY_OUT = "write it with plain operators, keep that part outside the model, or export to onnx"
+WAY_OUT = "write it with plain operators, keep that part outside the model, or export to onnx"
 # Keywords that say where and how a tensor lies in memory, and those the converter reads.
 _HARMLESS = {"device", "layout", "pin_memory", "memory_format", "requires_grad", "generator", "dtype", "implicit"}
 _READ = {
@@ -83,10 +83,10 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
                 raise ConversionError(
                     f"Core ML cannot hold {target} in {where(wrong[target])}: "
                     f"{_complaint(wrong[target], is_registered)}",
-                    way_out=_WAY_OUT,
+                    way_out=WAY_OUT,
                 )
         program = program.run_decompositions({target: found for target, found in table.items() if found})
-    raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=_WAY_OUT)
+    raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=WAY_OUT)
 
 
 def _decomposition(target: Any) -> Callable[..., Any] | None:
