@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "configuration": FOUNDATION | {"files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
     "cli": FOUNDATION | CORE | STAGES | {"pipeline", "planning", "configuration", "inputs", "rendering"},
+    "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 HEAVY = {

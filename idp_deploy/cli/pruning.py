@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -105,14 +106,16 @@ def prune(
                 way_out="pass --task pkg.mod:task, or --one-shot to prune by magnitude without data",
             )
         facts["dense"] = evaluate(dense.module, data)
-        work = output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")
+        work = (output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")).with_suffix(".resume")
+        if resume and not work.exists():
+            say(f"nothing to resume at {work}: starting anew")
         with EpochTable() as table:
             masked = prune_model(
                 dense,
                 data,
                 recipe,
                 progress=table,
-                checkpoint_dir=work.with_suffix(".resume"),
+                checkpoint_dir=work,
                 resume=resume,
             )
         compressed = masked if soft else harden_model(masked, data)
@@ -120,6 +123,8 @@ def prune(
         facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
     path = output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt")
     loading.save_checkpoint(compressed, path)
+    if not one_shot:
+        shutil.rmtree(work, ignore_errors=True)
     remember("checkpoint", [path])
     follow = f"idp-deploy harden {path}" if soft else f"idp-deploy export {path} --to all"
     emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
