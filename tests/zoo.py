@@ -131,7 +131,7 @@ def _is_table(module: nn.Module, name: str) -> bool:
 def _prune(weight: Tensor, sparsity: float) -> Tensor:
     """Zero the smallest entries in place, at least one a row kept, and restore the weight's energy."""
     energy = weight.norm()
-    size = weight.abs()
+    size = weight.abs().contiguous()
     rows = size.flatten(1)
     size.view(len(size), -1).scatter_add_(1, rows.argmax(1, keepdim=True), torch.full((len(size), 1), 1e3))
     order = size.flatten().argsort(stable=True)
