@@ -1,4 +1,4 @@
-"""`python -m idp_deploy`, the same as `idp-deploy`; what `accelerate launch -m idp_deploy …` starts on every process."""
+"""`python -m idp_deploy`, the same as `idp-deploy`: what `accelerate launch -m idp_deploy …` starts."""
 
 from idp_deploy.cli import main
 

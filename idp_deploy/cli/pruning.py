@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -119,6 +120,8 @@ def prune(
                 resume=resume,
             )
         compressed = masked if soft else harden_model(masked, data)
+    if os.environ.get("RANK", "0") != "0":
+        return  # every process has the same masks; the first one writes
     if data is not None:
         facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
     path = output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt")
