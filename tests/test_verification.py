@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -364,9 +365,12 @@ def test_integers_of_a_quantized_model(mutate: bool) -> None:
     if mutate:
         entry = tuple(np.argwhere(np.abs(q) > 1)[3])
         q[entry] -= np.sign(q[entry])
-    scale = scale.astype(np.float16).astype(np.float32)
     found = contents(stored("q", q, scale=scale))
     assert prove_weights(model, found, (torch.zeros(1, 6),))[0][0].passed is not mutate
+    half = contents(stored("q", q, scale=scale.astype(np.float16).astype(np.float32)))
+    assert not prove_weights(model, half, (torch.zeros(1, 6),))[0][0].passed
+    package = replace(half, format="coreml")
+    assert prove_weights(model, package, (torch.zeros(1, 6),))[0][0].passed is not mutate
 
 
 def test_an_integer_file_of_a_float_model_is_proved_within_half_a_step() -> None:

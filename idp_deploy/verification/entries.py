@@ -12,8 +12,8 @@ import numpy as np
 from idp_deploy.flow import StoredTensor, WeightProof
 
 _INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
-# What a scale kept in float16 may add to a dequantized value, relative; a wrong integer is off by 1/127 at least.
-_SCALE_ROUNDING = 2.0**-9
+_ROUNDING = 2.0**-20  # relative, where float32 was multiplied in another order
+_HALF_ROUNDING = 2.0**-9  # where a scale or a palette is kept in float16; a wrong integer is off by 1/127 at least
 _PREFIX = 4096  # entries that tell most tensors apart before all are touched
 
 
@@ -34,8 +34,9 @@ class Reference:
 class Stored:
     """A tensor of the file, decoded once."""
 
-    def __init__(self, tensor: StoredTensor) -> None:
+    def __init__(self, tensor: StoredTensor, *, half_scales: bool = False) -> None:
         self.tensor = tensor
+        self.half = half_scales or tensor.dtype == "float16"
 
     @cached_property
     def values(self) -> np.ndarray:
@@ -86,11 +87,12 @@ class Pair:
         if tensor.dtype.startswith("float") and "lut" not in tensor.encoding:
             if self.exact and not self.reference.quantized:
                 return actual == wanted
-            slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else 2.0**-20)
+            slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else _ROUNDING)
             return (np.abs(actual - wanted) <= slack) & ((actual == 0) == (wanted == 0))
         difference = np.abs(actual - expected)
         if self.reference.quantized:
-            return (difference <= np.abs(expected) * _SCALE_ROUNDING) & ((actual == 0) == (expected == 0))
+            slack = np.abs(expected) * (_HALF_ROUNDING if self.stored.half else _ROUNDING)
+            return (difference <= slack) & ((actual == 0) == (expected == 0))
         step = self.reference.largest * _INTEGER_STEP
         return (difference <= 0.51 * step) & ((actual == 0) | (expected != 0))
 

@@ -35,7 +35,7 @@ def prove_weights(
     references, notes = _references(model, example_inputs)
     ours = manifest_of(contents)
     hints = ours.get("weights") or {}
-    stored = [Stored(tensor) for tensor in contents.tensors]
+    stored = [Stored(tensor, half_scales=contents.format == "coreml") for tensor in contents.tensors]
     by_size: dict[int, list[Stored]] = {}
     for candidate in stored:
         by_size.setdefault(candidate.tensor.size, []).append(candidate)
