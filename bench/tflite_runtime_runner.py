@@ -1,8 +1,8 @@
-"""Runs .tflite files in another environment's runtime: python tflite_runtime_runner.py CALLS.npz FILE… → JSON.
+"""Runs .tflite files in another environment's runtime: python tflite_runtime_runner.py CALLS.npz I FILE → JSON.
 
-Imports nothing of this project and no newer numpy than tflite-runtime 2.14 was built for. CALLS.npz holds for each
-file i the arrays `i_in_NAME` and `i_out_NAME`; the answer lists the largest error of each file relative to its largest
-output, or the runtime's message.
+Imports nothing of this project and no newer numpy than tflite-runtime 2.14 was built for. CALLS.npz holds for
+file I the arrays `I_in_NAME` and `I_out_NAME`; the answer lists for each resolver the largest error relative to the
+largest output, or the runtime's message.
 """
 
 import json
@@ -29,21 +29,20 @@ def error_of(path, resolver, inputs, outputs):
     )
 
 
-def main(calls, files):
-    """One row a file and resolver."""
+def main(calls, i, path):
+    """One row a resolver."""
     arrays, rows = np.load(calls), []
-    for i, path in enumerate(files):
-        groups = [
-            {key[len(prefix) :]: arrays[key] for key in arrays.files if key.startswith(prefix)}
-            for prefix in (f"{i}_in_", f"{i}_out_")
-        ]
-        for name, resolver in RESOLVERS.items():
-            try:
-                rows.append({"file": path, "resolver": name, "error": error_of(path, resolver, *groups)})
-            except (RuntimeError, ValueError) as failure:
-                rows.append({"file": path, "resolver": name, "failure": str(failure).strip()[:300]})
+    groups = [
+        {key[len(prefix) :]: arrays[key] for key in arrays.files if key.startswith(prefix)}
+        for prefix in (f"{i}_in_", f"{i}_out_")
+    ]
+    for name, resolver in RESOLVERS.items():
+        try:
+            rows.append({"resolver": name, "error": error_of(path, resolver, *groups)})
+        except (RuntimeError, ValueError) as failure:
+            rows.append({"resolver": name, "failure": str(failure).strip()[:300]})
     json.dump({"runtime": tflite_runtime.__version__, "numpy": np.__version__, "rows": rows}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*sys.argv[1:])

@@ -70,7 +70,7 @@ def test_static_int8_keeps_convolutions_sparse_and_dead_channels_alive(model: Co
     path = export_tflite(quantized, INPUTS, tmp_path / "q.tflite").path
     contents = read_tflite(path)
     assert (contents.tensor("last.weight").dtype, contents.tensor("last.weight").encoding) == ("int8", "csr")
-    assert contents.tensor("classifier.weight").encoding == "dense"
+    assert contents.tensor("classifier.weight").encoding == "csr"  # as a 1×1 convolution
     wide = contents.tensor("wide.weight")
     scales = wide.dequantize
     assert scales is not None

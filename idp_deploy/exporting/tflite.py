@@ -19,9 +19,10 @@ from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import manifest
 from idp_deploy.exporting.tflite_check import TOLERANCES, Named, failure_of
-from idp_deploy.exporting.tflite_convert import Converted, convert
+from idp_deploy.exporting.tflite_convert import Converted, convert, explain
 from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, kind, merge_equal_constants, schema
 from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
+from idp_deploy.exporting.tflite_pointwise import as_convolutions
 from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.exporting.tflite_storing import Plan, plan, store_constants
 from idp_deploy.exporting.tflite_unfuse import unfuse_factors
@@ -65,17 +66,18 @@ def export_tflite(
     if scheme == "int8":
         tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
         merge_equal_constants(tflite)
+        if not wanted.is_dense:
+            as_convolutions(tflite, matches, masks)
     record = _manifest(model, converted, matches)
     base, calls = serialize(tflite), _calls(converted, record)
     notes = _notes(masks, matches)
     for storing, note in wanted.attempts():
         content = _stored(base, matches, masks, storing, record)
         failure = failure_of(content, calls, TOLERANCES[scheme])
-        if failure is None:
+        if not failure:
             files.write_bytes(path, content)
             return Artifact(path, "tflite", len(content), record, (*notes, note) if note else notes)
-    assert failure is not None
-    raise failure
+    raise ConversionError(explain(captured.module, failure), way_out="export to ONNX, or leave that operator out")
 
 
 def _stored(

@@ -12,8 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError
-
 Named = Mapping[str, np.ndarray]
 
 
@@ -34,8 +32,8 @@ TOLERANCES: dict[str | None, Tolerance] = {
 }
 
 
-def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Tolerance) -> ConversionError | None:
-    """What is wrong with a file: a runtime rejects it, or an output is further off than `tolerance`; None if nothing.
+def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: Tolerance) -> str:
+    """What is wrong with a file: a runtime rejects it, or an output is further off than `tolerance`; empty if nothing.
 
     Args:
         calls: (inputs, expected outputs) by tensor name and in the file's own layout.
@@ -53,19 +51,16 @@ def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: 
             results = [_run(interpreter, inputs, expected) for inputs, expected in calls]
         except (RuntimeError, ValueError, KeyError) as error:
             first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            return ConversionError(
-                f"the TFLite file does not run with {runtime}: {first}", way_out="export to ONNX, or report the model"
-            )
+            return f"the TFLite file does not run with {runtime}: {first}"
         for (_, expected), result in zip(calls, results, strict=True):
             for name, wanted in expected.items():
                 distance = relative_error(result[name], wanted, rms=tolerance.rms)
                 if not distance <= tolerance.limit:
-                    return ConversionError(
+                    return (
                         f"the TFLite file differs from the model with {runtime}: output {name!r} is off by "
-                        f"{distance:.3g} of its largest value (tolerance {tolerance.limit:g})",
-                        way_out="export to ONNX, or report the model",
+                        f"{distance:.3g} of its largest value (tolerance {tolerance.limit:g})"
                     )
-    return None
+    return ""
 
 
 def _run(interpreter: Any, inputs: Named, expected: Named) -> dict[str, np.ndarray]:

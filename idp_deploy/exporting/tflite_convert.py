@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,10 @@ from idp_deploy.errors import ConversionError
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
 _CHECKED = 4  # calibration calls that the written file is checked on
+# where a message goes on with a traceback of no use to the reader
+_TRACE = re.compile(r"While executing|Original traceback|The error occurred|The above exception", re.IGNORECASE)
+_OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
+_LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
 
 
@@ -85,7 +90,10 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
         try:
             content = litert_torch.convert(flat, arriving).model_content()
         except Exception as error:
-            raise ConversionError(_explain(captured.module, error), way_out=_way_out(str(error))) from error
+            raise ConversionError(
+                f"TFLite conversion fails at {explain(captured.module, str(error) or type(error).__name__)}",
+                way_out=_way_out(str(error)),
+            ) from error
     return Converted(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
 
 
@@ -150,17 +158,20 @@ def keep_spatial_means(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _explain(module: fx.GraphModule, error: Exception) -> str:
-    """One line that names the operator and, where the graph still knows it, the module it came from."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def explain(module: fx.GraphModule, text: str) -> str:
+    """The converter's or runtime's message in one line, led by the model's operator and the module it stands in."""
+    words = {word.lower().strip("_") for groups in _OPERATOR.findall(text) for word in groups if word}
+    text = " ".join(_TRACE.split(text)[0].split())[:300]
+    words |= {other for word in words for other in _LOWERED_FROM.get(word, ())}
     for node in module.graph.nodes:
         short = str(node.target).removesuffix(".default")
-        if node.op == "call_function" and short in text:
+        base = short.removeprefix("aten.").partition(".")[0]
+        if node.op == "call_function" and any(base.strip("_").startswith(word) for word in words):
             stack = node.meta.get("nn_module_stack") or {}
-            where = next(reversed([str(v[0]) for v in stack.values()]), "") if stack else ""
-            place = f" in module {where!r}" if where else f" (node {node.name!r})"
-            return f"TFLite conversion fails at {short}{place}: {text[:300]}"
-    return f"TFLite conversion fails: {text[:400]}"
+            where = next(reversed([str(entry[0]) for entry in stack.values()]), "") if stack else ""
+            place = f"in module {where!r}" if where else f"(node {node.name!r})"
+            return f"{short} {place}: {text}"
+    return text
 
 
 def _way_out(text: str) -> str:

@@ -82,12 +82,15 @@ def add_buffer(model: Any, values: np.ndarray | bytes) -> int:
     return len(model.buffers) - 1
 
 
+_OPTIONS = {"CONV_2D": "Conv2DOptions"}
+
+
 def operator(model: Any, name: str, inputs: list[int], outputs: list[int], *, version: int = 1) -> Any:
     """An operator with default options, not yet placed; `name` is DENSIFY, DEQUANTIZE, MUL, …"""
     op = schema().OperatorT()
     op.opcodeIndex = _opcode(model, getattr(schema().BuiltinOperator, name), version)
     op.inputs, op.outputs = inputs, outputs
-    options = name.title() + "Options"
+    options = _OPTIONS.get(name, name.title() + "Options")
     op.builtinOptionsType = getattr(schema().BuiltinOptions, options)
     op.builtinOptions = getattr(schema(), options + "T")()
     return op

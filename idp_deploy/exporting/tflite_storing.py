@@ -30,8 +30,8 @@ WEIGHTS: dict[str, tuple[int, int]] = {
     "EMBEDDING_LOOKUP": (1, 0),
 }
 _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
-# The float path of XNNPACK refuses sparse int8 weights of a fully connected layer; convolutions are exact.
-_SPARSE_INT8 = frozenset({"CONV_2D"})
+# XNNPACK refuses int8 weights of a fully connected layer that come out of DENSIFY; convolutions are exact.
+_SPARSE_INT8 = frozenset({"CONV_2D", "GATHER", "EMBEDDING_LOOKUP"})
 # Where XNNPACK runs DENSIFY → DEQUANTIZE itself it keeps the result: readers outside of it (a GATHER, say) see garbage.
 _BOTH_DECODERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _LARGEST_FLOAT16 = 65504.0
@@ -151,11 +151,12 @@ def _store(
 def _narrowed(constant: Constant, name: str, plan: Plan, kinds: Set[str]) -> tuple[np.ndarray, np.ndarray | None, int]:
     """The values in the scheme's number type, with scales along an axis where they are integers."""
     values, largest = constant.values, float(np.abs(constant.values).max(initial=0.0))
-    if values.dtype != np.float32 or plan.scheme not in ("fp16", "int8-weights"):
+    if values.dtype != np.float32 or plan.scheme is None:
         return values, None, 0
     if plan.scheme == "fp16":
         fits = largest < _LARGEST_FLOAT16 and (name in plan.quantized or not kinds)
         return (values.astype(np.float16), None, 0) if fits and values.size > 1 else (values, None, 0)
+    # Full int8 comes here with what the quantizer of activations left float: embeddings become weight-only int8.
     axes = {WEIGHTS[kind][1] % values.ndim for kind in kinds}
     if name not in plan.quantized or len(axes) != 1:
         return values, None, 0

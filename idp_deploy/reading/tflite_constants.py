@@ -118,4 +118,5 @@ def _dequantized(
     integers = values()
     rank = integers.ndim
     shifted = integers.astype(np.float32) - _along(zero_points, rank, axis).astype(np.float32)
-    return np.asarray(shifted * _along(scales, rank, axis), np.float32).reshape(integers.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(shifted * _along(scales, rank, axis), np.float32).reshape(integers.shape)
