@@ -164,6 +164,16 @@ def test_zeros_run_sparse_only_where_the_rules_hold(tmp_path: Path) -> None:
     assert any("fully connected" in note and "runs dense" in note for note in blocked.notes)
 
 
+def test_sparse_weights_save_traffic_on_the_neural_engine(tmp_path: Path) -> None:
+    """Apple publishes 1.04 for a 75 %-sparse MobileNetV2 and 1.19 for ResNet50 on an A16."""
+    target = load_target("iphone-14-pro")
+    dense, sparse = (
+        latency(simulate(on_disk(mobilenet_v1(zeros=z, classifier=z), tmp_path), target, runtime="coreml-ane")).middle
+        for z in (0.0, 0.75)
+    )
+    assert 1.0 < dense / sparse < 1.25
+
+
 def test_integer_networks_on_a_neural_engine_get_no_number(tmp_path: Path) -> None:
     contents = on_disk(mobilenet_v1(zeros=0.0), tmp_path)
     values = {name: Value(v.name, v.shape, "int8") for name, v in contents.values.items()}

@@ -86,6 +86,14 @@ def test_what_the_rules_allow(change: Callable[[TFLite], TFLite]) -> None:
     assert lint(small(change).contents()).runs_sparse
 
 
+def test_zeros_stored_dense_run_dense() -> None:
+    contents = mobilenet_v1(classifier=0.9).contents()
+    tensors = tuple(replace(tensor, encoding="dense") for tensor in contents.tensors)
+    found = lint(replace(contents, tensors=tensors))
+    assert not found.runs_sparse
+    assert [finding.rule for finding in found.findings] == ["stored sparse"]
+
+
 def test_a_value_of_the_cluster_read_after_its_end() -> None:
     net = TFLite(32).pad(1).conv(16, 3, 2).conv(32, zeros=0.9)
     inside = net.current

@@ -47,6 +47,7 @@ LEVELS = {"single": CPU_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEV
 NOISE = 0.08
 PRIOR = np.array([PRIOR_MEAN[term] for term in TERMS])
 FREEDOM = np.array([TERM_FREEDOM[term] for term in TERMS])
+FEW = 15  # errors below which no quantile of them is kept
 ROBUST = 2.5  # residuals beyond this many NOISE are weighted down
 ANCHORS = ("mobilenet_v1_1.0_224", "mobilenet_v2_1.0_224", "resnet50", "ssdlite_mobilenet_v2_300", "squeezenet_1.1_227")
 
@@ -239,6 +240,12 @@ def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
     return [replace(row, kind=kind) for row in rows if row.kind in kinds]
 
 
+def clocks(rows: Sequence[Row]) -> dict[str, float]:
+    """GHz at which a device was measured, by family, device, core and publication."""
+    found = {row.effects[5][1].partition("/")[2]: row.core.ghz for row in rows if row.core.kind == "cpu"}
+    return dict(sorted(found.items()))
+
+
 def main() -> None:
     """Fit, hold out, and write `coefficients.json` beside the measurements."""
     from idp_deploy.simulation.holdouts import held_out, quantile
@@ -252,14 +259,17 @@ def main() -> None:
         effects |= fit(chosen, levels).effects()
         for met in held_out(chosen, levels):
             if kind_of(met.row.family, met.row.precision, met.row.threads) == kind:
-                errors.setdefault(f"{kind}|{met.row.precision}|{met.cell}", []).append(met.error)
+                name = f"{kind}|{met.row.precision}|{met.cell}"
+                for key in (name, f"{name}|{met.row.family}", f"{name}|{'new' if met.new_core else 'known'} core"):
+                    errors.setdefault(key, []).append(met.error)
     record = {
         "command": "python -m idp_deploy.simulation.calibration",
         "terms": TERMS,
         "noise": NOISE,
         "levels": LEVELS,
-        "error": {name: round(quantile(values), 6) for name, values in sorted(errors.items())},
-        "held_out": {name: len(values) for name, values in sorted(errors.items())},
+        "error": {name: round(quantile(e), 6) for name, e in sorted(errors.items()) if len(e) >= FEW},
+        "held_out": {name: len(e) for name, e in sorted(errors.items()) if len(e) >= FEW},
+        "clocks": clocks(rows),
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
         "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),
         "effects": {":".join(key): [round(float(x), 6) for x in effects[key]] for key in sorted(effects)},

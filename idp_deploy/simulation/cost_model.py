@@ -202,8 +202,10 @@ class Coefficients:
     effects: Mapping[tuple[str, str], np.ndarray]  # (level, identity) → (terms,)
     levels: Mapping[str, Mapping[str, tuple[float, float]]]  # kind → level → deviation in common, and of each term
     noise: float  # of one measurement, in log
-    error: Mapping[str, float]  # kind|precision|cell → 90 % quantile of |log(predicted / measured)| on held-out groups
+    # kind|precision|cell[|family, |known core, |new core] → 90 % quantile of |log(predicted / measured)|, held out
+    error: Mapping[str, float]
     models: Mapping[str, int]  # calibrated architectures → MACs
+    clocks: Mapping[str, float]  # family|device|core|publication → GHz it was measured at
     sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
@@ -215,6 +217,20 @@ class Coefficients:
             if known is not None:
                 total += times * known
         return total
+
+    def expected_error(self, kind: str, precision: str, cell: str, family: str, core: str) -> float:
+        """Half-width in log of the 90 % interval: of the runtime family where enough of its errors are known.
+
+        From specifications alone it also matters whether any device with that type of core was ever measured.
+        """
+        name = f"{kind}|{precision}|{cell}"
+        everyone = self.error[name]
+        if cell in ("device", "both"):
+            seen = ("core", f"{kind}/{core}") in self.effects
+            everyone = self.error.get(f"{name}|{'known' if seen else 'new'} core", everyone)
+            if not seen:
+                return max(everyone, self.error.get(f"{name}|{family}", everyone))
+        return self.error.get(f"{name}|{family}", everyone)
 
     def uncertainty(self, effects: Sequence[Effect]) -> np.ndarray:
         """Covariance of c from the effects that nothing is known about; the first effect (all) names the kind.
@@ -286,5 +302,6 @@ def load_coefficients(path: Path) -> Coefficients:
         noise=raw["noise"],
         error=raw["error"],
         models=raw["models"],
+        clocks=raw["clocks"],
         sparse_penalty=raw["sparse_penalty"],
     )

@@ -21,6 +21,7 @@ class Error:
     cell: str
     error: float
     anchor: str = ""
+    new_core: bool = False  # no device with this type of core was in the fit
 
 
 def _fold(name: str, folds: int) -> int:
@@ -55,9 +56,10 @@ def held_out(rows: Sequence[Row], levels: dict[str, tuple[float, float]], folds:
         mean, covariance = _left_out(rows, levels, parts, train, test)
         logs = np.log([rows[i].latency_ms for i in test])
         trained = {rows[i].place for i in train}
+        cores = {rows[i].core.calibrated_as for i in train}
         for k, i in enumerate(test):
             if wanted(i) and (name != "model" or rows[i].place in trained):
-                yield Error(rows[i], name, float(mean[k] - logs[k]))
+                yield Error(rows[i], name, float(mean[k] - logs[k]), "", rows[i].core.calibrated_as not in cores)
         if name not in ("device", "both"):
             return
         for k, i in enumerate(test):
@@ -69,7 +71,8 @@ def held_out(rows: Sequence[Row], levels: dict[str, tuple[float, float]], folds:
                 other = rows[j]
                 same = (other.place, other.precision, other.threads) == (row.place, row.precision, row.threads)
                 if same and wanted(j) and other.model != row.model:
-                    yield Error(other, f"{name}+anchor", float(moved[n] - logs[n]), row.model)
+                    new_core = other.core.calibrated_as not in cores
+                    yield Error(other, f"{name}+anchor", float(moved[n] - logs[n]), row.model, new_core)
 
     for f in sorted(set(order)):
         yield from cell("same", everything[order != f], everything[order == f], lambda i: True)

@@ -24,6 +24,10 @@ TRANSPOSED = words("""
 MATMULS = words("""
     Gemm MatMul MatMulInteger QLinearMatMul FULLY_CONNECTED BATCH_MATMUL linear matmul einsum
 """)
+# softmax(queries · keys) · values: two products over the same extents
+ATTENTION = words("""
+    scaled_dot_product_attention
+""")
 # no arithmetic and no copy: the result is the operand seen otherwise, or nothing at inference
 VIEWS = words("""
     Reshape Flatten Squeeze Unsqueeze Identity Dropout Shape Constant ConstantOfShape Size RESHAPE SQUEEZE

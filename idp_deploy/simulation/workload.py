@@ -132,6 +132,9 @@ class _Reading:
             flipped = attributes.get("transpose_x") or attributes.get("adj_x") or attributes.get("transA")
             inner = first[-2] if flipped and len(first) > 1 else first[-1]
             return "linear", inner * prod(shape), (1, 1), 1, (inner, shape[-1])
+        if kind in words.ATTENTION and first and len(op.inputs) > 1:
+            keys = self._shape(op.inputs[1])
+            return "linear", 2 * prod(first) * keys[-2], (1, 1), 1, (first[-1], shape[-1] if shape else 0)
         if kind in words.POOLS:
             return ("elementwise", 0, *_window(attributes), (0, 0))
         if kind in words.REDUCTIONS or kind in words.ELEMENTWISE or kind in words.FUSED:

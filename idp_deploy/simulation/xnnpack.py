@@ -3,7 +3,8 @@
 The rules are those of `xnn_subgraph_optimize` in XNNPACK's src/subgraph.c and of the LiteRT delegate: a cluster that
 begins with a 3×3 stride-2 convolution of an RGB image, goes on with 1×1 convolutions, depthwise convolutions,
 additions and multiplications, ends in a mean over space, and holds more than two thirds zeros in the weights of its
-1×1 convolutions and fully connected layers together. It is off on x86 with AVX.
+1×1 convolutions and fully connected layers together. The delegate asks for it only where a weight comes through
+DENSIFY, that is, is stored sparse. It is off on x86 with AVX.
 """
 
 from __future__ import annotations
@@ -63,6 +64,15 @@ def lint(contents: Contents) -> SparseLint:
         ]
     if not findings and share <= THRESHOLD:
         findings = [graph.too_dense(counted, share, total, zeros, cluster)]
+    if not findings and not any(tensor.is_sparse for tensor in counted):
+        findings = [
+            Finding(
+                "stored sparse",
+                candidates[0],
+                "the zeros are stored dense: no weight comes through DENSIFY",
+                "export with sparse encodings (--encoding auto)",
+            )
+        ]
     runs = not findings
     return SparseLint(runs, candidates if runs else (), share, tuple(findings))
 
