@@ -107,6 +107,20 @@ def test_zero_point_decides_what_a_zero_is(tmp_path):
     assert stored.dequantize()[0, 0] == -65.5
 
 
+def test_zero_points_by_channel_of_a_transposed_weight(tmp_path):
+    zero_points = np.arange(6, dtype=np.uint8)
+    q = np.tile(zero_points[:, None], (1, 8)).astype(np.uint8)
+    q[0, 0] = 99
+    nodes = [
+        helper.make_node("Transpose", ["q"], ["t"], perm=[1, 0]),
+        helper.make_node("DequantizeLinear", ["t", "s", "z"], ["w"], axis=1),
+        MATMUL,
+    ]
+    initializers = [tensor("q", q), tensor("s", np.ones(6, np.float32)), tensor("z", zero_points)]
+    (stored,) = read_onnx(save(tmp_path / "m.onnx", nodes, initializers)).tensors
+    assert (stored.name, stored.shape, stored.zeros) == ("q", (6, 8), 47)
+
+
 def test_arguments_are_attributes_and_shared_weights_one_tensor(tmp_path):
     nodes = [
         helper.make_node("Reshape", ["x", "shape"], ["r"]),

@@ -86,9 +86,8 @@ def pruned(network: Network, sparsity: float = 0.9, seed: int = 0) -> tuple[Comp
         module = network.build()
         for owner in module.modules():  # statistics that folding has something to do with
             if isinstance(owner, nn.BatchNorm2d):
-                owner.running_mean.normal_(std=0.1)
-                owner.weight.uniform_(0.5, 1.5)
-                owner.bias.normal_(std=0.1)
+                nn.init.normal_(owner.bias, std=0.1)
+                nn.init.uniform_(owner.weight, 0.5, 1.5)
         masks = {}
         for name in prunable_weights(module):
             weight = module.get_parameter(name)

@@ -23,8 +23,8 @@ from torch.utils import _pytree
 from idp_deploy.errors import ConversionError
 
 # operators with an integer kernel, and those that only move values between them
-OPERATORS = ["Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul"]
-OPERATORS += ["Relu", "Reshape", "Transpose"]
+OPERATORS = ["Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Relu"]
+OPERATORS += ["Reshape", "Transpose"]
 _INT32 = np.iinfo(np.int32)
 
 
@@ -48,6 +48,7 @@ def quantize_static(
 
     names = [value.name for value in model.graph.input]
     excluded = [node.name for node in model.graph.node if set(node.input) & set(kept_float)]
+    excluded += _sums_to_keep(model.graph)
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -77,6 +78,25 @@ def quantize_static(
     _simplify_biases(quantized.graph)
     _shorten(quantized.graph, set(original))
     return quantized
+
+
+def _sums_to_keep(graph: onnx.GraphProto) -> list[str]:
+    """Additions that 8 bits would spoil; those of residuals are left for integer kernels.
+
+    A mask added to attention scores stretches the range to its −10⁴ or −∞; a bias added after a matrix product would
+    be rounded to 8 bits itself; those around the Erf of a GELU are fused by the runtime if left alone.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    producers = {name: node for node in graph.node for name in node.output}
+    kept = {node.name for node in graph.node if node.op_type == "Add" and constants & set(node.input)}
+    for node in graph.node:
+        if node.op_type == "Softmax":
+            source = producers.get(node.input[0])
+            while source is not None and source.op_type in ("Reshape", "Transpose"):
+                source = producers.get(source.input[0])
+            if source is not None and source.op_type == "Add":
+                kept.add(source.name)
+    return sorted(kept)
 
 
 class _Calls:

@@ -58,8 +58,7 @@ def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTe
     size = sum(constants.size_bytes(name) for name in parts if name not in charged)
     charged.update(parts)
     encoding, bits = _encoding(constants, found.stored)
-    zero_point = _zero_point(constants, found)
-    zeros = values.size - np.count_nonzero(values if zero_point is None else values != zero_point)
+    zeros = values.size - _nonzero(constants, found, values)
     restored = found.restored
     return StoredTensor(
         name=found.name,
@@ -67,7 +66,7 @@ def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTe
         dtype=values.dtype.name,
         encoding=encoding,
         size_bytes=size,
-        zeros=int(zeros),
+        zeros=zeros,
         values=lambda: constants.value(found.stored),
         value_bits=float(bits or _narrowest(constants, found.stored, values.dtype)),
         dequantize=None if restored is None else lambda: constants.value(restored).astype(np.float32),
@@ -114,18 +113,18 @@ def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:
     return bits
 
 
-def _zero_point(constants: Constants, found: Origin) -> np.ndarray | None:
-    """The integers that mean zero, shaped to compare with the stored values; None where 0 does."""
+def _nonzero(constants: Constants, found: Origin, values: np.ndarray) -> int:
+    """How many of the stored values do not mean zero: integers mean it where they equal their zero point."""
     node = constants.nodes.get(found.restored or "")
     if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3 or not node.input[2]:
-        return None
+        return int(np.count_nonzero(values))
     zero_point = constants.value(node.input[2])
-    if zero_point.ndim == 0 or zero_point.size == 1:
-        return zero_point.reshape(())
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
-    extents = [1] * constants.value(found.stored).ndim
-    extents[axis] = -1
-    return zero_point.reshape(extents)
+    if zero_point.size > 1:
+        values = constants.value(node.input[0])  # not transposed: the axis refers to this layout
+        extents = [1] * values.ndim
+        extents[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
+        zero_point = zero_point.reshape(extents)
+    return int(np.count_nonzero(values != zero_point))
 
 
 def _same(constants: Constants, name: str) -> str:
