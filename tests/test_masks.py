@@ -106,6 +106,29 @@ def test_selection_agrees_with_sorting(entries: list[int], data: st.DataObject) 
     for x in (scores, scores.bfloat16()):
         kept, gone = smallest_kept_and_largest_pruned(x, pruned)
         assert (kept.item(), gone.item()) == (ordered[pruned], ordered[pruned - 1])
+    for near in (0.5, 1.0, ordered[pruned], ordered[-1] * 2):
+        kept, gone = smallest_kept_and_largest_pruned(scores, pruned, near)
+        assert (kept.item(), gone.item()) == (ordered[pruned], ordered[pruned - 1])
+
+
+def test_a_good_guess_finds_the_same_threshold() -> None:
+    w = torch.randn(300, 300)
+    pattern = parse_pattern("unstructured")
+    t = pattern.threshold(w, 81000)
+    for near in (t * 0.98, t, t * 1.02, t * 2):
+        assert torch.equal(pattern.threshold(w, 81000, near=float(near)), t)
+
+
+def test_a_large_weight_is_masked_piece_by_piece_as_a_small_one_is() -> None:
+    w = torch.randn(400, 401, requires_grad=True)
+    g = torch.randn(400, 401)
+    for clip in (False, True):
+        masked = apply_soft_mask(w, 1.0, 0.1, clip=clip)
+        (grad,) = torch.autograd.grad(masked, w, g)
+        m = soft_mask(w.detach(), 1.0, 0.1)
+        slope = m + 20 * w.detach() ** 2 * m * (1 - m)
+        torch.testing.assert_close(masked.detach(), m * w.detach())
+        torch.testing.assert_close(grad, (slope.clamp(max=1) if clip else slope) * g, rtol=1e-4, atol=1e-5)
 
 
 @settings(deadline=None)

@@ -68,6 +68,17 @@ def test_a_pruned_weight_recovers() -> None:
         assert layer(torch.eye(8)).detach().flatten()[0] > 1
 
 
+def test_between_two_looks_the_threshold_stays_within_one_percent_of_the_entries() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=300, ramp=0.5, finish=0.0)
+    pruner.prepare()
+    for _ in range(300):
+        train(model, pruner, 1, rate=0.05)
+        for site in pruner.sites:
+            below = int((site.weight.abs() < site.state["t"]).sum()) if site.zeros else 0
+            assert abs(below - site.zeros) <= max(3, 0.01 * site.weight.numel())
+
+
 def test_zero_sparsity_is_identity() -> None:
     class Bystander:
         def step(self) -> None:

@@ -83,14 +83,15 @@ class Pattern:
         units = self.to_units(entry_scores, output_axis)
         return units.mean(-1) if self.shared else units
 
-    def threshold(self, w: Tensor, zeros: int, output_axis: int = 0) -> Tensor:
+    def threshold(self, w: Tensor, zeros: int, output_axis: int = 0, *, near: float = 0.0) -> Tensor:
         """t, midway between the largest pruned and the smallest kept score; broadcasts against `to_units(w)`.
 
         Args:
             zeros: entries to prune, a multiple of the unit; 0 < zeros < entries of w.
+            near: an earlier t, which makes finding the new one cheaper and changes nothing else.
         """
         unit = self.unit(tuple(w.shape), output_axis)
-        kept, gone = smallest_kept_and_largest_pruned(self.scores(w, output_axis), zeros // unit)
+        kept, gone = smallest_kept_and_largest_pruned(self.scores(w, output_axis), zeros // unit, near)
         return (kept + gone) / 2
 
     def hard_mask(self, w: Tensor, zeros: int, output_axis: int = 0, *, floor: bool = False) -> Tensor:
@@ -152,7 +153,7 @@ class NM(Pattern):
     def from_units(self, units: Tensor, shape: tuple[int, ...], output_axis: int = 0) -> Tensor:
         return _unmatrix(units.flatten(1), shape, output_axis)
 
-    def threshold(self, w: Tensor, zeros: int, output_axis: int = 0) -> Tensor:
+    def threshold(self, w: Tensor, zeros: int, output_axis: int = 0, *, near: float = 0.0) -> Tensor:
         """t a group, (out, groups, 1). While the ramp is below the full count, t is capped so that only the
         smallest `zeros` of all entries a full N:M mask would prune fall below it."""
         scores = self.scores(w, output_axis)

@@ -7,12 +7,14 @@ import torch
 from torch import Tensor
 
 
-def smallest_kept_and_largest_pruned(scores: Tensor, pruned: int) -> tuple[Tensor, Tensor]:
+def smallest_kept_and_largest_pruned(scores: Tensor, pruned: int, near: float = 0.0) -> tuple[Tensor, Tensor]:
     """The `pruned`-th smallest score and the next one, by selection instead of sorting.
 
     Args:
         scores: any shape, at least two entries, no NaN.
         pruned: how many units go, 0 < pruned < number of scores.
+        near: where the answer probably lies, such as the threshold of a step ago. It changes the cost, never the
+            result: if both values are within 3 % of it, only the few scores there are looked at closely.
 
     >>> smallest_kept_and_largest_pruned(torch.tensor([4., 1., 3., 2.]), 2)
     (tensor(3.), tensor(2.))
@@ -20,9 +22,15 @@ def smallest_kept_and_largest_pruned(scores: Tensor, pruned: int) -> tuple[Tenso
     flat = scores.detach().reshape(-1)
     if flat.device.type == "cpu" and flat.dtype in (torch.float32, torch.float64):
         # numpy selects with vector instructions, several times faster than torch.kthvalue on a CPU
-        parted = np.partition(flat.numpy(), pruned)
-        low, high = parted[:pruned].max(), parted[pruned]
-        return flat.new_tensor(high), flat.new_tensor(low)
+        values = flat.numpy()
+        if near > 0:
+            above = values >= near * 0.97
+            below = values.size - np.count_nonzero(above)
+            candidates = values[above & (values < near * 1.03)]
+            if below < pruned < below + candidates.size:
+                values, pruned = candidates, pruned - below
+        parted = np.partition(values, pruned)
+        return flat.new_tensor(parted[pruned]), flat.new_tensor(parted[:pruned].max())
     below = torch.kthvalue(flat, pruned).values
     above = torch.where(flat > below, flat, torch.inf).amin()
     ties = (flat <= below).sum() > pruned

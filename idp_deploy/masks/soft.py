@@ -13,7 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SMALLEST_TEMPERATURE = 1e-30  # keeps w²/τ finite in float32; below it the mask is hard anyway
+SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mask is hard anyway
+
+
+CHUNK = 1 << 17  # entries: few enough for their intermediate values to stay in a core's cache
 
 
 class _Soft(torch.autograd.Function):
@@ -23,6 +26,12 @@ class _Soft(torch.autograd.Function):
     def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
         ctx.save_for_backward(w, t2, tau)
         ctx.gain = gain
+        if _by_chunks(w, t2, tau):
+            masked, scale = torch.empty_like(w), 1 / float(tau)
+            border = torch.full((min(CHUNK, w.numel()),), -float(t2 / tau))
+            for x, out in zip(w.view(-1).split(CHUNK), masked.view(-1).split(CHUNK), strict=True):
+                torch.addcmul(border[: len(x)], x, x, value=scale, out=out).sigmoid_().mul_(x)
+            return masked
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
         return m.mul_(exact).to(w.dtype)
@@ -30,14 +39,37 @@ class _Soft(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         w, t2, tau = ctx.saved_tensors
+        if _by_chunks(w, t2, tau) and grad.dtype == w.dtype:
+            result, scale = torch.empty_like(w), 1 / float(tau)
+            border = torch.full((min(CHUNK, w.numel()),), -float(t2 / tau))
+            square, m = torch.empty_like(border), torch.empty_like(border)
+            pieces = (w.view(-1), grad.contiguous().view(-1), result.view(-1))
+            for x, g, out in zip(*(piece.split(CHUNK) for piece in pieces), strict=True):
+                kept = torch.addcmul(border[: len(x)], x, x, value=scale, out=m[: len(x)]).sigmoid_()
+                _slope(torch.mul(x, x, out=square[: len(x)]), scale, kept, ctx.gain, out).mul_(g)
+            return result, None, None, None
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact * exact
         m = (square - t2).div_(tau).sigmoid_()
-        # m + (2w²/τ)·m·(1 − m)
-        slope = square.mul_(2).div_(tau).mul_(1 - m).add_(1).mul_(m)
-        if ctx.gain < math.inf:
-            slope.clamp_(max=ctx.gain)
-        return slope.mul_(grad).to(grad.dtype), None, None, None
+        return (
+            _slope(square.div_(tau), 1.0, m, ctx.gain, torch.empty_like(m)).mul_(grad).to(grad.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def _slope(square: Tensor, scale: float, m: Tensor, gain: float, out: Tensor) -> Tensor:
+    """m + 2w²·scale·m·(1 − m), at most `gain`; overwrites `square`, which is w². A sigmoid's backward is m·(1 − m)."""
+    torch.ops.aten.sigmoid_backward.grad_input(square, m, grad_input=square)
+    torch.add(m, square, alpha=2 * scale, out=out)
+    return out.clamp_(max=gain) if gain < math.inf else out
+
+
+def _by_chunks(w: Tensor, t2: Tensor, tau: Tensor) -> bool:
+    """On a CPU the passes over a large weight wait for memory, unless they are made piece by piece."""
+    plain = w.device.type == "cpu" and w.dtype == torch.float32 and w.is_contiguous()
+    return plain and t2.dim() == 0 and tau.dim() == 0 and not torch.compiler.is_compiling()
 
 
 class _SoftGroups(torch.autograd.Function):

@@ -137,7 +137,7 @@ class Pruner:
         known = (*SELECTION_OPTIONS, *SCHEDULE_OPTIONS[mode])
         own = {key: value for key, value in options.items() if key not in known}
         if mode == "paper" and method == "idp":
-            own = {"temperature": PAPER_TEMPERATURE, "clip": False, **own}
+            own = {"temperature": PAPER_TEMPERATURE, "clip": False, "refresh": 1, **own}
         self.method = rule(self.sites, self.schedule, seed, own)
         self._surroundings = Surroundings(model, example_inputs, loss)
         self.steps = 0

@@ -43,7 +43,9 @@ class Site:
     def threshold(self) -> Tensor:
         """t of the pattern at the current number of zeros."""
         if len(self.peers) < 2:
-            return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis)
+            t = self.state.get("t")
+            near = float(t) if t is not None and t.dim() == 0 and t.device.type == "cpu" else 0.0
+            return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis, near=near)
         units = self.zeros // self.pattern.unit(tuple(self.weight.shape), self.where.output_axis)
         kept, gone = smallest_kept_and_largest_pruned(self.ranking().sqrt() * _rms(self._scores()), units)
         return (kept + gone) / 2

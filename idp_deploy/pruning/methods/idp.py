@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
-from idp_deploy.pruning.methods.base import Forward, Method
+from idp_deploy.pruning.methods.base import Forward, Method, Surroundings
 from idp_deploy.pruning.sites import Site
 
 
@@ -20,15 +20,23 @@ class IDP(Method):
     `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be
     near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. `clip` bounds the derivative
     m + (2w²/τ)·m·(1 − m) by 1 and leaves the forward alone; `detach` drops its second term altogether (a control).
+    m follows w at every step; t is found anew every `refresh` steps, layer by layer in turn, and whenever the ramp
+    has moved by 0.1 % of a layer.
     """
 
     name = "idp"
-    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False}  # noqa: RUF012
+    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False, "refresh": 4}  # noqa: RUF012
+
+    def begin(self, surroundings: Surroundings) -> None:
+        self.turns = {site.name: index for index, site in enumerate(self.sites)}
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
             site.state.clear()
             return
+        if not self.due(site, step):
+            return
+        site.state["zeros"] = site.zeros
         t = site.threshold()
         tau = self.temperature(t, step)
         if "t" in site.state and site.state["t"].shape == t.shape:
@@ -45,6 +53,12 @@ class IDP(Method):
         if "t" not in site.state:
             return None
         return partial(_soft, clip=self.settings["clip"], detach=self.settings["detach"])
+
+    def due(self, site: Site, step: int) -> bool:
+        """Whether t is looked up again: layers take turns, and none waits while its ramp moves on."""
+        waiting = abs(site.zeros - site.state.get("zeros", 0)) * 1000 < site.weight.numel()
+        turn = (step + self.turns[site.name]) % int(self.settings["refresh"]) == 0
+        return turn or not waiting or "t" not in site.state
 
     def temperature(self, t: Tensor, step: int) -> Tensor:
         """τ for threshold t."""

@@ -1,0 +1,105 @@
+"""What IDP costs: a training step with soft masks against the plain step, interleaved, in CPU time.
+
+    python bench/overhead.py            # MobileNet-v1 1.0, 96 px, batch 16; prints the ratio, writes the result
+
+Both models take steps in turn, so that whatever else the machine does hits both. Peak memory is that of one process
+each, started anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from idp_deploy.pruning import Pruner
+from sample_models import mobilenet_v1
+
+RESULT = Path(__file__).parent / "results" / "overhead.json"
+SIZE, BATCH = 96, 16
+
+
+def stepper(masked: bool) -> tuple[Callable[[], None], nn.Module]:
+    """A function that takes one training step, in the middle of the ramp where masks are soft."""
+    torch.manual_seed(0)
+    model = mobilenet_v1.build(width=1.0, classes=1000)
+    images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
+    pruner = Pruner(model, sparsity=0.9, epochs=100_000, ramp=0.0) if masked else None
+    if pruner is not None:
+        pruner.prepare()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        if pruner is not None:
+            pruner.step()
+
+    return step, model
+
+
+def cpu_seconds(step: Callable[[], None]) -> float:
+    """CPU time of one step."""
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def peak_bytes(masked: bool) -> int:
+    """Peak resident memory of a fresh process that takes four steps."""
+    code = f"import bench.overhead as o; step, _ = o.stepper({masked}); [step() for _ in range(4)]; print(o.own_peak())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def own_peak() -> int:
+    """Peak resident memory of this process so far."""
+    # ru_maxrss would carry over the parent's peak
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    torch.set_num_threads(1)
+    (plain, model), (masked, _) = stepper(False), stepper(True)
+    for step in (plain, masked, plain, masked):
+        step()
+    pairs = [(cpu_seconds(plain), cpu_seconds(masked)) for _ in range(rounds)]
+    ratios = sorted(b / a for a, b in pairs)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    extra = peak_bytes(True) - peak_bytes(False)
+    result = {
+        "date": date.today().isoformat(),
+        "command": f"OMP_NUM_THREADS=1 python bench/overhead.py --rounds {rounds}",
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        "plain_step_ms": round(1000 * statistics.median(a for a, _ in pairs), 1),
+        "ratio_median": round(statistics.median(ratios), 4),
+        "ratio_quartiles": [round(q, 4) for q in statistics.quantiles(ratios, n=4)[::2]],
+        "weight_bytes": weights,
+        "extra_peak_bytes": extra,
+        "extra_peak_over_weights": round(extra / weights, 3),
+    }
+    print(json.dumps(result, indent=2))
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    main()
