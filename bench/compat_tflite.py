@@ -73,7 +73,10 @@ def main() -> int:
     when = datetime.now(UTC).date().isoformat()
     output = arguments.output or HERE / "results" / f"compat_tflite-{when}.json"
     output.parent.mkdir(exist_ok=True)
-    record = {"command": shlex.join(["python", "-m", "bench.compat_tflite", *sys.argv[1:]]), "date": when}
+    record: dict[str, Any] = {
+        "command": shlex.join(["python", "-m", "bench.compat_tflite", *sys.argv[1:]]),
+        "date": when,
+    }
     record |= {"requirements": REQUIREMENTS, "rows": rows}
     output.write_text(json.dumps(record, indent=1) + "\n")
     return int(failed)
@@ -81,7 +84,7 @@ def main() -> int:
 
 def _run(python: Path, calls: Path, i: int, file: Path) -> dict[str, Any]:
     """Resolver → error or message, from a process of its own, since an old runtime may abort on a newer operator."""
-    command = [python, HERE / "tflite_runtime_runner.py", calls, str(i), file]
+    command = [str(part) for part in (python, HERE / "tflite_runtime_runner.py", calls, i, file)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         return dict.fromkeys(("xnnpack", "builtin"), f"the runtime ended with {done.returncode}")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting.tflite import export_tflite
+from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.reading.tflite import read_tflite
 from idp_deploy.verification import verify
@@ -135,6 +136,31 @@ def test_batches_run_sample_by_sample(exported: Path) -> None:
         assert np.array_equal(batch, np.concatenate([single[0] for single in singles]))
     with pytest.raises(ConversionError, match="fixed shapes"):
         run_tflite(exported, [(x[:, :, :16],)])
+
+
+def test_a_file_of_another_tool_takes_images_in_the_layout_that_fits(exported: Path, tmp_path: Path) -> None:
+    foreign = parse(exported.read_bytes())
+    foreign.metadata = []
+    path = tmp_path / "foreign.tflite"
+    path.write_bytes(serialize(foreign))
+    x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    assert run_tflite(path, [(x,)]).keys() == set(RUNTIMES)
+    for runtime, outputs in run_tflite(path, [(x,)]).items():
+        assert np.array_equal(outputs[0][0], run_tflite(exported, [(x,)])[runtime][0][0])
+
+
+class Scalars(nn.Module):
+    def forward(self, x: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        return x * k, x.sum()
+
+
+def test_scalars_go_in_and_come_out(tmp_path: Path) -> None:
+    inputs = (torch.ones(2, 3), torch.tensor(2.0))
+    path = export_tflite(CompressedModel(Scalars(), {}), inputs, tmp_path / "k.tflite").path
+    for ((product, total),) in run_tflite(path, [tuple(x.numpy() for x in inputs)]).values():
+        assert np.array_equal(product, np.full((2, 3), 2.0))
+        assert total.shape == ()
+        assert total == 6.0
 
 
 class Signature(nn.Module):

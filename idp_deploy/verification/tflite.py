@@ -95,9 +95,14 @@ class _Interpreter:
         return tuple(self._leaving(_dequantized(self.interpreter.get_tensor(d["index"]), d), d) for d in self.outputs)
 
     def _arriving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+        """The array in the file's layout; without a manifest, the layout in which the shape fits."""
         if array.size == 1 and not len(detail["shape"]):
             return array.reshape(())
-        return np.moveaxis(array, 1, -1) if self._layout(detail) == "NHWC" else array
+        wanted = tuple(int(n) for n in detail["shape"])[1:]
+        guessed = not self.manifest and array.ndim == 4 and array.shape[1:] != wanted
+        if self._layout(detail) == "NHWC" or (guessed and (*array.shape[2:], array.shape[1]) == wanted):
+            return np.moveaxis(array, 1, -1)
+        return array
 
     def _leaving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
         return np.moveaxis(array, -1, 1) if self._layout(detail) == "NHWC" else array
