@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> int:
         errors = [e for e in held_out(rows_of(rows, "cpu"), LEVELS["cpu"]) if not alone(e.row)]
         for kind in ("coreml-cpu", "accelerator"):
             report[kind] = table(kind, list(held_out(rows_of(rows, kind), LEVELS[kind])))
-        for precision in ("float32", "float16", "int8", "int8-dot"):
+        for precision in ("float32", "float16", "int8", "int8-dot", "int8-i8mm"):
             for threads, name in (((1,), "one thread"), (tuple(range(2, 13)), "more threads")):
                 chosen = [e for e in errors if e.row.precision == precision and e.row.threads in threads]
                 if chosen:

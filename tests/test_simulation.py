@@ -111,6 +111,22 @@ def test_every_target_answers_or_says_why(name: str, tmp_path: Path) -> None:
         assert sum(op.latency_ms or 0 for op in estimate.ops) == pytest.approx(found.middle)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_arithmetic_has_an_interval_or_a_reason(dtype: str, threads: int, tmp_path: Path) -> None:
+    path = tmp_path / "work.toml"
+    path.write_text(f'architecture = "mobilenet_v2_1.0_224"\ndtype = "{dtype}"\n')
+    for target in list_targets():
+        for runtime in target.runtimes:
+            for anchor in (None, {"mobilenet_v1_1.0_224": 20.0}):
+                estimate = simulate(path, target, runtime=runtime.name, threads=threads, anchor=anchor)
+                if estimate.latency_ms is None:
+                    assert dtype == "int8"
+                    assert "int8" in estimate.reason
+                else:
+                    assert 0 < estimate.latency_ms.low < estimate.latency_ms.middle < estimate.latency_ms.high
+
+
 @pytest.mark.parametrize(
     ("name", "model", "published_ms"),
     [

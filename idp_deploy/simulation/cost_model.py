@@ -58,6 +58,7 @@ class Core:
     ghz: float = 1.0
     in_order: bool = False
     dot: bool = False
+    i8mm: bool = False
     fp16: bool = False
     like: str = ""  # the core type whose measurements stand for it, where it has none of its own
 
@@ -78,7 +79,7 @@ class Core:
 
 
 def precision_of(dtype: str, core: Core) -> str:
-    """The arithmetic that a core can do for a dtype: float16 needs its instructions, int8 differs with dot product.
+    """The arithmetic that a core can do for a dtype: float16 needs its instructions, int8 differs with them.
 
     >>> precision_of("int8", Core("a76", dot=True)), precision_of("float16", Core("a53"))
     ('int8-dot', 'float32')
@@ -86,7 +87,7 @@ def precision_of(dtype: str, core: Core) -> str:
     if core.kind != "cpu":
         return "float32"  # accelerators are calibrated in float16 alone; that is their reference
     if dtype in ("int8", "uint8"):
-        return "int8-dot" if core.dot else "int8"
+        return "int8-i8mm" if core.i8mm else "int8-dot" if core.dot else "int8"
     return "float16" if dtype == "float16" and core.fp16 else "float32"
 
 
@@ -221,10 +222,14 @@ class Coefficients:
     def expected_error(self, kind: str, precision: str, cell: str, family: str, core: str) -> float:
         """Half-width in log of the 90 % interval: of the runtime family where enough of its errors are known.
 
-        From specifications alone it also matters whether any device with that type of core was ever measured.
+        From specifications alone it also matters whether any device with that type of core was ever measured. An
+        arithmetic that nobody measured there has the widest error of the others, half as much again.
         """
         name = f"{kind}|{precision}|{cell}"
-        everyone = self.error[name]
+        everyone = self.error.get(name, 0.0)
+        if not everyone:
+            others = [e for key, e in self.error.items() if key.startswith(f"{kind}|") and key.split("|")[2] == cell]
+            return 1.5 * max(others)
         if cell in ("device", "both"):
             seen = ("core", f"{kind}/{core}") in self.effects
             everyone = self.error.get(f"{name}|{'known' if seen else 'new'} core", everyone)

@@ -1,0 +1,199 @@
+"""emulate: run a file in the stock arm64 runtime under QEMU with a device's core, and count what really executes.
+
+The counts are those of the runtime's own kernels: they show which path it takes (a sparse file that silently runs
+dense) and repeat to the instruction. They are not times: what an instruction costs differs by core. `make emulator`
+sets the tools up in a private folder; everything that runs there is in the folder `emulator` of the sources, the
+counting plugin under its own licence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from idp_deploy.errors import ConversionError, MissingDependencyError, UsageError
+from idp_deploy.flow import Contents, EmulationCounts
+from idp_deploy.reading import read
+from idp_deploy.simulation.emulator_profiles import identity, profile, write_root
+from idp_deploy.simulation.targets import Target
+from idp_deploy.simulation.work import Workload, with_sparse
+from idp_deploy.simulation.workload import workload
+from idp_deploy.simulation.xnnpack import SparseLint, lint
+
+WAY_OUT = "'make emulator' in a clone of idp-deploy sets it up"
+RUNTIMES = {"tflite": "ai_edge_litert", "onnx": "onnxruntime"}
+MARK = "IDP-DEPLOY "  # before each line of the plugin
+SEED = 0
+LIMIT_SECONDS = 3600
+CLEAR = 0.9  # executed MACs below this share of the dense ones: the sparse path can be told from the dense one
+
+
+def home() -> Path:
+    """Where the emulator is set up: $IDP_DEPLOY_EMULATOR, or idp-deploy/emulator in the user's cache."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("IDP_DEPLOY_EMULATOR") or Path(cache) / "idp-deploy" / "emulator")
+
+
+def emulator_missing() -> tuple[str, ...]:
+    """What `emulate` lacks here, in words; empty where it can run."""
+    system = f"{platform.system()} on {platform.machine()}"
+    lacks = [] if system == "Linux on x86_64" else [f"Linux on x86_64 (this is {system})"]
+    folder = home()
+    needs = {
+        "amd64/usr/bin/qemu-aarch64": "QEMU user mode",
+        "amd64/lib64/ld-linux-x86-64.so.2": "the libraries of QEMU",
+        "arm64/usr/bin/python3.11": "the arm64 Python",
+        "site/ai_edge_litert": "the arm64 LiteRT",
+        "site/onnxruntime": "the arm64 onnxruntime",
+        "count.so": "the counting plugin",
+        "guest.py": "the program that runs the model",
+    }
+    return (*lacks, *(f"{what} ({folder / name})" for name, what in needs.items() if not (folder / name).exists()))
+
+
+def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None, repeats: int = 1) -> EmulationCounts:
+    """Count one inference of a .tflite or .onnx file, on one thread of the core that the target's runtime uses.
+
+    The inputs are seeded noise (indices: zeros), extents the file leaves open are 1, and a first inference to warm up
+    is not counted. Seconds to minutes by the size of the network.
+
+    Args:
+        runtime: of the target; its own for the format by default. It decides the core alone: the program that runs is
+            the stock LiteRT or onnxruntime.
+        repeats: counted inferences; the first is reported, with the spread of all.
+
+    Raises:
+        UsageError: a format or a core that cannot be emulated, no repeats. FileError: a broken file.
+        MissingDependencyError: the emulator is not set up. ConversionError: the runtime refuses the file there.
+    """
+    path = Path(artifact)
+    if repeats < 1:
+        raise UsageError(f"repeats is {repeats}", way_out="at least 1")
+    contents = read(path)
+    chosen = target.runtime(contents.format, runtime)
+    if contents.format not in RUNTIMES or chosen is None:
+        raise UsageError(
+            f"{path} is not a file that an emulated {target.name} runs", way_out="emulate a .tflite or .onnx file"
+        )
+    about = identity(chosen.core, target.name)
+    if missing := emulator_missing():
+        raise MissingDependencyError(f"the emulator lacks {', '.join(missing)}", way_out=WAY_OUT)
+    with tempfile.TemporaryDirectory(prefix="idp-deploy-emulator-") as folder:
+        root = Path(folder)
+        write_root(root, home() / "arm64", profile(about, target.core(chosen).ghz))
+        windows = parse_windows(_run(command(root, about.cpu, path, repeats), path, chosen.core))
+    if len(windows) != repeats:
+        raise ConversionError(f"{path}: {len(windows)} of {repeats} inferences were counted on {chosen.core}")
+    least, most = (pick(window["instructions"] for window in windows) for pick in (min, max))
+    counts = EmulationCounts(
+        artifact=path,
+        target=target.name,
+        core=chosen.core,
+        runtime=_version(RUNTIMES[contents.format]),
+        instructions=windows[0]["instructions"],
+        executed_macs=windows[0]["macs"],
+        bytes_loaded=windows[0]["bytes_loaded"],
+        bytes_stored=windows[0]["bytes_stored"],
+        dense_macs=0,
+        runs_sparse=False,
+        predicted_sparse=False,
+        repeats=repeats,
+        spread=(most - least) / max(1, least),
+    )
+    return judged(counts, contents)
+
+
+def command(root: Path, cpu: str, path: Path, repeats: int) -> list[str]:
+    """The command line that runs guest.py under QEMU; QEMU uses its own libraries, not the system's."""
+    folder = home().resolve()
+    libraries = [folder / "amd64" / part / "x86_64-linux-gnu" for part in ("lib", "usr/lib")]
+    settings = {
+        "LD_LIBRARY_PATH": "/lib/aarch64-linux-gnu:/usr/lib/aarch64-linux-gnu",
+        "PYTHONHOME": "/usr",
+        "PYTHONPATH": str(folder / "site"),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    return [
+        str(folder / "amd64/lib64/ld-linux-x86-64.so.2"),
+        *("--library-path", ":".join(map(str, libraries))),
+        str(folder / "amd64/usr/bin/qemu-aarch64"),
+        *("-L", str(root), "-cpu", cpu, "-plugin", f"file={folder / 'count.so'}"),
+        *(word for name, value in settings.items() for word in ("-E", f"{name}={value}")),
+        str(folder / "arm64/usr/bin/python3.11"),
+        *("-S", str(folder / "guest.py"), str(path.resolve()), str(SEED), str(repeats)),
+    ]
+
+
+def _run(words: Sequence[str], path: Path, core: str) -> str:
+    """Standard error of the emulated run."""
+    clean = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
+    try:
+        done = subprocess.run(
+            words,
+            env=clean,
+            capture_output=True,
+            timeout=LIMIT_SECONDS,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ConversionError(
+            f"{path} was not done after {LIMIT_SECONDS} s of emulation", way_out="use a smaller input"
+        ) from error
+    if done.returncode != 0:
+        said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith(MARK)]
+        last = said[-1].strip() if said else "no message"
+        raise ConversionError(f"{path} does not run on an emulated {core} (exit {done.returncode}): {last}")
+    return done.stderr
+
+
+def parse_windows(text: str) -> list[dict[str, int]]:
+    """The counts of each window from what the plugin wrote, other lines left aside.
+
+    >>> parse_windows('INFO: ready\\nIDP-DEPLOY {"instructions": 3, "macs": 1}\\n')
+    [{'instructions': 3, 'macs': 1}]
+    """
+    return [json.loads(line.removeprefix(MARK)) for line in text.splitlines() if line.startswith(MARK)]
+
+
+def judged(counts: EmulationCounts, contents: Contents) -> EmulationCounts:
+    """Say which path ran, which one the rules predict, and why they differ or why zeros do not pay.
+
+    The path is the one whose MACs, dense or without the zeros of the 1×1 convolutions, are nearer to those executed.
+    """
+    work, rules = workload(contents), lint(contents)
+    dense, sparse = work.macs, _sparse_macs(work)
+    distinct = 0 < sparse < CLEAR * dense
+    runs = distinct and counts.executed_macs < math.sqrt(dense * sparse)
+    notes = [*work.notes, *_why(runs, distinct, rules)]
+    return replace(counts, dense_macs=dense, runs_sparse=runs, predicted_sparse=rules.runs_sparse, notes=tuple(notes))
+
+
+def _sparse_macs(work: Workload) -> int:
+    return with_sparse(work, frozenset(op.name for op in work.ops if op.op_class == "conv1x1")).executed_macs
+
+
+def _why(runs: bool, distinct: bool, rules: SparseLint) -> list[str]:
+    if not distinct:
+        return ["too few zeros in 1×1 convolutions to tell a sparse path from a dense one"]
+    if runs == rules.runs_sparse:
+        return [] if runs else [f"ran dense: {f.op}: {f.message} — {f.fix}" for f in rules.findings[:1]]
+    ran, said = ("sparse", "dense") if runs else ("dense", "sparse")
+    return [f"ran {ran} where the rules predict {said}: do not trust the estimate for this file"]
+
+
+def _version(package: str) -> str:
+    """The name and version of a package among the emulated ones, from its .dist-info folder."""
+    found = sorted((home() / "site").glob(f"{package}-*.dist-info"))
+    name, _, version = found[0].name.removesuffix(".dist-info").partition("-") if found else (package, "", "?")
+    return f"{name.replace('_', '-')} {version}"
