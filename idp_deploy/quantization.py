@@ -17,7 +17,7 @@ absorbed into the layer before it: the layer takes the folded weight, the norm b
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured, attribute, capture
@@ -49,6 +50,7 @@ Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) →
 THRESHOLD_DB = 15.0  # noise of 3 % of a layer's power; 8 bits give 35 to 50 dB, palettes 18 to 30
 _WATCHED_CALLS = 8  # how many calibration calls the noise of activations is measured on
 _RANDOM_CALLS = 16
+_AMBIGUOUS = "a grouped transposed convolution: formats differ in which of its weights share a scale"
 _UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
 
 
@@ -134,6 +136,8 @@ def quantize(
         weight_db[name] = signal_to_noise_db(values, quantized[name])
     activation_db = _activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
+    if scheme.startswith("int8"):
+        kept_float |= dict.fromkeys(_grouped_transposed(module, axes), _AMBIGUOUS)
     if scheme == "lut4":
         kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)
     masks = dict(model.masks)
@@ -177,6 +181,11 @@ def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
         if parameter.dim() and (name in prunable or name in masks or id(parameter) in rows):
             axes[name] = prunable[name].output_axis if name in prunable else 0
     return axes
+
+
+def _grouped_transposed(module: nn.Module, names: Iterable[str]) -> list[str]:
+    owners = ((name, _owner(module, name)) for name in names)
+    return [name for name, owner in owners if isinstance(owner, _ConvTransposeNd) and owner.groups > 1]
 
 
 def _calibration(
@@ -287,7 +296,7 @@ def _activation_noise(
     layers = {
         name: owner
         for name, owner in owners.items()
-        if isinstance(owner, nn.Linear | nn.modules.conv._ConvNd) and name.endswith("weight")
+        if isinstance(owner, nn.Linear | _ConvNd) and name.endswith("weight")
     }
     records = {name: _Noise() for name in layers}
 

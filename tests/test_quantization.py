@@ -168,6 +168,14 @@ class Fixed(Task):
         return DataLoader(self.data, batch_size=4)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_grouped_transposed_convolution_stays_float_where_scales_are_ambiguous(scheme: str) -> None:
+    module = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, groups=2))
+    found = quantize(CompressedModel(module, {}), scheme, example_inputs=(torch.ones(1, 4, 3, 3),)).quantization
+    assert found is not None
+    assert ("0.weight" in found.kept_float) is scheme.startswith("int8")
+
+
 def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:
     state = torch.get_rng_state()
     with_task = quantize(model, "int8", task=Fixed(EXAMPLE[0]), samples=5).quantization
