@@ -128,17 +128,21 @@ def _gaps4(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: i
     """codes (c,) uint8, values (1 + stored,) → (count,).
 
     A code k < 15 skips k zeros and stores a value, 15 skips 15 zeros: with keep = (code < 15), the running sum of
-    code + keep is one past the position each code ends at. An escape scatters a zero there, where a zero belongs; the
-    array has one entry in front, for the running sum starts at 1, and room behind for a padding escape.
+    code + keep is one past the position each code ends at. An escape scatters a zero there, where a zero belongs. The
+    padding of an odd number of codes is cut off first, for it would end behind the tensor.
     """
-    code = decoder.node("Cast", _unpacked(decoder, parts["codes"], 4), to=TensorProto.INT32)
+    packed = parts["codes"]
+    codes = _unpacked(decoder, packed, 4)
+    if packed.size and packed[-1] >> 4 == ESCAPE:
+        codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(2 * packed.size - 1))
+    code = decoder.node("Cast", codes, to=TensorProto.INT32)
     keep = decoder.node("Less", code, decoder.constant(np.array(ESCAPE, np.int32)))
     keep = decoder.node("Cast", keep, to=TensorProto.INT32)
     ends = _cumulated(decoder, decoder.node("Add", code, keep))
+    places = decoder.node("Sub", ends, decoder.constant(np.array(1, np.int32)))
     chosen = decoder.node("Mul", _cumulated(decoder, keep), keep)
     entries = decoder.node("Gather", led, chosen)
-    scattered = decoder.node("ScatterElements", _filled(decoder, count + 1 + ESCAPE, blank), ends, entries)
-    return decoder.node("Slice", scattered, decoder.ints(1), decoder.ints(count + 1))
+    return decoder.node("ScatterElements", _filled(decoder, count, blank), places, entries)
 
 
 def _bitmask(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: int, blank: np.ndarray) -> str:
