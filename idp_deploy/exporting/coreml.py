@@ -254,7 +254,7 @@ def _notes(model: CompressedModel, storage: Storage, target: str, requested: str
     masked = {n: t for n, t in storage.placed.items() if n in storage.masks}
     dense = sorted(n for n, t in masked.items() if storage.encodings[t] == "dense")
     if dense and storage.encoding != "dense":
-        notes.append("stored dense, since sparse would be larger: " + ", ".join(dense))
+        notes.append("stored dense, since sparse would not be smaller: " + ", ".join(dense))
     missing = sorted(set(storage.masks) - set(storage.placed))
     if missing:
         notes.append("rearranged by the converter, stored by their zeros: " + ", ".join(missing))
