@@ -332,6 +332,31 @@ class Measurement:
     repeats: int
 
 
+@dataclass(frozen=True)
+class EmulationCounts:
+    """What one inference executes on a device's core type: counted in an emulator, exact and repeatable, not a time."""
+
+    artifact: Path
+    target: str
+    core: str  # the row of cores.toml that the runtime believed to run on
+    runtime: str  # "ai-edge-litert 2.3.0"
+    instructions: int
+    executed_macs: int
+    bytes_loaded: int
+    bytes_stored: int
+    dense_macs: int  # multiply-accumulates of the file with every weight counted
+    runs_sparse: bool
+    predicted_sparse: bool  # by the rules of `simulation.xnnpack`
+    repeats: int = 1
+    spread: float = 0.0  # (most − least) / least instructions over the repeats
+    notes: tuple[str, ...] = ()
+
+    @property
+    def as_predicted(self) -> bool:
+        """The runtime took the path that the rules say."""
+        return self.runs_sparse == self.predicted_sparse
+
+
 # ── the gate ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 Verdict = Literal["pass", "fail", "not estimable"]

@@ -15,8 +15,8 @@ import platform
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from idp_deploy.errors import ConversionError, MissingDependencyError, UsageError
 from idp_deploy.flow import Contents, EmulationCounts
@@ -32,6 +32,7 @@ RUNTIMES = {"tflite": "ai_edge_litert", "onnx": "onnxruntime"}
 MARK = "IDP-DEPLOY "  # before each line of the plugin
 SEED = 0
 LIMIT_SECONDS = 3600
+MOST_REPEATS = 256  # windows that the plugin keeps
 CLEAR = 0.9  # executed MACs below this share of the dense ones: the sparse path can be told from the dense one
 
 
@@ -74,8 +75,8 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
         MissingDependencyError: the emulator is not set up. ConversionError: the runtime refuses the file there.
     """
     path = Path(artifact)
-    if repeats < 1:
-        raise UsageError(f"repeats is {repeats}", way_out="at least 1")
+    if not 1 <= repeats <= MOST_REPEATS:
+        raise UsageError(f"repeats is {repeats}", way_out=f"from 1 to {MOST_REPEATS}")
     contents = read(path)
     chosen = target.runtime(contents.format, runtime)
     if contents.format not in RUNTIMES or chosen is None:
@@ -92,7 +93,8 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
     if len(windows) != repeats:
         raise ConversionError(f"{path}: {len(windows)} of {repeats} inferences were counted on {chosen.core}")
     least, most = (pick(window["instructions"] for window in windows) for pick in (min, max))
-    counts = EmulationCounts(
+    verdict = judge(contents, windows[0]["macs"])
+    return EmulationCounts(
         artifact=path,
         target=target.name,
         core=chosen.core,
@@ -101,45 +103,50 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
         executed_macs=windows[0]["macs"],
         bytes_loaded=windows[0]["bytes_loaded"],
         bytes_stored=windows[0]["bytes_stored"],
-        dense_macs=0,
-        runs_sparse=False,
-        predicted_sparse=False,
+        dense_macs=verdict.dense_macs,
+        runs_sparse=verdict.runs_sparse,
+        predicted_sparse=verdict.predicted_sparse,
         repeats=repeats,
         spread=(most - least) / max(1, least),
+        notes=verdict.notes,
     )
-    return judged(counts, contents)
 
 
 def command(root: Path, cpu: str, path: Path, repeats: int) -> list[str]:
     """The command line that runs guest.py under QEMU; QEMU uses its own libraries, not the system's."""
     folder = home().resolve()
     libraries = [folder / "amd64" / part / "x86_64-linux-gnu" for part in ("lib", "usr/lib")]
-    settings = {
-        "LD_LIBRARY_PATH": "/lib/aarch64-linux-gnu:/usr/lib/aarch64-linux-gnu",
-        "PYTHONHOME": "/usr",
-        "PYTHONPATH": str(folder / "site"),
-        "PYTHONHASHSEED": "0",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-    }
+    plugin = str(folder / "count.so").replace(",", ",,")  # a single comma ends the name
     return [
         str(folder / "amd64/lib64/ld-linux-x86-64.so.2"),
         *("--library-path", ":".join(map(str, libraries))),
         str(folder / "amd64/usr/bin/qemu-aarch64"),
-        *("-L", str(root), "-cpu", cpu, "-plugin", f"file={folder / 'count.so'}"),
-        *(word for name, value in settings.items() for word in ("-E", f"{name}={value}")),
-        str(folder / "arm64/usr/bin/python3.11"),
-        *("-S", str(folder / "guest.py"), str(path.resolve()), str(SEED), str(repeats)),
+        *("-L", str(root), "-cpu", cpu, "-plugin", f"file={plugin}"),
+        *(str(folder / "arm64/usr/bin/python3.11"), "-S", str(folder / "guest.py")),
+        *(str(path.resolve()), str(SEED), str(repeats)),
     ]
+
+
+def environment() -> dict[str, str]:
+    """Of the guest, and nothing of the caller's: QEMU hands on what it is given."""
+    return {
+        "PATH": "/usr/bin",
+        "LC_ALL": "C.UTF-8",
+        "LD_LIBRARY_PATH": "/lib/aarch64-linux-gnu:/usr/lib/aarch64-linux-gnu",
+        "PYTHONHOME": "/usr",
+        "PYTHONPATH": str(home().resolve() / "site"),
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
 
 
 def _run(words: Sequence[str], path: Path, core: str) -> str:
     """Standard error of the emulated run."""
-    clean = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}
     try:
         done = subprocess.run(
             words,
-            env=clean,
+            env=environment(),
             capture_output=True,
             timeout=LIMIT_SECONDS,
             check=False,
@@ -166,17 +173,26 @@ def parse_windows(text: str) -> list[dict[str, int]]:
     return [json.loads(line.removeprefix(MARK)) for line in text.splitlines() if line.startswith(MARK)]
 
 
-def judged(counts: EmulationCounts, contents: Contents) -> EmulationCounts:
-    """Say which path ran, which one the rules predict, and why they differ or why zeros do not pay.
+class Judgement(NamedTuple):
+    """Which path ran, which one was to be expected, and why."""
 
-    The path is the one whose MACs, dense or without the zeros of the 1×1 convolutions, are nearer to those executed.
+    dense_macs: int
+    runs_sparse: bool
+    predicted_sparse: bool
+    notes: tuple[str, ...]
+
+
+def judge(contents: Contents, executed_macs: int) -> Judgement:
+    """Tell the sparse path from the dense one by the MACs that were executed.
+
+    The path is the one whose MACs, dense or without the zeros of the 1×1 convolutions, are nearer to those executed
+    as a ratio: kernels round up to whole vectors, so neither is met exactly.
     """
     work, rules = workload(contents), lint(contents)
     dense, sparse = work.macs, _sparse_macs(work)
     distinct = 0 < sparse < CLEAR * dense
-    runs = distinct and counts.executed_macs < math.sqrt(dense * sparse)
-    notes = [*work.notes, *_why(runs, distinct, rules)]
-    return replace(counts, dense_macs=dense, runs_sparse=runs, predicted_sparse=rules.runs_sparse, notes=tuple(notes))
+    runs = distinct and executed_macs < math.sqrt(dense * sparse)
+    return Judgement(dense, runs, rules.runs_sparse, (*work.notes, *_why(runs, distinct, rules)))
 
 
 def _sparse_macs(work: Workload) -> int:

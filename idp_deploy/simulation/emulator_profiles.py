@@ -75,8 +75,8 @@ def profile(core: Identity, ghz: float) -> dict[str, str]:
     """The files of one core, by path below the root.
 
     >>> files = profile(IDENTITIES["a53"], 1.4)
-    >>> print(files["proc/cpuinfo"].splitlines()[5])
-    CPU part	: 0xd03
+    >>> files["proc/cpuinfo"].splitlines()[5].split()
+    ['CPU', 'part', ':', '0xd03']
     """
     khz, cpu = f"{round(ghz * 1e6)}\n", "sys/devices/system/cpu"
     about = {
