@@ -20,6 +20,11 @@ from idp_deploy.tasks import evaluate
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, same, train, trained, zeros
 
 
+def test_finalize_alone_prunes_by_size() -> None:
+    pruner = Pruner(network(), sparsity=0.8)
+    assert zeros(pruner.finalize().module) == round(0.8 * PRUNABLE)
+
+
 @pytest.mark.parametrize("steps", [0, 1, 5])
 def test_finalize_is_exact_wherever_the_loop_stopped(steps: int) -> None:
     pruner = Pruner(network(), sparsity=0.8, epochs=100)

@@ -142,14 +142,15 @@ class Pruner:
         self._surroundings = Surroundings(model, example_inputs, loss)
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._allocated = False
+        self._allocated = self._begun = False
 
     def prepare(self) -> nn.Module:
         """Put soft masks in place of the weights; returns the model, the same object with the same state dict."""
-        if not self._handles:
+        if not self._begun:
             for site in self.sites:
                 self._handles += attach(self.model, site)
             self.method.begin(self._surroundings)
+            self._begun = True
             self._refresh()
         return self.model
 
@@ -159,7 +160,7 @@ class Pruner:
         Raises:
             UsageError: a weight has become NaN or inf, or is trained but never read through its layer.
         """
-        if not self._handles:
+        if not self._begun:
             raise UsageError("step() before prepare()", way_out="call model = pruner.prepare() before training")
         if self.steps == 0:
             for site in self.sites:
@@ -223,6 +224,7 @@ class Pruner:
         Returns:
             The hardened model with its masks; it can be called as the module can.
         """
+        self.prepare()
         self._freeze()
         masks = {}
         for site in self.sites:

@@ -53,6 +53,7 @@ class Method:
                     way_out=f"use --pattern {wanted}",
                 )
         self.sites, self.schedule, self.seed = sites, schedule, seed
+        self.order = {site.name: index for index, site in enumerate(sites)}
         self.settings: dict[str, Any] = {**self.options, **options}
 
     def begin(self, surroundings: Surroundings) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
-from idp_deploy.pruning.methods.base import Forward, Method, Surroundings
+from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
 
@@ -26,9 +26,6 @@ class IDP(Method):
 
     name = "idp"
     options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False, "refresh": 4}  # noqa: RUF012
-
-    def begin(self, surroundings: Surroundings) -> None:
-        self.turns = {site.name: index for index, site in enumerate(self.sites)}
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
@@ -57,7 +54,7 @@ class IDP(Method):
     def due(self, site: Site, step: int) -> bool:
         """Whether t is looked up again: layers take turns, and none waits while its ramp moves on."""
         waiting = abs(site.zeros - site.state.get("zeros", 0)) * 1000 < site.weight.numel()
-        turn = (step + self.turns[site.name]) % int(self.settings["refresh"]) == 0
+        turn = (step + self.order[site.name]) % int(self.settings["refresh"]) == 0
         return turn or not waiting or "t" not in site.state
 
     def temperature(self, t: Tensor, step: int) -> Tensor:

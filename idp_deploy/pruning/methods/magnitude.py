@@ -79,6 +79,5 @@ class Random(Magnitude):
     name = "random"
 
     def rank(self, site: Site) -> Tensor:
-        index = [other.name for other in self.sites].index(site.name)
-        generator = torch.Generator().manual_seed(self.seed * 1009 + index)
+        generator = torch.Generator().manual_seed(self.seed * 1009 + self.order[site.name])
         return site.mask_by(torch.rand(site.weight.shape, generator=generator).to(site.weight.device))

@@ -87,6 +87,5 @@ class RigL(_Regrowth):
         """The mask to start from."""
         if self.settings["start"] == "magnitude":
             return site.magnitude_mask()
-        index = [other.name for other in self.sites].index(site.name)
-        generator = torch.Generator().manual_seed(self.seed * 1009 + index)
+        generator = torch.Generator().manual_seed(self.seed * 1009 + self.order[site.name])
         return site.mask_by(torch.rand(site.weight.shape, generator=generator).to(site.weight.device))
