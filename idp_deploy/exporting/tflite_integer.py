@@ -47,14 +47,34 @@ def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], k
                 engine.update_quantization_recipe(
                     f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
                 )
-            ranges = engine.calibrate({"serving_default": [dict(call) for call in calls]}, num_threads=1)
-            return bytes(engine.quantize(ranges).quantized_model)
+            met = [engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls]
+            return bytes(engine.quantize(widest(met)).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConversionError(
                 f"ai-edge-quantizer cannot quantize this model to int8: {first[:300]}",
                 way_out="use --scheme int8-weights, which keeps activations float",
             ) from error
+
+
+def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+    """The range that holds every value of every call.
+
+    Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
+
+    >>> widest([{"x": {"min": np.array(-1.0), "max": np.array(1.0)}}, {"x": {"min": np.array(0.0), "max": np.array(3.0)}}])
+    {'x': {'min': array(-1.), 'max': array(3.)}}
+    """
+    ranges: dict[str, dict[str, np.ndarray]] = {}
+    for call in met:
+        for name, seen in call.items():
+            known = ranges.setdefault(name, dict(seen))
+            if "min" in seen and "max" in seen:
+                known["min"], known["max"] = (
+                    np.asarray(np.minimum(known["min"], seen["min"])),
+                    np.asarray(np.maximum(known["max"], seen["max"])),
+                )
+    return ranges
 
 
 def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:

@@ -97,7 +97,7 @@ def arrays(values: Any) -> Arrays:
     """The tensors of a call or of a model's outputs, flattened in order, as contiguous numpy arrays."""
     tensors = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
     return tuple(
-        np.ascontiguousarray(t.detach().cpu().to(torch.float32 if t.dtype == torch.bfloat16 else t.dtype).numpy())
+        np.asarray(t.detach().cpu().to(torch.float32 if t.dtype == torch.bfloat16 else t.dtype).numpy(), order="C")
         for t in tensors
     )
 
