@@ -77,6 +77,7 @@ class Task:
         return calls
 
 
+@torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 @torch.no_grad()
 def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = None, limit: int | None = None) -> float:
     """The task's metric, in [0, 1] for accuracy, with the module in eval mode; its mode is restored.

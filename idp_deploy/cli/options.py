@@ -28,6 +28,7 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+Trust = Annotated[bool, typer.Option("--trust", help="Read a .pt2 program: doing so can run code that it holds.")]
 ReportFormat = Annotated[
     str, typer.Option("--format", metavar="text|json|markdown|junit|github|html", help="How the result is written.")
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory
+from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
@@ -67,6 +67,7 @@ def prune(
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     output: Output = None,
+    trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
     config: Config = None,
@@ -79,7 +80,7 @@ def prune(
     from idp_deploy.tasks import evaluate
 
     require_known(format)
-    session = open_session(model, task, config=config)
+    session = open_session(model, task, config=config, trust=trust)
     existing(checkpoint)
     recipe, device = session.recipe(
         target=target,

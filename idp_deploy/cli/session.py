@@ -29,6 +29,7 @@ class Session:
     factory: str | None
     task_spec: str | None
     inputs: tuple[str, ...]
+    trust: bool = False
 
     def task(self) -> Task | None:
         """The task, if one is named."""
@@ -97,13 +98,13 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.need_factory())
+        return load_model(path, self.need_factory(), trust=self.trust)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.need_factory())
+        return load_any(path, self.need_factory(), trust=self.trust)
 
 
 def open_session(
@@ -111,10 +112,11 @@ def open_session(
     task: str | None = None,
     inputs: Sequence[str] | None = None,
     config: Path | None = None,
+    trust: bool = False,
 ) -> Session:
     """Read the configuration and lay the flags over it."""
     found = configuration.load(config)
-    return Session(found, model or found.model, task or found.task, tuple(inputs or found.inputs))
+    return Session(found, model or found.model, task or found.task, tuple(inputs or found.inputs), trust)
 
 
 def remember(kind: str, paths: Sequence[Path]) -> None:

@@ -20,7 +20,15 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import manifest
 from idp_deploy.exporting.tflite_check import TOLERANCES, Named, failure_of
 from idp_deploy.exporting.tflite_convert import Converted, convert, explain
-from idp_deploy.exporting.tflite_graph import add_buffer, compact, constants, kind, merge_equal_constants, schema
+from idp_deploy.exporting.tflite_graph import (
+    add_buffer,
+    compact,
+    constants,
+    kind,
+    mean_single_places,
+    merge_equal_constants,
+    schema,
+)
 from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
 from idp_deploy.exporting.tflite_pointwise import as_convolutions
 from idp_deploy.exporting.tflite_serialize import parse, serialize
@@ -59,6 +67,7 @@ def export_tflite(
     tflite = parse(converted.content)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
+    mean_single_places(tflite)
     parameters, masks = _parameters(model, captured)
     matches = match({c.index: c.values for c in constants(tflite)}, parameters)
     matches = unfuse_factors(tflite, matches, parameters)
@@ -183,7 +192,8 @@ def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
                     names[int(entry.tensorIndex)] = unique(entry.name.decode())
             names |= {index: unique(found.parameter) for index, found in matches.items() if index not in names}
         for op in graph.operators:
-            layer = next((names[int(t)].rpartition(".")[0] for t in op.inputs[1:] if int(t) in matches), "")
+            weights = [int(t) for t in op.inputs[1:] if int(t) in matches] if not position else []
+            layer = names[weights[0]].rpartition(".")[0] if weights else ""
             for output in op.outputs:
                 if int(output) not in names:
                     names[int(output)] = unique(prefix + (layer or kind(tflite, op).lower()))

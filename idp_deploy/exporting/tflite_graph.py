@@ -123,6 +123,18 @@ def merge_equal_constants(model: Any) -> None:
             op.inputs = [replaced.get(int(t), int(t)) for t in op.inputs]
 
 
+def mean_single_places(model: Any) -> None:
+    """Write a sum over axes of extent 1 as the mean it was: XNNPACK's sparse clusters end in MEAN, and know no SUM."""
+    found = {c.index: c.values for c in constants(model, floats_only=False)}
+    graph = model.subgraphs[0]
+    for op in graph.operators:
+        if kind(model, op) != "SUM" or int(op.inputs[1]) not in found:
+            continue
+        shape = graph.tensors[int(op.inputs[0])].shape
+        if all(int(shape[int(axis)]) == 1 for axis in found[int(op.inputs[1])].reshape(-1)):
+            op.opcodeIndex = _opcode(model, schema().BuiltinOperator.MEAN, 1)
+
+
 def compact(model: Any) -> None:
     """Drop tensors, buffers and operator codes that nothing uses; equal buffers become one, empty ones buffer 0."""
     buffers = [schema().BufferT()]

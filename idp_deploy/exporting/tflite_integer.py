@@ -62,7 +62,8 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
 
     Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
 
-    >>> widest([{"x": {"min": np.array(-1.0), "max": np.array(1.0)}}, {"x": {"min": np.array(0.0), "max": np.array(3.0)}}])
+    >>> one, other = {"min": np.array(-1.0), "max": np.array(1.0)}, {"min": np.array(0.0), "max": np.array(3.0)}
+    >>> widest([{"x": one}, {"x": other}])
     {'x': {'min': array(-1.), 'max': array(3.)}}
     """
     ranges: dict[str, dict[str, np.ndarray]] = {}

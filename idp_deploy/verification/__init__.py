@@ -37,7 +37,7 @@ Runner = Callable[[Path, Sequence[Arrays]], Mapping[str, list[Arrays]]]
 # format → (module:function, packages its runtimes need, extra that brings them)
 RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
     "onnx": ("idp_deploy.verification.onnx:run_onnx", ("onnxruntime",), "all"),
-    "coreml": ("idp_deploy.verification.coreml:run_coreml", ("coremltools",), "coreml"),
+    "coreml": ("idp_deploy.verification.coreml:run_coreml", (), ""),
     "tflite": ("idp_deploy.verification.tflite:run_tflite", ("ai_edge_litert",), "tflite"),
 }
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Value
 from idp_deploy.reading.coreml_constexpr import Weights, is_constexpr
 from idp_deploy.reading.coreml_program import Block, Constant, Operation, Program, walk
@@ -122,7 +122,7 @@ class Interpreter:
         """Outputs by name, in the program's order and types."""
         values: dict[str, Any] = self._constants | dict(inputs)
         values.update((name, result) for _, name, result in self.trace(inputs))
-        return {v.name: values[v.name] for v in self.program.outputs}
+        return {v.name: self._lookup(v.name, values) for v in self.program.outputs}
 
     @torch.no_grad()
     def trace(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Operation, str, Any]]:
@@ -162,8 +162,17 @@ class Interpreter:
                 environment[value.name] = _checked(result, value, operation.name)
                 yield operation, value.name, environment[value.name]
 
+    def _lookup(self, name: str, environment: Mapping[str, Any]) -> Any:
+        if name not in environment:
+            raise FileError(
+                f"{self.program.path}: nothing computes the value {name!r}", way_out="export the model again"
+            )
+        return environment[name]
+
     def _argument(self, arguments: tuple[Any, ...], environment: Mapping[str, Any], many: bool) -> Any:
-        found = [tensor_of(a.values, a.dtype) if isinstance(a, Constant) else environment[a] for a in arguments]
+        found = [
+            tensor_of(a.values, a.dtype) if isinstance(a, Constant) else self._lookup(a, environment) for a in arguments
+        ]
         widened = [v.float() if isinstance(v, Tensor) and v.dtype == torch.float16 else v for v in found]
         return widened if many else widened[0]
 
