@@ -53,7 +53,9 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
         ) from error
     coupled = []
     for group in groups:
-        weights, followers, fixed = [], [], ""
+        weights: list[str] = []
+        followers: list[str] = []
+        fixed = ""
         for dependency, indices in group:
             if not graph.is_out_channel_pruning_fn(dependency.handler):
                 continue
