@@ -73,7 +73,8 @@ def store(program: Any, storage: Storage) -> None:
 def _rename(op: Any, parameter: str, taken: set[str]) -> str:
     """Give a constant its parameter's name, where that is free; returns the name it has now."""
     name = re.sub(r"\W", "_", parameter)
-    if name not in taken and not name[0].isdigit():
+    name = f"w{name}" if name[0].isdigit() else name  # MIL names begin with a letter
+    if name not in taken:
         taken.add(name)
         op.name = op.outputs[0].name = name
     return str(op.outputs[0].name)
