@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.flow import CompressedModel
+from idp_deploy.verification import verify
 from idp_deploy.verification.coreml_bisect import first_divergence
 from tests import coreml_files as by_hand
 
@@ -67,6 +68,15 @@ def test_the_operator_with_the_broken_weight_is_named(tmp_path: Path) -> None:
     found = first_divergence(path, CompressedModel(Two(), {}), (X,), tolerance=1e-5)
     assert found is not None
     assert found.operation == "first"
+
+
+def test_verify_names_the_operator_in_a_note(tmp_path: Path) -> None:
+    broken = W2.copy()
+    broken[1, 2] += 0.5
+    path = two_layers(tmp_path / "second.mlpackage", W1, broken)
+    parity = verify(path, CompressedModel(Two(), {}), (X,))
+    assert not parity.passed
+    assert any("linear 'second'" in note for note in parity.notes)
 
 
 def test_the_model_is_left_alone(tmp_path: Path) -> None:

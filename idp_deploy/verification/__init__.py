@@ -106,6 +106,8 @@ def verify(
         module = evaluation_copy(model)
         expected = [arrays(output) for output in _run(module, calls)]
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
+        if contents.format == "coreml" and not all(parity.passed for parity in parities):
+            more = (*more, *_blame(path, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += unproved + dead_activations(module, calls)
     metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
@@ -152,6 +154,19 @@ def file_accuracy(
 def evaluation_copy(model: CompressedModel) -> nn.Module:
     """The module on the CPU in eval mode; the caller's is untouched."""
     return deepcopy(model.module).cpu().eval()
+
+
+def _blame(path: Path, model: CompressedModel, call: Call, tolerance: float) -> list[str]:
+    """Which operator of a Core ML package parts from the model first, if one call shows it."""
+    from idp_deploy.verification.coreml_bisect import first_divergence
+
+    found = first_divergence(path, model, call, tolerance=tolerance)
+    if found is None:
+        return []
+    return [
+        f"the first operator to part from the model is {found.kind} {found.operation!r}: "
+        f"its result is off by {found.relative_error:.1e}"
+    ]
 
 
 def _run(module: nn.Module, calls: Sequence[Call]) -> list[Any]:
