@@ -47,6 +47,7 @@ def export(
     from idp_deploy.exporting import export as export_model
     from idp_deploy.pipeline import export_and_verify
     from idp_deploy.reading import read
+    from idp_deploy.simulation.xnnpack import lint
 
     require_known(format)
     session = open_session(model, task, inputs, config, trust=trust)
@@ -68,9 +69,11 @@ def export(
             for f in formats
         ]
     remember("artifacts", [a.path for a in artifacts])
-    dense = {a.format: read(a.path).dense_bytes for a in artifacts}
+    contents = {a.format: read(a.path) for a in artifacts}
+    dense = {format: one.dense_bytes for format, one in contents.items()}
+    found = lint(contents["tflite"]) if "tflite" in contents else None
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4"
-    document = export_document(artifacts, parities, dense, next=follow)
+    document = export_document(artifacts, parities, dense, found, next=follow)
     emit(document, format=format, json=json)
     wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
     if wrong:

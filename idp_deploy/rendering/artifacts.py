@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Artifact, FormatName, Parity
 from idp_deploy.rendering.document import Case, Document, State, Table
+from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
+
+if TYPE_CHECKING:
+    from idp_deploy.simulation.xnnpack import SparseLint
 
 
 def export_document(
-    artifacts: Sequence[Artifact], parities: Mapping[Path, Parity], dense: Mapping[FormatName, int], next: str = ""
+    artifacts: Sequence[Artifact],
+    parities: Mapping[Path, Parity],
+    dense: Mapping[FormatName, int],
+    lint: SparseLint | None = None,
+    next: str = "",
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
     rows, states, cases = [], [], []
@@ -35,6 +43,8 @@ def export_document(
             cases += parity_cases(parity)
     notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
     notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes]
+    if lint is not None:
+        notes.append(f"tflite: {lint_summary(lint)}")
     columns = ("format", "file", "size", "of dense", "verified")
     data = {
         "artifacts": [

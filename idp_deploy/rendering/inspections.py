@@ -52,6 +52,17 @@ def lint_table(lint: SparseLint) -> Table:
     )
 
 
+def lint_summary(lint: SparseLint) -> str:
+    """One line: what XNNPACK will do on ARM, and the first thing to change where it runs dense."""
+    if lint.runs_sparse:
+        many = "operator" if len(lint.sparse_ops) == 1 else "operators"
+        return f"XNNPACK on ARM runs {len(lint.sparse_ops)} {many} of this file sparse"
+    if not lint.findings:
+        return "XNNPACK finds nothing to run sparse"
+    first = lint.findings[0]
+    return f"XNNPACK on ARM runs this file dense: {first.op}: {first.message} — {first.fix}"
+
+
 def _totals(inspection: Inspection) -> list[tuple[str, str]]:
     share = inspection.zeros / inspection.entries if inspection.entries else 0.0
     return [
