@@ -20,7 +20,7 @@ from idp_deploy.flow import FORMATS, Budget, FormatName
 from idp_deploy.units import METRICS, parse
 
 PREFIX = "IDP_DEPLOY_"
-_RESERVED = {"IDP_DEPLOY_DEBUG"}
+_RESERVED = {"IDP_DEPLOY_DEBUG", "IDP_DEPLOY_EMULATOR"}  # read elsewhere
 
 
 class _Table(BaseModel):

@@ -105,13 +105,20 @@ def init(
     emit(Document(f"wrote {path}", next="edit it, then: idp-deploy run"))
 
 
-def doctor(format: ReportFormat = "text", json: Json = False, output: ReportFile = None) -> None:
+def doctor(
+    emulator: Annotated[bool, typer.Option("--emulator", help="Also what 'simulate --emulate' lacks.")] = False,
+    format: ReportFormat = "text",
+    json: Json = False,
+    output: ReportFile = None,
+) -> None:
     """Print versions, and what is missing for which command.
 
-    Exits 4 where a core package is missing.
+    Exits 4 where a core package is missing, or, asked for, a part of the emulator.
     """
     require_known(format)
-    rows, states, found = [], [], {}
+    rows: list[tuple[str, str, str]] = []
+    states: list[State] = []
+    found = {}
     broken = False
     for package, (purpose, extra) in PACKAGES.items():
         try:
@@ -124,8 +131,17 @@ def doctor(format: ReportFormat = "text", json: Json = False, output: ReportFile
             shown = f"missing: pip install 'idp-deploy[{extra}]'" if extra else "missing: pip install idp-deploy"
         rows.append((package, shown, purpose))
         states.append(state)
+    lacks: tuple[str, ...] = ()
+    if emulator:
+        from idp_deploy.simulation.emulator import emulator_missing
+
+        lacks = emulator_missing()
+        broken |= bool(lacks)
+        rows += [("emulator", f"missing: {what}", "simulate --emulate") for what in lacks]
+        rows += [] if lacks else [("emulator", "ready", "simulate --emulate")]
+        states += ["warn"] * len(lacks) or ["good"]
     here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    data = {"python": sys.version, "platform": platform.platform(), "packages": found}
+    data = {"python": sys.version, "platform": platform.platform(), "packages": found, "emulator_missing": lacks}
     table = Table("", ("package", "version", "for"), rows, states=states)
     emit(Document(here, [table], data), format=format, json=json, output=output)
     if broken:

@@ -29,6 +29,9 @@ def simulate(
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Where the time goes, op by op.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Also run the file on this host.")] = False,
+    emulate: Annotated[
+        bool, typer.Option("--emulate", help="Also count what the stock arm64 runtime executes ('make emulator').")
+    ] = False,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
@@ -55,5 +58,10 @@ def simulate(
         from idp_deploy.simulation.measurement import measure_all
 
         measurements = measure_all([path for path in artifacts if path.suffix in {".onnx", ".tflite"}], threads=threads)
-    document = estimate_document(estimates, layers=layers, measurements=measurements)
+    counts = []
+    if emulate:
+        from idp_deploy.simulation.emulator import emulate as emulate_file
+
+        counts = [emulate_file(path, device, runtime=runtime) for path in artifacts for device in devices]
+    document = estimate_document(estimates, layers=layers, measurements=measurements, counts=counts)
     emit(document, format=format, json=json, output=output)

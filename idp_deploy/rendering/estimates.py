@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from idp_deploy.flow import Estimate, FormatName, Interval, Measurement
+from idp_deploy.flow import EmulationCounts, Estimate, FormatName, Interval, Measurement
 from idp_deploy.rendering.document import Bar, Document, Plot, Table
 from idp_deploy.units import show
 
@@ -43,6 +43,29 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
     )
 
 
+def count_table(counts: Sequence[EmulationCounts]) -> Table:
+    """What the stock runtime executes under emulation, beside what the reader predicted. Counts, not times."""
+    return Table(
+        "executed by the emulated core (counts, not times)",
+        ("target", "file", "core", "MACs", "dense MACs", "instructions", "runs sparse", "predicted"),
+        [
+            (
+                c.target,
+                c.artifact.name,
+                c.core,
+                f"{c.executed_macs / 1e6:.1f} M",
+                f"{c.dense_macs / 1e6:.1f} M",
+                f"{c.instructions / 1e6:.1f} M",
+                "yes" if c.runs_sparse else "no",
+                "sparse" if c.predicted_sparse else "dense",
+            )
+            for c in counts
+        ],
+        frozenset({3, 4, 5}),
+        ["good" if c.runs_sparse == c.predicted_sparse else "warn" for c in counts],
+    )
+
+
 def estimate_notes(estimates: Sequence[Estimate]) -> list[str]:
     """Each note once, with the targets it is about."""
     about: dict[str, list[str]] = {}
@@ -76,7 +99,11 @@ def layer_table(estimate: Estimate) -> Table:
 
 
 def estimate_document(
-    estimates: Sequence[Estimate], *, layers: bool = False, measurements: Sequence[Measurement] = ()
+    estimates: Sequence[Estimate],
+    *,
+    layers: bool = False,
+    measurements: Sequence[Measurement] = (),
+    counts: Sequence[EmulationCounts] = (),
 ) -> Document:
     """Estimates (simulated) and, where asked for, measurements of this host, never in one table."""
     tables = [estimate_table(estimates, "estimates (simulated, not measured)")]
@@ -96,7 +123,13 @@ def estimate_document(
         ]
         columns = ("file", "runtime", "threads", "median CPU", "25 %", "75 %")
         tables.append(Table(f"measured on this host ({measurements[0].host})", columns, rows, frozenset({2, 3, 4, 5})))
-    data = {"estimates": [asdict(e) for e in estimates], "measurements": [asdict(m) for m in measurements]}
+    if counts:
+        tables.append(count_table(counts))
+    data = {
+        "counts": [asdict(c) for c in counts],
+        "estimates": [asdict(e) for e in estimates],
+        "measurements": [asdict(m) for m in measurements],
+    }
     plots = [latency_plot(estimates)]
     if layers:
         plots += [
@@ -107,7 +140,8 @@ def estimate_document(
             )
             for e in estimates
         ]
-    return Document("Simulation", tables, data, estimate_notes(estimates), plots=plots)
+    notes = estimate_notes(estimates) + [f"{c.target}/{c.artifact.name}: {note}" for c in counts for note in c.notes]
+    return Document("Simulation", tables, data, notes, plots=plots)
 
 
 def latency_plot(estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None) -> Plot:
