@@ -32,7 +32,7 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
                 e.runtime if e.latency_ms else f"{e.runtime} ({e.format})",
                 interval(e.latency_ms, e.reason),
                 show(e.size_bytes, "bytes"),
-                show(e.gzip_bytes, "bytes"),
+                show(e.gzip_bytes or None, "bytes"),
                 show(e.resident_weight_bytes + e.peak_activation_bytes, "bytes"),
                 f"{(1 - e.executed_macs / e.macs) * 100:.0f} %" if e.macs else "–",
             )
