@@ -70,18 +70,22 @@ if [ "${1:-}" = --relock ]; then
 fi
 
 new=$work/emulator
-for arch in amd64 arm64; do
-  private_apt "$arch"
-  mkdir -p "$work/$arch" "$new/$arch"
-  cd "$work/$arch"
-  mapfile -t packages < <(awk -v arch="$arch" '$1 == arch { print $2 }' "$here/packages.lock")
+fetch() {
+  mkdir -p "$work/$1" "$new/$1"
+  cd "$work/$1"
+  mapfile -t packages < <(awk -v arch="$1" '$1 == arch { print $2 }' "$here/packages.lock")
   apt-get download -qq "${packages[@]}" ||
     fail "a package of packages.lock is no longer offered (it is for Debian 12): emulator/setup.sh --relock writes today's"
   while read -r _ package sum; do
     files=("${package%%=*}"_*.deb)
     echo "$sum  ${files[0]}" | sha256sum --check --quiet || fail "$package is not the locked file"
-    dpkg-deb -x "${files[0]}" "$new/$arch"
-  done < <(awk -v arch="$arch" '$1 == arch' "$here/packages.lock")
+    dpkg-deb -x "${files[0]}" "$new/$1"
+  done < <(awk -v arch="$1" '$1 == arch' "$here/packages.lock")
+}
+
+for arch in amd64 arm64; do
+  private_apt "$arch"
+  (fetch "$arch") # it changes directory
 done
 find "$new/amd64/usr/bin" -name 'qemu-*' ! -name qemu-aarch64 -delete
 rm -rf "$new"/{amd64,arm64}/usr/share

@@ -3,23 +3,28 @@ of it where `make emulator` has set it up."""
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idp_deploy.errors import ConversionError, FileError, MissingDependencyError, UsageError
-from idp_deploy.flow import Contents
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, Contents, EmulationCounts, FormatName
 from idp_deploy.simulation import emulator
 from idp_deploy.simulation.emulator import command, emulate, emulator_missing, environment, judge, parse_windows
 from idp_deploy.simulation.emulator_profiles import IDENTITIES, identity, profile, write_root
 from idp_deploy.simulation.targets import list_targets, load_cores, load_target
 from idp_deploy.simulation.workload import workload
+from sample_models.mobilenet_v1 import build
 from tests.contents import TFLite, mobilenet_v1
 
 SOURCES = Path(__file__).parents[1] / "emulator"
@@ -194,11 +199,11 @@ def window(instructions: int) -> str:
 
 
 def test_counts_of_a_run(tools: Path) -> None:
-    (tools / "say").write_text("echo INFO: ready >&2\n" + window(1000) + window(1001))
-    found = emulate("net.tflite", load_target("pixel-2"), repeats=2)
+    (tools / "say").write_text("echo INFO: ready >&2\n" + window(1001) + window(1003) + window(1000))
+    found = emulate("net.tflite", load_target("pixel-2"), repeats=3)
     assert (found.core, found.runtime, found.target) == ("a73", "ai-edge-litert 2.3.0", "pixel-2")
-    assert (found.instructions, found.executed_macs, found.bytes_loaded, found.bytes_stored) == (1000, 579739840, 8, 4)
-    assert (found.repeats, found.spread, found.as_predicted) == (2, 0.001, True)
+    assert (found.instructions, found.executed_macs, found.bytes_loaded, found.bytes_stored) == (1001, 579739840, 8, 4)
+    assert (found.repeats, found.spread, found.as_predicted) == (3, pytest.approx(0.003), True)
 
 
 @pytest.mark.parametrize(
@@ -273,3 +278,89 @@ def test_windows_are_read_among_other_lines() -> None:
     text = 'INFO: ready\nIDP-DEPLOY {"instructions": 3, "macs": 1}\nqemu: x\nIDP-DEPLOY {"instructions": 4}\n'
     assert parse_windows(text) == [{"instructions": 3, "macs": 1}, {"instructions": 4}]
     assert parse_windows("") == []
+
+
+# ── the real thing ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+set_up = pytest.mark.skipif(bool(emulator_missing()), reason="'make emulator' has not set it up")
+
+
+def written(path: Path, width: float, zeros: float, classifier: float, format: FormatName = "tflite") -> Path:
+    """A MobileNet-v1 for 224-pixel images with random zeros in its 1×1 convolutions and its classifier."""
+    torch.manual_seed(0)
+    model = build(width=width, classes=1000).eval()
+    shares = {name: zeros for name, p in model.named_parameters() if p.ndim == 4 and p.shape[2:] == (1, 1)}
+    masks = {}
+    for name, share in {**shares, "classifier.weight": classifier}.items():
+        weight = model.get_parameter(name)
+        masks[name] = torch.rand(weight.shape) >= share
+        weight.data *= masks[name]
+    return export(CompressedModel(model, masks), format, (torch.zeros(1, 3, 224, 224),), path).path
+
+
+@pytest.fixture(scope="module")
+def counts(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., EmulationCounts]:
+    folder = tmp_path_factory.mktemp("emulated")
+
+    @functools.cache
+    def file(width: float, zeros: float, classifier: float) -> Path:
+        return written(folder / f"{width}-{zeros}-{classifier}.tflite", width, zeros, classifier)
+
+    def run(width: float, zeros: float, classifier: float, target: str = "pixel-2") -> EmulationCounts:
+        return emulate(file(width, zeros, classifier), load_target(target))
+
+    return run
+
+
+@set_up
+@pytest.mark.slow
+def test_a_dense_mobilenet_runs_its_568_million_macs(counts: Callable[..., EmulationCounts]) -> None:
+    found = counts(1.0, 0.0, 0.0)
+    assert found.dense_macs == 568_740_352
+    assert found.executed_macs == pytest.approx(580e6, rel=0.01)
+    assert not found.runs_sparse
+
+
+@set_up
+@pytest.mark.slow
+def test_87_percent_zeros_leave_at_most_105_million_macs(counts: Callable[..., EmulationCounts]) -> None:
+    found = counts(1.0, 0.87, 0.87)
+    assert found.executed_macs <= 105_000_000
+    assert (found.runs_sparse, found.predicted_sparse) == (True, True)
+    again = counts(1.0, 0.87, 0.87)
+    assert again.instructions == pytest.approx(found.instructions, rel=1e-5)
+
+
+@set_up
+@pytest.mark.slow
+def test_a_dense_classifier_makes_the_whole_network_run_dense(counts: Callable[..., EmulationCounts]) -> None:
+    dense, sparse = counts(0.75, 0.9, 0.0), counts(0.75, 0.9, 0.9)
+    assert (dense.runs_sparse, sparse.runs_sparse) == (False, True)
+    assert dense.as_predicted
+    assert sparse.as_predicted
+    assert "first 'classifier.weight'" in dense.notes[0]
+    assert dense.instructions > 2.5 * sparse.instructions
+
+
+@set_up
+@pytest.mark.slow
+def test_every_core_runs_and_chooses_its_own_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "net.tflite", 0.25, 0.0, 0.0)
+    pixel = load_target("pixel-2")
+    instructions = {}
+    for core in IDENTITIES:
+        runtime = pixel.runtimes[0].model_copy(update={"core": core})
+        found = emulate(path, pixel.model_copy(update={"runtimes": (runtime,)}))
+        assert found.core == core
+        assert found.executed_macs == pytest.approx(found.dense_macs, rel=0.15)
+        instructions[core] = found.instructions
+    assert instructions["a53"] > 1.3 * instructions["a73"]  # in order: kernels of half the width
+
+
+@set_up
+@pytest.mark.slow
+def test_onnxruntime_runs_dense_there(tmp_path: Path) -> None:
+    found = emulate(written(tmp_path / "net.onnx", 0.25, 0.9, 0.9, "onnx"), load_target("pixel-2"), repeats=3)
+    assert found.runtime.startswith("onnxruntime ")
+    assert (found.runs_sparse, found.predicted_sparse) == (False, False)
+    assert found.spread < 0.01

@@ -68,7 +68,8 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
     Args:
         runtime: of the target; its own for the format by default. It decides the core alone: the program that runs is
             the stock LiteRT or onnxruntime.
-        repeats: counted inferences; the first is reported, with the spread of all.
+        repeats: counted inferences; the median is reported, with the spread of all. LiteRT's agree to the instruction,
+            onnxruntime's within about 0.2 %.
 
     Raises:
         UsageError: a format or a core that cannot be emulated, no repeats. FileError: a broken file.
@@ -92,22 +93,23 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
         windows = parse_windows(_run(command(root, about.cpu, path, repeats), path, chosen.core))
     if len(windows) != repeats:
         raise ConversionError(f"{path}: {len(windows)} of {repeats} inferences were counted on {chosen.core}")
-    least, most = (pick(window["instructions"] for window in windows) for pick in (min, max))
-    verdict = judge(contents, windows[0]["macs"])
+    windows.sort(key=lambda window: window["instructions"])
+    least, middle, most = windows[0], windows[(repeats - 1) // 2], windows[-1]
+    verdict = judge(contents, middle["macs"])
     return EmulationCounts(
         artifact=path,
         target=target.name,
         core=chosen.core,
         runtime=_version(RUNTIMES[contents.format]),
-        instructions=windows[0]["instructions"],
-        executed_macs=windows[0]["macs"],
-        bytes_loaded=windows[0]["bytes_loaded"],
-        bytes_stored=windows[0]["bytes_stored"],
+        instructions=middle["instructions"],
+        executed_macs=middle["macs"],
+        bytes_loaded=middle["bytes_loaded"],
+        bytes_stored=middle["bytes_stored"],
         dense_macs=verdict.dense_macs,
         runs_sparse=verdict.runs_sparse,
         predicted_sparse=verdict.predicted_sparse,
         repeats=repeats,
-        spread=(most - least) / max(1, least),
+        spread=most["instructions"] / max(1, least["instructions"]) - 1,
         notes=verdict.notes,
     )
 
