@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from idp_deploy import files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.units import METRICS, show
@@ -127,8 +128,8 @@ def _error(evidence: Evidence) -> tuple[float | None, str]:
 
 VALUES: Mapping[str, Callable[[Evidence], tuple[float | None, str]]] = {
     "size": lambda e: (e.estimate.size_bytes, ""),
-    "gzip": lambda e: (e.estimate.gzip_bytes, ""),
-    "brotli": lambda e: (e.estimate.brotli_bytes, ""),
+    "gzip": lambda e: (files.transfer_bytes(e.contents.path)[0], ""),
+    "brotli": lambda e: (files.transfer_bytes(e.contents.path)[1], ""),
     "latency": _latency,
     "memory": _memory,
     "sparsity": lambda e: (sparsity(e.contents)[0], ""),

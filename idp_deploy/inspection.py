@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 from dataclasses import dataclass
 from pathlib import Path
 
-import brotli
-
 from idp_deploy.encodings import bound_bytes
-from idp_deploy.files import members
+from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, FormatName, StoredTensor
 from idp_deploy.reading import read
 
-GZIP_LEVEL = 6  # what web servers use by default
-BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
 _WORTH_SAYING_BYTES = 10_000
 
 
@@ -114,15 +109,6 @@ def describe(tensor: StoredTensor) -> TensorReport:
         value_bits=tensor.value_bits,
         size_bytes=tensor.size_bytes,
         bound_bytes=bound_bytes(tensor.size, tensor.size - tensor.zeros, tensor.value_bits),
-    )
-
-
-def transfer_bytes(path: Path) -> tuple[int, int]:
-    """(gzip, brotli) bytes that a download of the file or package takes."""
-    contents = [member.read_bytes() for member in members(path)]
-    return (
-        sum(len(gzip.compress(data, GZIP_LEVEL, mtime=0)) for data in contents),
-        sum(len(brotli.compress(data, quality=BROTLI_QUALITY)) for data in contents),
     )
 
 

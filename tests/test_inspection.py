@@ -14,6 +14,7 @@ import pytest
 
 from idp_deploy import inspection
 from idp_deploy.errors import FileError
+from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, StoredTensor, Value
 
 
@@ -66,9 +67,9 @@ def test_a_package_counts_every_file_in_it(tmp_path: Path) -> None:
     (package / "Data").mkdir(parents=True)
     (package / "Manifest.json").write_bytes(b"{}")
     (package / "Data" / "weight.bin").write_bytes(bytes(10_000))
-    one = inspection.transfer_bytes(package / "Data" / "weight.bin")
-    two = inspection.transfer_bytes(package / "Manifest.json")
-    assert inspection.transfer_bytes(package) == (one[0] + two[0], one[1] + two[1])
+    one = transfer_bytes(package / "Data" / "weight.bin")
+    two = transfer_bytes(package / "Manifest.json")
+    assert transfer_bytes(package) == (one[0] + two[0], one[1] + two[1])
 
 
 def test_zeros_stored_densely_are_a_warning(file: Any) -> None:

@@ -20,7 +20,7 @@ from idp_deploy.simulation import simulate
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.cost_model import Observation, adapted, at_peak, load_coefficients
 from idp_deploy.simulation.creating import new_target
-from idp_deploy.simulation.size import transfer_bytes
+from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import folder, list_targets, load_target
 from idp_deploy.simulation.workload import workload
 from tests.contents import TFLite, mobilenet_v1
@@ -385,7 +385,7 @@ def test_transfer_sizes_of_a_large_file_are_sampled_well(tmp_path: Path) -> None
     data = (rng.standard_normal(1_500_000) * (rng.random(1_500_000) > 0.5)).astype(np.float32).tobytes()
     path = tmp_path / "large.bin"
     path.write_bytes(data)
-    gzip_bytes, brotli_bytes = transfer_bytes(path)
+    gzip_bytes, brotli_bytes = estimated_transfer_bytes(path)
     assert gzip_bytes == pytest.approx(len(zlib.compress(data, 6)), rel=0.01)
     assert brotli_bytes == pytest.approx(len(brotli.compress(data, quality=5)), rel=0.01)
 

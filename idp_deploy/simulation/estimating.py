@@ -29,7 +29,7 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
-from idp_deploy.simulation.size import transfer_bytes
+from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 from idp_deploy.simulation.workload import workload
@@ -224,7 +224,7 @@ def _answer(
     notes: Sequence[str],
 ) -> Estimate:
     described = loaded.lint is None
-    gzip_bytes, brotli_bytes = (0, 0) if described else transfer_bytes(loaded.path)
+    gzip_bytes, brotli_bytes = (0, 0) if described else estimated_transfer_bytes(loaded.path)
     ops = tuple(
         OpEstimate(
             name=op.name, op_class=op.op_class, macs=op.macs, executed_macs=op.executed_macs,

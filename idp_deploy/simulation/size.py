@@ -8,16 +8,14 @@ from pathlib import Path
 
 import brotli
 
-from idp_deploy.files import members
+from idp_deploy.files import BROTLI_QUALITY, GZIP_LEVEL, members
 
-GZIP_LEVEL = 6
-BROTLI_QUALITY = 5
 SAMPLE_BLOCK = 128 * 1024  # four times the window of gzip
 SAMPLE_BLOCKS = 16
 
 
-def transfer_bytes(path: Path) -> tuple[int, int]:
-    """(gzip, brotli) bytes of a download.
+def estimated_transfer_bytes(path: Path) -> tuple[int, int]:
+    """(gzip, brotli) bytes of a download, near enough for a table; `files.transfer_bytes` is exact.
 
     A file above 2 MiB is judged by 16 blocks spread evenly over it (within 1 % of the whole on model files, in a
     twentieth of the time); a smaller one is compressed as it is.
