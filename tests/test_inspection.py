@@ -57,7 +57,6 @@ def test_transfer_sizes_are_those_of_the_compressors(file: Any) -> None:
     data = path.read_bytes()
     found = inspection.inspect(path)
     assert found.size_bytes == 15_000
-    assert gzip.decompress(gzip.compress(data, inspection.GZIP_LEVEL, mtime=0)) == data
     assert found.gzip_bytes == len(gzip.compress(data, 6, mtime=0)) < 200
     assert found.brotli_bytes == len(brotli.compress(data, quality=5)) < 200
 
