@@ -57,10 +57,10 @@ def cpu_seconds(step: Callable[[], None]) -> float:
 
 
 def peak_bytes(masked: bool) -> int:
-    """Peak resident memory of a fresh process that takes four steps."""
+    """Peak resident memory of a fresh process that takes four steps: the median of five such processes."""
     code = f"import bench.overhead as o; step, _ = o.stepper({masked}); [step() for _ in range(4)]; print(o.own_peak())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout)
+    runs = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5))
+    return int(statistics.median(int(run.stdout) for run in runs))
 
 
 def own_peak() -> int:

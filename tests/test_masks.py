@@ -131,6 +131,17 @@ def test_a_large_weight_is_masked_piece_by_piece_as_a_small_one_is() -> None:
         torch.testing.assert_close(grad, (slope.clamp(max=1) if clip else slope) * g, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("tau", [1e-4, 0.1, 30.0])
+def test_the_quotient_of_masked_and_dense_weight_is_a_mask_at_zero_and_far_out_too(tau: float) -> None:
+    w = torch.tensor([0.0, -0.0, 1e-30, -1e-4, 0.99, 1.0, 1.01, -40.0, 3e4], requires_grad=True)
+    (slope,) = torch.autograd.grad(apply_soft_mask(w, 1.0, tau).sum(), w)
+    exact = w.detach().double()
+    m = soft_mask(exact, 1.0, tau)
+    expected = m + 2 * exact**2 / tau * m * (1 - m)
+    torch.testing.assert_close(slope.double(), expected, rtol=2e-2 if tau == 1e-4 else 1e-4, atol=1e-7)
+    assert torch.equal(slope[-2:], torch.ones(2)) or tau > 1
+
+
 @settings(deadline=None)
 @given(values, st.data())
 def test_hard_masks_are_exact_and_ties_keep_the_first(entries: list[int], data: st.DataObject) -> None:

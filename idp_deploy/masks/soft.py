@@ -8,6 +8,7 @@ For a threshold t and a temperature τ (IDP, ICLR 2023 submission; PDP, arXiv 23
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -26,12 +27,6 @@ class _Soft(torch.autograd.Function):
     def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
         ctx.save_for_backward(w, t2, tau)
         ctx.gain = gain
-        if _by_chunks(w, t2, tau):
-            masked, scale = torch.empty_like(w), 1 / float(tau)
-            border = torch.full((min(CHUNK, w.numel()),), -float(t2 / tau))
-            for x, out in zip(w.view(-1).split(CHUNK), masked.view(-1).split(CHUNK), strict=True):
-                torch.addcmul(border[: len(x)], x, x, value=scale, out=out).sigmoid_().mul_(x)
-            return masked
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
         return m.mul_(exact).to(w.dtype)
@@ -39,37 +34,50 @@ class _Soft(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         w, t2, tau = ctx.saved_tensors
-        if _by_chunks(w, t2, tau) and grad.dtype == w.dtype:
-            result, scale = torch.empty_like(w), 1 / float(tau)
-            border = torch.full((min(CHUNK, w.numel()),), -float(t2 / tau))
-            square, m = torch.empty_like(border), torch.empty_like(border)
-            pieces = (w.view(-1), grad.contiguous().view(-1), result.view(-1))
-            for x, g, out in zip(*(piece.split(CHUNK) for piece in pieces), strict=True):
-                kept = torch.addcmul(border[: len(x)], x, x, value=scale, out=m[: len(x)]).sigmoid_()
-                _slope(torch.mul(x, x, out=square[: len(x)]), scale, kept, ctx.gain, out).mul_(g)
-            return result, None, None, None
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact * exact
         m = (square - t2).div_(tau).sigmoid_()
-        return (
-            _slope(square.div_(tau), 1.0, m, ctx.gain, torch.empty_like(m)).mul_(grad).to(grad.dtype),
-            None,
-            None,
-            None,
-        )
+        slope = torch.addcmul(m, square.div_(tau), m * (1 - m), value=2)
+        if ctx.gain < math.inf:
+            slope.clamp_(max=ctx.gain)
+        return slope.mul_(grad).to(grad.dtype), None, None, None
 
 
-def _slope(square: Tensor, scale: float, m: Tensor, gain: float, out: Tensor) -> Tensor:
-    """m + 2w²·scale·m·(1 − m), at most `gain`; overwrites `square`, which is w². A sigmoid's backward is m·(1 − m)."""
-    torch.ops.aten.sigmoid_backward.grad_input(square, m, grad_input=square)
-    torch.add(m, square, alpha=2 * scale, out=out)
-    return out.clamp_(max=gain) if gain < math.inf else out
+class _SoftByChunks(torch.autograd.Function):
+    """The same for large weights on a CPU, where passes over all of w would wait for memory.
+
+    With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b). Backward has ŵ, which the layer keeps anyway: m = ŵ/w, so that
+    no exponential is needed, and w²·m·(1 − m) = ŵ·(w − ŵ).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, s: float, b: float, gain: float) -> Tensor:
+        masked, border = torch.empty_like(w), torch.tensor(b)
+        for x, out in _chunks(w, masked):
+            torch.addcmul(border, x, x, value=s, out=out).sigmoid_().mul_(x)
+        ctx.save_for_backward(w, masked)
+        ctx.constants = s, b, gain
+        return masked
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        w, masked = ctx.saved_tensors
+        s, b, gain = ctx.constants
+        at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0
+        result, gap = torch.empty_like(w), torch.empty(min(CHUNK, w.numel()))
+        for x, y, g, out in _chunks(w, masked, grad.to(w.dtype).contiguous(), result):
+            room = gap if len(x) == len(gap) else gap[: len(x)]
+            torch.div(y, x, out=out).nan_to_num_(nan=at_zero)
+            out.addcmul_(torch.sub(x, y, out=room), y, value=2 * s)
+            if gain < math.inf:
+                out.clamp_(max=gain)
+            out.mul_(g)
+        return result, None, None, None
 
 
-def _by_chunks(w: Tensor, t2: Tensor, tau: Tensor) -> bool:
-    """On a CPU the passes over a large weight wait for memory, unless they are made piece by piece."""
-    plain = w.device.type == "cpu" and w.dtype == torch.float32 and w.is_contiguous()
-    return plain and t2.dim() == 0 and tau.dim() == 0 and not torch.compiler.is_compiling()
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    flat = [tensor.view(-1) for tensor in tensors]
+    return iter([tuple(flat)]) if len(flat[0]) <= CHUNK else zip(*(x.split(CHUNK) for x in flat), strict=True)
 
 
 class _SoftGroups(torch.autograd.Function):
@@ -137,10 +145,22 @@ def apply_soft_mask(
         elsewhere: added to s², what the rest of a unit in other weights contributes.
         clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
     """
+    gain = 1.0 if clip else math.inf
+    if not shared and elsewhere is None and _by_chunks(w, t, tau):
+        plain_tau = max(float(tau), SMALLEST_TEMPERATURE)
+        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, gain)
+        return masked
     t2, tau = _scalars(w, t, tau)
     if elsewhere is not None:
         t2 = t2 - elsewhere
-    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, 1.0 if clip else math.inf)
+    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, gain)
+
+
+def _by_chunks(w: Tensor, t: Tensor | float, tau: Tensor | float) -> bool:
+    # compiled code fuses the passes itself
+    plain = w.device.type == "cpu" and w.dtype == torch.float32 and w.is_contiguous()
+    numbers = all(not isinstance(x, Tensor) or (x.dim() == 0 and x.device.type == "cpu") for x in (t, tau))
+    return plain and numbers and not torch.compiler.is_compiling()
 
 
 def _scalars(w: Tensor, t: Tensor | float, tau: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -30,6 +30,7 @@ MODES = ("auto", "paper")
 SELECTION_OPTIONS = ("rules", "first", "last", "depthwise")
 SCHEDULE_OPTIONS = {"auto": ("dense", "ramp", "finish"), "paper": ("start", "rate", "finish")}
 PAPER_TEMPERATURE = 1e-4
+LOOKS = 4  # a step looks for NaN and inf in every fourth weight
 
 
 @dataclass(frozen=True)
@@ -299,7 +300,8 @@ class Pruner:
 
     def _refresh(self) -> None:
         """Bring masks in line with the weights and the step count."""
-        self._refuse_non_finite()
+        # in turn: a NaN anywhere reaches every weight with the next step
+        self._refuse_non_finite(self.sites[self.steps % LOOKS :: LOOKS] if self.steps else self.sites)
         phase = self.schedule.phase(self.steps)
         if phase == "dense":
             return
@@ -330,7 +332,7 @@ class Pruner:
 
     def _finish_ramp(self) -> None:
         """Full budgets, wherever training stopped, and the method's last word on them."""
-        self._refuse_non_finite()
+        self._refuse_non_finite(self.sites)
         self._allocate()
         soft = [site for site in self.sites if site.mask is None]
         last = self.schedule.frozen_from
@@ -365,9 +367,9 @@ class Pruner:
             alive = site.mask.movedim(axis, 0).flatten(1).any(1)
             parameter.mul_(alive.reshape(-1, *[1] * (parameter.dim() - 1)))
 
-    def _refuse_non_finite(self) -> None:
-        totals = torch.stack([site.weight.detach().sum(dtype=torch.float32) for site in self.sites])
-        if torch.isfinite(totals).all():
+    def _refuse_non_finite(self, looked_at: Sequence[Site]) -> None:
+        totals = [site.weight.detach().sum(dtype=torch.float32) for site in looked_at]
+        if not totals or torch.isfinite(torch.stack(totals)).all():
             return
         for site in self.sites:
             bad = int((~torch.isfinite(site.weight.detach())).sum())

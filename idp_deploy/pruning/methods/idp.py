@@ -25,7 +25,7 @@ class IDP(Method):
     """
 
     name = "idp"
-    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False, "refresh": 4}  # noqa: RUF012
+    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False, "refresh": 8}  # noqa: RUF012
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
