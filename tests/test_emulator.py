@@ -11,10 +11,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto, helper
 
 from idp_deploy.errors import ConversionError, FileError, MissingDependencyError, UsageError
 from idp_deploy.exporting import export
@@ -272,6 +274,8 @@ def test_missing_tools_are_named_with_the_way_out(monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert len(emulator_missing()) == len(missing) - 3
+    monkeypatch.setenv("IDP_DEPLOY_EMULATOR", str(tmp_path / "nowhere"))
+    assert emulator_missing()[-1] == f"everything: {tmp_path / 'nowhere'} is not there"
 
 
 def test_windows_are_read_among_other_lines() -> None:
@@ -355,6 +359,18 @@ def test_every_core_runs_and_chooses_its_own_kernels(tmp_path: Path, monkeypatch
         assert found.executed_macs == pytest.approx(found.dense_macs, rel=0.15)
         instructions[core] = found.instructions
     assert instructions["a53"] > 1.3 * instructions["a73"]  # in order: kernels of half the width
+
+
+@set_up
+@pytest.mark.slow
+def test_a_file_the_emulated_runtime_refuses(tmp_path: Path) -> None:
+    node = helper.make_node("NoSuchOperator", ["x"], ["y"], "odd", domain="nowhere")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
+    graph = helper.make_graph([node], "graph", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("nowhere", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), tmp_path / "odd.onnx")
+    with pytest.raises(ConversionError, match=r"does not run on an emulated a73 .*NoSuchOperator"):
+        emulate(tmp_path / "odd.onnx", load_target("pixel-2"))
 
 
 @set_up

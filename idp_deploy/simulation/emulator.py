@@ -47,6 +47,8 @@ def emulator_missing() -> tuple[str, ...]:
     system = f"{platform.system()} on {platform.machine()}"
     lacks = [] if system == "Linux on x86_64" else [f"Linux on x86_64 (this is {system})"]
     folder = home()
+    if not folder.is_dir():
+        return (*lacks, f"everything: {folder} is not there")
     needs = {
         "amd64/usr/bin/qemu-aarch64": "QEMU user mode",
         "amd64/lib64/ld-linux-x86-64.so.2": "the libraries of QEMU",
