@@ -30,16 +30,25 @@ def replacing(path: Path) -> Iterator[Path]:
             if file.is_file():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-        if path.is_dir() and not path.is_symlink():
-            retired = holder / "retired"
-            path.rename(retired)
-            try:
-                temporary.rename(path)
-            except OSError:
-                retired.rename(path)
-                raise
-        else:
-            os.replace(temporary, path)
+        move(temporary, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def move(source: Path, path: Path) -> None:
+    """Rename a file or directory on one file system; what stands at `path` is replaced, or kept if that fails."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_dir() or path.is_symlink():
+        os.replace(source, path)
+        return
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        path.rename(holder / "retired")
+        try:
+            source.rename(path)
+        except OSError:
+            (holder / "retired").rename(path)
+            raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

@@ -99,6 +99,11 @@ class Quantization:
     activation_db: Mapping[str, float] = field(default_factory=dict)  # in the layer's output, where inputs were given
     notes: tuple[str, ...] = ()
 
+    @property
+    def covered(self) -> frozenset[str]:
+        """Weights that are stored in fewer bits; every other tensor stays float."""
+        return frozenset(self.signal_to_noise_db) - frozenset(self.kept_float)
+
 
 @dataclass(frozen=True, eq=False)
 class CompressedModel:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy import files
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
 from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.reading import read
@@ -102,16 +104,26 @@ def export_and_verify(
     announce: Announce = lambda _: None,
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
 ) -> tuple[list[Artifact], dict[Path, Parity]]:
-    """Write `<folder>/<stem>.<suffix>` in every format and compare each file with the model."""
+    """Write `<folder>/<stem>.<suffix>` in every format, once the file agrees with the model.
+
+    A file that does not agree goes to `<folder>/rejected/` and leaves an earlier one in its place untouched.
+    """
     from idp_deploy.exporting import EXPORTERS, export
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
+    folder.mkdir(parents=True, exist_ok=True)
     for format in formats:
-        announce(f"exporting to {format}")
-        path = folder / f"{stem}{EXPORTERS[format][1]}"
-        artifact = export(model, format, example_inputs, path, encoding=encoding, **(options or {}).get(format, {}))
-        announce(f"verifying {path.name}")
-        parities[path] = verify(path, model, example_inputs, task=task)
-        artifacts.append(artifact)
+        name = f"{stem}{EXPORTERS[format][1]}"
+        with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage:
+            announce(f"exporting to {format}")
+            made = Path(stage) / name
+            artifact = export(model, format, example_inputs, made, encoding=encoding, **(options or {}).get(format, {}))
+            announce(f"verifying {name}")
+            parity = verify(made, model, example_inputs, task=task)
+            home = folder if parity.passed else folder / "rejected"
+            for part in Path(stage).iterdir():  # an ONNX file may have its weights beside it
+                files.move(part, home / part.name)
+        artifacts.append(replace(artifact, path=home / name))
+        parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
     return artifacts, parities

@@ -72,7 +72,7 @@ def export_coreml(
         {name: mask for name, mask in captured.masks.items() if name in weights},
         encoding=encoding,
         scheme=scheme,
-        kept_float=frozenset(model.quantization.kept_float if model.quantization else ()),
+        covered=model.quantization.covered if model.quantization else frozenset(),
         one_bit_masks=target not in ("iOS16", "iOS17"),
     )
     converted = _convert(captured, storage, target, precision)
@@ -262,7 +262,7 @@ def _notes(model: CompressedModel, storage: Storage, target: str, requested: str
         notes.append("int8: the weights are int8, activations stay floating point")
     if storage.scheme:
         floats = sorted(n for n, t in masked.items() if not storage.encodings[t].endswith(storage.scheme))
-        smaller = [n for n in floats if n not in storage.kept_float]
+        smaller = [n for n in floats if n in storage.covered]
         if smaller:
             notes.append(
                 f"stored as floats, since {storage.scheme} with its scales would be larger: " + ", ".join(smaller)

@@ -40,7 +40,7 @@ class Storage:
     masks: Mapping[str, np.ndarray]  # True = kept
     encoding: str = "auto"  # auto | dense | sparse
     scheme: str = ""  # "" | int8 | lut4
-    kept_float: frozenset[str] = frozenset()
+    covered: frozenset[str] = frozenset()  # parameters that the scheme is for
     one_bit_masks: bool = False  # the iOS 18 form of the sparse operator
     placed: dict[str, str] = field(default_factory=dict)
     encodings: dict[str, str] = field(default_factory=dict)
@@ -151,7 +151,7 @@ def _smallest(values: np.ndarray, mask: np.ndarray, match: _Match, axis: int, st
     sparse = {"sparse": _record(bits) + _record(kept, width) + _OPERATOR_BYTES}
     # A dense row shows a kept zero as pruned: allowed only where the numbers alone tell what is kept.
     dense = {"dense": _record(entries, width)} if np.count_nonzero(values) == kept else {}
-    if storage.scheme and not storage.kept_float.intersection(match.names):
+    if storage.scheme and storage.covered.intersection(match.names):
         if storage.scheme == "int8":
             scales = _record(channels, width) + _OPERATOR_BYTES
             sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
