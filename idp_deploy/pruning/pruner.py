@@ -11,10 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map_only
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, Recipe, SoftMask
@@ -263,7 +265,7 @@ class Pruner:
         """Continue where `state_dict` was taken, on a model whose own state is loaded already."""
         self.steps = state["steps"]
         for site in self.sites:
-            saved = state["sites"][site.name]
+            saved = tree_map_only(torch.Tensor, partial(_beside, site.weight), state["sites"][site.name])
             site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
             site.still, site.state = saved["still"], dict(saved["state"])
             site.masked = self.method.forward(site)
@@ -378,3 +380,7 @@ class Pruner:
                     f"weight '{site.name}' holds {bad} values that are NaN or infinite",
                     way_out="lower the learning rate, or check the checkpoint",
                 )
+
+
+def _beside(weight: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:
+    return saved.to(weight.device)
