@@ -1,17 +1,20 @@
 """python -m bench.compat — every written file loads and agrees in older runtimes, each in an environment of its own.
 
 Files are exported once and run with the model here; then each environment (build/compat/<name>, made with pip on
-first use) runs them and reports its error. Exit 1 if one refuses a file or disagrees.
+first use) runs them and reports its error. Exit 1 if one refuses a file or disagrees. Results go to
+bench/results/compat-DATE.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from idp_deploy.flow import FormatName
 from idp_deploy.quantization import quantize
 from tests.zoo import ZOO, pruned
 
+RESULTS = Path(__file__).parent / "results"
 RUNNER = Path(__file__).with_name("compat_runner.py")
 TOLERANCES = {"float32": 1e-4, "fp16": 2e-2, "int8-weights": 1e-4, "lut4": 1e-4, "int8": 0.25}
 
@@ -83,8 +87,9 @@ def main() -> int:
     parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=ZOO)
     parser.add_argument("--environments", nargs="+", default=list(ENVIRONMENTS), choices=ENVIRONMENTS)
     parser.add_argument("--build", type=Path, default=Path("build/compat"))
+    parser.add_argument("-o", "--output", type=Path, default=None)
     arguments = parser.parse_args()
-    failures = 0
+    rows: list[dict[str, object]] = []
     chosen = {name: ENVIRONMENTS[name] for name in arguments.environments}
     for format, schemes in {(each.format, each.schemes) for each in chosen.values()}:
         folder = arguments.build / "cases" / format
@@ -97,10 +102,15 @@ def main() -> int:
             scheme = str(result["case"]).split("-", 1)[1]
             error = float(str(result.get("error", "nan")))
             passed = error <= TOLERANCES[scheme]
-            failures += not passed
+            rows.append({"environment": name, **result, "tolerance": TOLERANCES[scheme], "passed": passed})
             detail = result.get("failed") or f"error {error:.1e} of {TOLERANCES[scheme]:g}"
             print(f"{'ok  ' if passed else 'FAIL'} {name:24}{result['case']:36}{detail}", flush=True)
-    return int(failures > 0)
+    date = datetime.now(UTC).date().isoformat()
+    output = arguments.output or RESULTS / f"compat-{date}.json"
+    record = {"command": shlex.join(["python", "-m", "bench.compat", *sys.argv[1:]]), "date": date, "rows": rows}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(record, indent=1) + "\n")
+    return int(not all(row["passed"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -65,6 +65,15 @@ def _gather(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) ->
     return np.take(data, indices, axis)
 
 
+def _gather_elements(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
+    data, indices = inputs
+    axis = attributes.get("axis", 0) % data.ndim
+    extent = data.shape[axis]
+    if indices.size and (indices.min() < -extent or indices.max() >= extent):
+        raise IndexError(f"an index outside of [{-extent}, {extent})")
+    return np.take_along_axis(data, np.where(indices < 0, indices + extent, indices), axis)
+
+
 def _reshape(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
     data, shape = inputs
     keep_zero = attributes.get("allowzero", 0)
@@ -134,6 +143,7 @@ EVALUATORS: dict[str, Evaluate] = {
     "CumSum": _cumsum,
     "DequantizeLinear": _dequantize,
     "Gather": _gather,
+    "GatherElements": _gather_elements,
     "Identity": lambda inputs, attributes, limits: inputs[0],
     "Less": _pairwise(np.less),
     "Mul": _pairwise(np.multiply),

@@ -85,7 +85,7 @@ def _encoding(constants: Constants, name: str) -> tuple[str, int]:
     if scatters and "CumSum" in kinds:
         positions = {constants.nodes[n].op_type for n in constants.cone(scatters[-1].input[1]) if n in constants.nodes}
         kind = "gaps4" if "Less" in positions else "gaps8"
-    elif {"CumSum", "Gather", "BitShift"} <= kinds:
+    elif {"CumSum", "GatherElements", "BitShift"} <= kinds:
         kind = "bitmask"
     if any(_is_palette(constants, node) for node in nodes):
         return ("lut4" if kind == "dense" else f"{kind}+lut4"), 4
@@ -93,7 +93,7 @@ def _encoding(constants: Constants, name: str) -> tuple[str, int]:
 
 
 def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
-    if node.op_type != "Gather" or node.input[0] not in constants.stored:
+    if node.op_type != "GatherElements" or node.input[0] not in constants.stored:
         return False
     tensor = constants.stored[node.input[0]]
     is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16
