@@ -42,8 +42,8 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 	$(BIN)/python -m bench.compat
 	$(BIN)/python -m bench.compat_tflite
 
-emulator:  ## what `simulate --emulate` needs, in a private folder
-	emulator/setup.sh
+emulator: $(STAMP)  ## what `simulate --emulate` needs, in a private folder
+	PYTHON=$(abspath $(BIN)/python) emulator/setup.sh
 
 clean:  ## remove what was built (not the environment)
 	rm -rf build .pytest_cache .mypy_cache .ruff_cache

@@ -29,7 +29,7 @@ from idp_deploy.exporting.tflite_graph import (
     merge_equal_constants,
     schema,
 )
-from idp_deploy.exporting.tflite_integer import quantize_static, repair_dead_channels
+from idp_deploy.exporting.tflite_integer import delicate, quantize_static, repair_dead_channels
 from idp_deploy.exporting.tflite_pointwise import as_convolutions
 from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.exporting.tflite_storing import Plan, plan, store_constants
@@ -125,7 +125,7 @@ def _integers(
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
     calls = [_arriving(call, converted.channel_last) for call in converted.calibration]
-    content = quantize_static(serialize(tflite), calls, keep_float)
+    content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()

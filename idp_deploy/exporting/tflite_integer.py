@@ -21,6 +21,9 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.tflite_graph import add_buffer, constants, kind
 
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
+# 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
+_DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
+_ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 _DEAD_SCALE = 1e-9  # no living channel has weights this small against activations of any use
 
 
@@ -55,6 +58,24 @@ def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], k
                 f"ai-edge-quantizer cannot quantize this model to int8: {first[:300]}",
                 way_out="use --scheme int8-weights, which keeps activations float",
             ) from error
+
+
+def delicate(model: Any) -> list[str]:
+    """Names of the results that stay float: of delicate operators, of means and sums over channels, and of whatever
+    is computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax)."""
+    graph = model.subgraphs[0]
+    axes = {c.index: c.values for c in constants(model, floats_only=False)}
+    tainted: set[int] = set()
+    for op in graph.operators:
+        name = kind(model, op)
+        inputs = [int(t) for t in op.inputs]
+        spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        if name in ("MEAN", "SUM") and inputs[1] in axes:
+            rank = len(graph.tensors[inputs[0]].shape)
+            spared |= bool(np.any(axes[inputs[1]] % rank == rank - 1))
+        if spared:
+            tainted.update(int(t) for t in op.outputs)
+    return [graph.tensors[t].name for t in sorted(tainted)]
 
 
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
