@@ -8,15 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import Model, Recipe
 from idp_deploy.masks import parse_pattern
-from idp_deploy.pruning import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning import ALLOCATIONS, Layer, Pruner, allocate, prune
+from tests.pruning_fixtures import PRUNABLE, Blobs, network
 
 
 def layers(*shapes: tuple[int, ...], pattern: str = "unstructured") -> list[Layer]:
     generator = torch.Generator().manual_seed(3)
+    weights = [torch.randn(shape, generator=generator) * (i + 1) for i, shape in enumerate(shapes)]
     return [
-        Layer(f"l{i}", torch.randn(shape, generator=generator) * (i + 1), parse_pattern(pattern))
-        for i, shape in enumerate(shapes)
+        Layer(f"l{i}", weight, parse_pattern(pattern), gradient=torch.randn(weight.shape, generator=generator))
+        for i, weight in enumerate(weights)
     ]
 
 
@@ -87,3 +90,28 @@ def test_impossible_targets_and_unknown_names_are_refused() -> None:
         allocate(layers((4, 4), (4, 4)), 0.99)
     with pytest.raises(UsageError, match="known are erk, global, lamp, uniform"):
         allocate(layers((4, 4)), 0.5, "best")
+
+
+def test_sensitivity_spares_what_the_loss_depends_on_and_knows_no_scale() -> None:
+    weight, gradient = torch.rand(16, 16) + 0.5, torch.rand(16, 16) + 0.5
+    needed, idle = Layer("needed", weight, gradient=gradient * 10), Layer("idle", weight, gradient=gradient)
+    assert allocate([needed, idle], 0.4, "sensitivity")["needed"] == 0
+    rescaled = Layer("needed", weight * 64, gradient=gradient * 10 / 64)
+    assert allocate([rescaled, idle], 0.7, "sensitivity") == allocate([needed, idle], 0.7, "sensitivity")
+    with pytest.raises(UsageError, match="looks at calibration data — give the pruner loss=callable"):
+        allocate([Layer("blind", weight)], 0.5, "sensitivity")
+
+
+def test_sensitivity_in_training_takes_the_gradient_of_the_tasks_loss() -> None:
+    model, task = network(), Blobs()
+    with torch.no_grad():
+        model[4].weight[:16] = 0.3  # large, and of no use: nothing reads these units
+        model[6].weight[:, :16] = 0
+    before = torch.get_rng_state()
+    masked = prune(Model(model), task, Recipe(sparsity=0.5, epochs=2, allocation="sensitivity"))
+    assert torch.equal(before, torch.get_rng_state())
+    soft = masked.soft_masks
+    assert sum(mask.zeros for mask in soft.values()) == round(0.5 * PRUNABLE)
+    assert soft["4.weight"].zeros >= 16 * 47
+    with pytest.raises(UsageError, match="sensitivity looks at calibration data"):
+        Pruner(network(), sparsity=0.5, allocation="sensitivity", epochs=1).finalize()

@@ -25,6 +25,7 @@ class Layer:
     weight: Tensor
     pattern: Pattern = field(default_factory=Pattern)
     output_axis: int = 0
+    gradient: Tensor | None = None  # of the loss on calibration data; only `sensitivity` asks for it
 
     @property
     def entries(self) -> int:
@@ -114,9 +115,36 @@ def lamp(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[s
     return _rank(layers, scores, total, caps)
 
 
+def sensitivity(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """One ranking of (w · ∂L/∂w)², what the loss on calibration data would change by without w, to first order.
+
+    It needs data, and no scale: a layer before a batch norm can be multiplied by anything without a change.
+    Source: Molchanov et al. 2019, arXiv 1906.10771.
+
+    Raises:
+        UsageError: a layer without its gradient.
+    """
+    scores = []
+    for layer in layers:
+        if layer.gradient is None:
+            raise UsageError(
+                "allocation sensitivity looks at calibration data",
+                way_out="give the pruner loss=callable, or use `prune` with a task",
+            )
+        importance = (layer.weight.detach().double() * layer.gradient.double()).square()
+        scores.append(layer.pattern.unit_scores(importance, layer.output_axis))
+    return _rank(layers, scores, total, caps)
+
+
 Allocation = Callable[[Sequence[Layer], int, Mapping[str, int]], dict[str, float]]
 
-ALLOCATIONS: dict[str, Allocation] = {"erk": erk, "global": global_magnitude, "lamp": lamp, "uniform": uniform}
+ALLOCATIONS: dict[str, Allocation] = {
+    "erk": erk,
+    "global": global_magnitude,
+    "lamp": lamp,
+    "uniform": uniform,
+    "sensitivity": sensitivity,
+}
 
 
 def _fill(layers: Sequence[Layer], shares: Sequence[float], total: int, caps: Mapping[str, int]) -> dict[str, float]:

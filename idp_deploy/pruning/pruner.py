@@ -80,7 +80,7 @@ class Pruner:
         steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
         seed: for methods that draw random numbers.
         example_inputs, loss: one call's arguments, and a function giving the loss of `model` on some training data,
-            for the methods that rank weights before training.
+            for the methods that rank weights before training and for allocation by sensitivity.
         options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
             finish (when); the rest goes to the method.
 
@@ -323,7 +323,11 @@ class Pruner:
     def _allocate(self) -> None:
         if self._allocated or self.recipe.sparsity == 0:
             return
-        layers = [Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis) for site in self.sites]
+        gradients = self._gradients() if self.allocation == "sensitivity" else [None] * len(self.sites)
+        layers = [
+            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient)
+            for site, gradient in zip(self.sites, gradients, strict=True)
+        ]
         if all(isinstance(site.pattern, Channel) for site in self.sites) and self.recipe.allocation == "auto":
             budgets = allocate(layers, self.recipe.sparsity, "uniform")
         else:
@@ -331,6 +335,15 @@ class Pruner:
         for site in self.sites:
             site.budget = budgets[site.name]
         self._allocated = True
+
+    def _gradients(self) -> Sequence[torch.Tensor | None]:
+        """Of the loss on calibration data, by site; none where there is no loss. Random state is as before."""
+        loss, weights = self._surroundings.loss, [site.weight for site in self.sites]
+        if loss is None:
+            return [None] * len(weights)
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)  # every process drops the same units
+            return torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
 
     def _finish_ramp(self) -> None:
         """Full budgets, wherever training stopped, and the method's last word on them."""

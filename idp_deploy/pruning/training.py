@@ -219,8 +219,8 @@ class _Run:
             progress(replace(self.progress(epoch, total / max(batches, 1)), soft=soft, hard=hard))
 
     def first_loss(self) -> Tensor:
-        """The task's loss on the first training batch; running statistics stay as they were."""
-        batch = next(iter(self.loader(0)))
+        """The task's loss on the first training batch, the same in every process; running statistics are kept."""
+        batch = to_device(next(iter(self.task.train_loader(self.recipe.seed * 100_003))), self.accelerator.device)
         buffers = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
         outputs = torch.func.functional_call(self.module, buffers, self.task.inputs(batch))
         return self.task.loss(outputs, batch)
