@@ -53,6 +53,16 @@ def simulate(
         for path in artifacts
         for device in devices
     ]
+    changes = {}
+    if layers:
+        from idp_deploy.simulation.advice import advise
+
+        situation = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
+        pairs = [(path, device) for path in artifacts for device in devices]
+        changes = {
+            (estimate.artifact, estimate.target): advise(path, device, estimate, **situation)
+            for (path, device), estimate in zip(pairs, estimates, strict=True)
+        }
     measurements = []
     if measure:
         from idp_deploy.simulation.measurement import measure_all
@@ -63,5 +73,5 @@ def simulate(
         from idp_deploy.simulation.emulator import emulate as emulate_file
 
         counts = [emulate_file(path, device, runtime=runtime) for path in artifacts for device in devices]
-    document = estimate_document(estimates, layers=layers, measurements=measurements, counts=counts)
+    document = estimate_document(estimates, layers=layers, changes=changes, measurements=measurements, counts=counts)
     emit(document, format=format, json=json, output=output)

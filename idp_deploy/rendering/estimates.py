@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from idp_deploy.flow import EmulationCounts, Estimate, FormatName, Interval, Measurement
 from idp_deploy.rendering.document import Bar, Document, Plot, Table
 from idp_deploy.units import show
+
+if TYPE_CHECKING:
+    from idp_deploy.simulation.advice import Advice
 
 
 def interval(value: Interval | None, reason: str = "") -> str:
@@ -40,6 +45,16 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
         ],
         frozenset({3, 4, 5, 6}),
         ["" if e.latency_ms else "warn" for e in estimates],
+    )
+
+
+def advice_table(target: str, found: Sequence[Advice]) -> Table:
+    """What would pay most, before anything is trained for it."""
+    return Table(
+        f"what would pay on {target} (estimates)",
+        ("change", "latency", "saves"),
+        [(a.change, show(a.latency_ms, "ms"), f"{a.saved * 100:.0f} %") for a in found],
+        frozenset({1, 2}),
     )
 
 
@@ -102,6 +117,7 @@ def estimate_document(
     estimates: Sequence[Estimate],
     *,
     layers: bool = False,
+    changes: Mapping[tuple[Path, str], Sequence[Advice]] | None = None,
     measurements: Sequence[Measurement] = (),
     counts: Sequence[EmulationCounts] = (),
 ) -> Document:
@@ -109,6 +125,7 @@ def estimate_document(
     tables = [estimate_table(estimates, "estimates (simulated, not measured)")]
     if layers:
         tables += [layer_table(e) for e in estimates if e.ops]
+        tables += [advice_table(target, found) for (_, target), found in (changes or {}).items() if found]
     if measurements:
         rows = [
             (

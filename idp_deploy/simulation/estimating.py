@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,6 +50,7 @@ def simulate(
     runtime: str | None = None,
     threads: int = 1,
     anchor: Mapping[str, float] | None = None,
+    change: Callable[[Workload], Workload] | None = None,
 ) -> Estimate:
     """How long one inference takes on a device, and what it needs there.
 
@@ -60,6 +61,7 @@ def simulate(
         anchor: latencies in ms that were measured on the device with the same runtime and threads, by published
             architecture (`mobilenet_v1_1.0_224`, or `mobilenet_v1_1.0_224@int8`) or by the path of a file. One
             measurement removes most of what is unknown about a device.
+        change: what if the work were another: applied after what runs sparse has been marked.
 
     Raises:
         UsageError: unknown runtime or anchor, or more threads than cores. FileError: a broken file.
@@ -82,6 +84,7 @@ def simulate(
     if loaded.lint is not None:
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
+    work = work if change is None else change(work)
     reason = _not_estimable(work, chosen)
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes)

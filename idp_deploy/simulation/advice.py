@@ -1,0 +1,96 @@
+"""advise: what would make a file faster on a device, by asking the cost model about the same work changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from idp_deploy.flow import Contents, Estimate
+from idp_deploy.simulation.estimating import simulate
+from idp_deploy.simulation.targets import Target
+from idp_deploy.simulation.work import Workload, WorkOp, as_dtype
+
+MOST_LAYERS = 4  # of the slowest layers, how many are tried
+WORTH = 0.02  # share of the latency below which a change is not worth a line
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One change and the latency it would leave, an estimate like any other."""
+
+    change: str
+    latency_ms: float
+    saved: float  # share of the latency, in [0, 1]
+
+
+def advise(artifact: Path | Contents, target: Target, estimate: Estimate, **situation: Any) -> tuple[Advice, ...]:
+    """The changes that would pay, the most first.
+
+    Tried: half the channels of each of the slowest layers, int8 throughout, and skipping the zeros of every 1×1
+    convolution where the runtime could. What the change does to accuracy is for training to tell.
+
+    Args:
+        estimate: of the file as it is. situation: runtime, threads and anchor as given to `simulate`.
+    """
+    if estimate.latency_ms is None:
+        return ()
+    now = estimate.latency_ms.middle
+    found = []
+    for label, change in _candidates(estimate, target):
+        then = simulate(artifact, target, change=change, **situation).latency_ms
+        if then is not None and then.middle < now * (1 - WORTH):
+            found.append(Advice(label, then.middle, 1 - then.middle / now))
+    return tuple(sorted(found, key=lambda advice: advice.latency_ms))
+
+
+def _candidates(estimate: Estimate, target: Target) -> Iterator[tuple[str, Callable[[Workload], Workload]]]:
+    layers = [op for op in estimate.ops if op.op_class in ("conv", "conv1x1", "linear") and op.weight_bytes]
+    for op in sorted(layers, key=lambda op: -(op.latency_ms or 0.0))[:MOST_LAYERS]:
+        yield f"half the channels of {op.name} (--pattern channel)", partial(halved, name=op.name)
+    yield "int8 (--scheme int8)", partial(as_dtype, dtype="int8")
+    runtime = next((r for r in target.runtimes if r.name == estimate.runtime), None)
+    if runtime is not None and runtime.sparse and not any(op.runs_sparse for op in estimate.ops):
+        yield "zeros run sparse (see 'inspect --runtime xnnpack')", _all_sparse
+
+
+def halved(work: Workload, name: str) -> Workload:
+    """Half the output channels of one operator, and half the inputs of the operators behind it that read them.
+
+    A depthwise convolution behind it halves with it and passes the change on.
+    """
+    ops = list(work.ops)
+    start = next(i for i, op in enumerate(ops) if op.name == name)
+    channels = ops[start].out_channels
+    ops[start] = _scaled(ops[start], outputs=0.5)
+    for i in range(start + 1, len(ops)):
+        if not channels or ops[i].in_channels != channels:
+            break
+        depthwise = ops[i].op_class == "depthwise"
+        ops[i] = _scaled(ops[i], inputs=0.5, outputs=0.5 if depthwise else 1.0, both=not depthwise)
+        if not depthwise:
+            break
+    return replace(work, ops=tuple(ops))
+
+
+def _scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:
+    share = inputs * outputs if both else outputs  # a depthwise weight has one channel, not two
+    return replace(
+        op,
+        macs=round(op.macs * share),
+        weights=round(op.weights * share),
+        nonzero=round(op.nonzero * share),
+        resident_bytes=round(op.resident_bytes * share),
+        stored_bytes=round(op.stored_bytes * share),
+        biases=round(op.biases * outputs),
+        input_bytes=round(op.input_bytes * inputs),
+        output_bytes=round(op.output_bytes * outputs),
+        in_channels=round(op.in_channels * inputs),
+        out_channels=round(op.out_channels * outputs),
+    )
+
+
+def _all_sparse(work: Workload) -> Workload:
+    return replace(work, ops=tuple(replace(op, sparse=op.op_class == "conv1x1") for op in work.ops))
