@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.flow import CompressedModel
+from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.hardening import harden
 from idp_deploy.loading import load_checkpoint, save_checkpoint
-from idp_deploy.pruning import Pruner
+from idp_deploy.pruning import Pruner, prune
 from idp_deploy.shrinking import shrink
+from idp_deploy.tasks import Task
 from sample_models import mobilenet_v1, resnet18
 
 
@@ -73,6 +77,29 @@ def test_half_the_channels_go_and_the_outputs_stay(build: Callable[[], nn.Module
     widths = {m.out_channels for m in small.module.modules() if isinstance(m, nn.Conv2d)}
     full = {m.out_channels for m in module.modules() if isinstance(m, nn.Conv2d)}
     assert widths == {c // 2 for c in full}
+
+
+class Squares(Task):
+    """Random images, a few."""
+
+    def train_loader(self, seed: int) -> DataLoader[Any]:
+        generator = torch.Generator().manual_seed(0)
+        images, labels = torch.randn(32, 3, 16, 16, generator=generator), torch.arange(32) % 10
+        return DataLoader(TensorDataset(images, labels), 16)
+
+    def validation_loader(self) -> DataLoader[Any]:
+        return self.train_loader(0)
+
+
+@pytest.mark.parametrize(("mode", "options"), [("paper", {}), ("auto", {"finish": 0.0}), ("auto", {})])
+def test_coupled_channels_go_together_with_a_frozen_finish_and_without(mode: str, options: dict[str, Any]) -> None:
+    module = resnet()
+    recipe = Recipe(sparsity=0.5, epochs=2, pattern="channel", mode=mode, options=options)
+    hard = harden(prune(Model(module), Squares(), recipe), Squares())
+    small = shrink(hard, (torch.randn(1, 3, 16, 16),))
+    assert hard.sparsity == pytest.approx(0.5, abs=0.01)
+    assert small.zeros == 0
+    assert count(small.module) < 0.35 * count(module)
 
 
 def test_a_shrunk_checkpoint_loads_back(tmp_path: Path) -> None:

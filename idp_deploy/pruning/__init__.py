@@ -3,7 +3,8 @@
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
 from idp_deploy.pruning.comparing import Comparison, Difference, Run, compare
 from idp_deploy.pruning.methods import METHODS
-from idp_deploy.pruning.pruner import Pruner, PruningReport
+from idp_deploy.pruning.pruner import Pruner
+from idp_deploy.pruning.results import PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.training import Progress, one_shot, prune
 

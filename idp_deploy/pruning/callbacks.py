@@ -18,7 +18,8 @@ from torch import nn
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.files import replacing
-from idp_deploy.pruning.pruner import Finalized, Pruner
+from idp_deploy.pruning.pruner import Pruner
+from idp_deploy.pruning.results import Finalized
 
 STATE_FILE = "idp_deploy_pruner.pt"  # beside the Trainer's own files in a checkpoint folder
 

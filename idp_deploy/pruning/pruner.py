@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,11 +18,12 @@ from torch import nn
 from torch.utils._pytree import tree_map_only
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import CompressedModel, Recipe, SoftMask
+from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import NM, SMALLEST_TEMPERATURE, Channel
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
 from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.methods import METHODS, Surroundings
+from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.selecting import select
 from idp_deploy.pruning.sites import Site, attach
@@ -33,37 +33,6 @@ SELECTION_OPTIONS = ("rules", "first", "last", "depthwise")
 SCHEDULE_OPTIONS = {"auto": ("dense", "ramp", "finish"), "paper": ("start", "rate", "finish")}
 PAPER_TEMPERATURE = 1e-4
 LOOKS = 4  # a step looks for NaN and inf in every fourth weight
-
-
-@dataclass(frozen=True)
-class PruningReport:
-    """Where pruning stands. Shares are in [0, 1]."""
-
-    step: int
-    phase: str  # dense | ramp | frozen
-    prunable: int
-    of_all: int  # every parameter of the model
-    zeros: int  # entries that hardening would set to zero now
-    target_zeros: int
-    layers: Mapping[str, tuple[int, int]]  # weight name → (zeros now, entries)
-    left: Mapping[str, str]  # weight left dense → the reason
-
-    @property
-    def sparsity(self) -> float:
-        """Zeros now as a share of the prunable weights."""
-        return self.zeros / self.prunable
-
-
-class Finalized(CompressedModel):
-    """A `CompressedModel` that also answers as its module does: call it, ask for its `state_dict()`."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.module(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name == "module":
-            raise AttributeError(name)
-        return getattr(self.module, name)
 
 
 class Pruner:
@@ -210,8 +179,13 @@ class Pruner:
                     site.weight.copy_(value)
 
     def soft_masks(self) -> dict[str, SoftMask]:
-        """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached."""
+        """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
+
+        Coupled channels become exact zeros here: from the numbers alone each weight would choose its own.
+        """
         self._finish_ramp()
+        if any(site.peers for site in self.sites):
+            self._freeze()
         masks = {}
         for site in self.sites:
             t, tau = site.state.get("t"), site.state.get("tau")
