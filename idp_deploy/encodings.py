@@ -126,9 +126,7 @@ def bound_bytes(entries: int, stored: int, value_bits: float) -> float:
     return (stored * value_bits + entries * entropy) / 8
 
 
-def smallest(
-    mask: np.ndarray, value_bits: int, kinds: Sequence[str], overhead: Mapping[str, int] | None = None
-) -> str:
+def smallest(mask: np.ndarray, value_bits: int, kinds: Sequence[str], overhead: Mapping[str, int] | None = None) -> str:
     """The cheapest of `kinds` for this mask, in bytes; "dense" where none of them is smaller than dense.
 
     Args:
