@@ -226,10 +226,10 @@ def densenet(depth: int, size: int = 224) -> Net:
     for stage, repeats in enumerate(DENSENET[depth]):
         for _ in range(repeats):
             h, w, c = net.shape
-            net.pointwise().conv(4 * growth, bias=True).conv(growth, 3, act="linear").move((h, w, c + growth))
+            net.norm().conv(4 * growth, bias=True).conv(growth, 3, act="linear").move((h, w, c + growth))
         if stage < 3:
-            net.pointwise().conv(net.shape[2] // 2, act="linear").pool(2, 2)
-    return net.pointwise().mean().linear(1000)
+            net.norm().conv(net.shape[2] // 2, act="linear").pool(2, 2)
+    return net.norm().mean().linear(1000)
 
 
 def encoder(net: Net, layers: int, width: int, heads: int, hidden: int, *, rows: int) -> Net:

@@ -113,6 +113,10 @@ class Net:
         """Add, multiply, hard-swish, sigmoid, normalization: element by element over `operands` tensors."""
         return self._add("elementwise", self.shape, read=operands * self._elements())
 
+    def norm(self) -> Net:
+        """A batch normalization that no convolution before it can take in: a scale and a shift a channel."""
+        return self._add("elementwise", self.shape, read=self._elements(), biases=2 * self.shape[2])
+
     def pool(self, kernel: int = 2, stride: int = 2, *, padding: str = "same") -> Net:
         """Maximum or average."""
         h, w = self._window((kernel, kernel), stride, padding)
