@@ -107,7 +107,10 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     if isinstance(batch, (list, tuple)):
-        return type(batch)(to_device(value, device) for value in batch)
+        moved = [to_device(value, device) for value in batch]
+        return (
+            type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)
+        )  # a named tuple takes them apart
     return batch
 
 

@@ -14,22 +14,18 @@ from idp_deploy.pruning.methods.magnitude import Magnitude
 from idp_deploy.pruning.sites import Site
 
 
-class SynFlow(Magnitude):
-    """Iterative synaptic flow: R = 1ᵀ·Π|W|·1 through the network, score |∂R/∂|w| · w|, `rounds` exponential rounds.
+class _AtStart(Magnitude):
+    """Chooses every mask once, before training, from what `needs` names: (attribute, what is looked at, argument)."""
 
-    Source: Tanaka et al. 2020, arXiv 2006.05467. No data: the input is all ones, and batch norm passes values through
-    as its eval mode does, with |γ|. Within the layer budgets of the chosen allocation.
-    """
-
-    name = "synflow"
-    options = {"rounds": 20}  # noqa: RUF012
     ramp = "none"
+    needs: tuple[str, str, str]
 
     def begin(self, surroundings: Surroundings) -> None:
-        if surroundings.example_inputs is None:
+        attribute, looked_at, argument = self.needs
+        if getattr(surroundings, attribute) is None:
             raise UsageError(
-                f"method {self.name} looks at the network before training",
-                way_out="give the pruner example_inputs=(x,), or use `prune` with a task",
+                f"method {self.name} looks at {looked_at} before training",
+                way_out=f"give the pruner {argument}, or use `prune` with a task",
             )
         self.surroundings = surroundings
 
@@ -37,6 +33,22 @@ class SynFlow(Magnitude):
         if "mask" not in site.state:
             self.choose()
         site.zeros = site.budget
+
+    def choose(self) -> None:
+        """Put a mask into the state of every site."""
+        raise NotImplementedError
+
+
+class SynFlow(_AtStart):
+    """Iterative synaptic flow: R = 1ᵀ·Π|W|·1 through the network, score |∂R/∂|w| · w|, `rounds` exponential rounds.
+
+    Source: Tanaka et al. 2020, arXiv 2006.05467. No data: the input is all ones, and batch norm passes values through
+    as its eval mode does, with |γ|. Within the layer budgets of the chosen allocation.
+    """
+
+    name = "synflow"
+    needs = ("example_inputs", "the network", "example_inputs=(x,)")
+    options = {"rounds": 20}  # noqa: RUF012
 
     def choose(self) -> None:
         """Masks of all sites together: flow through one layer depends on the others' masks."""
@@ -74,27 +86,14 @@ class SynFlow(Magnitude):
         ]
 
 
-class GraSP(Magnitude):
+class GraSP(_AtStart):
     """Gradient signal preservation: score −w·(H·g), the largest of which go, on training data before training.
 
     Source: Wang et al. 2020, arXiv 2002.07376. H·g is the gradient of ½‖g‖² with g = ∂L/∂w.
     """
 
     name = "grasp"
-    ramp = "none"
-
-    def begin(self, surroundings: Surroundings) -> None:
-        if surroundings.loss is None:
-            raise UsageError(
-                f"method {self.name} looks at training data before training",
-                way_out="give the pruner loss=callable, or use `prune` with a task",
-            )
-        self.surroundings = surroundings
-
-    def update(self, site: Site, step: int) -> None:
-        if "mask" not in site.state:
-            self.choose()
-        site.zeros = site.budget
+    needs = ("loss", "training data", "loss=callable")
 
     def choose(self) -> None:
         """Masks of all sites from one Hessian-gradient product."""
