@@ -39,6 +39,8 @@ class PruneTable(_Table):
     learning_rate: float | None = Field(default=None, gt=0)
     seed: int = 0
     skip: tuple[str, ...] = ()
+    rules: dict[str, str] = {}  # glob over weight names, or kind → pattern or "skip"
+    options: dict[str, bool | int | float | str] = {}  # of the method, the schedule and the training
 
 
 class QuantizeTable(_Table):
@@ -137,7 +139,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 
 def environment_keys() -> dict[str, tuple[str, ...]]:
-    """Variable → path of the key it sets, for every plain key (not lists of budgets).
+    """Variable → path of the key it sets, for every plain key (not budgets, rules or options).
 
     >>> environment_keys()["IDP_DEPLOY_PRUNE_METHOD"]
     ('prune', 'method')
@@ -148,12 +150,14 @@ def environment_keys() -> dict[str, tuple[str, ...]]:
             continue
         if isinstance(field.annotation, type) and issubclass(field.annotation, _Table):
             for inner in field.annotation.model_fields:
-                keys[f"{PREFIX}{name}_{inner}".upper()] = (name, inner)
+                if inner not in _TABLES:
+                    keys[f"{PREFIX}{name}_{inner}".upper()] = (name, inner)
         else:
             keys[f"{PREFIX}{name}".upper()] = (name,)
     return keys
 
 
+_TABLES = {"rules", "options"}  # a variable holds one value
 _LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip")}
 
 

@@ -94,6 +94,29 @@ def test_one_shot_and_quantize_need_no_training(project: Path, capsys: pytest.Ca
     assert (project / "model.pruned.int8-weights.pt").is_file()
 
 
+def test_rules_and_options_reach_the_recipe(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (project / "idp-deploy.toml").write_text(
+        CONFIGURATION + '[prune.rules]\nlinear = "skip"\n[prune.options]\nkappa = 6.0\nfinish = 0.5\n'
+    )
+    assert call("prune", "model.pt", "--rule", "3.*=block:4x1", "--option", "kappa=8", "--option", "distill=0.5") == 0
+    recipe = torch.load("model.pruned.pt", weights_only=True)["recipe"]
+    assert recipe["options"] == {
+        "kappa": 8, "finish": 0.5, "distill": 0.5, "rules": {"linear": "skip", "3.*": "block:4x1"}
+    }  # fmt: skip
+    weight = torch.load("model.pruned.pt", weights_only=True)["state_dict"]["3.weight"]
+    blocks = (weight.reshape(8, 4, 16) == 0).sum(1)
+    assert set(blocks.unique().tolist()) == {0, 4}
+    capsys.readouterr()
+    assert call("prune", "model.pt", "--one-shot") == 0
+    assert call("harden", "model.pruned.pt") == 2
+
+
+def test_a_flag_of_zero_beats_the_file(project: Path) -> None:
+    (project / "idp-deploy.toml").write_text(CONFIGURATION.replace("epochs = 2", "epochs = 1\nseed = 5"))
+    assert call("prune", "model.pt", "--seed", "0") == 0
+    assert torch.load("model.pruned.pt", weights_only=True)["recipe"]["seed"] == 0
+
+
 def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
     assert call("export", "--to", "onnx") == 0
@@ -112,6 +135,15 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--target", "pixel4"], 2, "pixel-4"),
         (["prune", "model.pt", "--target", "0.9", "--method", "idpp"], 2, "idp"),
         (["prune", "model.pt", "--target", "0.9", "--pattern", "2:x"], 2, "2:x"),
+        (["prune", "model.pt", "--option", "kapa=4"], 2, "did you mean 'kappa'"),
+        (["prune", "model.pt", "--option", "start=4"], 2, "it belongs to --mode paper"),
+        (["prune", "model.pt", "--option", "kappa"], 2, "write --option NAME=VALUE"),
+        (["prune", "model.pt", "--option", "kappa=soft"], 2, "option kappa is 'soft' — give a number above 0"),
+        (["prune", "model.pt", "--option", "clip=1"], 2, "option clip is 1 — give true or false"),
+        (["prune", "model.pt", "--learning-rate", "0"], 2, "option learning_rate is 0.0 — give a number above 0"),
+        (["prune", "model.pt", "--rule", "stem.*=2:4"], 2, "'stem.*' matches no prunable weight"),
+        (["prune", "model.pt", "--one-shot", "--rule", "linear=3:x"], 2, "3:x"),
+        (["compare", "model.pt", "--methods", "idp,gmp", "--option", "kapa=4"], 2, "did you mean 'kappa'"),
         (["prune", "pickled.pt", "--target", "0.9"], 3, "state_dict"),
         (["prune", "garbage.pt", "--target", "0.9"], 3, "garbage.pt"),
         (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),

@@ -64,6 +64,8 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
         ("[prune]\nsparsty = 0.9\n", "unknown key 'prune.sparsty'"),
         ("[prune]\nlearning_rte = 1\n", "did you mean 'learning-rate'"),
         ("[prune]\nepochs = 'many'\n", "'prune.epochs' is 'many'"),
+        ("[prune.rules]\nlinear = 3\n", "'prune.rules.linear' is 3"),
+        ("[prune.options]\nkappa = [1]\n", "'prune.options.kappa"),
     ],
 )
 def test_a_wrong_key_names_the_nearest(text: str, message: str, tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ def fails() -> Net:
     raise RuntimeError("no weights today")
 
 
+def lost_task() -> None:
+    raise FileError("no data here")
+
+
 def returns_dict() -> dict[str, int]:
     return {}
 
@@ -97,6 +101,12 @@ def test_factory_builds_and_leaves_random_state_alone() -> None:
         (f"{HERE}:fails", "failed with RuntimeError: no weights today"),
         (f"{HERE}:returns_dict", "returned a dict, not a torch.nn.Module"),
         (f"{HERE}:build.missing", "'build' has no attribute 'missing'"),
+        (f"{HERE}:needs_arguments(widht=3)", "it takes width"),
+        (f"{HERE}:needs_arguments(3)", "does not name a callable with keyword arguments"),
+        (f"{HERE}:needs_arguments(width=3", "does not name a callable with keyword arguments"),
+        (f"{HERE}:needs_arguments(width=open('x'))", "Python literals only"),
+        (f"{HERE}:needs_arguments(**{{'width': 3}})", "Python literals only"),
+        (f"{HERE}:build(width=3)", "it takes no arguments"),
     ],
 )
 def test_bad_factory_is_a_usage_error(spec: str, words: str) -> None:
@@ -104,6 +114,17 @@ def test_bad_factory_is_a_usage_error(spec: str, words: str) -> None:
         load_module(spec)
     assert words in str(caught.value)
     assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_factory_takes_literals_by_keyword() -> None:
+    module = load_module("sample_models.mobilenet_v1:build(width=0.25, classes=7, activation='relu')")
+    assert module.classifier.out_features == 7
+    assert sum(isinstance(m, torch.nn.ReLU) for m in module.modules()) == 27
+
+
+def test_an_error_that_names_its_exit_code_passes_through() -> None:
+    with pytest.raises(FileError, match="no data here"):
+        load_task(f"{HERE}:lost_task")
 
 
 @pytest.mark.parametrize(

@@ -251,6 +251,14 @@ def test_mixed_recipes_go_by_name_then_kind_then_default() -> None:
         ({"skip": ["*"]}, "nothing to prune"),
         ({"pattern": "2:4"}, "pattern 2:4 means a sparsity of 0.5, not 0.9"),
         ({"warp": 3}, "option 'warp' is unknown to method idp"),
+        ({"rate": 0.1}, "option 'rate' is unknown to method idp — it belongs to --mode paper"),
+        ({"temperature": 0}, "option temperature is 0 — give a number above 0"),
+        ({"kappa": float("nan")}, "option kappa is nan"),
+        ({"finish": 1.5}, "option finish is 1.5 — give a share from 0 to 1"),
+        ({"refresh": 0.5}, "option refresh is 0.5 — give a whole number from 1"),
+        ({"clip": "no"}, "option clip is 'no' — give true or false"),
+        ({"rules": ["linear"]}, "option rules is ['linear'] — give globs with their patterns"),
+        ({"method": "movement", "scope": "net"}, "option scope is 'net' — give layer or global"),
         ({"sparsity": 0.9999}, "leaves fewer entries"),
     ],
 )
@@ -316,3 +324,54 @@ def test_distillation_follows_the_dense_model(dense: Model) -> None:
 
     masked = prune(dense, Unlabelled(), Recipe(sparsity=0.8, epochs=4, options={"distill": 0.95}))
     assert evaluate(harden(masked).module, Blobs()) > evaluate(dense.module, Blobs()) - 0.1
+
+
+class Named(nn.Module):
+    """Logits in a dict, as many language models return them."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"logits": self.inner(x), "hidden": x}
+
+
+class NamedBlobs(Blobs):
+    def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+        return super().loss(outputs["logits"], batch)
+
+    def score(self, outputs: Any, batch: Any) -> tuple[float, int]:
+        return super().score(outputs["logits"], batch)
+
+
+def test_distillation_finds_the_logits_of_a_dict(dense: Model) -> None:
+    options = {"distill": 0.5}
+    named = prune(Model(Named(deepcopy(dense.module))), NamedBlobs(), Recipe(epochs=1, options=options))
+    plain = prune(dense, Blobs(), Recipe(epochs=1, options=options))
+    assert same(named.module.inner, plain.module)
+
+
+def test_distillation_without_logits_is_refused(dense: Model) -> None:
+    class Pair(Blobs):
+        def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+            return super().loss(outputs[0], batch)
+
+    class Two(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return super().forward(x), x
+
+    with pytest.raises(UsageError, match="the model returns a tuple without any"):
+        prune(Model(Two(*deepcopy(dense.module))), Pair(), Recipe(epochs=1, options={"distill": 0.5}))
+
+
+def test_the_learning_rate_asked_for_is_the_peak_of_the_tasks_own_optimizer(dense: Model) -> None:
+    class Adamic(Blobs):
+        def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+            first, *rest = module.parameters()
+            self.made = torch.optim.AdamW([{"params": [first], "lr": 1e-4}, {"params": rest}], lr=1e-3)
+            return self.made
+
+    task = Adamic()
+    prune(dense, task, Recipe(epochs=1, options={"learning_rate": 0.02}))
+    assert [group["initial_lr"] for group in task.made.param_groups] == pytest.approx([0.002, 0.02])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFile, ReportFormat, TaskFactory
+from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFile, ReportFormat, TaskFactory
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
@@ -28,8 +28,15 @@ def compare(
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs of each run.", show_default=False)] = None,
     allocation: Annotated[
         str | None,
-        typer.Option(metavar="erk|global|lamp|uniform", help="The same for every method.", show_default=False),
+        typer.Option(
+            metavar="erk|global|lamp|uniform|sensitivity", help="The same for every method.", show_default=False
+        ),
     ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="The same for all.", show_default=False),
+    ] = None,
+    option: Options = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
     output: ReportFile = None,
@@ -51,7 +58,7 @@ def compare(
     data = session.task()
     if data is None:
         raise UsageError("a comparison needs data", way_out="pass --task pkg.mod:task")
-    recipe, _ = session.recipe(epochs=epochs, allocation=allocation)
+    recipe, _ = session.recipe(epochs=epochs, allocation=allocation, pattern=pattern, options=option)
     wanted: list[str | float] = list(target) if target else [recipe.sparsity]
     shares = [value for value in map(share, wanted) if value is not None]
     if len(shares) < len(wanted):

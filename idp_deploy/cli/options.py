@@ -19,6 +19,24 @@ TaskFactory = Annotated[
         "--task", metavar="PKG.MOD:TASK", help="Callable that returns data, loss and metric.", show_default=False
     ),
 ]
+Rules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rule",
+        metavar="GLOB=PATTERN",
+        help="Another pattern, or skip, for some weights, by name or kind; repeatable.",
+        show_default=False,
+    ),
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        metavar="NAME=VALUE",
+        help="A setting of method, schedule or training (docs/pruning.md), repeatable.",
+        show_default=False,
+    ),
+]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, ReportFormat, TaskFactory, Trust
+from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
@@ -55,11 +55,15 @@ def prune(
     ] = None,
     allocation: Annotated[
         str | None,
-        typer.Option(metavar="erk|global|lamp|uniform", help="How zeros are shared out.", show_default=False),
+        typer.Option(
+            metavar="erk|global|lamp|uniform|sensitivity", help="How zeros are shared out.", show_default=False
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None, typer.Option(metavar="GLOB", help="Weights that stay dense, repeatable.", show_default=False)
     ] = None,
+    rule: Rules = None,
+    option: Options = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.", show_default=False)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of data order and initial state.", show_default=False)] = None,
@@ -89,6 +93,8 @@ def prune(
         mode=mode,
         allocation=allocation,
         skip=skip,
+        rules=rule,
+        options=option,
         epochs=epochs,
         learning_rate=learning_rate,
         seed=seed,

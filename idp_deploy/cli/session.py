@@ -73,8 +73,14 @@ class Session:
             UsageError: a target that is neither a share of zeros nor a known device.
         """
         table = self.configuration.prune.model_dump()
-        chosen = {**table, **{name: value for name, value in flags.items() if value}}
-        rate = chosen["learning_rate"]
+        chosen = {**table, **{name: value for name, value in flags.items() if value not in (None, [], ())}}
+        rules = {**table["rules"], **pairs(flags.get("rules") or (), "--rule")}
+        given = {name: _literal(text) for name, text in pairs(flags.get("options") or (), "--option").items()}
+        options = {**table["options"], **given}
+        if chosen["learning_rate"] is not None:
+            options["learning_rate"] = chosen["learning_rate"]
+        if rules:
+            options["rules"] = rules
         sparsity = share(chosen["target"])
         device = None
         if sparsity is None:
@@ -90,7 +96,7 @@ class Session:
             epochs=chosen["epochs"] or 0,
             seed=chosen["seed"],
             skip=tuple(chosen["skip"]),
-            options={"learning_rate": rate} if rate else {},
+            options=options,
         )
         return recipe, device
 
@@ -156,6 +162,36 @@ def _state() -> dict[str, list[str]]:
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def pairs(texts: Sequence[str], flag: str) -> dict[str, str]:
+    """`name=value` of a repeatable flag.
+
+    >>> pairs(["layers.*=2:4", "depthwise = skip"], "--rule")
+    {'layers.*': '2:4', 'depthwise': 'skip'}
+
+    Raises:
+        UsageError: not of that form.
+    """
+    found = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.rpartition("="))
+        if not name or not equals or not value:
+            raise UsageError(f"cannot read {flag} {text!r}", way_out=f"write {flag} NAME=VALUE")
+        found[name] = value
+    return found
+
+
+def _literal(text: str) -> bool | int | float | str:
+    """true, false, a number, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def share(target: str | float) -> float | None:

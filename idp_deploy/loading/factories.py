@@ -1,7 +1,11 @@
-"""Names of callables: `pkg.mod:factory` makes a module, `pkg.mod:task` a task."""
+"""Names of callables: `pkg.mod:factory` makes a module, `pkg.mod:task` a task.
+
+Keyword arguments may follow, Python literals only: `pkg.mod:factory(width=0.5, classes=1000)`.
+"""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import pkgutil
@@ -15,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployError, UsageError
 
 if TYPE_CHECKING:
     from idp_deploy.tasks import Task
@@ -28,10 +32,11 @@ def load_module(factory: str) -> nn.Module:
     """The module that the callable named `factory` returns. Torch's random state is left as it was.
 
     Args:
-        factory: "pkg.mod:callable"; the working folder is searched too. The callable takes no arguments.
+        factory: "pkg.mod:callable" or "pkg.mod:callable(width=0.5)"; the working folder is searched too.
 
     Raises:
-        UsageError: no such module or attribute, not callable, needs arguments, fails, or returns something else.
+        UsageError: no such module or attribute, not callable, other arguments than it takes, fails, or returns
+            something else.
     """
     made = _call(factory, "--model")
     if not isinstance(made, nn.Module):
@@ -137,21 +142,41 @@ def _siblings(name: str) -> list[str]:
 
 
 def _call(spec: str, what: str) -> Any:
-    function = resolve(spec, what)
+    name, bracket, rest = spec.partition("(")
+    arguments = _literals(spec, bracket + rest, what) if bracket else {}
+    function = resolve(name.strip(), what)
     try:
-        inspect.signature(function).bind()
+        signature = inspect.signature(function)
+        signature.bind(**arguments)
     except TypeError as error:
+        takes = ", ".join(signature.parameters) or "no arguments"
         raise UsageError(
-            f"{what} {spec} cannot be called without arguments: {error}",
-            way_out="give them defaults, or name a small function that passes them",
+            f"{what} {spec} cannot be called like this: {error}",
+            way_out=f"it takes {takes}; write {name}(key=value), or name a small function that passes them",
         ) from None
     except ValueError:
         pass  # a built-in without a signature
     try:
         with torch.random.fork_rng(devices=[]):
-            return function()
+            return function(**arguments)
+    except IdpDeployError:
+        raise
     except Exception as error:
         raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}") from error
+
+
+def _literals(spec: str, bracketed: str, what: str) -> dict[str, Any]:
+    """The arguments of "(width=0.5, classes=1000)"; nothing in it is run."""
+    try:
+        call = ast.parse(f"f{bracketed}", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("not keyword arguments")
+        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        raise UsageError(
+            f"{what} {spec!r} does not name a callable with keyword arguments",
+            way_out="write pkg.mod:callable(width=0.5, folder='data'), Python literals only",
+        ) from None
 
 
 def _kind(value: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from idp_deploy.flow import Interval, Model, Recipe
 from idp_deploy.masks import write_zeros
+from idp_deploy.pruning.options import check_options, known_options, options_for
 from idp_deploy.pruning.training import prune
 from idp_deploy.tasks import Task, evaluate
 
@@ -68,11 +69,14 @@ def compare(
     """Prune `model` with every method at every sparsity and seed, and score the hardened result on validation data.
 
     Args:
-        recipe: what all runs share: epochs, allocation, pattern, skip.
+        recipe: what all runs share: epochs, allocation, pattern, skip; its options go to the methods that know them.
         options: settings of single methods, over the recipe's.
         finished: told each run as it ends.
         known: runs of the same model, task and recipe that need not be repeated.
     """
+    for name, value in recipe.options.items():
+        if not any(name in known_options(method, recipe.mode) for method in methods):
+            check_options(methods[0], recipe.mode, {name: value})
     have = {(run.method, run.sparsity, run.seed): run for run in known}
     runs = []
     for sparsity in sparsities:
@@ -80,7 +84,8 @@ def compare(
             for method in methods:
                 run = have.get((method, sparsity, seed))
                 if run is None:
-                    own = {**recipe.options, **(options or {}).get(method, {})}
+                    shared = options_for(method, recipe.mode, recipe.options)
+                    own = {**shared, **(options or {}).get(method, {})}
                     run = score(model, task, replace(recipe, method=method, sparsity=sparsity, seed=seed, options=own))
                     if finished is not None:
                         finished(run)

@@ -23,14 +23,12 @@ from idp_deploy.masks import NM, SMALLEST_TEMPERATURE, Channel
 from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
 from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.methods import METHODS, Surroundings
+from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.selecting import select
 from idp_deploy.pruning.sites import Site, attach
 
-MODES = ("auto", "paper")
-SELECTION_OPTIONS = ("rules", "first", "last", "depthwise")
-SCHEDULE_OPTIONS = {"auto": ("dense", "ramp", "finish"), "paper": ("start", "rate", "finish")}
 PAPER_TEMPERATURE = 1e-4
 LOOKS = 4  # a step looks for NaN and inf in every fourth weight
 
@@ -76,10 +74,7 @@ class Pruner:
     ) -> None:
         if not 0 <= sparsity < 1:
             raise UsageError(f"sparsity is {sparsity}", way_out="give a share of zeros, 0 ≤ sparsity < 1, such as 0.9")
-        if mode not in MODES:
-            raise UsageError(f"unknown mode '{mode}'", way_out=f"known are {', '.join(MODES)}")
-        if method not in METHODS:
-            raise UsageError(f"unknown method '{method}'", way_out=f"known are {', '.join(METHODS)}")
+        check_options(method, mode, options)
         if allocation != "auto" and allocation not in ALLOCATIONS:
             raise UsageError(f"unknown allocation '{allocation}'", way_out=f"known are auto, {', '.join(ALLOCATIONS)}")
         if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):

@@ -15,18 +15,10 @@ from torch.nn import functional as F
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
-from idp_deploy.pruning.methods import METHODS
+from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state
 from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything, to_device
-
-TRAINING_OPTIONS: Mapping[str, Any] = {
-    "distill": 0.0,  # share of the loss that comes from the dense model's outputs
-    "distill_temperature": 2.0,
-    "learning_rate": None,  # peak; None: the task's, or 0.05
-    "weight_decay": 5e-4,
-    "warmup": 0.1,  # share of the steps in which the rate rises
-}
 
 
 @dataclass(frozen=True)
@@ -76,11 +68,9 @@ def prune(
     from accelerate import Accelerator
 
     recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
-    settings = {
-        **TRAINING_OPTIONS,
-        **_method_defaults(recipe),
-        **{k: v for k, v in recipe.options.items() if k in TRAINING_OPTIONS},
-    }
+    check_options(recipe.method, recipe.mode, recipe.options)
+    chosen = {**known_options(recipe.method, recipe.mode), **recipe.options}
+    settings = {name: chosen[name] for name in TRAINING_OPTIONS}
     with own_randomness():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
@@ -99,9 +89,13 @@ def prune(
 
 
 def one_shot(model: Model, recipe: Recipe) -> CompressedModel:
-    """Prune by magnitude at once, without data and without training; expect to lose accuracy."""
+    """Prune by magnitude at once, without data and without training; expect to lose accuracy.
+
+    Of the recipe's options those that choose weights count; the others speak of training.
+    """
+    check_options(recipe.method, recipe.mode, recipe.options)
     module = deepcopy(model.module)
-    options = {key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS}
+    options = {key: value for key, value in recipe.options.items() if key in SELECTION_OPTIONS}
     pruner = Pruner(
         module,
         sparsity=recipe.sparsity,
@@ -146,12 +140,7 @@ class _Run:
     ) -> None:
         self.accelerator, self.module, self.teacher = accelerator, module, teacher
         self.task, self.recipe, self.settings = task, recipe, settings
-        optimizer = task.optimizer(module) or torch.optim.SGD(
-            module.parameters(),
-            lr=settings["learning_rate"] or task.learning_rate or 0.05,
-            momentum=0.9,
-            weight_decay=settings["weight_decay"],
-        )
+        optimizer = _optimizer(task, module, settings)
         accumulation = accelerator.gradient_accumulation_steps
         self.steps_per_epoch = math.ceil(_length(self.loader(0)) / accumulation)
         self.steps = recipe.epochs * self.steps_per_epoch
@@ -238,8 +227,8 @@ class _Run:
         temperature = self.settings["distill_temperature"]
         # Hinton et al. 2015, arXiv 1503.02531: T² keeps the gradient's size whatever the temperature
         distance = F.kl_div(
-            F.log_softmax(outputs / temperature, -1),
-            F.log_softmax(wanted / temperature, -1),
+            F.log_softmax(_logits(outputs) / temperature, -1),
+            F.log_softmax(_logits(wanted) / temperature, -1),
             reduction="batchmean",
             log_target=True,
         )
@@ -286,8 +275,29 @@ class _Run:
         return MaskedModel(module, soft_masks, recipe, provenance)
 
 
-def _method_defaults(recipe: Recipe) -> Mapping[str, Any]:
-    return METHODS[recipe.method].training if recipe.method in METHODS else {}
+def _optimizer(task: Task, module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The task's own, its rates scaled so that the highest is the one asked for, or SGD."""
+    rate = settings["learning_rate"]
+    own = task.optimizer(module)
+    if own is None:
+        rate = rate or task.learning_rate or 0.05
+        return torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, weight_decay=settings["weight_decay"])
+    if rate is not None:
+        peak = max(group["lr"] for group in own.param_groups)
+        for group in own.param_groups:
+            group["lr"] *= rate / peak
+    return own
+
+
+def _logits(outputs: Any) -> Tensor:
+    """What distillation compares: the outputs, or what they hold under "logits"."""
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(found, Tensor):
+        raise UsageError(
+            f"distillation compares logits, and the model returns a {type(outputs).__name__} without any",
+            way_out="return a tensor, or something that holds it under 'logits'; or leave out the option distill",
+        )
+    return found
 
 
 def _length(loader: Any) -> int:

@@ -1,0 +1,104 @@
+"""Every option by name: its default says its type, and a wrong one is refused before any training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from idp_deploy.errors import UsageError
+from idp_deploy.pruning.methods import METHODS
+
+MODES = ("auto", "paper")
+# which weights
+SELECTION_OPTIONS: Mapping[str, Any] = {"rules": {}, "first": True, "last": True, "depthwise": False}
+# when, by mode; None: the paper's value, scaled to the epochs
+SCHEDULE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "auto": {"dense": 0.0, "ramp": 0.3, "finish": 0.3},
+    "paper": {"start": None, "rate": None, "finish": 0.0},
+}
+# how `prune` trains; in a loop of one's own they mean nothing
+TRAINING_OPTIONS: Mapping[str, Any] = {
+    "distill": 0.0,  # share of the loss that comes from the dense model's outputs
+    "distill_temperature": 2.0,
+    "learning_rate": None,  # peak; None: the task's, or 0.05
+    "weight_decay": 5e-4,
+    "warmup": 0.1,  # share of the steps in which the rate rises
+}
+
+_SHARES = {"dense", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
+_POSITIVE = {"temperature", "kappa", "kappa_end", "rate", "distill_temperature", "learning_rate", "score_rate"}
+_COUNTS = {"refresh", "interval", "phases", "rounds"}  # whole, from 1
+_WORDS = {"scope": ("layer", "global"), "start": ("random", "magnitude")}
+
+
+def known_options(method: str, mode: str = "auto") -> dict[str, Any]:
+    """What `method` can be told in `mode`, by name, with defaults.
+
+    >>> sorted(known_options("str"))[:4], known_options("gmp", "paper")["finish"]
+    (['decay', 'dense', 'depthwise', 'distill'], 0.0)
+    """
+    rule = METHODS[method]
+    schedule = {name: rule.timing.get(name, default) for name, default in SCHEDULE_OPTIONS[mode].items()}
+    return {**SELECTION_OPTIONS, **rule.options, **schedule, **TRAINING_OPTIONS, **rule.training}
+
+
+def options_for(method: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of `options` those that mean something to `method`: what several methods can share in a comparison."""
+    known = known_options(method, mode)
+    return {name: value for name, value in options.items() if name in known}
+
+
+def check_options(method: str, mode: str, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be meant.
+
+    Raises:
+        UsageError: no such method or mode, a name that `method` does not know in `mode`, or a value of the wrong type
+            or size.
+
+    >>> check_options("idp", "auto", {"kapa": 4})
+    Traceback (most recent call last):
+    ...
+    idp_deploy.errors.UsageError: option 'kapa' is unknown to method idp — did you mean 'kappa'?
+    """
+    if mode not in MODES:
+        raise UsageError(f"unknown mode '{mode}'", way_out=f"known are {', '.join(MODES)}")
+    if method not in METHODS:
+        raise UsageError(f"unknown method '{method}'", way_out=f"known are {', '.join(METHODS)}")
+    known = known_options(method, mode)
+    for name, value in options.items():
+        if name not in known:
+            raise UsageError(f"option '{name}' is unknown to method {method}", way_out=_hint(name, known, mode))
+        wanted = _expected(name, known[name], value)
+        if wanted:
+            raise UsageError(f"option {name} is {value!r}", way_out=f"give {wanted}")
+
+
+def _hint(name: str, known: Mapping[str, Any], mode: str) -> str:
+    other = next((m for m, names in SCHEDULE_OPTIONS.items() if m != mode and name in names), None)
+    if other is not None:
+        return f"it belongs to --mode {other}"
+    near = get_close_matches(name, known, n=1)
+    return f"did you mean '{near[0]}'?" if near else f"it knows {', '.join(sorted(known))}"
+
+
+def _expected(name: str, default: Any, value: Any) -> str:
+    """What `name` takes, in words, where `value` is something else; empty where it fits."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, str):
+        return "" if value in _WORDS[name] else " or ".join(_WORDS[name])
+    if isinstance(default, Mapping):
+        fits = isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
+        return "" if fits else "globs with their patterns"
+    if value is None and default is None:
+        return ""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name in _SHARES:
+        return "" if number and 0 <= value <= 1 else "a share from 0 to 1"
+    if name in _POSITIVE:
+        return "" if number and value > 0 else "a number above 0"
+    if name in _COUNTS:
+        return "" if number and value >= 1 and value == int(value) else "a whole number from 1"
+    return "" if number else "a number"
