@@ -117,7 +117,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 def _explain(error: Exception) -> int:
     if isinstance(error, IdpDeployError):
-        return _say(str(error), error.exit_code)
+        return _say(_sentence(error), error.exit_code)
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
         return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
     if isinstance(error, OSError):
@@ -125,8 +125,16 @@ def _explain(error: Exception) -> int:
         return _say(f"{what} — check the path, its permissions and the free space", ExitCode.FILE)
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = (_sentence(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
+
+
+def _sentence(error: Exception) -> str:
+    """What was said where it was raised: a worker of a DataLoader sends its whole traceback as the message."""
+    text = str(error)
+    if not (text.startswith("Caught ") and "in DataLoader worker process" in text):
+        return text
+    return text.rstrip().splitlines()[-1].partition(": ")[2]
 
 
 def _say(message: str, code: ExitCode) -> int:

@@ -29,6 +29,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "ai-edge-quantizer": ("int8 TFLite files", "tflite"),
     "scikit-learn": ("the sample tasks", "samples"),
     "pillow": ("the sample tasks", "samples"),
+    "pyarrow": ("Parquet tables in recipes", "recipes"),
 }
 
 STARTER = """\
