@@ -16,8 +16,9 @@ from idp_deploy.exporting.onnx_matching import copies
 SPARSE_INITIALIZER = "sparse-initializer"
 ENCODINGS = ("auto", "dense", *OVERHEAD, SPARSE_INITIALIZER)
 SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
-# Each gaps4 tensor adds about 0.4 ms to loading, gaps8 0.1 ms (onnxruntime 1.31): it must save more than its nodes.
-_WORTH = {**OVERHEAD, "gaps4": OVERHEAD["gaps4"] + 8192}
+# A gaps4 tensor adds 0.4 ms to loading and up to 5 ms where it is large, gaps8 a quarter of that (onnxruntime 1.31,
+# bench.onnx_runtime): four bits a position must save more than their nodes.
+_WORTH = {**OVERHEAD, "gaps4": OVERHEAD["gaps4"] + 32768}
 _NODE_BYTES = 40
 _ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8)}
 
