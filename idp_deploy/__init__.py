@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from idp_deploy.pruning import Pruner, one_shot, prune
     from idp_deploy.quantization import quantize
     from idp_deploy.reading import read
+    from idp_deploy.shrinking import shrink
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
     from idp_deploy.tasks import Task
@@ -39,6 +40,7 @@ _HOMES = {
     "load_target": "simulation.targets",
     "quantize": "quantization",
     "read": "reading",
+    "shrink": "shrinking",
     "simulate": "simulation",
     "verify": "verification",
 }
@@ -69,6 +71,7 @@ __all__ = [
     "quantize",
     "read",
     "save_checkpoint",
+    "shrink",
     "simulate",
     "verify",
 ]

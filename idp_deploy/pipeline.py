@@ -45,7 +45,7 @@ def deploy(
     progress: Any = None,
     announce: Announce = lambda _: None,
 ) -> Deployment:
-    """Prune, harden, quantize if asked, export, verify, simulate and gate.
+    """Prune, harden, remove channels if that was pruned, quantize if asked, export, verify, simulate and gate.
 
     Args:
         folder: where `<stem>.pruned.pt` and the exported files go.
@@ -56,6 +56,7 @@ def deploy(
     from idp_deploy.loading import save_checkpoint
     from idp_deploy.pruning import prune
     from idp_deploy.quantization import quantize
+    from idp_deploy.shrinking import shrink_as_asked
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
     from idp_deploy.tasks import evaluate
@@ -64,7 +65,11 @@ def deploy(
     dense = evaluate(model.module, task)
     announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
     compressed = harden(prune(model, task, recipe, progress=progress), task)
+    pruned = compressed
     accuracy = {"dense": dense, "hardened": evaluate(compressed.module, task)}
+    compressed, reason = shrink_as_asked(compressed, task.example_inputs())
+    if reason:
+        announce(f"channels stay where they are, as zeros: {reason}")
     checkpoint = folder / f"{stem}.pruned.pt"
     save_checkpoint(compressed, checkpoint)
     if scheme:
@@ -85,8 +90,9 @@ def deploy(
     facts = {
         "metric": task.metric_name,
         "accuracy": accuracy,
-        "zeros": compressed.zeros,
-        "prunable": compressed.prunable,
+        "zeros": pruned.zeros,
+        "prunable": pruned.prunable,
+        "parameters": sum(p.numel() for p in compressed.module.parameters()),
         "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
     }
     report = replace(gate(budgets, evidence, strict=True), facts=facts)

@@ -18,6 +18,7 @@ from idp_deploy.flow import Budget, Model, Recipe, Report
 from idp_deploy.gating import Evidence, gate
 from idp_deploy.pruning import one_shot
 from idp_deploy.reading import read
+from idp_deploy.shrinking import shrink_as_asked
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import Target
 
@@ -67,7 +68,7 @@ def sparsity_for(
 def _try(
     model: Model, example_inputs: tuple[Any, ...], recipe: Recipe, target: Target, budgets: Sequence[Budget]
 ) -> Report:
-    compressed = one_shot(model, recipe)
+    compressed, _ = shrink_as_asked(one_shot(model, recipe, example_inputs), example_inputs)
     evidence = []
     with tempfile.TemporaryDirectory() as folder:
         for format in dict.fromkeys(budget.format for budget in budgets):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.flow import CompressedModel
+from idp_deploy.flow import CompressedModel, Recipe
+from idp_deploy.masks import prunable_weights
 
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -20,8 +22,9 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
     """Remove every output channel that is zero in all layers it is coupled to: weights, biases and norms alike.
 
     Channels that are added to each other, as along a residual stream, go together or not at all. At least one channel
-    of a layer stays. A channel with a living bias or norm is a constant, not a zero, and stays too. `prune` with
-    pattern "channel" leaves whole coupled channels at zero.
+    of a layer stays. A channel with a living bias or norm is a constant, not a zero, and stays too, as does one whose
+    removal the module's forward does not survive unchanged: where heads are counted out, or a norm takes the mean over
+    channels. `prune` with pattern "channel" leaves whole coupled channels at zero; `zero_channels` lists what stayed.
 
     Args:
         model: left as it is.
@@ -31,45 +34,108 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
         The same function in a smaller module. Its checkpoint records the shapes and loads back from it.
 
     Raises:
-        ConversionError: the module cannot be traced, or computes something else after removal.
+        ConversionError: the module cannot be traced, or there are such channels and none of them can be removed.
     """
-    import torch_pruning
-
     module = deepcopy(model.module).cpu().eval()
     marks = deepcopy(module)  # the masks as weights of a twin, cut in the same places
     with torch.no_grad():
         for name, mask in model.masks.items():
             marks.get_parameter(name).copy_(mask)
-    twins = []
     try:
         with torch.random.fork_rng(), torch.enable_grad():
-            for twin in (module, marks):
-                for parameter in twin.parameters():
-                    parameter.requires_grad_(True)
-                twins.append(torch_pruning.DependencyGraph().build_dependency(twin, example_inputs, verbose=False))
-        graph, mark_graph = twins
-        before = _outputs(module, example_inputs)
-        roots = [(group[0].dep.target.name, _dead(graph, group)) for group in graph.get_all_groups()]
-        by_name = [{node.name: node for node in twin.module2node.values()} for twin in (graph, mark_graph)]
-        for name, dead in roots:
-            for twin, nodes in zip((graph, mark_graph), by_name, strict=True):
-                if dead:
-                    owner = nodes[name].module
-                    twin.get_pruning_group(owner, twin.get_pruner_of_module(owner).prune_out_channels, dead).prune()
+            before = _outputs(module, example_inputs)
+            graph = _graph(module, example_inputs)
+            found = [(group[0].dep.target.name, _dead(graph, group)) for group in graph.get_all_groups()]
+            dead = {name: channels for name, channels in found if channels}
     except Exception as error:
         raise ConversionError(f"channels of this model cannot be removed: {error}") from error
-    for original, cut in ((model.module, module), (model.module, marks)):
-        flags = {name: parameter.requires_grad for name, parameter in original.named_parameters()}
-        for name, parameter in cut.named_parameters():
-            parameter.requires_grad_(flags[name])
-    for a, b in zip(before, _outputs(module, example_inputs), strict=True):
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max() + 1e-30)):
+    twins, reason = _cut((module, marks), dead, example_inputs, before)
+    if twins is None:
+        # one of them does not survive it: find out which by taking each alone
+        whole = (module, marks)
+        for name, channels in dead.items():
+            smaller, reason = _cut(whole, {name: channels}, example_inputs, before)
+            whole = smaller or whole
+        if whole[0] is module:
             raise ConversionError(
-                "removing zeroed channels changed the model's outputs", way_out="export it without shrinking"
+                f"{len(dead)} groups of channels are zero and none can be removed: {reason}",
+                way_out="export it without shrinking",
             )
+        twins = whole
+    module, marks = twins
+    flags = {name: parameter.requires_grad for name, parameter in model.module.named_parameters()}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(flags[name])
     masks = {name: marks.get_parameter(name).detach() != 0 for name in model.masks}
     provenance = replace(model.provenance, steps=(*model.provenance.steps, "shrink"))
     return replace(model, module=module.train(model.module.training), masks=masks, provenance=provenance)
+
+
+def prunes_channels(recipe: Recipe | None) -> bool:
+    """Whether a recipe prunes whole channels anywhere.
+
+    >>> prunes_channels(Recipe(options={"rules": {"*.up.*": "channel"}})), prunes_channels(Recipe(pattern="2:4"))
+    (True, False)
+    """
+    return recipe is not None and "channel" in (recipe.pattern, *recipe.options.get("rules", {}).values())
+
+
+def shrink_as_asked(model: CompressedModel, example_inputs: tuple[Any, ...]) -> tuple[CompressedModel, str]:
+    """`shrink` where the recipe prunes channels, else the model itself; and why nothing could be removed, if so."""
+    if not prunes_channels(model.recipe) or not zero_channels(model):
+        return model, ""
+    try:
+        return shrink(model, example_inputs), ""
+    except ConversionError as error:
+        return model, error.message
+
+
+def zero_channels(model: CompressedModel) -> dict[str, int]:
+    """Output channels that are zero as a whole, by weight name: what `shrink` would look at, or has left.
+
+    >>> masks = {"w": torch.tensor([[True, False], [False, False]])}
+    >>> zero_channels(CompressedModel(nn.Module(), masks))
+    {'w': 1}
+    """
+    prunable = prunable_weights(model.module)
+    found = {}
+    for name, mask in model.masks.items():
+        axis = prunable[name].output_axis if name in prunable else 0
+        found[name] = int((~mask.movedim(axis, 0).flatten(1).any(1)).sum())
+    return {name: count for name, count in found.items() if count}
+
+
+def _graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
+    import torch_pruning
+
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    return torch_pruning.DependencyGraph().build_dependency(module, example_inputs, verbose=False)
+
+
+def _cut(
+    twins: tuple[nn.Module, nn.Module],
+    dead: Mapping[str, list[int]],
+    example_inputs: tuple[Any, ...],
+    before: list[Tensor],
+) -> tuple[tuple[nn.Module, nn.Module] | None, str]:
+    """Copies of both twins without the channels in `dead`, or None with the reason."""
+    module, marks = cut = deepcopy(twins)
+    try:
+        with torch.random.fork_rng(), torch.enable_grad():
+            for twin in cut:
+                graph = _graph(twin, example_inputs)
+                nodes = {node.name: node.module for node in graph.module2node.values()}
+                for name, channels in dead.items():
+                    remove = graph.get_pruner_of_module(nodes[name]).prune_out_channels
+                    graph.get_pruning_group(nodes[name], remove, channels).prune()
+        after = _outputs(module, example_inputs)
+    except Exception as error:  # the tracer's own, or a forward that counts on its extents
+        return None, (str(error).splitlines() or [""])[0]
+    for a, b in zip(before, after, strict=True):
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max() + 1e-30)):
+            return None, "it would change the model's outputs"
+    return (module, marks), ""
 
 
 def _dead(graph: Any, group: Any) -> list[int]:
@@ -82,11 +148,14 @@ def _dead(graph: Any, group: Any) -> list[int]:
         owner = dependency.target.module
         if not dependency.target.outputs or len(places) != len(indices):
             return []  # the model's outputs, or a layer that sees several entries of a channel
-        if isinstance(owner, _NORMS) and not owner.affine:
+        if (isinstance(owner, _NORMS) and not owner.affine) or isinstance(owner, nn.Parameter | nn.Embedding):
             return []
         transposed = isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
         for leaf, parameter in owner.named_parameters(recurse=False):
-            channels = parameter.detach().movedim(int(transposed and leaf == "weight"), 0)[places]
+            channels = parameter.detach().movedim(int(transposed and leaf == "weight"), 0)
+            if max(places) >= len(channels):
+                return []  # the tracer took another axis for the channels
+            channels = channels[places]
             alive |= channels.flatten(1).any(1) if channels.dim() > 1 else channels != 0
     dead = [index for index, living in zip(indices, alive.tolist(), strict=True) if not living]
     return dead if len(dead) < len(indices) else dead[1:]

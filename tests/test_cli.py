@@ -117,6 +117,36 @@ def test_a_flag_of_zero_beats_the_file(project: Path) -> None:
     assert torch.load("model.pruned.pt", weights_only=True)["recipe"]["seed"] == 0
 
 
+def test_channels_are_pruned_taken_out_and_exported(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", "model.pt", "--pattern", "channel", "--epochs", "2") == 0
+    assert "Next: idp-deploy shrink model.pruned.pt" in capsys.readouterr().out
+    assert call("shrink", "model.pruned.pt", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["after"] < 0.6 * report["before"]
+    assert call("export", "--to", "onnx") == 0
+    assert call("verify", "model.pruned.small.onnx", "model.pruned.small.pt") == 0
+    assert call("shrink", "model.pruned.small.pt") == 2
+    assert "no channel in model.pruned.small.pt is zero as a whole" in capsys.readouterr().err
+
+
+def test_run_takes_channels_out(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = CONFIGURATION.replace("epochs = 2", 'epochs = 2\npattern = "channel"')
+    (project / "idp-deploy.toml").write_text(text)
+    assert call("run", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)["facts"]
+    saved = torch.load("out/model.pruned.pt", weights_only=True)
+    assert saved["provenance"]["steps"][-1] == "shrink"
+    assert saved["state_dict"]["3.weight"].shape == (16, 8, 1, 1)
+    assert facts["zeros"] > 0
+
+
+def test_shrinking_comes_before_quantizing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("prune", "model.pt", "--one-shot", "--pattern", "channel", "--inputs", "1x3x16x16") == 0
+    assert call("quantize", "model.pruned.pt", "--scheme", "int8-weights") == 0
+    assert call("shrink", "model.pruned.int8-weights.pt") == 2
+    assert "shrink first, then quantize" in capsys.readouterr().err
+
+
 def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
     assert call("export", "--to", "onnx") == 0
@@ -200,6 +230,10 @@ def test_the_examples_of_help_run(project: Path) -> None:
     """In the order of the pipeline, each example as typed."""
     torch.save(torch.load("model.pt"), "unused.pt")
     assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2", "--soft") == 0
+    assert (
+        call("prune", "model.pt", "--target", "0.5", "--one-shot", "--pattern", "channel", "-o", "model.channels.pt")
+        == 0
+    )
     (project / "idp-deploy.toml").write_text(CONFIGURATION + "\n")
     for name, (_, example) in COMMANDS.items():
         if name == "init":

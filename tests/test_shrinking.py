@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, IdpDeployError
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import Pruner, prune
-from idp_deploy.shrinking import shrink
+from idp_deploy.shrinking import shrink, zero_channels
 from idp_deploy.tasks import Task
-from sample_models import mobilenet_v1, resnet18
+from sample_models import bert, mobilenet_v1, resnet18
+from tests.zoo import ZOO
 
 
 def resnet() -> nn.Module:
@@ -108,6 +109,104 @@ def test_a_shrunk_checkpoint_loads_back(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "small.pt", resnet)
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded.module.eval()(x), small.module.eval()(x))
+
+
+# nothing to remove, and what the tracer cannot follow
+REFUSED = {
+    "gru": "no channel of this model can be removed — use another pattern than channel",
+    "lstm": "the channels of this model cannot be traced",
+}
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_every_architecture_shrinks_to_the_same_function_or_is_refused(name: str, tmp_path: Path) -> None:
+    entry = ZOO[name]
+    module, inputs = entry.build().eval(), entry.example_inputs()
+
+    def smaller() -> CompressedModel:
+        pruner = Pruner(module, sparsity=0.5, pattern="channel", method="l1-channel", epochs=1, example_inputs=inputs)
+        return shrink(pruner.finalize(), inputs)
+
+    if name in REFUSED:
+        with pytest.raises(IdpDeployError, match=REFUSED[name]):
+            smaller()
+        return
+    small = smaller()
+    others = entry.example_inputs(seed=3, batch=2)
+    with torch.no_grad():
+        before, after = (torch.utils._pytree.tree_leaves(m.eval()(*others)) for m in (module, small.module))
+        for a, b in zip(before, after, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4 * float(a.abs().max()))
+        save_checkpoint(small, tmp_path / "small.pt")
+        loaded = load_checkpoint(tmp_path / "small.pt", entry.build).module.eval()
+        for a, b in zip(after, torch.utils._pytree.tree_leaves(loaded(*others)), strict=True):
+            assert torch.equal(a, b)
+    if name != "torch_attention":  # whose channels are all counted out to heads
+        assert count(small.module) < 0.9 * count(module)
+
+
+def test_channels_that_a_forward_counts_out_stay_and_are_listed() -> None:
+    module = bert.build(vocabulary=32, width=32, layers=1, heads=4, length=8)
+    masks = {}
+    for name in ("layers.0.up", "layers.0.attention.value"):
+        layer = module.get_submodule(name)
+        with torch.no_grad():
+            layer.weight[::2] = 0
+            layer.bias[::2] = 0
+        masks[f"{name}.weight"] = layer.weight != 0
+    model = CompressedModel(module, masks)
+    assert zero_channels(model) == {"layers.0.up.weight": 64, "layers.0.attention.value.weight": 16}
+    ids = torch.ones(1, 8, dtype=torch.long)
+    small = shrink(model, (ids, ids * 0, ids))
+    assert small.module.get_submodule("layers.0.up").out_features == 64
+    assert zero_channels(small) == {"layers.0.attention.value.weight": 16}
+
+
+def test_where_no_zero_channel_can_go_the_reason_is_given() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.out = nn.Linear(4, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(self.inner(x).reshape(-1, 2, 4).relu().reshape(-1, 8))
+
+    module = Heads()
+    with torch.no_grad():
+        module.inner.weight[0] = 0
+        module.inner.bias[0] = 0
+    model = CompressedModel(module, {"inner.weight": module.inner.weight != 0})
+    with pytest.raises(ConversionError, match="1 groups of channels are zero and none can be removed: shape"):
+        shrink(model, (torch.randn(1, 4),))
+
+
+def test_an_embedding_as_wide_as_it_is_long_is_not_taken_for_a_layer() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.mix = nn.Embedding(8, 8), nn.Linear(8, 8)
+            self.up, self.out = nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.words(ids)
+            return self.out(self.up(x + self.mix(x)).relu())
+
+    module, ids = Words(), torch.ones(1, 3, dtype=torch.long)
+    before = module.words.weight.detach().clone()
+    pruner = Pruner(module, sparsity=0.5, pattern="channel", method="l1-channel", epochs=1, example_inputs=(ids,))
+    assert "those of an embedding" in pruner.report().left["mix.weight"]
+    small = shrink(pruner.finalize(), (ids,))
+    assert torch.equal(module.words.weight, before)
+    assert (small.module.mix.out_features, small.module.up.out_features) == (8, 4)
+
+
+def test_a_norm_over_channels_keeps_them() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    x = torch.randn(1, 3, 4, 4)
+    pruner = Pruner(module, sparsity=0.5, pattern="channel", method="l1-channel", epochs=1, example_inputs=(x,))
+    assert pruner.report().left["0.weight"] == "a norm takes the mean over its channels"
+    small = shrink(pruner.finalize(), (x,))
+    assert [small.module[i].out_channels for i in (0, 2, 4)] == [8, 4, 4]
 
 
 def test_outputs_and_concatenated_channels_are_left_and_named() -> None:

@@ -20,6 +20,7 @@ from idp_deploy.cli import (
     pruning,
     quantizing,
     running,
+    shrinking,
     simulating,
     verifying,
 )
@@ -39,6 +40,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "prune": (pruning.prune, "idp-deploy prune model.pt --target 0.9"),
     "harden": (pruning.harden, "idp-deploy harden model.soft.pt"),
+    "shrink": (shrinking.shrink, "idp-deploy shrink model.channels.pt"),
     "quantize": (quantizing.quantize, "idp-deploy quantize model.pruned.pt --scheme int8-weights"),
     "export": (exporting.export, "idp-deploy export model.pruned.pt --to onnx"),
     "verify": (verifying.verify, "idp-deploy verify model.pruned.onnx model.pruned.pt"),

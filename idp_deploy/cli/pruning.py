@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
@@ -42,6 +42,7 @@ def prune(
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
+    inputs: Inputs = None,
     pattern: Annotated[
         str | None,
         typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="Where zeros may lie.", show_default=False),
@@ -81,10 +82,11 @@ def prune(
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
+    from idp_deploy.shrinking import prunes_channels
     from idp_deploy.tasks import evaluate
 
     require_known(format)
-    session = open_session(model, task, config=config, trust=trust)
+    session = open_session(model, task, inputs, config, trust)
     existing(checkpoint)
     recipe, device = session.recipe(
         target=target,
@@ -106,7 +108,9 @@ def prune(
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
-        compressed: CompressedModel | MaskedModel = prune_one_shot(dense, recipe)
+        compressed: CompressedModel | MaskedModel = prune_one_shot(
+            dense, recipe, session.example_inputs(data) if data or session.inputs else None
+        )
     else:
         if data is None:
             raise UsageError(
@@ -136,7 +140,9 @@ def prune(
     if not one_shot:
         shutil.rmtree(work, ignore_errors=True)
     remember("checkpoint", [path])
-    follow = f"idp-deploy harden {path}" if soft else f"idp-deploy export {path} --to all"
+    follow = f"idp-deploy export {path} --to all"
+    if soft or prunes_channels(recipe):
+        follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
     emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
 
 

@@ -14,6 +14,9 @@ from torch import nn
 
 from idp_deploy.errors import ConversionError
 
+# a channel that is gone changes what is left
+_OVER_CHANNELS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+
 
 @dataclass(frozen=True)
 class Coupled:
@@ -62,6 +65,11 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
             if not dependency.target.outputs:
                 fixed = "its channels are the model's outputs"
             owner = dependency.target.module
+            if isinstance(owner, nn.Parameter | nn.Embedding):
+                fixed = fixed or "its channels meet those of an embedding or of a parameter outside the layers"
+                continue
+            if isinstance(owner, _OVER_CHANNELS):
+                fixed = fixed or "a norm takes the mean over its channels"
             path = names.get(owner)
             if path is None:
                 continue

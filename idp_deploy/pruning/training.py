@@ -88,10 +88,13 @@ def prune(
         return run.finish(model)
 
 
-def one_shot(model: Model, recipe: Recipe) -> CompressedModel:
+def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> CompressedModel:
     """Prune by magnitude at once, without data and without training; expect to lose accuracy.
 
     Of the recipe's options those that choose weights count; the others speak of training.
+
+    Args:
+        example_inputs: one call's arguments; with them coupled channels go together, so that `shrink` can remove them.
     """
     check_options(recipe.method, recipe.mode, recipe.options)
     module = deepcopy(model.module)
@@ -105,6 +108,7 @@ def one_shot(model: Model, recipe: Recipe) -> CompressedModel:
         allocation=recipe.allocation,
         skip=recipe.skip,
         seed=recipe.seed,
+        example_inputs=example_inputs,
         **options,
     )
     pruner.prepare()

@@ -65,6 +65,23 @@ def compression_document(
     return Document(f"wrote {path}", tables, data, notes, next=next)
 
 
+def shrinking_document(
+    before: CompressedModel, after: CompressedModel, path: Path, left: Mapping[str, int]
+) -> Document:
+    """Parameters before and after; weights whose zero channels could not be taken out."""
+    old, new = (sum(p.numel() for p in model.module.parameters()) for model in (before, after))
+    rows = [("parameters before", str(old)), ("parameters after", f"{new} ({show(new / max(old, 1), 'share')})")]
+    notes = [f"{name} keeps {count} zero channels: the module counts on them" for name, count in left.items()]
+    data: dict[str, object] = {"path": str(path), "before": old, "after": new, "left": dict(left)}
+    return Document(
+        f"wrote {path}",
+        [Table("", ("what", "value"), rows)],
+        data,
+        notes,
+        next=f"idp-deploy export {path} --to all",
+    )
+
+
 def _quantization_table(quantization: Quantization) -> Table:
     rows = [
         (name, f"{decibel:.1f} dB", "float" if name in quantization.kept_float else quantization.scheme)
