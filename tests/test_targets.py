@@ -11,7 +11,7 @@ import pytest
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import FORMATS
 from idp_deploy.simulation.cost_model import FAMILIES
-from idp_deploy.simulation.targets import folder, list_targets, load_cores, load_target, parse
+from idp_deploy.simulation.targets import folder, list_targets, load_cores, load_target, parse, read_targets
 
 NAMES = sorted(path.stem for path in folder().glob("*.toml") if path.name != "cores.toml")
 WANTED = [
@@ -76,6 +76,25 @@ def test_the_users_own_targets_come_first(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_target("pixel-4").device == "My Pixel 4"
     assert load_target("mine").device == "Mine"
     assert "mine" in [target.name for target in list_targets()]
+
+
+def test_a_file_that_is_no_device_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "targets").mkdir()
+    (tmp_path / "targets" / "linker.toml").write_text('[build]\ntarget = "aarch64"\n')
+    (tmp_path / "targets" / "folder.toml").mkdir()
+    (tmp_path / "targets" / "pixel-4.toml").write_text("soc = 3\n")
+    monkeypatch.chdir(tmp_path)
+    usable, unusable = read_targets()
+    assert [target.name for target in usable] == [name for name in NAMES if name != "pixel-4"]
+    assert len(unusable) == 3
+    assert all(any(f"{name}.toml" in str(error) for error in unusable) for name in ("linker", "folder", "pixel-4"))
+    for name, wrong in (
+        ("linker", "linker.toml: 'device'"),
+        ("folder", "cannot be read"),
+        ("pixel-4", "pixel-4.toml: 'device'"),
+    ):
+        with pytest.raises(UsageError, match=wrong):
+            load_target(name)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def targets(
     """List the device profiles, show one with its sources, or write one for a device of your own."""
     from idp_deploy.rendering.devices import device_document, devices_document
     from idp_deploy.simulation.creating import new_target
-    from idp_deploy.simulation.targets import list_targets, load_target
+    from idp_deploy.simulation.targets import load_target, read_targets
 
     require_known(format)
     if name == "new":
@@ -91,7 +91,7 @@ def targets(
             new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
         )
     else:
-        document = device_document(load_target(name)) if name else devices_document(list_targets())
+        document = device_document(load_target(name)) if name else devices_document(*read_targets())
     emit(document, format=format, json=json, output=output)
 
 

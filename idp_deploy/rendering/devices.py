@@ -11,14 +11,16 @@ if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
 
-def devices_document(targets: Sequence[Target]) -> Document:
-    """One row a device."""
+def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = ()) -> Document:
+    """One row a device, and a note for each file that is none."""
     rows = [
         (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence) for t in targets
     ]
     columns = ("target", "device", "chip", "formats", "confidence")
-    data = {"targets": [t.model_dump(mode="json") for t in targets]}
-    return Document("Targets", [Table("", columns, rows)], data, next="idp-deploy targets pixel-4")
+    left_out = [str(error) for error in unusable]
+    data = {"targets": [t.model_dump(mode="json") for t in targets], "left_out": left_out}
+    notes = [f"left out: {message}" for message in left_out]
+    return Document("Targets", [Table("", columns, rows)], data, notes, next="idp-deploy targets pixel-4")
 
 
 def device_document(target: Target) -> Document:

@@ -114,17 +114,21 @@ def parse(path: Path) -> Target:
     """One device file.
 
     Raises:
-        UsageError: not TOML, an unknown or missing key, an unknown core or runtime family; the message names it.
+        UsageError: unreadable, not TOML, an unknown or missing key, core or runtime family; the message names it.
     """
     try:
         target = Target.model_validate(tomllib.loads(path.read_text()) | {"name": path.stem})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not TOML: {error}", way_out="compare it with targets/pixel-4.toml") from error
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}", way_out="remove it or make it readable") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
-            f"{path}: '{where}': {first['msg']}", way_out="compare it with targets/pixel-4.toml"
+            f"{path}: '{where}': {first['msg']}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error
     for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
         _among(path, "core", used, load_cores())
@@ -155,9 +159,18 @@ def load_target(name: str) -> Target:
 
 
 def list_targets() -> list[Target]:
-    """Every device, by name; a user's file hides the package's of the same name."""
-    found: dict[str, Target] = {}
+    """Every device that can be used, by name; a user's file hides the package's of the same name."""
+    return read_targets()[0]
+
+
+def read_targets() -> tuple[list[Target], list[UsageError]]:
+    """The same, and what is wrong with each file in between that is no device."""
+    found: dict[str, Target | UsageError] = {}
     for path in _files():
         if path.stem not in found:
-            found[path.stem] = parse(path)
-    return [found[name] for name in sorted(found)]
+            try:
+                found[path.stem] = parse(path)
+            except UsageError as error:
+                found[path.stem] = error
+    read = [found[name] for name in sorted(found)]
+    return [t for t in read if isinstance(t, Target)], [e for e in read if isinstance(e, UsageError)]
