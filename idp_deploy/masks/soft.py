@@ -8,16 +8,14 @@ For a threshold t and a temperature τ (IDP, ICLR 2023 submission; PDP, arXiv 23
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mask is hard anyway
-
-
-CHUNK = 1 << 17  # entries: few enough for their intermediate values to stay in a core's cache
+CHUNK = 1 << 18  # entries: few enough for intermediate values to stay in a processor's cache
 
 
 class _Soft(torch.autograd.Function):
@@ -46,8 +44,9 @@ class _Soft(torch.autograd.Function):
 class _SoftByChunks(torch.autograd.Function):
     """The same for large weights on a CPU, where passes over all of w would wait for memory.
 
-    With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b). Backward has ŵ, which the layer keeps anyway: m = ŵ/w, so that
-    no exponential is needed, and w²·m·(1 − m) = ŵ·(w − ŵ).
+    With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b). Backward has ŵ, which the layer keeps anyway, so that it needs no
+    exponential: m = ŵ/w, and with q = 2s·w·ŵ the derivative is m + q·(1 − m), or (ŵ + q·(w − ŵ))/w. It exceeds 1
+    exactly where q does.
     """
 
     @staticmethod
@@ -64,20 +63,18 @@ class _SoftByChunks(torch.autograd.Function):
         w, masked = ctx.saved_tensors
         s, b, gain = ctx.constants
         at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0
-        result, gap = torch.empty_like(w), torch.empty(min(CHUNK, w.numel()))
-        for x, y, g, out in _chunks(w, masked, grad.to(w.dtype).contiguous(), result):
-            room = gap if len(x) == len(gap) else gap[: len(x)]
-            torch.div(y, x, out=out).nan_to_num_(nan=at_zero)
-            out.addcmul_(torch.sub(x, y, out=room), y, value=2 * s)
-            if gain < math.inf:
-                out.clamp_(max=gain)
-            out.mul_(g)
+        most = min(gain, torch.finfo(w.dtype).max)  # an infinite q times w − ŵ = 0 would be NaN
+        result, nothing = torch.empty_like(w), torch.tensor(0.0)
+        for x, y, g, out in _chunks(w, masked, grad.contiguous(), result):
+            torch.addcmul(nothing, x, y, value=2 * s, out=out).clamp_(max=most)
+            torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(nan=at_zero).mul_(g)
         return result, None, None, None
 
 
-def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    flat = [tensor.view(-1) for tensor in tensors]
-    return iter([tuple(flat)]) if len(flat[0]) <= CHUNK else zip(*(x.split(CHUNK) for x in flat), strict=True)
+def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    if tensors[0].numel() <= CHUNK:
+        return (tensors,)
+    return zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
 
 
 class _SoftGroups(torch.autograd.Function):
@@ -158,9 +155,9 @@ def apply_soft_mask(
 
 def _by_chunks(w: Tensor, t: Tensor | float, tau: Tensor | float) -> bool:
     # compiled code fuses the passes itself
-    plain = w.device.type == "cpu" and w.dtype == torch.float32 and w.is_contiguous()
-    numbers = all(not isinstance(x, Tensor) or (x.dim() == 0 and x.device.type == "cpu") for x in (t, tau))
-    return plain and numbers and not torch.compiler.is_compiling()
+    if torch.compiler.is_compiling() or not (w.is_cpu and w.dtype == torch.float32 and w.is_contiguous()):
+        return False
+    return not any(isinstance(x, Tensor) and (x.dim() or not x.is_cpu) for x in (t, tau))
 
 
 def _scalars(w: Tensor, t: Tensor | float, tau: Tensor | float) -> tuple[Tensor, Tensor]:
