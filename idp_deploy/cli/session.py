@@ -74,7 +74,10 @@ class Session:
         """
         table = self.configuration.prune.model_dump()
         chosen = {**table, **{name: value for name, value in flags.items() if value not in (None, [], ())}}
-        rules = {**table["rules"], **pairs(flags.get("rules") or (), "--rule")}
+        rules = pairs(flags.get("rules") or (), "--rule")
+        rules |= {
+            glob: pattern for glob, pattern in table["rules"].items() if glob not in rules
+        }  # the first one counts
         given = {name: _literal(text) for name, text in pairs(flags.get("options") or (), "--option").items()}
         options = {**table["options"], **given}
         if chosen["learning_rate"] is not None:
