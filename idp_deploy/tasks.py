@@ -7,7 +7,7 @@ A task is any object with the methods below; subclass `Task` to inherit defaults
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,7 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
+
+from idp_deploy.errors import IdpDeployError, UsageError
 
 
 class Task:
@@ -62,16 +65,15 @@ class Task:
 
     def example_inputs(self) -> tuple[Any, ...]:
         """One call's positional arguments with batch 1. Default: the first validation sample."""
-        batch = next(iter(self.validation_loader()))
-        return tuple(x[:1] for x in self.inputs(batch))
+        return _sample(self.inputs(next(iter(self.validation_loader()))), 0)
 
     def calibration_inputs(self, samples: int = 64) -> Sequence[tuple[Any, ...]]:
         """Batch-1 calls that fix activation ranges. Default: the first training samples at seed 0."""
         calls: list[tuple[Any, ...]] = []
         for batch in self.train_loader(0):
             inputs = self.inputs(batch)
-            for i in range(len(inputs[0])):
-                calls.append(tuple(x[i : i + 1] for x in inputs))
+            for i in range(len(_tensors(inputs)[0])):
+                calls.append(_sample(inputs, i))
                 if len(calls) == samples:
                     return calls
         return calls
@@ -98,6 +100,91 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     finally:
         module.train(was_training)
     return total / max(count, 1)
+
+
+def rehearse(module: nn.Module, task: Task) -> None:
+    """Take one batch of validation and one of training through `module`, so that a misfit is named before training.
+
+    Nothing learns, and the module's mode, its statistics and the random state are as before.
+
+    Raises:
+        UsageError: a loader without batches, or the step of the task or the forward that fails, with what it was given.
+    """
+    was_training = module.training
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    try:
+        with own_randomness(), torch.no_grad():
+            module.eval()
+            for part, loader in (("validation", task.validation_loader), ("train", lambda: task.train_loader(0))):
+                made = _attempt(f"the task's {part}_loader", loader)
+                if part == "train" and not isinstance(made, DataLoader):
+                    raise UsageError(
+                        f"the task's train_loader returns a {type(made).__name__}",
+                        way_out="return a torch.utils.data.DataLoader, which can be shared among processes",
+                    )
+                batch = _attempt(f"the task's {part}_loader", lambda made=made: next(iter(made), None))
+                if batch is None:
+                    raise UsageError(
+                        f"the task's {part}_loader gives no batch", way_out="check its data, or make batches smaller"
+                    )
+                batch = to_device(batch, device)
+                inputs = _attempt("the task's inputs(batch)", task.inputs, batch)
+                outputs = _attempt("the model's forward", lambda inputs=inputs: module(*inputs), given=inputs)
+                name, step = ("score", task.score) if part == "validation" else ("loss", task.loss)
+                found = _attempt(f"the task's {name}(outputs, batch)", step, outputs, batch, given=outputs)
+                if part == "train" and not (isinstance(found, Tensor) and found.numel() == 1):
+                    raise UsageError(
+                        f"the task's loss returns {_shown(found)}", way_out="return one number, such as the mean"
+                    )
+                if part == "validation" and not (isinstance(found, tuple) and len(found) == 2):
+                    raise UsageError(
+                        f"the task's score returns {_shown(found)}",
+                        way_out="return (sum of the metric over the batch, entries counted)",
+                    )
+            _attempt("the task's example_inputs", task.example_inputs)
+    finally:
+        module.train(was_training)
+
+
+def _attempt(what: str, step: Callable[..., Any], *arguments: Any, given: Any = None) -> Any:
+    try:
+        return step(*arguments)
+    except (IdpDeployError, MemoryError):
+        raise
+    except Exception as error:  # the user's own code
+        about = f" on {_shown(given)}" if given is not None else ""
+        lines = str(error).strip().splitlines() or [""]
+        first = lines[-1 if lines[0].startswith("Caught ") else 0]  # a worker of a loader sends its traceback
+        raise UsageError(
+            f"{what} fails{about} with {type(error).__name__}: {first}",
+            way_out="make task and model fit; --debug shows where",
+        ) from error
+
+
+def _shown(value: Any) -> str:
+    """Shapes and types of whatever a model takes or returns.
+
+    >>> _shown((torch.zeros(2, 3), {"mask": torch.ones(2).bool()}))
+    '(float32 (2, 3), {mask: bool (2,)})'
+    """
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        kind = "" if type(value) is dict else type(value).__name__
+        return f"{kind}{{{', '.join(f'{key}: {_shown(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_shown, value))})"
+    return f"a {type(value).__name__}"
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+
+
+def _sample(inputs: tuple[Any, ...], index: int) -> tuple[Any, ...]:
+    """Entry `index` of every tensor, as a batch of 1."""
+    sample: tuple[Any, ...] = tree_map_only(Tensor, lambda x: x[index : index + 1], inputs)
+    return sample
 
 
 def to_device(batch: Any, device: torch.device) -> Any:

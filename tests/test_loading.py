@@ -61,6 +61,10 @@ def fails() -> Net:
     raise RuntimeError("no weights today")
 
 
+def scripted() -> torch.jit.ScriptModule:
+    return torch.jit.script(torch.nn.Linear(2, 2))
+
+
 def lost_task() -> None:
     raise FileError("no data here")
 
@@ -153,6 +157,11 @@ def test_the_working_folder_is_searched(tmp_path: Path) -> None:
     # -P keeps Python itself from adding the working folder
     run = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.stdout == "3\n", run.stderr
+
+
+def test_a_torchscript_module_is_refused() -> None:
+    with pytest.raises(UsageError, match="returned a TorchScript module, whose weights cannot be masked"):
+        load_module(f"{HERE}:scripted")
 
 
 def test_task_by_name() -> None:

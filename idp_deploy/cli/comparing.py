@@ -47,6 +47,7 @@ def compare(
     """Prune with several methods on your own task and compare hardened accuracy, seed by seed."""
     from idp_deploy.pruning import METHODS
     from idp_deploy.pruning.comparing import compare as compare_methods
+    from idp_deploy.tasks import rehearse
 
     require_known(format)
     session = open_session(model, task, config=config)
@@ -67,8 +68,10 @@ def compare(
     def finished(run: Run) -> None:
         say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
 
+    dense = session.model(existing(checkpoint))
+    rehearse(dense.module, data)
     comparison = compare_methods(
-        session.model(existing(checkpoint)),
+        dense,
         data,
         recipe,
         methods=names,

@@ -83,7 +83,7 @@ def prune(
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
     from idp_deploy.shrinking import prunes_channels
-    from idp_deploy.tasks import evaluate
+    from idp_deploy.tasks import evaluate, rehearse
 
     require_known(format)
     session = open_session(model, task, inputs, config, trust)
@@ -117,6 +117,7 @@ def prune(
                 "IDP trains while it prunes, and no task says with which data",
                 way_out="pass --task pkg.mod:task, or --one-shot to prune by magnitude without data",
             )
+        rehearse(dense.module, data)
         facts["dense"] = evaluate(dense.module, data)
         work = (output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")).with_suffix(".resume")
         if resume and not work.exists():

@@ -31,6 +31,7 @@ def run(
     Exits 1 where a budget is broken or a file does not agree with the model.
     """
     from idp_deploy.pipeline import deploy
+    from idp_deploy.tasks import rehearse
 
     require_known(format)
     session = open_session(config=config)
@@ -44,6 +45,7 @@ def run(
         )
     recipe, device = session.recipe()
     dense = session.model(existing(weights))
+    rehearse(dense.module, task)
     if device is not None:
         recipe = replace(recipe, sparsity=plan(session, dense, task, recipe, device))
     with EpochTable() as progress:

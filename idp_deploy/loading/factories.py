@@ -44,6 +44,11 @@ def load_module(factory: str) -> nn.Module:
             f"--model {factory} returned {_kind(made)}, not a torch.nn.Module",
             way_out="name a callable that builds and returns the module",
         )
+    if isinstance(made, torch.jit.ScriptModule):
+        raise UsageError(
+            f"--model {factory} returned a TorchScript module, whose weights cannot be masked",
+            way_out="name the factory of the module that was scripted",
+        )
     return made
 
 

@@ -286,6 +286,11 @@ def _optimizer(task: Task, module: nn.Module, settings: Mapping[str, Any]) -> to
     if own is None:
         rate = rate or task.learning_rate or 0.05
         return torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, weight_decay=settings["weight_decay"])
+    if not isinstance(own, torch.optim.Optimizer):
+        raise UsageError(
+            f"the task's optimizer(module) returns a {type(own).__name__}",
+            way_out="return a torch.optim.Optimizer, or None for SGD",
+        )
     if rate is not None:
         peak = max(group["lr"] for group in own.param_groups)
         for group in own.param_groups:
