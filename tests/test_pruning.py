@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.hardening import harden
+from idp_deploy.masks import apply_soft_mask
 from idp_deploy.pruning import Progress, Pruner, one_shot, prune
 from idp_deploy.tasks import evaluate
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, same, train, trained, zeros
@@ -197,6 +198,34 @@ def test_a_compiled_model_trains_with_masks() -> None:
         x = torch.randn(3, 20)
         assert torch.equal(compiled(x), model(x))
     assert pruner.finalize().zeros == round(0.9 * PRUNABLE)
+
+
+def test_mixed_precision_trains_with_masks_of_full_precision() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=10)
+    pruner.prepare()
+    inputs, labels = Blobs().train.tensors
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    losses = []
+    for step in range(10):
+        if step == 4:
+            site = pruner.sites[0]
+            expected = apply_soft_mask(site.weight.detach(), site.state["t"], site.state["tau"])
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert model[0](inputs).dtype == torch.bfloat16
+                assert torch.equal(site.read(site.weight), expected)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = nn.functional.cross_entropy(model(inputs), labels)
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters())
+        optimizer.step()
+        pruner.step()
+    assert losses[-1] < losses[0]
+    sparse = pruner.finalize()
+    assert zeros(model) == round(0.9 * PRUNABLE)
+    assert all(torch.equal(model.get_parameter(name) != 0, mask) for name, mask in sparse.masks.items())
 
 
 def test_a_weight_read_behind_its_layers_back_is_noticed() -> None:

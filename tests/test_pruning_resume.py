@@ -102,15 +102,26 @@ def test_sigkill_at_random_steps_and_resume_gives_the_same_bytes(tmp_path: Path)
         assert (folder / "result0.pt").read_bytes() == expected, f"killed after step {last}"
 
 
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": [*ACCELERATE, "--dynamo_backend", "no", "--mixed_precision", "no", "--main_process_port", "0"],
+    "accelerate bf16": [*ACCELERATE, "--dynamo_backend", "no", "--mixed_precision", "bf16", "--main_process_port", "0"],
+}
+
+
 @pytest.mark.slow
-def test_two_processes_agree_on_every_mask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_agree_on_every_mask(tmp_path: Path, launcher: str) -> None:
     script = tmp_path / "run.py"
     script.write_text(RUN)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [sys.executable, *launch, str(script), str(tmp_path), "fresh"]
+    command = [sys.executable, *LAUNCHERS[launcher], str(script), str(tmp_path), "fresh"]
     subprocess.run(command, check=True, env=environment, cwd=ROOT, timeout=300, stdout=subprocess.DEVNULL)
     one, two = (torch.load(tmp_path / f"result{rank}.pt", weights_only=True) for rank in (0, 1))
     for key in ("state", "masks"):
         assert all(torch.equal(one[key][name], two[key][name]) for name in one[key])
     assert sum(int((~mask).sum()) for mask in one["masks"].values()) == round(0.9 * PRUNABLE)
+    for name, mask in one["masks"].items():
+        assert one["state"][name].dtype == torch.float32
+        assert torch.equal(one["state"][name] != 0, mask)

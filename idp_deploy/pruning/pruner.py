@@ -9,7 +9,7 @@ sparse = pruner.finalize()
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, chec
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
 from idp_deploy.pruning.selecting import select
+from idp_deploy.pruning.sharding import refuse_flat, whole
 from idp_deploy.pruning.sites import Site, attach
 
 PAPER_TEMPERATURE = 1e-4
@@ -79,6 +80,7 @@ class Pruner:
             raise UsageError(f"unknown allocation '{allocation}'", way_out=f"known are auto, {', '.join(ALLOCATIONS)}")
         if epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
             raise UsageError(f"{epochs} epochs of {steps_per_epoch} steps", way_out="pruning trains: give at least 1")
+        refuse_flat(model)
         self.model = model
         self.recipe = Recipe(
             sparsity, method, pattern, mode, allocation, epochs, seed, tuple(skip), dict(sorted(options.items()))
@@ -90,7 +92,8 @@ class Pruner:
         selection = select(model, pattern, skip=skip, **choice)
         self.left = dict(selection.left)
         self.sites = [
-            Site(name, model.get_parameter(name), where, parsed) for name, (where, parsed) in selection.chosen.items()
+            Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
+            for name, (where, parsed) in selection.chosen.items()
         ]
         self._couple(example_inputs)
         self._check_sparsity()
@@ -118,7 +121,8 @@ class Pruner:
                 self._handles += attach(self.model, site)
             self.method.begin(self._surroundings)
             self._begun = True
-            self._refresh()
+            with self._whole():
+                self._refresh()
         return self.model
 
     def step(self) -> None:
@@ -131,14 +135,15 @@ class Pruner:
             raise UsageError("step() before prepare()", way_out="call model = pruner.prepare() before training")
         if self.steps == 0:
             for site in self.sites:
-                if not site.seen and site.weight.grad is not None:
+                if not site.seen and site.live().grad is not None:
                     raise UsageError(
                         f"weight '{site.name}' is trained but not read by the forward of its own layer, so no mask "
                         "reaches it",
                         way_out=f'leave it out with skip = ["{site.name}"]',
                     )
         self.steps += 1
-        self._refresh()
+        with self._whole():
+            self._refresh()
 
     def report(self) -> PruningReport:
         """Where pruning stands now."""
@@ -158,7 +163,7 @@ class Pruner:
         """Inside, the model computes with the exact hard masks of this moment; afterwards all is as before."""
         soft = [site for site in self.sites if site.mask is None and site.zeros]
         values = {}
-        with torch.no_grad():
+        with torch.no_grad(), self._whole():
             for site in soft:
                 site.mask, baked = self.method.hard_mask(site), self.method.baked(site)
                 if baked is not None:
@@ -169,7 +174,7 @@ class Pruner:
         finally:
             for site in soft:
                 site.mask = None
-            with torch.no_grad():
+            with torch.no_grad(), self._whole():
                 for site, value in values.items():
                     site.weight.copy_(value)
 
@@ -178,16 +183,8 @@ class Pruner:
 
         Coupled channels become exact zeros here: from the numbers alone each weight would choose its own.
         """
-        self._finish_ramp()
-        if any(site.peers for site in self.sites):
-            self._freeze()
-        masks = {}
-        for site in self.sites:
-            t, tau = site.state.get("t"), site.state.get("tau")
-            if t is None or tau is None or site.mask is not None:
-                t, tau = (site.threshold() if site.zeros else torch.zeros(())), torch.tensor(SMALLEST_TEMPERATURE)
-            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.zeros, site.pattern.name)
-        return masks
+        with self._whole():
+            return self._soft_masks()
 
     @torch.no_grad()
     def finalize(self) -> Finalized:
@@ -197,13 +194,14 @@ class Pruner:
             The hardened model with its masks; it can be called as the module can.
         """
         self.prepare()
-        self._freeze()
         masks = {}
-        for site in self.sites:
-            assert site.mask is not None
-            # a product would leave −0.0
-            site.weight.copy_(torch.where(site.mask, site.weight, torch.zeros_like(site.weight)))
-            masks[site.name] = site.mask.detach().clone()
+        with self._whole():
+            self._freeze()
+            for site in self.sites:
+                assert site.mask is not None
+                # a product would leave −0.0
+                site.weight.copy_(torch.where(site.mask, site.weight, torch.zeros_like(site.weight)))
+                masks[site.name] = site.mask.detach().clone()
         self.detach()
         return Finalized(self.model, masks, self.recipe)
 
@@ -268,6 +266,27 @@ class Pruner:
                     f"pattern {pattern.name} means a sparsity of {pattern.sparsity}, not {self.recipe.sparsity}",
                     way_out=f"ask for {pattern.sparsity}",
                 )
+
+    def _whole(self) -> AbstractContextManager[None]:
+        """For as long as `site.weight` has to be all of the weight."""
+        unless = "pruning coupled channels" if self.followers else ""
+        if self.recipe.method in ("synflow", "grasp"):
+            unless = f"method {self.recipe.method}"
+        elif self.allocation == "sensitivity":
+            unless = "allocation by sensitivity"
+        return whole(self.sites, unless=unless)
+
+    def _soft_masks(self) -> dict[str, SoftMask]:
+        self._finish_ramp()
+        if any(site.peers for site in self.sites):
+            self._freeze()
+        masks = {}
+        for site in self.sites:
+            t, tau = site.state.get("t"), site.state.get("tau")
+            if t is None or tau is None or site.mask is not None:
+                t, tau = (site.threshold() if site.zeros else torch.zeros(())), torch.tensor(SMALLEST_TEMPERATURE)
+            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.zeros, site.pattern.name)
+        return masks
 
     def _refresh(self) -> None:
         """Bring masks in line with the weights and the step count."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ class Site:
     """The pruning state of one weight."""
 
     name: str
-    weight: nn.Parameter
+    owner: nn.Module  # one that holds the weight as its parameter
+    weight: Tensor  # that parameter, or all of it where processes hold parts
     where: Prunable
     pattern: Pattern
     budget: int = 0  # zeros at the end
@@ -34,11 +35,15 @@ class Site:
     seen: bool = False  # whether a forward has read it
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
 
-    def read(self) -> Tensor:
+    def live(self) -> nn.Parameter:
+        """The parameter as the module holds it now: sharding and loading may put another object in its place."""
+        return cast(nn.Parameter, self.owner._parameters[self.where.places[0].leaf])
+
+    def read(self, weight: Tensor) -> Tensor:
         """The weight as the layer sees it."""
         if self.mask is not None:
-            return (self.weight.detach() if self.still else self.weight) * self.mask
-        return self.weight if self.masked is None else self.masked(self, self.weight)
+            return (weight.detach() if self.still else weight) * self.mask
+        return weight if self.masked is None else self.masked(self, weight)
 
     def threshold(self) -> Tensor:
         """t of the pattern at the current number of zeros."""
@@ -97,7 +102,7 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        self.owner.__dict__[self.leaf] = self.site.read()
+        self.owner.__dict__[self.leaf] = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
 
 
 class _Leave:

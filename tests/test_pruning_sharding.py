@@ -1,0 +1,116 @@
+"""Sharded weights get the masks and the values that whole ones get."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from idp_deploy.errors import UsageError
+from idp_deploy.pruning import METHODS, Pruner
+from tests.pruning_fixtures import PRUNABLE, RECIPES, network, train
+
+ROOT = Path(__file__).parents[1]
+SHARDABLE = [method for method in METHODS if method not in ("synflow", "grasp")]
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = torch.distributed.init_device_mesh("cpu", (torch.distributed.get_world_size(),))
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def pruned(method: str, how: str, steps: int = 20) -> dict[str, torch.Tensor]:
+    """Weights and masks after a short run on the same data everywhere; sharded before or after `prepare`, or never."""
+    pattern, sparsity = RECIPES[method]
+    model = network()
+    if how == "before":
+        shard(model)
+    pruner = Pruner(model, sparsity=sparsity, pattern=pattern, method=method, epochs=steps, dense=0.1, finish=0.3)
+    pruner.prepare()
+    if how == "after":
+        shard(model)
+    torch.manual_seed(1)
+    train(model, pruner, steps // 2)
+    with pruner.hardened():
+        pass
+    train(model, pruner, steps - steps // 2)
+    sparse = pruner.finalize()
+    weights = {name: p.full_tensor() if isinstance(p, DTensor) else p.detach() for name, p in model.named_parameters()}
+    return weights | {f"mask of {name}": mask for name, mask in sparse.masks.items()}
+
+
+def agree(method: str, how: str) -> None:
+    sharded, expected = pruned(method, how), pruned(method, "never")
+    assert sharded.keys() == expected.keys()
+    different = [name for name in expected if not torch.equal(sharded[name], expected[name])]
+    assert not different, f"{method}, sharded {how}: {different}"
+
+
+@pytest.fixture
+def group() -> Iterator[None]:
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_a_process_of_its_own_prunes_shards_as_whole_weights(how: str) -> None:
+    agree("idp", how)
+
+
+@pytest.mark.usefixtures("group")
+def test_what_needs_the_whole_network_is_refused() -> None:
+    model = shard(network())
+    example = (torch.ones(2, 20),)
+    with pytest.raises(UsageError, match=r"'0\.weight' is sharded, and method synflow needs the whole network"):
+        Pruner(model, sparsity=0.5, epochs=4, method="synflow", example_inputs=example).prepare()
+    with pytest.raises(UsageError, match="allocation by sensitivity needs the whole network"):
+        Pruner(model, sparsity=0.5, epochs=4, allocation="sensitivity", loss=lambda: model(*example).sum()).prepare()
+
+
+def test_flattened_weights_are_refused() -> None:
+    class FullyShardedDataParallel(nn.Sequential):
+        """The older wrapper is known by its name, so that it need not be imported."""
+
+    with pytest.raises(UsageError, match="fully_shard, which keeps them apart"):
+        Pruner(FullyShardedDataParallel(network()), sparsity=0.5, epochs=4)
+    model = network()
+    pruner = Pruner(model, sparsity=0.5, epochs=4)
+    model[0].weight = nn.Parameter(model[0].weight.detach().flatten())
+    with pytest.raises(UsageError, match=r"'0\.weight' has changed its shape to \(960,\)"):
+        pruner.prepare()
+
+
+RUN = """
+import sys
+import torch
+from tests.test_pruning_sharding import SHARDABLE, agree
+torch.distributed.init_process_group("gloo")
+for method in SHARDABLE:
+    agree(method, "before")
+agree("idp", "after")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_prune_halves_as_one_prunes_the_whole(tmp_path: Path) -> None:
+    assert PRUNABLE % 2 == 0
+    script = tmp_path / "run.py"
+    script.write_text(RUN)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch], env=environment, cwd=ROOT, timeout=600, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
