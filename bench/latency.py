@@ -3,7 +3,8 @@
 Every published latency is predicted by a fit that never saw its model, its device, or either. Groups are left out
 whole, so no device, model or publication leaks. Cells: *model* = the device is calibrated with this runtime, the
 model is new; *device* = from specifications alone, or with one anchor (each of a few common models in turn); *both*.
-An interval's width comes from the errors of the other devices and models alone; its coverage is counted here.
+An interval's width comes from errors that never saw what is new in the cell; its coverage is counted here, and
+`bench.latency_nested` counts it through the shipped path.
 
 Baselines, fitted and left out in the same way: MACs × a constant of the place; a constant for each class of operator;
 classes with activation and weight traffic (least squares on relative errors, not negative).
@@ -22,8 +23,8 @@ from types import MappingProxyType
 import numpy as np
 
 from idp_deploy.simulation.architectures import architecture
-from idp_deploy.simulation.calibration import ANCHORS, FEW, LEVELS, Row, load_rows, rows_of
-from idp_deploy.simulation.cost_model import kind_of
+from idp_deploy.simulation.calibration import ANCHORS, LEVELS, Row, load_rows, rows_of
+from idp_deploy.simulation.cost_model import half_width, kind_of
 from idp_deploy.simulation.holdouts import CELLS, Error, held_out, quantile
 from idp_deploy.simulation.targets import folder, load_cores
 from idp_deploy.simulation.work import OP_CLASSES
@@ -115,21 +116,28 @@ def summary(errors: Sequence[tuple[float, str]]) -> dict[str, float]:
 
 
 def coverage(errors: Sequence[Error]) -> list[bool]:
-    """Whether each row lies in its 90 % interval.
+    """Whether each row lies in its 90 % interval, whose width never saw what is new in the cell.
 
-    The width is the quantile of the errors that the same runtime family made on other devices and other models, or
-    of every family's where there are fewer than FEW.
+    A new model's width comes from the errors on all other models, a new device's from all other devices; see
+    `cost_model.half_width` for what a runtime family with few errors gets.
     """
     memory: dict[tuple[str, str, str], float] = {}
     inside = []
     for error in errors:
         key = (error.row.family, error.row.device, error.row.model)
         if key not in memory:
-            others = [e for e in errors if e.row.device != key[1] and e.row.model != key[2]]
+            others = [e for e in errors if _apart(e, error)]
             own = [e.error for e in others if e.row.family == key[0]]
-            memory[key] = quantile(own if len(own) >= FEW else [e.error for e in others])
+            everyone = quantile([e.error for e in others])
+            memory[key] = half_width(quantile(own) if own else 0.0, len(own), everyone)
         inside.append(abs(error.error) <= memory[key])
     return inside
+
+
+def _apart(one: Error, other: Error) -> bool:
+    new_device, new_model = one.row.device != other.row.device, one.row.model != other.row.model
+    known = {"same": new_device or new_model, "model": new_model, "device": new_device}
+    return known.get(one.cell.partition("+")[0], new_device and new_model)
 
 
 # ── baselines ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,8 +187,8 @@ def baselines(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
             ("unseen device, one anchor", _unseen_device(features, rows, False)),
             ("unseen device and model, one anchor", _unseen_device(features, rows, True)),
         ):
-            found[f"{name}, {cell}"] = row = summary(errors)
-            print(f"{name + ', ' + cell:70s} {row['n']:5.0f} {row['mape']:6.1%} {row['within_10']:6.0%}")
+            found[f"{name}, {cell}"] = line = summary(errors)
+            print(f"{name + ', ' + cell:70s} {line['n']:5.0f} {line['mape']:6.1%} {line['within_10']:6.0%}")
     return found
 
 

@@ -30,6 +30,8 @@ def to_text(document: Document) -> str:
     )
     console.print(Text(document.title, style="bold"))
     for table in document.tables:
+        if table.title:  # by itself: as part of a narrow table it would be broken to the table's width
+            console.print(Text(table.title))
         console.print(_table(table))
     for case in document.cases:
         if not case.passed:
@@ -43,7 +45,7 @@ def to_text(document: Document) -> str:
 
 
 def _table(table: Table) -> RichTable:
-    grid = RichTable(title=table.title or None, title_justify="left", title_style="", box=None, pad_edge=False)
+    grid = RichTable(box=None, pad_edge=False)
     for index, column in enumerate(table.columns):
         numeric = index in table.numeric
         grid.add_column(column, justify="right" if numeric else "left", no_wrap=numeric or index == 0, overflow="fold")

@@ -47,7 +47,6 @@ LEVELS = {"single": CPU_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEV
 NOISE = 0.08
 PRIOR = np.array([PRIOR_MEAN[term] for term in TERMS])
 FREEDOM = np.array([TERM_FREEDOM[term] for term in TERMS])
-FEW = 15  # errors below which no quantile of them is kept
 ROBUST = 2.5  # residuals beyond this many NOISE are weighted down
 ANCHORS = ("mobilenet_v1_1.0_224", "mobilenet_v2_1.0_224", "resnet50", "ssdlite_mobilenet_v2_300", "squeezenet_1.1_227")
 
@@ -248,27 +247,25 @@ def clocks(rows: Sequence[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Fit, hold out, and write `coefficients.json` beside the measurements."""
-    from idp_deploy.simulation.holdouts import held_out, quantile
+    from idp_deploy.simulation.holdouts import held_out, widths
     from idp_deploy.simulation.targets import folder, load_cores
 
     rows = load_rows(folder(), load_cores())
     effects: dict[tuple[str, str], np.ndarray] = {}
-    errors: dict[str, list[float]] = {}
+    error: dict[str, float] = {}
+    counts: dict[str, int] = {}
     for kind, levels in LEVELS.items():
         chosen = rows_of(rows, kind)
         effects |= fit(chosen, levels).effects()
-        for met in held_out(chosen, levels):
-            if kind_of(met.row.family, met.row.precision, met.row.threads) == kind:
-                name = f"{kind}|{met.row.precision}|{met.cell}"
-                for key in (name, f"{name}|{met.row.family}", f"{name}|{'new' if met.new_core else 'known'} core"):
-                    errors.setdefault(key, []).append(met.error)
+        found, behind = widths(held_out(chosen, levels), kind)
+        error, counts = error | found, counts | behind
     record = {
         "command": "python -m idp_deploy.simulation.calibration",
         "terms": TERMS,
         "noise": NOISE,
         "levels": LEVELS,
-        "error": {name: round(quantile(e), 6) for name, e in sorted(errors.items()) if len(e) >= FEW},
-        "held_out": {name: len(e) for name, e in sorted(errors.items()) if len(e) >= FEW},
+        "error": {name: round(error[name], 6) for name in sorted(error)},
+        "held_out": dict(sorted(counts.items())),
         "clocks": clocks(rows),
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
         "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),

@@ -37,6 +37,7 @@ TERMS = (*COMPUTE, *TRAFFIC, "overhead")
 INDEX = {term: i for i, term in enumerate(TERMS)}
 BYTES_PER_CYCLE = 4.0  # unit of traffic; the coefficients hold the distance from it
 OVERHEAD_MS_GHZ = 0.01  # unit of overhead: ten thousand cycles an operator
+FEW = 15  # held-out errors below which a quantile of them is not trusted by itself
 ACCELERATOR_GHZ = 10.0  # stands in for the clock of GPUs and engines in the units of traffic and overhead
 
 # runtimes with Winograd kernels for float 3×3 convolutions of stride 1
@@ -186,13 +187,22 @@ def effects_of(
             ("family-precision", f"{family}|{precision}", 1.0),
             ("core-precision", f"{core}|{precision}", 1.0),
         ]
-    if threads > 1:
+    if threads > 1 and kind == "cpu":  # the others bring threads of their own, or have none
         found += [
             ("threads", "", log_threads),
             ("device-threads", f"{device}|{core}", log_threads),
             ("family-threads", family, log_threads),
         ]
     return [(level, f"{kind}/{identity}", times) for level, identity, times in found]
+
+
+def half_width(own: float, count: int, everyone: float) -> float:
+    """Of a runtime family's interval, in log, from the quantile of its `count` errors; of few, or everyone's.
+
+    >>> half_width(0.1, 20, 0.3), half_width(0.1, 4, 0.3), half_width(0.5, 4, 0.3)
+    (0.1, 0.3, 0.5)
+    """
+    return own if count >= FEW else max(own, everyone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,19 +215,21 @@ class Coefficients:
     noise: float  # of one measurement, in log
     # kind|precision|cell[|family, |known core, |new core] → 90 % quantile of |log(predicted / measured)|, held out
     error: Mapping[str, float]
+    held_out: Mapping[str, int]  # by the same names: errors behind each
     models: Mapping[str, int]  # calibrated architectures → MACs
     clocks: Mapping[str, float]  # family|device|core|publication → GHz it was measured at
     sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
-        """c of every term.  → (terms,)"""
-        total = self.prior.copy()
+        """c of every term; threads never raise one (in no published series do more of them take longer).  → (terms,)"""
+        total, by_threads = self.prior.copy(), np.zeros(len(TERMS))
         for level, identity, times in effects:
-            total += times * PRIOR_SHIFT.get(level, 0.0)
-            known = self.effects.get((level, identity))
-            if known is not None:
-                total += times * known
-        return total
+            change = times * (PRIOR_SHIFT.get(level, 0.0) + self.effects.get((level, identity), 0.0))
+            if level in THREAD_LEVELS:
+                by_threads += change
+            else:
+                total += change
+        return total + np.minimum(by_threads, 0.0)
 
     def expected_error(self, kind: str, precision: str, cell: str, family: str, core: str) -> float:
         """Half-width in log of the 90 % interval: of the runtime family where enough of its errors are known.
@@ -230,12 +242,18 @@ class Coefficients:
         if not everyone:
             others = [e for key, e in self.error.items() if key.startswith(f"{kind}|") and key.split("|")[2] == cell]
             return 1.5 * max(others)
+        own, count = self.error.get(f"{name}|{family}", 0.0), self.held_out.get(f"{name}|{family}", 0)
         if cell in ("device", "both"):
             seen = ("core", f"{kind}/{core}") in self.effects
             everyone = self.error.get(f"{name}|{'known' if seen else 'new'} core", everyone)
             if not seen:
-                return max(everyone, self.error.get(f"{name}|{family}", everyone))
-        return self.error.get(f"{name}|{family}", everyone)
+                return max(everyone, own)
+        return half_width(own, count, everyone)
+
+    def few_errors(self, kind: str, precision: str, cell: str, family: str) -> int | None:
+        """How many errors of its own a family's interval rests on, where they are too few to stand alone."""
+        count = self.held_out.get(f"{kind}|{precision}|{cell}|{family}", 0)
+        return count if count < FEW else None
 
     def uncertainty(self, effects: Sequence[Effect]) -> np.ndarray:
         """Covariance of c from the effects that nothing is known about; the first effect (all) names the kind.
@@ -253,6 +271,7 @@ class Coefficients:
         return common * np.ones((n, n)) + each * np.diag(freedom**2)
 
 
+THREAD_LEVELS = frozenset({"threads", "device-threads", "family-threads"})
 # Where the thread and precision effects start from before any measurement: four threads about 2.3 times faster.
 PRIOR_SHIFT = {"threads": -0.6}
 # Start of c for every term: a published-kernel guess of its efficiency, e.g. pointwise at exp(-0.2) = 82 % of peak.
@@ -306,6 +325,7 @@ def load_coefficients(path: Path) -> Coefficients:
         levels=raw["levels"],
         noise=raw["noise"],
         error=raw["error"],
+        held_out=raw["held_out"],
         models=raw["models"],
         clocks=raw["clocks"],
         sparse_penalty=raw["sparse_penalty"],

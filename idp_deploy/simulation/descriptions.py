@@ -139,7 +139,7 @@ def read_description(path: Path) -> tuple[Workload, FormatName]:
             detail = f"'{'.'.join(str(part) for part in first['loc'])}': {first['msg']}"
         raise FileError(
             f"{path} is not a workload description: {detail}",
-            way_out="its keys are listed in idp_deploy.simulation.descriptions",
+            way_out="docs/simulation.md lists its keys",
         ) from error
     if found.architecture:
         work = architecture(found.architecture)

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import size_bytes
-from idp_deploy.flow import Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.flow import SUFFIXES, Contents, Estimate, FormatName, Interval, OpEstimate
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
@@ -29,6 +29,7 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
+from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
@@ -40,6 +41,8 @@ COVERAGE = 0.9
 # published 75 %-sparse ResNet50 (1.19 times faster on an A16) and MobileNetV2 (1.04 times).
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
+ANCHOR_DTYPES = ("float32", "float16", "int8")
+ARITHMETIC = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | MATMULS
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
 
@@ -51,6 +54,7 @@ def simulate(
     threads: int = 1,
     anchor: Mapping[str, float] | None = None,
     change: Callable[[Workload], Workload] | None = None,
+    coefficients: Coefficients | None = None,
 ) -> Estimate:
     """How long one inference takes on a device, and what it needs there.
 
@@ -62,6 +66,7 @@ def simulate(
             architecture (`mobilenet_v1_1.0_224`, or `mobilenet_v1_1.0_224@int8`) or by the path of a file. One
             measurement removes most of what is unknown about a device.
         change: what if the work were another: applied after what runs sparse has been marked.
+        coefficients: of another calibration than the committed one.
 
     Raises:
         UsageError: unknown runtime or anchor, or more threads than cores. FileError: a broken file.
@@ -88,7 +93,7 @@ def simulate(
     reason = _not_estimable(work, chosen)
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
-    model = load_coefficients(folder() / "coefficients.json")
+    model = coefficients or load_coefficients(folder() / "coefficients.json")
     anchors = {
         f"{m.model}@{m.precision}": m.latency_ms
         for m in target.measurements
@@ -99,6 +104,9 @@ def simulate(
     case = _Situation(target, chosen, core, threads, model, work, anchors)
     peak = at_peak(work, chosen.family, core, model.sparse_penalty[core.sparse_class])
     by_op = (peak * np.exp(case.log_cost)).sum(1)
+    if threads > 1 and not anchors:  # its fit is another one: it may not contradict the one for a single thread
+        alone = _Situation(target, chosen, core, 1, model, work, anchors)
+        by_op *= min(1.0, float((peak * np.exp(alone.log_cost)).sum() / by_op.sum()))
     total = float(by_op.sum())
     spread = math.exp(case.error)
     interval = Interval(total / spread, total, total * spread, COVERAGE)
@@ -117,6 +125,12 @@ def _load(artifact: Path | Contents) -> _Loaded:
     if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
         work, format_name = descriptions.read_description(artifact)
         return _Loaded(artifact, format_name, work, None)
+    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in SUFFIXES:
+        known_suffixes = ", ".join((*SUFFIXES, *descriptions.SUFFIXES))
+        raise FileError(
+            f"{artifact} is neither a model nor a description of one by its suffix",
+            way_out=f"expected one of {known_suffixes}",
+        )
     contents = read(artifact) if isinstance(artifact, Path) else artifact
     return _Loaded(contents.path, contents.format, workload(contents), lint(contents))
 
@@ -141,6 +155,12 @@ def _not_estimable(work: Workload, runtime: Runtime) -> str:
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
         return "the file holds no operator that costs time"
+    loops = sorted(LOOPS & set(work.unknown))
+    if loops:
+        return f"how often the inside of {', '.join(loops)} runs is not written in the file"
+    blind = sorted(ARITHMETIC & set(work.unknown))
+    if blind:
+        return f"the file does not say what shapes {', '.join(blind)} reads and writes"
     traffic = sum(op.activation_bytes for op in work.ops)
     unknown = sum(op.activation_bytes for op in work.ops if op.op_class == "unknown")
     if unknown > UNKNOWN_SHARE * traffic:
@@ -199,6 +219,8 @@ class _Situation:
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
             self.error = max(self.error, UNKNOWN_FAMILY, model.expected_error(kind, precision, "both", "", core_type))
             self.basis += f"; {runtime.family} itself was never measured"
+        elif (few := model.few_errors(kind, precision, cell, runtime.family)) is not None:
+            self.basis += f"; the interval also from other runtimes (held-out errors of {runtime.family} itself: {few})"
 
 
 def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
@@ -206,7 +228,11 @@ def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, cor
     plain, _, wanted = name.partition("@")
     if not (math.isfinite(latency_ms) and latency_ms > 0):
         raise UsageError(f"the anchor {name} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
+    if wanted and wanted not in ANCHOR_DTYPES:
+        raise UsageError(f"the anchor {name} has no arithmetic {wanted!r}", way_out=f"{', '.join(ANCHOR_DTYPES)}")
     if known(plain) or not Path(plain).exists():
+        if Path(plain).suffix.lower() in (*SUFFIXES, *descriptions.SUFFIXES):
+            raise UsageError(f"the anchor {plain} is no file", way_out="check the path, or name a published network")
         work = architecture(plain)
         dtype = wanted or dtype
         work = work if dtype == "float32" else as_dtype(work, dtype)

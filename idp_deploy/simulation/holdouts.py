@@ -1,14 +1,18 @@
-"""How wrong the cost model is where it was not told: whole models, whole devices, and both left out of the fit."""
+"""How wrong the cost model is where it was not told: whole models, whole devices, and both left out of the fit.
+
+The errors met there become the widths of the 90 % intervals: `widths`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from idp_deploy.simulation.calibration import ANCHORS, Parts, Row, anchored, fit, overlaps, predict
+from idp_deploy.simulation.cost_model import FEW, kind_of
 
 CELLS = ("same", "model", "device", "both", "device+anchor", "both+anchor")  # what is new to the fit, with one anchor
 
@@ -24,7 +28,7 @@ class Error:
     new_core: bool = False  # no device with this type of core was in the fit
 
 
-def _fold(name: str, folds: int) -> int:
+def fold(name: str, folds: int) -> int:
     """A stable fold by name: relatives (resnet50, resnet50_v2) may fall apart, one name never does."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % folds
 
@@ -45,9 +49,9 @@ def held_out(rows: Sequence[Row], levels: dict[str, tuple[float, float]], folds:
     An anchor is one of ANCHORS measured in the same place (device, core, runtime, publication, precision, threads).
     """
     parts = overlaps(rows, levels)
-    models = np.array([_fold(row.model, folds) for row in rows])
-    devices = np.array([_fold(row.device, folds) for row in rows])
-    order = np.array([_fold(f"{i}", folds) for i in range(len(rows))])
+    models = np.array([fold(row.model, folds) for row in rows])
+    devices = np.array([fold(row.device, folds) for row in rows])
+    order = np.array([fold(f"{i}", folds) for i in range(len(rows))])
     everything = np.arange(len(rows))
 
     def cell(name: str, train: np.ndarray, test: np.ndarray, wanted: Callable[[int], bool]) -> Iterator[Error]:
@@ -96,3 +100,30 @@ def quantile(errors: Sequence[float], coverage: float = 0.9) -> float:
     ordered = sorted(abs(e) for e in errors)
     rank = min(len(ordered), int(np.ceil((len(ordered) + 1) * coverage)))
     return float(ordered[rank - 1])
+
+
+def widths(met: Iterable[Error], kind: str) -> tuple[dict[str, float], dict[str, int]]:
+    """Quantiles of one fit's errors by kind|precision|cell, by family, and by whether the core is known; and how many.
+
+    Where fewer than FEW errors are known of all runtimes together there are none; a family's own come with their
+    number, for `cost_model.half_width` to judge.
+    """
+    found: dict[str, list[Error]] = {}
+    for error in met:
+        row = error.row
+        if kind_of(row.family, row.precision, row.threads) == kind:
+            found.setdefault(f"{kind}|{row.precision}|{error.cell}", []).append(error)
+    table: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for name, errors in found.items():
+        if len(errors) < FEW:
+            continue
+        parts = {"": list(errors)}
+        for error in errors:
+            parts.setdefault(f"|{error.row.family}", []).append(error)
+        for label, new in (("|known core", False), ("|new core", True)):
+            part = [error for error in errors if error.new_core == new]
+            parts |= {label: part} if len(part) >= FEW else {}
+        for label, part in parts.items():
+            table[name + label], counts[name + label] = quantile([error.error for error in part]), len(part)
+    return table, counts

@@ -22,11 +22,19 @@ TRANSPOSED = words("""
     ConvTranspose TRANSPOSE_CONV conv_transpose
 """)
 MATMULS = words("""
-    Gemm MatMul MatMulInteger QLinearMatMul FULLY_CONNECTED BATCH_MATMUL linear matmul einsum
+    Gemm MatMul MatMulInteger QLinearMatMul QGemm FULLY_CONNECTED BATCH_MATMUL linear matmul einsum
 """)
 # softmax(queries · keys) · values: two products over the same extents
 ATTENTION = words("""
     scaled_dot_product_attention
+""")
+# a matrix product a step: counted, though no published latency says what a step costs
+RECURRENT = words("""
+    LSTM GRU RNN lstm gru rnn UNIDIRECTIONAL_SEQUENCE_LSTM BIDIRECTIONAL_SEQUENCE_LSTM UNIDIRECTIONAL_SEQUENCE_RNN
+""")
+# what is inside runs as often as the data say, which the file does not
+LOOPS = words("""
+    Loop Scan If WHILE IF STABLEHLO_WHILE while_loop cond
 """)
 # no arithmetic and no copy: the result is the operand seen otherwise, or nothing at inference
 VIEWS = words("""
@@ -57,7 +65,8 @@ ELEMENTWISE = words("""
     Selu Celu Mish Softplus Softsign Softmax LogSoftmax Max Min Mean Sum Where Equal Greater GreaterOrEqual Less
     LessOrEqual And Or Not Xor Cast LayerNormalization RMSNormalization InstanceNormalization GroupNormalization
     LpNormalization Reciprocal Floor Ceil Round Sign Sin Cos CumSum Mod IsNaN Range ThresholdedRelu LRN Trilu
-    Swish QuickGelu ADD SUB MUL DIV POW SQRT RSQRT EXP LOG NEG ABS SQUARE SQUARED_DIFFERENCE LOGISTIC TANH GELU
+    Swish QuickGelu DynamicQuantizeLinear QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu QLinearSoftmax
+    ADD SUB MUL DIV POW SQRT RSQRT EXP LOG NEG ABS SQUARE SQUARED_DIFFERENCE LOGISTIC TANH GELU
     HARD_SWISH LEAKY_RELU PRELU ELU SOFTMAX LOG_SOFTMAX MAXIMUM MINIMUM SELECT SELECT_V2 EQUAL NOT_EQUAL GREATER
     GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_OR LOGICAL_NOT CAST L2_NORMALIZATION FLOOR CEIL ROUND SIGN
     SIN COS CUMSUM FLOOR_MOD FLOOR_DIV ADD_N RANGE LOCAL_RESPONSE_NORMALIZATION add sub mul real_div floor_div

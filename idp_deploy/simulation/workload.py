@@ -135,6 +135,8 @@ class _Reading:
         if kind in words.ATTENTION and first and len(op.inputs) > 1:
             keys = self._shape(op.inputs[1])
             return "linear", 2 * prod(first) * keys[-2], (1, 1), 1, (first[-1], shape[-1] if shape else 0)
+        if kind in words.RECURRENT and first:
+            return "unknown", prod(first[:-1]) * self._recurrent(op), *none
         if kind in words.POOLS:
             return ("elementwise", 0, *_window(attributes), (0, 0))
         if kind in words.REDUCTIONS or kind in words.ELEMENTWISE or kind in words.FUSED:
@@ -142,6 +144,15 @@ class _Reading:
         if kind in words.MEMORY or kind in words.PADS:
             return ("memory", 0, *none)
         return ("unknown", 0, *none)
+
+    def _recurrent(self, op: GraphOp) -> int:
+        """Weights that one step multiplies: all matrices but the first state."""
+        matrices = [
+            t
+            for key, name in op.weights.items()
+            if (t := self.tensors.get(name)) and not key.startswith(("bias", "initial"))
+        ]
+        return sum(tensor.size for tensor in matrices if len(tensor.shape) > 1)
 
     def _convolution(
         self, op: GraphOp, weight: StoredTensor, first: tuple[int, ...], shape: tuple[int, ...]
