@@ -37,7 +37,7 @@ class PruneTable(_Table):
     allocation: str = "auto"
     epochs: int | None = Field(default=None, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     skip: tuple[str, ...] = ()
     rules: dict[str, str] = {}  # glob over weight names, or kind → pattern or "skip"
     options: dict[str, bool | int | float | str] = {}  # of the method, the schedule and the training

@@ -110,6 +110,11 @@ def test_rules_and_options_reach_the_recipe(project: Path) -> None:
     assert set(torch.load("model.pruned.pt", weights_only=True)["masks"]) == {"0.weight", "3.weight", "8.weight"}
 
 
+def test_a_target_in_per_cent(project: Path) -> None:
+    assert call("prune", "model.pt", "--target", "50%", "--one-shot") == 0
+    assert torch.load("model.pruned.pt", weights_only=True)["recipe"]["sparsity"] == 0.5
+
+
 def test_a_flag_of_zero_beats_the_file(project: Path) -> None:
     (project / "idp-deploy.toml").write_text(CONFIGURATION.replace("epochs = 2", "epochs = 1\nseed = 5"))
     assert call("prune", "model.pt", "--seed", "0") == 0
@@ -173,6 +178,27 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--rule", "stem.*=2:4"], 2, "'stem.*' matches no prunable weight"),
         (["prune", "model.pt", "--one-shot", "--rule", "linear=3:x"], 2, "3:x"),
         (["compare", "model.pt", "--methods", "idp,gmp", "--option", "kapa=4"], 2, "did you mean 'kappa'"),
+        (["compare", "model.pt", "--methods", "idp,idp"], 2, "names fewer than two"),
+        (["compare", "model.pt", "--methods", "idp,sr-ste"], 2, "use --pattern 2:4"),
+        (
+            ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--target", "0.9999"],
+            2,
+            "lower the target",
+        ),
+        (["prune", "model.pt", "--mode", "paper", "--option", "start=5"], 2, "start earlier, raise the rate"),
+        (
+            ["prune", "model.pt", "--mode", "paper", "--option", "start=1", "--option", "rate=1", "--target", "0.9999"],
+            2,
+            "lower the target",
+        ),
+        (["prune", "model.pt", "--option", "dense=1"], 2, "option dense is 1 — give a share from 0 to below 1"),
+        (["prune", "model.pt", "--target", "0.3", "--rule", "3.*=1:4"], 2, "raise the target to"),
+        (["prune", "model.pt", "--seed", "-1"], 2, "--seed"),
+        (["prune", "model.pt", "--one-shot", "--soft"], 2, "nothing to keep soft"),
+        (["prune", "model.pt", "--one-shot", "--resume"], 2, "nothing to resume"),
+        (["prune", "model.pt", "-o", "."], 3, "is a directory"),
+        (["prune", "model.pt", "-o", "model.pt/x.pt"], 3, "takes no new files"),
+        (["prune", "model.pt", "--target", "150%"], 2, "--target 150% is not between 0 and 1"),
         (["prune", "pickled.pt", "--target", "0.9"], 3, "state_dict"),
         (["prune", "garbage.pt", "--target", "0.9"], 3, "garbage.pt"),
         (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),

@@ -80,9 +80,14 @@ def test_lamp_ignores_the_scale_of_a_layer() -> None:
     assert budgets == {"a": 128, "b": 128}
 
 
-def test_nm_layers_take_what_their_pattern_means() -> None:
+def test_nm_layers_take_what_their_pattern_means_and_the_others_the_rest() -> None:
     mixed = [*layers((16, 16), pattern="1:4"), Layer("free", torch.randn(16, 16))]
-    assert allocate(mixed, 0.5, "erk") == {"l0": 192, "free": 128}
+    assert allocate(mixed, 0.5, "erk") == {"l0": 192, "free": 64}
+    assert allocate(mixed, 0.8, "lamp") == {"l0": 192, "free": round(0.8 * 512) - 192}
+    with pytest.raises(UsageError, match=r"37\.5% of the prunable weights zero, more than 30\.0% — raise .* to 0\.375"):
+        allocate(mixed, 0.3, "erk")
+    with pytest.raises(UsageError, match=r"with N:M weights among them — lower the target to 0\.873 or less"):
+        allocate(mixed, 0.95, "erk")
 
 
 def test_impossible_targets_and_unknown_names_are_refused() -> None:

@@ -51,7 +51,7 @@ def compare(
 
     require_known(format)
     session = open_session(model, task, config=config)
-    names = [name.strip() for name in methods.split(",") if name.strip()]
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
     if unknown or len(names) < 2:
         what = f"unknown method '{unknown[0]}'" if unknown else f"--methods {methods} names fewer than two"
@@ -61,8 +61,8 @@ def compare(
         raise UsageError("a comparison needs data", way_out="pass --task pkg.mod:task")
     recipe, _ = session.recipe(epochs=epochs, allocation=allocation, pattern=pattern, options=option)
     wanted: list[str | float] = list(target) if target else [recipe.sparsity]
-    shares = [value for value in map(share, wanted) if value is not None]
-    if len(shares) < len(wanted):
+    shares = list(dict.fromkeys(map(share, wanted)))
+    if None in shares:
         raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
 
     def finished(run: Run) -> None:
@@ -75,7 +75,7 @@ def compare(
         data,
         recipe,
         methods=names,
-        sparsities=shares,
+        sparsities=[value for value in shares if value is not None],
         seeds=tuple(range(seeds)),
         finished=finished,
     )

@@ -13,7 +13,7 @@ import typer
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.session import Session, existing, open_session, remember
+from idp_deploy.cli.session import Session, existing, open_session, remember, writable
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
@@ -67,7 +67,9 @@ def prune(
     option: Options = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.", show_default=False)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of data order and initial state.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of data order and initial state.", show_default=False)
+    ] = None,
     one_shot: Annotated[bool, typer.Option("--one-shot", help="By magnitude, with no data.")] = False,
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
@@ -88,6 +90,12 @@ def prune(
     require_known(format)
     session = open_session(model, task, inputs, config, trust)
     existing(checkpoint)
+    if one_shot and (soft or resume):
+        raise UsageError(
+            f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",
+            way_out="leave one of the two flags out",
+        )
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt"))
     recipe, device = session.recipe(
         target=target,
         pattern=pattern,
@@ -136,7 +144,6 @@ def prune(
         return  # every process has the same masks; the first one writes
     if data is not None:
         facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
-    path = output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt")
     loading.save_checkpoint(compressed, path)
     if not one_shot:
         shutil.rmtree(work, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,6 +136,20 @@ def remember(kind: str, paths: Sequence[Path]) -> None:
     files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
 
 
+def writable(path: Path) -> Path:
+    """`path`, if a file can be written there: better said before training than after.
+
+    Raises:
+        FileError: it is a directory, or the folder it would lie in cannot be written.
+    """
+    if path.is_dir():
+        raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
+    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out="name another place with -o")
+    return path
+
+
 def newest_checkpoint() -> Path:
     """The newest output of prune, harden or quantize in this working folder.
 
@@ -203,8 +218,9 @@ def share(target: str | float) -> float | None:
     Raises:
         UsageError: a number outside (0, 1).
     """
+    text = str(target).strip()
     try:
-        value = float(target)
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         return None
     if not 0 < value < 1:

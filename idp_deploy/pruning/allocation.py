@@ -49,11 +49,13 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
     """Zeros by weight name.
 
     Args:
-        sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means.
+        sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means,
+            and the others what is then missing.
         how: a row of ALLOCATIONS.
 
     Raises:
-        UsageError: unknown allocation, or a sparsity that would leave some weight without a single entry.
+        UsageError: unknown allocation, a sparsity that would leave some weight without a single entry, or one below
+            what N:M layers bring by themselves.
 
     >>> layers = [Layer("wide", torch.randn(64, 64)), Layer("thin", torch.randn(8, 64))]
     >>> budgets = allocate(layers, 0.9, "erk")
@@ -64,15 +66,25 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
         raise UsageError(f"unknown allocation '{how}'", way_out=f"known are {', '.join(ALLOCATIONS)}")
     fixed = {layer.name: _nm_zeros(layer) for layer in layers if isinstance(layer.pattern, NM)}
     free = [layer for layer in layers if layer.name not in fixed]
-    total = round(sparsity * sum(layer.entries for layer in free))
     caps = {layer.name: layer.most_zeros for layer in free}
+    entries = sum(layer.entries for layer in layers)
+    # where every layer is N:M, the pruner holds the target against the pattern
+    total = round(sparsity * entries) - sum(fixed.values()) if free else 0
+    if total < 0:
+        least = math.ceil(1000 * sum(fixed.values()) / entries) / 1000
+        raise UsageError(
+            f"the N:M weights alone make {least:.1%} of the prunable weights zero, more than {sparsity:.1%}",
+            way_out=f"raise the target to {least} or more, or leave some of them out with skip",
+        )
     if total > sum(caps.values()):
         caps = {layer.name: layer.entries - layer.unit for layer in free}
     coarsest = max((layer.unit for layer in free), default=1)
     if total > sum(caps.values()) + coarsest:
+        most = math.floor(1000 * (sum(caps.values()) + sum(fixed.values())) / entries) / 1000
         raise UsageError(
-            f"a sparsity of {sparsity} leaves fewer entries than the {len(free)} prunable weights need to survive",
-            way_out="lower the target",
+            f"a sparsity of {sparsity} leaves fewer entries than the {len(layers)} prunable weights need to survive"
+            + (", with N:M weights among them" if fixed else ""),
+            way_out=f"lower the target to {most} or less",
         )
     budgets = fixed | (_to_units(free, ALLOCATIONS[how](free, total, caps), total, caps) if free else {})
     return {layer.name: budgets[layer.name] for layer in layers}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 from idp_deploy.flow import Interval, Model, Recipe
 from idp_deploy.masks import write_zeros
 from idp_deploy.pruning.options import check_options, known_options, options_for
-from idp_deploy.pruning.training import prune
+from idp_deploy.pruning.training import prune, pruner_for
 from idp_deploy.tasks import Task, evaluate
 
 
@@ -77,6 +79,9 @@ def compare(
     for name, value in recipe.options.items():
         if not any(name in known_options(method, recipe.mode) for method in methods):
             check_options(methods[0], recipe.mode, {name: value})
+    recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
+    for method, sparsity in product(methods, sparsities):  # not after hours what can be refused now
+        pruner_for(deepcopy(model.module), _recipe(recipe, method, sparsity, options or {}), task.example_inputs())
     have = {(run.method, run.sparsity, run.seed): run for run in known}
     runs = []
     for sparsity in sparsities:
@@ -84,14 +89,18 @@ def compare(
             for method in methods:
                 run = have.get((method, sparsity, seed))
                 if run is None:
-                    shared = options_for(method, recipe.mode, recipe.options)
-                    own = {**shared, **(options or {}).get(method, {})}
-                    run = score(model, task, replace(recipe, method=method, sparsity=sparsity, seed=seed, options=own))
+                    one = _recipe(recipe, method, sparsity, options or {})
+                    run = score(model, task, replace(one, seed=seed))
                     if finished is not None:
                         finished(run)
                 runs.append(run)
     differences = [difference(runs, method, methods[0], sparsity) for sparsity in sparsities for method in methods[1:]]
     return Comparison(evaluate(model.module, task), tuple(runs), tuple(d for d in differences if d is not None))
+
+
+def _recipe(recipe: Recipe, method: str, sparsity: float, options: Mapping[str, Mapping[str, object]]) -> Recipe:
+    own = {**options_for(method, recipe.mode, recipe.options), **options.get(method, {})}
+    return replace(recipe, method=method, sparsity=sparsity, options=own)
 
 
 def score(model: Model, task: Task, recipe: Recipe) -> Run:

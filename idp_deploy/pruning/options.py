@@ -27,7 +27,7 @@ TRAINING_OPTIONS: Mapping[str, Any] = {
     "warmup": 0.1,  # share of the steps in which the rate rises
 }
 
-_SHARES = {"dense", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
+_SHARES = {"ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
 _POSITIVE = {"temperature", "kappa", "kappa_end", "rate", "distill_temperature", "learning_rate", "score_rate"}
 _COUNTS = {"refresh", "interval", "phases", "rounds"}  # whole, from 1
 _WORDS = {"scope": ("layer", "global"), "start": ("random", "magnitude")}
@@ -95,6 +95,8 @@ def _expected(name: str, default: Any, value: Any) -> str:
     if value is None and default is None:
         return ""
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name == "dense":
+        return "" if number and 0 <= value < 1 else "a share from 0 to below 1"
     if name in _SHARES:
         return "" if number and 0 <= value <= 1 else "a share from 0 to 1"
     if name in _POSITIVE:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from idp_deploy.errors import UsageError
+
 Phase = Literal["dense", "ramp", "frozen"]
 Shape = Literal["cubic", "linear", "sigmoid", "none"]
 
@@ -84,12 +86,22 @@ def paper_schedule(
         start: s in epochs; 16 of 100, scaled to `epochs`.
         rate: ε, share of the budget an epoch; 0.015 at 100 epochs, scaled to `epochs`.
 
+    Raises:
+        UsageError: the run ends before the ramp does.
+
     >>> schedule = paper_schedule(100, 1)
     >>> [round(schedule.ratio(epoch), 3) for epoch in (15, 16, 17, 81, 82)]
     [0.0, 0.015, 0.03, 0.99, 1.0]
     """
-    start = round(0.16 * epochs) if start is None else start
+    start = round(0.16 * epochs) if start is None else int(start)
     rate = min(1.0, 1.5 / max(epochs, 1)) if rate is None else rate
+    reached = rate * (epochs - start)
+    if reached < 1 - 1e-9:
+        raise UsageError(
+            f"with start = {start:g} and rate = {rate:g} a run of {epochs} epochs ends at {max(reached, 0):.1%} of the "
+            "zeros, and the rest would go at once, untrained",
+            way_out="start earlier, raise the rate, or train longer",
+        )
     total = epochs * steps_per_epoch
     dense_until = min(start * steps_per_epoch, total)
     ramp = steps_per_epoch / rate

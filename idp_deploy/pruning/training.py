@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state
@@ -151,20 +152,12 @@ class _Run:
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, self.steps, settings["warmup"])
         )
-        self.pruner = Pruner(
+        self.pruner = pruner_for(
             module,
-            sparsity=recipe.sparsity,
-            epochs=recipe.epochs,
-            mode=recipe.mode,
-            method=recipe.method,
-            pattern=recipe.pattern,
-            allocation=recipe.allocation,
-            skip=recipe.skip,
+            recipe,
+            to_device(task.example_inputs(), accelerator.device),
             steps_per_epoch=self.steps_per_epoch,
-            seed=recipe.seed,
-            example_inputs=to_device(task.example_inputs(), accelerator.device),
             loss=self.first_loss,
-            **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
         )
         self.pruner.prepare()
         self.bare_optimizer = optimizer
@@ -277,6 +270,40 @@ class _Run:
         step = f"prune --target {recipe.sparsity} --method {recipe.method} --pattern {recipe.pattern}"
         provenance = replace(model.provenance, seed=recipe.seed, steps=(*model.provenance.steps, step))
         return MaskedModel(module, soft_masks, recipe, provenance)
+
+
+def pruner_for(
+    module: nn.Module,
+    recipe: Recipe,
+    example_inputs: tuple[Any, ...],
+    *,
+    steps_per_epoch: int | None = None,
+    loss: Callable[[], Tensor] | None = None,
+) -> Pruner:
+    """The pruner of a recipe, once it is known that its target can be reached.
+
+    Raises:
+        UsageError: as `Pruner` does, and at once what allocation would refuse after the dense epochs.
+    """
+    pruner = Pruner(
+        module,
+        sparsity=recipe.sparsity,
+        epochs=recipe.epochs,
+        mode=recipe.mode,
+        method=recipe.method,
+        pattern=recipe.pattern,
+        allocation=recipe.allocation,
+        skip=recipe.skip,
+        steps_per_epoch=steps_per_epoch,
+        seed=recipe.seed,
+        example_inputs=example_inputs,
+        loss=loss,
+        **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
+    )
+    if recipe.sparsity:
+        layers = [Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis) for s in pruner.sites]
+        allocate(layers, recipe.sparsity, "uniform")
+    return pruner
 
 
 def _optimizer(task: Task, module: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
