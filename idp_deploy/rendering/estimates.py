@@ -153,7 +153,7 @@ def estimate_document(
             Plot(
                 f"{e.artifact.name} on {e.target}: time by op",
                 "ms",
-                [Bar(op.name, op.latency_ms) for op in e.ops if op.latency_ms],
+                [Bar(op.name + " · sparse" * op.runs_sparse, op.latency_ms) for op in e.ops if op.latency_ms],
             )
             for e in estimates
         ]
