@@ -71,11 +71,46 @@ def capture(
     for parameter in module.parameters():
         parameter.requires_grad_(False)
     program, dynamic = export_program(module, example_inputs, dynamic_batch=dynamic_batch)
-    graph_module = program.module(check_guards=False)
+    try:
+        graph_module = program.module(check_guards=False)
+    except KeyError as error:  # a parameter called "code", "graph" or like another attribute of graph modules
+        raise ConversionError(
+            f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"
+        ) from error
+    _spell_out(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
     return Captured(graph_module, example_inputs, masks, dynamic, folded, _aliases(module, graph_module))
+
+
+def refuse_returned_inputs(captured: Captured, format: str) -> None:
+    """ConversionError where an output is an input as it came: only ONNX has a way to say that."""
+    for node in captured.module.graph.output_node().all_input_nodes:
+        if node.op == "placeholder":
+            raise ConversionError(
+                f"{format} cannot hold a model that returns its input '{node.target}' unchanged",
+                way_out="leave it out of the outputs, since the caller has it already, or export to onnx",
+            )
+
+
+def _spell_out(module: fx.GraphModule) -> None:
+    """Rewrite, in place, what converters drop or refuse: x + α·y with the product spelled out, views of a whole."""
+    aten = torch.ops.aten
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.prims.view_of.default:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
+            x, y = node.args
+            with module.graph.inserting_before(node):
+                scaled = module.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
+            scaled.meta = {k: node.meta[k] for k in ("nn_module_stack", "stack_trace") if k in node.meta}
+            if isinstance(y, fx.Node) and "val" in y.meta:
+                scaled.meta["val"] = y.meta["val"]
+            node.args, node.kwargs = (x, scaled), {}
+    module.graph.lint()
+    module.recompile()
 
 
 def _aliases(module: nn.Module, graph_module: fx.GraphModule) -> dict[str, str]:

@@ -19,7 +19,8 @@ from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.verification import verify
-from idp_deploy.verification.coreml import relative_error, run_coreml
+from idp_deploy.verification.comparing import error_of
+from idp_deploy.verification.coreml import run_coreml
 
 pytest.importorskip("coremltools")
 
@@ -211,6 +212,7 @@ FAULTS = {
     "gelu tanh": (lambda m, x: F.gelu(m[0](x), approximate="tanh"), LINEAR, ROWS),
     "gelu": (lambda m, x: F.gelu(m[0](x)), LINEAR, ROWS),
     "alpha": (lambda m, x: torch.sub(torch.add(x, m[0](x), alpha=2.5), x, alpha=0.3), LINEAR, ROWS),
+    "trunc": (lambda m, x: torch.trunc(3 * m[0](x)) + torch.fix(x), LINEAR, ROWS),
     "rsub": (lambda m, x: torch.rsub(m[0](x), 1.0, alpha=2), LINEAR, ROWS),
     "addcmul": (lambda m, x: torch.addcmul(m[0](x), x, x, value=0.5), LINEAR, ROWS),
     "variance": (lambda m, x: torch.var(m[0](x), 1, correction=0), LINEAR, ROWS),
@@ -235,7 +237,7 @@ def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path:
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(model.module(x))
     for got, want in zip(results[0], expected, strict=True):
-        assert relative_error(got, want.numpy()) < 1e-5
+        assert error_of([want.numpy()], [got]) < 1e-5
 
 
 @pytest.mark.parametrize("layer", [nn.GRU(8, 16, 2, batch_first=True), nn.LSTM(8, 16, bidirectional=True)])

@@ -262,6 +262,12 @@ def test_an_operator_without_counterpart_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_lstm_with_projections_is_refused(tmp_path):
+    with pytest.raises(ConversionError, match=r"no LSTM with projections \(proj_size\)"):
+        export_onnx(compressed(nn.LSTM(6, 8, proj_size=4)), (torch.randn(5, 1, 6),), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_encoding_leaves_the_old_file(tmp_path, model):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")

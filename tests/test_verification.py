@@ -422,6 +422,52 @@ def test_groups_that_a_converter_split_are_found_in_parts() -> None:
     assert not prove_weights(model, contents(*parts), (torch.zeros(1, 8, 5, 5),))[0][0].passed
 
 
+class LearnedQuery(nn.Module):
+    """Attention that pools over positions: its query is a parameter, so a third of the projection meets no input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.randn(8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attention(self.query.expand(1, 2, 8), x, x, need_weights=False)[0]
+
+
+def test_rows_that_act_on_constants_only_need_not_be_in_the_file() -> None:
+    model = pruned(LearnedQuery(), share=0.5)
+    projection, out = (w.numpy() for w in model.module.state_dict().values() if w.ndim == 2)
+    example = (torch.randn(1, 5, 8),)
+    kept = projection[8:].copy()
+    proofs, notes = prove_weights(model, contents(stored("kv", kept), stored("out", out)), example)
+    assert [(p.tensor, p.passed, p.zeros) for p in proofs] == [
+        ("kv", True, int((kept == 0).sum())),
+        ("out", True, int((out == 0).sum())),
+    ]
+    assert notes == (
+        "8 rows of weight 'attention.in_proj_weight' act on constants only: the file holds what they give",
+    )
+    whole = prove_weights(model, contents(stored("w", projection), stored("out", out)), example)
+    assert [p.tensor for p in whole[0]] == ["w", "out"]
+    assert whole[1] == ()
+    kept[3, np.flatnonzero(kept[3])[0]] += 0.5
+    assert not prove_weights(model, contents(stored("kv", kept), stored("out", out)), example)[0][0].passed
+
+
+def test_a_weight_that_meets_no_input_is_named_and_not_looked_for() -> None:
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.make, self.source = nn.Linear(4, 4, bias=False), nn.Parameter(torch.randn(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.make(self.source)
+
+    proofs, notes = prove_weights(pruned(Bias(), share=0.5), contents(), (torch.zeros(1, 4),))
+    assert proofs == ()
+    assert notes == ("weight 'make.weight' acts on constants only: the file may hold what it gives; not looked for",)
+
+
 class Tied(nn.Module):
     """One matrix under two names, and a layer that nothing uses."""
 

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import re
+import tempfile
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture, export_program
+from idp_deploy.capturing import Captured, capture, export_program, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.exporting import coreml_graph, coreml_package, manifest
 from idp_deploy.exporting.coreml_blob import inline_small
@@ -64,6 +65,7 @@ def export_coreml(
     scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
     target = _target(deployment_target, encoding, precision, scheme)
     captured = capture(model, example_inputs)
+    refuse_returned_inputs(captured, "Core ML")
     weights = _weights(captured)
     if precision == "float16":
         _refuse_overflow(weights)
@@ -75,10 +77,11 @@ def export_coreml(
         covered=model.quantization.covered if model.quantization else frozenset(),
         one_bit_masks=target not in ("iOS16", "iOS17"),
     )
-    converted = _convert(captured, storage, target, precision)
-    spec = converted.get_spec()
-    weight_file = Path(converted.weights_dir or "") / "weight.bin"
-    blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
+    with tempfile.TemporaryDirectory() as folder:  # coremltools leaves its own behind where a process ends badly
+        converted = _convert(captured, storage, target, precision, Path(folder) / "converted.mlpackage")
+        spec = converted.get_spec()
+        weight_file = Path(converted.weights_dir or "") / "weight.bin"
+        blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
     compact(spec)
     inputs, outputs = ([feature.name for feature in side] for side in (spec.description.input, spec.description.output))
     provenance = manifest.build(
@@ -136,8 +139,12 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
             )
 
 
-def _convert(captured: Captured, storage: Storage, target: str, precision: str) -> Any:
-    """coremltools' conversion with our pass at the end of its pipeline; an MLModel that was never loaded."""
+def _convert(captured: Captured, storage: Storage, target: str, precision: str, package: Path) -> Any:
+    """coremltools' conversion with our pass at the end of its pipeline; an MLModel that was never loaded.
+
+    Args:
+        package: where coremltools puts its own files.
+    """
     coreml_graph.prepare(captured.module)
     with _quiet():
         import coremltools as ct
@@ -167,6 +174,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str) 
                 compute_precision=ct.precision.FLOAT16 if precision == "float16" else ct.precision.FLOAT32,
                 pass_pipeline=pipeline,
                 skip_model_load=True,
+                package_dir=str(package),
             )
         except IdpDeployError:
             raise

@@ -21,6 +21,10 @@ def _fmod(x: Tensor, y: Any) -> Tensor:
     return x - torch.div(x, y, rounding_mode="trunc") * y
 
 
+def _trunc(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.floor(torch.abs(x))
+
+
 def _lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
     return x + (end - x) * weight
 
@@ -76,6 +80,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.rsub.Tensor: _rsub,
     aten.fmod.Scalar: _fmod,
     aten.fmod.Tensor: _fmod,
+    aten.trunc.default: _trunc,
+    aten.fix.default: _trunc,
     aten.lerp.Scalar: _lerp,
     aten.lerp.Tensor: _lerp,
     aten.log_sigmoid.default: _log_sigmoid,

@@ -1,9 +1,9 @@
 """What a captured graph needs before coremltools may convert it without silent faults.
 
 coremltools 9 reads the positional arguments of an exported graph and drops keyword-only ones of several operators
-(`frontend/torch/ops.py`, `gelu` and `add` among them): the tanh form of GELU becomes the exact one and
-`torch.add(x, y, alpha=2)` becomes x + y. Such calls, and operators it does not know, are replaced by PyTorch's own
-decompositions into plainer ones. What has none is refused by name: a wrong file is worse than none.
+(`frontend/torch/ops.py`, `gelu` among them): the tanh form of GELU becomes the exact one. Such calls, and operators it
+does not know, are replaced by PyTorch's own decompositions into plainer ones. What has none is refused by name: a
+wrong file is worse than none.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
-    """Rewrite, in place, arguments that the converter gets wrong: alpha, left-out strides, integers for floats."""
+    """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
@@ -53,12 +53,6 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             node.args = (*node.args, node.args[1])  # the stride is the window by default
         if packet in _NEAREST:
             _rows_and_columns(module, node)
-        if packet in (aten.add, aten.sub) and node.kwargs.get("alpha", 1) != 1:
-            x, y = node.args
-            with module.graph.inserting_before(node):
-                scaled = module.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
-            scaled.meta.update({k: node.meta[k] for k in ("nn_module_stack", "stack_trace") if k in node.meta})
-            node.args, node.kwargs = (x, scaled), {}
     module.graph.lint()
     module.recompile()
     return module

@@ -31,6 +31,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
         ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
     """
     outputs = _output_names(captured)
+    _refuse_projections(captured)
     program, _ = export_program(captured.module, captured.example_inputs, dynamic_batch=captured.dynamic_batch)
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad():
@@ -49,6 +50,19 @@ def convert(captured: Captured) -> onnx.ModelProto:
     _strip(model)
     _name_boundary(model, outputs)
     return model
+
+
+def _refuse_projections(captured: Captured) -> None:
+    """torch.onnx writes an LSTM with proj_size as one without, which no runtime opens."""
+    for node in captured.module.graph.nodes:
+        if node.target is not torch.ops.aten.lstm.input:
+            continue
+        parameters, biased, layers, both = (node.args[i] for i in (2, 3, 4, 7))
+        if len(parameters) != layers * (2 if both else 1) * (4 if biased else 2):
+            raise ConversionError(
+                f"ONNX has no LSTM with projections (proj_size){_module_of('aten.lstm', captured)}",
+                way_out="leave proj_size out and put a linear layer behind the LSTM",
+            )
 
 
 def _strip(model: onnx.ModelProto) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture
+from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import manifest
 from idp_deploy.exporting.tflite_check import TOLERANCES, Named, failure_of
@@ -63,6 +63,7 @@ def export_tflite(
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
+    refuse_returned_inputs(captured, "TFLite")
     converted = convert(captured, _calibration(model, example_inputs))
     tflite = parse(converted.content)
     if scheme != "int8":  # shared constants would need one scale each

@@ -37,18 +37,6 @@ def run_coreml(path: Path, calls: Sequence[tuple[np.ndarray, ...]]) -> dict[str,
     return {f"coreml-interpreter-{interpreter.precision}": results}
 
 
-def relative_error(value: np.ndarray, expected: np.ndarray) -> float:
-    """max |value − expected| / max |expected|; infinite where either is not finite and they are not equal."""
-    if value.shape != expected.shape:
-        return float("inf")
-    with np.errstate(invalid="ignore"):
-        difference = np.where(value == expected, 0.0, np.abs(value.astype(np.float64) - expected))
-    if not np.isfinite(difference).all():
-        return float("inf")
-    scale = float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0))
-    return float(difference.max(initial=0.0)) / max(scale, float(np.finfo(np.float32).tiny))
-
-
 def _order(interpreter: Interpreter) -> tuple[list[str], list[str]]:
     """(inputs, outputs) in the model's order: the manifest's where there is one, else the file's."""
     program = interpreter.program

@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import capture
 from idp_deploy.flow import CompressedModel
 from idp_deploy.reading.coreml_program import Operation
-from idp_deploy.verification.coreml import bind, relative_error
+from idp_deploy.verification.comparing import error_of
+from idp_deploy.verification.coreml import bind
 from idp_deploy.verification.coreml_interpreter import load_interpreter
 
 
@@ -92,14 +93,18 @@ def _nearest(value: np.ndarray, expected: Mapping[int, list[np.ndarray]]) -> flo
     """The smallest relative error against a value of the model that could be this one."""
     errors = [
         min(
-            relative_error(value.reshape(-1), candidate.reshape(-1)),
-            relative_error(np.sort(value, axis=None), np.sort(candidate, axis=None))
-            if _moved(value, candidate)
-            else np.inf,
+            _error(value.reshape(-1), candidate.reshape(-1)),
+            _error(np.sort(value, axis=None), np.sort(candidate, axis=None)) if _moved(value, candidate) else np.inf,
         )
         for candidate in expected.get(value.size, ())
     ]
     return float(min(errors, default=np.inf))
+
+
+def _error(value: np.ndarray, candidate: np.ndarray) -> float:
+    """The relative error; infinite where one of the two is not a number."""
+    error = error_of([candidate], [value])
+    return np.inf if np.isnan(error) else error
 
 
 def _moved(value: np.ndarray, candidate: np.ndarray) -> bool:

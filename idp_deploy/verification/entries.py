@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
 
@@ -24,6 +24,17 @@ class Reference:
     parameter: str
     values: np.ndarray
     quantized: bool  # the values already are those of integers or of a palette
+    acts: np.ndarray | None = None  # False where an entry meets no input, only constants
+
+    def acting_rows(self) -> Reference | None:
+        """The rows that meet an input; None where all do, or where some row does in part."""
+        if self.acts is None or self.acts.ndim == 0:
+            return None
+        rows = self.acts.reshape(len(self.acts), -1)
+        some = rows.any(axis=1)
+        if some.all() or not some.any() or not rows[some].all():
+            return None
+        return replace(self, values=self.values[some], acts=None)
 
     @cached_property
     def largest(self) -> float:

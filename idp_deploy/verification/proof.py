@@ -18,6 +18,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.verification.calls import manifest_of
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
+from idp_deploy.verification.reaching import reaching
 
 _MOST_PARTS = 16  # kinds of part sizes to try
 
@@ -48,6 +49,14 @@ def prove_weights(
         proof = best(pair for s in order for r in candidates for pair in pairs(r, s, exact=bool(ours)))
         if proof is None or not proof.passed:
             proof = _from_parts(candidates, stored, exact=bool(ours)) or _from_rows(candidates, stored) or proof
+        if proof is None or not proof.passed:
+            acting = [kept for r in candidates if (kept := r.acting_rows()) is not None]
+            pieces = [pair for r in acting for s in stored for pair in pairs(r, s, exact=bool(ours))]
+            found = best(pieces) or _from_parts(acting, stored, exact=bool(ours)) if acting else None
+            if found is not None and found.passed:
+                proof = found
+                left = len(candidates[0].values) - len(acting[0].values)
+                notes.append(f"{left} rows of weight '{name}' act on constants only: the file holds what they give")
         if proof is None:
             shape = candidates[0].values.shape
             notes.append(f"weight '{name}' of shape {shape} was not found in {contents.path.name}")
@@ -66,6 +75,7 @@ def _references(
     raw = {name: p for name, p in model.module.named_parameters(remove_duplicate=False) if name in model.masks}
     quantization = model.quantization
     folded: dict[str, np.ndarray] = {}
+    acts: dict[str, np.ndarray] = {}
     used: set[str] | None = None
     try:
         captured = capture(model, example_inputs)
@@ -74,19 +84,23 @@ def _references(
     else:
         used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
         folded = {name: captured.weight(name) for name in raw if name in used}
+        acts = {name: reaching(captured.module, name) for name in folded}
         for name, parameter in raw.items():  # a tied weight goes by one of its names
             twin = next((t for t in used if t in raw and raw[t] is parameter), None)
             if name not in used and twin is not None:
-                folded[name] = folded[twin]
+                folded[name], acts[name] = folded[twin], acts[twin]
     references: dict[str, list[Reference]] = {}
     for name in model.masks:
         if used is not None and name not in folded:
             notes.append(f"weight '{name}' has no part in the model's outputs and is not looked for")
             continue
+        if name in acts and not acts[name].any():
+            notes.append(f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for")
+            continue
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
         plain = raw[name].detach().cpu().float().numpy()
         values = [folded[name], plain] if name in folded else [plain]
-        references[name] = [Reference(name, v.astype(np.float32), quantized) for v in values]
+        references[name] = [Reference(name, v.astype(np.float32), quantized, acts.get(name)) for v in values]
     return references, notes
 
 
@@ -104,7 +118,7 @@ def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, ex
                     continue
                 proofs = []
                 for part in np.split(reference.values, count, axis):
-                    piece = replace(reference, values=part)
+                    piece = replace(reference, values=part, acts=None)
                     found = best(pair for s in candidates for pair in pairs(piece, s, exact=exact))
                     if found is None or not found.passed:
                         break

@@ -1,0 +1,80 @@
+"""Which entries of a weight meet the model's inputs: the others act on constants, and converters compute that ahead.
+
+An attention whose query is a learned parameter multiplies it by a third of its projection: a number that no input
+changes. Converters write the product and leave that third of the weight out, rightly.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+# operators that hand entries on unchanged: run on the entries' numbers, they say where each one goes
+_MOVES = {
+    aten.alias,
+    aten.chunk,
+    aten.clone,
+    aten.contiguous,
+    aten.detach,
+    aten.expand,
+    aten.flatten,
+    aten.index_select,
+    aten.movedim,
+    aten.narrow,
+    aten.permute,
+    aten.reshape,
+    aten.select,
+    aten.slice,
+    aten.split,
+    aten.split_with_sizes,
+    aten.squeeze,
+    aten.t,
+    aten.transpose,
+    aten.unbind,
+    aten.unflatten,
+    aten.unsqueeze,
+    aten.view,
+}
+
+
+def reaching(module: fx.GraphModule, name: str) -> np.ndarray:
+    """The entries of parameter `name` that some operator takes together with what comes from an input.
+
+    A bool array of the parameter's shape. Entries whose every use is computed from constants alone are False.
+    """
+    fed = _fed(module.graph)
+    shape = tuple(module.get_parameter(name).shape)
+    found = np.zeros(int(np.prod(shape, dtype=np.int64)), bool)
+    numbers = torch.arange(found.size).reshape(shape)
+    pending: list[tuple[fx.Node, Tensor]] = [
+        (node, numbers) for node in module.graph.nodes if node.op == "get_attr" and node.target == name
+    ]
+    while pending:
+        node, carried = pending.pop()
+        for user in node.users:
+            if user.op == "output" or user in fed:
+                found[carried.reshape(-1).numpy()] = True
+            elif getattr(user.target, "overloadpacket", None) in _MOVES and user.args[0] is node:
+                result = user.target(carried, *user.args[1:], **user.kwargs)  # type: ignore[operator]
+                pending += _results(user, result)
+    return found.reshape(shape)
+
+
+def _fed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose value depends on an input."""
+    fed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or any(source in fed for source in node.all_input_nodes):
+            fed.add(node)
+    return fed
+
+
+def _results(node: fx.Node, result: Tensor | list[Tensor] | tuple[Tensor, ...]) -> list[tuple[fx.Node, Tensor]]:
+    """A node with its result; of a list, each of the nodes that pick from it with what it picks."""
+    if isinstance(result, Tensor):
+        return [(node, result)]
+    return [
+        (user, result[user.args[1]]) for user in node.users if len(user.args) == 2 and isinstance(user.args[1], int)
+    ]

@@ -1,0 +1,65 @@
+"""capture(): what is rewritten or refused before any converter sees a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.capturing import capture, refuse_returned_inputs
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import CompressedModel
+
+X = torch.arange(6.0).reshape(1, 6)
+
+
+class Function(nn.Module):
+    """Any function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> object:
+        return self.function(x)
+
+
+def captured(function: Callable[[Tensor], object]):
+    return capture(CompressedModel(Function(function), {}), (X,))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.add(x, x * x, alpha=2.5),
+        lambda x: torch.sub(x, x * x, alpha=3),
+        lambda x: torch.ops.prims.view_of(x * 2) + 1,
+    ],
+    ids=["add", "sub", "view_of"],
+)
+def test_what_converters_drop_is_spelled_out(function: Callable[[Tensor], Tensor]) -> None:
+    module = captured(function).module
+    assert torch.equal(module(X), function(X))
+    assert all("alpha" not in node.kwargs for node in module.graph.nodes)
+    assert "view_of" not in str(module.graph)
+
+
+def test_a_returned_input_is_named() -> None:
+    refuse_returned_inputs(captured(lambda x: (x + 1, x * 2)), "TFLite")
+    with pytest.raises(ConversionError, match="TFLite cannot hold a model that returns its input 'x' unchanged"):
+        refuse_returned_inputs(captured(lambda x: (x + 1, x)), "TFLite")
+
+
+def test_a_parameter_with_a_name_that_graphs_use_is_refused() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.code = nn.Parameter(torch.ones(6))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.code
+
+    with pytest.raises(ConversionError, match="attribute 'code' already exists — rename that parameter"):
+        capture(CompressedModel(Named(), {}), (X,))
