@@ -1,9 +1,9 @@
 """A harder image task, generated: coloured characters on coloured ground, turned, noisy, among distractors.
 
-Thirty-six classes, a–z and 0–9. Each 32×32 image holds one character drawn in Pillow's bundled font (so no system font
-is needed) at a random size, place, angle and colour; straight strokes and corners of other characters cross it, and
-Gaussian noise covers it. Some pairs (o/0, l/1, 5/s) are close on purpose: a dense network stays below 100 %, so that
-what pruning costs can be seen. The same arguments and Pillow version give the same pixels.
+Thirty-six classes, a–z and 0–9. Each image, 32×32 unless told otherwise, holds one character drawn in Pillow's bundled
+font (so no system font is needed) at a random size, place, angle and colour; straight strokes and corners of other
+characters cross it, and Gaussian noise covers it. Some pairs (o/0, l/1, 5/s) are close on purpose: a dense network
+stays below 100 %, so that what pruning costs can be seen. The same arguments and Pillow version give the same pixels.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from idp_deploy.tasks import Task
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 SIZE = 32  # pixels along a side
 FONT_SIZES = tuple(range(18, 29, 2))
+DARK, LIGHT = (40, 40, 40), (215, 215, 215)
 
 
 class Characters(Task):
@@ -33,6 +34,7 @@ class Characters(Task):
         rotation: the largest angle in degrees, either way.
         distractors: strokes and foreign corners an image.
         seed: of every image; the training order has its own seed.
+        size: pixels along a side, at most 32. colours: False for light characters on dark ground, all alike.
     """
 
     epochs = 20
@@ -47,8 +49,10 @@ class Characters(Task):
         distractors: int = 3,
         seed: int = 0,
         batch_size: int = 64,
+        size: int = SIZE,
+        colours: bool = True,
     ) -> None:
-        images, labels = render(samples + validation, noise, rotation, distractors, seed)
+        images, labels = render(samples + validation, noise, rotation, distractors, seed, size, colours)
         self.train = TensorDataset(images[:samples], labels[:samples])
         self.validation = TensorDataset(images[samples:], labels[samples:])
         self.batch_size = batch_size
@@ -68,8 +72,16 @@ def task(**settings: Any) -> Characters:
     return Characters(**settings)
 
 
-def render(count: int, noise: float, rotation: float, distractors: int, seed: int) -> tuple[Tensor, Tensor]:
-    """`count` images (count, 3, 32, 32), normalised, and labels (count,), every class equally often.
+def render(
+    count: int,
+    noise: float,
+    rotation: float,
+    distractors: int,
+    seed: int,
+    size: int = SIZE,
+    colours: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """`count` images (count, 3, size, size), normalised, and labels (count,), every class equally often.
 
     >>> images, labels = render(72, noise=0.1, rotation=20.0, distractors=2, seed=0)
     >>> tuple(images.shape), labels.bincount().tolist() == [2] * 36
@@ -79,15 +91,18 @@ def render(count: int, noise: float, rotation: float, distractors: int, seed: in
     fonts = [ImageFont.load_default(size) for size in FONT_SIZES]
     order = [i % len(ALPHABET) for i in range(count)]
     dice.shuffle(order)
-    pixels = np.stack([_draw(ALPHABET[label], fonts, rotation, distractors, dice) for label in order])
+    drawn = (_draw(ALPHABET[label], fonts, rotation, distractors, dice, colours) for label in order)
+    pixels = np.stack([np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in drawn])
     grain = np.random.default_rng(seed).standard_normal(pixels.shape, dtype=np.float32)
     images = (pixels.astype(np.float32) / 255 - 0.5 + noise * grain) / 0.33
     return torch.from_numpy(images.transpose(0, 3, 1, 2).copy()), torch.tensor(order, dtype=torch.int64)
 
 
-def _draw(character: str, fonts: list[Any], rotation: float, distractors: int, dice: random.Random) -> np.ndarray:
-    """One uint8 image (32, 32, 3)."""
-    ground, ink = _colours(dice)
+def _draw(
+    character: str, fonts: list[Any], rotation: float, distractors: int, dice: random.Random, colours: bool
+) -> Image.Image:
+    """One image of SIZE × SIZE."""
+    ground, ink = _colours(dice) if colours else (DARK, LIGHT)
     image = Image.new("RGB", (SIZE, SIZE), ground)
     for _ in range(distractors):
         if dice.random() < 0.5:
@@ -100,7 +115,7 @@ def _draw(character: str, fonts: list[Any], rotation: float, distractors: int, d
     glyph = _glyph(character, dice.choice(fonts), dice.uniform(-rotation, rotation))
     x, y = ((SIZE - extent) // 2 + dice.randrange(-3, 4) for extent in glyph.size)
     image.paste(ink, (x, y), glyph)
-    return np.asarray(image)
+    return image
 
 
 def _glyph(character: str, font: Any, angle: float) -> Image.Image:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
-# (output channels at width 1.0, stride) of the thirteen depthwise-separable blocks
-BLOCKS = (
+Blocks = Sequence[tuple[int, int]]  # (output channels at width 1.0, stride) of depthwise-separable blocks
+
+# the thirteen of the paper
+BLOCKS: Blocks = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
     (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
 )  # fmt: skip
@@ -21,13 +25,18 @@ class MobileNetV1(nn.Module):
     """
 
     def __init__(
-        self, width: float = 1.0, classes: int = 10, activation: str = "relu6", small_images: bool = False
+        self,
+        width: float = 1.0,
+        classes: int = 10,
+        activation: str = "relu6",
+        small_images: bool = False,
+        blocks: Blocks = BLOCKS,
     ) -> None:
         super().__init__()
         act = ACTIVATIONS[activation]
         channels = scaled(32, width)
         layers = [_conv(3, channels, 3, 2, 1, act)]
-        for base, stride in BLOCKS:
+        for base, stride in blocks:
             out = scaled(base, width)
             if small_images and base >= 512:
                 stride = 1
@@ -44,7 +53,13 @@ class MobileNetV1(nn.Module):
         return logits
 
 
-def build(width: float = 1.0, classes: int = 10, activation: str = "relu6", small_images: bool = False) -> MobileNetV1:
+def build(
+    width: float = 1.0,
+    classes: int = 10,
+    activation: str = "relu6",
+    small_images: bool = False,
+    blocks: Blocks = BLOCKS,
+) -> MobileNetV1:
     """A MobileNet-v1 with fresh weights; its random state is torch's.
 
     Args:
@@ -52,11 +67,12 @@ def build(width: float = 1.0, classes: int = 10, activation: str = "relu6", smal
         classes: outputs of the classifier.
         activation: relu6 (as in the paper) or relu.
         small_images: keep the strides of the last two downsampling blocks at 1.
+        blocks: (output channels at width 1.0, stride) of each block, for a net of another depth.
 
     >>> sum(p.numel() for p in build(classes=1000).parameters())
     4231976
     """
-    return MobileNetV1(width, classes, activation, small_images)
+    return MobileNetV1(width, classes, activation, small_images, blocks)
 
 
 def build_half() -> MobileNetV1:

@@ -46,6 +46,33 @@ def test_gradient_is_m_plus_the_boosting_term(clip: bool) -> None:
     torch.testing.assert_close(w.grad, expected.clamp(max=1) if clip else expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("entries", [300, 200_000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_with_a_floor_pruned_weights_go_on_learning(entries: int, dtype: torch.dtype) -> None:
+    w = torch.linspace(-0.4, 0.4, entries + 1, dtype=dtype).requires_grad_()  # 0 is among them
+    t, tau = 0.1, 1e-3
+    apply_soft_mask(w, t, tau, clip=True, floor=0.3).sum().backward()
+    m = soft_mask(w.detach(), t, tau).to(dtype)
+    expected = (m + 2 * w.detach() ** 2 / tau * m * (1 - m)).clamp(0.3, 1)
+    assert int((expected == 0.3).sum()) > entries // 10
+    assert torch.equal(apply_soft_mask(w, t, tau, clip=True, floor=0.3), apply_soft_mask(w, t, tau))
+    torch.testing.assert_close(w.grad, expected, rtol=0, atol=1e-6 if dtype == torch.float64 else 1e-4)
+
+
+def test_a_shared_mask_with_a_floor_lets_every_direction_learn() -> None:
+    w = torch.randn(1, 4, dtype=torch.float64)
+    t = 3 * w.square().mean().sqrt()
+    free, lifted = (
+        torch.autograd.functional.jacobian(
+            lambda x, floor=floor: apply_soft_mask(x, t, t * t / 10, clip=True, floor=floor, shared=True), w
+        ).reshape(4, 4)
+        for floor in (0.0, 0.5)
+    )
+    assert torch.linalg.eigvalsh(free).min() < 0.01
+    assert torch.linalg.eigvalsh(lifted).min() >= 0.5 - 1e-9
+    assert torch.linalg.eigvalsh(lifted).max() <= 1 + 1e-9
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_gradients_match_finite_differences(shared: bool) -> None:
     w = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)

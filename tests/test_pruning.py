@@ -404,3 +404,15 @@ def test_the_learning_rate_asked_for_is_the_peak_of_the_tasks_own_optimizer(dens
     task = Adamic()
     prune(dense, task, Recipe(epochs=1, options={"learning_rate": 0.02}))
     assert [group["initial_lr"] for group in task.made.param_groups] == pytest.approx([0.002, 0.02])
+
+
+def test_an_untrained_model_learns_before_it_is_pruned() -> None:
+    fresh, trained, told = network(), network(), network()
+    for model in (trained, told):
+        model.train()(torch.randn(8, 20))
+    starts = [
+        Pruner(model, sparsity=0.5, epochs=100, **options).schedule.dense_until
+        for model, options in ((fresh, {}), (trained, {}), (told, {"dense": 0.1}))
+    ]
+    assert starts == [20, 0, 10]
+    assert Pruner(fresh, sparsity=0.5, epochs=100, method="rigl").schedule.dense_until == 0

@@ -17,28 +17,30 @@ from torch import Tensor
 SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mask is hard anyway
 CHUNK = 1 << 18  # entries: few enough for intermediate values to stay in a processor's cache
 
+FREE = (0.0, math.inf)  # bounds of the derivative that change nothing
+
 
 class _Soft(torch.autograd.Function):
     """ŵ = m(w)·w entry by entry. Only w is kept for backward: m is computed again there."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: float, gain: float) -> Tensor:
         ctx.save_for_backward(w, t2, tau)
-        ctx.gain = gain
+        ctx.bounds = floor, gain
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
         return m.mul_(exact).to(w.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         w, t2, tau = ctx.saved_tensors
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact * exact
         m = (square - t2).div_(tau).sigmoid_()
         slope = torch.addcmul(m, square.div_(tau), m * (1 - m), value=2)
-        if ctx.gain < math.inf:
-            slope.clamp_(max=ctx.gain)
-        return slope.mul_(grad).to(grad.dtype), None, None, None
+        if ctx.bounds != FREE:
+            slope.clamp_(*ctx.bounds)
+        return slope.mul_(grad).to(grad.dtype), None, None, None, None
 
 
 class _SoftByChunks(torch.autograd.Function):
@@ -50,25 +52,28 @@ class _SoftByChunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, s: float, b: float, gain: float) -> Tensor:
+    def forward(ctx: Any, w: Tensor, s: float, b: float, floor: float, gain: float) -> Tensor:
         masked, border = torch.empty_like(w), torch.tensor(b)
         for x, out in _chunks(w, masked):
             torch.addcmul(border, x, x, value=s, out=out).sigmoid_().mul_(x)
         ctx.save_for_backward(w, masked)
-        ctx.constants = s, b, gain
+        ctx.constants = s, b, floor, gain
         return masked
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         w, masked = ctx.saved_tensors
-        s, b, gain = ctx.constants
+        s, b, floor, gain = ctx.constants
         at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0
         most = min(gain, torch.finfo(w.dtype).max)  # an infinite q times w − ŵ = 0 would be NaN
         result, nothing = torch.empty_like(w), torch.tensor(0.0)
         for x, y, g, out in _chunks(w, masked, grad.contiguous(), result):
             torch.addcmul(nothing, x, y, value=2 * s, out=out).clamp_(max=most)
-            torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(nan=at_zero).mul_(g)
-        return result, None, None, None
+            torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(nan=at_zero)
+            if floor > at_zero:  # where the derivative is least
+                out.clamp_(min=floor)
+            out.mul_(g)
+        return result, None, None, None, None
 
 
 def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
@@ -84,25 +89,27 @@ class _SoftGroups(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, gain: float) -> Tensor:
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: float, gain: float) -> Tensor:
         ctx.save_for_backward(w, t2, tau)
-        ctx.gain = gain
+        ctx.bounds = floor, gain
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = exact.square().mean(-1, keepdim=True).sub_(t2).div_(tau).sigmoid_()
         return (m * exact).to(w.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
         w, t2, tau = ctx.saved_tensors
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact.square().mean(-1, keepdim=True)
         m = (square - t2).div_(tau).sigmoid_()
+        floor, gain = ctx.bounds
         boost = 2 * m * (1 - m) / tau
-        if ctx.gain < math.inf:
+        m = m.clamp_min(floor)
+        if gain < math.inf:
             tiny = torch.finfo(square.dtype).tiny
-            boost = torch.minimum(boost, (ctx.gain - m) / square.clamp_min(tiny))
+            boost = torch.minimum(boost, (gain - m) / square.clamp_min(tiny))
         along = (grad * exact).mean(-1, keepdim=True)
-        return (m * grad + boost * along * exact).to(grad.dtype), None, None, None
+        return (m * grad + boost * along * exact).to(grad.dtype), None, None, None, None
 
 
 def soft_mask(w: Tensor, t: Tensor | float, tau: Tensor | float) -> Tensor:
@@ -128,29 +135,32 @@ def apply_soft_mask(
     tau: Tensor | float,
     *,
     clip: bool = False,
+    floor: float = 0.0,
     shared: bool = False,
     elsewhere: Tensor | None = None,
 ) -> Tensor:
     """ŵ = m(w)·w, differentiable in w with t and τ held constant; computed in float32 whatever autocast says.
 
     dŵ/dw = m + (2w²/τ)·m(1 − m). Its second term pushes weights away from the threshold and grows like t²/(2τ) there;
-    `clip` bounds the derivative by 1, so that no weight learns faster than an unpruned one, and leaves ŵ as it is.
+    `clip` bounds the derivative by 1, so that no weight learns faster than an unpruned one, and `floor` from below, so
+    that a pruned weight goes on learning and may come back. Both leave ŵ as it is.
 
     Args:
         w: any shape; with `shared`, (..., n) whose rows have one mask each, scored by their root mean square.
         t, tau: scalars, or tensors that broadcast against w.
         elsewhere: added to s², what the rest of a unit in other weights contributes.
         clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
+        floor: the least derivative, 0 ≤ floor ≤ 1 (for `shared`, the Jacobian's least eigenvalue).
     """
-    gain = 1.0 if clip else math.inf
+    bounds = floor, 1.0 if clip else math.inf
     if not shared and elsewhere is None and _by_chunks(w, t, tau):
         plain_tau = max(float(tau), SMALLEST_TEMPERATURE)
-        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, gain)
+        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, *bounds)
         return masked
     t2, tau = _scalars(w, t, tau)
     if elsewhere is not None:
         t2 = t2 - elsewhere
-    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, gain)
+    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, *bounds)
 
 
 def _by_chunks(w: Tensor, t: Tensor | float, tau: Tensor | float) -> bool:

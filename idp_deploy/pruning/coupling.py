@@ -60,6 +60,8 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
         followers: list[str] = []
         fixed = ""
         for dependency, indices in group:
+            if _is_grouped(dependency.target.module):
+                fixed = fixed or "a grouped convolution needs as many channels in every group"
             if not graph.is_out_channel_pruning_fn(dependency.handler):
                 continue
             if not dependency.target.outputs:
@@ -81,6 +83,12 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
         if weights:
             coupled.append(Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed))
     return coupled
+
+
+def _is_grouped(owner: Any) -> bool:
+    """A convolution of several groups with several channels each; depthwise ones lose whole groups."""
+    groups = getattr(owner, "groups", 1)
+    return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
 
 
 def _channel_axis(owner: nn.Module, leaf: str) -> int:

@@ -13,9 +13,9 @@ from idp_deploy.pruning.methods import METHODS
 MODES = ("auto", "paper")
 # which weights
 SELECTION_OPTIONS: Mapping[str, Any] = {"rules": {}, "first": True, "last": True, "depthwise": False}
-# when, by mode; None: the paper's value, scaled to the epochs
+# when, by mode; None: by whether the model looks trained (auto), the paper's value, scaled to the epochs (paper)
 SCHEDULE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "auto": {"dense": 0.0, "ramp": 0.3, "finish": 0.3},
+    "auto": {"dense": None, "ramp": None, "finish": 0.3},
     "paper": {"start": None, "rate": None, "finish": 0.0},
 }
 # how `prune` trains; in a loop of one's own they mean nothing
@@ -27,7 +27,7 @@ TRAINING_OPTIONS: Mapping[str, Any] = {
     "warmup": 0.1,  # share of the steps in which the rate rises
 }
 
-_SHARES = {"ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
+_SHARES = {"floor", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
 _POSITIVE = {"temperature", "kappa", "kappa_end", "rate", "distill_temperature", "learning_rate", "score_rate"}
 _COUNTS = {"refresh", "interval", "phases", "rounds"}  # whole, from 1
 _WORDS = {"scope": ("layer", "global"), "start": ("random", "magnitude")}

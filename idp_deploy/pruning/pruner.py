@@ -25,7 +25,7 @@ from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options
 from idp_deploy.pruning.results import Finalized, PruningReport
-from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
+from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule, usual_timing
 from idp_deploy.pruning.selecting import select
 from idp_deploy.pruning.sharding import refuse_flat, whole
 from idp_deploy.pruning.sites import Site, attach
@@ -41,8 +41,9 @@ class Pruner:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
-        mode: "auto" (τ = t²/10 a layer, derivative clipped at 1, ERK, early cubic ramp, the last 30 % on the frozen
-            mask) or "paper" (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+        mode: "auto" (τ = t²/10 a layer, derivative held between 0.5 and 1, ERK, an early cubic ramp that waits if the
+            model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ = 1e-4, derivative as derived,
+            global magnitude, slow linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
@@ -98,16 +99,17 @@ class Pruner:
         self._couple(example_inputs)
         self._check_sparsity()
         rule = METHODS[method]
-        timing = {k: v for k, v in {**rule.timing, **options}.items() if k in SCHEDULE_OPTIONS[mode]}
+        timing = {k: v for k, v in {**rule.timing, **options}.items() if k in SCHEDULE_OPTIONS[mode] and v is not None}
+        usual = {} if rule.ramp == "none" else usual_timing(model)  # without a ramp a mask is there from the first step
         self.schedule: Schedule = (
-            auto_schedule(epochs * (steps_per_epoch or 1), shape=rule.ramp, **timing)
+            auto_schedule(epochs * (steps_per_epoch or 1), shape=rule.ramp, **{**usual, **timing})
             if mode == "auto"
             else paper_schedule(epochs, steps_per_epoch or 1, **timing)
         )
         known = (*SELECTION_OPTIONS, *SCHEDULE_OPTIONS[mode])
         own = {key: value for key, value in options.items() if key not in known}
         if mode == "paper" and method == "idp":
-            own = {"temperature": PAPER_TEMPERATURE, "clip": False, "refresh": 1, **own}
+            own = {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1, **own}
         self.method = rule(self.sites, self.schedule, seed, own)
         self._surroundings = Surroundings(model, example_inputs, loss)
         self.steps = 0

@@ -18,14 +18,22 @@ class IDP(Method):
     Source: the IDP paper (ICLR 2023 submission); its successor PDP, arXiv 2305.11203.
 
     `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be
-    near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. `clip` bounds the derivative
-    m + (2w²/τ)·m·(1 − m) by 1 and leaves the forward alone; `detach` drops its second term altogether (a control).
-    m follows w at every step; t is found anew every `refresh` steps, layer by layer in turn, and whenever the ramp
-    has moved by 0.1 % of a layer.
+    near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. The derivative m + (2w²/τ)·m·(1 − m)
+    is bounded by 1 with `clip` and from below by `floor`, which lets pruned weights go on learning; neither touches the
+    forward. `detach` drops its second term altogether (a control). m follows w at every step; t is found anew every
+    `refresh` steps, layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer.
     """
 
     name = "idp"
-    options = {"temperature": None, "kappa": 10.0, "kappa_end": None, "clip": True, "detach": False, "refresh": 8}  # noqa: RUF012
+    options = {  # noqa: RUF012
+        "temperature": None,
+        "kappa": 10.0,
+        "kappa_end": None,
+        "clip": True,
+        "floor": 0.5,
+        "detach": False,
+        "refresh": 8,
+    }
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
@@ -49,7 +57,7 @@ class IDP(Method):
     def forward(self, site: Site) -> Forward | None:
         if "t" not in site.state:
             return None
-        return partial(_soft, clip=self.settings["clip"], detach=self.settings["detach"])
+        return partial(_soft, **{name: self.settings[name] for name in ("clip", "floor", "detach")})
 
     def due(self, site: Site, step: int) -> bool:
         """Whether t is looked up again: layers take turns, and none waits while its ramp moves on."""
@@ -68,7 +76,7 @@ class IDP(Method):
         return (t * t / kappa).clamp_min(SMALLEST_TEMPERATURE)
 
 
-def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
+def _soft(site: Site, w: Tensor, *, clip: bool, floor: float, detach: bool) -> Tensor:
     axis, pattern, t, tau = site.where.output_axis, site.pattern, site.state["t"], site.state["tau"]
     units = pattern.to_units(w, axis)
     if detach:
@@ -76,5 +84,5 @@ def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
         soft = units * soft_mask(scores, t, tau).to(w.dtype)
     else:
         elsewhere = site.state.get("elsewhere")
-        soft = apply_soft_mask(units, t, tau, clip=clip, shared=pattern.shared, elsewhere=elsewhere)
+        soft = apply_soft_mask(units, t, tau, clip=clip, floor=floor, shared=pattern.shared, elsewhere=elsewhere)
     return pattern.from_units(soft, tuple(w.shape), axis)

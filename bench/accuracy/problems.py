@@ -1,0 +1,109 @@
+"""What is pruned: nets and tasks small enough that a run takes half a minute on one core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from idp_deploy.flow import Model, Recipe
+from idp_deploy.pruning import prune
+from idp_deploy.tasks import Task
+from sample_models import bert, characters, entailment, mobilenet_v1, resnet18
+from sample_models.characters import Characters
+
+# six depthwise-separable blocks: (output channels at width 1.0, stride)
+SIX_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (256, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """One net and task. With `trained` the dense net has had that many epochs before pruning starts.
+
+    `tuned_on` is the problem whose tuning runs choose the settings; without one every method runs as it is shipped.
+    """
+
+    net: Callable[[], nn.Module]
+    task: Callable[[], Task]
+    sparsities: tuple[float, ...]
+    epochs: int
+    learning_rate: float
+    trained: int = 0
+    tuned_on: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def start(self, seed: int) -> Model:
+        """The net that every method begins with at `seed`; the same for all of them."""
+        return deepcopy(_start(self, seed))
+
+
+class Noisy(Characters):
+    """Light characters on dark ground under heavy noise, batches in channels-last order, which a CPU trains faster."""
+
+    def train_loader(self, seed: int) -> DataLoader[Any]:
+        """Training images shuffled by `seed`; the incomplete last batch is dropped."""
+        generator = torch.Generator().manual_seed(seed)
+        return _loader(self.train, self.batch_size, shuffle=True, drop_last=True, generator=generator)
+
+    def validation_loader(self) -> DataLoader[Any]:
+        """Images that training never sees."""
+        return _loader(self.validation, 500)
+
+
+@lru_cache
+def noisy() -> Noisy:
+    """6,000 images of 20×20 to learn from, 2,000 held out: a dense net gets about half of them right."""
+    return Noisy(6000, 2000, noise=0.4, distractors=2, size=20, colours=False)
+
+
+@lru_cache
+def pairs() -> Task:
+    """12,000 pairs of sentences to learn from, 2,000 held out."""
+    return entailment.task(batch_size=128)
+
+
+def six_blocks() -> nn.Module:
+    """A MobileNet-v1 of six blocks: 58,564 parameters."""
+    return mobilenet_v1.build(width=0.5, classes=len(characters.ALPHABET), blocks=SIX_BLOCKS)
+
+
+def thin_resnet() -> nn.Module:
+    """A ResNet-18 of width 1/8: 178,092 parameters."""
+    return resnet18.build(width=0.125, classes=len(characters.ALPHABET))
+
+
+PROBLEMS = {
+    "mobilenet": Problem(six_blocks, noisy, (0.95, 0.866), 20, 0.2, tuned_on="mobilenet"),
+    "mobilenet-trained": Problem(six_blocks, noisy, (0.95, 0.866), 8, 0.1, trained=20),
+    "resnet": Problem(thin_resnet, noisy, (0.855,), 12, 0.2, tuned_on="mobilenet"),
+    "bert": Problem(partial(bert.build, width=32), pairs, (0.9,), 8, 1e-3, trained=6, options={"distill": 0.95}),
+}
+
+
+@lru_cache(maxsize=4)
+def _start(problem: Problem, seed: int) -> Model:
+    torch.manual_seed(1000 + seed)
+    model = Model(problem.net())
+    if not problem.trained:
+        return model
+    # twice the pruning rate, as a first training has it
+    rate = {"learning_rate": 2 * problem.learning_rate} if problem.learning_rate > 0.01 else {}
+    trained = prune(model, problem.task(), Recipe(sparsity=0.0, epochs=problem.trained, seed=seed, options=rate))
+    return Model(trained.module)
+
+
+def _loader(data: TensorDataset, batch_size: int, **settings: Any) -> DataLoader[Any]:
+    """Batches picked out of whole tensors, which is faster than image by image."""
+    images, labels = data.tensors
+
+    def pick(rows: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.tensor(rows)
+        return images[chosen].contiguous(memory_format=torch.channels_last), labels[chosen]
+
+    return DataLoader(range(len(labels)), batch_size, collate_fn=pick, **settings)  # type: ignore[arg-type]

@@ -1,0 +1,114 @@
+"""What the runs say: a table a problem, and a picture of idp's lead with its intervals."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from bench.accuracy.methods import CONTENDERS
+from bench.accuracy.problems import PROBLEMS
+from bench.accuracy.running import RESULTS, TUNING_SEED, Trial, known
+from idp_deploy.pruning.comparing import Difference, Run, difference
+
+Setting = tuple[float, str]  # sparsity and allocation
+
+
+def report() -> str:
+    """Tables in Markdown; also written beside the runs, with a plot a problem."""
+    parts = []
+    for problem in PROBLEMS:
+        trials = known(problem)
+        if trials:
+            parts.append(tables(problem, trials))
+            draw(problem, trials, RESULTS / f"{problem}.png")
+    text = "\n\n".join(parts) + "\n"
+    (RESULTS / "report.md").write_text(text)
+    return text
+
+
+def tables(problem: str, trials: dict[Trial, float]) -> str:
+    """A table for every sparsity and allocation of one problem."""
+    given = PROBLEMS[problem]
+    dense = {trial.seed: value for trial, value in trials.items() if trial.method == "dense"}
+    lines = [f"## {problem}: {given.epochs} epochs" + (f" after {given.trained} dense ones" if given.trained else "")]
+    if dense:
+        lines += ["", f"Dense, the same epochs: {_mean(dense.values()):.2f} % over {len(dense)} seeds."]
+    for (sparsity, allocation), runs in _by_setting(trials).items():
+        lines += [
+            "",
+            f"{sparsity:.1%} zeros, allocation {allocation}",
+            "",
+            "| method | hardened accuracy | seeds | idp − method, 95 % interval | reads as |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for method in CONTENDERS:
+            scores = [run.accuracy for run in runs if run.method == method]
+            if scores:
+                lead = difference(runs, "idp", method, sparsity) if method != "idp" else None
+                lines.append(f"| {method} | {_mean(scores):.2f} % | {len(scores)} | {_words(lead)} |")
+        lines += _against_dense(runs, dense, sparsity)
+    return "\n".join(lines)
+
+
+def draw(problem: str, trials: dict[Trial, float], file: Path) -> None:
+    """idp minus each other method, with 95 % intervals; right of zero idp is ahead."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    settings = _by_setting(trials)
+    names = [name for name in CONTENDERS if name != "idp"]
+    figure, axes = plt.subplots(1, max(len(settings), 1), figsize=(4.2 * max(len(settings), 1), 4.2), squeeze=False)
+    for axis, ((sparsity, allocation), runs) in zip(axes[0], settings.items(), strict=False):
+        leads = {name: difference(runs, "idp", name, sparsity) for name in names}
+        shown = [(name, lead) for name, lead in leads.items() if lead is not None]
+        for row, (_, lead) in enumerate(shown):
+            low, middle, high = (100 * x for x in (lead.interval.low, lead.interval.middle, lead.interval.high))
+            axis.plot([low, high], [row, row], color="#4477aa", linewidth=2)
+            axis.plot([middle], [row], "o", color="#4477aa")
+        axis.axvline(0, color="#888888", linewidth=1)
+        axis.set_yticks(range(len(shown)), [name for name, _ in shown])
+        axis.invert_yaxis()
+        axis.set_xlim(-12, 12)  # the random control is far outside; what is close counts
+        axis.set_xlabel("idp minus method, points of accuracy")
+        axis.set_title(f"{problem}, {sparsity:.1%} zeros, {allocation}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _by_setting(trials: dict[Trial, float]) -> dict[Setting, list[Run]]:
+    """Judged runs; where a method was run with more than one choice of settings the last line counts."""
+    found: dict[Setting, dict[tuple[str, int], Run]] = defaultdict(dict)
+    for trial, value in trials.items():
+        if trial.seed != TUNING_SEED and trial.method != "dense":
+            run = Run(trial.method, trial.sparsity, trial.seed, value, trial.sparsity)
+            found[trial.sparsity, trial.allocation][trial.method, trial.seed] = run
+    return {setting: list(runs.values()) for setting, runs in found.items()}
+
+
+def _against_dense(runs: list[Run], dense: dict[int, float], sparsity: float) -> list[str]:
+    """What idp and gmp lose to the dense net, and whether the task can tell methods apart at all."""
+    with_dense = [*runs, *(Run("dense", sparsity, seed, value, 0.0) for seed, value in dense.items())]
+    cost, gap = (difference(with_dense, "dense", name, sparsity) for name in ("idp", "gmp"))
+    lines = [f"dense − idp: {_interval(cost)}"] if cost else []
+    if gap is not None:
+        counts = "more" if gap.interval.low > 0 else "not more"
+        lines.append(f"dense − gmp: {_interval(gap)}; {counts} than its interval")
+    return ["", *lines] if lines else []
+
+
+def _words(lead: Difference | None) -> str:
+    return f"{_interval(lead)} | {lead.verdict}" if lead is not None else " | "
+
+
+def _interval(found: Difference) -> str:
+    low, middle, high = (100 * x for x in (found.interval.low, found.interval.middle, found.interval.high))
+    return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _mean(values: Iterable[float]) -> float:
+    numbers = list(values)
+    return 100 * sum(numbers) / len(numbers)
