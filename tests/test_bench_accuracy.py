@@ -1,0 +1,76 @@
+"""The accuracy bench: what it reads from its files, chooses and says; the training itself is tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.accuracy import problems, reporting, running
+from bench.accuracy.methods import CONTENDERS, MAIN, TIMINGS
+from bench.accuracy.running import TUNING_SEED, Trial
+from idp_deploy.pruning.options import check_options
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (running, reporting):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def write(file: Path, runs: dict[Trial, float]) -> None:
+    lines = [json.dumps({"trial": asdict(trial), "accuracy": value}) for trial, value in runs.items()]
+    file.write_text("\n".join(lines) + "\n")
+
+
+def test_every_contender_has_settings_its_method_knows() -> None:
+    for contender in CONTENDERS.values():
+        for settings in contender.candidates:
+            check_options(contender.method, contender.mode, {**contender.fixed, **settings})
+    assert {len(CONTENDERS[name].candidates) for name in MAIN} == {len(TIMINGS) + 1}
+
+
+def test_a_run_in_the_file_is_not_repeated(results: Path) -> None:
+    trial = Trial.of("gmp", 0.95, "erk", 0, {"dense": 0.2})
+    write(results / "mobilenet.jsonl", {trial: 0.25})
+    told: list[str] = []
+    assert running.accuracy("mobilenet", trial, told.append) == 0.25
+    assert told == []
+
+
+def test_the_best_on_the_tuning_seed_is_chosen(results: Path) -> None:
+    tried = CONTENDERS["gmp"].candidates
+    scores = {Trial.of("gmp", 0.95, "erk", TUNING_SEED, settings): 0.1 * i for i, settings in enumerate(tried)}
+    scores[Trial.of("gmp", 0.95, "erk", 0, tried[0])] = 0.9  # a judging seed has no say
+    write(results / "mobilenet.jsonl", scores)
+    assert running.best_settings("mobilenet", "gmp") == tried[-1]
+    assert running.best_settings("resnet", "gmp") == tried[-1]
+    assert running.best_settings("mobilenet-trained", "gmp") == {}
+
+
+def test_the_report_says_who_is_ahead_and_by_how_much(results: Path) -> None:
+    runs = {Trial.of("dense", 0.0, "erk", seed, {}): 0.6 + 0.01 * seed for seed in range(3)}
+    for seed in range(3):
+        runs[Trial.of("idp", 0.95, "erk", seed, {})] = 0.5 + 0.01 * seed
+        runs[Trial.of("gmp", 0.95, "erk", seed, {})] = 0.4 + 0.01 * seed
+        runs[Trial.of("str", 0.95, "erk", seed, {})] = 0.5 + (0.03, 0.01, -0.01)[seed]
+    runs[Trial.of("gmp", 0.95, "erk", TUNING_SEED, {})] = 0.99
+    write(results / "mobilenet.jsonl", runs)
+    text = reporting.report()
+    assert "| gmp | 41.00 % | 3 | +10.00 [+10.00, +10.00] | better |" in text
+    assert "| str | 51.00 % | 3 | +0.00 [" in text
+    assert "tie |" in text
+    assert "dense − idp: +10.00" in text
+    assert (results / "report.md").read_text() == text
+    assert (results / "mobilenet.png").stat().st_size > 1000
+
+
+def test_all_methods_of_a_seed_begin_with_the_same_weights() -> None:
+    problem = problems.PROBLEMS["mobilenet"]
+    first, again, other = (problem.start(seed).module.state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
