@@ -209,6 +209,17 @@ def test_a_norm_over_channels_keeps_them() -> None:
     assert [small.module[i].out_channels for i in (0, 2, 4)] == [8, 4, 4]
 
 
+def test_a_grouped_convolution_keeps_its_channels_and_those_before_it() -> None:
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1)
+    )
+    x = torch.randn(1, 3, 4, 4)
+    pruner = Pruner(module, sparsity=0.5, pattern="channel", method="l1-channel", epochs=1, example_inputs=(x,))
+    assert {name for name, why in pruner.report().left.items() if "grouped" in why} == {"0.weight", "2.weight"}
+    small = shrink(pruner.finalize(), (x,))
+    assert [small.module[i].out_channels for i in (0, 2, 4, 5)] == [8, 8, 4, 4]
+
+
 def test_outputs_and_concatenated_channels_are_left_and_named() -> None:
     model = Concat()
     x = torch.randn(1, 3, 8, 8)
