@@ -1,15 +1,16 @@
 """What IDP costs: a training step with soft masks against the plain step, interleaved, in CPU time.
 
-    python bench/overhead.py            # MobileNet-v1 1.0, 96 px, batch 16; prints the ratio, writes the result
+    python -m bench.overhead            # MobileNet-v1 1.0, 96 px, batch 16; prints the ratio, writes the result
 
-Both models take steps in turn, so that whatever else the machine does hits both. Peak memory is that of one process
-each, started anew.
+Both models take steps in turn, so that whatever else the machine does hits both, several times over with new models,
+since where memory comes to lie matters too. Peak memory is that of one process each, started anew.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -25,7 +26,7 @@ from torch import nn
 from idp_deploy.pruning import Pruner
 from sample_models import mobilenet_v1
 
-RESULT = Path(__file__).parent / "results" / "overhead.json"
+RESULT = Path(__file__).parent / "results" / f"overhead-{date.today().isoformat()}.json"
 SIZE, BATCH = 96, 16
 
 
@@ -70,26 +71,42 @@ def own_peak() -> int:
     return int(line.split()[1]) * 1024
 
 
+def pairs_of_steps(rounds: int) -> list[tuple[float, float]]:
+    """CPU time of plain and masked steps taken in turn by two new models, each first in every other round."""
+    plain, masked = stepper(False)[0], stepper(True)[0]
+    for step in (plain, masked, plain, masked):
+        step()
+    pairs = []
+    for turn in range(rounds):
+        if turn % 2:
+            masked_s, plain_s = cpu_seconds(masked), cpu_seconds(plain)
+        else:
+            plain_s, masked_s = cpu_seconds(plain), cpu_seconds(masked)
+        pairs.append((plain_s, masked_s))
+    return pairs
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--repeats", type=int, default=5)
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
-    (plain, model), (masked, _) = stepper(False), stepper(True)
-    for step in (plain, masked, plain, masked):
-        step()
-    pairs = [(cpu_seconds(plain), cpu_seconds(masked)) for _ in range(rounds)]
-    ratios = sorted(b / a for a, b in pairs)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    runs = [pairs_of_steps(chosen.rounds) for _ in range(chosen.repeats)]
+    medians = [statistics.median(masked / plain for plain, masked in run) for run in runs]
+    ratios = [masked / plain for run in runs for plain, masked in run]
+    weights = sum(p.numel() * p.element_size() for p in stepper(False)[1].parameters())
     extra = peak_bytes(True) - peak_bytes(False)
     result = {
         "date": date.today().isoformat(),
-        "command": f"OMP_NUM_THREADS=1 python bench/overhead.py --rounds {rounds}",
+        "command": f"OMP_NUM_THREADS=1 python -m bench.overhead --rounds {chosen.rounds} --repeats {chosen.repeats}",
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
-        "plain_step_ms": round(1000 * statistics.median(a for a, _ in pairs), 1),
-        "ratio_median": round(statistics.median(ratios), 4),
+        "load_average": round(os.getloadavg()[1], 1),  # what else the machine did
+        "plain_step_ms": round(1000 * statistics.median(plain for run in runs for plain, _ in run), 1),
+        "ratio_median_of_medians": round(statistics.median(medians), 4),
+        "ratio_medians": [round(median, 4) for median in medians],
         "ratio_quartiles": [round(q, 4) for q in statistics.quantiles(ratios, n=4)[::2]],
         "weight_bytes": weights,
         "extra_peak_bytes": extra,
@@ -101,5 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     main()
