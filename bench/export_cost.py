@@ -55,7 +55,7 @@ def once(way: str, name: str, format: FormatName, converter: Converter) -> dict[
 
 def compare(script: str, name: str, repeats: int) -> dict[str, Any]:
     """One network's medians of both ways, and their ratios export / converter."""
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n"}
     runs: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for i in range(repeats):
         for way in WAYS if i % 2 else reversed(WAYS):
