@@ -49,6 +49,8 @@ CONTENDERS = {
     "topk-ste": Contender("topk-ste"),
     "idp-detached": Contender("idp", {"kappa": 4.0}, {"detach": True}),
     "random": Contender("random"),
+    # patterns of their own
+    "sr-ste": Contender("sr-ste"),
     # shown on the first problem only
     "idp-paper": Contender("idp", mode="paper"),
     "pofa": Contender("pofa"),

@@ -37,6 +37,8 @@ class Problem:
     trained: int = 0
     tuned_on: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    pattern: str = "unstructured"
+    skip: tuple[str, ...] = ()
 
     def start(self, seed: int) -> Model:
         """The net that every method begins with at `seed`; the same for all of them."""
@@ -82,6 +84,9 @@ PROBLEMS = {
     "mobilenet": Problem(six_blocks, noisy, (0.95, 0.866), 20, 0.2, tuned_on="mobilenet"),
     "mobilenet-trained": Problem(six_blocks, noisy, (0.95, 0.866), 8, 0.1, trained=20),
     "resnet": Problem(thin_resnet, noisy, (0.855,), 12, 0.2, tuned_on="mobilenet"),
+    # the stem's 27 inputs do not divide by four
+    "mobilenet-2of4": Problem(six_blocks, noisy, (0.5,), 20, 0.2, pattern="2:4", skip=("features.0.*",)),
+    "mobilenet-1of4": Problem(six_blocks, noisy, (0.75,), 20, 0.2, pattern="1:4", skip=("features.0.*",)),
     "bert": Problem(partial(bert.build, width=32), pairs, (0.9,), 8, 1e-3, trained=6, options={"distill": 0.95}),
 }
 

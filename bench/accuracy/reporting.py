@@ -12,6 +12,7 @@ from bench.accuracy.running import RESULTS, TUNING_SEED, Trial, known
 from idp_deploy.pruning.comparing import Difference, Run, difference
 
 Setting = tuple[float, str]  # sparsity and allocation
+REACH = 12  # points that the plot shows; the random control is far outside, what is close counts
 
 
 def report() -> str:
@@ -68,10 +69,19 @@ def draw(problem: str, trials: dict[Trial, float], file: Path) -> None:
             low, middle, high = (100 * x for x in (lead.interval.low, lead.interval.middle, lead.interval.high))
             axis.plot([low, high], [row, row], color="#4477aa", linewidth=2)
             axis.plot([middle], [row], "o", color="#4477aa")
+            if abs(middle) > REACH:
+                axis.text(
+                    0.97 if middle > 0 else 0.03,
+                    row,
+                    f"{middle:+.1f}",
+                    transform=axis.get_yaxis_transform(),
+                    ha="right" if middle > 0 else "left",
+                    va="center",
+                )
         axis.axvline(0, color="#888888", linewidth=1)
         axis.set_yticks(range(len(shown)), [name for name, _ in shown])
         axis.invert_yaxis()
-        axis.set_xlim(-12, 12)  # the random control is far outside; what is close counts
+        axis.set_xlim(-REACH, REACH)
         axis.set_xlabel("idp minus method, points of accuracy")
         axis.set_title(f"{problem}, {sparsity:.1%} zeros, {allocation}", fontsize=10)
     figure.tight_layout()

@@ -59,6 +59,8 @@ def accuracy(problem: str, trial: Trial, told: Callable[[str], None]) -> float:
             method=contender.method,
             mode=contender.mode,
             allocation=trial.allocation,
+            pattern="unstructured" if trial.method == "dense" else given.pattern,
+            skip=given.skip,
             epochs=given.epochs,
             seed=trial.seed,
             options=options,
