@@ -45,10 +45,10 @@ class _Pruning:
             )
         whole = max(1, math.ceil(epochs or 1))
         self.pruner = Pruner(model, epochs=whole, steps_per_epoch=math.ceil(steps / whole), **self.settings)
-        self.pruner.prepare()
         if self._saved is not None:
             self.pruner.load_state_dict(self._saved)
             self._saved = None
+        self.pruner.prepare()
 
     def _end(self) -> None:
         if self.pruner is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -123,8 +124,9 @@ class Pruner:
                 self._handles += attach(self.model, site)
             self.method.begin(self._surroundings)
             self._begun = True
-            with self._whole():
-                self._refresh()
+            if not self.steps:  # a loaded state says what its step computes
+                with self._whole():
+                    self._refresh()
         return self.model
 
     def step(self) -> None:
@@ -218,6 +220,7 @@ class Pruner:
         """What resuming needs besides the model's own state: plain values and tensors."""
         return {
             "steps": self.steps,
+            "schedule": asdict(self.schedule),
             "sites": {
                 site.name: {
                     "budget": site.budget,
@@ -231,8 +234,12 @@ class Pruner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, on a model whose own state is loaded already."""
+        """Continue where `state_dict` was taken, on a model whose own state is loaded already; best before `prepare`.
+
+        The schedule comes along: by its weights alone a model that was stopped half-way looks trained.
+        """
         self.steps = state["steps"]
+        self.schedule = self.method.schedule = Schedule(**state["schedule"])
         for site in self.sites:
             saved = tree_map_only(torch.Tensor, partial(_beside, site.weight), state["sites"][site.name])
             site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
