@@ -39,12 +39,10 @@ def run(problem: str, methods: list[str], seeds: list[int], until: float, alloca
     """The chosen settings on the judging seeds, seed by seed, so that what is there is always paired."""
     for seed in seeds:
         for sparsity in PROBLEMS[problem].sparsities:
-            for method in ["dense", *methods]:
-                trial = Trial.of(
-                    method, sparsity, allocation, seed, {} if method == "dense" else best_settings(problem, method)
-                )
-                if method == "dense":
-                    trial = Trial.of(method, 0.0, "erk", seed, {})
+            settings = {method: best_settings(problem, method) for method in methods}
+            trials = [Trial.of("dense", 0.0, "erk", seed, {})]
+            trials += [Trial.of(method, sparsity, allocation, seed, chosen) for method, chosen in settings.items()]
+            for trial in trials:
                 if time.monotonic() < until:
                     accuracy(problem, trial, partial(print, flush=True))
 

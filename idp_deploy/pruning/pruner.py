@@ -279,7 +279,7 @@ class Pruner:
     def _whole(self) -> AbstractContextManager[None]:
         """For as long as `site.weight` has to be all of the weight."""
         unless = "pruning coupled channels" if self.followers else ""
-        if self.recipe.method in ("synflow", "grasp"):
+        if not self.method.shardable:
             unless = f"method {self.recipe.method}"
         elif self.allocation == "sensitivity":
             unless = "allocation by sensitivity"

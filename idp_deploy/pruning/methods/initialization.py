@@ -19,6 +19,7 @@ class _AtStart(Magnitude):
 
     ramp = "none"
     needs: tuple[str, str, str]
+    shardable = False
 
     def begin(self, surroundings: Surroundings) -> None:
         attribute, looked_at, argument = self.needs
