@@ -17,6 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
+from idp_deploy.lifting import lift
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -46,11 +47,19 @@ class Captured:
     masks: Mapping[str, np.ndarray]
     dynamic_batch: bool
     folded: tuple[tuple[str, str], ...]  # (convolution weight, batch norm weight) by parameter name
+    traced: ExportedProgram  # what torch.export made of the model, before folding
     aliases: Mapping[str, str] = field(default_factory=dict)  # a tied weight's other names → the one in `module`
 
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
         return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
+
+    def program(self) -> ExportedProgram:
+        """`module` as converters take it."""
+        lifted = lift(self.module, self.traced)
+        if lifted is not None:
+            return lifted
+        return export_program(self.module, self.example_inputs, dynamic_batch=self.dynamic_batch)[0]
 
 
 def capture(
@@ -81,7 +90,7 @@ def capture(
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
-    return Captured(graph_module, example_inputs, masks, dynamic, folded, _aliases(module, graph_module))
+    return Captured(graph_module, example_inputs, masks, dynamic, folded, program, _aliases(module, graph_module))
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:

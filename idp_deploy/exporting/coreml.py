@@ -24,7 +24,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture, export_program, refuse_returned_inputs
+from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.exporting import coreml_graph, coreml_package, manifest
 from idp_deploy.exporting.coreml_blob import inline_small
@@ -158,7 +158,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str, 
         PASS_REGISTRY.passes[_PASS] = StoreWeights()
         source: Any = None
         try:
-            program, _ = export_program(captured.module, captured.example_inputs)
+            program = captured.program()
             source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
             pipeline.append_pass(_PASS)

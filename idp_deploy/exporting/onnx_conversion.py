@@ -14,7 +14,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree
 
-from idp_deploy.capturing import Captured, export_program
+from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
@@ -32,10 +32,11 @@ def convert(captured: Captured) -> onnx.ModelProto:
     """
     outputs = _output_names(captured)
     _refuse_projections(captured)
-    program, _ = export_program(captured.module, captured.example_inputs, dynamic_batch=captured.dynamic_batch)
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad():
-            exported = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False, optimize=True)
+            exported = torch.onnx.export(
+                captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
+            )
     except torch.onnx.OnnxExporterError as error:
         raise _explained(error, captured) from error
     assert exported is not None

@@ -1,0 +1,83 @@
+"""lift: a captured graph as an ExportedProgram again, without tracing the model a second time.
+
+Converters take an ExportedProgram, in which weights are inputs of the graph; what `capture` does to a graph is simpler
+where they are its attributes. Tracing the rewritten graph once more would cost a fifth of the converter's own time.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import (
+    ExportGraphSignature,
+    InputKind,
+    InputSpec,
+    OutputKind,
+    OutputSpec,
+    TensorArgument,
+)
+from torch.utils import _pytree
+
+_TENSORS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
+
+
+def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | None:
+    """`module`, made from `program` by rewrites, with its tensors as the graph's first inputs.
+
+    Inputs, outputs and free extents are those of `program`. None where only tracing tells what it becomes: branches,
+    results that are no tensors, calls that a rewrite added without saying what they give.
+    """
+    signature = program.graph_signature
+    known = all(s.kind in {*_TENSORS, InputKind.USER_INPUT} for s in signature.input_specs)
+    known &= all(s.kind is OutputKind.USER_OUTPUT for s in signature.output_specs)
+    known &= all("val" in node.meta for node in module.graph.nodes if node.op == "call_function")
+    results = _pytree.tree_leaves(module.graph.output_node().args[0])
+    known &= all(isinstance(result, fx.Node) for result in results)
+    reads = [node for node in module.graph.nodes if node.op == "get_attr"]
+    tensors = {str(node.target): _attribute(module, str(node.target)) for node in reads}
+    fake = _fake_mode(module.graph)
+    if not known or fake is None or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        return None
+    graph, inputs = fx.Graph(), []
+    state: dict[str, Tensor] = {}
+    placed: dict[str, fx.Node] = {}
+    for i, (target, tensor) in enumerate(tensors.items()):
+        trained = isinstance(tensor, nn.Parameter)
+        placed[target] = node = graph.placeholder(f"{'p' if trained else 'b'}_{target.replace('.', '_')}_{i}")
+        node.meta["val"] = fake.from_tensor(tensor, static_shapes=True)
+        kind = InputKind.PARAMETER if trained else InputKind.BUFFER
+        inputs.append(InputSpec(kind, TensorArgument(node.name), target, None if trained else True))
+        state[target] = tensor
+    copies: dict[fx.Node, fx.Node] = {node: placed[str(node.target)] for node in reads}
+    for node in module.graph.nodes:
+        if node in copies or node.op == "output":
+            continue
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node.op == "placeholder":
+            inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
+    graph.output(tuple(copies[node] for node in results))
+    outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(copies[node].name), None) for node in results]
+    return ExportedProgram(
+        nn.Module(),
+        graph,
+        ExportGraphSignature(inputs, outputs),
+        state,
+        program.range_constraints,
+        program.module_call_graph,
+        program.example_inputs,
+        verifiers=program.verifiers,
+    )
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(module.get_submodule(owner), leaf)
+
+
+def _fake_mode(graph: fx.Graph) -> FakeTensorMode | None:
+    """The mode in which every extent of the graph was traced, free ones among them."""
+    values = (node.meta.get("val") for node in graph.nodes if node.op != "get_attr")
+    return next((value.fake_mode for value in values if isinstance(value, FakeTensor)), None)
