@@ -468,6 +468,43 @@ def test_a_weight_that_meets_no_input_is_named_and_not_looked_for() -> None:
     assert notes == ("weight 'make.weight' acts on constants only: the file may hold what it gives; not looked for",)
 
 
+class Scaled(nn.Module):
+    """A linear layer whose weight forward makes from its parameter and constants."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.make, self.weight = make, nn.Parameter(torch.randn(6, 4))
+        self.register_buffer("gain", torch.rand(6, 1) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.make(self.weight, self.gain))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda w, g: w * 0.7,
+        lambda w, g: w * torch.sigmoid(g),
+        lambda w, g: (w.t() / 3).t() * g,
+        lambda w, _: nn.functional.normalize(w),
+    ],
+    ids=["scalar", "gain", "moved", "normalised"],
+)
+def test_a_weight_that_constants_scale_is_proved_as_what_they_make_of_it(make) -> None:
+    model = pruned(Scaled(make), share=0.5)
+    parameter = model.module.weight.detach()
+    example = (torch.zeros(1, 4),)
+    made = make(parameter, model.module.gain).detach().numpy()
+    for held in (made, parameter.numpy(), np.nextafter(made, 2 * made)):  # folded, as it is, rounded otherwise
+        (proof,), notes = prove_weights(model, contents(stored("w", held)), example)
+        assert (proof.passed, proof.zeros, notes) == (True, int((made == 0).sum()), ())
+    for place in (np.flatnonzero(made)[0], np.flatnonzero(made == 0)[0]):
+        wrong = made.copy()
+        wrong.flat[place] += 0.01
+        (proof,), _ = prove_weights(model, contents(stored("w", wrong)), example)
+        assert not proof.passed
+
+
 class Tied(nn.Module):
     """One matrix under two names, and a layer that nothing uses."""
 

@@ -18,7 +18,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.verification.calls import manifest_of
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
-from idp_deploy.verification.reaching import reaching
+from idp_deploy.verification.reaching import made_of, reaching
 
 _MOST_PARTS = 16  # kinds of part sizes to try
 
@@ -94,13 +94,17 @@ def _references(
         if used is not None and name not in folded:
             notes.append(f"weight '{name}' has no part in the model's outputs and is not looked for")
             continue
+        made: list[np.ndarray] = []
         if name in acts and not acts[name].any():
-            notes.append(f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for")
-            continue
+            made = made_of(captured.module, captured.aliases.get(name, name))
+            if not made:
+                notes.append(f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for")
+                continue
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
         plain = raw[name].detach().cpu().float().numpy()
         values = [folded[name], plain] if name in folded else [plain]
         references[name] = [Reference(name, v.astype(np.float32), quantized, acts.get(name)) for v in values]
+        references[name] += [Reference(name, v, False, computed=True) for v in made]
     return references, notes
 
 

@@ -1,14 +1,19 @@
 """Which entries of a weight meet the model's inputs: the others act on constants, and converters compute that ahead.
 
 An attention whose query is a learned parameter multiplies it by a third of its projection: a number that no input
-changes. Converters write the product and leave that third of the weight out, rightly.
+changes. Converters write the product and leave that third of the weight out, rightly. A weight that forward scales
+or normalises meets constants first as well: there the result still has every zero, and is what a file holds.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, fx
+
+from idp_deploy.capturing import attribute
 
 aten = torch.ops.aten
 # operators that hand entries on unchanged: run on the entries' numbers, they say where each one goes
@@ -60,6 +65,38 @@ def reaching(module: fx.GraphModule, name: str) -> np.ndarray:
                 result = user.target(carried, *user.args[1:], **user.kwargs)  # type: ignore[operator]
                 pending += _results(user, result)
     return found.reshape(shape)
+
+
+def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
+    """Parameter `name` as the inputs meet it: itself, or what constants make of it entry by entry.
+
+    float32 arrays with as many entries as the parameter, each with at least its zeros; empty where it goes into sums.
+    """
+    parameter = module.get_parameter(name)
+    fed, known = _fed(module.graph), dict[fx.Node, Any]()
+    zeros = int((parameter == 0).sum())
+    found = []
+    derived = {node for node in module.graph.nodes if node.op == "get_attr" and node.target == name}
+    for node in module.graph.nodes:
+        if node in fed or not derived.intersection((node, *node.all_input_nodes)):
+            continue
+        derived.add(node)
+        if any(user in fed or user.op == "output" for user in node.users):
+            value = _value(module, node, known)
+            if isinstance(value, Tensor) and value.numel() == parameter.numel() and int((value == 0).sum()) >= zeros:
+                found.append(value.detach().float().numpy())
+    return found
+
+
+def _value(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+    """What a node that no input feeds gives, its sources remembered in `known`."""
+    if node not in known:
+        if node.op == "get_attr":
+            known[node] = attribute(module, str(node.target))
+        else:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _value(module, source, known))
+            known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+    return known[node]
 
 
 def _fed(graph: fx.Graph) -> set[fx.Node]:
