@@ -1,6 +1,7 @@
 """Methods against each other by one protocol, run by run, resumable.
 
     python -m bench.accuracy tune mobilenet         # every method, each of its four settings, on a seed of its own
+    python -m bench.accuracy explore mobilenet      # variants of idp, on seeds that are not judged
     python -m bench.accuracy run mobilenet          # the chosen settings on seeds 0 to 4
     python -m bench.accuracy report                 # tables with paired 95 % intervals, and a plot a problem
 
@@ -16,7 +17,7 @@ from functools import partial
 
 import torch
 
-from bench.accuracy.methods import CONTENDERS, MAIN
+from bench.accuracy.methods import CONTENDERS, MAIN, MIDDLE, VARIANTS
 from bench.accuracy.problems import PROBLEMS
 from bench.accuracy.reporting import report
 from bench.accuracy.running import TUNING_SEED, Trial, accuracy, best_settings
@@ -35,6 +36,17 @@ def tune(problem: str, methods: list[str], until: float) -> None:
                 accuracy(problem, Trial.of(method, sparsity, "erk", TUNING_SEED, settings), partial(print, flush=True))
 
 
+def explore(problem: str, allocation: str, until: float) -> None:
+    """Variants of idp at both sparsities, and the straight-through control beside them, on the tuning seeds."""
+    for seed in range(TUNING_SEED, TUNING_SEED + 3):
+        for sparsity in PROBLEMS[problem].sparsities:
+            trials = [Trial.of("idp", sparsity, allocation, seed, {**MIDDLE, **variant}) for variant in VARIANTS]
+            trials.append(Trial.of("topk-ste", sparsity, allocation, seed, MIDDLE))
+            for trial in trials:
+                if time.monotonic() < until:
+                    accuracy(problem, trial, partial(print, flush=True))
+
+
 def run(problem: str, methods: list[str], seeds: list[int], until: float, allocation: str = "erk") -> None:
     """The chosen settings on the judging seeds, seed by seed, so that what is there is always paired."""
     for seed in seeds:
@@ -50,7 +62,7 @@ def run(problem: str, methods: list[str], seeds: list[int], until: float, alloca
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("tune", "run", "report"))
+    parser.add_argument("what", choices=("tune", "explore", "run", "report"))
     parser.add_argument("problem", choices=PROBLEMS, nargs="?", help="all of them for a report")
     parser.add_argument("--methods", default=",".join(MAIN))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -67,6 +79,8 @@ def main() -> None:
     until = time.monotonic() + given.minutes * 60
     if given.what == "tune":
         tune(given.problem, methods, until)
+    elif given.what == "explore":
+        explore(given.problem, given.allocation, until)
     else:
         run(given.problem, methods, seeds, until, given.allocation)
 

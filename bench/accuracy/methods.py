@@ -60,4 +60,16 @@ CONTENDERS = {
     "supermask": Contender("supermask"),
     "lottery": Contender("lottery"),
 }
+# what else idp could be, beside its middle timing: tried on seeds of their own, never judged
+VARIANTS: tuple[Settings, ...] = (
+    {},
+    {"floor": 0.0},
+    {"floor": 1.0},
+    {"kappa": 4.0},
+    {"kappa": 30.0},
+    {"kappa": 30.0, "floor": 1.0},
+    {"kappa_end": 100.0},
+    {"clip": False},
+    {"finish": 0.15},
+)
 MAIN = ("idp", "gmp", "str", "optg", "movement", "acdc", "granet", "topk-ste", "idp-detached", "random")

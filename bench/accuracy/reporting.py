@@ -22,6 +22,8 @@ def report() -> str:
         trials = known(problem)
         if trials:
             parts.append(tables(problem, trials))
+            if any(_explored(trials).values()):
+                parts.append(variants(trials))
             draw(problem, trials, RESULTS / f"{problem}.png")
     text = "\n\n".join(parts) + "\n"
     (RESULTS / "report.md").write_text(text)
@@ -49,6 +51,17 @@ def tables(problem: str, trials: dict[Trial, float]) -> str:
                 lead = difference(runs, "idp", method, sparsity) if method != "idp" else None
                 lines.append(f"| {method} | {_mean(scores):.2f} % | {len(scores)} | {_words(lead)} |")
         lines += _against_dense(runs, dense, sparsity)
+    return "\n".join(lines)
+
+
+def variants(trials: dict[Trial, float]) -> str:
+    """What was tried with idp on the seeds of tuning: means a variant, over the seeds that all of them have."""
+    lines = ["Variants of idp on seeds kept for that; not judged"]
+    for (sparsity, allocation), runs in _explored(trials).items():
+        lines += ["", f"{sparsity:.1%} zeros, allocation {allocation}", ""]
+        lines += ["| method and settings | hardened accuracy | seeds |", "| --- | --- | --- |"]
+        for label, scores in sorted(runs.items(), key=lambda row: -_mean(row[1])):
+            lines.append(f"| {label} | {_mean(scores):.2f} % | {len(scores)} |")
     return "\n".join(lines)
 
 
@@ -89,14 +102,45 @@ def draw(problem: str, trials: dict[Trial, float], file: Path) -> None:
     plt.close(figure)
 
 
+def _explored(trials: dict[Trial, float]) -> dict[Setting, dict[str, list[float]]]:
+    """Accuracies on more than one tuning seed, by method with settings."""
+    found: dict[Setting, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for trial, value in trials.items():
+        if trial.seed >= TUNING_SEED and trial.method in ("idp", "topk-ste"):
+            found[trial.sparsity, trial.allocation][f"{trial.method} `{trial.settings}`"].append(value)
+    several = {
+        setting: {label: scores for label, scores in runs.items() if len(scores) > 1} for setting, runs in found.items()
+    }
+    return {setting: runs for setting, runs in several.items() if runs}
+
+
+def _best(settings: dict[Setting, list[Run]]) -> dict[Setting, list[Run]]:
+    """Where a sparsity was run under several allocations: every method under the one that suits it best."""
+    found: dict[Setting, list[Run]] = {}
+    for sparsity in {sparsity for sparsity, _ in settings}:
+        allocations = {name: runs for (share, name), runs in settings.items() if share == sparsity}
+        if len(allocations) < 2:
+            continue
+        best: dict[str, list[Run]] = {}
+        for runs in allocations.values():
+            for method in {run.method for run in runs}:
+                mine = [run for run in runs if run.method == method]
+                best[method] = max(best.get(method, []), mine, key=lambda runs: (len(runs), _mean_of(runs)))
+        found[sparsity, f"the best for each of {', '.join(allocations)}"] = [
+            run for runs in best.values() for run in runs
+        ]
+    return found
+
+
 def _by_setting(trials: dict[Trial, float]) -> dict[Setting, list[Run]]:
     """Judged runs; where a method was run with more than one choice of settings the last line counts."""
     found: dict[Setting, dict[tuple[str, int], Run]] = defaultdict(dict)
     for trial, value in trials.items():
-        if trial.seed != TUNING_SEED and trial.method != "dense":
+        if trial.seed < TUNING_SEED and trial.method != "dense":
             run = Run(trial.method, trial.sparsity, trial.seed, value, trial.sparsity)
             found[trial.sparsity, trial.allocation][trial.method, trial.seed] = run
-    return {setting: list(runs.values()) for setting, runs in found.items()}
+    settings = {setting: list(runs.values()) for setting, runs in found.items()}
+    return settings | _best(settings)
 
 
 def _against_dense(runs: list[Run], dense: dict[int, float], sparsity: float) -> list[str]:
@@ -117,6 +161,10 @@ def _words(lead: Difference | None) -> str:
 def _interval(found: Difference) -> str:
     low, middle, high = (100 * x for x in (found.interval.low, found.interval.middle, found.interval.high))
     return f"{middle:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _mean_of(runs: list[Run]) -> float:
+    return _mean(run.accuracy for run in runs) if runs else 0.0
 
 
 def _mean(values: Iterable[float]) -> float:
