@@ -38,7 +38,7 @@ class Recipe:
     method: str = "idp"  # a row of METHODS
     pattern: str = "unstructured"  # unstructured | 2:4 | 1:4 | block:1x4 | channel
     mode: str = "auto"  # auto | paper (how IDP chooses temperature, allocation and ramp)
-    allocation: str = "auto"  # erk | global | lamp | uniform | sensitivity; auto: erk, or global in paper mode
+    allocation: str = "auto"  # erk | global | lamp | uniform | sensitivity; auto: `usual_allocation`
     epochs: int = 0
     seed: int = 0
     skip: tuple[str, ...] = ()  # glob patterns over weight names that stay dense

@@ -12,6 +12,7 @@ from bench.accuracy.running import RESULTS, TUNING_SEED, Trial, known
 from idp_deploy.pruning.comparing import Difference, Run, difference
 
 Setting = tuple[float, str]  # sparsity and allocation
+BEST = "the best for each"  # beside the allocations themselves
 REACH = 12  # points that the plot shows; the random control is far outside, what is close counts
 
 
@@ -74,8 +75,13 @@ def draw(problem: str, trials: dict[Trial, float], file: Path) -> None:
 
     settings = _by_setting(trials)
     names = [name for name in CONTENDERS if name != "idp"]
-    figure, axes = plt.subplots(1, max(len(settings), 1), figsize=(4.2 * max(len(settings), 1), 4.2), squeeze=False)
-    for axis, ((sparsity, allocation), runs) in zip(axes[0], settings.items(), strict=False):
+    columns, rows = (sorted({setting[i] for setting in settings}) for i in (0, 1))
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(5 * len(columns), 3.2 * len(rows)), squeeze=False)
+    for axis in axes.flat:
+        axis.set_visible(False)
+    for (sparsity, allocation), runs in settings.items():
+        axis = axes[rows.index(allocation)][columns.index(sparsity)]
+        axis.set_visible(True)
         leads = {name: difference(runs, "idp", name, sparsity) for name in names}
         shown = [(name, lead) for name, lead in leads.items() if lead is not None]
         for row, (_, lead) in enumerate(shown):
@@ -126,9 +132,7 @@ def _best(settings: dict[Setting, list[Run]]) -> dict[Setting, list[Run]]:
             for method in {run.method for run in runs}:
                 mine = [run for run in runs if run.method == method]
                 best[method] = max(best.get(method, []), mine, key=lambda runs: (len(runs), _mean_of(runs)))
-        found[sparsity, f"the best for each of {', '.join(allocations)}"] = [
-            run for runs in best.values() for run in runs
-        ]
+        found[sparsity, BEST] = [run for runs in best.values() for run in runs]
     return found
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from idp_deploy.errors import UsageError
 from idp_deploy.masks import NM, Channel, Pattern
 
+LAMP_FROM = 0.9  # zeros, from which LAMP keeps more accuracy than ERK
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -43,6 +45,20 @@ class Layer:
         rows = 1 if isinstance(self.pattern, Channel) else self.weight.shape[self.output_axis]
         tall = getattr(self.pattern, "rows", 1)
         return self.entries - self.unit * max(1, rows // tall)
+
+
+def usual_allocation(mode: str, sparsity: float, patterns: Sequence[Pattern]) -> str:
+    """What "auto" stands for: the paper's in paper mode, else what kept most accuracy (docs/pruning.md).
+
+    ERK below 90 % zeros, where both do equally well and ERK leaves fewer multiplications; LAMP from there. Whole
+    channels are taken evenly.
+
+    >>> [usual_allocation("auto", sparsity, [Pattern()]) for sparsity in (0.8, 0.9)]
+    ['erk', 'lamp']
+    """
+    if all(isinstance(pattern, Channel) for pattern in patterns):
+        return "uniform"
+    return "global" if mode == "paper" else "lamp" if sparsity >= LAMP_FROM else "erk"
 
 
 def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict[str, int]:

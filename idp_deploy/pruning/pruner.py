@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import NM, SMALLEST_TEMPERATURE, Channel
-from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate, usual_allocation
 from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options
@@ -42,9 +42,9 @@ class Pruner:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
-        mode: "auto" (τ = t²/10 a layer, derivative held between 0.5 and 1, ERK, an early cubic ramp that waits if the
-            model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ = 1e-4, derivative as derived,
-            global magnitude, slow linear ramp, hardened at the end).
+        mode: "auto" (τ = t²/10 a layer, derivative held between 0.5 and 1, ERK, from 90 % zeros LAMP, an early cubic
+            ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ = 1e-4,
+            derivative as derived, global magnitude, slow linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
@@ -87,7 +87,6 @@ class Pruner:
         self.recipe = Recipe(
             sparsity, method, pattern, mode, allocation, epochs, seed, tuple(skip), dict(sorted(options.items()))
         )
-        self.allocation = {"auto": "erk", "paper": "global"}[mode] if allocation == "auto" else allocation
         choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS}
         if pattern == "channel" and example_inputs is None:
             choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
@@ -99,6 +98,8 @@ class Pruner:
         ]
         self._couple(example_inputs)
         self._check_sparsity()
+        usual_one = usual_allocation(mode, sparsity, [site.pattern for site in self.sites])
+        self.allocation = usual_one if allocation == "auto" else allocation
         rule = METHODS[method]
         timing = {k: v for k, v in {**rule.timing, **options}.items() if k in SCHEDULE_OPTIONS[mode] and v is not None}
         usual = {} if rule.ramp == "none" else usual_timing(model)  # without a ramp a mask is there from the first step
@@ -325,10 +326,7 @@ class Pruner:
             Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient)
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]
-        if all(isinstance(site.pattern, Channel) for site in self.sites) and self.recipe.allocation == "auto":
-            budgets = allocate(layers, self.recipe.sparsity, "uniform")
-        else:
-            budgets = allocate(layers, self.recipe.sparsity, self.allocation)
+        budgets = allocate(layers, self.recipe.sparsity, self.allocation)
         for site in self.sites:
             site.budget = budgets[site.name]
         self._allocated = True
