@@ -112,7 +112,8 @@ def test_the_pruning_page_names_every_allocation_and_flag(name: str) -> None:
 def test_the_two_modes_of_the_page_are_those_of_the_code() -> None:
     modes = {row[0]: row[1:] for row in rows("Two modes")}
     paper, auto = paper_schedule(100, 1), auto_schedule(100)
-    assert modes["allocation"] == ["one global sort of magnitudes", "ERK"]
+    in_auto = f"ERK below {LAMP_FROM:.0%} zeros, LAMP from there; whole channels evenly".replace("%", " %")
+    assert modes["allocation"] == ["one global sort of magnitudes", in_auto]
     assert f"{paper.ratio(paper.dense_until):g} an epoch from epoch {paper.dense_until} of 100" in modes["ramp"][0]
     assert (paper.phase(99), auto.phase(69), auto.phase(70)) == ("ramp", "ramp", "frozen")
     assert modes["frozen finish"] == ["none", "the last 30 % of the steps"]
