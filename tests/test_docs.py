@@ -12,6 +12,7 @@ from idp_deploy.cli.reference import reference
 from idp_deploy.configuration import load
 from idp_deploy.errors import ExitCode
 from idp_deploy.pruning import ALLOCATIONS, METHODS, auto_schedule, paper_schedule
+from idp_deploy.pruning.allocation import LAMP_FROM
 from idp_deploy.pruning.options import MODES, known_options
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
