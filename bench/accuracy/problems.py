@@ -87,7 +87,7 @@ PROBLEMS = {
     # the stem's 27 inputs do not divide by four
     "mobilenet-2of4": Problem(six_blocks, noisy, (0.5,), 20, 0.2, pattern="2:4", skip=("features.0.*",)),
     "mobilenet-1of4": Problem(six_blocks, noisy, (0.75,), 20, 0.2, pattern="1:4", skip=("features.0.*",)),
-    "bert": Problem(partial(bert.build, width=32), pairs, (0.9,), 8, 1e-3, trained=6, options={"distill": 0.95}),
+    "bert": Problem(partial(bert.build, width=16), pairs, (0.9,), 8, 1e-3, trained=6, options={"distill": 0.95}),
 }
 
 
