@@ -505,6 +505,59 @@ def test_a_weight_that_constants_scale_is_proved_as_what_they_make_of_it(make) -
         assert not proof.passed
 
 
+class Lookup(nn.Module):
+    """A table, a norm, a bias and a pruned weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.norm, self.head = nn.Embedding(20, 8), nn.LayerNorm(8), nn.Linear(8, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.table(tokens)))
+
+
+@pytest.mark.parametrize("name", ["table.weight", "head.bias"])
+def test_a_changed_tensor_beside_the_pruned_weights_is_told_of(name) -> None:
+    model = pruned(Lookup(), share=0.5)
+    model = replace(model, masks={"head.weight": model.masks["head.weight"]})
+    values = {n: p.detach().numpy().copy() for n, p in model.module.named_parameters()}
+    example = (torch.zeros(1, 3, dtype=torch.long),)
+
+    def proofs() -> dict[str, bool]:
+        found, _ = prove_weights(model, contents(*(stored(n, v) for n, v in values.items())), example)
+        return {proof.parameter: proof.passed for proof in found}
+
+    assert proofs() == {"head.weight": True}
+    values[name].flat[-1] += 0.25
+    assert proofs() == {"head.weight": True, name: False}
+    values[name] += 1.0  # nothing like the model's: converters may have made something else of it
+    assert proofs() == {"head.weight": True}
+    del values[name]
+    assert proofs() == {"head.weight": True}
+
+
+def test_two_tensors_that_are_nearly_the_same_are_told_apart() -> None:
+    model = pruned(Lookup(), share=0.5)
+    twin = nn.Embedding(20, 8)
+    twin.weight.data.copy_(model.module.table.weight.data)
+    twin.weight.data[3] += 1.0
+    both = nn.ModuleList([model.module, twin])
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.both = both
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.both[0](tokens).sum() + self.both[1](tokens).sum()
+
+    held = [stored(n, p.detach().numpy()) for n, p in both.named_parameters() if n != "1.weight"]
+    masks = {"both.0.head.weight": model.masks["head.weight"]}
+    tokens = (torch.zeros(1, 3, dtype=torch.long),)
+    found, _ = prove_weights(CompressedModel(Both().eval(), masks), contents(*held), tokens)
+    assert [(proof.parameter, proof.passed) for proof in found] == [("both.0.head.weight", True)]
+
+
 class Tied(nn.Module):
     """One matrix under two names, and a layer that nothing uses."""
 

@@ -90,8 +90,12 @@ class Pair:
             expected_zeros=int((rounded(self.expected, tensor.dtype) == 0).sum()),
             zeros=int((actual == 0).sum()),
             max_relative_error=float(np.abs(actual.astype(np.float64) - self.expected).max(initial=0.0)) / scale,
-            passed=bool(self._agree(self.expected, actual).all()),
+            passed=bool(self.agreement().all()),
         )
+
+    def agreement(self) -> np.ndarray:
+        """Entry by entry, in the layout of the stored tensor."""
+        return self._agree(self.expected, self.stored.values)
 
     def _agree(self, expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
         """Entry by entry: whether the stored value is what this type can hold of the expected one."""

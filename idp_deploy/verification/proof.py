@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.capturing import capture
+from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.verification.calls import manifest_of
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
+from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching
 
 _MOST_PARTS = 16  # kinds of part sizes to try
@@ -32,8 +33,15 @@ def prove_weights(
     so), and within one rounding step where another tool folded or fused in its own order. An integer or palette
     tensor must hold the values of the quantized model up to the rounding of its scale, or, where the model was not
     quantized, values within half an integer step. A zero of the model must be a zero of the file and the reverse.
+    Of what is not masked only tensors that are nearly the model's are told of, as failed proofs.
     """
-    references, notes = _references(model, example_inputs)
+    captured: Captured | None = None
+    notes: list[str] = []
+    try:
+        captured = capture(model, example_inputs)
+    except ConversionError as error:
+        notes.append(f"batch norm not folded for the comparison: {error.message}")
+    references = _references(model, captured, notes)
     ours = manifest_of(contents)
     hints = ours.get("weights") or {}
     stored = [Stored(tensor, half_scales=contents.format == "coreml") for tensor in contents.tensors]
@@ -64,24 +72,20 @@ def prove_weights(
             proof = WeightProof(name, "", "", 0, zeros, 0, float("nan"), passed=False)
         taken.add(proof.tensor)
         proofs.append(proof)
+    if captured is not None:
+        explained = {name for proof in proofs if proof.passed for name in proof.tensor.split(" + ")}
+        proofs += altered(captured, model.masks, stored, explained, exact=bool(ours))
     return tuple(proofs), tuple(notes)
 
 
-def _references(
-    model: CompressedModel, example_inputs: tuple[Any, ...]
-) -> tuple[dict[str, list[Reference]], list[str]]:
+def _references(model: CompressedModel, captured: Captured | None, notes: list[str]) -> dict[str, list[Reference]]:
     """For each masked parameter the values to look for: folded first, then as the module has them."""
-    notes: list[str] = []
     raw = {name: p for name, p in model.module.named_parameters(remove_duplicate=False) if name in model.masks}
     quantization = model.quantization
     folded: dict[str, np.ndarray] = {}
     acts: dict[str, np.ndarray] = {}
     used: set[str] | None = None
-    try:
-        captured = capture(model, example_inputs)
-    except ConversionError as error:
-        notes.append(f"batch norm not folded for the comparison: {error.message}")
-    else:
+    if captured is not None:
         used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
         folded = {name: captured.weight(name) for name in raw if name in used}
         acts = {name: reaching(captured.module, name) for name in folded}
@@ -95,7 +99,7 @@ def _references(
             notes.append(f"weight '{name}' has no part in the model's outputs and is not looked for")
             continue
         made: list[np.ndarray] = []
-        if name in acts and not acts[name].any():
+        if captured is not None and name in acts and not acts[name].any():
             made = made_of(captured.module, captured.aliases.get(name, name))
             if not made:
                 notes.append(f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for")
@@ -105,7 +109,7 @@ def _references(
         values = [folded[name], plain] if name in folded else [plain]
         references[name] = [Reference(name, v.astype(np.float32), quantized, acts.get(name)) for v in values]
         references[name] += [Reference(name, v, False, computed=True) for v in made]
-    return references, notes
+    return references
 
 
 def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
