@@ -2,7 +2,9 @@
 
 onnxruntime's own quantizer places the nodes and fixes the ranges; here its result is made lean and safe for pruned
 weights. Operators without an integer kernel (embeddings, recurrent layers, transposed convolutions, norms) keep float
-activations, and their weights are stored as integers by the forms of `onnx_forms`.
+activations, and their weights are stored as integers by the forms of `onnx_forms`. A value that only such operators
+read is not rounded, since that would cost accuracy and save nothing: attention scores, the sums of residuals that a
+norm reads, outputs of the model.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError
 
-# operators with an integer kernel, and those that only move values between them
-OPERATORS = ["Add", "AveragePool", "Clip", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Relu"]
-OPERATORS += ["Reshape", "Transpose"]
+# layers with an integer kernel, and operators that pass integers on between layers
+PRODUCTS = ["Gemm", "MatMul"]  # whose integer kernels give float results as well
+LAYERS = ["Conv", *PRODUCTS]
+OPERATORS = [*LAYERS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Reshape"]
+OPERATORS += ["Transpose"]
 _INT32 = np.iinfo(np.int32)
 
 
@@ -47,8 +51,7 @@ def quantize_static(
     from onnxruntime.quantization import quantize_static as quantize
 
     names = [value.name for value in model.graph.input]
-    excluded = [node.name for node in model.graph.node if set(node.input) & set(kept_float)]
-    excluded += _sums_to_keep(model.graph)
+    excluded = _float_nodes(model.graph, kept_float)
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -62,7 +65,7 @@ def quantize_static(
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=excluded,
+                nodes_to_exclude=sorted(excluded),
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
         except Exception as error:  # the quantizer raises whatever its passes meet
@@ -74,29 +77,56 @@ def quantize_static(
     del quantized.graph.value_info[:]
     quantized.producer_name, quantized.producer_version = model.producer_name, ""
     original = {tensor.name: tensor for tensor in model.graph.initializer}
+    _free_products(quantized.graph, excluded)
     _revive_dead_channels(quantized.graph, original)
     _simplify_biases(quantized.graph)
     _shorten(quantized.graph, set(original))
     return quantized
 
 
-def _sums_to_keep(graph: onnx.GraphProto) -> list[str]:
-    """Additions that 8 bits would spoil; those of residuals are left for integer kernels.
+def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str]:
+    """Names of the operators that stay float.
 
-    A mask added to attention scores stretches the range to its −10⁴ or −∞; a bias added after a matrix product would
-    be rounded to 8 bits itself; those around the Erf of a GELU are fused by the runtime if left alone.
+    Beside the readers of `kept_float`, a bias added after a matrix product, which would be rounded to 8 bits itself,
+    and whatever reaches no layer that computes with integers. What clips a convolution's result is part of its kernel.
     """
     constants = {tensor.name for tensor in graph.initializer}
-    producers = {name: node for node in graph.node for name in node.output}
-    kept = {node.name for node in graph.node if node.op_type == "Add" and constants & set(node.input)}
+    producers = {name: node.op_type for node in graph.node for name in node.output}
+    served: set[str] = set()  # what integer kernels read
+    kept = set()
+    for node in reversed(graph.node):
+        clips = node.op_type in ("Clip", "Relu") and producers.get(node.input[0]) == "Conv"
+        serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
+        spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
+        if node.op_type in OPERATORS and serves and not spoilt:
+            served.update(node.input)
+        else:
+            kept.add(node.name)
+    return kept
+
+
+def _free_products(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
+    """Leave a matrix product's result float where no integer kernel reads it."""
+    products = {name for node in graph.node if node.op_type in PRODUCTS for name in node.output}
+    served = {
+        name for node in graph.node if node.op_type in OPERATORS and node.name not in excluded for name in node.input
+    }
+    quantizers = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear"}
+    renames, dropped = {}, set()
     for node in graph.node:
-        if node.op_type == "Softmax":
-            source = producers.get(node.input[0])
-            while source is not None and source.op_type in ("Reshape", "Transpose"):
-                source = producers.get(source.input[0])
-            if source is not None and source.op_type == "Add":
-                kept.add(source.name)
-    return sorted(kept)
+        quantizer = quantizers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if quantizer is not None and quantizer.input[0] in products and node.output[0] not in served:
+            renames[quantizer.input[0]] = node.output[0]
+            dropped |= {quantizer.name, node.name}
+    nodes = [onnx.NodeProto.FromString(n.SerializeToString()) for n in graph.node if n.name not in dropped]
+    for node in nodes:
+        node.output[:] = [renames.get(name, name) for name in node.output]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(tensors)
 
 
 class _Calls:
