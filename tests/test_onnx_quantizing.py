@@ -116,6 +116,58 @@ def test_int8_runs_on_integer_kernels(exported, tmp_path):
     assert counts["Cast"] == counts["ScatterElements"] == counts["CumSum"] == counts["ConstantOfShape"] == 0
 
 
+class Block(nn.Module):
+    """What rounding to 8 bits spoils: attention scores, a residual that norms read, activations no layer reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.mixed, self.up, self.out = (
+            nn.Linear(16, 48),
+            nn.Linear(16, 16),
+            nn.Linear(16, 32),
+            nn.Linear(32, 5),
+        )
+        self.norm, self.last = nn.LayerNorm(16), nn.LayerNorm(32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
+        x = x + self.mixed((q @ k.transpose(1, 2)).softmax(-1) @ v)
+        return self.out(self.last(self.up(self.norm(x)).relu()))
+
+
+def test_what_no_integer_kernel_reads_stays_float(tmp_path):
+    torch.manual_seed(0)
+    model, x = CompressedModel(Block().eval(), {}), (torch.randn(1, 6, 16),)
+    model = quantize(model, "int8", example_inputs=x)
+    artifact = export_onnx(model, x, tmp_path / "m.onnx")
+    graph = onnx.load(artifact.path).graph
+    rounded = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    readers = {node.op_type for node in graph.node if rounded & set(node.input)}
+    assert readers == {"MatMul"}
+    assert not rounded & {output.name for output in graph.output}
+    counts = optimized(artifact.path, tmp_path)
+    assert counts["MatMulIntegerToFloat"] + counts["QLinearMatMul"] == 6
+    assert counts["MatMul"] == 0
+    calls = [(torch.randn(1, 6, 16),) for _ in range(20)]
+    with torch.no_grad():
+        expected = np.stack([model.module(*call).numpy() for call in calls])
+    given = np.stack(
+        [outputs[0] for outputs in run_onnx(artifact.path, [(c.numpy(),) for (c,) in calls])["onnxruntime"]]
+    )
+    assert np.square(given - expected).mean() < 0.03**2 * np.square(expected).mean()
+
+
+def test_a_clipped_convolution_is_rounded_after_the_clip(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.ConvTranspose2d(8, 4, 2, 2)).eval()
+    artifact = export_onnx(
+        quantize(CompressedModel(module, {}), "int8", example_inputs=IMAGE), IMAGE, tmp_path / "m.onnx"
+    )
+    counts = optimized(artifact.path, tmp_path)
+    assert counts["QLinearConv"] == 1
+    assert counts["Clip"] == 0
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, quantized, tmp_path):
     dense = export_onnx(quantized[scheme], IMAGE, tmp_path / "dense.onnx", encoding="dense")
