@@ -17,7 +17,7 @@ from functools import partial
 
 import torch
 
-from bench.accuracy.methods import CONTENDERS, MAIN, MIDDLE, VARIANTS
+from bench.accuracy.methods import CONTENDERS, MAIN, VARIANTS
 from bench.accuracy.problems import PROBLEMS
 from bench.accuracy.reporting import report
 from bench.accuracy.running import TUNING_SEED, Trial, accuracy, best_settings
@@ -40,8 +40,8 @@ def explore(problem: str, allocation: str, until: float) -> None:
     """Variants of idp at both sparsities, and the straight-through control beside them, on the tuning seeds."""
     for seed in range(TUNING_SEED, TUNING_SEED + 3):
         for sparsity in PROBLEMS[problem].sparsities:
-            trials = [Trial.of("idp", sparsity, allocation, seed, {**MIDDLE, **variant}) for variant in VARIANTS]
-            trials.append(Trial.of("topk-ste", sparsity, allocation, seed, MIDDLE))
+            trials = [Trial.of("idp", sparsity, allocation, seed, variant) for variant in VARIANTS]
+            trials.append(Trial.of("topk-ste", sparsity, allocation, seed, {}))
             for trial in trials:
                 if time.monotonic() < until:
                     accuracy(problem, trial, partial(print, flush=True))

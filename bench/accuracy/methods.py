@@ -60,7 +60,7 @@ CONTENDERS = {
     "supermask": Contender("supermask"),
     "lottery": Contender("lottery"),
 }
-# what else idp could be, beside its middle timing: tried on seeds of their own, never judged
+# what else idp could be, beside what is shipped: tried on the seeds of tuning, never judged
 VARIANTS: tuple[Settings, ...] = (
     {},
     {"floor": 0.0},
