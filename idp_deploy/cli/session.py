@@ -62,7 +62,7 @@ class Session:
         """
         if not self.factory:
             raise UsageError(
-                "the checkpoint holds weights, not code, and no model factory is named",
+                "no model factory is named, and from a file come weights alone, never code",
                 way_out='pass --model pkg.mod:factory, or set model = "pkg.mod:factory" in configuration',
             )
         return self.factory
