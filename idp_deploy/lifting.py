@@ -21,17 +21,17 @@ from torch.export.graph_signature import (
 )
 from torch.utils import _pytree
 
-_TENSORS = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR}
+_KNOWN = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR, InputKind.USER_INPUT}
 
 
 def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | None:
     """`module`, made from `program` by rewrites, with its tensors as the graph's first inputs.
 
     Inputs, outputs and free extents are those of `program`. None where only tracing tells what it becomes: branches,
-    results that are no tensors, calls that a rewrite added without saying what they give.
+    inputs and results that are no tensors, calls that a rewrite added without saying what they give.
     """
     signature = program.graph_signature
-    known = all(s.kind in {*_TENSORS, InputKind.USER_INPUT} for s in signature.input_specs)
+    known = all(s.kind in _KNOWN and isinstance(s.arg, TensorArgument) for s in signature.input_specs)
     known &= all(s.kind is OutputKind.USER_OUTPUT for s in signature.output_specs)
     known &= all("val" in node.meta for node in module.graph.nodes if node.op == "call_function")
     results = _pytree.tree_leaves(module.graph.output_node().args[0])
