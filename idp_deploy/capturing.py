@@ -28,8 +28,13 @@ _CONVOLUTIONS = {
     torch.ops.aten.linear.default,
     torch.ops.aten.conv_transpose1d.default,
     torch.ops.aten.conv_transpose2d.input,
+    torch.ops.aten.conv_transpose3d.input,
 }
-_TRANSPOSED = {torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input}
+_TRANSPOSED = {
+    torch.ops.aten.conv_transpose1d.default,
+    torch.ops.aten.conv_transpose2d.input,
+    torch.ops.aten.conv_transpose3d.input,
+}
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
@@ -99,7 +104,7 @@ def refuse_returned_inputs(captured: Captured, format: str) -> None:
         if node.op == "placeholder":
             raise ConversionError(
                 f"{format} cannot hold a model that returns its input '{node.target}' unchanged",
-                way_out="leave it out of the outputs, since the caller has it already, or export to onnx",
+                way_out="leave it out of the outputs, since the caller has it already, or export to ONNX",
             )
 
 
@@ -170,7 +175,7 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
     """Fold y = γ(conv(x) − μ)/√(σ² + ε) + β into the layer before it, in place; returns the folded pairs.
 
     Folded only where the layer's output and its weight have no other user. Shapes: w (out, in/groups, …) is scaled
-    along its output axis; transposed convolutions have it second.
+    along its output axis; transposed convolutions have w (in, out/groups, …).
     """
     graph = graph_module.graph
     folded: list[tuple[str, str]] = []
@@ -190,8 +195,6 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
         bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
         if weight_node.op != "get_attr" or uses[weight_node.target] > 1:
             continue
-        if layer.target in _TRANSPOSED and len(layer.args) > 6 and layer.args[6] != 1:
-            continue  # grouped transposed convolution: the output axis is split across groups
         if layer.target is torch.ops.aten.linear.default and source.meta["val"].dim() != 2:
             continue  # batch norm normalises axis 1, which is not the linear layer's output axis
         weight, mean_v, var_v = (attribute(graph_module, n.target) for n in (weight_node, mean, var))
@@ -203,10 +206,9 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
             shift = shift + attribute(graph_module, beta.target).double()
         if bias_node is not None:
             shift = shift + attribute(graph_module, bias_node.target).double() * scale
-        axis = 1 if layer.target in _TRANSPOSED else 0
-        extents = [1] * weight.dim()
-        extents[axis] = -1
-        _assign(graph_module, weight_node.target, (weight.double() * scale.reshape(extents)).to(weight.dtype))
+        groups: Any = (layer.args[6] if len(layer.args) > 6 else 1) if layer.target in _TRANSPOSED else None
+        scaled = weight.double() * _along_outputs(scale, weight, groups)
+        _assign(graph_module, weight_node.target, scaled.to(weight.dtype))
         if bias_node is not None and uses[bias_node.target] == 1:
             _assign(graph_module, bias_node.target, shift.to(weight.dtype))
         else:
@@ -225,6 +227,19 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return tuple(folded)
+
+
+def _along_outputs(scale: Tensor, weight: Tensor, transposed_groups: int | None) -> Tensor:
+    """`scale` of each output channel in a shape that multiplies `weight`; the groups of a transposed convolution.
+
+    (out,) → (out, 1, …), or for w (in, out/groups, …) → (in, out/groups, 1, …): rows of a group share its outputs.
+    """
+    kernel = (1,) * (weight.dim() - 2)
+    if transposed_groups is None:
+        return scale.reshape(-1, 1, *kernel)
+    inputs, outputs = weight.shape[:2]
+    rows = scale.reshape(transposed_groups, 1, outputs).expand(-1, inputs // transposed_groups, -1)
+    return rows.reshape(inputs, outputs, *kernel)
 
 
 def attribute(module: nn.Module, name: str) -> Tensor:

@@ -63,3 +63,22 @@ def test_a_parameter_with_a_name_that_graphs_use_is_refused() -> None:
 
     with pytest.raises(ConversionError, match="attribute 'code' already exists — rename that parameter"):
         capture(CompressedModel(Named(), {}), (X,))
+
+
+@pytest.mark.parametrize(
+    ("layer", "norm", "extents"),
+    [
+        (nn.ConvTranspose1d(8, 12, 4, 2, 1, groups=4, bias=False), nn.BatchNorm1d(12), (9,)),
+        (nn.ConvTranspose2d(6, 6, 3, groups=6), nn.BatchNorm2d(6), (5, 4)),
+        (nn.ConvTranspose3d(4, 6, 2, 2), nn.BatchNorm3d(6), (3, 3, 3)),
+    ],
+    ids=["grouped", "depthwise", "3d"],
+)
+def test_batch_norm_folds_into_transposed_convolutions(layer: nn.Module, norm: nn.Module, extents: tuple) -> None:
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        tensor.data = torch.rand(tensor.shape) + 0.2
+    module = nn.Sequential(layer, norm).eval()
+    x = torch.randn(1, layer.in_channels, *extents)
+    captured = capture(CompressedModel(module, {}), (x,))
+    assert [weight for weight, _ in captured.folded] == ["0.weight"]
+    assert torch.allclose(captured.module(x), module(x), atol=1e-5)

@@ -141,7 +141,7 @@ def test_every_architecture_shrinks_to_the_same_function_or_is_refused(name: str
         loaded = load_checkpoint(tmp_path / "small.pt", entry.build).module.eval()
         for a, b in zip(after, torch.utils._pytree.tree_leaves(loaded(*others)), strict=True):
             assert torch.equal(a, b)
-    if name != "torch_attention":  # whose channels are all counted out to heads
+    if name not in ("torch_attention", "cell"):  # whose channels are all counted out, to heads and gates
         assert count(small.module) < 0.9 * count(module)
 
 

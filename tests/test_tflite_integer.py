@@ -25,3 +25,12 @@ def test_delicate_operators_stay_float_and_the_file_stays_accurate(name: str, tm
     assert {types.get(kind, "float32") for kind in ("SUB", "RSQRT", "SQUARED_DIFFERENCE", "EXP")} == {"float32"}
     parity = verify(path, model, entry.example_inputs())
     assert max(output.max_relative_error for output in parity.outputs) < 0.05
+
+
+def test_an_output_that_feeds_an_integer_layer_stays_float(tmp_path: Path) -> None:
+    entry = ZOO["cell"]
+    model = quantize(pruned(entry), "int8", task=Calls(entry))
+    path = export_tflite(model, entry.example_inputs(), tmp_path / "net.tflite").path
+    contents = read_tflite(path)
+    assert [contents.values[name].dtype for name in contents.outputs] == ["float32", "float32"]
+    assert verify(path, model, entry.example_inputs()).passed

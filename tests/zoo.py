@@ -18,6 +18,7 @@ from idp_deploy.flow import CompressedModel, Recipe
 from idp_deploy.masks import prunable_weights
 from sample_models import bert, mobilenet_v1, resnet18
 from tests import zoo_images as images
+from tests import zoo_odd as odd
 from tests import zoo_sequences as sequences
 
 Inputs = Callable[[int, torch.Generator], tuple[Tensor, ...]]
@@ -69,6 +70,10 @@ def image_and_row(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
     return *pictures(16)(batch, generator), torch.randn(batch, 10, generator=generator)
 
 
+def steps_and_state(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    return torch.randn(batch, 5, 8, generator=generator), torch.randn(batch, 16, generator=generator)
+
+
 IMAGE = pictures(32)
 ZOO: dict[str, Entry] = {
     entry.name: entry
@@ -98,6 +103,9 @@ ZOO: dict[str, Entry] = {
         Entry("gru", lambda: sequences.Recurrent(nn.GRU), floats(7, 12), "recurrent"),
         Entry("lstm", lambda: sequences.Recurrent(nn.LSTM, True), floats(7, 12), "recurrent, both directions"),
         Entry("two_inputs", sequences.TwoInputs, image_and_row, "image and row, tuple output, linear + batch norm"),
+        Entry("feature_pyramid", odd.FeaturePyramid, IMAGE, "one head, norms of its own a level, factors", unfolded=2),
+        Entry("decoder", odd.decoder, floats(12, 5, 4), "transposed convolutions of every padding"),
+        Entry("cell", odd.Cell, steps_and_state, "recurrent by hand, a state that is output and input"),
         Entry("shared_layer", sequences.SharedLayer, floats(20), "one layer used three times, buffer"),
     )
 }

@@ -30,6 +30,7 @@ from idp_deploy.exporting import coreml_graph, coreml_package, manifest
 from idp_deploy.exporting.coreml_blob import inline_small
 from idp_deploy.exporting.coreml_compact import compact
 from idp_deploy.exporting.coreml_weights import Storage, store
+from idp_deploy.exporting.refusing import naming_onnx, refuse_projections
 from idp_deploy.flow import Artifact, CompressedModel
 
 ENCODINGS = ("auto", "dense", "sparse")
@@ -37,6 +38,9 @@ PRECISIONS = ("float16", "float32")
 SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "lut4"}
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 _PASS = "idp_deploy::store_weights"
+# They multiply factors into weights, which the file then shares with no model, and misplace those of grouped
+# transposed convolutions.
+_UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 
 
 def export_coreml(
@@ -66,6 +70,7 @@ def export_coreml(
     target = _target(deployment_target, encoding, precision, scheme)
     captured = capture(model, example_inputs)
     refuse_returned_inputs(captured, "Core ML")
+    refuse_projections(captured, "Core ML")
     weights = _weights(captured)
     if precision == "float16":
         _refuse_overflow(weights)
@@ -78,7 +83,8 @@ def export_coreml(
         one_bit_masks=target not in ("iOS16", "iOS17"),
     )
     with tempfile.TemporaryDirectory() as folder:  # coremltools leaves its own behind where a process ends badly
-        converted = _convert(captured, storage, target, precision, Path(folder) / "converted.mlpackage")
+        with naming_onnx(captured):
+            converted = _convert(captured, storage, target, precision, Path(folder) / "converted.mlpackage")
         spec = converted.get_spec()
         weight_file = Path(converted.weights_dir or "") / "weight.bin"
         blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
@@ -161,6 +167,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str, 
             program = captured.program()
             source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
+            pipeline.remove_passes(_UNWANTED_PASSES)
             pipeline.append_pass(_PASS)
             return ct.convert(
                 source,

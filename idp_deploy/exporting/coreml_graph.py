@@ -23,7 +23,7 @@ aten = torch.ops.aten
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 _ROUNDS = 4  # a decomposition may call operators that need one themselves
 
-WAY_OUT = "write it with plain operators, keep that part outside the model, or export to onnx"
+WAY_OUT = "write it with plain operators or keep that part outside the model"
 # Keywords that say where and how a tensor lies in memory, and those the converter reads.
 _HARMLESS = {"device", "layout", "pin_memory", "memory_format", "requires_grad", "generator", "dtype", "implicit"}
 _READ = {

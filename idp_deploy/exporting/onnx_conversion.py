@@ -16,6 +16,7 @@ from torch.utils import _pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.refusing import module_of, refuse_projections
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -31,7 +32,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
         ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
     """
     outputs = _output_names(captured)
-    _refuse_projections(captured)
+    refuse_projections(captured, "ONNX")
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad():
             exported = torch.onnx.export(
@@ -51,19 +52,6 @@ def convert(captured: Captured) -> onnx.ModelProto:
     _strip(model)
     _name_boundary(model, outputs)
     return model
-
-
-def _refuse_projections(captured: Captured) -> None:
-    """torch.onnx writes an LSTM with proj_size as one without, which no runtime opens."""
-    for node in captured.module.graph.nodes:
-        if node.target is not torch.ops.aten.lstm.input:
-            continue
-        parameters, biased, layers, both = (node.args[i] for i in (2, 3, 4, 7))
-        if len(parameters) != layers * (2 if both else 1) * (4 if biased else 2):
-            raise ConversionError(
-                f"ONNX has no LSTM with projections (proj_size){_module_of('aten.lstm', captured)}",
-                way_out="leave proj_size out and put a linear layer behind the LSTM",
-            )
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -172,21 +160,8 @@ def _explained(error: BaseException, captured: Captured) -> ConversionError:
         first = next((line for line in str(chain[-1]).splitlines() if line.strip()), type(error).__name__)
         return ConversionError(f"torch.onnx cannot convert this model: {first}", way_out="simplify the model's forward")
     operator = found[1]
-    where = _module_of(operator, captured)
+    where = module_of(operator, captured)
     return ConversionError(
         f"ONNX has no counterpart for the operator {operator}{where}",
-        way_out="replace it there by operators that ONNX knows, or export to another format",
+        way_out="replace it there by operators that ONNX knows",
     )
-
-
-def _module_of(operator: str, captured: Captured) -> str:
-    """Where `operator` is first called, as " in module 'a.b' (Kind)"; "" where only a later pass brought it."""
-    leaf = operator.split(".")[1] if "." in operator else operator
-    for node in captured.module.graph.nodes:
-        if node.op == "call_function" and leaf.strip("_") in str(node.target):
-            stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
-            if stack:
-                path, kind = list(stack.values())[-1]
-                name = kind if isinstance(kind, str) else kind.__name__
-                return f" in module '{path or '(root)'}' ({name.rpartition('.')[2]})"
-    return ""

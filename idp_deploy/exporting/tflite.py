@@ -18,6 +18,7 @@ from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import manifest
+from idp_deploy.exporting.refusing import naming_onnx
 from idp_deploy.exporting.tflite_check import TOLERANCES, Named, failure_of
 from idp_deploy.exporting.tflite_convert import Converted, convert, explain
 from idp_deploy.exporting.tflite_graph import (
@@ -38,6 +39,7 @@ from idp_deploy.exporting.tflite_weights import Match, match
 from idp_deploy.flow import Artifact, CompressedModel
 
 _KEPT_METADATA = (b"min_runtime_version",)
+_WAY_OUT_INT8 = "use --scheme int8-weights, which keeps activations float"
 _WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML for a palette"
 
 
@@ -64,7 +66,8 @@ def export_tflite(
     wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
     refuse_returned_inputs(captured, "TFLite")
-    converted = convert(captured, _calibration(model, example_inputs))
+    with naming_onnx(captured):
+        converted = convert(captured, _calibration(model, example_inputs))
     tflite = parse(converted.content)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
@@ -87,7 +90,10 @@ def export_tflite(
         if not failure:
             files.write_bytes(path, content)
             return Artifact(path, "tflite", len(content), record, (*notes, note) if note else notes)
-    raise ConversionError(explain(captured.module, failure), way_out="export to ONNX, or leave that operator out")
+    if scheme == "int8":
+        raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
+    with naming_onnx(captured):
+        raise ConversionError(explain(captured.module, failure), way_out="leave that operator out")
 
 
 def _stored(
@@ -137,8 +143,15 @@ def _integers(
 
 
 def _restore_signature_names(tflite: Any) -> None:
-    """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it."""
-    tensors = tflite.subgraphs[0].tensors
+    """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it.
+
+    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back.
+    """
+    graph = tflite.subgraphs[0]
+    tensors = graph.tensors
+    promised = {int(entry.tensorIndex) for signature in tflite.signatureDefs for entry in signature.outputs}
+    source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(tflite, op) == "QUANTIZE"}
+    graph.outputs = [int(t) if int(t) in promised else source[int(t)] for t in graph.outputs]
     for signature in tflite.signatureDefs:
         for entry in [*signature.inputs, *signature.outputs]:
             name = entry.name.decode()

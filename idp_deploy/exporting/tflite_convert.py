@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.tflite_transposed import crop_explicitly
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
@@ -78,6 +79,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
     keep_spatial_means(captured.module)
+    crop_explicitly(captured.module)
     channel_last = image_inputs(captured.module)
     inputs = _tensors(captured.example_inputs)
     flat = FlatIO(captured.module, captured.example_inputs, frozenset())
@@ -177,7 +179,7 @@ def explain(module: fx.GraphModule, text: str) -> str:
 def _way_out(text: str) -> str:
     if "ynamic" in text:
         return "export with fixed input shapes"
-    return "replace this operator by ones the converter knows, move it out of the model, or export to ONNX"
+    return "replace this operator by ones the converter knows or move it out of the model"
 
 
 @contextmanager

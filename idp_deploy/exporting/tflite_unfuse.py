@@ -7,6 +7,7 @@ nobody could prove it. The factor goes back behind the layer as a MUL, which is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def unfuse_factors(model: Any, matches: Mapping[int, Match], parameters: Mapping
         if bias >= 0:
             graph.tensors[bias].buffer = add_buffer(model, (known[bias].values / factors).astype(np.float32))
         _multiply_after(model, op, factors)
-        result[index] = Match(found.parameter, found.order, exact=True)
+        result[index] = replace(found, exact=True)
     return result
 
 

@@ -8,6 +8,7 @@ axis orders, are its bytes. Where the converter has also rescaled the values, th
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import permutations
@@ -23,11 +24,16 @@ _USUAL: dict[int, list[tuple[int, ...]]] = {
 
 @dataclass(frozen=True)
 class Match:
-    """A constant found: the parameter, the axis order that turns it into the constant's, whether values agree."""
+    """A constant found: the parameter, the axis order that turns it into the constant's, whether values agree.
+
+    `turned`: the kernel (out, in, *kernel) runs backwards, as where a transposed convolution of stride 1 became a
+    convolution.
+    """
 
     parameter: str
     order: tuple[int, ...]
     exact: bool
+    turned: bool = False
 
     @property
     def is_matrix(self) -> bool:
@@ -36,7 +42,7 @@ class Match:
 
     def lay_out(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """An array of the parameter's shape (its mask, say) in the constant's shape."""
-        return array.transpose(self.order).reshape(shape)
+        return (_turned(array) if self.turned else array).transpose(self.order).reshape(shape)
 
 
 def match(constants: Mapping[int, np.ndarray], parameters: Mapping[str, np.ndarray]) -> dict[int, Match]:
@@ -57,9 +63,14 @@ def match(constants: Mapping[int, np.ndarray], parameters: Mapping[str, np.ndarr
         for name, parameter in parameters.items():
             if parameter.size not in sizes or name in taken:
                 continue
-            for index, order in _places(parameter, pending, digest):
-                found[index] = Match(name, order, exact)
+            for turned in (False, True) if math.prod(parameter.shape[2:]) > 1 else (False,):
+                for index, order in _places(_turned(parameter) if turned else parameter, pending, digest):
+                    found.setdefault(index, Match(name, order, exact, turned))
     return found
+
+
+def _turned(kernel: np.ndarray) -> np.ndarray:
+    return np.flip(kernel, tuple(range(2, kernel.ndim)))
 
 
 def _places(

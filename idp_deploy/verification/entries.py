@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -136,11 +137,19 @@ def pairs(reference: Reference, stored: Stored, *, exact: bool) -> Iterator[Pair
 
 
 def layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Every reordering of the axes that has this shape, extents of 1 left aside.
+    """Every reordering of the axes that has this shape, extents of 1 left aside; then those of the turned kernel.
+
+    A transposed convolution of stride 1 is a convolution whose kernel (out, in, *kernel) is turned around.
 
     >>> [layout.shape for layout in layouts(np.zeros((4, 3, 2, 2)), (2, 2, 3, 4))]
     [(2, 2, 3, 4), (2, 2, 3, 4)]
     """
+    yield from _reorderings(values, shape)
+    if math.prod(values.shape[2:]) > 1:
+        yield from _reorderings(np.flip(values, tuple(range(2, values.ndim))), shape)
+
+
+def _reorderings(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     target = tuple(extent for extent in shape if extent != 1)
     squeezed = values.squeeze()
     if squeezed.shape == target:

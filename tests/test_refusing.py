@@ -1,0 +1,64 @@
+"""Refusals: each names what cannot be held, and its way out is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.errors import ConversionError, ExitCode
+from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.verification import verify
+
+
+class Call(nn.Module):
+    """Any function of a layer and an input as a module."""
+
+    def __init__(self, function: Callable[[nn.Module, Tensor], Tensor], layer: nn.Module) -> None:
+        super().__init__()
+        self.function, self.layer = function, layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer, x)
+
+
+def projected(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer(x)[0]
+
+
+MATRIX = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(0))
+IMAGE = MATRIX[None].expand(1, 4, 4, 4).contiguous()
+REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
+    ("coreml", "bilinear"): (Call(lambda m, x: m(x, x), nn.Bilinear(4, 4, 3)), MATRIX, "ONNX"),
+    ("coreml", "inv"): (Call(lambda m, x: torch.linalg.inv(m(x)), nn.Identity()), MATRIX, ""),
+    ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
+    ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
+    ("tflite", "erfc"): (Call(lambda m, x: torch.erfc(m(x)), nn.Linear(4, 4)), MATRIX, "ONNX"),
+    ("tflite", "median"): (Call(lambda m, x: m(x).median(1).values, nn.Linear(4, 4)), MATRIX, ""),
+    ("tflite", "2 groups"): (nn.ConvTranspose2d(4, 4, 3, groups=2), IMAGE, "ONNX"),
+    ("tflite", "dilation"): (nn.ConvTranspose2d(4, 4, 3, dilation=2), IMAGE, "ONNX"),
+}
+
+
+@pytest.mark.parametrize(("format", "what"), REFUSED)
+def test_the_way_out_is_true(format: FormatName, what: str, tmp_path: Path) -> None:
+    module, x, other = REFUSED[format, what]
+    model = CompressedModel(module.eval(), {})
+    with pytest.raises(ConversionError, match=what) as caught:
+        export(model, format, (x,), tmp_path / f"m{EXPORTERS[format][1]}")
+    assert caught.value.exit_code == ExitCode.FILE
+    assert list(tmp_path.iterdir()) == []
+    assert caught.value.way_out
+    named = [name for name in ("ONNX", "TFLite", "Core ML") if f"export to {name}" in caught.value.way_out]
+    assert named == [other] * bool(other)
+    if other:
+        format = "onnx" if other == "ONNX" else "tflite"
+        path = export(model, format, (x,), tmp_path / f"m{EXPORTERS[format][1]}").path
+        assert verify(path, model, (x,)).passed
+    else:
+        with pytest.raises(ConversionError):
+            export(model, "onnx", (x,), tmp_path / "m.onnx")
