@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.coreml_decompositions import DECOMPOSITIONS
+from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten
 
@@ -42,6 +43,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    crop_explicitly(module, held_by_coreml)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.tflite_transposed import crop_explicitly
+from idp_deploy.exporting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
@@ -79,7 +79,8 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
     keep_spatial_means(captured.module)
-    crop_explicitly(captured.module)
+    refuse_grouped_and_dilated(captured.module)
+    crop_explicitly(captured.module, held_by_tflite)
     channel_last = image_inputs(captured.module)
     inputs = _tensors(captured.example_inputs)
     flat = FlatIO(captured.module, captured.example_inputs, frozenset())

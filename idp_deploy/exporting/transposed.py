@@ -1,0 +1,97 @@
+"""transposed: transposed convolutions in the forms that a converter has.
+
+PyTorch crops `padding` entries off each side and adds `output_padding` at the end. TFLite's operator crops nothing
+(VALID) or as much as leaves input · stride (SAME), and its converter stops at anything between; coremltools stops where
+more is added than was cropped. There the whole result is computed and then cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from idp_deploy.errors import ConversionError
+
+aten = torch.ops.aten
+_TRANSPOSED = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3}
+_DEFAULTS = (None, None, None, 1, 0, 0, 1, 1)
+
+Held = Callable[[int, int, int, int], bool]  # (window, stride, padding, output padding) of one axis
+
+
+def held_by_tflite(window: int, stride: int, padding: int, extra: int) -> bool:
+    """VALID or SAME."""
+    return extra == 0 and (padding == 0 or window - stride == 2 * padding)
+
+
+def held_by_coreml(window: int, stride: int, padding: int, extra: int) -> bool:
+    """Nothing beyond what the operator computes."""
+    return extra <= padding
+
+
+def refuse_grouped_and_dilated(module: fx.GraphModule) -> None:
+    """ConversionError where a transposed convolution has groups or dilation: TFLite has no such operator."""
+    for node in module.graph.nodes:
+        if node.target not in _TRANSPOSED:
+            continue
+        groups, dilation = _arguments(node)[6:]
+        kind = f"{groups} groups" if groups != 1 else "dilation" if set(dilation) != {1} else ""
+        if kind:
+            stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+            raise ConversionError(
+                f"TFLite has no transposed convolution with {kind} (module {stack[-1] if stack else '(root)'!r})",
+                way_out="resize and convolve instead",
+            )
+
+
+def crop_explicitly(module: fx.GraphModule, held: Held) -> None:
+    """Rewrite transposed convolutions, in place, of which an axis is not `held`; the numbers stay the same.
+
+    With window k, dilation d, stride s, padding p and output padding e, an axis of extent n becomes
+    (n − 1)·s + d·(k − 1) + 1 long; the result is that from entry p on, 2p − e entries shorter.
+    """
+    for node in list(module.graph.nodes):
+        if node.target not in _TRANSPOSED:
+            continue
+        x, weight, bias, stride, padding, extra, groups, dilation = _arguments(node)
+        window, extents = weight.meta["val"].shape[2:], x.meta["val"].shape[2:]
+        wanted, axes = node.meta["val"].shape[2:], len(window)
+        if all(map(held, window, stride, padding, extra)):
+            continue
+        whole = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(extents, stride, dilation, window, strict=True)]
+        beyond = [max(0, p + out - size) for p, out, size in zip(padding, wanted, whole, strict=True)]
+        early_bias, late_bias = (None, bias) if any(beyond) else (bias, None)  # the entries beyond have one as well
+        place = {k: v for k, v in node.meta.items() if k != "val"}
+
+        def call(operator: Any, *arguments: Any, place: dict[str, Any] = place) -> fx.Node:
+            made = module.graph.call_function(operator, arguments)
+            made.meta = dict(place)
+            return made
+
+        none = [0] * axes
+        with module.graph.inserting_before(node):
+            result = call(node.target, x, weight, early_bias, stride, none, none, groups, dilation)
+            if any(beyond):
+                pads = [extent for size in reversed(beyond) for extent in (0, size)]
+                result = call(aten.constant_pad_nd.default, result, pads)
+            for axis in range(axes):
+                result = call(aten.slice.Tensor, result, axis + 2, padding[axis], padding[axis] + wanted[axis])
+            if late_bias is not None:
+                result = call(aten.add.Tensor, result, call(aten.reshape.default, late_bias, [-1] + [1] * axes))
+        result.meta = dict(node.meta)
+        node.replace_all_uses_with(result)
+        module.graph.erase_node(node)
+    module.recompile()
+
+
+def _arguments(node: fx.Node) -> tuple[Any, ...]:
+    """(input, weight, bias, stride, padding, output padding, groups, dilation): lists of one number an axis."""
+    axes = _TRANSPOSED[node.target]
+    given: list[Any] = [*node.args, *_DEFAULTS[len(node.args) :]]
+    for i in (3, 4, 5, 7):
+        numbers = [given[i]] if isinstance(given[i], int) else list(given[i])
+        given[i] = numbers * (axes // len(numbers))
+    return tuple(given)
