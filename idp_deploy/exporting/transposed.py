@@ -16,7 +16,11 @@ from torch import fx
 from idp_deploy.errors import ConversionError
 
 aten = torch.ops.aten
-_TRANSPOSED = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3}
+_TRANSPOSED: dict[Any, int] = {
+    aten.conv_transpose1d.default: 1,
+    aten.conv_transpose2d.input: 2,
+    aten.conv_transpose3d.input: 3,
+}
 _DEFAULTS = (None, None, None, 1, 0, 0, 1, 1)
 
 Held = Callable[[int, int, int, int], bool]  # (window, stride, padding, output padding) of one axis
