@@ -31,10 +31,13 @@ def tflite(path: Path, case: dict[str, Any], inputs: Arrays) -> Arrays:
 
     interpreter = Interpreter(str(path))
     interpreter.allocate_tensors()
-    sources = {detail["name"]: detail["index"] for detail in interpreter.get_input_details()}
+    sources = {detail["name"]: detail for detail in interpreter.get_input_details()}
     targets = {detail["name"]: detail["index"] for detail in interpreter.get_output_details()}
     for name, array in zip(case["inputs"], inputs):  # noqa: B905
-        interpreter.set_tensor(sources[name], np.moveaxis(array, 1, -1) if name in case["layouts"] else array)
+        arriving = np.moveaxis(array, 1, -1) if name in case["layouts"] else array
+        if arriving.dtype == np.int64:  # integers of 64 bits are 32 wide in these files
+            arriving = arriving.astype(sources[name]["dtype"])
+        interpreter.set_tensor(sources[name]["index"], arriving)
     interpreter.invoke()
     outputs = [(name, interpreter.get_tensor(targets[name])) for name in case["outputs"]]
     return [np.moveaxis(array, -1, 1) if name in case["layouts"] else array for name, array in outputs]
