@@ -74,7 +74,7 @@ def prove_weights(
         proofs.append(proof)
     if captured is not None:
         explained = {name for proof in proofs if proof.passed for name in proof.tensor.split(" + ")}
-        proofs += altered(captured, model.masks, stored, explained, exact=bool(ours))
+        proofs += altered(captured, model.masks, stored, explained)
     return tuple(proofs), tuple(notes)
 
 
