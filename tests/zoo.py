@@ -71,7 +71,8 @@ def image_and_row(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
 
 
 def steps_and_state(batch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
-    return torch.randn(batch, 5, 8, generator=generator), torch.randn(batch, 16, generator=generator)
+    """Five steps and a state within ±1, as a GRU leaves it."""
+    return torch.randn(batch, 5, 8, generator=generator), torch.randn(batch, 16, generator=generator).tanh()
 
 
 IMAGE = pictures(32)
