@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
-from idp_deploy.lifting import lift
+from idp_deploy.lifting import attribute, lift
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -240,12 +240,6 @@ def _along_outputs(scale: Tensor, weight: Tensor, transposed_groups: int | None)
     inputs, outputs = weight.shape[:2]
     rows = scale.reshape(transposed_groups, 1, outputs).expand(-1, inputs // transposed_groups, -1)
     return rows.reshape(inputs, outputs, *kernel)
-
-
-def attribute(module: nn.Module, name: str) -> Tensor:
-    """The parameter or buffer with this dotted name."""
-    owner, _, leaf = name.rpartition(".")
-    return getattr(module.get_submodule(owner), leaf)
 
 
 def _assign(module: nn.Module, name: str, value: Tensor) -> None:

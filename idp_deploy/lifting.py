@@ -37,7 +37,7 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
     results = _pytree.tree_leaves(module.graph.output_node().args[0])
     known &= all(isinstance(result, fx.Node) for result in results)
     reads = [node for node in module.graph.nodes if node.op == "get_attr"]
-    tensors = {str(node.target): _attribute(module, str(node.target)) for node in reads}
+    tensors = {str(node.target): attribute(module, str(node.target)) for node in reads}
     fake = _fake_mode(module.graph)
     if not known or fake is None or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
         return None
@@ -72,7 +72,8 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
     )
 
 
-def _attribute(module: nn.Module, name: str) -> Any:
+def attribute(module: nn.Module, name: str) -> Any:
+    """The parameter, buffer or other attribute with this dotted name."""
     owner, _, leaf = name.rpartition(".")
     return getattr(module.get_submodule(owner), leaf)
 

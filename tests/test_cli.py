@@ -197,6 +197,8 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--one-shot", "--soft"], 2, "nothing to keep soft"),
         (["prune", "model.pt", "--one-shot", "--resume"], 2, "nothing to resume"),
         (["prune", "model.pt", "-o", "."], 3, "is a directory"),
+        (["prune", "model.pt", "-o", "./model.pt"], 2, "-o model.pt is the file to read — name another one"),
+        (["quantize", "model.pt", "--scheme", "int8", "-o", "model.pt"], 2, "is the file to read"),
         (["prune", "model.pt", "-o", "model.pt/x.pt"], 3, "takes no new files"),
         (["prune", "model.pt", "--target", "150%"], 2, "--target 150% is not between 0 and 1"),
         (["prune", "pickled.pt", "--target", "0.9"], 3, "state_dict"),
@@ -243,6 +245,19 @@ def test_prune_without_a_task_explains_that_idp_trains(project: Path, capsys: py
     (project / "idp-deploy.toml").write_text('model = "tiny:build"\n')
     assert call("prune", "model.pt", "--target", "0.9") == 2
     assert "IDP trains" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [("prune",), ("export", "--to", "onnx"), ("quantize", "--scheme", "int8")])
+def test_a_file_that_could_run_code_is_refused_before_a_factory_is_asked_for(
+    command: tuple[str, ...], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "idp-deploy.toml").unlink()
+    torch.save(torch.nn.Linear(2, 2), "pickled.pt")
+    name, *flags = command
+    assert call(name, "pickled.pt", *flags) == 3
+    assert "could run code" in capsys.readouterr().err
+    assert call(name, "model.pt", *flags) == 2
+    assert "model.pt holds weights, not code, and no model factory is named" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -95,7 +95,7 @@ def prune(
             f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",
             way_out="leave one of the two flags out",
         )
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt"))
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt"), checkpoint)
     recipe, device = session.recipe(
         target=target,
         pattern=pattern,
@@ -171,13 +171,14 @@ def harden(
 
     require_known(format)
     session = open_session(model, task, config=config)
-    masked = loading.load_checkpoint(existing(checkpoint), session.need_factory())
+    stem = checkpoint.name.removesuffix(".pt").removesuffix(".soft")
+    path = writable(output or checkpoint.with_name(f"{stem}.pruned.pt"), existing(checkpoint))
+    masked = loading.load_checkpoint(checkpoint, session.factory)
     if not isinstance(masked, MaskedModel):
         raise UsageError(f"{checkpoint} is hardened already", way_out=f"idp-deploy export {checkpoint} --to all")
     data = session.task()
     compressed = harden_model(masked, data)
     facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
-    path = output or checkpoint.with_name(f"{checkpoint.name.removesuffix('.pt').removesuffix('.soft')}.pruned.pt")
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
     follow = f"idp-deploy export {path} --to all"

@@ -9,7 +9,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known, say
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.session import existing, open_session, remember, writable
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import compression_document
 
@@ -41,13 +41,13 @@ def quantize(
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
-    before = session.compressed(existing(checkpoint))
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), existing(checkpoint))
+    before = session.compressed(checkpoint)
     data = session.task()
     if data is None:
         say("no task: activation ranges come from random inputs, and accuracy is not measured")
     after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data))
     accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
-    path = output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt")
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = compression_document(

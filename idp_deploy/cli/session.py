@@ -54,19 +54,6 @@ class Session:
             "the shape of the model's input is unknown", way_out="pass --inputs 1x3x224x224, or --task pkg.mod:task"
         )
 
-    def need_factory(self) -> str:
-        """The model factory.
-
-        Raises:
-            UsageError: none is named.
-        """
-        if not self.factory:
-            raise UsageError(
-                "no model factory is named, and from a file come weights alone, never code",
-                way_out='pass --model pkg.mod:factory, or set model = "pkg.mod:factory" in configuration',
-            )
-        return self.factory
-
     def recipe(self, **flags: Any) -> tuple[Recipe, Target | None]:
         """`[prune]` with every flag that was given laid over it, and the device where the target names one.
 
@@ -108,13 +95,13 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.need_factory(), trust=self.trust)
+        return load_model(path, self.factory, trust=self.trust)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.need_factory(), trust=self.trust)
+        return load_any(path, self.factory, trust=self.trust)
 
 
 def open_session(
@@ -136,12 +123,15 @@ def remember(kind: str, paths: Sequence[Path]) -> None:
     files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
 
 
-def writable(path: Path) -> Path:
+def writable(path: Path, source: Path) -> Path:
     """`path`, if a file can be written there: better said before training than after.
 
     Raises:
         FileError: it is a directory, or the folder it would lie in cannot be written.
+        UsageError: it is `source`, the weights that the command reads and nobody may have twice.
     """
+    if path.exists() and path.samefile(source):
+        raise UsageError(f"-o {path} is the file to read", way_out="name another one, and what went in stays as it is")
     if path.is_dir():
         raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
     folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))

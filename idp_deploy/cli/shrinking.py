@@ -9,7 +9,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
 from idp_deploy.cli.output import emit, require_known
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.session import existing, open_session, remember, writable
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import shrinking_document
 
@@ -34,7 +34,8 @@ def shrink(
 
     require_known(format)
     session = open_session(model, task, inputs, config, trust)
-    before = session.compressed(existing(checkpoint))
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.small.pt"), existing(checkpoint))
+    before = session.compressed(checkpoint)
     if before.quantization is not None:
         raise UsageError(f"{checkpoint} is quantized already", way_out="shrink first, then quantize")
     if not zero_channels(before):
@@ -42,7 +43,6 @@ def shrink(
             f"no channel in {checkpoint} is zero as a whole", way_out="prune with --pattern channel, then shrink"
         )
     after = shrink_model(before, session.example_inputs(session.task()))
-    path = output or checkpoint.with_name(f"{checkpoint.stem}.small.pt")
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = shrinking_document(before, after, path, zero_channels(after))

@@ -25,7 +25,7 @@ FORMAT = "idp-deploy/1"
 Factory = str | Callable[[], nn.Module]
 
 
-def load_model(path: Path | str, factory: Factory, *, trust: bool = False) -> Model:
+def load_model(path: Path | str, factory: Factory | None, *, trust: bool = False) -> Model:
     """A trained model from its weights, in eval mode.
 
     Args:
@@ -34,14 +34,15 @@ def load_model(path: Path | str, factory: Factory, *, trust: bool = False) -> Mo
         trust: take the weights of a .pt2 archive too, whose loading can run code.
 
     Raises:
-        UsageError: the factory. UnsafeFileError: a pickled module. FileError: anything else wrong with the file.
+        UnsafeFileError: a pickled module. FileError: anything else wrong with the file. UsageError: the factory, or
+            none (said last: whether the file is fit does not depend on it).
     """
     path = Path(path)
     data = read_bytes(path)
     return _plain_model(path, data, read_content(path, data, trust=trust), factory)
 
 
-def load_any(path: Path | str, factory: Factory, *, trust: bool = False) -> CompressedModel:
+def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) -> CompressedModel:
     """A checkpoint of ours, or any other weights, whose zeros are taken as they stand.
 
     Raises:
@@ -120,8 +121,11 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         raise FileError(f"{path} cannot be written: {error.strerror or error}", way_out="name another place") from None
 
 
-def _plain_model(path: Path, data: bytes, content: Any, factory: Factory) -> Model:
+def _plain_model(path: Path, data: bytes, content: Any, factory: Factory | None) -> Model:
     """A model from a state dict; from a checkpoint of ours only the weights are taken."""
+    if factory is None:
+        made_with = fields.provenance(path, content.get("provenance")).factory if _is_ours(content) else ""
+        raise _no_factory(path, made_with)
     module, name = _build(factory)
     state = find_state_dict(path, content, module.state_dict().keys())
     if _is_ours(content):
@@ -134,11 +138,7 @@ def _plain_model(path: Path, data: bytes, content: Any, factory: Factory) -> Mod
 def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) -> CompressedModel | MaskedModel:
     provenance = fields.provenance(path, content.get("provenance"))
     if factory is None:
-        hint = f" (it was made with --model {provenance.factory})" if provenance.factory else ""
-        raise UsageError(
-            f"{path} holds weights, not code, and no model factory is named{hint}",
-            way_out="pass the factory as pkg.mod:callable",
-        )
+        raise _no_factory(path, provenance.factory)
     stage = content.get("stage")
     if stage not in ("compressed", "masked"):
         raise FileError(f"{path}: stage is {stage!r}", way_out="expected 'compressed' or 'masked'")
@@ -165,6 +165,14 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == FORMAT
+
+
+def _no_factory(path: Path, made_with: str) -> UsageError:
+    hint = f" (it was made with --model {made_with})" if made_with else ""
+    return UsageError(
+        f"{path} holds weights, not code, and no model factory is named{hint}",
+        way_out='pass --model pkg.mod:factory, or set model = "pkg.mod:factory" in configuration',
+    )
 
 
 def _build(factory: Factory) -> tuple[nn.Module, str]:
