@@ -289,6 +289,33 @@ def test_help_imports_no_torch_and_is_quick() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
+def test_compare_goes_on_where_it_was_interrupted(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1"]
+    from idp_deploy.pruning import comparing
+
+    real, left = comparing.score, iter(range(2))
+
+    def tired(*arguments: object) -> object:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(comparing, "score", tired)
+    assert call(*command) == 130
+    monkeypatch.setattr(comparing, "score", real)
+    capsys.readouterr()
+    assert call(*command, "--resume", "--json") == 0
+    captured = capsys.readouterr()
+    assert "2 runs are in model.compare.json" in captured.err
+    assert captured.err.count(", seed ") == 2
+    resumed = json.loads(captured.out)
+    assert call(*command, "--json") == 0
+    assert json.loads(capsys.readouterr().out) == resumed
+    assert not (project / "model.compare.json").exists()
+
+
 def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.pruning import Run, compare
 from idp_deploy.pruning.comparing import difference
+from idp_deploy.pruning.resuming import load_runs, save_runs
 from tests.pruning_fixtures import PRUNABLE, Blobs, trained
 
 
@@ -58,3 +62,23 @@ def test_a_paper_run_is_scored_with_exact_zeros() -> None:
     )
     assert comparison.runs[0].realised == round(0.9 * PRUNABLE) / PRUNABLE
     assert math.isnan(comparison.mean("gmp", 0.9))
+
+
+def test_a_comparison_that_was_interrupted_goes_on(tmp_path: Path) -> None:
+    file, kept = tmp_path / "model.compare.json", runs("idp", 0.9, 0.8)
+    recipe = Recipe(epochs=2, skip=("head.*",), options={"learning_rate": 0.1})
+    assert load_runs(file, recipe, "model") == []
+    save_runs(file, kept, recipe, "model")
+    assert load_runs(file, replace(recipe, method="gmp", sparsity=0.5, seed=7), "model") == kept
+    with pytest.raises(UsageError, match="had epochs = 2, this one has 3 — repeat its settings"):
+        load_runs(file, replace(recipe, epochs=3), "model")
+    with pytest.raises(UsageError, match="started from another model"):
+        load_runs(file, recipe, "other")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": "other"}', '{"kind": 1, "runs": 2}', "\x00"])
+def test_a_file_that_holds_no_comparison_is_one_message(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "model.compare.json"
+    file.write_text(content)
+    with pytest.raises(FileError, match="cannot be read as a comparison — start without --resume"):
+        load_runs(file, Recipe(), "model")

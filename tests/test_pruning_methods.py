@@ -12,7 +12,7 @@ from torch import nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.hardening import harden
-from idp_deploy.masks import NM, parse_pattern
+from idp_deploy.masks import NM, parse_pattern, write_zeros
 from idp_deploy.pruning import METHODS, Pruner, prune
 from tests.pruning_fixtures import PRUNABLE, RECIPES, Blobs, network, same, train, trained, zeros
 
@@ -236,3 +236,20 @@ def test_gradients_add_up_over_accumulated_batches() -> None:
     layer(y).sum().backward()
     pruner.step()
     torch.testing.assert_close(pruner.sites[0].state["score"], -(x + y) * w)
+
+
+@pytest.mark.parametrize("mode", ["auto", "paper"])
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_finish_hardening_still_takes_what_the_method_chose(method: str, mode: str) -> None:
+    pattern, sparsity = RECIPES[method]
+    models = [network(), network()]
+    pruners = [
+        pruner_for(model, method, sparsity, pattern=pattern, mode=mode, epochs=40, finish=0.0, seed=1)
+        for model in models
+    ]
+    for pruner in pruners:
+        train(pruner.prepare().eval(), pruner, 40)  # without dropout's dice
+    finalized = pruners[0].finalize()
+    masks = write_zeros(pruners[1].detach(), pruners[1].soft_masks())
+    assert all(torch.equal(mask, masks[name]) for name, mask in finalized.masks.items())
+    assert same(*models)

@@ -10,7 +10,7 @@ import pytest
 
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering import RENDERERS, render
-from idp_deploy.rendering.document import Bar, Case, Document, Plot, Table
+from idp_deploy.rendering.document import Bar, Case, Curves, Document, Plot, Point, Table
 
 EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
 
@@ -22,7 +22,12 @@ def document(passed: bool = False) -> Document:
         {"checks": [{"metric": "size", "value": 1.2e6, "path": Path("a/b"), "bad": float("nan")}]},
         [EVIL],
         [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, EVIL, "m.tflite")],
-        [Plot("latency", "ms", [Bar(EVIL, 3.0, 2.0, 4.0, 3.5), Bar("other", 0.004)])],
+        [
+            Plot("latency", "ms", [Bar(EVIL, 3.0, 2.0, 4.0, 3.5), Bar("other", 0.004)]),
+            Curves(
+                "accuracy", "share", {EVIL: [Point(0.9, 0.7, 0.6, 0.8), Point(0.95, 0.5)], "none": []}, ("dense", 0.9)
+            ),
+        ],
         "idp-deploy run",
     )
 
@@ -72,7 +77,9 @@ def test_html_is_one_file_without_foreign_markup() -> None:
     html = render(document(), "html")
     assert "<script>" not in html
     assert "http" not in html.replace("http://www.w3.org", "")
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
+    assert "90.00 % zeros" in html
+    assert "dense" in html
 
 
 def test_text_is_plain_when_piped_and_names_the_next_command() -> None:

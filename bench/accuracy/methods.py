@@ -10,23 +10,25 @@ from idp_deploy.pruning.methods import METHODS
 
 Settings = Mapping[str, Any]
 
-# when pruning starts, how long the ramp is, and the share of the run on the frozen mask: three settings for everybody
+# when pruning starts, how long the ramp is, and the share of the run on the frozen mask: four settings for everybody
 TIMINGS: tuple[Settings, ...] = (
     {"dense": 0.1, "ramp": 0.3, "finish": 0.3},
+    {"dense": 0.1, "ramp": 0.6, "finish": 0.3},
     {"dense": 0.2, "ramp": 0.5, "finish": 0.3},
     {"dense": 0.2, "ramp": 0.8, "finish": 0.1},
 )
-MIDDLE = TIMINGS[1]
+MIDDLE = TIMINGS[2]
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A row of METHODS, or a control, and its own fourth setting."""
+    """A row of METHODS, or a control, and a fifth setting of its own."""
 
     method: str
-    fourth: Settings = field(default_factory=dict)  # beside the middle timing
+    fifth: Settings = field(default_factory=dict)  # beside the middle timing
     fixed: Settings = field(default_factory=dict)  # part of what it is
     mode: str = "auto"
+    like: str | None = None  # whose settings a control takes, so that it differs in one thing only
 
     @property
     def candidates(self) -> tuple[Settings, ...]:
@@ -34,11 +36,11 @@ class Contender:
         at_once = METHODS[self.method].ramp == "none" and self.method != "acdc"
         if self.mode == "paper" or at_once:
             return ({},)
-        return (*TIMINGS, {**MIDDLE, **self.fourth} if self.fourth else {"dense": 0.3, "ramp": 0.5, "finish": 0.2})
+        return (*TIMINGS, {**MIDDLE, **self.fifth} if self.fifth else {"dense": 0.3, "ramp": 0.5, "finish": 0.2})
 
 
 CONTENDERS = {
-    "idp": Contender("idp", {"kappa": 4.0}),
+    "idp": Contender("idp", {"clip": False}),
     "gmp": Contender("gmp", {"forget": False}),
     "str": Contender("str", {"threshold_rate": 0.5}),
     "optg": Contender("optg", {"score_rate": 0.1}),
@@ -47,8 +49,8 @@ CONTENDERS = {
     "granet": Contender("granet", {"drop": 0.5}),
     # controls
     "topk-ste": Contender("topk-ste"),
-    "idp-detached": Contender("idp", {"kappa": 4.0}, {"detach": True}),
-    "random": Contender("random"),
+    "idp-detached": Contender("idp", fixed={"detach": True}, like="idp"),
+    "random": Contender("random", like="idp"),
     # patterns of their own
     "sr-ste": Contender("sr-ste"),
     # shown on the first problem only

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.accuracy.methods import CONTENDERS
 from bench.accuracy.problems import PROBLEMS
-from bench.accuracy.running import RESULTS, TUNING_SEED, Trial, known
+from bench.accuracy.running import RESULTS, Trial, known
 from idp_deploy.pruning.comparing import Difference, Run, difference
 
 Setting = tuple[float, str]  # sparsity and allocation
@@ -112,7 +112,7 @@ def _explored(trials: dict[Trial, float]) -> dict[Setting, dict[str, list[float]
     """Accuracies on more than one tuning seed, by method with settings."""
     found: dict[Setting, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for trial, value in trials.items():
-        if trial.seed >= TUNING_SEED and trial.method in ("idp", "topk-ste"):
+        if not trial.judged and trial.method in ("idp", "topk-ste"):
             found[trial.sparsity, trial.allocation][f"{trial.method} `{trial.settings}`"].append(value)
     several = {
         setting: {label: scores for label, scores in runs.items() if len(scores) > 1} for setting, runs in found.items()
@@ -140,7 +140,7 @@ def _by_setting(trials: dict[Trial, float]) -> dict[Setting, list[Run]]:
     """Judged runs; where a method was run with more than one choice of settings the last line counts."""
     found: dict[Setting, dict[tuple[str, int], Run]] = defaultdict(dict)
     for trial, value in trials.items():
-        if trial.seed < TUNING_SEED and trial.method != "dense":
+        if trial.judged and trial.method != "dense":
             run = Run(trial.method, trial.sparsity, trial.seed, value, trial.sparsity)
             found[trial.sparsity, trial.allocation][trial.method, trial.seed] = run
     settings = {setting: list(runs.values()) for setting, runs in found.items()}

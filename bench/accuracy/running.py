@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +19,7 @@ from idp_deploy.flow import Recipe
 from idp_deploy.pruning.comparing import score
 
 RESULTS = Path(__file__).parents[1] / "results" / "accuracy"
-TUNING_SEED = 100
+TUNING_SEEDS = (100, 101)
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,14 @@ class Trial:
         """With the settings as text, so that trials can be compared."""
         return cls(method, sparsity, allocation, seed, json.dumps(dict(settings), sort_keys=True))
 
+    @property
+    def judged(self) -> bool:
+        """Whether its seed is none of those that settings are chosen on."""
+        return self.seed < min(TUNING_SEEDS)
+
+    def __str__(self) -> str:
+        return f"{self.method:13} {self.sparsity:5} {self.allocation:6} seed {self.seed:3}  {self.settings}"
+
 
 def known(problem: str) -> dict[Trial, float]:
     """Hardened accuracy of every finished run."""
@@ -42,55 +53,77 @@ def known(problem: str) -> dict[Trial, float]:
     return {Trial(**line["trial"]): line["accuracy"] for line in lines}
 
 
-def accuracy(problem: str, trial: Trial, told: Callable[[str], None]) -> float:
-    """Hardened accuracy of one trial, from the file where it is there."""
+def fill(problem: str, trials: Sequence[Trial], *, jobs: int = 1, minutes: float = 1e9) -> None:
+    """Run what is not in the problem's file yet, each result a line there as soon as it is known.
+
+    Args:
+        jobs: processes, one thread each.
+        minutes: start no further run after this long.
+    """
     have = known(problem)
-    if trial not in have:
-        given = PROBLEMS[problem]
-        contender = CONTENDERS["idp" if trial.method == "dense" else trial.method]
-        options = {
-            "learning_rate": given.learning_rate,
-            **given.options,
-            **contender.fixed,
-            **json.loads(trial.settings),
-        }
-        recipe = Recipe(
-            sparsity=0.0 if trial.method == "dense" else trial.sparsity,
-            method=contender.method,
-            mode=contender.mode,
-            allocation=trial.allocation,
-            pattern="unstructured" if trial.method == "dense" else given.pattern,
-            skip=given.skip,
-            epochs=given.epochs,
-            seed=trial.seed,
-            options=options,
-        )
-        model, task = given.start(trial.seed), given.task()
-        began = time.process_time()
-        run = score(model, task, recipe)
-        line = {
-            "trial": asdict(trial),
-            "accuracy": run.accuracy,
-            "realised": run.realised,
-            "cpu_seconds": round(time.process_time() - began, 1),
-            "torch": torch.__version__,
-        }
-        RESULTS.mkdir(parents=True, exist_ok=True)
-        with (RESULTS / f"{problem}.jsonl").open("a") as file:
+    missing = [trial for trial in dict.fromkeys(trials) if trial not in have]
+    if not missing:
+        return
+    PROBLEMS[problem].task()  # drawn once, shared by all processes
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * minutes
+    one = partial(_line, problem, until)
+    with get_context("fork").Pool(jobs) as pool, (RESULTS / f"{problem}.jsonl").open("a") as file:
+        for line in pool.imap_unordered(one, missing):
+            if line is None:
+                continue
             file.write(json.dumps(line) + "\n")
-        have[trial] = run.accuracy
-        told(
-            f"{trial.method:13} {trial.sparsity:5} {trial.allocation:6} seed {trial.seed:3}  {run.accuracy:7.2%}  "
-            f"{trial.settings}"
-        )
-    return have[trial]
+            file.flush()
+            print(f"{line['accuracy']:7.2%}  {Trial(**line['trial'])}", flush=True)
+
+
+def _line(problem: str, until: float, trial: Trial) -> dict[str, Any] | None:
+    """One run as it stands in the file; None where the time is up."""
+    if time.monotonic() > until:
+        return None
+    torch.set_num_threads(1)
+    given = PROBLEMS[problem]
+    contender = CONTENDERS["idp" if trial.method == "dense" else trial.method]
+    settings = json.loads(trial.settings)
+    recipe = Recipe(
+        sparsity=0.0 if trial.method == "dense" else trial.sparsity,
+        method=contender.method,
+        mode=contender.mode,
+        allocation=trial.allocation,
+        pattern="unstructured" if trial.method == "dense" else given.pattern,
+        skip=given.skip,
+        epochs=given.epochs,
+        seed=trial.seed,
+        options={"learning_rate": given.learning_rate, **given.options, **contender.fixed, **settings},
+    )
+    model, task = given.start(trial.seed), given.task()
+    began = time.process_time()
+    run = score(model, task, recipe)
+    return {
+        "trial": asdict(trial),
+        "accuracy": run.accuracy,
+        "realised": run.realised,
+        "cpu_seconds": round(time.process_time() - began, 1),
+        "torch": torch.__version__,
+    }
 
 
 def best_settings(problem: str, method: str) -> Settings:
-    """What did best on the tuning seed, at the first sparsity of the problem that is tuned on; as shipped without."""
-    source, candidates = PROBLEMS[problem].tuned_on, CONTENDERS[method].candidates
+    """What did best on the tuning seeds, at the first sparsity of the problem that is tuned on; as shipped without."""
+    source, contender = PROBLEMS[problem].tuned_on, CONTENDERS[method]
     if source is None:
         return {}
+    if contender.like is not None:
+        return best_settings(problem, contender.like)
     have, sparsity = known(source), PROBLEMS[source].sparsities[0]
-    found = [have.get(Trial.of(method, sparsity, "erk", TUNING_SEED, settings), -1.0) for settings in candidates]
-    return candidates[found.index(max(found))]
+
+    def mean(settings: Settings) -> float:
+        text = json.dumps(dict(settings), sort_keys=True)
+        scores = [
+            accuracy
+            for trial, accuracy in have.items()
+            if (trial.method, trial.sparsity, trial.settings) == (method, sparsity, text) and trial.seed in TUNING_SEEDS
+        ]
+        return sum(scores) / len(scores) if scores else -1.0
+
+    return max(contender.candidates, key=mean)

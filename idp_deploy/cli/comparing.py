@@ -14,7 +14,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.rendering.comparisons import comparison_document
 
 if TYPE_CHECKING:
-    from idp_deploy.pruning.comparing import Run
+    from idp_deploy.pruning.results import Run
 
 
 def compare(
@@ -37,6 +37,7 @@ def compare(
         typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="The same for all.", show_default=False),
     ] = None,
     option: Options = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted comparison.")] = False,
     model: ModelFactory = None,
     task: TaskFactory = None,
     output: ReportFile = None,
@@ -47,6 +48,7 @@ def compare(
     """Prune with several methods on your own task and compare hardened accuracy, seed by seed."""
     from idp_deploy.pruning import METHODS
     from idp_deploy.pruning.comparing import compare as compare_methods
+    from idp_deploy.pruning.resuming import fingerprint_of, load_runs, save_runs
     from idp_deploy.tasks import rehearse
 
     require_known(format)
@@ -65,11 +67,18 @@ def compare(
     if None in shares:
         raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
 
-    def finished(run: Run) -> None:
-        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
-
     dense = session.model(existing(checkpoint))
     rehearse(dense.module, data)
+    kept, fingerprint = checkpoint.with_name(f"{checkpoint.stem}.compare.json"), fingerprint_of(dense.module)
+    done = load_runs(kept, recipe, fingerprint) if resume else []
+    if resume:
+        say(f"{len(done)} runs are in {kept}" if done else f"nothing to resume at {kept}: starting anew")
+
+    def finished(run: Run) -> None:
+        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
+        done.append(run)
+        save_runs(kept, done, recipe, fingerprint)
+
     comparison = compare_methods(
         dense,
         data,
@@ -78,5 +87,7 @@ def compare(
         sparsities=[value for value in shares if value is not None],
         seeds=tuple(range(seeds)),
         finished=finished,
+        known=tuple(done),
     )
+    kept.unlink(missing_ok=True)
     emit(comparison_document(comparison, data.metric_name), format=format, json=json, output=output)

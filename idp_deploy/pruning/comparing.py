@@ -11,19 +11,9 @@ from itertools import product
 from idp_deploy.flow import Interval, Model, Recipe
 from idp_deploy.masks import write_zeros
 from idp_deploy.pruning.options import check_options, known_options, options_for
+from idp_deploy.pruning.results import Run
 from idp_deploy.pruning.training import prune, pruner_for
 from idp_deploy.tasks import Task, evaluate
-
-
-@dataclass(frozen=True)
-class Run:
-    """One pruning run: its hardened accuracy, and the share of zeros it really has."""
-
-    method: str
-    sparsity: float
-    seed: int
-    accuracy: float
-    realised: float
 
 
 @dataclass(frozen=True)
@@ -50,10 +40,18 @@ class Comparison:
     runs: tuple[Run, ...]
     differences: tuple[Difference, ...] = field(default=())
 
+    def scores(self, method: str, sparsity: float) -> list[float]:
+        """Hardened accuracies, seed by seed."""
+        return [run.accuracy for run in self.runs if (run.method, run.sparsity) == (method, sparsity)]
+
     def mean(self, method: str, sparsity: float) -> float:
         """Mean hardened accuracy; NaN where there is no run."""
-        scores = [run.accuracy for run in self.runs if (run.method, run.sparsity) == (method, sparsity)]
+        scores = self.scores(method, sparsity)
         return sum(scores) / len(scores) if scores else math.nan
+
+    def interval(self, method: str, sparsity: float) -> Interval | None:
+        """That mean with its 95 % interval; None below two runs."""
+        return mean_interval(self.scores(method, sparsity))
 
 
 def compare(
@@ -119,19 +117,27 @@ def difference(runs: Sequence[Run], method: str, reference: str, sparsity: float
     >>> difference(runs, "gmp", "idp", 0.9).verdict
     'worse'
     """
-    from scipy.stats import t
-
     scores = {
         name: {run.seed: run.accuracy for run in runs if (run.method, run.sparsity) == (name, sparsity)}
         for name in (method, reference)
     }
     seeds = sorted(set(scores[method]) & set(scores[reference]))
-    if len(seeds) < 2:
+    interval = mean_interval([scores[method][seed] - scores[reference][seed] for seed in seeds])
+    return Difference(method, reference, sparsity, len(seeds), interval) if interval is not None else None
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """Their mean with its 95 % interval by Student's t; None below two values.
+
+    >>> found = mean_interval([0.8, 0.9])
+    >>> round(found.low, 3), round(found.middle, 3), round(found.high, 3)
+    (0.215, 0.85, 1.485)
+    """
+    from scipy.stats import t
+
+    if len(values) < 2:
         return None
-    gaps = [scores[method][seed] - scores[reference][seed] for seed in seeds]
-    mean = sum(gaps) / len(gaps)
-    spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (len(gaps) - 1) / len(gaps))
-    reach = float(t.ppf(0.975, len(gaps) - 1)) * spread
-    return Difference(
-        method, reference, sparsity, len(seeds), Interval(mean - reach, mean, mean + reach, coverage=0.95)
-    )
+    mean = sum(values) / len(values)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    reach = float(t.ppf(0.975, len(values) - 1)) * spread
+    return Interval(mean - reach, mean, mean + reach, coverage=0.95)

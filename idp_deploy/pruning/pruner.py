@@ -186,7 +186,8 @@ class Pruner:
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
 
-        Coupled channels become exact zeros here: from the numbers alone each weight would choose its own.
+        From numbers alone every weight zeroes its own smallest units. Where that is not what was chosen (methods that
+        keep by something else than size, coupled channels) the zeros become exact here.
         """
         with self._whole():
             return self._soft_masks()
@@ -288,7 +289,7 @@ class Pruner:
 
     def _soft_masks(self) -> dict[str, SoftMask]:
         self._finish_ramp()
-        if any(site.peers for site in self.sites):
+        if not self.method.by_size or any(site.peers for site in self.sites):
             self._freeze()
         masks = {}
         for site in self.sites:

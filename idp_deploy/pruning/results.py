@@ -38,3 +38,14 @@ class Finalized(CompressedModel):
         if name.startswith("__") or name == "module":
             raise AttributeError(name)
         return getattr(self.module, name)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pruning run: its hardened accuracy, and the share of zeros it really has."""
+
+    method: str
+    sparsity: float
+    seed: int
+    accuracy: float
+    realised: float

@@ -1,8 +1,10 @@
-"""The training state on disk: written after every epoch, so that a killed run continues to the same bytes."""
+"""What a killed command goes on from: the state of one training run after every epoch, and the runs of a comparison."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ from torch import nn
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import replacing
 from idp_deploy.flow import Recipe
+from idp_deploy.pruning.results import Run
 
 KIND = "idp-deploy training state, version 1"
+RUNS = "idp-deploy comparison, version 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,21 +69,69 @@ def load_state(path: Path, recipe: Recipe, fingerprint: str) -> TrainingState | 
         raise FileError(f"'{path}' cannot be read as a training state", way_out="start without --resume") from error
     if not isinstance(saved, dict) or saved.pop("kind", None) != KIND:
         raise FileError(f"'{path}' is not a training state of this version", way_out="start without --resume")
-    theirs, ours = saved.pop("recipe"), _plain(recipe)
+    _refuse_other(path.parent, saved.pop("recipe"), _plain(recipe), saved["fingerprint"], fingerprint)
+    return TrainingState(recipe=recipe, **saved)
+
+
+def save_runs(path: Path, runs: Sequence[Run], recipe: Recipe, fingerprint: str) -> None:
+    """The finished runs of a comparison as JSON, written atomically.
+
+    Args:
+        recipe, fingerprint: what all runs share, and the model they start from. Of the recipe what each run has for
+            itself (method, sparsity, seed) says nothing.
+    """
+    content = {
+        "kind": RUNS,
+        "fingerprint": fingerprint,
+        "recipe": _shared(recipe),
+        "runs": [asdict(run) for run in runs],
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
+    """What `save_runs` wrote; empty where there is no such file.
+
+    Raises:
+        FileError: the file is broken or something else.
+        UsageError: it belongs to another recipe or another starting model.
+    """
+    if not path.exists():
+        return []
+    try:
+        saved = json.loads(path.read_text())
+        if saved["kind"] != RUNS:
+            raise ValueError(saved["kind"])
+        runs, theirs = [Run(**run) for run in saved["runs"]], dict(saved["recipe"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileError(f"'{path}' cannot be read as a comparison", way_out="start without --resume") from error
+    _refuse_other(path, theirs, _shared(recipe), saved.get("fingerprint"), fingerprint)
+    return runs
+
+
+def _refuse_other(
+    where: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any], their_model: Any, our_model: str
+) -> None:
     for key, value in ours.items():
         if theirs.get(key) != value:
             raise UsageError(
-                f"the interrupted run in '{path.parent}' had {key} = {theirs.get(key)!r}, this one has {value!r}",
+                f"the interrupted run in '{where}' had {key} = {theirs.get(key)!r}, this one has {value!r}",
                 way_out="repeat its settings, or start without --resume",
             )
-    if saved["fingerprint"] != fingerprint:
+    if their_model != our_model:
         raise UsageError(
-            f"the interrupted run in '{path.parent}' started from another model", way_out="start without --resume"
+            f"the interrupted run in '{where}' started from another model", way_out="start without --resume"
         )
-    return TrainingState(recipe=recipe, **saved)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
     fields = asdict(recipe)
     fields["options"] = dict(recipe.options)
     return fields
+
+
+def _shared(recipe: Recipe) -> dict[str, Any]:
+    fields = {key: value for key, value in _plain(recipe).items() if key not in ("method", "sparsity", "seed")}
+    shared: dict[str, Any] = json.loads(json.dumps(fields))  # tuples as JSON has them
+    return shared

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from idp_deploy.rendering.document import Bar, Document, Plot, State, Table
+from idp_deploy.rendering.document import Curves, Document, Point, State, Table
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ def comparison_document(comparison: Comparison, metric: str) -> Document:
             show(sparsity, "share"),
             method,
             show(comparison.mean(method, sparsity), "share"),
-            " ".join(
-                f"{r.accuracy * 100:.2f}" for r in comparison.runs if (r.sparsity, r.method) == (sparsity, method)
-            ),
+            " ".join(f"{score * 100:.2f}" for score in comparison.scores(method, sparsity)),
         )
         for sparsity, method in cells
     ]
@@ -48,12 +46,18 @@ def comparison_document(comparison: Comparison, metric: str) -> Document:
             [_STATES[d.verdict] for d in comparison.differences],
         ),
     ]
-    bars = []
-    for sparsity, method in cells:
-        scores = [r.accuracy for r in comparison.runs if (r.sparsity, r.method) == (sparsity, method)]
-        bars.append(
-            Bar(f"{method} {sparsity:g}", comparison.mean(method, sparsity), min(scores), max(scores), comparison.dense)
-        )
-    plot = Plot(f"{metric} hardened; lines span the seeds, marks show the dense model", "share", bars)
+    curves = Curves(
+        f"{metric}, hardened: means with 95 % intervals",
+        "share",
+        {
+            method: [
+                Point(share, found.middle, found.low, found.high)
+                for share in sorted({sparsity for sparsity, name in cells if name == method})
+                if (found := comparison.interval(method, share)) is not None
+            ]
+            for method in dict.fromkeys(method for _, method in cells)
+        },
+        ("dense", comparison.dense),
+    )
     title = f"Comparison: dense {metric} {show(comparison.dense, 'share')}"
-    return Document(title, tables, asdict(comparison), plots=[plot])
+    return Document(title, tables, asdict(comparison), plots=[curves])

@@ -58,6 +58,26 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Point:
+    """One value of a curve, with an optional interval."""
+
+    x: float
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Named series over a share of zeros, with a level to hold them against, drawn only by the HTML report."""
+
+    title: str
+    unit: str
+    series: Mapping[str, Sequence[Point]]
+    level: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
 class Document:
     """One command's result."""
 
@@ -66,7 +86,7 @@ class Document:
     data: Mapping[str, Any] = field(default_factory=dict)  # JSON-ready; becomes the json report
     notes: Sequence[str] = ()
     cases: Sequence[Case] = ()
-    plots: Sequence[Plot] = ()
+    plots: Sequence[Plot | Curves] = ()
     next: str = ""  # the command a user would type now
 
     @property

@@ -25,6 +25,7 @@ class IDP(Method):
     """
 
     name = "idp"
+    by_size = True
     options = {  # noqa: RUF012
         "temperature": None,
         "kappa": 10.0,

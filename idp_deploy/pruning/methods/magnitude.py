@@ -18,6 +18,7 @@ class GMP(Method):
     """
 
     name = "gmp"
+    by_size = True
     options = {"forget": True}  # noqa: RUF012
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ class TopK(Method):
     """Control: the top |w| by a hard mask, ∂L/∂w := ∂L/∂ŵ (straight-through; Bengio et al. 2013, arXiv 1308.3432)."""
 
     name = "topk-ste"
+    by_size = True
 
     @torch.no_grad()
     def update(self, site: Site, step: int) -> None:
