@@ -1,0 +1,116 @@
+"""Names of callables: what is found, and what is said of a misspelt one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from idp_deploy.errors import ExitCode, FileError, UsageError
+from idp_deploy.loading import (
+    load_module,
+    load_task,
+    resolve,
+)
+from tests.loading_fixtures import (
+    FACTORY,
+    HERE,
+    Net,
+)
+
+
+def test_factory_builds_and_leaves_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    assert isinstance(load_module(FACTORY), Net)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("", "does not name a callable"),
+        ("tests.loading_fixtures", "write it as pkg.mod:callable"),
+        ("tests/loading_fixtures.py:build", "write tests.loading_fixtures:build"),
+        ("a:b:c", "does not name a callable"),
+        ("os:system('x')", "does not name a callable"),
+        ("no_such_package.mod:build", "there is no module 'no_such_package'"),
+        ("sample_model.digits:task", "did you mean 'sample_models'?"),
+        ("sample_models.mobilenetv1:build", "did you mean 'sample_models.mobilenet_v1'"),
+        (f"{HERE}:biuld", "did you mean 'build'"),
+        (f"{HERE}:Net.forwrd", "'Net' has no attribute 'forwrd' — did you mean 'forward'"),
+        (f"{HERE}:NOT_CALLABLE", "is an int, not a callable"),
+        (f"{HERE}:needs_arguments", "missing a required argument: 'width'"),
+        (f"{HERE}:fails", "failed with RuntimeError: no weights today"),
+        (f"{HERE}:returns_dict", "returned a dict, not a torch.nn.Module"),
+        (f"{HERE}:build.missing", "'build' has no attribute 'missing'"),
+        (f"{HERE}:needs_arguments(widht=3)", "it takes width"),
+        (f"{HERE}:needs_arguments(3)", "does not name a callable with keyword arguments"),
+        (f"{HERE}:needs_arguments(width=3", "does not name a callable with keyword arguments"),
+        (f"{HERE}:needs_arguments(width=open('x'))", "Python literals only"),
+        (f"{HERE}:needs_arguments(**{{'width': 3}})", "Python literals only"),
+        (f"{HERE}:build(width=3)", "it takes no arguments"),
+    ],
+)
+def test_bad_factory_is_a_usage_error(spec: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_module(spec)
+    assert words in str(caught.value)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_a_factory_takes_literals_by_keyword() -> None:
+    module = load_module("sample_models.mobilenet_v1:build(width=0.25, classes=7, activation='relu')")
+    assert module.classifier.out_features == 7
+    assert sum(isinstance(m, torch.nn.ReLU) for m in module.modules()) == 27
+
+
+def test_an_error_that_names_its_exit_code_passes_through() -> None:
+    with pytest.raises(FileError, match="no data here"):
+        load_task(f"{HERE}:lost_task")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import no_such_dependency", "needs the package 'no_such_dependency'"),
+        ("def build(:", "SyntaxError"),
+        ("raise ValueError('broken on purpose')", "ValueError: broken on purpose"),
+        ("import sys; sys.exit(9)", "SystemExit: 9"),
+    ],
+)
+def test_module_that_cannot_be_imported(
+    source: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"broken_{abs(hash(source))}"
+    (tmp_path / f"{name}.py").write_text(source)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(UsageError, match=words):
+        load_module(f"{name}:build")
+
+
+def test_the_working_folder_is_searched(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("from torch import nn\ndef build(): return nn.Linear(2, 3)\n")
+    code = "from idp_deploy.loading import load_module; print(load_module('mine:build').out_features)"
+    # -P keeps Python itself from adding the working folder
+    run = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.stdout == "3\n", run.stderr
+
+
+def test_a_torchscript_module_is_refused() -> None:
+    with pytest.raises(UsageError, match="returned a TorchScript module, whose weights cannot be masked"):
+        load_module(f"{HERE}:scripted")
+
+
+def test_task_by_name() -> None:
+    assert load_task("sample_models.digits:task").metric_name == "accuracy"
+    with pytest.raises(UsageError, match=r"returned a dict, which has no train_loader\(\), no validation_loader\(\)"):
+        load_task(f"{HERE}:returns_dict")
+
+
+def test_resolve_names_the_flag() -> None:
+    with pytest.raises(UsageError, match=r"^--inputs 'x' does not"):
+        resolve("x", what="--inputs")
