@@ -74,9 +74,9 @@ def pairs(samples: int = 48000, held_out: int = 8000) -> Task:
     return entailment.task(samples=samples, validation=held_out, batch_size=128)
 
 
-def six_blocks() -> nn.Module:
+def six_blocks(width: float = 0.5) -> nn.Module:
     """A MobileNet-v1 of six blocks: 58,564 parameters."""
-    return mobilenet_v1.build(width=0.5, classes=len(characters.ALPHABET), blocks=SIX_BLOCKS)
+    return mobilenet_v1.build(width=width, classes=len(characters.ALPHABET), blocks=SIX_BLOCKS)
 
 
 def thin_resnet(width: float = 0.0625) -> nn.Module:
@@ -97,6 +97,9 @@ TWO_OF_FOUR = replace(MOBILENET, tuned_on=None, sparsities=(0.5,), pattern="2:4"
 ONE_OF_FOUR = replace(TWO_OF_FOUR, sparsities=(0.75,), pattern="1:4")
 BERT = Problem(small_bert, pairs, (0.9,), 2, 1e-3, trained=3, options={"distill": 0.95})
 
+# four times as long: whether a lead is one of speed alone; twice as wide: whether it is one of small nets alone
+LONG = replace(MOBILENET, epochs=20)
+WIDE = replace(MOBILENET, net=partial(six_blocks, 1.0))
 FEW = {"task": partial(noisy, 6000, 2000), "epochs": 20}
 PROBLEMS = {
     "mobilenet": MOBILENET,
@@ -105,6 +108,8 @@ PROBLEMS = {
     "bert": BERT,
     "mobilenet-2of4": TWO_OF_FOUR,
     "mobilenet-1of4": ONE_OF_FOUR,
+    "mobilenet-long": LONG,
+    "mobilenet-wide": WIDE,
     "mobilenet-few": replace(MOBILENET, **FEW, tuned_on="mobilenet-few"),
     "mobilenet-trained-few": replace(TRAINED, **FEW | {"epochs": 8}, trained=20),
     "resnet-few": replace(RESNET, **FEW | {"epochs": 12}, net=partial(thin_resnet, 0.125), tuned_on="mobilenet-few"),
