@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +18,7 @@ from idp_deploy.flow import Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.masks import apply_soft_mask
 from idp_deploy.pruning import Progress, Pruner, one_shot, prune
-from idp_deploy.tasks import evaluate
+from idp_deploy.tasks import Task, evaluate
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, same, train, trained, zeros
 
 
@@ -417,3 +418,43 @@ def test_an_untrained_model_learns_before_it_is_pruned() -> None:
     ]
     assert starts == [20, 0, 10]
     assert Pruner(fresh, sparsity=0.5, epochs=100, method="rigl").schedule.dense_until == 0
+
+
+ADAM = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "settings", "clip"),
+    [
+        (None, {}, True),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))]), {}, True),
+        (ADAM, {}, False),
+        (ADAM, {"clip": True}, True),
+        (None, {"mode": "paper"}, False),
+    ],
+)
+def test_the_derivative_is_bounded_unless_the_optimizer_adapts(
+    optimizer: object, settings: dict[str, Any], clip: bool
+) -> None:
+    pruner = Pruner(network(), sparsity=0.9, epochs=10, optimizer=optimizer, **settings)
+    assert pruner.method.settings["clip"] is clip
+
+
+def test_an_optimizer_that_accelerate_wraps_is_looked_into() -> None:
+    pruner = Pruner(network(), sparsity=0.9, epochs=10, optimizer=Accelerator(cpu=True).prepare(ADAM))
+    assert pruner.method.settings["clip"] is False
+
+
+def test_prune_tells_the_pruner_of_its_optimizer() -> None:
+    start = trained()
+
+    class Adaptive(Blobs):
+        def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+            return torch.optim.Adam(module.parameters(), 1e-2)
+
+    def pruned(task: Task, **options: Any) -> nn.Module:
+        return prune(start, task, Recipe(sparsity=0.9, epochs=3, options=options)).module
+
+    assert same(pruned(Adaptive()), pruned(Adaptive(), clip=False))
+    assert not same(pruned(Adaptive()), pruned(Adaptive(), clip=True))
+    assert same(pruned(Blobs()), pruned(Blobs(), clip=True))

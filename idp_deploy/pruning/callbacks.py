@@ -37,14 +37,15 @@ class _Pruning:
         self.sparse: Finalized | None = None
         self._saved: dict[str, Any] | None = None
 
-    def _begin(self, model: nn.Module, steps: float, epochs: float | None) -> None:
+    def _begin(self, model: nn.Module, steps: float, epochs: float | None, optimizer: Any) -> None:
         if not 0 < steps < math.inf:
             raise UsageError(
                 "the trainer does not say how many steps it will take, so the ramp cannot be planned",
                 way_out="give it a number of epochs or of steps",
             )
         whole = max(1, math.ceil(epochs or 1))
-        self.pruner = Pruner(model, epochs=whole, steps_per_epoch=math.ceil(steps / whole), **self.settings)
+        planned = {"epochs": whole, "steps_per_epoch": math.ceil(steps / whole), "optimizer": optimizer}
+        self.pruner = Pruner(model, **{**planned, **self.settings})
         if self._saved is not None:
             self.pruner.load_state_dict(self._saved)
             self._saved = None
@@ -66,7 +67,7 @@ class _Lightning(_Pruning):
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Plan and prepare; weights of a checkpoint are loaded by now."""
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
-        self._begin(pl_module, trainer.estimated_stepping_batches, epochs)
+        self._begin(pl_module, trainer.estimated_stepping_batches, epochs, next(iter(trainer.optimizers), None))
         self._steps_taken = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
@@ -104,7 +105,9 @@ class _Lightning(_Pruning):
 class _Trainer(_Pruning):
     """Hooks of `transformers.TrainerCallback`. The pruner's state lies in each checkpoint folder."""
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **_: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, *, model: nn.Module, optimizer: Any = None, **_: Any
+    ) -> None:
         """Plan and prepare; where training resumes, from the state in its checkpoint."""
         if state.global_step:
             file = _folder(args, state) / STATE_FILE
@@ -114,7 +117,7 @@ class _Trainer(_Pruning):
                     way_out="start anew",
                 )
             self._saved = torch.load(file, map_location="cpu", weights_only=True)
-        self._begin(model, state.max_steps, state.num_train_epochs)
+        self._begin(model, state.max_steps, state.num_train_epochs, optimizer)
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         """After every optimizer step."""

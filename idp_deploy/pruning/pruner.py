@@ -32,6 +32,11 @@ from idp_deploy.pruning.sharding import refuse_flat, whole
 from idp_deploy.pruning.sites import Site, attach
 
 PAPER_TEMPERATURE = 1e-4
+# optimizers that divide every entry's step by the size of its own gradients
+ADAPTIVE = (
+    torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
+    torch.optim.Adadelta, torch.optim.RMSprop,
+)  # fmt: skip
 LOOKS = 4  # a step looks for NaN and inf in every fourth weight
 
 
@@ -42,15 +47,17 @@ class Pruner:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
-        mode: "auto" (τ = t²/10 a layer, derivative held between 0.5 and 1, ERK, from 90 % zeros LAMP, an early cubic
-            ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ = 1e-4,
-            derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+        mode: "auto" (τ = t²/10 a layer, derivative held above 0.5 and below 1, ERK, from 90 % zeros LAMP, an early
+            cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ =
+            1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch; None where `step()` is called once an epoch.
         seed: for methods that draw random numbers.
         example_inputs, loss: one call's arguments, and a function giving the loss of `model` on some training data,
             for the methods that rank weights before training and for allocation by sensitivity.
+        optimizer: what trains the weights, where it exists already. With an adaptive one (Adam and its kin) IDP's
+            derivative has no upper bound in "auto" mode: its size cancels there, and what it says is worth having.
         options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
             finish (when); the rest goes to the method.
 
@@ -73,6 +80,7 @@ class Pruner:
         seed: int = 0,
         example_inputs: tuple[Any, ...] | None = None,
         loss: Callable[[], torch.Tensor] | None = None,
+        optimizer: Any = None,
         **options: Any,
     ) -> None:
         if not 0 <= sparsity < 1:
@@ -110,8 +118,8 @@ class Pruner:
         )
         known = (*SELECTION_OPTIONS, *SCHEDULE_OPTIONS[mode])
         own = {key: value for key, value in options.items() if key not in known}
-        if mode == "paper" and method == "idp":
-            own = {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1, **own}
+        if method == "idp":
+            own = {**_idp_defaults(mode, optimizer), **own}
         self.method = rule(self.sites, self.schedule, seed, own)
         self._surroundings = Surroundings(model, example_inputs, loss)
         self.steps = 0
@@ -389,6 +397,13 @@ class Pruner:
                     f"weight '{site.name}' holds {bad} values that are NaN or infinite",
                     way_out="lower the learning rate, or check the checkpoint",
                 )
+
+
+def _idp_defaults(mode: str, optimizer: Any) -> dict[str, Any]:
+    if mode == "paper":
+        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1}
+    bare = getattr(optimizer, "optimizer", optimizer)  # accelerate and Lightning wrap it
+    return {"clip": False} if isinstance(bare, ADAPTIVE) else {}
 
 
 def _beside(weight: torch.Tensor, saved: torch.Tensor) -> torch.Tensor:

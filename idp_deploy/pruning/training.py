@@ -158,6 +158,7 @@ class _Run:
             to_device(task.example_inputs(), accelerator.device),
             steps_per_epoch=self.steps_per_epoch,
             loss=self.first_loss,
+            optimizer=optimizer,
         )
         self.pruner.prepare()
         self.bare_optimizer = optimizer
@@ -279,6 +280,7 @@ def pruner_for(
     *,
     steps_per_epoch: int | None = None,
     loss: Callable[[], Tensor] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Pruner:
     """The pruner of a recipe, once it is known that its target can be reached.
 
@@ -298,6 +300,7 @@ def pruner_for(
         seed=recipe.seed,
         example_inputs=example_inputs,
         loss=loss,
+        optimizer=optimizer,
         **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
     )
     if recipe.sparsity:
