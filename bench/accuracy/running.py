@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from multiprocessing import get_context
@@ -68,8 +69,10 @@ def fill(problem: str, trials: Sequence[Trial], *, jobs: int = 1, minutes: float
     RESULTS.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * minutes
     one = partial(_line, problem, until)
-    with get_context("fork").Pool(jobs) as pool, (RESULTS / f"{problem}.jsonl").open("a") as file:
-        for line in pool.imap_unordered(one, missing):
+    with ExitStack() as stack:
+        file = stack.enter_context((RESULTS / f"{problem}.jsonl").open("a"))
+        several = stack.enter_context(get_context("fork").Pool(jobs)).imap_unordered if jobs > 1 else map
+        for line in several(one, missing):
             if line is None:
                 continue
             file.write(json.dumps(line) + "\n")

@@ -17,12 +17,13 @@ class IDP(Method):
 
     Source: the IDP paper (ICLR 2023 submission); its successor PDP, arXiv 2305.11203.
 
-    `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be
-    near √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. The derivative m + (2w²/τ)·m·(1 − m)
-    is bounded by 1 with `clip` and from below by `floor`, which lets pruned weights go on learning; neither touches the
+    `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be near
+    √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. The derivative m + (2w²/τ)·m·(1 − m) is
+    bounded by 1 with `clip` and from below by `floor`, which lets pruned weights go on learning; neither touches the
     forward. The `Pruner` leaves `clip` out where it knows that the optimizer divides by the size of each entry's own
-    gradients: a bound keeps SGD from overshooting at the threshold, and only takes information from Adam. `detach` drops its second term altogether (a control). m follows w at every step; t is found anew every
-    `refresh` steps, layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer.
+    gradients: a bound keeps SGD from overshooting at the threshold, and only takes information from Adam. `detach`
+    drops its second term altogether (a control). m follows w at every step; t is found anew every `refresh` steps,
+    layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer.
     """
 
     name = "idp"
