@@ -316,6 +316,19 @@ def test_compare_goes_on_where_it_was_interrupted(
     assert not (project / "model.compare.json").exists()
 
 
+def test_compare_does_without_a_file_to_go_on_from(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from idp_deploy.pruning import resuming
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(resuming, "write_bytes", full)
+    assert call("compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1") == 0
+    assert "model.compare.json cannot be written (No space left on device)" in capsys.readouterr().err
+
+
 def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -76,7 +76,22 @@ def test_a_comparison_that_was_interrupted_goes_on(tmp_path: Path) -> None:
         load_runs(file, recipe, "other")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"kind": "other"}', '{"kind": 1, "runs": 2}', "\x00"])
+WRONG = '{"kind": "idp-deploy comparison, version 1", "recipe": {}, "runs": [%s]}'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "other"}',
+        "\x00",
+        WRONG % "3",
+        WRONG % '{"method": "idp"}',
+        WRONG % '{"method": "idp", "sparsity": 0.9, "seed": 0, "accuracy": "x", "realised": 0.9}',
+    ],
+)
 def test_a_file_that_holds_no_comparison_is_one_message(content: str, tmp_path: Path) -> None:
     file = tmp_path / "model.compare.json"
     file.write_text(content)

@@ -75,12 +75,12 @@ def pairs(samples: int = 48000, held_out: int = 8000) -> Task:
 
 
 def six_blocks(width: float = 0.5) -> nn.Module:
-    """A MobileNet-v1 of six blocks: 58,564 parameters."""
+    """A MobileNet-v1 of six blocks; at width 0.5 it has 58,564 parameters."""
     return mobilenet_v1.build(width=width, classes=len(characters.ALPHABET), blocks=SIX_BLOCKS)
 
 
 def thin_resnet(width: float = 0.0625) -> nn.Module:
-    """A ResNet-18 of width 1/16: 47,676 parameters."""
+    """A ResNet-18; at width 1/16 it has 47,676 parameters, at 1/8 178,092."""
     return resnet18.build(width=width, classes=len(characters.ALPHABET))
 
 

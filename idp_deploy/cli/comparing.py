@@ -77,7 +77,10 @@ def compare(
     def finished(run: Run) -> None:
         say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
         done.append(run)
-        save_runs(kept, done, recipe, fingerprint)
+        try:
+            save_runs(kept, done, recipe, fingerprint)
+        except OSError as error:  # a folder that takes no files is no reason to lose the comparison
+            say(f"{kept} cannot be written ({error.strerror}): --resume will not find this run")
 
     comparison = compare_methods(
         dense,

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import replacing
+from idp_deploy.files import replacing, write_bytes
 from idp_deploy.flow import Recipe
 from idp_deploy.pruning.results import Run
 
@@ -86,8 +86,7 @@ def save_runs(path: Path, runs: Sequence[Run], recipe: Recipe, fingerprint: str)
         "recipe": _shared(recipe),
         "runs": [asdict(run) for run in runs],
     }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    write_bytes(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
 
 
 def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
@@ -103,7 +102,11 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
         saved = json.loads(path.read_text())
         if saved["kind"] != RUNS:
             raise ValueError(saved["kind"])
-        runs, theirs = [Run(**run) for run in saved["runs"]], dict(saved["recipe"])
+        runs = [
+            Run(str(r["method"]), float(r["sparsity"]), int(r["seed"]), float(r["accuracy"]), float(r["realised"]))
+            for r in saved["runs"]
+        ]
+        theirs = dict(saved["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FileError(f"'{path}' cannot be read as a comparison", way_out="start without --resume") from error
     _refuse_other(path, theirs, _shared(recipe), saved.get("fingerprint"), fingerprint)
