@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {"files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -31,7 +31,8 @@ ALLOWED: dict[str, set[str]] = {
     "capturing": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
-    "loading": FOUNDATION | {"files", "masks"},
+    "ownership": FOUNDATION | {"files", "reading"},
+    "loading": FOUNDATION | {"files", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
