@@ -33,13 +33,18 @@ ALLOWED: dict[str, set[str]] = {
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
     "loading": FOUNDATION | {"files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
+    "simulation": FOUNDATION | CORE | {"isolation", "formats.litert"},
     "exporting": FOUNDATION | CORE | {"formats.write"},
     "verification": FOUNDATION | CORE | {"formats.bisect"},
+    "isolation": {"errors"},
     "formats": FOUNDATION,
-    "formats.write": FOUNDATION | CORE | {"exporting"},
+    "formats.litert": {"errors", "isolation"},
+    "formats.write": FOUNDATION | CORE | {"exporting", "isolation", "formats.litert"},
     "formats.read": FOUNDATION | {"files"},  # never encodings, never write: the proof must not share code with it
     "formats.interpreter": FOUNDATION | {"formats.read"},
-    "formats.run": FOUNDATION | CORE | {"verification", "formats.read", "formats.interpreter"},
+    "formats.run": FOUNDATION
+    | CORE
+    | {"verification", "isolation", "formats.read", "formats.interpreter", "formats.litert"},
     "formats.bisect": FOUNDATION | CORE | {"verification", "formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
@@ -56,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
 HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},
+    "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
 }
 
