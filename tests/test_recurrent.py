@@ -1,4 +1,4 @@
-"""Recurrent layers and embeddings: every matrix of theirs is pruned, and what a loop trains is what it computes with."""
+"""Recurrent layers and embeddings: every matrix is pruned, and what trains is what computes."""
 
 from __future__ import annotations
 

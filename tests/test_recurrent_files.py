@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.inspection import inspect
 from idp_deploy.pruning import one_shot

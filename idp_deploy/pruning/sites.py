@@ -125,7 +125,7 @@ def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
     if isinstance(owner, nn.RNNBase):
         index = owner._flat_weights_names.index(leaf)
         owner._flat_weights[index] = weight  # type: ignore[call-overload]
-        owner._flat_weight_refs[index] = weakref.ref(weight)  # type: ignore[call-overload]
+        owner._flat_weight_refs[index] = weakref.ref(cast(nn.Parameter, weight))
 
 
 def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHandle]:
