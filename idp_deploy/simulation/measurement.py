@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from idp_deploy import documents
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents, Measurement
 from idp_deploy.formats.tflite.litert import Litert, first_line
@@ -97,7 +98,7 @@ def _numpy_name(onnx_type: str) -> str:
 
 
 def _litert(contents: Contents, threads: int) -> Callable[[], float]:
-    litert = Litert(contents.path.read_bytes(), "litert-xnnpack", str(contents.path), threads=threads)
+    litert = Litert(documents.read_bytes(contents.path), "litert-xnnpack", str(contents.path), threads=threads)
     rng = np.random.default_rng(0)
     try:
         litert.run([_noise(item.shape, item.dtype, rng) for item in litert.inputs])

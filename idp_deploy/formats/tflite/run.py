@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy import documents
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert, first_line
 from idp_deploy.formats.tflite.read.contents import read_tflite
@@ -30,7 +31,7 @@ def run_tflite(path: Path, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
         FileError: the runtime cannot read or prepare the file. ConversionError: it fails while running.
     """
     try:
-        content = Path(path).read_bytes()
+        content = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     manifest = read_tflite(path).metadata.get("idp_deploy", {})
