@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 
 GZIP_LEVEL = 6  # what web servers use by default
@@ -122,12 +122,10 @@ def _package_parts(folder: Path) -> set[Path]:
     """The files and folders that a package's manifest lists, and its manifest; empty where there is none."""
     manifest = folder / "Manifest.json"
     try:
-        if manifest.is_symlink() or not manifest.is_file() or manifest.stat().st_size > MANIFEST_BYTES:
-            return set()
-        content = json.loads(manifest.read_bytes())
+        content = documents.parse_json(documents.read_bytes(manifest, limit=MANIFEST_BYTES))
         listed = {Path("Data", entry["path"]) for entry in content["itemInfoEntries"].values()}
         content["itemInfoEntries"][content["rootModelIdentifier"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return set()
     return listed | {Path(manifest.name), _DEBUGGING}
 

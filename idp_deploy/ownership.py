@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import zipfile
@@ -11,7 +10,7 @@ from collections.abc import Callable, Collection
 from itertools import chain, count
 from pathlib import Path
 
-from idp_deploy import files
+from idp_deploy import documents, files
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.reading import read
 
@@ -94,8 +93,8 @@ def _is_saved(path: Path) -> bool:
 
 def _is_comparison(path: Path) -> bool:
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = documents.parse_json(documents.read_text(path))
+    except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("kind") == COMPARISON
 

@@ -59,8 +59,12 @@ def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) 
             )
         return found
     model = _plain_model(path, data, content, factory)
-    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
-    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    masks = {}
+    for name, weight in prunable_weights(model.module, embeddings=True).items():
+        mask = model.module.get_parameter(name).detach() != 0
+        # a table's rows of zeros are tokens that are not there, such as padding
+        if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
+            masks[name] = mask
     return CompressedModel(model.module, masks, provenance=model.provenance)
 
 
@@ -91,10 +95,11 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
     shape and bits, eight entries a byte, the first in the highest bit) and "quantization".
 
     Raises:
-        FileError: the path cannot be written.
-        UsageError: it is a folder; or the module's state holds something that is not a tensor.
+        FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
     state = model.module.state_dict()
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import replacing, write_bytes
 from idp_deploy.flow import Recipe
 from idp_deploy.ownership import COMPARISON, TRAINING_STATE, claim
 from idp_deploy.pruning.results import Run
 
-_ANEW = "move it away and start without --resume"
+_ANEW = "start without --resume, once it is moved away"
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,7 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
     if not path.exists():
         return []
     try:
-        saved = json.loads(path.read_text())
+        saved = documents.parse_json(documents.read_text(path))
         if saved["kind"] != COMPARISON:
             raise ValueError(saved["kind"])
         runs = [
