@@ -231,16 +231,18 @@ class Contents:
     @property
     def manifest(self) -> Mapping[str, Any]:
         """Where the file comes from, by its own account; empty where another tool wrote it."""
-        found: Mapping[str, Any] = self.metadata.get(MANIFEST_KEY, {})
-        return found
+        found = self.metadata.get(MANIFEST_KEY)
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def interface(self) -> Interface:
         """How the model takes and returns tensors: in the manifest's order where that fits, else in the file's."""
         inputs, outputs = (tuple(self.manifest.get(side, ())) for side in ("inputs", "outputs"))
-        fits = set(self.inputs) <= set(inputs) and set(outputs) == set(self.outputs)  # unread inputs may be dropped
-        layouts: Mapping[str, str] = self.manifest.get("layouts", {})
-        return Interface(inputs, outputs, layouts) if fits else Interface(self.inputs, self.outputs, layouts)
+        return Interface(
+            inputs if set(self.inputs) <= set(inputs) else self.inputs,  # ours may name some that no output depends on
+            outputs if set(self.outputs) == set(outputs) else self.outputs,
+            self.manifest.get("layouts", {}),
+        )
 
     @property
     def dense_bytes(self) -> int:

@@ -40,15 +40,8 @@ def made(entry: Entry, model: CompressedModel, scheme: str | None, folder: Path)
 def zeros_and_entries(model: CompressedModel) -> tuple[int, int]:
     """Of the matrices of convolutions, products and recurrences, depthwise kernels apart, counted in the module."""
     kinds = prunable_weights(model.module)
-    recurrent = [
-        parameter
-        for owner in model.module.modules()
-        if isinstance(owner, nn.RNNBase | nn.RNNCellBase)
-        for name, parameter in owner.named_parameters(recurse=False)
-        if parameter.dim() > 1
-    ]
     chosen = [model.module.get_parameter(name) for name, weight in kinds.items() if weight.kind != "depthwise"]
-    unique = {id(p): p for p in (*chosen, *recurrent)}.values()
+    unique = {id(p): p for p in chosen}.values()
     return sum(int((p == 0).sum()) for p in unique), sum(p.numel() for p in unique)
 
 

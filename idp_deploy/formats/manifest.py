@@ -11,6 +11,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from idp_deploy import documents
 from idp_deploy.flow import MANIFEST_KEY, CompressedModel
 
 KEY = MANIFEST_KEY
@@ -64,8 +65,8 @@ def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
     (None, "the idp_deploy manifest in this file is ignored: 'inputs' is no list of names")
     """
     try:
-        found = json.loads(raw)
-    except (ValueError, RecursionError):
+        found = documents.parse_json(raw)
+    except ValueError:
         return _ignored("it is not valid JSON")
     if not isinstance(found, dict):
         return _ignored("it is no mapping")

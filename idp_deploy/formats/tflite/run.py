@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError, FileError
+from idp_deploy.errors import ConversionError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line
-
-RUNTIMES = ("litert-xnnpack", "litert-builtin")
+from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert
+from idp_deploy.isolation import ForeignError
 
 
 def open_tflite(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
@@ -20,7 +19,7 @@ def open_tflite(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
     Where the file fixes a batch of 1 and a call brings more, its samples run one by one and the outputs are joined.
 
     Raises:
-        FileError: a runtime cannot read or prepare the file.
+        FileError: a runtime cannot read or prepare the file, or ends over it.
     """
     return {runtime: _Interpreter(contents, runtime, threads).run for runtime in RUNTIMES}
 
@@ -29,22 +28,10 @@ class _Interpreter:
     """One loaded file in one runtime."""
 
     def __init__(self, contents: Contents, runtime: str, threads: int) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        resolvers = {
-            "litert-xnnpack": OpResolverType.AUTO,
-            "litert-builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        }
         self.name, self.runtime, self.contents = str(contents.path), runtime, contents
-        try:
-            self.interpreter = Interpreter(
-                model_content=contents.parsed, num_threads=threads, experimental_op_resolver_type=resolvers[runtime]
-            )
-            self.interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise FileError(f"{runtime} cannot load {self.name}: {first_line(error)}") from error
-        self.inputs = _ordered(self.interpreter.get_input_details(), contents.interface.inputs)
-        self.outputs = _ordered(self.interpreter.get_output_details(), contents.interface.outputs)
+        self.litert = Litert(contents.parsed, runtime, self.name, threads=threads)
+        self.inputs = _ordered(self.litert.inputs, contents.interface.inputs)
+        self.outputs = _ordered(self.litert.outputs, contents.interface.outputs)
 
     def run(self, call: Arrays) -> Arrays:
         """Outputs of one call.
@@ -55,7 +42,7 @@ class _Interpreter:
         if len(call) != len(self.inputs):
             raise ConversionError(f"{self.name} takes {len(self.inputs)} inputs; the call brings {len(call)}")
         arrays = [self._arriving(x, detail) for x, detail in zip(call, self.inputs, strict=True)]
-        wanted = [tuple(int(n) for n in detail["shape"]) for detail in self.inputs]
+        wanted = [detail.shape for detail in self.inputs]
         if [a.shape for a in arrays] == wanted:
             return self._invoke(arrays)
         batches = {a.shape[0] for a, w in zip(arrays, wanted, strict=True) if a.shape != w and a.ndim}
@@ -74,50 +61,47 @@ class _Interpreter:
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def _invoke(self, arrays: Sequence[np.ndarray]) -> Arrays:
-        for array, detail in zip(arrays, self.inputs, strict=True):
-            self.interpreter.set_tensor(detail["index"], _quantized(array, detail))
+        given = {d.position: _quantized(array, d) for d, array in zip(self.inputs, arrays, strict=True)}
         try:
-            self.interpreter.invoke()
-        except (RuntimeError, ValueError) as error:
+            results = self.litert.run([given[i] for i in range(len(given))])
+        except ForeignError as error:
             raise ConversionError(f"{self.runtime} fails to run {self.name}: {first_line(error)}") from error
-        return tuple(self._leaving(_dequantized(self.interpreter.get_tensor(d["index"]), d), d) for d in self.outputs)
+        return tuple(self._leaving(_dequantized(results[d.position], d), d) for d in self.outputs)
 
-    def _arriving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    def _arriving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
         """The array in the file's layout; without a manifest, the layout in which the shape fits."""
-        if array.size == 1 and not len(detail["shape"]):
+        if array.size == 1 and not detail.shape:
             return array.reshape(())
-        wanted = tuple(int(n) for n in detail["shape"])[1:]
+        wanted = detail.shape[1:]
         guessed = not self.contents.manifest and array.ndim == 4 and array.shape[1:] != wanted
         if self._layout(detail) == "NHWC" or (guessed and (*array.shape[2:], array.shape[1]) == wanted):
             return np.moveaxis(array, 1, -1)
         return array
 
-    def _leaving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    def _leaving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
         return np.moveaxis(array, -1, 1) if self._layout(detail) == "NHWC" else array
 
-    def _layout(self, detail: Mapping[str, Any]) -> str:
-        return self.contents.interface.layouts.get(detail["name"], "")
+    def _layout(self, detail: Detail) -> str:
+        return self.contents.interface.layouts.get(detail.name, "")
 
 
-def _ordered(details: Sequence[dict[str, Any]], names: Iterable[str]) -> list[dict[str, Any]]:
+def _ordered(details: Sequence[Detail], names: Iterable[str]) -> list[Detail]:
     """Tensor details by name; in the file's order where a tensor is listed twice or goes by another name."""
-    by_name = {detail["name"]: detail for detail in details}
+    by_name = {detail.name: detail for detail in details}
     wanted = list(names)
     known = len(wanted) == len(details) and all(name in by_name for name in wanted)
     return [by_name[name] for name in wanted] if known else list(details)
 
 
-def _quantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    dtype = np.dtype(detail["dtype"])
-    scale, zero_point = detail["quantization"]
-    if scale and dtype.kind in "iu" and array.dtype.kind == "f":
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
-    return np.array(array, dtype, order="C")
+def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
+        limits = np.iinfo(detail.dtype)
+        levels = np.rint(array / detail.scale) + detail.zero_point
+        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
+    return np.array(array, detail.dtype, order="C")
 
 
-def _dequantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    scale, zero_point = detail["quantization"]
-    if scale and array.dtype.kind in "iu":
-        return (array.astype(np.float32) - zero_point) * np.float32(scale)
+def _dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and array.dtype.kind in "iu":
+        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
     return as_float32(array)

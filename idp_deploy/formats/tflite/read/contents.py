@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, Value
 from idp_deploy.formats import manifest
@@ -45,7 +46,7 @@ def read_tflite(path: Path) -> Contents:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     file = Flatbuffer(data, path)
