@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy import configuration, files
+from idp_deploy import configuration, documents, files
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Recipe
@@ -166,7 +166,7 @@ def existing(path: Path) -> Path:
 
 def _state() -> dict[str, list[str]]:
     try:
-        state = json.loads(STATE.read_text())
+        state = documents.parse_json(documents.read_text(STATE))
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

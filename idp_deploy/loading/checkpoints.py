@@ -59,8 +59,12 @@ def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) 
             )
         return found
     model = _plain_model(path, data, content, factory)
-    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
-    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    masks = {}
+    for name, weight in prunable_weights(model.module, embeddings=True).items():
+        mask = model.module.get_parameter(name).detach() != 0
+        # a table's rows of zeros are tokens that are not there, such as padding
+        if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
+            masks[name] = mask
     return CompressedModel(model.module, masks, provenance=model.provenance)
 
 
