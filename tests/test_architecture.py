@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "documents": set(),
     "units": {"errors"},
     "lifting": set(),
+    "recurrences": set(),
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
-    "capturing": FOUNDATION | {"lifting"},
+    "capturing": FOUNDATION | {"lifting", "recurrences"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
     "loading": FOUNDATION | {"documents", "files", "masks"},
@@ -40,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "isolation": {"errors"},
     "formats": FOUNDATION,
     "formats.litert": {"errors", "isolation"},
-    "formats.write": FOUNDATION | CORE | {"exporting", "isolation", "formats.litert"},
+    "formats.write": FOUNDATION | CORE | {"exporting", "recurrences", "isolation", "formats.litert"},
     "formats.read": FOUNDATION
     | {"documents", "files"},  # never encodings, never write: the proof must not share code with it
     "formats.interpreter": FOUNDATION | {"formats.read"},
