@@ -21,6 +21,7 @@ from torch.utils import _pytree
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.lifting import attribute, lift
+from idp_deploy.recurrences import whole_recurrences
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -184,7 +185,7 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
-    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+    with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), warnings.catch_warnings():
         # recurrent layers keep a list of their weights, which holds the traced ones for a moment
         warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         if dynamic_batch:
