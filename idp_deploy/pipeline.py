@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
+from idp_deploy.errors import ConversionError, IdpDeployError
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.reading import read
 
@@ -109,27 +112,54 @@ def export_and_verify(
     task: Task | None = None,
     announce: Announce = lambda _: None,
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
+    refused: dict[FormatName, IdpDeployError] | None = None,
 ) -> tuple[list[Artifact], dict[Path, Parity]]:
     """Write `<folder>/<stem>.<suffix>` in every format, once the file agrees with the model.
 
     A file that does not agree goes to `<folder>/rejected/` and leaves an earlier one in its place untouched.
+
+    Args:
+        refused: takes the reason of every format that cannot be written, so that the others are; without it the
+            first reason is raised.
     """
-    from idp_deploy.exporting import EXPORTERS, export
+    from idp_deploy.capturing import traced_once
+    from idp_deploy.exporting import export
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
     folder.mkdir(parents=True, exist_ok=True)
-    for format in formats:
-        name = f"{stem}{EXPORTERS[format][1]}"
-        with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage:
-            announce(f"exporting to {format}")
-            made = Path(stage) / name
-            artifact = export(model, format, example_inputs, made, encoding=encoding, **(options or {}).get(format, {}))
-            announce(f"verifying {name}")
-            parity = verify(made, model, example_inputs, task=task)
-            home = folder if parity.passed else folder / "rejected"
-            for part in Path(stage).iterdir():  # an ONNX file may have its weights beside it
-                files.move(part, home / part.name)
-        artifacts.append(replace(artifact, path=home / name))
-        parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
+    with traced_once():
+        for format in formats:
+            name = f"{stem}{FORMATS[format].suffix}"
+            with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage, refusals_of(format, refused):
+                announce(f"exporting to {format}")
+                made = Path(stage) / name
+                artifact = export(
+                    model, format, example_inputs, made, encoding=encoding, **(options or {}).get(format, {})
+                )
+                announce(f"verifying {name}")
+                parity = verify(made, model, example_inputs, task=task)
+                home = folder if parity.passed else folder / "rejected"
+                for part in Path(stage).iterdir():  # an ONNX file may have its weights beside it
+                    files.move(part, home / part.name)
+                artifacts.append(replace(artifact, path=home / name))
+                parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
     return artifacts, parities
+
+
+@contextmanager
+def refusals_of(format: FormatName, refused: dict[FormatName, IdpDeployError] | None) -> Iterator[None]:
+    """Note what stops a format in `refused` and go on; without that, it is raised as it is."""
+    try:
+        yield
+    except IdpDeployError as error:
+        if refused is None:
+            raise
+        refused[format] = error
+    except Exception as error:  # whatever a converter stumbles over takes no other format along
+        if refused is None:
+            raise
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        refused[format] = ConversionError(
+            f"unexpected {type(error).__name__}: {first}", way_out=f"run again with --to {format} --debug"
+        )

@@ -14,7 +14,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"documents", "files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {
+    "documents",
+    "files",
+    "units",
+    "masks",
+    "encodings",
+    "quantizers",
+    "capturing",
+    "tasks",
+    "loading",
+    "reading",
+    "formats",
+}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -31,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "quantizers": FOUNDATION,
     "capturing": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
-    "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
+    "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "loading": FOUNDATION | {"documents", "files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
@@ -53,7 +65,7 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
-    "configuration": FOUNDATION | {"documents", "files", "units"},
+    "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
     "cli": FOUNDATION
     | CORE
