@@ -15,18 +15,9 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
 CORE = {
-    "documents",
-    "files",
-    "units",
-    "masks",
-    "encodings",
-    "quantizers",
-    "capturing",
-    "tasks",
-    "loading",
-    "reading",
-    "formats",
-}
+    "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
+    "reading", "formats",
+}  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -34,7 +25,7 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
-    "files": FOUNDATION,
+    "files": FOUNDATION | {"documents"},
     "documents": set(),
     "units": {"errors"},
     "lifting": set(),
@@ -44,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "capturing": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
-    "loading": FOUNDATION | {"documents", "files", "masks"},
+    "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
+    "loading": FOUNDATION | {"documents", "files", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},

@@ -106,6 +106,18 @@ def test_onnxruntime_folds_every_decode_node(kind, exported, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
+def test_no_weight_is_decoded_by_what_other_runtimes_get_wrong(kind, exported):
+    """OpenVINO broadcasts BitShift wrongly, OpenCV refuses it; both divide uint8 wrongly."""
+    proto = onnx.shape_inference.infer_shapes(onnx.load(exported[kind].path))
+    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    kinds = {node.op_type for node in proto.graph.node}
+    assert "BitShift" not in kinds
+    divided = [node for node in proto.graph.node if node.op_type in ("Div", "Mod")]
+    assert all(types[name] == onnx.TensorProto.INT32 for node in divided for name in node.input if name in types)
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
 def test_zeros_and_values_read_back(kind, exported, model):
     contents = read_onnx(exported[kind].path)
     weights = exported[kind].manifest["weights"]

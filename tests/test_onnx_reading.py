@@ -1,6 +1,7 @@
 """Reading .onnx files of any origin: other tools' ways to store weights, and files that lie."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -335,3 +336,17 @@ def test_a_file_that_cannot_run_is_refused(tmp_path):
     path.write_bytes(b"\x08\x08")
     with pytest.raises(FileError, match="no ONNX graph"):
         run_file(path, [])
+
+
+GOLDEN = Path(__file__).with_name("golden") / "bitshift_decode.onnx"
+
+
+def test_files_that_unpack_by_bitshift_are_still_recognised():
+    """Written by the first release of this format; every weight is (16, 9) and read by one MatMul."""
+    contents = read_onnx(GOLDEN)
+    names = {"w_bitmask": "bitmask", "w_gaps8": "gaps8", "w_gaps4": "gaps4", "w_gaps4_lut4": "gaps4+lut4"}
+    assert {tensor.name: tensor.encoding for tensor in contents.tensors} == names | {"w_dense_lut4": "lut4"}
+    x = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
+    outputs = run_file(GOLDEN, [(x,)])["onnxruntime"][0]
+    for output, tensor in zip(outputs, contents.tensors, strict=True):
+        np.testing.assert_allclose(output, x @ tensor.values(), rtol=1e-5, atol=1e-5)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import FormatName
@@ -45,22 +45,22 @@ def export(
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.exporting import export as export_model
-    from idp_deploy.formats import FORMATS
-    from idp_deploy.pipeline import export_and_verify, refusals_of
+    from idp_deploy.pipeline import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.reading import read
     from idp_deploy.simulation.xnnpack import lint
 
-    require_known(format)
+    ready(format)
     session = open_session(model, task, inputs, config, trust=trust)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
+    where = folder or source.parent
+    places = claim_artifacts(where, source.stem, formats)
     compressed = session.compressed(source)
     data = session.task()
     examples = session.example_inputs(data)
-    where = folder or source.parent
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
     if verify:
         artifacts, parities = export_and_verify(
@@ -68,9 +68,8 @@ def export(
         )
     else:
         artifacts, parities = [], {}
-        for name in formats:
+        for name, path in zip(formats, places, strict=True):
             with refusals_of(name, refused):
-                path = where / f"{source.stem}{FORMATS[name].suffix}"
                 artifacts.append(export_model(compressed, name, examples, path, encoding=chosen))
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: read(a.path) for a in artifacts}

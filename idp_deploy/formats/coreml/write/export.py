@@ -100,7 +100,7 @@ def export_coreml(
         weights=storage.placed,
         packages=("torch", "coremltools"),
     )
-    with files.replacing(path) as temporary:
+    with files.replacing(path, package=True) as temporary:
         coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
     return Artifact(
         path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
