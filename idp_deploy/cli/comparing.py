@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFile, ReportFormat, TaskFactory
+from idp_deploy.cli.options import (
+    Config,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFile,
+    ReportFormat,
+    TaskFactory,
+    WeightsKey,
+)
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
@@ -40,6 +49,7 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted comparison.")] = False,
     model: ModelFactory = None,
     task: TaskFactory = None,
+    weights_key: WeightsKey = None,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
@@ -52,7 +62,7 @@ def compare(
     from idp_deploy.tasks import rehearse
 
     require_known(format)
-    session = open_session(model, task, config=config)
+    session = open_session(model, task, config=config, weights_key=weights_key)
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
     if unknown or len(names) < 2:

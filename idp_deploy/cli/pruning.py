@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFormat,
+    Rules,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
 from idp_deploy.cli.output import emit, require_known, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember, writable
@@ -74,6 +85,7 @@ def prune(
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     output: Output = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -88,7 +100,7 @@ def prune(
     from idp_deploy.tasks import evaluate, rehearse
 
     require_known(format)
-    session = open_session(model, task, inputs, config, trust)
+    session = open_session(model, task, inputs, config, trust, weights_key)
     existing(checkpoint)
     if one_shot and (soft or resume):
         raise UsageError(
