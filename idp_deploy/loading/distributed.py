@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 from collections import OrderedDict
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from idp_deploy.errors import FileError, UnsafeFileError
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
-_HARMLESS = ("torch.", "pathlib.", "collections.")
+_RECORDS = ("torch.*", "pathlib.*Path", "pathlib._local.*Path")
 
 
 class _Record:
@@ -49,7 +50,7 @@ class _Index(pickle.Unpickler):
             return _size
         if whole == "collections.OrderedDict":
             return OrderedDict
-        if not whole.startswith(_HARMLESS):
+        if not any(fnmatchcase(whole, glob) for glob in _RECORDS):
             raise UnsafeFileError(f"its index wants to build {whole}", way_out="write it again with torch")
         return type(name, (_Record,), {})
 

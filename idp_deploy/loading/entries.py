@@ -22,7 +22,7 @@ from idp_deploy.errors import FileError
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 
 DEEPEST = 8  # keys of keys, more than any tool nests them
-MOST = 2_000_000  # values of all kinds in one file
+MOST = 200_000  # entries in one file; a list of numbers is one
 # segments that wrappers put anywhere in a name, by wrapper
 WRAPPERS = {
     "module": "DataParallel, DistributedDataParallel, AveragedModel, DeepSpeed",
@@ -61,7 +61,7 @@ class Entries:
         )
 
 
-def flatten(content: Any) -> Entries:
+def flatten(content: Any, source: object = "the file") -> Entries:
     """Leaves of nested dicts and lists; what is nested deeper than any checkpoint counts as a leaf.
 
     Raises:
@@ -71,9 +71,9 @@ def flatten(content: Any) -> Entries:
     others: dict[str, str] = {}
     homes: dict[str, str] = {}
     versions: dict[str, Any] = {}
-    for count, (path, value) in enumerate(_leaves(content, (), versions)):
+    for count, (path, value) in enumerate(_leaves(content, (), versions, {})):
         if count > MOST:
-            raise FileError(f"the file holds more than {MOST} values in dicts and lists", way_out=SAVE_WEIGHTS)
+            raise FileError(f"{source} holds more than {MOST} entries in dicts and lists", way_out=SAVE_WEIGHTS)
         if isinstance(value, Tensor):
             tensors[".".join(path)] = value
             homes[".".join(path)] = ".".join(path[:-1])
@@ -122,17 +122,26 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     )
 
 
-def _leaves(value: Any, path: tuple[str, ...], versions: dict[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+def _is_simple(value: list[Any] | tuple[Any, ...], known: dict[int, bool]) -> bool:
+    if id(value) not in known:
+        known[id(value)] = not any(isinstance(entry, (Tensor, Mapping, list, tuple)) for entry in value)
+    return known[id(value)]
+
+
+def _leaves(
+    value: Any, path: tuple[str, ...], versions: dict[str, Any], simple: dict[int, bool]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Path and value of each leaf. `simple` remembers, of each list, whether it holds only numbers and words."""
     if isinstance(value, Mapping) and len(path) < DEEPEST:
         metadata = getattr(value, "_metadata", None)
         if isinstance(metadata, Mapping):
             own = {".".join(filter(None, (*path, str(key)))): entry for key, entry in metadata.items()}
             versions.update({key: entry for key, entry in own.items() if isinstance(entry, Mapping)})
         pairs = [(str(key), entry) for key, entry in value.items()]
-    elif isinstance(value, (list, tuple)) and len(path) < DEEPEST:
+    elif isinstance(value, (list, tuple)) and len(path) < DEEPEST and not _is_simple(value, simple):
         pairs = [(str(index), entry) for index, entry in enumerate(value)]
     else:
         yield path, value
         return
     for key, entry in pairs:
-        yield from _leaves(entry, (*path, key), versions)
+        yield from _leaves(entry, (*path, key), versions, simple)

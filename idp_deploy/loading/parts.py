@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
 from idp_deploy.loading.entries import Entries
@@ -121,21 +121,30 @@ def join_in(module: nn.Module) -> list[str]:
             for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
                 found.append(f"{path}.{leaf}".lstrip("."))
-        for hook in list(owner._forward_pre_hooks.values()):
+        for hook in reversed(list(owner._forward_pre_hooks.values())):  # the last one works on the parts of others
             for kind, remove in _HOOKS.items():
                 if isinstance(hook, kind):
                     leaf = getattr(hook, "name", None) or hook._tensor_name  # type: ignore[attr-defined]
                     remove(owner, leaf)
                     found.append(f"{path}.{leaf}".lstrip("."))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    whole = [name for name in dict.fromkeys(found) if name in parameters]  # parts of parts are gone by now
     with torch.no_grad():
-        for name in found:
-            module.get_parameter(name).add_(0.0)  # a mask's product leaves −0.0
-    return found
+        for name in whole:
+            parameters[name].add_(0.0)  # a mask's product leaves −0.0
+    return whole
+
+
+def _remove_spectral_norm(owner: nn.Module, leaf: str) -> None:
+    remove_spectral_norm(owner, leaf)
+    for key, hook in list(owner._load_state_dict_pre_hooks.items()):  # torch leaves this one, and it wants the parts
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del owner._load_state_dict_pre_hooks[key]
 
 
 _HOOKS: Mapping[type, Callable[[nn.Module, str], object]] = {
     WeightNorm: remove_weight_norm,
-    SpectralNorm: remove_spectral_norm,
+    SpectralNorm: _remove_spectral_norm,
     prune.BasePruningMethod: prune.remove,
 }
 

@@ -55,7 +55,7 @@ def take(
         FileError: none, or they do not fit (listed, with the nearest names); as for `fill`.
         UsageError: several fit, or none of them is under `key`.
     """
-    entries = flatten(content) if isinstance(content, (Mapping, list, tuple)) else Entries()
+    entries = flatten(content, path) if isinstance(content, (Mapping, list, tuple)) else Entries()
     if not entries.tensors:
         raise FileError(f"{path} holds no state dict but {_described(content, entries)}", way_out=SAVE_WEIGHTS)
     module.eval()
