@@ -5,6 +5,7 @@ Every exporter starts here, so that all three write the same numbers and can be 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -148,7 +149,9 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), warnings.catch_warnings():
+        # recurrent layers keep a list of their weights, which holds the traced ones for a moment
+        warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         if dynamic_batch:
             batch = Dim("batch", min=1)
             doubled = torch.utils._pytree.tree_map(

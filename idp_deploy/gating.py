@@ -6,13 +6,12 @@ and the detail says when the interval crosses the limit. What could not be measu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idp_deploy import files
+from idp_deploy import documents, files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.units import METRICS, show
@@ -193,7 +192,7 @@ def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tu
         FileError: not a report of `check --json`.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["checks"]
+        rows = documents.parse_json(documents.read_text(path))["checks"]
         return tuple(
             Budget(
                 str(row["target"]),
@@ -209,7 +208,7 @@ def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tu
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise FileError(
             f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
         ) from None

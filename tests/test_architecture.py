@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {"documents", "files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -23,6 +23,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "files": FOUNDATION,
+    "documents": set(),
     "units": {"errors"},
     "lifting": set(),
     "masks": FOUNDATION,
@@ -31,20 +32,26 @@ ALLOWED: dict[str, set[str]] = {
     "capturing": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
-    "loading": FOUNDATION | {"files", "masks"},
+    "loading": FOUNDATION | {"documents", "files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
+    "simulation": FOUNDATION | CORE | {"isolation", "formats.litert"},
     "exporting": FOUNDATION | CORE | {"formats.write"},
     "verification": FOUNDATION | CORE | {"formats.bisect"},
+    "isolation": {"errors"},
     "formats": FOUNDATION,
-    "formats.write": FOUNDATION | CORE | {"exporting"},
-    "formats.read": FOUNDATION | {"files"},  # never encodings, never write: the proof must not share code with it
+    "formats.litert": {"errors", "isolation"},
+    "formats.write": FOUNDATION | CORE | {"exporting", "isolation", "formats.litert"},
+    "formats.read": FOUNDATION
+    | {"documents", "files"},  # never encodings, never write: the proof must not share code with it
     "formats.interpreter": FOUNDATION | {"formats.read"},
-    "formats.run": FOUNDATION | CORE | {"verification", "formats.read", "formats.interpreter"},
+    "formats.run": FOUNDATION
+    | CORE
+    | {"verification", "isolation", "formats.read", "formats.interpreter", "formats.litert"},
     "formats.bisect": FOUNDATION | CORE | {"verification", "formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
-    "configuration": FOUNDATION | {"files", "units"},
+    "configuration": FOUNDATION | {"documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
     "cli": FOUNDATION
     | CORE
@@ -56,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
 HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},
+    "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
 }
 

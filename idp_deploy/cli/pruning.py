@@ -101,7 +101,7 @@ def prune(
 
     require_known(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
-    existing(checkpoint)
+    checkpoint = existing(checkpoint)
     if one_shot and (soft or resume):
         raise UsageError(
             f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",

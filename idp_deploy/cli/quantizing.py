@@ -42,7 +42,8 @@ def quantize(
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), existing(checkpoint))
+    checkpoint = existing(checkpoint)
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), checkpoint)
     before = session.compressed(checkpoint)
     data = session.task()
     if data is None:

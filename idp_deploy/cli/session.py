@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy import configuration, files
+from idp_deploy import configuration, documents, files
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, UsageError
@@ -168,15 +168,15 @@ def newest_artifacts() -> tuple[Path, ...]:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or a FileError that says it is missing."""
+    """`path`, or a FileError that says it is missing. A folder has a name, from which others are made: . becomes it."""
     if not path.exists():
         raise FileError(f"no such file: {path}", way_out="check the path")
-    return path
+    return path if path.name.strip(".") else path.resolve()
 
 
 def _state() -> dict[str, list[str]]:
     try:
-        state = json.loads(STATE.read_text())
+        state = documents.parse_json(documents.read_text(STATE))
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

@@ -35,7 +35,8 @@ def shrink(
 
     require_known(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.small.pt"), existing(checkpoint))
+    checkpoint = existing(checkpoint)
+    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.small.pt"), checkpoint)
     before = session.compressed(checkpoint)
     if before.quantization is not None:
         raise UsageError(f"{checkpoint} is quantized already", way_out="shrink first, then quantize")

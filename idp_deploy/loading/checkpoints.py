@@ -52,8 +52,8 @@ def load_model(
             none (said last: whether the file is fit does not depend on it), or several weights that fit.
     """
     path = Path(path)
-    found = read_source(path, trust=trust)
-    return _plain_model(path, found, factory, weights_key, announce)
+    source = read_source(path, trust=trust)
+    return _plain_model(path, source, factory, weights_key, announce)
 
 
 def load_any(
@@ -70,8 +70,8 @@ def load_any(
         UsageError: the checkpoint holds soft masks and is to be hardened first. Otherwise as for `load_model`.
     """
     path = Path(path)
-    found_there = read_source(path, trust=trust)
-    content = found_there.content
+    source = read_source(path, trust=trust)
+    content = source.content
     if _is_ours(content):
         found = _restore(path, content, factory)
         if isinstance(found, MaskedModel):
@@ -79,9 +79,13 @@ def load_any(
                 f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
             )
         return found
-    model = _plain_model(path, found_there, factory, weights_key, announce)
-    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
-    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    model = _plain_model(path, source, factory, weights_key, announce)
+    masks = {}
+    for name, weight in prunable_weights(model.module, embeddings=True).items():
+        mask = model.module.get_parameter(name).detach() != 0
+        # a table's rows of zeros are tokens that are not there, such as padding
+        if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
+            masks[name] = mask
     return CompressedModel(model.module, masks, provenance=model.provenance)
 
 

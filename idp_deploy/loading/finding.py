@@ -169,24 +169,6 @@ def averaged_elsewhere(entries: Entries, fitting: Sequence[Fit]) -> dict[str, in
     return {prefix: count for prefix, count in found.items() if count > 1}
 
 
-def differences(fit: Fit, tensors: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `fit` from fitting, in words, each name with the nearest on the other side."""
-    reasons = []
-    if fit.missing:
-        near = [repr(name) + _hint(name, fit.unexpected, "the file has") for name in fit.missing[:5]]
-        reasons.append(f"{len(fit.missing)} missing: {_cut(near, len(fit.missing))}")
-    if fit.unexpected:
-        near = [repr(name) + _hint(name, fit.missing, "did you mean") for name in fit.unexpected[:5]]
-        reasons.append(f"{len(fit.unexpected)} unexpected: {_cut(near, len(fit.unexpected))}")
-    if fit.shapes:
-        shapes = [
-            f"'{name}' is {tuple(fit.state[name].shape)} in the file and {tuple(tensors[name].shape)} in the module"
-            for name in fit.shapes[:5]
-        ]
-        reasons.append(f"{len(fit.shapes)} of another shape: {_cut(shapes, len(fit.shapes))}")
-    return reasons
-
-
 def _votes(view: Entries, want: Wanted) -> Counter[str]:
     """Prefix → how many of the module's names stand under it; only those with at least half as many as the best."""
     votes: Counter[str] = Counter()
@@ -252,17 +234,12 @@ def _names(key: str, prefix: str) -> bool:
     return f".{unwrap(key)}." in f".{unwrap(prefix)}." if unwrap(key) else not unwrap(prefix) or key in prefix
 
 
-def _hint(name: str, candidates: Sequence[str], word: str) -> str:
-    hint = did_you_mean(name, candidates[:1000])
-    return f" ({hint if word == 'did you mean' else hint.replace('did you mean', word).rstrip('?')})" if hint else ""
-
-
-def _cut(items: Sequence[str], count: int) -> str:
+def cut(items: Sequence[str], count: int) -> str:
     return ", ".join(items) + (f" and {count - len(items)} more" if count > len(items) else "")
 
 
 def _named(names: Sequence[str]) -> str:
-    return _cut([repr(name) for name in names[:5]], len(names))
+    return cut([repr(name) for name in names[:5]], len(names))
 
 
 def _listed(some: Sequence[Fit]) -> str:

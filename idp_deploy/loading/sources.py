@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
@@ -52,9 +52,9 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
 def _read_shards(index: Path) -> Source:
     """The shards that an index names, which lie beside it, as one state dict."""
     try:
-        where = json.loads(read_bytes(index))["weight_map"]
+        where = documents.parse_json(read_bytes(index))["weight_map"]
         files = sorted(set(where.values()))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise FileError(f"{index} is not an index of shards: it has no weight_map", way_out="copy it again") from None
     if bad := next((f for f in files if not isinstance(f, str) or not f or Path(f).name != f), None):
         raise FileError(f"{index} names the shard {bad!r}, which is not a file beside it", way_out="copy it again")

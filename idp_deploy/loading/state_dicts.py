@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,32 +12,13 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries, flatten
-from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, differences, fits, tied_names, wanted
+from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, tied_names, wanted
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.misfits import differences, misfit
 from idp_deploy.loading.parts import join_in, joined
 
 Announce = Callable[[str], None]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-# a name in the file → what it shows, and the way out; asked where no weights fit
-SIGNS: dict[str, tuple[str, str]] = {
-    r"lora_[AB]|lora_(up|down)": (
-        "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
-    ),
-    r"_packed_params|\.zero_point$": (
-        "weights that torch has quantized", "save the float weights; idp-deploy quantize makes integers",
-    ),
-    r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale": (
-        "weights that are packed in few bits", "save the float weights; idp-deploy quantize packs them",
-    ),
-    r"flat_param": (
-        "one process's part of a sharded model", "save it whole: FSDP.state_dict_type(model, FULL_STATE_DICT)",
-    ),
-    r"parametrizations\.": (
-        "weights that are computed from parts",
-        "name the factory that builds the model with its parametrizations, or take them off before saving: "
-        "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
-    ),
-}  # fmt: skip
 
 
 def take(
@@ -67,16 +47,13 @@ def take(
             break
     else:
         (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
-        raise _misfit(path, factory, key, nearest, entries, module.state_dict())
+        raise misfit(path, factory, nearest, entries, module.state_dict())
     chosen, said = choose(path, attempts[-1], key, factory)
     state = {name: chosen.state[name] for name in module.state_dict() if name in chosen.state}
     _refuse_unsound(path, state)
     fill(module, state, path, factory, versions=chosen.versions)
-    joined_here = join_in(module)
-    if joined_here:
-        said.append(
-            f"{factory}: {len(joined_here)} weights that it computes from parts are one piece each from here on"
-        )
+    if whole := join_in(module):
+        said.append(f"{factory}: {len(whole)} weights that it computes from parts are one piece each from here on")
     for prefix, count in averaged_elsewhere(entries, attempts[-1]).items():
         said.append(
             f"{path}: '{prefix}' holds {count} tensors that look like averaged weights (EMA) and do not fit {factory} "
@@ -197,7 +174,8 @@ def _versioned(
     counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
     filled = OrderedDict({**{name: value for name, value in counters.items() if name not in state}, **state})
     own_versions = own._metadata  # type: ignore[attr-defined]
-    filled._metadata = OrderedDict({path: dict(versions.get(path, own)) for path, own in own_versions.items()})  # type: ignore[attr-defined]
+    merged = {path: dict(versions.get(path, version)) for path, version in own_versions.items()}
+    filled._metadata = OrderedDict(merged)  # type: ignore[attr-defined]
     return filled
 
 
@@ -205,35 +183,6 @@ def _finite(module: nn.Module) -> dict[str, bool]:
     """Parameter or buffer → whether all of its values are numbers."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
     return {name: bool(torch.isfinite(tensor).all()) for name, tensor in tensors}
-
-
-def _misfit(
-    path: Path, factory: str, key: str | None, fit: Fit, entries: Entries, own: Mapping[str, Tensor]
-) -> FileError:
-    where = f"'{fit.prefix}' of {path}" if fit.prefix else f"{path}"
-    for pattern, (what, way) in SIGNS.items():
-        if signs := [name for name in entries.tensors if re.search(pattern, name)]:
-            return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
-    empty = [name for name, tensor in fit.state.items() if not tensor.numel() and own[name].numel()]
-    if empty:
-        return FileError(
-            f"{where} holds placeholders without values, as '{empty[0]}': the weights lie in other files",
-            way_out="gather them first, for DeepSpeed with the zero_to_fp32.py beside it",
-        )
-    if part := re.search(r"-(\d{5})-of-(\d{5})\.", path.name):
-        return FileError(
-            f"{path} is part {int(part[1])} of {int(part[2])} of the weights",
-            way_out="name the folder, or the index beside it",
-        )
-    for name in own:
-        if kind := entries.others.get(f"{fit.prefix}.{name}".lstrip(".")):
-            return FileError(
-                f"{where} holds no state dict: entry '{name}' is {kind}, not a tensor", way_out=SAVE_WEIGHTS
-            )
-    return FileError(
-        f"{where} does not fit the module of {factory}: {'; '.join(differences(fit, own))}",
-        way_out="name the factory, and the sizes in it, that these weights were trained with",
-    )
 
 
 def _described(content: Any, entries: Entries) -> str:

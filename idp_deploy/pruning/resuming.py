@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import replacing, write_bytes
 from idp_deploy.flow import Recipe
@@ -99,7 +100,7 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
     if not path.exists():
         return []
     try:
-        saved = json.loads(path.read_text())
+        saved = documents.parse_json(documents.read_text(path))
         if saved["kind"] != RUNS:
             raise ValueError(saved["kind"])
         runs = [

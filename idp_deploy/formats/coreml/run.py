@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from idp_deploy import documents
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.interpreter.machine import Interpreter, load_interpreter
 
@@ -42,7 +42,7 @@ def _order(interpreter: Interpreter) -> tuple[list[str], list[str]]:
     program = interpreter.program
     inputs, outputs = [v.name for v in program.inputs], [v.name for v in program.outputs]
     try:
-        manifest = json.loads(program.metadata.get("idp_deploy", "{}"))
+        manifest = documents.parse_json(program.metadata.get("idp_deploy", "{}"))
     except ValueError:
         manifest = {}
     sides = []

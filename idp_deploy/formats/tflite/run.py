@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError, FileError, require
+from idp_deploy import documents
+from idp_deploy.errors import ConversionError, FileError
+from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert, first_line
 from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.isolation import ForeignError
 
-RUNTIMES = ("litert-xnnpack", "litert-builtin")
 Arrays = tuple[np.ndarray, ...]
 
 
@@ -28,9 +30,8 @@ def run_tflite(path: Path, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
     Raises:
         FileError: the runtime cannot read or prepare the file. ConversionError: it fails while running.
     """
-    require("ai_edge_litert", "tflite")
     try:
-        content = Path(path).read_bytes()
+        content = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     manifest = read_tflite(path).metadata.get("idp_deploy", {})
@@ -45,29 +46,17 @@ class _Interpreter:
     """One loaded file in one runtime."""
 
     def __init__(self, content: bytes, runtime: str, manifest: Mapping[str, Any], name: str) -> None:
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-        resolvers = {
-            "litert-xnnpack": OpResolverType.AUTO,
-            "litert-builtin": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        }
         self.name, self.runtime, self.manifest = name, runtime, manifest
-        try:
-            self.interpreter = Interpreter(
-                model_content=content, num_threads=1, experimental_op_resolver_type=resolvers[runtime]
-            )
-            self.interpreter.allocate_tensors()
-        except (RuntimeError, ValueError) as error:
-            raise FileError(f"{runtime} cannot load {name}: {_first_line(error)}") from error
-        self.inputs = _ordered(self.interpreter.get_input_details(), "inputs", manifest)
-        self.outputs = _ordered(self.interpreter.get_output_details(), "outputs", manifest)
+        self.litert = Litert(content, runtime, name)
+        self.inputs = _ordered(self.litert.inputs, "inputs", manifest)
+        self.outputs = _ordered(self.litert.outputs, "outputs", manifest)
 
     def run(self, call: Arrays) -> Arrays:
         """Outputs of one call."""
         if len(call) != len(self.inputs):
             raise ConversionError(f"{self.name} takes {len(self.inputs)} inputs; the call brings {len(call)}")
         arrays = [self._arriving(x, detail) for x, detail in zip(call, self.inputs, strict=True)]
-        wanted = [tuple(int(n) for n in detail["shape"]) for detail in self.inputs]
+        wanted = [detail.shape for detail in self.inputs]
         if [a.shape for a in arrays] == wanted:
             return self._invoke(arrays)
         batches = {a.shape[0] for a, w in zip(arrays, wanted, strict=True) if a.shape != w and a.ndim}
@@ -86,56 +75,49 @@ class _Interpreter:
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def _invoke(self, arrays: Sequence[np.ndarray]) -> Arrays:
-        for array, detail in zip(arrays, self.inputs, strict=True):
-            self.interpreter.set_tensor(detail["index"], _quantized(array, detail))
+        given = {d.position: _quantized(array, d) for d, array in zip(self.inputs, arrays, strict=True)}
         try:
-            self.interpreter.invoke()
-        except (RuntimeError, ValueError) as error:
-            raise ConversionError(f"{self.runtime} fails to run {self.name}: {_first_line(error)}") from error
-        return tuple(self._leaving(_dequantized(self.interpreter.get_tensor(d["index"]), d), d) for d in self.outputs)
+            results = self.litert.run([given[i] for i in range(len(given))])
+        except ForeignError as error:
+            raise ConversionError(f"{self.runtime} fails to run {self.name}: {first_line(error)}") from error
+        return tuple(self._leaving(_dequantized(results[d.position], d), d) for d in self.outputs)
 
-    def _arriving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    def _arriving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
         """The array in the file's layout; without a manifest, the layout in which the shape fits."""
-        if array.size == 1 and not len(detail["shape"]):
+        if array.size == 1 and not detail.shape:
             return array.reshape(())
-        wanted = tuple(int(n) for n in detail["shape"])[1:]
+        wanted = detail.shape[1:]
         guessed = not self.manifest and array.ndim == 4 and array.shape[1:] != wanted
         if self._layout(detail) == "NHWC" or (guessed and (*array.shape[2:], array.shape[1]) == wanted):
             return np.moveaxis(array, 1, -1)
         return array
 
-    def _leaving(self, array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
+    def _leaving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
         return np.moveaxis(array, -1, 1) if self._layout(detail) == "NHWC" else array
 
-    def _layout(self, detail: Mapping[str, Any]) -> str:
+    def _layout(self, detail: Detail) -> str:
         layouts: Mapping[str, str] = self.manifest.get("layouts", {})
-        return layouts.get(detail["name"], "")
+        return layouts.get(detail.name, "")
 
 
-def _ordered(details: Sequence[dict[str, Any]], role: str, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _ordered(details: Sequence[Detail], role: str, manifest: Mapping[str, Any]) -> list[Detail]:
     """Tensor details in the manifest's order, else in the file's."""
-    by_name = {detail["name"]: detail for detail in details}
+    by_name = {detail.name: detail for detail in details}
     names = manifest.get(role, [])
     if names and all(name in by_name for name in names):
         return [by_name[name] for name in names]
     return list(details)
 
 
-def _quantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    dtype = np.dtype(detail["dtype"])
-    scale, zero_point = detail["quantization"]
-    if scale and dtype.kind in "iu" and array.dtype.kind == "f":
-        limits = np.iinfo(dtype)
-        return np.clip(np.rint(array / scale) + zero_point, limits.min, limits.max).astype(dtype)
-    return np.array(array, dtype, order="C")
+def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
+        limits = np.iinfo(detail.dtype)
+        levels = np.rint(array / detail.scale) + detail.zero_point
+        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
+    return np.array(array, detail.dtype, order="C")
 
 
-def _dequantized(array: np.ndarray, detail: Mapping[str, Any]) -> np.ndarray:
-    scale, zero_point = detail["quantization"]
-    if scale and array.dtype.kind in "iu":
-        return (array.astype(np.float32) - zero_point) * np.float32(scale)
+def _dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and array.dtype.kind in "iu":
+        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
     return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

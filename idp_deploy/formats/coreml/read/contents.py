@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from idp_deploy import files
+from idp_deploy import documents, files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
 from idp_deploy.formats.coreml.read.constexpr import Weight, Weights, is_constexpr
@@ -127,7 +126,7 @@ def _metadata(user: Mapping[str, str]) -> dict[str, Any]:
     metadata: dict[str, Any] = dict(user)
     if "idp_deploy" in metadata:
         try:
-            manifest = json.loads(metadata["idp_deploy"])
+            manifest = documents.parse_json(metadata["idp_deploy"])
         except (ValueError, RecursionError):
             manifest = None
         metadata["idp_deploy"] = manifest if isinstance(manifest, dict) else {}

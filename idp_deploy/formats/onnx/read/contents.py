@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from idp_deploy import files
+from idp_deploy import documents, files
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
 from idp_deploy.formats.onnx.read.constants import Constants, Limits
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse, subgraphs
@@ -155,7 +154,7 @@ def _metadata(model: onnx.ModelProto, warnings: list[str]) -> dict[str, Any]:
     metadata: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
     if MANIFEST in metadata:
         try:
-            metadata[MANIFEST] = json.loads(metadata[MANIFEST])
+            metadata[MANIFEST] = documents.parse_json(metadata[MANIFEST])
         except ValueError:
             warnings.append("the idp_deploy manifest in this file is not valid JSON and is ignored")
             del metadata[MANIFEST]

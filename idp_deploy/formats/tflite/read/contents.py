@@ -5,11 +5,11 @@ Written against the published schema alone: no TensorFlow, no LiteRT, and nothin
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, Value
 from idp_deploy.formats.tflite.read.constants import Constants
@@ -46,7 +46,7 @@ def read_tflite(path: Path) -> Contents:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     file = Flatbuffer(data, path)
@@ -239,7 +239,7 @@ def _metadata(file: Flatbuffer, model: Table, reader: _Reader) -> dict[str, Any]
 def _manifest(raw: bytes) -> dict[str, Any] | None:
     """The parsed manifest, or None where its shape is not that of one."""
     try:
-        manifest = json.loads(raw)
+        manifest = documents.parse_json(raw)
     except (ValueError, RecursionError):
         return None
     if not isinstance(manifest, dict):
