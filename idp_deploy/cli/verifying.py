@@ -18,7 +18,7 @@ from idp_deploy.cli.options import (
     Trust,
     WeightsKey,
 )
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import ExitCode
 from idp_deploy.rendering.artifacts import parity_document
@@ -46,7 +46,7 @@ def verify(
     """
     from idp_deploy.verification import verify as verify_file
 
-    require_known(format)
+    ready(format, output, artifact, *([checkpoint] if checkpoint else []))
     session = open_session(model, task, inputs, config, trust, weights_key)
     existing(artifact)
     if checkpoint is None:
