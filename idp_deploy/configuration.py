@@ -64,6 +64,7 @@ class Configuration(_Table):
     model: str | None = None
     task: str | None = None
     weights: Path | None = None
+    weights_key: str | None = None  # which of them, where the file holds several
     output: Path | None = None
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()

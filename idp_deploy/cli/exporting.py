@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
@@ -38,6 +38,7 @@ def export(
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare each file with the model.")] = True,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -50,7 +51,7 @@ def export(
     from idp_deploy.simulation.xnnpack import lint
 
     ready(format)
-    session = open_session(model, task, inputs, config, trust=trust)
+    session = open_session(model, task, inputs, config, trust, weights_key)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
