@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {"files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading", "ledger"}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -22,6 +22,7 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
+    "ledger": FOUNDATION,
     "files": FOUNDATION,
     "units": {"errors"},
     "lifting": set(),
@@ -31,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "capturing": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
-    "loading": FOUNDATION | {"files", "masks"},
+    "loading": FOUNDATION | {"files", "ledger", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "exporting": FOUNDATION | CORE | {"formats.write"},
     "verification": FOUNDATION | CORE | {"formats.bisect"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"files", "units"},
-    "rendering": FOUNDATION | {"files", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES

@@ -73,7 +73,9 @@ def export(
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = lint(contents["tflite"]) if "tflite" in contents else None
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4"
-    document = export_document(artifacts, parities, dense, found, next=follow)
+    document = export_document(artifacts, parities, dense, found, model=compressed, next=follow)
+    if document.data["warnings"]:
+        say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
     wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
     if wrong:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
+from idp_deploy.ledger import refuse_filled
 
 
 class Exporter(Protocol):
@@ -58,11 +59,12 @@ def export(
         encoding: auto picks the smallest per tensor; dense turns sparse storage off; or one of the format's names.
 
     Raises:
-        UsageError: unknown format or encoding. ConversionError: an operator the format cannot hold.
+        UsageError: unknown format or encoding, or weights were written to after they were hardened. ConversionError: an operator the format cannot hold.
         MissingDependencyError: the format's converter is not installed.
     """
     if format not in EXPORTERS:
         raise UsageError(f"unknown format {format!r}", way_out=f"one of {', '.join(EXPORTERS)}")
+    refuse_filled(model)
     location, _, needs, extra = EXPORTERS[format]
     for package in needs:
         require(package, extra)

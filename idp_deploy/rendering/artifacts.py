@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy.flow import Artifact, FormatName, Parity
+from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity
+from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
@@ -21,6 +22,8 @@ def export_document(
     parities: Mapping[Path, Parity],
     dense: Mapping[FormatName, int],
     lint: SparseLint | None = None,
+    *,
+    model: CompressedModel,
     next: str = "",
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
@@ -42,7 +45,8 @@ def export_document(
         if parity:
             cases += parity_cases(parity)
     notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
-    notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes]
+    said = {summary(model), shortfall(model)}
+    notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes if note not in said]
     if lint is not None:
         notes.append(f"tflite: {lint_summary(lint)}")
     columns = ("format", "file", "size", "of dense", "verified")
@@ -57,9 +61,14 @@ def export_document(
                 "manifest": dict(a.manifest),
             }
             for a in artifacts
-        ]
+        ],
+        "zeros": model.zeros,
+        "prunable": model.prunable,
+        "sparsity": model.sparsity,
+        "warnings": list(filter(None, [shortfall(model)])),
     }
-    return Document("Export", [Table("", columns, rows, frozenset({2, 3}), states)], data, notes, cases, next=next)
+    table = Table("", columns, rows, frozenset({2, 3}), states)
+    return Document("Export", [table], data, notes, cases, summary=summary(model), next=next)
 
 
 def parity_summary(parity: Parity) -> str:

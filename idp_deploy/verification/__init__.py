@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.errors import require
 from idp_deploy.files import size_bytes
 from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
+from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import format_of, read
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
@@ -84,9 +85,11 @@ def verify(
         accuracy_samples: how many held-out samples the file is scored on where there is a task; 0 for none.
 
     Raises:
-        FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
+        UsageError: the model's weights were written to after they were hardened. FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
     """
     path = Path(artifact)
+    if model is not None:
+        refuse_filled(model)
     contents = read(path)
     notes = list(contents.warnings)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
@@ -109,7 +112,8 @@ def verify(
         if contents.format == "coreml" and not all(parity.passed for parity in parities):
             more = (*more, *_blame(path, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
-        more += unproved + dead_activations(module, calls)
+        more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
+        more += dead_activations(module, calls)
     metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
     described = Artifact(path, contents.format, size_bytes(path), manifest_of(contents))
     return Parity(described, parities, proofs, metrics, (*notes, *more))
