@@ -130,7 +130,7 @@ class CompressedModel:
 
     @property
     def filled(self) -> Mapping[str, int]:
-        """Weight name → entries that its mask prunes and that are not zero. Empty unless weights were written to since."""
+        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since."""
         weights = dict(self.module.named_parameters(remove_duplicate=False))
         found = {
             name: int((weights[name].detach()[~mask.to(weights[name].device)] != 0).sum())

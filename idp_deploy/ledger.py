@@ -1,4 +1,4 @@
-"""Whether what goes on is what was pruned: zeros counted in the weights, against the masks and against what was asked."""
+"""Whether what goes on is what was pruned: zeros counted in the weights, held against masks and against the target."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def shortfall(model: CompressedModel) -> str:
         return ""  # removed channels are no zeros any more
     if not model.zeros:
         return (
-            f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a copy "
-            "(an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden a copy "
-            "with pruner.apply_to(copy), or save the best inside pruner.hardened()"
+            f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
+            "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden a "
+            "copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
         )
     asked = model.recipe.sparsity if model.recipe is not None else 0.0
     short = round(asked * model.prunable) - model.zeros
@@ -65,15 +65,16 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
         if weight is None or not isinstance(site, Mapping):
             continue
         mask, budget = site.get("mask"), site.get("budget")
-        pruned = int((~mask).sum()) if hasattr(mask, "sum") and getattr(mask, "shape", None) == weight.shape else budget
-        wanted += pruned if isinstance(pruned, int) else 0
+        if mask is not None and getattr(mask, "shape", None) == weight.shape:
+            budget = weight.numel() - int((mask != 0).sum())
+        wanted += budget if isinstance(budget, int) else 0
         found, entries = found + int((weight == 0).sum()), entries + weight.numel()
     target = state.get("target")
     wanted = max(wanted, target if isinstance(target, int) else 0)
     if entries and found < wanted:
         raise UsageError(
-            f"{where} is of a run that was being pruned, at step {state['steps']} of its plan, and its weights were never "
-            f"hardened: {found:,} of {entries:,} are zero, and {wanted:,} were asked for",
+            f"{where} is of a run that was being pruned, at step {state['steps']}, and its weights were never hardened: "
+            f"{found:,} of {entries:,} are zero, and {wanted:,} were asked for",
             way_out="finalize() that run and save the model, or save inside pruner.hardened(); a copy of its weights "
             "is hardened by pruner.apply_to(copy)",
         )

@@ -59,7 +59,8 @@ def export(
         encoding: auto picks the smallest per tensor; dense turns sparse storage off; or one of the format's names.
 
     Raises:
-        UsageError: unknown format or encoding, or weights were written to after they were hardened. ConversionError: an operator the format cannot hold.
+        UsageError: unknown format or encoding, or weights that were written to after hardening.
+        ConversionError: an operator the format cannot hold.
         MissingDependencyError: the format's converter is not installed.
     """
     if format not in EXPORTERS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple
@@ -50,6 +50,8 @@ class Masking:
         self.sites, self.followers, self.method = sites, followers, method
         self.recipe, self.allocation, self.surroundings = recipe, allocation, surroundings
         self.allocated = False
+        names = {id(parameter): name for name, parameter in surroundings.module.named_parameters()}
+        self.named_followers = {names[id(parameter)]: (site, parameter) for site, parameter in followers}
 
     @property
     def schedule(self) -> Schedule:
@@ -165,6 +167,18 @@ class Masking:
         self.allocated = True
         return True
 
+    def shipped(self, hard_already: Collection[Site] = ()) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
+        """Names of every weight, and of every norm and bias behind dead channels, with what hardening makes of it."""
+        hard = {site: what for site, what in self.hard().items() if site not in hard_already}
+        found: list[tuple[list[str], Callable[[Tensor], Tensor]]] = []
+        for site, what in hard.items():
+            names = [f"{place.owner}.{place.leaf}".lstrip(".") for place in site.where.places]
+            found.append((names, what.of))
+        for name, (site, parameter) in self.named_followers.items():
+            if site in hard:
+                found.append(([name], partial(torch.mul, alive(site, parameter, hard[site].mask))))
+        return found
+
     def state(self, for_a_while: Collection[Site] = ()) -> dict[str, dict[str, Any]]:
         """By weight name, plain values and tensors.
 
@@ -195,6 +209,9 @@ class Masking:
                 f"this pruner's state has no weight '{unknown[0]}'",
                 way_out="load the state of a Pruner with the same model, skip and rules",
             )
+        for name, (_, parameter) in self.named_followers.items():
+            if name in dense:
+                parameter.copy_(dense[name])
         for site in self.sites:
             if site.name in dense:
                 site.live().copy_(dense[site.name])
@@ -272,10 +289,11 @@ class Masking:
                 )
 
 
-def alive(site: Site, parameter: Tensor) -> Tensor:
+def alive(site: Site, parameter: Tensor, mask: Tensor | None = None) -> Tensor:
     """Which channels of a norm or bias behind `site` live: behind a dead one it would be a constant."""
-    assert site.mask is not None
-    channels = site.mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
+    mask = site.mask if mask is None else mask
+    assert mask is not None
+    channels = mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
     return channels.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
 
 

@@ -21,6 +21,7 @@ from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.copies import unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, averages, find
+from idp_deploy.pruning.masking import alive
 from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
@@ -96,7 +97,8 @@ class Pruner:
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
-        self._held: dict[Site, Tensor] = {}  # inside `hardened`: the weights to come back
+        self._held: dict[Site, Tensor] = {}  # inside `hardened`: the weights to come back,
+        self._held_followers: dict[str, Tensor] = {}  # and the norms and biases
 
     def prepare(self) -> nn.Module:
         """Put soft masks in place of the weights; returns the model, the same object with the same state dict.
@@ -205,15 +207,21 @@ class Pruner:
                         self._held[site] = site.live().detach().clone()
                         site.weight.copy_(hard.of(site.weight))
                         site.mask = hard.mask
+                for name, (site, parameter) in self._masks.named_followers.items() if self._held else ():
+                    if site.mask is not None:
+                        self._held_followers[name] = parameter.detach().clone()
+                        parameter.mul_(alive(site, parameter))
         try:
             yield self.model
         finally:
             if outermost:
                 with torch.no_grad():
+                    for name, value in self._held_followers.items():
+                        self._masks.named_followers[name][1].copy_(value)
                     for site, value in self._held.items():
                         site.live().copy_(value)
                         site.mask = None
-                self._held = {}
+                self._held, self._held_followers = {}, {}
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
@@ -274,6 +282,11 @@ class Pruner:
         with self._masks.whole():
             return self._elsewhere(other).harden(self.recipe)
 
+    def shipped(self) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
+        """Names of each weight in the model's state dict, and what hardening at this moment makes of its value."""
+        with torch.no_grad(), self._masks.whole():
+            return self._masks.shipped(self._held)
+
     def detach(self) -> nn.Module:
         """Take the masks off again and return the model with its dense weights as they are."""
         for handle in self._handles:
@@ -298,7 +311,9 @@ class Pruner:
             "target": self._masks.target,
             "sites": self._masks.state(self._held),
         }
-        held = {site.name: weight for site, weight in {**soft, **self._held}.items()}
+        held = {site.name: weight for site, weight in {**soft, **self._held}.items()} | self._held_followers
+        if soft:
+            held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state
 
     @torch.no_grad()

@@ -85,7 +85,8 @@ def verify(
         accuracy_samples: how many held-out samples the file is scored on where there is a task; 0 for none.
 
     Raises:
-        UsageError: the model's weights were written to after they were hardened. FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
+        UsageError: the model's weights were written to after they were hardened. FileError: the file is broken.
+        ConversionError: an operator that the reference interpreter does not know.
     """
     path = Path(artifact)
     if model is not None:
