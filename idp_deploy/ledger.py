@@ -31,8 +31,8 @@ def shortfall(model: CompressedModel) -> str:
     if not model.zeros:
         return (
             f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
-            "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden a "
-            "copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
+            "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden "
+            "a copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
         )
     asked = model.recipe.sparsity if model.recipe is not None else 0.0
     short = round(asked * model.prunable) - model.zeros
@@ -73,7 +73,7 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
     wanted = max(wanted, target if isinstance(target, int) else 0)
     if entries and found < wanted:
         raise UsageError(
-            f"{where} is of a run that was being pruned, at step {state['steps']}, and its weights were never hardened: "
+            f"{where} is of a run that was being pruned, at step {state['steps']}, and its weights were not hardened: "
             f"{found:,} of {entries:,} are zero, and {wanted:,} were asked for",
             way_out="finalize() that run and save the model, or save inside pruner.hardened(); a copy of its weights "
             "is hardened by pruner.apply_to(copy)",

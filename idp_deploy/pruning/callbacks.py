@@ -65,7 +65,7 @@ class _Pruning:
             self._counts = self.pruner.complete
             if self.pruner.plan.total != rounded:
                 warn(
-                    f"the checkpoint was planned for {self.pruner.plan.total} steps, and this training will have {steps:.0f}",
+                    f"the checkpoint was planned for {self.pruner.plan.total} steps, and this training has {steps:.0f}",
                     "resume with the number of epochs it began with: its ramp and frozen finish do not move",
                 )
                 rounded = self.pruner.plan.total

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.pruning.copies import counterparts, module_of
 from idp_deploy.pruning.masking import Hard, Masking, alive
+from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.sites import Nothing, Site
 
@@ -99,16 +100,31 @@ def find(other: Any, masking: Masking) -> Elsewhere:
     return Elsewhere(module, tensors, prefix, {**names, **followers}, masking.hard(), masking)
 
 
-def averages(sites: Sequence[Site]) -> list[tuple[Site, nn.Parameter]]:
-    """Weights of averages that were made by deep copy, and lack zeros that the site's mask says."""
-    found = []
-    for site in sites:
+@torch.no_grad()
+def harden_averages(masking: Masking) -> None:
+    """Put the zeros into averages that were made by deep copy while masks were in the model, and say so."""
+    found = [pair for site in masking.sites for pair in _averages(site)]
+    if not found:
+        return
+    if masking.followers:
+        warn(
+            "an average of the model is not hardened: norms and biases belong to the channels that went",
+            "call pruner.apply_to(average)",
+        )
+        return
+    zeros, entries = 0, 0
+    for site, weight in found:
         assert site.mask is not None
-        for copy in site.copies:
-            weight = copy.average()
-            if weight is not None and int((weight == 0).sum()) < int((~site.mask).sum()):
-                found.append((site, weight))
-    return found
+        weight.copy_(Hard(site.mask).of(weight))
+        zeros, entries = zeros + int((weight == 0).sum()), entries + weight.numel()
+    warn(f"an average of the model (EMA, SWA) was hardened by the same masks: {zeros:,} of {entries:,} are zero")
+
+
+def _averages(site: Site) -> list[tuple[Site, nn.Parameter]]:
+    """Copies of one weight that follow it, and lack zeros that its mask says."""
+    assert site.mask is not None
+    pruned, found = int((~site.mask).sum()), [copy.average() for copy in site.copies]
+    return [(site, weight) for weight in found if weight is not None and int((weight == 0).sum()) < pruned]
 
 
 def _cut(name: str, names: Mapping[str, str], prefix: str) -> str:

@@ -20,7 +20,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.copies import unwrapped
-from idp_deploy.pruning.elsewhere import Elsewhere, averages, find
+from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.masking import alive
 from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
 from idp_deploy.pruning.results import Finalized, PruningReport
@@ -347,7 +347,7 @@ class Pruner:
         self._finalized = True
         self.detach()
         self.plan.settled()
-        self._harden_averages()
+        harden_averages(self._masks)
         return Finalized(self._bare, masks, self.recipe)
 
     def _look_for_writes(self) -> None:
@@ -362,23 +362,6 @@ class Pruner:
             "save the best so far inside pruner.hardened(), or its pruner.state_dict() beside it, and load both; "
             "pruner.apply_to(copy) is for averages",
         )
-
-    def _harden_averages(self) -> None:
-        found = averages(self.sites)
-        if not found:
-            return
-        if self.followers:
-            warn(
-                "an average of the model is not hardened: its norms and biases belong to the channels that went",
-                "call pruner.apply_to(average)",
-            )
-            return
-        zeros, entries = 0, 0
-        for site, weight in found:
-            weight.mul_(cast(Tensor, site.mask).to(weight.device))
-            weight.add_(0.0)  # −0.0 becomes 0.0
-            zeros, entries = zeros + int((weight == 0).sum()), entries + weight.numel()
-        warn(f"an average of the model (EMA, SWA) was hardened by the same masks: {zeros:,} of {entries:,} are zero")
 
     def _elsewhere(self, other: Any) -> Elsewhere:
         return find(other, self._masks)
