@@ -73,8 +73,8 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
     wanted = max(wanted, target if isinstance(target, int) else 0)
     if entries and found < wanted:
         raise UsageError(
-            f"{where} is of a run that was being pruned, at step {state['steps']}, and its weights were not hardened: "
-            f"{found:,} of {entries:,} are zero, and {wanted:,} were asked for",
+            f"{where} is of a run that was being pruned, at step {state['steps']}, and its training not finished: "
+            f"{found:,} of {entries:,} weights are zero, where {wanted:,} were asked for",
             way_out="finalize() that run and save the model, or save inside pruner.hardened(); a copy of its weights "
             "is hardened by pruner.apply_to(copy)",
         )

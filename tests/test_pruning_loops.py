@@ -23,7 +23,7 @@ from idp_deploy.flow import CompressedModel
 from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.pruning import Pruner, callbacks
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
-from tests.test_pruning_callbacks import Rows, WithLoss
+from tests.test_pruning_callbacks import Rows
 
 TARGET = round(0.9 * PRUNABLE)
 TASK = Blobs()
@@ -43,14 +43,14 @@ def accuracy(model: nn.Module) -> float:
     return found
 
 
-def ships(file: str | CompressedModel, expected: float | None = None, target: int = TARGET) -> None:
+def ships(file: str | CompressedModel, expected: float | None = None, factory: Any = network) -> None:
     """The exported file has all the zeros, and the accuracy that was measured."""
-    model = load_any(file, network) if isinstance(file, str) else file
-    assert model.zeros == target == zeros(model.module)
+    model = load_any(file, factory) if isinstance(file, str) else file
+    assert model.zeros == TARGET == zeros(model.module)
     export(model, "onnx", (HELD[:1],), Path("model.onnx"))
     parity = verify("model.onnx", model, (HELD[:1],), seeds=1)
     assert parity.passed
-    assert sum(w.zeros for w in parity.weights) == target
+    assert sum(w.zeros for w in parity.weights) == TARGET
     if expected is not None:
         assert accuracy(model.module) == pytest.approx(expected, abs=1e-6)
 
@@ -97,7 +97,7 @@ def test_lightning_keeps_the_best_hardened_checkpoint(accumulate: int, weights_o
     _, pruning = fit(checkpoint, accumulate_grad_batches=accumulate)
     assert pruning.pruner.steps == pruning.pruner.plan.total == 8 * 8 // accumulate
     assert pruning.sparse.zeros == TARGET
-    ships("best.ckpt", float(checkpoint.best_model_score))
+    ships("best.ckpt", float(checkpoint.best_model_score), Lit)
 
 
 def test_lightning_stops_early_only_once_all_zeros_are_there() -> None:
@@ -108,7 +108,7 @@ def test_lightning_stops_early_only_once_all_zeros_are_there() -> None:
     assert pruning.pruner.complete
     assert 6 * 8 < pruning.pruner.steps < 20 * 8
     assert any(f"took {pruning.pruner.steps} of the 160 steps planned" in str(w.message) for w in caught)
-    ships("best.ckpt", float(checkpoint.best_model_score))
+    ships("best.ckpt", float(checkpoint.best_model_score), Lit)
 
 
 def test_lightning_finishes_the_plan_where_it_is_asked_to() -> None:
@@ -134,7 +134,8 @@ def test_lightning_resumes_from_a_hardened_checkpoint_to_the_same_weights() -> N
 
     whole, parted = Lit(), Lit()
     run(whole, 10, ModelCheckpoint(".", "{epoch}", save_top_k=-1))
-    assert zeros(load_any("epoch=3.ckpt", Lit).module) > 1000
+    saved = torch.load("epoch=3.ckpt", weights_only=True)["state_dict"]
+    assert sum(int((value == 0).sum()) for value in saved.values() if value.dim() > 1) > 1000
     run(parted, 10, resume="epoch=3.ckpt")
     for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
         torch.testing.assert_close(a, b)

@@ -161,19 +161,28 @@ class _Lightning(_Pruning):
         self._saved = state_dict or None
 
     def _go_on(self, trainer: Any) -> None:
-        if trainer.should_stop and self.on_unfinished == "finish" and self._unfinished:
+        if self.on_unfinished == "finish" and self._unfinished:
             trainer.should_stop = False
+            _forget_stops(trainer)  # these look at the metric after all other callbacks
 
 
-def _forget_scores(trainer: Any) -> None:
-    """Scores of fewer zeros than were asked for are the worst there are, for best checkpoints and for early stops."""
-    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+def _forget_stops(trainer: Any) -> None:
+    """For early stops the next score is the first."""
+    from lightning.pytorch.callbacks import EarlyStopping
 
     for callback in trainer.callbacks:
         if isinstance(callback, EarlyStopping):
             worst = math.inf if callback.monitor_op == torch.lt else -math.inf
             callback.best_score, callback.wait_count = torch.tensor(worst), 0
-        elif isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_k_models:
+
+
+def _forget_scores(trainer: Any) -> None:
+    """Scores of fewer zeros than were asked for are the worst there are, for best checkpoints and for early stops."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    _forget_stops(trainer)
+    for callback in trainer.callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_k_models:
             score = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
             callback.best_k_models = dict.fromkeys(callback.best_k_models, score)
             callback.kth_value = callback.best_model_score = score
