@@ -93,6 +93,18 @@ def test_a_copy_of_attention_and_of_tied_layers_is_plain() -> None:
     torch.testing.assert_close(twin(x[0]), tied(x[0]))
 
 
+def test_a_copy_of_a_recurrent_layer_is_plain() -> None:
+    torch.manual_seed(0)
+    model = nn.LSTM(8, 16, num_layers=2, bidirectional=True)
+    Pruner(model, sparsity=0.8, epochs=4, dense=0.0, ramp=0.0).prepare()
+    x = torch.randn(5, 2, 8)
+    copied = deepcopy(model)
+    torch.testing.assert_close(copied(x)[0], model(x)[0])
+    plain = nn.LSTM(8, 16, num_layers=2, bidirectional=True)
+    plain.load_state_dict(copied.state_dict())
+    torch.testing.assert_close(plain(x)[0], copied(x)[0])
+
+
 def averaged(kind: str, model: nn.Module) -> tuple[Any, Any]:
     """An average of `model` and its update."""
     if kind == "timm":

@@ -245,7 +245,7 @@ class Masking:
             return
         gradients = self._gradients() if self.allocation == "sensitivity" else [None] * len(self.sites)
         layers = [
-            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient)
+            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates)
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]
         budgets = allocate(layers, self.recipe.sparsity, self.allocation)

@@ -51,8 +51,8 @@ class Pruner:
         optimizer: what trains the weights, where it exists already. Its steps are counted against the plan. With an
             adaptive one (Adam and its kin) IDP's derivative has no upper bound in "auto" mode: its size cancels there,
             and what it says is worth having.
-        options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
-            finish (when); the rest goes to the method.
+        options: first, last, depthwise, embeddings, rules (which weights); dense, ramp, finish or, in paper mode,
+            start, rate, finish (when); the rest goes to the method.
 
     Raises:
         UsageError: a setting that cannot be meant, a pattern that does not divide a weight, NaN or inf in a weight.

@@ -10,6 +10,7 @@ A deep copy or a pickle of the layer is plain: its weight holds what the mask ma
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -109,7 +110,9 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        self.owner.__dict__[self.leaf] = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
+        masked = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
+        self.owner.__dict__[self.leaf] = masked
+        _list(self.owner, self.leaf, masked)
 
     def __reduce__(self) -> tuple[Any, ...]:
         weight = cast(nn.Parameter, self.owner._parameters[self.leaf])
@@ -135,10 +138,20 @@ class _Leave:
         self.owner, self.leaf = owner, leaf
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.owner.__dict__.pop(self.leaf, None)
+        if self.owner.__dict__.pop(self.leaf, None) is not None:
+            _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Nothing, ()
+
+
+def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
+    """Recurrent layers pass their operator a list of weights; left alone they would make it, and on GPUs a copy of
+    all weights, anew in each forward, and keep the masked ones in it afterwards."""
+    if isinstance(owner, nn.RNNBase):
+        index = owner._flat_weights_names.index(leaf)
+        owner._flat_weights[index] = weight  # type: ignore[call-overload]
+        owner._flat_weight_refs[index] = weakref.ref(cast(nn.Parameter, weight))
 
 
 class Nothing:

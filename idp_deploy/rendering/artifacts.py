@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity
 from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
@@ -25,6 +26,7 @@ def export_document(
     *,
     model: CompressedModel,
     next: str = "",
+    refused: Mapping[FormatName, IdpDeployError] | None = None,
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
     rows, states, cases = [], [], []
@@ -44,6 +46,10 @@ def export_document(
         states.append(parity_state(parity))
         if parity:
             cases += parity_cases(parity)
+    for format, error in (refused or {}).items():
+        rows.append((format, "not written", "–", "–", str(error)))
+        states.append("bad")
+        cases.append(Case("export", format, False, str(error), ""))
     notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
     said = {summary(model), shortfall(model)}
     notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes if note not in said]
@@ -66,6 +72,7 @@ def export_document(
         "prunable": model.prunable,
         "sparsity": model.sparsity,
         "warnings": list(filter(None, [shortfall(model)])),
+        "refused": {format: str(error) for format, error in (refused or {}).items()},
     }
     table = Table("", columns, rows, frozenset({2, 3}), states)
     return Document("Export", [table], data, notes, cases, summary=summary(model), next=next)
