@@ -66,6 +66,10 @@ class MissingDependencyError(IdpDeployError):
     exit_code = ExitCode.DEPENDENCY
 
 
+class IdpDeployWarning(UserWarning):
+    """What is done all the same, though it may not be what was meant."""
+
+
 def require(module: str, extra: str) -> None:
     """Raise `MissingDependencyError` naming the extra, unless `module` can be found (it is not imported).
 

@@ -34,6 +34,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import Captured, attribute, capture
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.ledger import refuse_filled
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantizers import (
     decibels,
@@ -93,7 +94,8 @@ def quantize(
         samples: how many calibration inputs to take from the task.
 
     Raises:
-        UsageError: unknown scheme, no inputs where they are needed, or a model that is quantized already.
+        UsageError: unknown scheme, no inputs where they are needed, a model that is quantized already, or one whose
+            weights were written to after hardening.
         ConversionError: a weight is not finite.
 
     >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
@@ -106,6 +108,7 @@ def quantize(
     [[0.300048828125, 0.0]]
     """
     _require_scheme(model, scheme)
+    refuse_filled(model)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if scheme == "int8" and example is None:
         raise UsageError(

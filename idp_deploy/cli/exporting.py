@@ -77,7 +77,9 @@ def export(
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = lint(contents["tflite"]) if "tflite" in contents else None
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
-    document = export_document(artifacts, parities, dense, found, next=follow, refused=refused)
+    document = export_document(artifacts, parities, dense, found, model=compressed, next=follow, refused=refused)
+    if document.data["warnings"]:
+        say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
     if refused:
         raise _all_in_one(refused)

@@ -115,7 +115,7 @@ def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | Non
         example_inputs=example_inputs,
         **options,
     )
-    pruner.prepare()
+    pruner.plan.total = 0  # nothing is to be trained
     finalized = pruner.finalize()
     step = f"prune --one-shot --target {recipe.sparsity}"
     provenance = replace(model.provenance, steps=(*model.provenance.steps, step))
@@ -205,7 +205,8 @@ class _Run:
         if progress is not None:
             soft = evaluate(self.module, self.task)
             with self.pruner.hardened():
-                hard = soft if self.pruner.report().phase == "frozen" else evaluate(self.module, self.task)
+                frozen = self.pruner.schedule.phase(self.pruner.steps) == "frozen"
+                hard = soft if frozen else evaluate(self.module, self.task)
             progress(replace(self.progress(epoch, total / max(batches, 1)), soft=soft, hard=hard))
 
     def first_loss(self) -> Tensor:
@@ -237,8 +238,10 @@ class _Run:
 
     def progress(self, epoch: int, loss: float) -> Progress:
         """Where the run stands."""
-        report = self.pruner.report()
-        return Progress(epoch + 1, self.recipe.epochs, report.step, self.steps, report.phase, loss, report.sparsity)
+        step, sparsity = self.pruner.steps, self.pruner.sparsity
+        return Progress(
+            epoch + 1, self.recipe.epochs, step, self.steps, self.pruner.schedule.phase(step), loss, sparsity
+        )
 
     def state(self, epochs_done: int, fingerprint: str) -> TrainingState:
         """Everything an uninterrupted run would carry into the next epoch."""
