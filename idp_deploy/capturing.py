@@ -24,6 +24,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.lifting import attribute, lift
 from idp_deploy.recurrences import whole_recurrences
+from idp_deploy.regions import inline_regions
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -127,6 +128,7 @@ def capture(
         raise ConversionError(
             f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"
         ) from error
+    inline_regions(graph_module)
     _spell_out(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
@@ -180,7 +182,7 @@ def _spell_out(module: fx.GraphModule) -> None:
     """Rewrite, in place, what converters drop or refuse: x + α·y with the product spelled out, views of a whole."""
     aten = torch.ops.aten
     for node in list(module.graph.nodes):
-        if node.target is torch.ops.prims.view_of.default:
+        if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
