@@ -18,6 +18,7 @@ from bench.suite.running import Run, fill
 from bench.suite.tasks import JUDGING, TUNING
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
+FORMER = ("idp", {"floor": 0.5, "floor_end": 0.5, "refresh": 8})  # its defaults before they were chosen here
 TUNING_SEEDS = (100, 101, 102)
 
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--tasks", default=",".join(JUDGING), help="some of the judging tasks")
     parser.add_argument("--minutes", type=float, default=1e9, help="start no further run after this long")
     given = parser.parse_args()
     if given.what == "report":
@@ -48,11 +50,11 @@ def main() -> None:
     else:
         fill(
             [
-                Run.of(name, method, sparsity, int(seed))
+                Run.of(name, method, sparsity, int(seed), settings)
                 for seed in given.seeds.split(",")
-                for name, task in JUDGING.items()
+                for name, task in ((name, JUDGING[name]) for name in given.tasks.split(","))
                 for sparsity in task.sparsities
-                for method in ("dense", *given.methods.split(","))
+                for method, settings in [("dense", {}), *((name, {}) for name in given.methods.split(",")), FORMER]
                 if method != "dense" or sparsity == task.sparsities[0]
             ],
             given.minutes,

@@ -401,7 +401,7 @@ class Pruner:
 
 def _idp_defaults(mode: str, optimizer: Any) -> dict[str, Any]:
     if mode == "paper":
-        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1}
+        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1}
     bare = getattr(optimizer, "optimizer", optimizer)  # accelerate and Lightning wrap it
     return {"clip": False} if isinstance(bare, ADAPTIVE) else {}
 

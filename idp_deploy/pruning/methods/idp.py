@@ -35,8 +35,8 @@ class IDP(Method):
         "kappa": 10.0,
         "kappa_end": None,
         "clip": True,
-        "floor": 0.5,
-        "floor_end": None,
+        "floor": 1.0,
+        "floor_end": 0.0,
         "detach": False,
         "refresh": None,
     }
