@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import FORMATS, Budget, FormatName
 from idp_deploy.units import METRICS, parse
@@ -124,10 +124,10 @@ def _find(folder: Path) -> Path | None:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return documents.parse_toml(documents.read_text(path))
     except FileNotFoundError:
         raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FileError(f"{path} is not valid TOML: {error}", way_out="mend the line it names") from None
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None

@@ -20,8 +20,8 @@ from idp_deploy.loading.factories import load_module
 from idp_deploy.loading.reading_files import read_bytes, read_content
 from idp_deploy.loading.state_dicts import fill, find_state_dict, integers, resize
 from idp_deploy.masks import prunable_weights
+from idp_deploy.ownership import CHECKPOINT
 
-FORMAT = "idp-deploy/1"
 Factory = str | Callable[[], nn.Module]
 
 
@@ -59,8 +59,12 @@ def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) 
             )
         return found
     model = _plain_model(path, data, content, factory)
-    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
-    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    masks = {}
+    for name, weight in prunable_weights(model.module, embeddings=True).items():
+        mask = model.module.get_parameter(name).detach() != 0
+        # a table's rows of zeros are tokens that are not there, such as padding
+        if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
+            masks[name] = mask
     return CompressedModel(model.module, masks, provenance=model.provenance)
 
 
@@ -101,7 +105,7 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT,
         "state_dict": state,
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "attributes": {name: found for name, module in model.module.named_modules() if (found := integers(module))},
@@ -164,7 +168,7 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 
 def _is_ours(content: Any) -> bool:
-    return isinstance(content, Mapping) and content.get("format") == FORMAT
+    return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

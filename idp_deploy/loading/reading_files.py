@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UnsafeFileError
 
 SAVE_WEIGHTS = "save weights instead: torch.save(model.state_dict(), 'model.pt')"
@@ -29,7 +30,7 @@ def read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise FileError(f"{path} is a directory, not a checkpoint", way_out="name the .pt or .safetensors file")
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
     except FileNotFoundError:
         raise FileError(f"no such file: {path}", way_out="check the path") from None
     except OSError as error:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from idp_deploy import documents
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import FormatName
 from idp_deploy.simulation.cost_model import FAMILIES, Core
@@ -117,10 +118,10 @@ def parse(path: Path) -> Target:
         UsageError: unreadable, not TOML, an unknown or missing key, core or runtime family; the message names it.
     """
     try:
-        target = Target.model_validate(tomllib.loads(path.read_text()) | {"name": path.stem})
+        target = Target.model_validate(documents.parse_toml(documents.read_text(path)) | {"name": path.stem})
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", way_out="remove it or make it readable") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(
             f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error

@@ -1,0 +1,156 @@
+"""Bytes of an .onnx file → a checked ModelProto; every claim of the file about itself is doubted first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import TensorProto, inliner, numpy_helper
+
+from idp_deploy import documents
+from idp_deploy.errors import FileError
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """The model without external data loaded, local functions inlined, and every name defined before its use.
+
+    Raises:
+        FileError: not a protobuf, no graph in it, or a value that nothing produces.
+    """
+    try:
+        data = documents.read_bytes(path)
+        model = onnx.ModelProto.FromString(data)
+    except OSError as error:
+        raise FileError(f"{path} cannot be read: {error.strerror}") from error
+    except DecodeError as error:
+        raise FileError(
+            f"{path} is not an ONNX file: {error}", way_out="the file is truncated or of another kind"
+        ) from error
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output) or model.ir_version < 1:
+        raise FileError(f"{path} holds no ONNX graph", way_out="the file is truncated or of another kind")
+    if model.functions:
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:
+            raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
+    _check_names(model.graph, frozenset(), path)
+    return model
+
+
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The bodies of If, Loop, Scan and the like."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
+
+
+def sparse_name(tensor: onnx.SparseTensorProto) -> str:
+    """A sparse initializer is named by its values."""
+    return tensor.values.name
+
+
+def _check_names(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> None:
+    known = set(outer) | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {sparse_name(tensor) for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise FileError(
+                    f"{path}: {node.op_type} node '{node.name}' reads '{name}', which nothing before it produces",
+                    way_out="the file is truncated, or its nodes are out of order",
+                )
+        for body in subgraphs(node):
+            _check_names(body, frozenset(known), path)
+        known.update(node.output)
+    for value in graph.output:
+        if value.name not in known:
+            raise FileError(f"{path}: nothing produces the output '{value.name}'", way_out="the file is truncated")
+
+
+class TensorLoader:
+    """TensorProto → numpy, external data included, with sizes checked against what is really there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.external: set[Path] = set()  # data files met so far
+
+    def array(self, tensor: onnx.TensorProto) -> np.ndarray:
+        """The values; FileError where dims, type and data disagree."""
+        if any(extent < 0 for extent in tensor.dims):  # numpy would take it for an extent to be inferred
+            raise FileError(f"{self.path}: tensor '{tensor.name}' claims the shape {list(tensor.dims)}")
+        try:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                return self._external(tensor)
+            return numpy_helper.to_array(tensor)
+        except FileError:
+            raise
+        except Exception as error:
+            raise FileError(f"{self.path}: tensor '{tensor.name}' {list(tensor.dims)} is broken: {error}") from error
+
+    def sparse(self, tensor: onnx.SparseTensorProto, limit: int) -> np.ndarray:
+        """The dense values of a sparse constant of at most `limit` entries; its indices are flat or coordinates."""
+        values, indices = self.array(tensor.values), self.array(tensor.indices)
+        name, shape = sparse_name(tensor), tuple(tensor.dims)
+        count = checked_count(shape, limit, self.path, name)
+        if indices.ndim == 2 and indices.shape[1] == len(shape) and len(shape) > 0:
+            inside = bool(((indices >= 0) & (indices < np.array(shape))).all())
+            flat = np.ravel_multi_index(tuple(indices.T), shape) if inside else np.array([-1])
+        else:
+            flat = indices.reshape(-1)
+        if flat.size != values.size or (flat.size and (flat.min() < 0 or flat.max() >= count)):
+            raise FileError(f"{self.path}: sparse tensor '{name}' has indices outside of its shape {shape}")
+        out = np.zeros(count, values.dtype)
+        out[flat] = values.reshape(-1)
+        return out.reshape(shape)
+
+    def size_bytes(self, tensor: onnx.TensorProto) -> int:
+        """Bytes of the values as they lie in the file."""
+        if tensor.data_location == TensorProto.EXTERNAL:
+            fields = {entry.key: entry.value for entry in tensor.external_data}
+            return self._number(fields.get("length", ""), tensor.name, default=self.array(tensor).nbytes)
+        if tensor.HasField("raw_data"):
+            return len(tensor.raw_data)
+        return self.array(tensor).nbytes
+
+    def _external(self, tensor: onnx.TensorProto) -> np.ndarray:
+        fields = {entry.key: entry.value for entry in tensor.external_data}
+        folder = self.path.parent.resolve()
+        location = fields.get("location", "")
+        data = (folder / location).resolve()
+        if not location or not data.is_relative_to(folder) or not data.is_file():
+            raise FileError(
+                f"{self.path}: the data of tensor '{tensor.name}' should be in {location!r}, which is not beside it",
+                way_out="keep the data file in the folder of the .onnx file, under its own name",
+            )
+        self.external.add(data)
+        offset = self._number(fields.get("offset", ""), tensor.name, default=0)
+        length = self._number(fields.get("length", ""), tensor.name, default=data.stat().st_size - offset)
+        if offset + length > data.stat().st_size or length < 0:
+            raise FileError(f"{self.path}: tensor '{tensor.name}' reaches beyond the end of {data.name}")
+        with data.open("rb") as handle:
+            handle.seek(offset)
+            inline = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)
+            inline.raw_data = handle.read(length)
+        return numpy_helper.to_array(inline)
+
+    def _number(self, text: str, name: str, default: int) -> int:
+        if not text:
+            return default
+        if not text.isdecimal():
+            raise FileError(f"{self.path}: tensor '{name}' has the external data field {text!r}, not a number")
+        return int(text)
+
+
+def checked_count(shape: tuple[int, ...], limit: int, path: Path, name: str) -> int:
+    """Entries of `shape`; FileError where an extent is negative or the product passes `limit`."""
+    count = 1
+    for extent in shape:
+        count *= int(extent)
+        if extent < 0 or count > limit:
+            raise FileError(f"{path}: tensor '{name}' claims the shape {shape}, more than its file can hold")
+    return count

@@ -1,0 +1,157 @@
+"""Captured graph → plain ONNX model: opset 18, IR 8, stable names, nothing in it that a runtime does not need."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import torch
+
+from idp_deploy.capturing import Captured
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.refusing import module_of, refuse_projections
+
+OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
+IR_VERSION = 8
+
+
+def convert(captured: Captured) -> onnx.ModelProto:
+    """The captured model through torch.onnx, inputs and outputs in the order of the flattened call and result.
+
+    Inputs keep the names of forward's arguments, outputs get those of `captured.output_names`; a free batch is called
+    "batch".
+
+    Raises:
+        ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
+    """
+    outputs = captured.output_names()
+    refuse_projections(captured, "ONNX")
+    try:
+        with _quiet(), torch.random.fork_rng(), torch.no_grad():
+            exported = torch.onnx.export(
+                captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise _explained(error, captured) from error
+    assert exported is not None
+    model = exported.model_proto
+    model.ir_version = IR_VERSION
+    versions = {opset.domain: opset.version for opset in model.opset_import}
+    if versions.get("", OPSET) != OPSET:
+        raise ConversionError(
+            f"this model needs ONNX opset {versions['']}; files are written with opset {OPSET}",
+            way_out="replace the operator that has no older form",
+        )
+    _strip(model)
+    _name_boundary(model, outputs)
+    return model
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what no runtime reads: documentation, per-node metadata, shapes of inner values, unused constants."""
+    del model.metadata_props[:]
+    model.doc_string = model.producer_version = ""
+    model.producer_name = "idp-deploy"
+    graph = model.graph
+    graph.doc_string = ""
+    graph.name = "model"
+    del graph.value_info[:]
+    del graph.metadata_props[:]
+    for named in (*graph.node, *graph.input, *graph.output, *graph.initializer):
+        named.doc_string = ""
+        del named.metadata_props[:]
+    used = {name for node in all_nodes(graph) for name in node.input} | {output.name for output in graph.output}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    if len(kept) < len(graph.initializer):
+        copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+        del graph.initializer[:]
+        graph.initializer.extend(copies)
+
+
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Every node, those of If and Loop bodies among them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from all_nodes(inner)
+
+
+def _name_boundary(model: onnx.ModelProto, outputs: list[str]) -> None:
+    """Rename outputs and the batch extent; an output that is an input, a constant or a twin gets an Identity.
+
+    What the graph itself calls like an output gives way.
+    """
+    graph = model.graph
+    if len(outputs) != len(graph.output):
+        raise ConversionError(f"the model returns {len(outputs)} tensors, its graph {len(graph.output)}")
+    fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made = {name for node in all_nodes(graph) for name in node.output}
+    renames: dict[str, str] = {}
+    repeated: list[tuple[str, str]] = []
+    for value, name in zip(graph.output, outputs, strict=True):
+        if value.name in fixed or value.name in renames:
+            repeated.append((value.name, name))
+        else:
+            renames[value.name] = name
+        value.name = name
+    taken = made | fixed | set(outputs)
+    for name in sorted((made | fixed) & set(outputs) - set(renames)):
+        inner = name + "_inner"
+        while inner in taken:
+            inner += "_inner"
+        taken.add(inner)
+        renames[name] = inner
+    for node in all_nodes(graph):
+        for names in (node.input, node.output):
+            for i, name in enumerate(names):
+                names[i] = renames.get(name, name)
+    for tensor in graph.initializer:
+        tensor.name = renames.get(tensor.name, tensor.name)
+    for source, name in repeated:
+        graph.node.append(onnx.helper.make_node("Identity", [renames.get(source, source)], [name]))
+    symbols: dict[str, str] = {}
+    for value in (*graph.input, *graph.output):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = symbols.setdefault(
+                    dim.dim_param, "batch" if not symbols else re.sub(r"\W", "_", dim.dim_param)
+                )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The converter logs and warns about packages that no exported model needs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _explained(error: BaseException, captured: Captured) -> ConversionError:
+    """Name the operator and the submodule: the converter's own report names neither in one line."""
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        link = link.__cause__
+    text = "\n".join(str(link) for link in chain)
+    found = re.search(r"op='([\w.]+)'", text) or re.search(r"target=torch\.ops\.([\w.]+?)(?:\.default)?\]", text)
+    if not found:
+        first = next((line for line in str(chain[-1]).splitlines() if line.strip()), type(error).__name__)
+        return ConversionError(f"torch.onnx cannot convert this model: {first}", way_out="simplify the model's forward")
+    operator = found[1]
+    where = module_of(operator, captured)
+    return ConversionError(
+        f"ONNX has no counterpart for the operator {operator}{where}",
+        way_out="replace it there by operators that ONNX knows",
+    )

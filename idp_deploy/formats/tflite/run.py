@@ -1,0 +1,107 @@
+"""Run a .tflite file in LiteRT on this machine, twice: through XNNPACK, and through the builtin kernels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import Contents
+from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line
+from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert
+from idp_deploy.isolation import ForeignError
+
+
+def open_tflite(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
+    """A session in each runtime.
+
+    Where the file fixes a batch of 1 and a call brings more, its samples run one by one and the outputs are joined.
+
+    Raises:
+        FileError: a runtime cannot read or prepare the file, or ends over it.
+    """
+    return {runtime: _Interpreter(contents, runtime, threads).run for runtime in RUNTIMES}
+
+
+class _Interpreter:
+    """One loaded file in one runtime."""
+
+    def __init__(self, contents: Contents, runtime: str, threads: int) -> None:
+        self.name, self.runtime, self.contents = str(contents.path), runtime, contents
+        self.litert = Litert(contents.parsed, runtime, self.name, threads=threads)
+        self.inputs = _ordered(self.litert.inputs, contents.interface.inputs)
+        self.outputs = _ordered(self.litert.outputs, contents.interface.outputs)
+
+    def run(self, call: Arrays) -> Arrays:
+        """Outputs of one call.
+
+        Raises:
+            ConversionError: the runtime fails, or the call does not fit.
+        """
+        if len(call) != len(self.inputs):
+            raise ConversionError(f"{self.name} takes {len(self.inputs)} inputs; the call brings {len(call)}")
+        arrays = [self._arriving(x, detail) for x, detail in zip(call, self.inputs, strict=True)]
+        wanted = [detail.shape for detail in self.inputs]
+        if [a.shape for a in arrays] == wanted:
+            return self._invoke(arrays)
+        batches = {a.shape[0] for a, w in zip(arrays, wanted, strict=True) if a.shape != w and a.ndim}
+        samples = batches.pop() if len(batches) == 1 else 0
+        pieces = []
+        for i in range(samples):
+            piece = [a if a.shape == w else a[i : i + 1] for a, w in zip(arrays, wanted, strict=True)]
+            if [a.shape for a in piece] != wanted:
+                break
+            pieces.append(self._invoke(piece))
+        if not pieces:
+            raise ConversionError(
+                f"{self.name} takes inputs of shape {wanted}; the call brings {[a.shape for a in arrays]}",
+                way_out="TFLite files have fixed shapes: export with inputs of this shape",
+            )
+        return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
+
+    def _invoke(self, arrays: Sequence[np.ndarray]) -> Arrays:
+        given = {d.position: _quantized(array, d) for d, array in zip(self.inputs, arrays, strict=True)}
+        try:
+            results = self.litert.run([given[i] for i in range(len(given))])
+        except ForeignError as error:
+            raise ConversionError(f"{self.runtime} fails to run {self.name}: {first_line(error)}") from error
+        return tuple(self._leaving(_dequantized(results[d.position], d), d) for d in self.outputs)
+
+    def _arriving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
+        """The array in the file's layout; without a manifest, the layout in which the shape fits."""
+        if array.size == 1 and not detail.shape:
+            return array.reshape(())
+        wanted = detail.shape[1:]
+        guessed = not self.contents.manifest and array.ndim == 4 and array.shape[1:] != wanted
+        if self._layout(detail) == "NHWC" or (guessed and (*array.shape[2:], array.shape[1]) == wanted):
+            return np.moveaxis(array, 1, -1)
+        return array
+
+    def _leaving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
+        return np.moveaxis(array, -1, 1) if self._layout(detail) == "NHWC" else array
+
+    def _layout(self, detail: Detail) -> str:
+        return self.contents.interface.layouts.get(detail.name, "")
+
+
+def _ordered(details: Sequence[Detail], names: Iterable[str]) -> list[Detail]:
+    """Tensor details by name; in the file's order where a tensor is listed twice or goes by another name."""
+    by_name = {detail.name: detail for detail in details}
+    wanted = list(names)
+    known = len(wanted) == len(details) and all(name in by_name for name in wanted)
+    return [by_name[name] for name in wanted] if known else list(details)
+
+
+def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
+        limits = np.iinfo(detail.dtype)
+        levels = np.rint(array / detail.scale) + detail.zero_point
+        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
+    return np.array(array, detail.dtype, order="C")
+
+
+def _dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    if detail.scale and array.dtype.kind in "iu":
+        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
+    return as_float32(array)
