@@ -1,6 +1,7 @@
 """Every method on many small tasks: defaults are chosen on some of them and judged on the others.
 
     python -m bench.suite try '{"floor": 0}'     # settings of idp beside the shipped ones, on tuning tasks and seeds
+    python -m bench.suite bisect                 # plain IDP and idp, one difference at a time, on the task for that
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
@@ -12,20 +13,38 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from bench.suite.reporting import report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, TUNING
+from bench.suite.tasks import JUDGING, STUDIED, TUNING
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
 FORMER = ("idp", {"floor": 0.5, "floor_end": 0.5, "refresh": 8})  # its defaults before they were chosen here
+# from plain IDP to idp, and what else there is at the same budgets
+EARLY, ERK = {"dense": 0.15, "ramp": 6 / 17}, {"allocation": "erk"}
+BISECTION: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("plain", {}),
+    ("plain", {"staged": False}),
+    ("plain", {"row_floor": True}),
+    ("plain", {"bake": True}),
+    ("idp", {**ERK, **EARLY, "floor": 0.0}),
+    ("idp", {**ERK, "floor": 0.0}),
+    ("idp", {**ERK, **FORMER[1]}),
+    ("idp", ERK),
+    ("topk-ste", ERK),
+    ("gmp", ERK),
+    ("granet", ERK),
+    ("dense", {}),
+)
 TUNING_SEEDS = (100, 101, 102)
 
 
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "run", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "run", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -46,7 +65,17 @@ def main() -> None:
             ],
             given.minutes,
         )
-        print(tried())
+        print(tried(TUNING))
+    elif given.what == "bisect":
+        fill(
+            [
+                Run.of("six-blocks", method, 0.95, int(seed), settings)
+                for seed in given.seeds.split(",")
+                for method, settings in BISECTION
+            ],
+            given.minutes,
+        )
+        print(tried(STUDIED))
     else:
         fill(
             [

@@ -1,4 +1,4 @@
-"""Data of the small tasks, all made here or shipped with scikit-learn: (training inputs, targets, test inputs, targets)."""
+"""Data of the small tasks, made here or shipped with scikit-learn: training inputs, targets, test inputs, targets."""
 
 from __future__ import annotations
 

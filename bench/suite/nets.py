@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ def sequence(inputs: int, channels: int, blocks: int, classes: int, groups: bool
 def perceptron(sizes: Sequence[int], norm: bool = False) -> nn.Module:
     """Linear layers with ReLU between, behind a layer norm each with `norm`."""
     layers: list[nn.Module] = []
-    for before, after in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for before, after in pairwise(sizes[:-1]):
         layers += [nn.Linear(before, after), *([nn.LayerNorm(after)] if norm else []), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
@@ -50,7 +51,7 @@ class Residual(nn.Module):
     def __init__(self, inputs: int, channels: Sequence[int], classes: int) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_unit(inputs, channels[0], stride=2))
-        pairs = list(zip(channels, channels[1:], strict=False))
+        pairs = list(pairwise(channels))
         self.blocks = nn.ModuleList(
             nn.Sequential(*_unit(a, b, stride=2), nn.Conv2d(b, b, 3, 1, 1, bias=False), nn.BatchNorm2d(b))
             for a, b in pairs
@@ -103,7 +104,7 @@ class Reader(nn.Module):
 
 
 class Listener(nn.Module):
-    """A convolution over time, a GRU (which pruning leaves dense), and two linear layers on its last state."""
+    """Convolutions over time, a GRU, and two linear layers on its last state."""
 
     def __init__(self, inputs: int, width: int, classes: int) -> None:
         super().__init__()

@@ -7,6 +7,7 @@ and the last 30 % of the epochs on the frozen hard mask. Everything that could d
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,8 +45,7 @@ class Plain:
     floor: float = 0.0
     staged: bool = True  # the ramp moves once an epoch, or at every step
     row_floor: bool = False  # the hard mask keeps the best of each output row
-    every: int = 1
-    bake: bool = False
+    bake: bool = False  # weights take their soft values when the mask is frozen
     steps: int = 0
     masks: dict[str, Tensor] = field(default_factory=dict)
     t: dict[str, Tensor] = field(default_factory=dict)
@@ -54,9 +54,9 @@ class Plain:
         self.weights = {name: self.model.get_parameter(name) for name in self.budgets}
         self.handles: list[Any] = []
         for name in self.budgets:
-            owner, _, leaf = name.rpartition(".")
+            owner = name.rpartition(".")[0]
             layer = self.model.get_submodule(owner)
-            self.handles.append(layer.register_forward_pre_hook(lambda module, args, name=name: self._put(module, name)))
+            self.handles.append(layer.register_forward_pre_hook(partial(self._put, name)))
             self.handles.append(layer.register_forward_hook(_dense_again))
 
     def ratio(self, step: int) -> float:
@@ -84,7 +84,7 @@ class Plain:
             self.t = {}
             return
         ratio = self.ratio(step)
-        if ratio and step % self.every == 0:
+        if ratio:
             for name, w in self.weights.items():
                 zeros = round(ratio * self.budgets[name])
                 if zeros:
@@ -96,7 +96,7 @@ class Plain:
         for handle in self.handles:
             handle.remove()
 
-    def _put(self, module: nn.Module, name: str) -> None:
+    def _put(self, name: str, module: nn.Module, args: Any) -> None:
         w = self.weights[name]
         if name in self.masks:
             module.__dict__["weight"] = w * self.masks[name]

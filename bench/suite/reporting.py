@@ -1,17 +1,17 @@
-"""What the suite says: mean ranks with their critical difference, a table a task, and what was tried on tuning tasks."""
+"""What the suite says: mean ranks with their critical difference, a table, and what was tried on tuning tasks."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bench.suite import running
-from bench.suite.running import Run, known
-from bench.suite.tasks import JUDGING, TUNING
+from bench.suite.running import known
+from bench.suite.tasks import JUDGING, STUDIED
 from idp_deploy.pruning.comparing import mean_interval
 
 Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task, sparsity) → method → seed → score
@@ -20,8 +20,9 @@ Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task,
 def report() -> str:
     """Tables in Markdown; also written beside the runs, with the picture of the ranks."""
     scores, dense = judged()
-    methods = sorted({method for runs in scores.values() for method in runs}, key=lambda name: (name != "idp", name))
-    parts = [_table(scores, dense, methods)]
+    found = sorted({method for runs in scores.values() for method in runs}, key=lambda name: (name != "idp", name))
+    parts = [_table(scores, dense, found)]
+    methods = [name for name in found if not name.endswith(" before")]  # no method of its own
     blocks = by_task(scores, methods)
     if len(blocks) > 1 and len(methods) > 1:
         ranks, reach, chance = critical_difference(np.array(list(blocks.values())))
@@ -39,20 +40,21 @@ def report() -> str:
 
 
 def judged() -> tuple[Scores, Mapping[str, Sequence[float]]]:
-    """Runs of the judging tasks as shipped, and what the dense nets score."""
+    """Runs of the judging tasks as shipped, idp also with its former defaults, and what the dense nets score."""
     scores: dict[tuple[str, float], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     dense: dict[str, list[float]] = defaultdict(list)
     for task in JUDGING:
         for run, score in known(task).items():
             if run.method == "dense":
                 dense[task].append(score)
-            elif run.settings == "{}" and run.seed < 100:
-                scores[task, run.sparsity][run.method][run.seed] = score
+            elif run.seed < 100:
+                name = run.method if run.settings == "{}" else f"{run.method} before"
+                scores[task, run.sparsity][name][run.seed] = score
     return scores, dense
 
 
 def by_task(scores: Scores, methods: Sequence[str]) -> dict[str, list[float]]:
-    """One row a task, the mean of every method over its sparsities and the seeds they share; incomplete ones fall out."""
+    """One row a task: the mean of every method over its sparsities and common seeds; incomplete ones fall out."""
     rows: dict[str, list[list[float]]] = defaultdict(list)
     for (task, _), runs in scores.items():
         if all(method in runs for method in methods):
@@ -103,12 +105,12 @@ def draw(order: Sequence[tuple[float, str]], reach: float, file: Path) -> None:
     plt.close(figure)
 
 
-def tried() -> str:
-    """Settings of idp on the tuning tasks: the mean score over common seeds, and the mean over tasks."""
+def tried(tasks: Iterable[str]) -> str:
+    """Settings side by side on `tasks`: the mean score over common seeds, and the mean over tasks."""
     found: dict[str, dict[tuple[str, float], dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-    for task in TUNING:
+    for task in tasks:
         for run, score in known(task).items():
-            if run.method != "dense":
+            if run.method != "dense" or task in STUDIED:
                 found[f"{run.method} {run.settings}"][task, run.sparsity][run.seed] = score
     cells = sorted({cell for runs in found.values() for cell in runs})
     lines = ["| settings | " + " | ".join(f"{task} {sparsity:.0%}" for task, sparsity in cells) + " | mean |"]
@@ -140,7 +142,7 @@ def _lead(ours: Mapping[int, float], theirs: Mapping[int, float]) -> str:
     differences = [ours[seed] - theirs[seed] for seed in sorted(set(ours) & set(theirs))]
     found = mean_interval(differences)
     if found is None:
-        return ""
+        return f"{100 * differences[0]:+.1f} (one seed)" if differences else ""
     text = f"{100 * found.middle:+.1f} ± {100 * (found.high - found.middle):.1f}"
     return f"**{text}**" if found.low > 0 or found.high < 0 else text
 

@@ -1,4 +1,4 @@
-"""One run of a small task, cached: a line of JSON in the task's file, so that the suite goes on from where it stopped."""
+"""One run of a small task, cached: a line of JSON in the task's file, so that the suite can stop anywhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,10 @@ def fill(runs: Sequence[Run], minutes: float = 1e9) -> None:
         line = {"run": asdict(run), "score": round(score, 5), "cpu_seconds": seconds, "torch": torch.__version__}
         with (RESULTS / f"{run.task}.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"{score:8.2%}  {run.task} {run.method} {run.sparsity} seed {run.seed} {run.settings} {seconds}s", flush=True)
+        print(
+            f"{score:8.2%}  {run.task} {run.method} {run.sparsity} seed {run.seed} {run.settings} {seconds}s",
+            flush=True,
+        )
 
 
 def one(run: Run) -> float:
@@ -125,7 +128,7 @@ def evaluate(task: SmallTask, model: nn.Module) -> float:
     return task.score(torch.cat([model(part) for part in x.split(500)]), y)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _start(name: str, seed: int) -> dict[str, Tensor]:
     """The weights every method begins with: fresh, or trained for `task.trained` steps."""
     task = TASKS[name]

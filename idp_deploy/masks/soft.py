@@ -18,7 +18,6 @@ SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mas
 CHUNK = 1 << 18  # entries: few enough for intermediate values to stay in a processor's cache
 
 
-
 class _Soft(torch.autograd.Function):
     """ŵ = m(w)·w entry by entry. Only w is kept for backward: m is computed again there."""
 
