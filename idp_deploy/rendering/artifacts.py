@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity
+from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
 from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.rendering.inspections import lint_summary
@@ -99,13 +99,18 @@ def parity_cases(parity: Parity) -> list[Case]:
         )
         for o in parity.outputs
     ]
-    weights = [
-        Case(
-            suite, f"weight {w.parameter}", w.passed, f"{w.zeros} zeros in the file, {w.expected_zeros} expected", file
-        )
-        for w in parity.weights
-    ]
+    weights = [Case(suite, f"weight {w.parameter}", w.passed, _of_a_weight(w), file) for w in parity.weights]
     return outputs + weights
+
+
+def _of_a_weight(proof: WeightProof) -> str:
+    """Zeros, and for a failed proof what differs."""
+    if not proof.tensor and not proof.passed:
+        return f"no tensor of the file is like it; {proof.expected_zeros} zeros expected"
+    counts = f"{proof.zeros} zeros in the file, {proof.expected_zeros} expected"
+    if proof.passed:
+        return counts
+    return f"{counts}; values differ from '{proof.tensor}' by up to {proof.max_relative_error:.1e} of the largest"
 
 
 def parity_data(parity: Parity) -> dict[str, Any]:
