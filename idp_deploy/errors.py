@@ -44,6 +44,12 @@ class UsageError(IdpDeployError):
     exit_code = ExitCode.USAGE
 
 
+class GateError(IdpDeployError):
+    """A gate that cannot hold anything back (exit 1)."""
+
+    exit_code = ExitCode.GATE
+
+
 class ConversionError(IdpDeployError):
     """A model or an operator that a format cannot hold, or a file that fails verification (exit 3)."""
 

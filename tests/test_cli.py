@@ -336,3 +336,29 @@ def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("idp_deploy.cli.app.app", interrupted)
     assert call("doctor") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (lambda check: False, "base.json holds no checks"),
+        (lambda check: check["metric"] != "latency", "base.json has no value for it"),
+        (lambda check: check.update(target="pixel-6"), "base.json holds no checks"),
+    ],
+    ids=["empty", "a metric is missing", "another target"],
+)
+def test_a_baseline_that_holds_nothing_back_fails(
+    kept: Callable[[dict[str, str]], object], message: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("prune", "model.pt", "--one-shot") == 0
+    assert call("export", "--to", "onnx") == 0
+    assert call("check", "model.pruned.onnx", "--json", "-o", "base.json") == 0
+    report = json.loads(Path("base.json").read_text())
+    report["checks"] = [check for check in report["checks"] if kept(check)]
+    Path("base.json").write_text(json.dumps(report))
+    capsys.readouterr()
+    assert call("check", "model.pruned.onnx", "--baseline", "base.json") == 1
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    assert "--allow-missing" in captured.out + captured.err
+    assert call("check", "model.pruned.onnx", "--baseline", "base.json", "--allow-missing") == 0
