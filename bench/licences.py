@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 HEAD = """# Licences of the dependencies
 
-Made by `python -m bench.licences > docs/licences.md` from the metadata of the installed packages; a test compares the two.
+Made by `python -m bench.licences > docs/licences.md` from the metadata of what is installed; a test compares the two.
 What these depend on in turn is not listed: `pip-licenses` shows it for an environment.
 
 | package | needed by | licence |

@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     FILE = 3
     DEPENDENCY = 4
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class IdpDeployError(Exception):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,14 +143,14 @@ def export_and_verify(
     folder.mkdir(parents=True, exist_ok=True)
     for format in formats:
         name = f"{stem}{EXPORTERS[format][1]}"
-        with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage:
+        with files.workspace(folder) as stage:
             announce(f"exporting to {format}")
-            made = Path(stage) / name
+            made = stage / name
             artifact = export(model, format, example_inputs, made, encoding=encoding, **(options or {}).get(format, {}))
             announce(f"verifying {name}")
             parity = verify(made, model, example_inputs, task=task)
             home = folder if parity.passed else set_aside(folder)
-            parts = sorted(Path(stage).iterdir(), key=lambda part: part.name == name)
+            parts = sorted(stage.iterdir(), key=lambda part: part.name == name)
             for part in parts:  # the file itself last: an ONNX file may have its weights beside it
                 files.move(part, home / part.name)
             remove_data(home / name, keep=[part.name for part in parts])
