@@ -51,6 +51,12 @@ class GateError(IdpDeployError):
     exit_code = ExitCode.GATE
 
 
+class DivergedError(UsageError):
+    """A training that went astray: settings that cannot be meant, seen only once it runs (exit 1)."""
+
+    exit_code = ExitCode.GATE
+
+
 class ConversionError(IdpDeployError):
     """A model or an operator that a format cannot hold, or a file that fails verification (exit 3)."""
 

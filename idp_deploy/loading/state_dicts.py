@@ -54,7 +54,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, factory: st
 
     Raises:
         FileError: missing, unexpected or differently shaped entries (listed, with the nearest names), integers where
-            floats belong, or a parameter that is not finite.
+            floats belong, a parameter or running statistic that is not finite, a variance below zero.
     """
     own = module.state_dict()
     for name in own.keys() & state.keys():
@@ -72,11 +72,26 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, factory: st
             way_out="name the factory, and the sizes in it, that these weights were trained with",
         ) from None
     for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise FileError(
-                f"{path}: weight '{name}' has values that are not finite",
-                way_out="train again from before they appeared",
-            )
+        _refuse(path, f"weight '{name}' has values that are not finite", parameter, ~torch.isfinite(parameter))
+    for name, buffer in module.named_buffers():
+        if name not in state or not buffer.is_floating_point():
+            continue
+        leaf = name.rpartition(".")[2]
+        statistic = leaf in ("running_mean", "running_var")  # elsewhere infinities may be meant, as in attention masks
+        unsound = ~torch.isfinite(buffer) if statistic else torch.isnan(buffer)
+        _refuse(path, f"buffer '{name}' has values that are not finite", buffer, unsound)
+        if leaf == "running_var":
+            _refuse(path, f"buffer '{name}' has variances below zero", buffer, buffer < 0)
+
+
+def _refuse(path: Path, what: str, tensor: Tensor, unsound: Tensor) -> None:
+    found = unsound.nonzero()
+    if len(found):
+        index = found[0].tolist()
+        raise FileError(
+            f"{path}: {what}, the first {float(tensor[tuple(index)]):g} at {index}",
+            way_out="train again from before they appeared",
+        )
 
 
 def resize(module: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]]) -> None:
