@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ def prune(
     check_options(recipe.method, recipe.mode, recipe.options)
     chosen = {**known_options(recipe.method, recipe.mode), **recipe.options}
     settings = {name: chosen[name] for name in TRAINING_OPTIONS}
-    with own_randomness():
+    with own_randomness(), _own_threads():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
         module = deepcopy(model.module).to(accelerator.device).train()
@@ -95,6 +96,16 @@ def prune(
             if kept is not None and accelerator.is_main_process:
                 save_state(kept, run.state(epoch + 1, fingerprint))
         return run.finish(model)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """The caller's number of threads comes back: a resumed run takes that of the run it goes on with."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> CompressedModel:
