@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading",
+    "reading", "formats", "ledger",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -25,18 +25,20 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
+    "ledger": FOUNDATION,
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "units": {"errors"},
     "lifting": set(),
+    "recurrences": set(),
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
-    "capturing": FOUNDATION | {"lifting"},
+    "capturing": FOUNDATION | {"lifting", "recurrences"},
     "tasks": FOUNDATION,
-    "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
-    "ownership": FOUNDATION | {"documents", "files", "reading"},
-    "loading": FOUNDATION | {"documents", "files", "masks", "ownership"},
+    "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
+    "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
+    "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
@@ -45,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "isolation": {"errors"},
     "formats": FOUNDATION | {"documents"},
     "formats.litert": {"errors", "isolation"},
-    "formats.write": FOUNDATION | CORE | {"formats", "exporting", "isolation", "formats.litert"},
+    "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
     "formats.words": set(),
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
@@ -57,8 +59,8 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
-    "configuration": FOUNDATION | {"documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "units"},
+    "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES

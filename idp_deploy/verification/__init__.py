@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.errors import require
-from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity, WeightProof
+from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session
+from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
@@ -31,13 +31,6 @@ from idp_deploy.verification.liveness import dead_activations
 from idp_deploy.verification.proof import prove_weights
 from idp_deploy.verification.tolerance import quantized_activations
 
-# format → (module:function, packages its runtimes need, extra that brings them)
-RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.formats.onnx.run:open_onnx", ("onnxruntime",), "all"),
-    "coreml": ("idp_deploy.formats.coreml.run:open_coreml", (), ""),
-    "tflite": ("idp_deploy.formats.tflite.run:open_tflite", ("ai_edge_litert",), "tflite"),
-}
-
 
 def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
     """A session in every runtime of the file's format.
@@ -45,12 +38,8 @@ def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
     Raises:
         MissingDependencyError: the runtime is not installed. FileError: the file does not load.
     """
-    location, packages, extra = RUNNERS[contents.format]
-    for package in packages:
-        require(package, extra)
-    module, _, name = location.partition(":")
-    opener: Callable[..., Mapping[str, Session]] = getattr(import_module(module), name)
-    return opener(contents, threads=threads)
+    opened: Mapping[str, Session] = FORMATS[contents.format].function("open")(contents, threads=threads)
+    return opened
 
 
 def run_file(file: Path | Contents, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
@@ -91,8 +80,11 @@ def verify(
         accuracy_samples: how many held-out samples the file is scored on where there is a task; 0 for none.
 
     Raises:
-        FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
+        UsageError: the model's weights were written to after they were hardened. FileError: the file is broken.
+        ConversionError: an operator that the reference interpreter does not know.
     """
+    if model is not None:
+        refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
     notes = list(contents.warnings)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
@@ -116,7 +108,8 @@ def verify(
         if contents.format == "coreml" and not all(parity.passed for parity in parities):
             more = (*more, *_blame(contents, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
-        more += unproved + dead_activations(module, calls)
+        more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
+        more += dead_activations(module, calls)
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
     described = Artifact(contents.path, contents.format, contents.size_bytes, contents.manifest)
     return Parity(described, parities, proofs, metrics, (*notes, *more))
