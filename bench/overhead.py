@@ -39,6 +39,7 @@ def stepper(masked: bool) -> tuple[Callable[[], None], nn.Module]:
     pruner = Pruner(model, sparsity=0.9, epochs=100_000, dense=0.0, ramp=0.0) if masked else None
     if pruner is not None:
         pruner.prepare()
+        assert pruner.report().zeros  # a step before the ramp would cost nothing and say nothing
 
     def step() -> None:
         optimizer.zero_grad()
