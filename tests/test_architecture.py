@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"verification", "isolation", "formats.read", "formats.interpreter", "formats.litert"},
     "formats.bisect": FOUNDATION | CORE | {"verification", "formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
+    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"documents", "files", "units"},
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "configuration", "inputs", "rendering", "formats.write"},
+    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }

@@ -17,6 +17,7 @@ from torch.utils import _pytree
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.refusing import module_of, refuse_projections
+from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -73,15 +74,6 @@ def _strip(model: onnx.ModelProto) -> None:
         copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del graph.initializer[:]
         graph.initializer.extend(copies)
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of If and Loop bodies among them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from all_nodes(inner)
 
 
 def _output_names(captured: Captured) -> list[str]:
