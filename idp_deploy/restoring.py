@@ -63,7 +63,7 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
                 f"{source} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
                 way_out="prune the model first; or this file stores its zeros sparse already",
             )
-        after = read(temporary, format="onnx")
+        after = read(temporary)
         (outputs,) = run_onnx(temporary, calls).values()
         for call, wanted in zip(outputs, expected, strict=True):
             for name, a, b in zip(before.outputs, call, wanted, strict=True):

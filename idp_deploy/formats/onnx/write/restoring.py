@@ -17,7 +17,7 @@ from idp_deploy import files
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import Store, Weight, cost
+from idp_deploy.formats.onnx.write.storing import SHARED_ENTRIES, Store, Weight, cost
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _BITWISE_OPSET = 18  # BitwiseAnd
@@ -64,9 +64,9 @@ def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Take the tensors out of the graph's Constant nodes."""
     found, kept = [], []
     for node in graph.node:
-        is_tensor = node.op_type == "Constant" and node.domain in _DOMAINS and node.attribute[0].name == "value"
-        if is_tensor and np.prod(node.attribute[0].t.dims) > 1:
-            tensor = node.attribute[0].t
+        constant = node.op_type == "Constant" and node.domain in _DOMAINS
+        tensor = next((a.t for a in node.attribute if constant and a.name == "value"), None)
+        if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES:
             tensor.name = node.output[0]
             found.append(tensor)
         else:
