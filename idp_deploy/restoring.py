@@ -44,7 +44,7 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
         UsageError: another format, or nothing to gain.
         ConversionError: the file cannot hold sparse weights, or did not compute the same afterwards.
     """
-    from idp_deploy.formats.onnx.run import run_onnx
+    from idp_deploy.formats.onnx.run import open_onnx
     from idp_deploy.formats.onnx.write.restoring import restore_onnx
     from idp_deploy.formats.onnx.write.storing import ENCODINGS
 
@@ -64,9 +64,9 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
                 way_out="prune the model first; or this file stores its zeros sparse already",
             )
         after = read(temporary)
-        (outputs,) = run_onnx(temporary, calls).values()
-        for call, wanted in zip(outputs, expected, strict=True):
-            for name, a, b in zip(before.outputs, call, wanted, strict=True):
+        (session,) = open_onnx(after).values()
+        for call, wanted in zip(calls, expected, strict=True):
+            for name, a, b in zip(after.interface.outputs, session(call), wanted, strict=True):
                 if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
                     raise ConversionError(
                         f"output '{name}' of {source} changed when its weights were stored sparse",
@@ -83,15 +83,16 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
 
 def _outputs(contents: Contents) -> tuple[list[tuple[np.ndarray, ...]], list[tuple[np.ndarray, ...]]]:
     """Seeded calls that the file runs, and what it makes of them."""
-    from idp_deploy.formats.onnx.run import run_onnx
+    from idp_deploy.formats.onnx.run import open_onnx
 
+    (session,) = open_onnx(contents).values()
     problem: ConversionError | None = None
     for extent in _FREE:
         generator = np.random.default_rng(0)
-        values = [contents.values[name] for name in contents.inputs]
+        values = [contents.values[name] for name in contents.interface.inputs]
         calls = [tuple(_drawn(value, extent, generator) for value in values) for _ in range(CALLS)]
         try:
-            (outputs,) = run_onnx(contents.path, calls).values()
+            outputs = [session(call) for call in calls]
         except ConversionError as error:
             problem = problem or error
         else:

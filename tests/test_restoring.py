@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from idp_deploy.cli.app import app
 from idp_deploy.errors import ConversionError, FileError, UsageError
-from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
+from idp_deploy.verification import run_file
 from tests.zoo import ZOO, pruned
 
 
@@ -39,11 +39,11 @@ def test_a_folded_file_is_as_small_again_as_our_export(scheme, tmp_path):
     ours = export_onnx(model, inputs, tmp_path / "ours.onnx")
     dense = folded(ours.path, tmp_path)
     restored = restore(dense, tmp_path / "again.onnx")
-    weighed = [sum(t.size_bytes for t in read(path).tensors) for path in (ours.path, restored.path)]
+    weighed = [sum(t.size_bytes for t in read(path).tensors if len(t.shape) > 1) for path in (ours.path, restored.path)]
     assert restored.before_bytes > 1.3 * ours.size_bytes
     assert weighed[1] < 1.01 * weighed[0]  # the graph around the weights is the other tool's
     x = inputs[0].numpy()
-    (a,), (b,) = (run_onnx(path, [(x,)])["onnxruntime"][0] for path in (dense, restored.path))
+    (a,), (b,) = (run_file(path, [(x,)])["onnxruntime"][0] for path in (dense, restored.path))
     np.testing.assert_array_equal(a, b)
 
 

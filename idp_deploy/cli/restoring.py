@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Json, ReportFormat
-from idp_deploy.cli.output import emit, require_known
-from idp_deploy.cli.session import existing, writable
+from idp_deploy.cli.output import emit, output_path, ready
+from idp_deploy.cli.session import existing
 
 
 def restore(
@@ -29,6 +29,6 @@ def restore(
     from idp_deploy.rendering.artifacts import restored_document
     from idp_deploy.restoring import restore as restore_file
 
-    require_known(format)
-    path = writable(output or artifact.with_name(f"{artifact.stem}.sparse.onnx"), existing(artifact))
+    ready(format)
+    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse.onnx"), existing(artifact))
     emit(restored_document(restore_file(artifact, path, encoding=encoding)), format=format, json=json)

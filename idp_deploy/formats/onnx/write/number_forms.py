@@ -47,7 +47,7 @@ def exact_forms(plain: Weight) -> Iterator[Weight]:
     if halves is not None and np.array_equal(halves.astype(np.float32), plain.values):
         yield Weight(plain.name, halves, plain.mask, half=True)
     for form in _integers(plain):
-        if np.array_equal(form.values.astype(np.float32) * form.scale, plain.values):
+        if form.scale is not None and np.array_equal(form.values.astype(np.float32) * form.scale, plain.values):
             yield form
 
 
