@@ -15,9 +15,11 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.refusing import module_of, refuse_projections
 from idp_deploy.formats.onnx.write.nodes import all_nodes
+from idp_deploy.recurrences import whole_recurrences
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
+HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
 def convert(captured: Captured) -> onnx.ModelProto:
@@ -32,7 +34,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     outputs = captured.output_names()
     refuse_projections(captured, "ONNX")
     try:
-        with _quiet(), torch.random.fork_rng(), torch.no_grad():
+        with _quiet(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
             exported = torch.onnx.export(
                 captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
             )
