@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
+from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.recurrences import RECURRENT
 
@@ -44,6 +45,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
     crop_explicitly(module, held_by_coreml)
+    spell_out_cells(module)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
