@@ -5,6 +5,7 @@ Every exporter starts here, so that all three write the same numbers and can be 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
@@ -60,6 +62,39 @@ class Captured:
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
         return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
+
+    def input_names(self) -> list[str]:
+        """The names of forward's tensors, flattened, in order."""
+        return [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
+
+    def output_names(self) -> list[str]:
+        """One name for each tensor of the returned structure, from its keys and positions: the same in every format.
+
+        "logits" for a dict key, "output_1" for the second of a tuple, "output" for a single tensor. No two are the
+        same, and none is an input's or a weight's.
+
+        Raises:
+            ConversionError: something returned is no tensor.
+        """
+        graph: Any = self.module.graph
+        leaves = _pytree.tree_leaves(graph.output_node().args[0])
+        structure = _pytree.tree_unflatten(leaves, graph._codegen.pytree_info.out_spec)
+        taken = {*self.input_names(), *self.module.state_dict(), *self.aliases}
+        names: list[str] = []
+        for path, leaf in _pytree.tree_leaves_with_path(structure):
+            if not isinstance(leaf, fx.Node):
+                raise ConversionError(
+                    f"output {_pytree.keystr(path) or 'of the model'} is {leaf!r}, not a tensor",
+                    way_out="return tensors only, or wrap the model in a module that does",
+                )
+            parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+            name = re.sub(r"\W", "_", "_".join(parts), flags=re.ASCII)
+            name = name if name[:1].isalpha() else f"output_{name}".rstrip("_")
+            while name in taken:
+                name += "_out"
+            taken.add(name)
+            names.append(name)
+        return names
 
     def program(self) -> ExportedProgram:
         """`module` as converters take it."""
@@ -155,10 +190,10 @@ def export_program(
         warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         if dynamic_batch:
             batch = Dim("batch", min=1)
-            doubled = torch.utils._pytree.tree_map(
+            doubled = _pytree.tree_map(
                 lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x, example_inputs
             )
-            shapes = torch.utils._pytree.tree_map(
+            shapes = _pytree.tree_map(
                 lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
             )
             try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import FORMATS, FormatName
@@ -43,30 +43,30 @@ def export(
     config: Config = None,
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
-    from idp_deploy.exporting import EXPORTERS
     from idp_deploy.exporting import export as export_model
-    from idp_deploy.pipeline import export_and_verify
+    from idp_deploy.pipeline import claim_artifacts, export_and_verify
     from idp_deploy.reading import read
     from idp_deploy.simulation.xnnpack import lint
 
-    require_known(format)
+    ready(format)
     session = open_session(model, task, inputs, config, trust=trust)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
+    where = folder or source.parent
+    places = claim_artifacts(where, source.stem, formats)
     compressed = session.compressed(source)
     data = session.task()
     examples = session.example_inputs(data)
-    where = folder or source.parent
     if verify:
         artifacts, parities = export_and_verify(compressed, examples, where, source.stem, formats, chosen, data, say)
     else:
         parities = {}
         artifacts = [
-            export_model(compressed, f, examples, where / f"{source.stem}{EXPORTERS[f][1]}", encoding=chosen)
-            for f in formats
+            export_model(compressed, format, examples, path, encoding=chosen)
+            for format, path in zip(formats, places, strict=True)
         ]
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: read(a.path) for a in artifacts}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
-from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.estimates import estimate_document
@@ -41,7 +41,7 @@ def simulate(
     from idp_deploy.simulation import simulate as simulate_file
     from idp_deploy.simulation.targets import load_target
 
-    require_known(format)
+    ready(format, output, *artifacts)
     session = open_session(config=config)
     names = target or list(session.configuration.targets)
     if not names:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFile, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import ExitCode
 from idp_deploy.rendering.artifacts import parity_document
@@ -35,7 +35,7 @@ def verify(
     """
     from idp_deploy.verification import verify as verify_file
 
-    require_known(format)
+    ready(format, output, artifact, *([checkpoint] if checkpoint else []))
     session = open_session(model, task, inputs, config, trust=trust)
     existing(artifact)
     if checkpoint is None:

@@ -20,8 +20,8 @@ from idp_deploy.loading.factories import load_module
 from idp_deploy.loading.reading_files import read_bytes, read_content
 from idp_deploy.loading.state_dicts import fill, find_state_dict, integers, resize
 from idp_deploy.masks import prunable_weights
+from idp_deploy.ownership import CHECKPOINT
 
-FORMAT = "idp-deploy/1"
 Factory = str | Callable[[], nn.Module]
 
 
@@ -105,7 +105,7 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT,
         "state_dict": state,
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "attributes": {name: found for name, module in model.module.named_modules() if (found := integers(module))},
@@ -168,7 +168,7 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 
 def _is_ours(content: Any) -> bool:
-    return isinstance(content, Mapping) and content.get("format") == FORMAT
+    return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

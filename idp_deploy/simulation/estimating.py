@@ -12,6 +12,7 @@ import numpy as np
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import size_bytes
 from idp_deploy.flow import SUFFIXES, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.formats.operators import classes_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
@@ -29,7 +30,6 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
-from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
@@ -42,7 +42,7 @@ COVERAGE = 0.9
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 ANCHOR_DTYPES = ("float32", "float16", "int8")
-ARITHMETIC = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | MATMULS
+ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
 
@@ -90,7 +90,7 @@ def simulate(
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
     work = work if change is None else change(work)
-    reason = _not_estimable(work, chosen)
+    reason = _not_estimable(work, chosen, classes_of(loaded.format))
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
     model = coefficients or load_coefficients(folder() / "coefficients.json")
@@ -150,15 +150,15 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     return work, [f"runs dense: {runtime.name} has no sparse kernels; zeros save bytes here, not time"]
 
 
-def _not_estimable(work: Workload, runtime: Runtime) -> str:
+def _not_estimable(work: Workload, runtime: Runtime, classes: Mapping[str, str]) -> str:
     if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
         return "the file holds no operator that costs time"
-    loops = sorted(LOOPS & set(work.unknown))
+    loops = sorted({kind for kind in work.unknown if classes.get(kind) == "loop"})
     if loops:
         return f"how often the inside of {', '.join(loops)} runs is not written in the file"
-    blind = sorted(ARITHMETIC & set(work.unknown))
+    blind = sorted({kind for kind in work.unknown if classes.get(kind) in ARITHMETIC})
     if blind:
         return f"the file does not say what shapes {', '.join(blind)} reads and writes"
     traffic = sum(op.activation_bytes for op in work.ops)
