@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 from torch.nn.functional import linear
+from torch.utils import _pytree
 
 aten = torch.ops.aten
 
@@ -46,7 +47,7 @@ def spell_out_cells(module: fx.GraphModule) -> None:
     tracer = fx.proxy.GraphAppendingTracer(graph)
     for node in [node for node in graph.nodes if node.target in CELLS]:
         with graph.inserting_before(node):
-            args = fx.node.map_arg(node.args, lambda source: fx.Proxy(source, tracer))
+            args: Any = _pytree.tree_map_only(fx.Node, lambda source: fx.Proxy(source, tracer), node.args)
             results = CELLS[node.target](*args)
         if isinstance(results, tuple):
             for user in list(node.users):  # each picks one

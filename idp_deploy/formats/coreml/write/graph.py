@@ -123,6 +123,8 @@ def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
         return ""
     if packet in _MISREAD or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"
+    if packet is aten.prelu and node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]
+        return "coremltools takes a slope a channel for images only"
     for keyword, value in node.kwargs.items():
         if keyword not in _HARMLESS and (packet, keyword) not in _READ and value != _default(node, keyword):
             return f"coremltools would drop {keyword}={value!r}"
