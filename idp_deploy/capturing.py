@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,10 +120,7 @@ def capture(
     Raises:
         ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
     """
-    module = deepcopy(model.module).cpu().eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    program, dynamic = export_program(module, example_inputs, dynamic_batch=dynamic_batch)
+    module, program, dynamic = _traced(model, example_inputs, dynamic_batch)
     try:
         graph_module = program.module(check_guards=False)
     except KeyError as error:  # a parameter called "code", "graph" or like another attribute of graph modules
@@ -133,6 +132,38 @@ def capture(
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
     return Captured(graph_module, example_inputs, masks, dynamic, folded, program, _aliases(module, graph_module))
+
+
+_Trace = tuple[nn.Module, ExportedProgram, bool]
+_scope: ContextVar[dict[tuple[Any, ...], tuple[_Trace, Any]] | None] = ContextVar("traces", default=None)
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Inside, a model is traced once for each kind of batch, however many exporters and proofs capture it.
+
+    Whoever opens this promises that the model's weights stay as they are until it ends.
+    """
+    token = _scope.set({})
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _traced(model: CompressedModel, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> _Trace:
+    """(the module as it is traced, its program, whether the batch is free)."""
+    known, leaves = _scope.get(), _pytree.tree_leaves(example_inputs)
+    key = (id(model), dynamic_batch, *map(id, leaves))
+    if known is not None and key in known:
+        return known[key][0]
+    module = deepcopy(model.module).cpu().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    trace = (module, *export_program(module, example_inputs, dynamic_batch=dynamic_batch))
+    if known is not None:
+        known[key] = trace, (model, leaves)  # kept alive: no other object may get their identity
+    return trace
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from idp_deploy import documents
@@ -151,10 +152,24 @@ def size_bytes(path: Path) -> int:
 
 
 def transfer_bytes(path: Path) -> tuple[int, int]:
-    """(gzip, brotli) bytes that a download of the file takes; a package's files are compressed one by one."""
+    """(gzip, brotli) bytes that a download of the file takes; a package's files are compressed one by one.
+
+    Compressed once, however often it is asked for, until the file changes.
+    """
+    return _compressed(stamp(path))
+
+
+def stamp(path: Path) -> tuple[tuple[Path, int, int, int], ...]:
+    """What changes when a file or a package does: (path, inode, bytes, time of the last change) of each member."""
+    found = ((member, member.stat()) for member in members(path))
+    return tuple((member.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns) for member, stat in found)
+
+
+@lru_cache(maxsize=64)
+def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
     import brotli  # here, since most commands compress nothing
 
-    contents = [member.read_bytes() for member in members(path)]
+    contents = [member.read_bytes() for member, *_ in stamped]
     return (
         sum(len(gzip.compress(data, GZIP_LEVEL, mtime=0)) for data in contents),
         sum(len(brotli.compress(data, quality=BROTLI_QUALITY)) for data in contents),

@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FormatName = Literal["onnx", "coreml", "tflite"]
-FORMATS: tuple[FormatName, ...] = ("onnx", "coreml", "tflite")
+FormatName = str  # a row of `formats.FORMATS`: onnx, coreml, tflite
 INSIDE = "inside."  # before the role of a weight that an operator's body reads, where its operators are not listed
 MANIFEST_KEY = "idp_deploy"  # of our provenance in a file's metadata
-SUFFIXES: dict[str, FormatName] = {".onnx": "onnx", ".mlpackage": "coreml", ".tflite": "tflite"}
 
 # ── steering ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

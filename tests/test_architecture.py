@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading",
+    "reading", "formats",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -35,8 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "quantizers": FOUNDATION,
     "capturing": FOUNDATION | {"lifting", "recurrences"},
     "tasks": FOUNDATION,
-    "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
-    "ownership": FOUNDATION | {"documents", "files", "reading"},
+    "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
+    "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
     "loading": FOUNDATION | {"documents", "files", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
-    "configuration": FOUNDATION | {"documents", "files", "units"},
+    "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
     "cli": FOUNDATION
     | CORE

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFile, ReportFormat, TaskFactory
+from idp_deploy.cli.options import (
+    Config,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFile,
+    ReportFormat,
+    TaskFactory,
+    WeightsKey,
+)
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
@@ -41,6 +50,7 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted comparison.")] = False,
     model: ModelFactory = None,
     task: TaskFactory = None,
+    weights_key: WeightsKey = None,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
@@ -53,7 +63,7 @@ def compare(
     from idp_deploy.tasks import rehearse
 
     ready(format, output, checkpoint)
-    session = open_session(model, task, config=config)
+    session = open_session(model, task, config=config, weights_key=weights_key)
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
     if unknown or len(names) < 2:

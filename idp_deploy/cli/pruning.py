@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFormat,
+    Rules,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
 from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
@@ -73,6 +84,7 @@ def prune(
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     output: Output = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -88,8 +100,8 @@ def prune(
     from idp_deploy.tasks import evaluate, rehearse
 
     ready(format)
-    session = open_session(model, task, inputs, config, trust)
-    existing(checkpoint)
+    session = open_session(model, task, inputs, config, trust, weights_key)
+    checkpoint = existing(checkpoint)
     if one_shot and (soft or resume):
         raise UsageError(
             f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
@@ -26,6 +26,7 @@ def quantize(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
     ] = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -37,11 +38,12 @@ def quantize(
     from idp_deploy.tasks import evaluate
 
     ready(format)
-    session = open_session(model, task, inputs, config, trust=trust)
+    session = open_session(model, task, inputs, config, trust, weights_key)
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
-    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), existing(checkpoint))
+    checkpoint = existing(checkpoint)
+    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), checkpoint)
     before = session.compressed(checkpoint)
     data = session.task()
     if data is None:

@@ -31,6 +31,7 @@ class Session:
     task_spec: str | None
     inputs: tuple[str, ...]
     trust: bool = False
+    weights_key: str | None = None  # which weights of a file that holds several
 
     def task(self) -> Task | None:
         """The task, if one is named."""
@@ -95,13 +96,13 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.factory, trust=self.trust)
+        return load_model(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.factory, trust=self.trust)
+        return load_any(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
 
 
 def open_session(
@@ -110,10 +111,18 @@ def open_session(
     inputs: Sequence[str] | None = None,
     config: Path | None = None,
     trust: bool = False,
+    weights_key: str | None = None,
 ) -> Session:
     """Read the configuration and lay the flags over it."""
     found = configuration.load(config)
-    return Session(found, model or found.model, task or found.task, tuple(inputs or found.inputs), trust)
+    return Session(
+        found,
+        model or found.model,
+        task or found.task,
+        tuple(inputs or found.inputs),
+        trust,
+        weights_key or found.weights_key,
+    )
 
 
 def remember(kind: str, paths: Sequence[Path]) -> None:
@@ -147,10 +156,10 @@ def newest_artifacts() -> tuple[Path, ...]:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or a FileError that says it is missing."""
+    """`path`, or a FileError that says it is missing. A folder has a name, from which others are made: . becomes it."""
     if not path.exists():
         raise FileError(f"no such file: {path}", way_out="check the path")
-    return path
+    return path if path.name.strip(".") else path.resolve()
 
 
 def _state() -> dict[str, list[str]]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import emit, output_path, ready
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
@@ -22,6 +22,7 @@ def shrink(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
     ] = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -33,8 +34,9 @@ def shrink(
     from idp_deploy.shrinking import zero_channels
 
     ready(format)
-    session = open_session(model, task, inputs, config, trust)
-    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.small.pt"), existing(checkpoint))
+    session = open_session(model, task, inputs, config, trust, weights_key)
+    checkpoint = existing(checkpoint)
+    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.small.pt"), checkpoint)
     before = session.compressed(checkpoint)
     if before.quantization is not None:
         raise UsageError(f"{checkpoint} is quantized already", way_out="shrink first, then quantize")

@@ -7,6 +7,7 @@ from functools import cache
 from importlib import import_module
 
 from idp_deploy.flow import FormatName
+from idp_deploy.formats import FORMATS
 
 # class → what its operators do
 CLASSES: dict[str, str] = {
@@ -37,10 +38,10 @@ def classes_of(format: FormatName) -> Mapping[str, str]:
     >>> classes_of("onnx")["Gemm"], classes_of("tflite")["FULLY_CONNECTED"], classes_of("coreml")["linear"]
     ('product', 'product', 'product')
     """
-    rows: Mapping[str, str] = import_module(f"idp_deploy.formats.{format}.words").WORDS
+    rows: Mapping[str, str] = import_module(FORMATS[format].words).WORDS
     return {kind: name for name, kinds in rows.items() for kind in kinds.split()}
 
 
 def is_channels_last(format: FormatName) -> bool:
     """Whether the format's activations lie as (N, H, W, C) and its kernels with their input channels last."""
-    return bool(import_module(f"idp_deploy.formats.{format}.words").CHANNELS_LAST)
+    return bool(import_module(FORMATS[format].words).CHANNELS_LAST)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.errors import require
-from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity, WeightProof
+from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session
 from idp_deploy.reading import read
 from idp_deploy.tasks import Task
@@ -31,13 +30,6 @@ from idp_deploy.verification.liveness import dead_activations
 from idp_deploy.verification.proof import prove_weights
 from idp_deploy.verification.tolerance import quantized_activations
 
-# format → (module:function, packages its runtimes need, extra that brings them)
-RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.formats.onnx.run:open_onnx", ("onnxruntime",), "all"),
-    "coreml": ("idp_deploy.formats.coreml.run:open_coreml", (), ""),
-    "tflite": ("idp_deploy.formats.tflite.run:open_tflite", ("ai_edge_litert",), "tflite"),
-}
-
 
 def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
     """A session in every runtime of the file's format.
@@ -45,12 +37,8 @@ def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
     Raises:
         MissingDependencyError: the runtime is not installed. FileError: the file does not load.
     """
-    location, packages, extra = RUNNERS[contents.format]
-    for package in packages:
-        require(package, extra)
-    module, _, name = location.partition(":")
-    opener: Callable[..., Mapping[str, Session]] = getattr(import_module(module), name)
-    return opener(contents, threads=threads)
+    opened: Mapping[str, Session] = FORMATS[contents.format].function("open")(contents, threads=threads)
+    return opened
 
 
 def run_file(file: Path | Contents, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
