@@ -14,7 +14,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 
 FOUNDATION = {"errors", "flow"}
-CORE = {"documents", "files", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading", "reading"}
+CORE = {
+    "documents",
+    "files",
+    "sealing",
+    "units",
+    "masks",
+    "encodings",
+    "quantizers",
+    "capturing",
+    "tasks",
+    "loading",
+    "reading",
+}
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
     "gating",
@@ -24,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "flow": set(),
     "files": FOUNDATION,
     "documents": set(),
+    "sealing": {"documents", "files"},
     "units": {"errors"},
     "lifting": set(),
     "masks": FOUNDATION,
@@ -36,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "simulation": FOUNDATION | CORE | {"isolation", "formats.litert"},
     "exporting": FOUNDATION | CORE | {"formats.write"},
-    "verification": FOUNDATION | CORE | {"formats.bisect"},
+    "verification": FOUNDATION | CORE | {"formats.bisect", "exporting"},
     "isolation": {"errors"},
     "formats": FOUNDATION,
     "formats.litert": {"errors", "isolation"},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
+from idp_deploy.sealing import seal
 
 
 class Exporter(Protocol):
@@ -68,4 +70,5 @@ def export(
         require(package, extra)
     module, _, name = location.partition(":")
     exporter: Exporter = getattr(import_module(module), name)
-    return exporter(model, example_inputs, path, encoding=encoding, **options)
+    artifact = exporter(model, example_inputs, path, encoding=encoding, **options)
+    return replace(artifact, manifest={**artifact.manifest, "seal": seal(artifact.path)})

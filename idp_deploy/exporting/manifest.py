@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from idp_deploy.flow import CompressedModel
+from idp_deploy.sealing import BLANK
 
 KEY = "idp_deploy"
 SCHEMA_VERSION = 1
@@ -42,6 +43,7 @@ def build(
         "layouts": dict(layouts or {}),
         "weights": dict(sorted(weights.items())),
         "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
+        "seal": BLANK,  # `exporting.export` puts the real one in its place
         "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},
     }
 

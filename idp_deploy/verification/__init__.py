@@ -16,6 +16,7 @@ from idp_deploy.errors import require
 from idp_deploy.files import size_bytes
 from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
 from idp_deploy.reading import format_of, read
+from idp_deploy.sealing import intact
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -31,6 +32,7 @@ from idp_deploy.verification.comparing import between_runtimes, with_model
 from idp_deploy.verification.liveness import dead_activations
 from idp_deploy.verification.proof import prove_weights
 from idp_deploy.verification.tolerance import quantized_activations
+from idp_deploy.verification.unsealed import against_fresh
 
 Runner = Callable[[Path, Sequence[Arrays]], Mapping[str, list[Arrays]]]
 
@@ -98,7 +100,8 @@ def verify(
     calibration = model.quantization.calibration if model is not None and model.quantization else ()
     if calibration and quantized_activations(contents):
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
-    results = run_file(path, [arrays(call) for call in calls])
+    given = [arrays(call) for call in calls]
+    results = run_file(path, given)
     proofs: tuple[WeightProof, ...] = ()
     if model is None:
         parities, more = between_runtimes(contents, results, tolerance)
@@ -110,6 +113,10 @@ def verify(
             more = (*more, *_blame(path, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += unproved + dead_activations(module, calls)
+        agrees = all(p.passed for p in (*parities, *proofs))
+        if agrees and intact(path) is False:
+            again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
+            parities, proofs, more = (*parities, *again), (*proofs, *differing), (*more, *said)
     metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
     described = Artifact(path, contents.format, size_bytes(path), manifest_of(contents))
     return Parity(described, parities, proofs, metrics, (*notes, *more))
