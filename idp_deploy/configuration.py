@@ -16,7 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import FORMATS, Budget, FormatName
+from idp_deploy.flow import Budget, FormatName
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.units import METRICS, parse
 
 PREFIX = "IDP_DEPLOY_"
@@ -52,7 +54,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[FormatName, ...] = FORMATS
+    to: tuple[KnownFormat, ...] = tuple(FORMATS)
     encoding: str = "auto"
 
 
@@ -62,13 +64,14 @@ class Configuration(_Table):
     model: str | None = None
     task: str | None = None
     weights: Path | None = None
+    weights_key: str | None = None  # which of them, where the file holds several
     output: Path | None = None
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     prune: PruneTable = PruneTable()
     quantize: QuantizeTable = QuantizeTable()
     export: ExportTable = ExportTable()
-    budgets: dict[str, dict[FormatName, dict[str, float | str]]] = {}
+    budgets: dict[str, dict[KnownFormat, dict[str, float | str]]] = {}
 
     source: Path | None = Field(default=None, exclude=True)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
 
 if TYPE_CHECKING:
@@ -109,12 +110,9 @@ def _memory(evidence: Evidence) -> tuple[float | None, str]:
 def sparsity(contents: Contents) -> tuple[float, int, int]:
     """(share, zeros, entries) of the prunable weights, counted in the file.
 
-    Prunable are the tensors the manifest names, or, in another tool's file, every float or integer weight of at
-    least two dimensions.
+    Prunable is what `prunable_tensors` says: no metadata of the file has a part in it.
     """
-    manifest = contents.metadata.get("idp_deploy") or {}
-    named = set((manifest.get("weights") or {}).values()) if isinstance(manifest, Mapping) else set()
-    chosen = [t for t in contents.tensors if t.name in named] or [t for t in contents.tensors if len(t.shape) >= 2]
+    chosen = prunable_tensors(contents)
     zeros, entries = sum(t.zeros for t in chosen), sum(t.size for t in chosen)
     return (zeros / entries if entries else 0.0), zeros, entries
 

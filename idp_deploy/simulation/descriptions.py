@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import FormatName
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.work import Workload, WorkOp, as_dtype
 
@@ -111,7 +112,7 @@ class Description(_Strict):
     name: str = ""
     architecture: str = ""
     dtype: Literal["float32", "float16", "int8"] = "float32"
-    format: FormatName = "tflite"
+    format: KnownFormat = "tflite"
     ops: tuple[OpDescription, ...] = ()
 
     @model_validator(mode="after")

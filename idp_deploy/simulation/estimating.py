@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import size_bytes
-from idp_deploy.flow import SUFFIXES, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.flow import Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.formats import suffixes
+from idp_deploy.formats.operators import classes_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
@@ -29,7 +30,6 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
-from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
@@ -42,12 +42,12 @@ COVERAGE = 0.9
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 ANCHOR_DTYPES = ("float32", "float16", "int8")
-ARITHMETIC = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | MATMULS
+ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
 
 def simulate(
-    artifact: Path | Contents,
+    artifact: Path | Contents | Loaded,
     target: Target,
     *,
     runtime: str | None = None,
@@ -55,11 +55,12 @@ def simulate(
     anchor: Mapping[str, float] | None = None,
     change: Callable[[Workload], Workload] | None = None,
     coefficients: Coefficients | None = None,
+    transfer: bool = True,
 ) -> Estimate:
     """How long one inference takes on a device, and what it needs there.
 
     Args:
-        artifact: a model file, its contents, or a workload description (`descriptions`).
+        artifact: a model file, its contents, a workload description (`descriptions`), or what `load` made of one.
         runtime: one of the target's, or a CPU runtime family; the target's own for the format by default.
         threads: on the device, at most its cores.
         anchor: latencies in ms that were measured on the device with the same runtime and threads, by published
@@ -67,18 +68,21 @@ def simulate(
             measurement removes most of what is unknown about a device.
         change: what if the work were another: applied after what runs sparse has been marked.
         coefficients: of another calibration than the committed one.
+        transfer: also say what a download takes, for which the file is compressed; 0 where not.
 
     Raises:
         UsageError: unknown runtime or anchor, or more threads than cores. FileError: a broken file.
     """
-    loaded = _load(artifact)
+    loaded = artifact if isinstance(artifact, Loaded) else load(artifact)
     chosen = target.runtime(loaded.format, runtime)
     cores = sum(group.count for group in target.cores)
     if not 1 <= threads <= cores:
         raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:
-        return _answer(loaded, target, "none", work, None, f"{target.device} runs no {loaded.format} files", (), notes)
+        return _answer(
+            loaded, target, "none", work, None, f"{target.device} runs no {loaded.format} files", (), notes, transfer
+        )
     core = target.core(chosen)
     if chosen.family in ACCELERATOR_FAMILIES and work.dtype == "float32":
         work = as_dtype(work, "float16")  # these engines compute in float16 whatever the file holds
@@ -90,9 +94,9 @@ def simulate(
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
     work = work if change is None else change(work)
-    reason = _not_estimable(work, chosen)
+    reason = _not_estimable(work, chosen, classes_of(loaded.format))
     if reason:
-        return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
+        return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     model = coefficients or load_coefficients(folder() / "coefficients.json")
     anchors = {
         f"{m.model}@{m.precision}": m.latency_ms
@@ -110,29 +114,33 @@ def simulate(
     total = float(by_op.sum())
     spread = math.exp(case.error)
     interval = Interval(total / spread, total, total * spread, COVERAGE)
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.basis])
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.basis], transfer)
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
+    """A file read once, for as many targets and questions as there are."""
+
     path: Path
     format: FormatName
     work: Workload
     lint: SparseLint | None
+    contents: Contents | None = None  # None for a description
 
 
-def _load(artifact: Path | Contents) -> _Loaded:
+def load(artifact: Path | Contents) -> Loaded:
+    """Read a model file or a description. FileError: it is broken, or neither by its suffix."""
     if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
         work, format_name = descriptions.read_description(artifact)
-        return _Loaded(artifact, format_name, work, None)
-    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in SUFFIXES:
-        known_suffixes = ", ".join((*SUFFIXES, *descriptions.SUFFIXES))
+        return Loaded(artifact, format_name, work, None)
+    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in suffixes():
+        known_suffixes = ", ".join((*suffixes(), *descriptions.SUFFIXES))
         raise FileError(
             f"{artifact} is neither a model nor a description of one by its suffix",
             way_out=f"expected one of {known_suffixes}",
         )
     contents = read(artifact) if isinstance(artifact, Path) else artifact
-    return _Loaded(contents.path, contents.format, workload(contents), lint(contents))
+    return Loaded(contents.path, contents.format, workload(contents), lint(contents), contents)
 
 
 def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> tuple[Workload, list[str]]:
@@ -150,15 +158,15 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     return work, [f"runs dense: {runtime.name} has no sparse kernels; zeros save bytes here, not time"]
 
 
-def _not_estimable(work: Workload, runtime: Runtime) -> str:
+def _not_estimable(work: Workload, runtime: Runtime, classes: Mapping[str, str]) -> str:
     if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
         return "the file holds no operator that costs time"
-    loops = sorted(LOOPS & set(work.unknown))
+    loops = sorted({kind for kind in work.unknown if classes.get(kind) == "loop"})
     if loops:
         return f"how often the inside of {', '.join(loops)} runs is not written in the file"
-    blind = sorted(ARITHMETIC & set(work.unknown))
+    blind = sorted({kind for kind in work.unknown if classes.get(kind) in ARITHMETIC})
     if blind:
         return f"the file does not say what shapes {', '.join(blind)} reads and writes"
     traffic = sum(op.activation_bytes for op in work.ops)
@@ -231,19 +239,19 @@ def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, cor
     if wanted and wanted not in ANCHOR_DTYPES:
         raise UsageError(f"the anchor {name} has no arithmetic {wanted!r}", way_out=f"{', '.join(ANCHOR_DTYPES)}")
     if known(plain) or not Path(plain).exists():
-        if Path(plain).suffix.lower() in (*SUFFIXES, *descriptions.SUFFIXES):
+        if Path(plain).suffix.lower() in (*suffixes(), *descriptions.SUFFIXES):
             raise UsageError(f"the anchor {plain} is no file", way_out="check the path, or name a published network")
         work = architecture(plain)
         dtype = wanted or dtype
         work = work if dtype == "float32" else as_dtype(work, dtype)
     else:
-        loaded = _load(Path(plain))
+        loaded = load(Path(plain))
         work = loaded.work if loaded.lint is None else _sparse(loaded.work, loaded.lint, runtime, core)[0]
     return Observation(at_peak(work, runtime.family, core, penalty).sum(0), latency_ms)
 
 
 def _answer(
-    loaded: _Loaded,
+    loaded: Loaded,
     target: Target,
     runtime: str,
     work: Workload,
@@ -251,9 +259,10 @@ def _answer(
     reason: str,
     by_op: Sequence[float] | np.ndarray,
     notes: Sequence[str],
+    transfer: bool,
 ) -> Estimate:
-    described = loaded.lint is None
-    gzip_bytes, brotli_bytes = (0, 0) if described else estimated_transfer_bytes(loaded.path)
+    contents = loaded.contents
+    gzip_bytes, brotli_bytes = estimated_transfer_bytes(loaded.path) if contents and transfer else (0, 0)
     ops = tuple(
         OpEstimate(
             name=op.name, op_class=op.op_class, macs=op.macs, executed_macs=op.executed_macs,
@@ -264,7 +273,7 @@ def _answer(
     )  # fmt: skip
     return Estimate(
         artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
-        reason=reason, size_bytes=sum(op.stored_bytes for op in work.ops) if described else size_bytes(loaded.path),
+        reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
         notes=tuple(notes),

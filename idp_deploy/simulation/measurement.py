@@ -11,7 +11,8 @@ import numpy as np
 
 from idp_deploy import documents
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import Contents, Measurement
+from idp_deploy.flow import Contents, FormatName, Measurement
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.tflite.litert import Litert, first_line
 from idp_deploy.isolation import ForeignError
 from idp_deploy.reading import read
@@ -24,7 +25,7 @@ def measure(path: Path | str, *, repeats: int = 30, threads: int = 1) -> Measure
     return measure_all([path], repeats=repeats, threads=threads)[0]
 
 
-def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int = 1) -> list[Measurement]:
+def measure_all(files: Sequence[Path | str | Contents], *, repeats: int = 30, threads: int = 1) -> list[Measurement]:
     """Time several files in turns, so that a disturbance of the machine meets all of them alike.
 
     CPU time per inference of the process that runs it: the median of `repeats` after 3 to warm up, with the
@@ -36,7 +37,7 @@ def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int 
     """
     if repeats < 1 or threads < 1:
         raise UsageError(f"repeats is {repeats} and threads is {threads}", way_out="both are at least 1")
-    runs = [_prepare(Path(path), threads) for path in paths]
+    runs = [_prepare(file if isinstance(file, Contents) else read(file), threads) for file in files]
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(WARM_UP + repeats):
         for (_, _, run), seen in zip(runs, times, strict=True):
@@ -50,12 +51,17 @@ def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int 
     return found
 
 
+def runs_here(format: FormatName) -> bool:
+    """Whether a runtime of the format can be timed on this host."""
+    return FORMATS[format].timed
+
+
 def _host() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def _prepare(path: Path, threads: int) -> tuple[Path, str, Callable[[], float]]:
-    contents = read(path)
+def _prepare(contents: Contents, threads: int) -> tuple[Path, str, Callable[[], float]]:
+    path = contents.path
     if contents.format == "onnx":
         return path, "onnxruntime", _onnxruntime(contents, threads)
     if contents.format == "tflite":

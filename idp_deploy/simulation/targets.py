@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import FormatName
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.cost_model import FAMILIES, Core
 
 
@@ -35,7 +35,7 @@ class Runtime(_Strict):
     """One way of running a file on the device."""
 
     name: str
-    format: FormatName
+    format: KnownFormat
     family: str  # whose efficiencies: a family of the cost model
     core: str  # a row of cores.toml: one of the device's cores, its GPU or its neural engine
     sparse: bool = False  # has kernels that skip zero weights

@@ -17,7 +17,6 @@ from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.masks import prunable_weights
-from idp_deploy.verification.calls import manifest_of
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching
@@ -43,8 +42,8 @@ def prove_weights(
     except ConversionError as error:
         notes.append(f"batch norm not folded for the comparison: {error.message}")
     references = _references(model, captured, notes)
-    ours = manifest_of(contents)
-    hints = ours.get("weights") or {}
+    ours = contents.manifest
+    hints = ours.get("weights", {})
     stored = [Stored(tensor, half_scales=contents.format == "coreml") for tensor in contents.tensors]
     by_size: dict[int, list[Stored]] = {}
     for candidate in (*stored, *(half for whole in stored for half in whole.directions())):

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import IdpDeployError
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, OutputParity, StoredTensor, WeightProof
 from idp_deploy.reading import read
-from idp_deploy.verification.calls import Arrays, manifest_of
+from idp_deploy.verification.calls import Arrays
 from idp_deploy.verification.comparing import error_of, output_names
 
 SAME_FILE = 1e-6  # of outputs: one file twice in one runtime; room for a kernel that sums in another order
@@ -45,7 +46,7 @@ def against_fresh(
     with tempfile.TemporaryDirectory(prefix="idp-deploy-") as folder:
         path = Path(folder) / contents.path.name
         try:
-            _export(model, contents, example_inputs, path)
+            export(model, contents.format, example_inputs, path)
         except IdpDeployError as error:
             note = (
                 f"changed since it was exported, and the checkpoint could not be exported to compare: {error.message}"
@@ -71,13 +72,6 @@ def against_fresh(
     return tuple(parities), proofs[:_MOST], (note,)
 
 
-def _export(model: CompressedModel, contents: Contents, example_inputs: tuple[Any, ...], path: Path) -> None:
-    from idp_deploy.exporting import export
-
-    options = manifest_of(contents).get("options")
-    export(model, contents.format, example_inputs, path, **(options if isinstance(options, dict) else {}))
-
-
 def _shape_of(contents: Contents) -> tuple[Any, ...]:
     """What two files have in common that are built alike: names and kinds, no values."""
     ops = tuple((op.kind, op.inputs, op.outputs, tuple(sorted(op.weights.items()))) for op in contents.ops)
@@ -85,7 +79,7 @@ def _shape_of(contents: Contents) -> tuple[Any, ...]:
 
 
 def _differences(contents: Contents, fresh: Contents) -> list[WeightProof]:
-    versions = [manifest_of(c).get("versions") for c in (contents, fresh)]
+    versions = [one.manifest.get("versions") for one in (contents, fresh)]
     room = 0.0 if versions[0] == versions[1] else _ROUNDING
     expected = {tensor.name: tensor for tensor in fresh.tensors}
     found = []

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from idp_deploy.exporting import export
-from idp_deploy.flow import SUFFIXES, CompressedModel, FormatName
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.quantization import quantize
 
@@ -102,7 +103,7 @@ def make(folder: Path, kinds: frozenset[str]) -> list[Seed]:
         for format, schemes in SCHEMES.items():
             if format not in kinds or scheme not in schemes:
                 continue
-            path = checkpoint.with_suffix({f: s for s, f in SUFFIXES.items()}[format])
+            path = checkpoint.with_suffix(FORMATS[format].suffix)
             if not path.exists():
                 export(model or load_any(checkpoint, FACTORY), format, INPUTS, path)
             seeds.append(Seed(format, path, checkpoint, scheme))

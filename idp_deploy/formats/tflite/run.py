@@ -1,58 +1,44 @@
-"""run: a .tflite file in LiteRT on this machine, twice — through XNNPACK, and through the builtin kernels alone."""
+"""Run a .tflite file in LiteRT on this machine, twice: through XNNPACK, and through the builtin kernels alone."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from idp_deploy import documents
-from idp_deploy.errors import ConversionError, FileError
-from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert, first_line
-from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.errors import ConversionError
+from idp_deploy.flow import Contents
+from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line
+from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert
 from idp_deploy.isolation import ForeignError
 
-Arrays = tuple[np.ndarray, ...]
 
+def open_tflite(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
+    """A session in each runtime.
 
-def run_tflite(path: Path, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
-    """Every call in both runtimes.
-
-    Args:
-        calls: each the flattened model inputs in order and in the model's layout (N, C, H, W). Where the file fixes
-            a batch of 1 and a call brings more, its samples run one by one and the outputs are joined.
-
-    Returns:
-        runtime → one tuple of outputs a call, in the model's order; float outputs as float32.
+    Where the file fixes a batch of 1 and a call brings more, its samples run one by one and the outputs are joined.
 
     Raises:
-        FileError: the runtime cannot read or prepare the file. ConversionError: it fails while running.
+        FileError: a runtime cannot read or prepare the file, or ends over it.
     """
-    try:
-        content = documents.read_bytes(path)
-    except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}") from error
-    manifest = read_tflite(path).metadata.get("idp_deploy", {})
-    results = {}
-    for runtime in RUNTIMES:
-        interpreter = _Interpreter(content, runtime, manifest, str(path))
-        results[runtime] = [interpreter.run(call) for call in calls]
-    return results
+    return {runtime: _Interpreter(contents, runtime, threads).run for runtime in RUNTIMES}
 
 
 class _Interpreter:
     """One loaded file in one runtime."""
 
-    def __init__(self, content: bytes, runtime: str, manifest: Mapping[str, Any], name: str) -> None:
-        self.name, self.runtime, self.manifest = name, runtime, manifest
-        self.litert = Litert(content, runtime, name)
-        self.inputs = _ordered(self.litert.inputs, "inputs", manifest)
-        self.outputs = _ordered(self.litert.outputs, "outputs", manifest)
+    def __init__(self, contents: Contents, runtime: str, threads: int) -> None:
+        self.name, self.runtime, self.contents = str(contents.path), runtime, contents
+        self.litert = Litert(contents.parsed, runtime, self.name, threads=threads)
+        self.inputs = _ordered(self.litert.inputs, contents.interface.inputs)
+        self.outputs = _ordered(self.litert.outputs, contents.interface.outputs)
 
     def run(self, call: Arrays) -> Arrays:
-        """Outputs of one call."""
+        """Outputs of one call.
+
+        Raises:
+            ConversionError: the runtime fails, or the call does not fit.
+        """
         if len(call) != len(self.inputs):
             raise ConversionError(f"{self.name} takes {len(self.inputs)} inputs; the call brings {len(call)}")
         arrays = [self._arriving(x, detail) for x, detail in zip(call, self.inputs, strict=True)]
@@ -87,7 +73,7 @@ class _Interpreter:
         if array.size == 1 and not detail.shape:
             return array.reshape(())
         wanted = detail.shape[1:]
-        guessed = not self.manifest and array.ndim == 4 and array.shape[1:] != wanted
+        guessed = not self.contents.manifest and array.ndim == 4 and array.shape[1:] != wanted
         if self._layout(detail) == "NHWC" or (guessed and (*array.shape[2:], array.shape[1]) == wanted):
             return np.moveaxis(array, 1, -1)
         return array
@@ -96,17 +82,15 @@ class _Interpreter:
         return np.moveaxis(array, -1, 1) if self._layout(detail) == "NHWC" else array
 
     def _layout(self, detail: Detail) -> str:
-        layouts: Mapping[str, str] = self.manifest.get("layouts", {})
-        return layouts.get(detail.name, "")
+        return self.contents.interface.layouts.get(detail.name, "")
 
 
-def _ordered(details: Sequence[Detail], role: str, manifest: Mapping[str, Any]) -> list[Detail]:
-    """Tensor details in the manifest's order, else in the file's."""
+def _ordered(details: Sequence[Detail], names: Iterable[str]) -> list[Detail]:
+    """Tensor details by name; in the file's order where a tensor is listed twice or goes by another name."""
     by_name = {detail.name: detail for detail in details}
-    names = manifest.get(role, [])
-    if names and all(name in by_name for name in names):
-        return [by_name[name] for name in names]
-    return list(details)
+    wanted = list(names)
+    known = len(wanted) == len(details) and all(name in by_name for name in wanted)
+    return [by_name[name] for name in wanted] if known else list(details)
 
 
 def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
@@ -120,4 +104,4 @@ def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
 def _dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
     if detail.scale and array.dtype.kind in "iu":
         return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()
+    return as_float32(array)
