@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "sealing",
+    "reading", "formats", "ledger", "sealing",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -25,6 +25,7 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
+    "ledger": FOUNDATION,
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
-    "loading": FOUNDATION | {"documents", "files", "masks", "ownership"},
+    "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
@@ -60,7 +61,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES

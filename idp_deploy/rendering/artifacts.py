@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.flow import Artifact, FormatName, Parity
+from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
+from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
@@ -22,6 +23,8 @@ def export_document(
     parities: Mapping[Path, Parity],
     dense: Mapping[FormatName, int],
     lint: SparseLint | None = None,
+    *,
+    model: CompressedModel,
     next: str = "",
     refused: Mapping[FormatName, IdpDeployError] | None = None,
 ) -> Document:
@@ -48,7 +51,8 @@ def export_document(
         states.append("bad")
         cases.append(Case("export", format, False, str(error), ""))
     notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
-    notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes]
+    said = {summary(model), shortfall(model)}
+    notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes if note not in said]
     if lint is not None:
         notes.append(f"tflite: {lint_summary(lint)}")
     columns = ("format", "file", "size", "of dense", "verified")
@@ -64,9 +68,14 @@ def export_document(
             }
             for a in artifacts
         ],
+        "zeros": model.zeros,
+        "prunable": model.prunable,
+        "sparsity": model.sparsity,
+        "warnings": list(filter(None, [shortfall(model)])),
         "refused": {format: str(error) for format, error in (refused or {}).items()},
     }
-    return Document("Export", [Table("", columns, rows, frozenset({2, 3}), states)], data, notes, cases, next=next)
+    table = Table("", columns, rows, frozenset({2, 3}), states)
+    return Document("Export", [table], data, notes, cases, summary=summary(model), next=next)
 
 
 def parity_summary(parity: Parity) -> str:
@@ -90,13 +99,18 @@ def parity_cases(parity: Parity) -> list[Case]:
         )
         for o in parity.outputs
     ]
-    weights = [
-        Case(
-            suite, f"weight {w.parameter}", w.passed, f"{w.zeros} zeros in the file, {w.expected_zeros} expected", file
-        )
-        for w in parity.weights
-    ]
+    weights = [Case(suite, f"weight {w.parameter}", w.passed, _of_a_weight(w), file) for w in parity.weights]
     return outputs + weights
+
+
+def _of_a_weight(proof: WeightProof) -> str:
+    """Zeros, and for a failed proof what differs."""
+    if not proof.tensor and not proof.passed:
+        return f"no tensor of the file is like it; {proof.expected_zeros} zeros expected"
+    counts = f"{proof.zeros} zeros in the file, {proof.expected_zeros} expected"
+    if proof.passed:
+        return counts
+    return f"{counts}; values differ from '{proof.tensor}' by up to {proof.max_relative_error:.1e} of the largest"
 
 
 def parity_data(parity: Parity) -> dict[str, Any]:

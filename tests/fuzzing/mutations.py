@@ -304,7 +304,7 @@ def _program(file: Path, random: Random, *, constants: bool) -> str:
     if constants:
         leaves = [p for p in trees.protobuf(model) if p.drop is not None and "/immediateValue/tensor/" in p.path]
         place = random.choice([p for p in leaves if isinstance(p.value, int | float)])
-        place.set(_other(place.value, random))
+        place.set(not place.value if isinstance(place.value, bool) else type(place.value)(place.value * 2 + 1) % 2**20)
         said = f"{place.path} = {str(place.value)[:20]} changed"
     else:
         said = _change(trees.protobuf(model), random)
