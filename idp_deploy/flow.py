@@ -303,6 +303,21 @@ class OpEstimate:
 
 
 @dataclass(frozen=True)
+class Basis:
+    """The published rows behind a latency, and how far such a prediction was off on rows it had not seen.
+
+    `origin` is "measured" where the same device ran the same runtime, arithmetic and kind of threads; "calibrated"
+    where other devices did; "specification" where only other runtimes were measured; "anchored" where the user's own
+    measurement on the device speaks beside them.
+    """
+
+    origin: Literal["measured", "calibrated", "specification", "anchored"]
+    rows: int
+    devices: int
+    expected_error: float | None = None  # mean of |predicted / measured − 1|, held out
+
+
+@dataclass(frozen=True)
 class Estimate:
     """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
 
@@ -321,6 +336,7 @@ class Estimate:
     executed_macs: int
     ops: tuple[OpEstimate, ...] = ()
     notes: tuple[str, ...] = ()
+    basis: Basis | None = None  # where there is a latency
 
 
 @dataclass(frozen=True)

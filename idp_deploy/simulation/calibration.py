@@ -247,18 +247,21 @@ def clocks(rows: Sequence[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Fit, hold out, and write `coefficients.json` beside the measurements."""
-    from idp_deploy.simulation.holdouts import held_out, widths
+    from idp_deploy.simulation.evidence import counted
+    from idp_deploy.simulation.holdouts import held_out, typical_errors, widths
     from idp_deploy.simulation.targets import folder, load_cores
 
     rows = load_rows(folder(), load_cores())
     effects: dict[tuple[str, str], np.ndarray] = {}
     error: dict[str, float] = {}
     counts: dict[str, int] = {}
+    typical: dict[str, float] = {}
     for kind, levels in LEVELS.items():
         chosen = rows_of(rows, kind)
         effects |= fit(chosen, levels).effects()
-        found, behind = widths(held_out(chosen, levels), kind)
-        error, counts = error | found, counts | behind
+        met = list(held_out(chosen, levels))
+        found, behind = widths(met, kind)
+        error, counts, typical = error | found, counts | behind, typical | typical_errors(met, kind)
     record = {
         "command": "python -m idp_deploy.simulation.calibration",
         "terms": TERMS,
@@ -266,6 +269,8 @@ def main() -> None:
         "levels": LEVELS,
         "error": {name: round(error[name], 6) for name in sorted(error)},
         "held_out": dict(sorted(counts.items())),
+        "typical": {name: round(typical[name], 4) for name in sorted(typical)},
+        "rows": counted(rows),
         "clocks": clocks(rows),
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
         "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),

@@ -44,6 +44,7 @@ ACCELERATOR_GHZ = 10.0  # stands in for the clock of GPUs and engines in the uni
 WINOGRAD = frozenset({"ncnn", "paddle-lite", "paddle-lite-armv7", "tnn", "mnn", "bolt", "coreml-cpu"})
 CPU_FAMILIES = frozenset({*WINOGRAD, "xnnpack", "tflite-builtin", "onnxruntime"})
 ACCELERATOR_FAMILIES = frozenset({"coreml-gpu", "coreml-ane", "qnn", "tflite-gpu"})
+PORTABLE_FAMILIES = CPU_FAMILIES - {"coreml-cpu"}  # run on any CPU
 FAMILIES = CPU_FAMILIES | ACCELERATOR_FAMILIES
 SPARSE_FAMILIES = frozenset({"xnnpack", "paddle-lite", "paddle-lite-armv7"})
 
@@ -58,6 +59,8 @@ class Core:
     tops: float = 0.0  # of gpu and npu, float16
     ghz: float = 1.0
     in_order: bool = False
+    little: bool = False  # an efficiency core that issues out of order; those that issue in order are little anyway
+    aarch32: bool = True  # runs 32-bit builds
     dot: bool = False
     i8mm: bool = False
     fp16: bool = False
@@ -67,6 +70,11 @@ class Core:
     def calibrated_as(self) -> str:
         """The core type to look for in the coefficients."""
         return self.like or self.name
+
+    @property
+    def is_little(self) -> bool:
+        """Whether it sits beside bigger cores, not among them: threads do not spread well over both."""
+        return self.in_order or self.little
 
     @property
     def macs_per_ms(self) -> float:
@@ -218,6 +226,8 @@ class Coefficients:
     held_out: Mapping[str, int]  # by the same names: errors behind each
     models: Mapping[str, int]  # calibrated architectures → MACs
     clocks: Mapping[str, float]  # family|device|core|publication → GHz it was measured at
+    rows: Mapping[str, int]  # calibrated rows by `evidence.situation`
+    typical: Mapping[str, float]  # by the names of `error`: mean of |predicted / measured - 1|, held out
     sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
@@ -328,5 +338,7 @@ def load_coefficients(path: Path) -> Coefficients:
         held_out=raw["held_out"],
         models=raw["models"],
         clocks=raw["clocks"],
+        rows=raw["rows"],
+        typical=raw["typical"],
         sparse_penalty=raw["sparse_penalty"],
     )

@@ -11,7 +11,7 @@ import numpy as np
 
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import size_bytes
-from idp_deploy.flow import SUFFIXES, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.flow import SUFFIXES, Basis, Contents, Estimate, FormatName, Interval, OpEstimate
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
@@ -29,6 +29,7 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
+from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
 from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
@@ -78,8 +79,12 @@ def simulate(
         raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:
-        return _answer(loaded, target, "none", work, None, f"{target.device} runs no {loaded.format} files", (), notes)
+        missing = f"has no {runtime}: it runs {', '.join(r.name for r in target.runtimes)}"
+        reason = f"{target.device} {missing if runtime else f'runs no {loaded.format} files'}"
+        return _answer(loaded, target, runtime or "none", work, None, reason, (), notes)
     core = target.core(chosen)
+    used, note = _threads(threads, target, chosen, core)
+    notes += note
     if chosen.family in ACCELERATOR_FAMILIES and work.dtype == "float32":
         work = as_dtype(work, "float16")  # these engines compute in float16 whatever the file holds
     if chosen.family in COMPRESSED_IN_MEMORY:
@@ -90,9 +95,6 @@ def simulate(
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
     work = work if change is None else change(work)
-    reason = _not_estimable(work, chosen)
-    if reason:
-        return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
     model = coefficients or load_coefficients(folder() / "coefficients.json")
     anchors = {
         f"{m.model}@{m.precision}": m.latency_ms
@@ -100,17 +102,26 @@ def simulate(
         if (m.runtime, m.threads) == (chosen.name, threads)
     }
     anchors |= anchor or {}
+    precision = precision_of(work.dtype, core)
+    basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
+    reason = _not_estimable(work, chosen, core)
+    if basis is None and not anchors:
+        reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
+    if reason:
+        return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
     core = core if anchors else _as_measured(core, target, chosen, model)
-    case = _Situation(target, chosen, core, threads, model, work, anchors)
+    case = _Situation(target, chosen, core, used, model, work, anchors)
     peak = at_peak(work, chosen.family, core, model.sparse_penalty[core.sparse_class])
     by_op = (peak * np.exp(case.log_cost)).sum(1)
-    if threads > 1 and not anchors:  # its fit is another one: it may not contradict the one for a single thread
+    if used > 1 and not anchors:  # its fit is another one: it may not contradict the one for a single thread
         alone = _Situation(target, chosen, core, 1, model, work, anchors)
         by_op *= min(1.0, float((peak * np.exp(alone.log_cost)).sum() / by_op.sum()))
     total = float(by_op.sum())
     spread = math.exp(case.error)
     interval = Interval(total / spread, total, total * spread, COVERAGE)
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.basis])
+    basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
+    basis = replace(basis, origin="anchored") if anchors else basis
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.says], basis)
 
 
 @dataclass(frozen=True)
@@ -150,7 +161,23 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     return work, [f"runs dense: {runtime.name} has no sparse kernels; zeros save bytes here, not time"]
 
 
-def _not_estimable(work: Workload, runtime: Runtime) -> str:
+def _threads(threads: int, target: Target, runtime: Runtime, core: Core) -> tuple[int, list[str]]:
+    """How many threads count, and a note where that is not what was asked for."""
+    if runtime.family in OWN_FAMILIES:
+        note = f"{runtime.name} brings threads of its own: {threads} threads change nothing here"
+        return 1, [note] if threads > 1 else []
+    alike = max(1, target.alike(core))
+    if threads <= alike:
+        return threads, []
+    return alike, [
+        f"{threads} threads count as {alike}: {target.device} has {alike} cores of the kind that {runtime.name} runs on, "
+        "and work spread over big and little cores waits for the little ones"
+    ]
+
+
+def _not_estimable(work: Workload, runtime: Runtime, core: Core) -> str:
+    if runtime.family == "paddle-lite-armv7" and not core.aarch32:
+        return f"a 32-bit build does not run on {core.name}, which has no 32-bit instructions"
     if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
@@ -209,18 +236,20 @@ class _Situation:
         if groups:
             cell = "model" if new_model else "same"
             clock = f" at {core.ghz:.3g} GHz" if core.kind == "cpu" else ""
-            self.basis = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
+            self.says = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
         else:
             cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
-            self.basis = f"no published measurement of this device with {runtime.family}: from specifications"
+            self.says = f"no published measurement of this device with {runtime.family}: from specifications"
         if anchors:
-            self.basis += f", anchored by {', '.join(anchors)}"
+            self.says += f", anchored by {', '.join(anchors)}"
         self.error = model.expected_error(kind, precision, cell, runtime.family, core_type)
+        name = f"{kind}|{precision}|{cell}"
+        self.typical = model.typical.get(f"{name}|{runtime.family}", model.typical.get(name))
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
             self.error = max(self.error, UNKNOWN_FAMILY, model.expected_error(kind, precision, "both", "", core_type))
-            self.basis += f"; {runtime.family} itself was never measured"
+            self.says += f"; {runtime.family} itself was never measured"
         elif (few := model.few_errors(kind, precision, cell, runtime.family)) is not None:
-            self.basis += f"; the interval also from other runtimes (held-out errors of {runtime.family} itself: {few})"
+            self.says += f"; the interval also from other runtimes (held-out errors of {runtime.family} itself: {few})"
 
 
 def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
@@ -251,6 +280,7 @@ def _answer(
     reason: str,
     by_op: Sequence[float] | np.ndarray,
     notes: Sequence[str],
+    basis: Basis | None = None,
 ) -> Estimate:
     described = loaded.lint is None
     gzip_bytes, brotli_bytes = (0, 0) if described else estimated_transfer_bytes(loaded.path)
@@ -267,5 +297,5 @@ def _answer(
         reason=reason, size_bytes=sum(op.stored_bytes for op in work.ops) if described else size_bytes(loaded.path),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
-        notes=tuple(notes),
+        notes=tuple(notes), basis=basis,
     )  # fmt: skip

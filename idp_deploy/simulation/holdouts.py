@@ -127,3 +127,15 @@ def widths(met: Iterable[Error], kind: str) -> tuple[dict[str, float], dict[str,
         for label, part in parts.items():
             table[name + label], counts[name + label] = quantile([error.error for error in part]), len(part)
     return table, counts
+
+
+def typical_errors(met: Iterable[Error], kind: str) -> dict[str, float]:
+    """Mean absolute percentage errors of one fit, by kind|precision|cell and by runtime family within it."""
+    found: dict[str, list[float]] = {}
+    for error in met:
+        row = error.row
+        if kind_of(row.family, row.precision, row.threads) == kind:
+            name = f"{kind}|{row.precision}|{error.cell}"
+            for part in (name, f"{name}|{row.family}"):
+                found.setdefault(part, []).append(abs(float(np.expm1(error.error))))
+    return {name: float(np.mean(errors)) for name, errors in found.items()}

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import FormatName
-from idp_deploy.simulation.cost_model import FAMILIES, Core
+from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
 
 
 class _Strict(BaseModel):
@@ -71,13 +71,20 @@ class Target(_Strict):
     def runtime(self, format_name: str, name: str | None = None) -> Runtime | None:
         """The runtime called `name`, or the first for a format; a CPU family by its own name runs any format.
 
+        None where the device runs no such format, or where the runtime needs a chip that the target does not list.
+
         Raises:
-            UsageError: no such runtime here.
+            UsageError: nobody knows such a runtime.
         """
         for runtime in self.runtimes:
             if runtime.name == name or (name is None and runtime.format == format_name):
                 return runtime
         if name is None:
+            return None
+        for runtime in self.runtimes:
+            if runtime.family == name and name not in PORTABLE_FAMILIES:
+                return runtime
+        if name in FAMILIES - PORTABLE_FAMILIES:
             return None
         if name in FAMILIES:
             return Runtime(name=name, format=format_name, family=name, core=self.cores[0].type)  # type: ignore[arg-type]
@@ -89,6 +96,11 @@ class Target(_Strict):
         core = load_cores()[runtime.core]
         clocks = [group.ghz for group in self.cores if group.type == runtime.core]
         return replace(core, ghz=clocks[0]) if clocks else core
+
+    def alike(self, core: Core) -> int:
+        """How many cores are of the runtime's kind: big ones and those in between, or little ones."""
+        cores = load_cores()
+        return sum(group.count for group in self.cores if cores[group.type].is_little == core.is_little)
 
 
 def folder() -> Path:
