@@ -33,27 +33,41 @@ ALLOWED: dict[str, set[str]] = {
     "reading": FOUNDATION | {"files"},  # never encodings: the proof must not share code with the writer
     "loading": FOUNDATION | {"files", "masks"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
+    "exporting": FOUNDATION | CORE | {"formats.write"},
+    "verification": FOUNDATION | CORE | {"formats.bisect"},
+    "formats": FOUNDATION,
+    "formats.write": FOUNDATION | CORE | {"exporting"},
+    "formats.read": FOUNDATION | {"files"},  # never encodings, never write: the proof must not share code with it
+    "formats.interpreter": FOUNDATION | {"formats.read"},
+    "formats.run": FOUNDATION | CORE | {"verification", "formats.read", "formats.interpreter"},
+    "formats.bisect": FOUNDATION | CORE | {"verification", "formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"files", "units"},
     "rendering": FOUNDATION | {"files", "units"},
-    "cli": FOUNDATION | CORE | STAGES | {"pipeline", "planning", "configuration", "inputs", "rendering"},
+    "cli": FOUNDATION
+    | CORE
+    | STAGES
+    | {"pipeline", "planning", "configuration", "inputs", "rendering", "formats.write"},
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 HEAVY = {
-    "coremltools": {"exporting/coreml", "reading/coreml", "verification/coreml", "simulation"},
-    "litert_torch": {"exporting/tflite"},
-    "ai_edge_quantizer": {"exporting/tflite"},
+    "coremltools": {"formats/coreml/write"},
+    "litert_torch": {"formats/tflite/write"},
+    "ai_edge_quantizer": {"formats/tflite/write"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def room(path: Path) -> str:
-    first = path.relative_to(PACKAGE).parts[0]
-    return first.removesuffix(".py")
+    """The folder or file under the package; in formats/, the part of a format: write, read, run, …"""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    if parts[0] != "formats":
+        return parts[0]
+    return ".".join(("formats", *parts[2:3])) if parts[2:3] != ("__init__",) else "formats"
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -82,11 +96,17 @@ def test_imports_follow_the_table(path: Path) -> None:
     here = room(path)
     assert here in ALLOWED, f"{here} is a new room: give it a row"
     for name in imports(path):
-        if name.startswith("idp_deploy."):
-            there = name.split(".")[1]
-            if there == here or not any(f == there or f == f"{there}.py" for f in _rooms()):
-                continue
+        there = _room_of(name)
+        if there and there != here:
             assert there in ALLOWED[here], f"{path} imports {there}"
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "formats" in p.parts], ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_format_imports_no_other_format(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[1]
+    for name in imports(path):
+        parts = name.split(".")
+        assert parts[:2] != ["idp_deploy", "formats"] or own in parts[2:3], f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -119,5 +139,9 @@ def test_the_wheel_carries_every_package_and_the_targets() -> None:
         assert file.is_dir() or file.suffix == ".py" or any(fnmatch(inside, p) for p in patterns), inside
 
 
-def _rooms() -> set[str]:
-    return {p.name for p in PACKAGE.iterdir()}
+def _room_of(name: str) -> str | None:
+    """The room of an imported module, or None where the name is no module of the package."""
+    path = PACKAGE.parent.joinpath(*name.split("."))
+    if not name.startswith("idp_deploy.") or not (path.is_dir() or path.with_suffix(".py").is_file()):
+        return None
+    return room(path.with_suffix(".py") if not path.is_dir() else path / "__init__.py")

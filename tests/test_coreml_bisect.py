@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.flow import CompressedModel
+from idp_deploy.formats.coreml.bisect import first_divergence
 from idp_deploy.verification import verify
-from idp_deploy.verification.coreml_bisect import first_divergence
 from tests import coreml_files as by_hand
 
 W1 = np.arange(12, dtype=np.float32).reshape(3, 4) / 10 - 0.5

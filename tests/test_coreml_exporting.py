@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.exporting.coreml import export_coreml
 from idp_deploy.files import sha256, size_bytes
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.formats.coreml.run import run_coreml
+from idp_deploy.formats.coreml.write.export import export_coreml
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.verification import verify
 from idp_deploy.verification.comparing import error_of
-from idp_deploy.verification.coreml import run_coreml
 
 pytest.importorskip("coremltools")
 

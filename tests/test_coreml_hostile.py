@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from idp_deploy.errors import FileError
+from idp_deploy.formats.coreml.read.blob import Blob
 from idp_deploy.reading import read
-from idp_deploy.reading.coreml_blob import Blob
 from tests import coreml_files as by_hand
 
 MODEL = Path("Data/com.apple.CoreML/model.mlmodel")

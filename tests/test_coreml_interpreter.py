@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.reading.coreml_program import Operation
-from idp_deploy.verification.coreml import run_coreml
-from idp_deploy.verification.coreml_interpreter import OPS, Call, Interpreter, load_interpreter
+from idp_deploy.formats.coreml.interpreter.machine import OPS, Call, Interpreter, load_interpreter
+from idp_deploy.formats.coreml.read.program import Operation
+from idp_deploy.formats.coreml.run import run_coreml
 from tests import coreml_files as by_hand
 
 

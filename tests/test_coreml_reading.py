@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idp_deploy.errors import FileError
+from idp_deploy.formats.coreml.read.blob import bits_of, packed_bytes, unpack
+from idp_deploy.formats.coreml.read.schema import SCHEMA
+from idp_deploy.formats.coreml.read.wire import Field, parse
 from idp_deploy.reading import read
-from idp_deploy.reading.coreml_blob import bits_of, packed_bytes, unpack
-from idp_deploy.reading.coreml_schema import SCHEMA
-from idp_deploy.reading.coreml_wire import Field, parse
 from tests import coreml_files as by_hand
 
 WEIGHT = np.array([[1, 0, 0, 2], [0, 0, 0, 0], [0, -3, 0.5, 0]], np.float16)

@@ -13,12 +13,12 @@ from torch import nn
 from idp_deploy.encodings import bound_bytes, size_bytes
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import manifest
-from idp_deploy.exporting.onnx import export_onnx
-from idp_deploy.exporting.onnx_conversion import IR_VERSION, OPSET
-from idp_deploy.exporting.onnx_decoding import OVERHEAD, Decoder, decode_graph
 from idp_deploy.flow import CompressedModel
-from idp_deploy.reading.onnx import read_onnx
-from idp_deploy.verification.onnx import run_onnx
+from idp_deploy.formats.onnx.read.contents import read_onnx
+from idp_deploy.formats.onnx.run import run_onnx
+from idp_deploy.formats.onnx.write.conversion import IR_VERSION, OPSET
+from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph
+from idp_deploy.formats.onnx.write.export import export_onnx
 
 ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps4", "sparse-initializer"]
 

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from idp_deploy.encodings import encode
 from idp_deploy.errors import FileError
-from idp_deploy.exporting.onnx_decoding import OVERHEAD, Decoder, decode_graph, sparse_initializer
-from idp_deploy.reading.onnx import read_onnx
+from idp_deploy.formats.onnx.read.contents import read_onnx
+from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph, sparse_initializer
 
 RNG = np.random.default_rng(0)
 WEIGHT = np.where(RNG.random((20, 20)) < 0.2, RNG.normal(size=(20, 20)), 0).astype(np.float32)

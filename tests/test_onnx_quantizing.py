@@ -11,14 +11,14 @@ from onnx import numpy_helper
 from torch import nn
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.onnx import export_onnx
-from idp_deploy.exporting.onnx_forms import smallest_form
-from idp_deploy.exporting.onnx_storing import Weight
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.formats.onnx.read.contents import read_onnx
+from idp_deploy.formats.onnx.run import run_onnx
+from idp_deploy.formats.onnx.write.export import export_onnx
+from idp_deploy.formats.onnx.write.number_forms import smallest_form
+from idp_deploy.formats.onnx.write.storing import Weight
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
-from idp_deploy.reading.onnx import read_onnx
-from idp_deploy.verification.onnx import run_onnx
 
 
 class Residual(nn.Module):

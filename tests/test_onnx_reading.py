@@ -8,9 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.errors import ConversionError, FileError
+from idp_deploy.formats.onnx.read.contents import read_onnx
+from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.reading import read
-from idp_deploy.reading.onnx import read_onnx
-from idp_deploy.verification.onnx import run_onnx
 
 RNG = np.random.default_rng(0)
 WEIGHT = np.where(RNG.random((8, 6)) < 0.5, RNG.normal(size=(8, 6)), 0).astype(np.float32)

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from idp_deploy.exporting.onnx import export_onnx
+from idp_deploy.formats.onnx.read.contents import read_onnx
+from idp_deploy.formats.onnx.run import run_onnx
+from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.quantization import quantize
-from idp_deploy.reading.onnx import read_onnx
 from idp_deploy.verification.comparing import error_of
-from idp_deploy.verification.onnx import run_onnx
 from idp_deploy.verification.proof import prove_weights
 from tests.zoo import ZOO, flat, pruned
 

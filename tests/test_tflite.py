@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.exporting.tflite import export_tflite
-from idp_deploy.exporting.tflite_serialize import parse, serialize
 from idp_deploy.flow import CompressedModel, Quantization
-from idp_deploy.reading.tflite import read_tflite
+from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.run import RUNTIMES, run_tflite
+from idp_deploy.formats.tflite.write.export import export_tflite
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.verification import verify
-from idp_deploy.verification.tflite import RUNTIMES, run_tflite
 
 
 def pruned(module: nn.Module, share: float = 0.9, **fields: Any) -> CompressedModel:

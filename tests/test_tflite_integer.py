@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from idp_deploy.exporting.tflite import export_tflite
+from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.quantization import quantize
-from idp_deploy.reading.tflite import read_tflite
 from idp_deploy.verification import verify
 from tests.test_zoo_export import Calls
 from tests.zoo import ZOO, pruned

@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from idp_deploy.errors import FileError
-from idp_deploy.exporting.tflite_serialize import parse, serialize
-from idp_deploy.exporting.tflite_sparse import Layout
-from idp_deploy.reading.tflite import read_tflite
+from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
+from idp_deploy.formats.tflite.write.sparse import Layout
 from tests.tflite_files import adding, with_manifest
 
 W = np.where(np.arange(240).reshape(12, 20) % 7 == 0, np.arange(240).reshape(12, 20), 0).astype(np.float32)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.exporting.tflite import export_tflite
-from idp_deploy.exporting.tflite_check import relative_error
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.run import run_tflite
+from idp_deploy.formats.tflite.write.checking import relative_error
+from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, quantize_int8
-from idp_deploy.reading.tflite import read_tflite
 from idp_deploy.verification import verify
-from idp_deploy.verification.tflite import run_tflite
 from tests.test_tflite import pruned
 
 

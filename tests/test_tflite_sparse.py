@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from idp_deploy.errors import UsageError
-from idp_deploy.exporting.tflite_sparse import Layout, smallest, store
-from idp_deploy.exporting.tflite_storing import plan
-from idp_deploy.reading.tflite import read_tflite
+from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.write.sparse import Layout, smallest, store
+from idp_deploy.formats.tflite.write.storing import plan
 from tests.tflite_files import adding
 
 W = np.zeros((4, 6), np.float32)

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from idp_deploy.exporting import tflite_sparse as sparse
-from idp_deploy.exporting.tflite_graph import add_buffer, add_tensor, operator
-from idp_deploy.exporting.tflite_serialize import serialize
+from idp_deploy.formats.tflite.write import sparse as sparse
+from idp_deploy.formats.tflite.write.graph import add_buffer, add_tensor, operator
+from idp_deploy.formats.tflite.write.serializing import serialize
 
 TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
 
@@ -53,7 +53,7 @@ def adding(
 
 def with_manifest(content: bytes, raw: bytes) -> bytes:
     """The same file with `raw` under the metadata key idp_deploy."""
-    from idp_deploy.exporting.tflite_serialize import parse
+    from idp_deploy.formats.tflite.write.serializing import parse
 
     model = parse(content)
     entry = schema.MetadataT()

@@ -30,10 +30,10 @@ class Exporter(Protocol):
 
 # format → (module:function, file suffix, optional packages it needs, extra that brings them)
 EXPORTERS: dict[FormatName, tuple[str, str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.exporting.onnx:export_onnx", ".onnx", (), ""),
-    "coreml": ("idp_deploy.exporting.coreml:export_coreml", ".mlpackage", ("coremltools",), "coreml"),
+    "onnx": ("idp_deploy.formats.onnx.write.export:export_onnx", ".onnx", (), ""),
+    "coreml": ("idp_deploy.formats.coreml.write.export:export_coreml", ".mlpackage", ("coremltools",), "coreml"),
     "tflite": (
-        "idp_deploy.exporting.tflite:export_tflite",
+        "idp_deploy.formats.tflite.write.export:export_tflite",
         ".tflite",
         ("litert_torch", "ai_edge_litert"),
         "tflite",

@@ -28,7 +28,7 @@ def naming_onnx(captured: Captured) -> Iterator[None]:
 
 
 def _onnx_holds(captured: Captured) -> bool:
-    from idp_deploy.exporting.onnx_conversion import convert
+    from idp_deploy.formats.onnx.write.conversion import convert
 
     try:
         convert(captured)

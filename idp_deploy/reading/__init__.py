@@ -15,9 +15,9 @@ from idp_deploy.flow import SUFFIXES, Contents, FormatName
 
 # format → module:function taking a path and returning Contents; none of them imports torch
 READERS: dict[FormatName, str] = {
-    "onnx": "idp_deploy.reading.onnx:read_onnx",
-    "coreml": "idp_deploy.reading.coreml:read_coreml",
-    "tflite": "idp_deploy.reading.tflite:read_tflite",
+    "onnx": "idp_deploy.formats.onnx.read.contents:read_onnx",
+    "coreml": "idp_deploy.formats.coreml.read.contents:read_coreml",
+    "tflite": "idp_deploy.formats.tflite.read.contents:read_tflite",
 }
 
 

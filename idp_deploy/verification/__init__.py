@@ -36,9 +36,9 @@ Runner = Callable[[Path, Sequence[Arrays]], Mapping[str, list[Arrays]]]
 
 # format → (module:function, packages its runtimes need, extra that brings them)
 RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.verification.onnx:run_onnx", ("onnxruntime",), "all"),
-    "coreml": ("idp_deploy.verification.coreml:run_coreml", (), ""),
-    "tflite": ("idp_deploy.verification.tflite:run_tflite", ("ai_edge_litert",), "tflite"),
+    "onnx": ("idp_deploy.formats.onnx.run:run_onnx", ("onnxruntime",), "all"),
+    "coreml": ("idp_deploy.formats.coreml.run:run_coreml", (), ""),
+    "tflite": ("idp_deploy.formats.tflite.run:run_tflite", ("ai_edge_litert",), "tflite"),
 }
 
 
@@ -158,7 +158,7 @@ def evaluation_copy(model: CompressedModel) -> nn.Module:
 
 def _blame(path: Path, model: CompressedModel, call: Call, tolerance: float) -> list[str]:
     """Which operator of a Core ML package parts from the model first, if one call shows it."""
-    from idp_deploy.verification.coreml_bisect import first_divergence
+    from idp_deploy.formats.coreml.bisect import first_divergence
 
     found = first_divergence(path, model, call, tolerance=tolerance)
     if found is None:

@@ -1,0 +1,127 @@
+"""Where a saved package parts from its model: the first operator whose result no longer is one of the model's.
+
+The converter fuses, splits and renames operators, so values are paired by their numbers: a value of the file agrees
+when some intermediate value of the model has as many entries and the same numbers, in the same order or with the axes
+the file gives it. An operator is blamed when everything it reads agrees, its own result does not, and nothing computed
+from that result agrees again (which would mean that the model merely has no counterpart of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from idp_deploy.capturing import capture
+from idp_deploy.flow import CompressedModel
+from idp_deploy.formats.coreml.interpreter.machine import load_interpreter
+from idp_deploy.formats.coreml.read.program import Operation
+from idp_deploy.formats.coreml.run import bind
+from idp_deploy.verification.comparing import error_of
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The operator to look at, and how far its result is from the nearest value of the model."""
+
+    operation: str
+    kind: str
+    value: str
+    relative_error: float
+
+
+def first_divergence(
+    path: Path, model: CompressedModel, example_inputs: tuple[Any, ...], *, tolerance: float = 2e-2
+) -> Divergence | None:
+    """The first operator of the file that computes something else than the model, or None where all outputs agree.
+
+    Args:
+        example_inputs: one call of the model, in the file's batch.
+        tolerance: relative to the largest entry of the model's value; 1e-4 suits float32 files.
+
+    Raises:
+        FileError, ConversionError: the file cannot be read or run, or the model cannot be captured.
+    """
+    expected = _model_values(model, example_inputs)
+    interpreter = load_interpreter(path)
+    arrays = tuple(x.detach().numpy() for x in pytree.tree_leaves(example_inputs) if isinstance(x, Tensor))
+    inputs = bind(interpreter, arrays)[0]
+    errors: dict[str, float] = dict.fromkeys(inputs, 0.0)
+    order: list[tuple[Operation, str]] = []
+    for operation, name, value in interpreter.trace(inputs):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            errors[name] = _nearest(value.float().numpy(), expected)
+        order.append((operation, name))
+    if all(errors.get(v.name, 0.0) <= tolerance for v in interpreter.program.outputs):
+        return None
+    redeemed = _redeemed(order, errors, tolerance)
+    for operation, name in order:
+        if errors.get(name, 0.0) <= tolerance or name in redeemed:
+            continue
+        read = [errors.get(a, 0.0) for a in _reads(operation)]
+        if all(error <= tolerance for error in read) or not any(a in errors for a in _reads(operation)):
+            return Divergence(operation.name, operation.kind, name, errors[name])
+    operation, name = next((o, n) for o, n in order if errors.get(n, 0.0) > tolerance and n not in redeemed)
+    return Divergence(operation.name, operation.kind, name, errors[name])
+
+
+def _model_values(model: CompressedModel, example_inputs: tuple[Any, ...]) -> dict[int, list[np.ndarray]]:
+    """Every floating-point value the captured model computes, by its number of entries."""
+    captured = capture(model, example_inputs)
+    found: dict[int, list[np.ndarray]] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            for leaf in pytree.tree_leaves(result):
+                if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                    found.setdefault(leaf.numel(), []).append(leaf.detach().float().numpy())
+            return result
+
+    with torch.no_grad():
+        Recorder(captured.module).run(*pytree.tree_leaves(example_inputs))
+    return found
+
+
+def _nearest(value: np.ndarray, expected: Mapping[int, list[np.ndarray]]) -> float:
+    """The smallest relative error against a value of the model that could be this one."""
+    errors = [
+        min(
+            _error(value.reshape(-1), candidate.reshape(-1)),
+            _error(np.sort(value, axis=None), np.sort(candidate, axis=None)) if _moved(value, candidate) else np.inf,
+        )
+        for candidate in expected.get(value.size, ())
+    ]
+    return float(min(errors, default=np.inf))
+
+
+def _error(value: np.ndarray, candidate: np.ndarray) -> float:
+    """The relative error; infinite where one of the two is not a number."""
+    error = error_of([candidate], [value])
+    return np.inf if np.isnan(error) else error
+
+
+def _moved(value: np.ndarray, candidate: np.ndarray) -> bool:
+    """Whether one may be the other with its axes in another order."""
+    return value.shape != candidate.shape and sorted(n for n in value.shape if n > 1) == sorted(
+        n for n in candidate.shape if n > 1
+    )
+
+
+def _reads(operation: Operation) -> list[str]:
+    return [a for arguments in operation.inputs.values() for a in arguments if isinstance(a, str)]
+
+
+def _redeemed(order: list[tuple[Operation, str]], errors: Mapping[str, float], tolerance: float) -> set[str]:
+    """Values without counterpart from which a value that agrees is computed."""
+    redeemed: set[str] = set()
+    for operation, name in reversed(order):
+        if errors.get(name, np.inf) <= tolerance or name in redeemed:
+            redeemed.update(_reads(operation))
+    return redeemed

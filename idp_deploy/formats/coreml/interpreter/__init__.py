@@ -1,0 +1,1 @@
+"""Core ML's operators in numpy and torch, for machines without Core ML."""

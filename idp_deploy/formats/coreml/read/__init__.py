@@ -1,0 +1,1 @@
+"""Reading Core ML packages; shares no code with writing."""

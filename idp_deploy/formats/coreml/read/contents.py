@@ -1,0 +1,134 @@
+"""read: .mlpackage → Contents. Needs numpy alone: neither coremltools nor torch is imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idp_deploy import files
+from idp_deploy.errors import FileError
+from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
+from idp_deploy.formats.coreml.read.constexpr import Weight, Weights, is_constexpr
+from idp_deploy.formats.coreml.read.program import Constant, Operation, load, walk
+
+
+def read_coreml(path: Path) -> Contents:
+    """Parse an .mlpackage of any maker.
+
+    A sparse tensor's zeros are those its mask leaves out; a dense one's are counted in its numbers.
+
+    Raises:
+        FileError: a part is missing or broken, it is not an ML program, or its weights do not decode.
+    """
+    program = load(path)
+    operations = list(walk(program.block))
+    constants = Weights(operations)
+    used = {a for op in operations if not is_constexpr(op) for args in op.inputs.values() for a in args}
+    try:
+        tensors = {
+            value.name: _tensor(value, op, constants)
+            for op in operations
+            for value in op.outputs
+            if (op.kind == "const" and _is_weight(op)) or (is_constexpr(op) and value.name in used)
+        }
+        ops = tuple(
+            _graph_op(op, constants, tensors) for op in operations if op.kind != "const" and not is_constexpr(op)
+        )
+    except FileError as error:
+        raise FileError(f"{path}: {error.message}", way_out=error.way_out or "export the package again") from error
+    values = {v.name: v for op in operations for v in op.outputs if v.name not in constants}
+    values |= {v.name: v for v in program.inputs}
+    return Contents(
+        path,
+        "coreml",
+        files.size_bytes(path),
+        tuple(tensors.values()),
+        ops,
+        values,
+        tuple(v.name for v in program.inputs),
+        tuple(v.name for v in program.outputs),
+        _metadata(program.metadata) | {"opset": program.opset},
+    )
+
+
+def _is_weight(op: Operation) -> bool:
+    """A tensor of numbers, as opposed to strides, axes and flags."""
+    value = op.attributes.get("val")
+    return isinstance(value, Constant) and (
+        value.blob is not None or (value.dtype.startswith("float") and len(value.shape) > 0)
+    )
+
+
+def _tensor(value: Value, op: Operation, constants: Weights) -> StoredTensor:
+    weight = constants.decode(value.name)
+    visible = weight.stored if weight.stored is not None else weight.values
+    words = ["sparse"] if weight.mask is not None else []
+    if weight.palette:
+        words.append(f"lut{weight.bits:g}")
+    dequantize = None
+    if weight.stored is not None or weight.palette:
+        dequantize = _later(constants, value.name, lambda w: w.values.astype(np.float32))
+    return StoredTensor(
+        value.name,
+        tuple(visible.shape),
+        str(visible.dtype),
+        "+".join(words) or "dense",
+        sum(part.stored_bytes for part in weight.parts),
+        _zeros(weight),
+        _later(constants, value.name, lambda w: w.stored if w.stored is not None else w.values),
+        weight.bits,
+        dequantize,
+    )
+
+
+def _later(constants: Weights, name: str, view: Callable[[Weight], np.ndarray]) -> Callable[[], np.ndarray]:
+    return lambda: view(constants.decode(name))
+
+
+def _zeros(weight: Weight) -> int:
+    if weight.mask is not None:
+        return int(weight.mask.size - np.count_nonzero(weight.mask))
+    if weight.stored is not None:
+        zero = 0 if weight.offset is None else weight.offset
+        return int(np.count_nonzero(weight.stored == zero))
+    return int(weight.values.size - np.count_nonzero(weight.values))
+
+
+def _graph_op(op: Operation, constants: Weights, tensors: Mapping[str, StoredTensor]) -> GraphOp:
+    inputs: list[str] = []
+    weights: dict[str, str] = {}
+    attributes: dict[str, Any] = {}
+    for role, arguments in op.inputs.items():
+        plain = []
+        for at, argument in enumerate(arguments):
+            if isinstance(argument, Constant):
+                plain.append(_plain(argument))
+            elif argument in tensors:
+                weights[role if len(arguments) == 1 else f"{role}.{at}"] = argument
+            elif argument in constants:
+                maker = constants.maker(argument)
+                plain.append(_plain(maker.attributes["val"]) if "val" in maker.attributes else None)
+            else:
+                inputs.append(argument)
+        if plain:
+            attributes[role] = plain[0] if len(plain) == 1 else plain
+    return GraphOp(op.name, op.kind, tuple(inputs), tuple(v.name for v in op.outputs), attributes, weights)
+
+
+def _plain(constant: Constant) -> Any:
+    return constant.item if not constant.shape else constant.values.tolist()
+
+
+def _metadata(user: Mapping[str, str]) -> dict[str, Any]:
+    metadata: dict[str, Any] = dict(user)
+    if "idp_deploy" in metadata:
+        try:
+            manifest = json.loads(metadata["idp_deploy"])
+        except (ValueError, RecursionError):
+            manifest = None
+        metadata["idp_deploy"] = manifest if isinstance(manifest, dict) else {}
+    return metadata

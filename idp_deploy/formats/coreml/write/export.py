@@ -1,0 +1,287 @@
+"""export --to coreml: an ML program whose pruned weights are stored sparse, in an .mlpackage.
+
+The route is torch.export → coremltools → MIL program → our storage pass → package. Models with a fused LSTM, GRU or
+RNN go through a TorchScript trace instead, since coremltools converts those operators from there only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import traceback
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from idp_deploy import files
+from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
+from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.exporting import manifest
+from idp_deploy.exporting.refusing import naming_onnx, refuse_projections
+from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.formats.coreml.write import graph as coreml_graph
+from idp_deploy.formats.coreml.write import package as coreml_package
+from idp_deploy.formats.coreml.write.blob import inline_small
+from idp_deploy.formats.coreml.write.compacting import compact
+from idp_deploy.formats.coreml.write.weights import Storage, store
+
+ENCODINGS = ("auto", "dense", "sparse")
+PRECISIONS = ("float16", "float32")
+SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "lut4"}
+TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
+_PASS = "idp_deploy::store_weights"
+# They multiply factors into weights, which the file then shares with no model, and misplace those of grouped
+# transposed convolutions.
+_UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
+
+
+def export_coreml(
+    model: CompressedModel,
+    example_inputs: tuple[Any, ...],
+    path: Path,
+    *,
+    encoding: str = "auto",
+    precision: str = "float16",
+    deployment_target: str | None = None,
+) -> Artifact:
+    """Write `model` as an .mlpackage.
+
+    The batch is the example's: a Core ML program with a free extent leaves the neural engine.
+
+    Args:
+        encoding: auto takes the smallest per tensor; dense none sparse; sparse all with a zero, also where larger.
+        precision: float16 (what Core ML's accelerators compute in) or float32; inputs and outputs are float32.
+        deployment_target: the oldest iOS that must load the file. Sparse weights need iOS16; weights that are both
+            sparse and int8 or palettized need iOS18. Default: the oldest that holds this model.
+
+    Raises:
+        UsageError: an option that does not exist, or a deployment target too old for what was asked.
+        ConversionError: an operator that coremltools cannot convert, or weights beyond float16.
+    """
+    scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
+    target = _target(deployment_target, encoding, precision, scheme)
+    captured = capture(model, example_inputs)
+    refuse_returned_inputs(captured, "Core ML")
+    refuse_projections(captured, "Core ML")
+    weights = _weights(captured)
+    if precision == "float16":
+        _refuse_overflow(weights)
+    storage = Storage(
+        weights,
+        {name: mask for name, mask in captured.masks.items() if name in weights},
+        encoding=encoding,
+        scheme=scheme,
+        covered=model.quantization.covered if model.quantization else frozenset(),
+        one_bit_masks=target not in ("iOS16", "iOS17"),
+    )
+    with tempfile.TemporaryDirectory() as folder:  # coremltools leaves its own behind where a process ends badly
+        with naming_onnx(captured):
+            converted = _convert(captured, storage, target, precision, Path(folder) / "converted.mlpackage")
+        spec = converted.get_spec()
+        weight_file = Path(converted.weights_dir or "") / "weight.bin"
+        blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
+    compact(spec)
+    inputs, outputs = ([feature.name for feature in side] for side in (spec.description.input, spec.description.output))
+    provenance = manifest.build(
+        model,
+        inputs=inputs,
+        outputs=outputs,
+        weights={name: tensor for name, tensor in storage.placed.items() if name in storage.masks},
+        packages=("torch", "coremltools"),
+    )
+    with files.replacing(path) as temporary:
+        coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
+    return Artifact(
+        path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
+    )
+
+
+def _target(requested: str | None, encoding: str, precision: str, scheme: str) -> str:
+    """The deployment target to convert for; refuses what is asked but does not exist there."""
+    if encoding not in ENCODINGS:
+        raise UsageError(f"Core ML has no encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}", way_out=f"one of {', '.join(PRECISIONS)}")
+    needed = "iOS18" if scheme else "iOS16"
+    if requested is None:
+        return needed
+    known = {target.lower(): target for target in TARGETS}
+    target = known.get(requested.lower())
+    if target is None:
+        older = re.fullmatch(r"(?i)ios(1[0-5])", requested)
+        raise UsageError(
+            f"deployment target {requested!r} " + ("cannot store weights sparse" if older else "is unknown"),
+            way_out=f"sparse weights need iOS16; one of {', '.join(TARGETS)}",
+        )
+    if TARGETS.index(target) < TARGETS.index(needed):
+        raise UsageError(
+            f"deployment target {target!r} cannot store {scheme} weights per channel and sparse",
+            way_out="ask for iOS18, or export without quantizing",
+        )
+    return target
+
+
+def _weights(captured: Captured) -> dict[str, np.ndarray]:
+    """Float parameters and buffers by name; a tied weight appears under each of its names."""
+    state = captured.module.state_dict()
+    return {name: t.detach().cpu().float().numpy() for name, t in state.items() if t.is_floating_point()}
+
+
+def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
+    largest = float(np.finfo(np.float16).max)
+    for name, values in weights.items():
+        if values.size and not np.abs(values).max() <= largest:
+            raise ConversionError(
+                f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
+                way_out="export with precision float32",
+            )
+
+
+def _convert(captured: Captured, storage: Storage, target: str, precision: str, package: Path) -> Any:
+    """coremltools' conversion with our pass at the end of its pipeline; an MLModel that was never loaded.
+
+    Args:
+        package: where coremltools puts its own files.
+    """
+    coreml_graph.prepare(captured.module)
+    with _quiet():
+        import coremltools as ct
+        from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
+        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
+
+        class StoreWeights(AbstractGraphPass):
+            def apply(self, program: Any) -> None:
+                store(program, storage)
+
+        PASS_REGISTRY.passes[_PASS] = StoreWeights()
+        source: Any = None
+        try:
+            program = captured.program()
+            source, inputs = _source(program, captured)
+            pipeline = ct.PassPipeline.DEFAULT
+            pipeline.remove_passes(_UNWANTED_PASSES)
+            pipeline.append_pass(_PASS)
+            return ct.convert(
+                source,
+                inputs=inputs,
+                outputs=[
+                    ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
+                    for name, is_float in _outputs(program)
+                ],
+                convert_to="mlprogram",
+                minimum_deployment_target=getattr(ct.target, target),
+                compute_precision=ct.precision.FLOAT16 if precision == "float16" else ct.precision.FLOAT32,
+                pass_pipeline=pipeline,
+                skip_model_load=True,
+                package_dir=str(package),
+            )
+        except IdpDeployError:
+            raise
+        except Exception as error:  # coremltools raises every kind; what failed is in its text
+            raise _explained(error, captured, source) from error
+        finally:
+            del PASS_REGISTRY.passes[_PASS]
+
+
+def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
+    """(what coremltools converts, its input types where it cannot tell them)."""
+    import coremltools as ct
+
+    if not coreml_graph.is_recurrent(captured.module):
+        return coreml_graph.lower(program, _is_registered), None
+    traced = torch.jit.trace(captured.module, captured.example_inputs, strict=False, check_trace=False)
+    tensors = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+    names = [str(name) for name in program.graph_signature.user_inputs]
+    return traced, [
+        ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32 if x.is_floating_point() else np.int32)
+        for name, x in zip(names, tensors, strict=True)
+    ]
+
+
+def _is_registered(operator: str) -> bool:
+    from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+
+    return _TORCH_OPS_REGISTRY.get_func(operator) is not None
+
+
+def _outputs(program: ExportedProgram) -> list[tuple[str, bool]]:
+    """(name, whether it is floating point) of every output, named by its place: logits, hidden_0, output."""
+    count = len(program.graph_signature.user_outputs)
+    spec = program.call_spec.out_spec
+    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(count)), spec))
+    nodes = next(iter(reversed(program.graph.nodes))).args[0][-count:] if count else []
+    names: list[str] = []
+    for keys, index in paths:
+        name = "_".join(re.sub(r"\W", "", str(getattr(key, "key", getattr(key, "idx", key)))) for key in keys)
+        if not name or name[0].isdigit():
+            name = f"output_{name}" if name else "output"
+        names.append(f"{name}_{index}" if name in names else name)
+    floats = [node.meta["val"].is_floating_point() for node in nodes]
+    return list(zip(names, floats, strict=True))
+
+
+def _explained(error: Exception, captured: Captured, source: Any) -> ConversionError:
+    """Which operator stopped the conversion, and in which module it was called."""
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    stopped = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "convert_single_node":
+            stopped = frame.f_locals["node"]
+    graphs = [captured.module.graph] + ([source.graph] if isinstance(source, ExportedProgram) else [])
+    for graph in graphs:
+        for node in coreml_graph.calls(graph):
+            named = stopped is not None and node.name == stopped.name
+            if named or re.search(rf"\bfx node {node.name}\b", text):
+                return ConversionError(
+                    f"coremltools cannot convert {node.target} in {coreml_graph.where(node)}: {text}",
+                    way_out=coreml_graph.WAY_OUT,
+                )
+    what = f"operator {stopped.kind!r} of this model" if stopped is not None else "this model"
+    return ConversionError(f"coremltools cannot convert {what}: {text}", way_out=coreml_graph.WAY_OUT)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """coremltools reports progress and its view of installed versions on stderr; the command line speaks for itself."""
+    logger = logging.getLogger("coremltools")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()), torch.random.fork_rng():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _notes(model: CompressedModel, storage: Storage, target: str, requested: str | None) -> tuple[str, ...]:
+    notes = []
+    if requested is None:
+        notes.append(f"deployment target {target}: the oldest that holds this model")
+    masked = {n: t for n, t in storage.placed.items() if n in storage.masks}
+    dense = sorted(n for n, t in masked.items() if storage.encodings[t] == "dense")
+    if dense and storage.encoding != "dense":
+        notes.append("stored dense, since sparse would not be smaller: " + ", ".join(dense))
+    missing = sorted(set(storage.masks) - set(storage.placed))
+    if missing:
+        notes.append("rearranged by the converter, stored by their zeros: " + ", ".join(missing))
+    if model.quantization and model.quantization.scheme == "int8":
+        notes.append("int8: the weights are int8, activations stay floating point")
+    if storage.scheme:
+        floats = sorted(n for n, t in masked.items() if not storage.encodings[t].endswith(storage.scheme))
+        smaller = [n for n in floats if n in storage.covered]
+        if smaller:
+            notes.append(
+                f"stored as floats, since {storage.scheme} with its scales would be larger: " + ", ".join(smaller)
+            )
+    return tuple(notes)

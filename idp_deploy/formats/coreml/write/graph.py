@@ -1,0 +1,169 @@
+"""What a captured graph needs before coremltools may convert it without silent faults.
+
+coremltools 9 reads the positional arguments of an exported graph and drops keyword-only ones of several operators
+(`frontend/torch/ops.py`, `gelu` among them): the tanh form of GELU becomes the exact one. Such calls, and operators it
+does not know, are replaced by PyTorch's own decompositions into plainer ones. What has none is refused by name: a
+wrong file is worse than none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
+from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+
+aten = torch.ops.aten
+
+RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+_ROUNDS = 4  # a decomposition may call operators that need one themselves
+
+WAY_OUT = "write it with plain operators or keep that part outside the model"
+# Keywords that say where and how a tensor lies in memory, and those the converter reads.
+_HARMLESS = {"device", "layout", "pin_memory", "memory_format", "requires_grad", "generator", "dtype", "implicit"}
+_READ = {
+    (aten.scaled_dot_product_attention, "scale"),
+    (aten.addmm, "alpha"),
+    (aten.addmm, "beta"),
+    (aten.baddbmm, "alpha"),
+    (aten.baddbmm, "beta"),
+    (aten.div, "rounding_mode"),
+}
+_POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
+_NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
+_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm}  # registered, but fails on some of their forms
+_MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
+
+
+def prepare(module: fx.GraphModule) -> fx.GraphModule:
+    """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    crop_explicitly(module, held_by_coreml)
+    for node in list(module.graph.nodes):
+        if node.op != "call_function":
+            continue
+        packet = getattr(node.target, "overloadpacket", None)
+        _floats_for_integers(node)
+        if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
+            node.target, node.args = aten.relu6.default, node.args[:1]
+        if packet in _POOLS and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])  # the stride is the window by default
+        if packet in _NEAREST:
+            _rows_and_columns(module, node)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> ExportedProgram:
+    """The program in operators that the converter has and reads in full.
+
+    Args:
+        is_registered: whether the converter has an operator of this name, such as "aten::conv_transpose2d.input".
+
+    Raises:
+        ConversionError: an operator that it has not and that PyTorch cannot decompose.
+    """
+    wrong: dict[Any, fx.Node] = {}
+    for attempt in range(_ROUNDS):
+        wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
+        if attempt and not wrong:
+            return program
+        table = {target: _decomposition(target) for target in wrong}
+        for target, found in table.items():
+            if found is None and attempt:  # the first round turns compositions such as flatten into views by itself
+                raise ConversionError(
+                    f"Core ML cannot hold {target} in {where(wrong[target])}: "
+                    f"{_complaint(wrong[target], is_registered)}",
+                    way_out=WAY_OUT,
+                )
+        program = program.run_decompositions({target: found for target, found in table.items() if found})
+    raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=WAY_OUT)
+
+
+def _decomposition(target: Any) -> Callable[..., Any] | None:
+    """Ours, else PyTorch's."""
+    from torch._decomp import decomposition_table
+
+    return DECOMPOSITIONS.get(target) or decomposition_table.get(target)
+
+
+def where(node: fx.Node) -> str:
+    """The module path a node was traced in, for messages.
+
+    >>> graph = fx.Graph()
+    >>> where(graph.placeholder("x"))
+    'the model itself'
+    """
+    stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+    return f"module {stack[-1]!r}" if stack else "the model itself"
+
+
+def is_recurrent(module: fx.GraphModule) -> bool:
+    """Whether a fused LSTM, GRU or RNN is called: coremltools converts those from a TorchScript trace only."""
+    return any(node.target in RECURRENT for node in calls(module.graph))
+
+
+def calls(graph: fx.Graph) -> Iterator[fx.Node]:
+    """The operator calls in execution order."""
+    return (node for node in graph.nodes if node.op == "call_function")
+
+
+def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
+    """Why the converter cannot be trusted with this call, or ""."""
+    packet = getattr(node.target, "overloadpacket", None)
+    if packet is None:
+        return ""
+    if packet in _MISREAD or not is_registered(node.target.name()):  # type: ignore[union-attr]
+        return "coremltools has no such operator"
+    for keyword, value in node.kwargs.items():
+        if keyword not in _HARMLESS and (packet, keyword) not in _READ and value != _default(node, keyword):
+            return f"coremltools would drop {keyword}={value!r}"
+    return ""
+
+
+def _rows_and_columns(module: fx.GraphModule, node: fx.Node) -> None:
+    """Nearest-neighbour resizing by another than a whole factor, as a choice of rows and columns.
+
+    coremltools writes the factor as a float a little too large, from which a runtime may read other places.
+    """
+    source: Any = node.args[0]
+    (height, width), wanted = source.meta["val"].shape[-2:], node.meta["val"].shape[-2:]
+    whole = wanted[0] % height == 0 and wanted[1] % width == 0
+    if whole and getattr(node.target, "overloadpacket", None) is aten.upsample_nearest2d:
+        return
+    places = torch.arange(height * width, dtype=torch.float64).reshape(1, 1, height, width)
+    chosen = node.target(places, *node.args[1:], **node.kwargs).long()[0, 0]  # type: ignore[operator]
+    result = source
+    with module.graph.inserting_before(node):
+        for axis, indices in ((-2, chosen[:, 0] // width), (-1, chosen[0] % width)):
+            name = f"{node.name}_places_{'rows' if axis == -2 else 'columns'}"
+            module.register_buffer(name, indices)
+            result = module.graph.call_function(aten.index_select.default, (result, axis, module.graph.get_attr(name)))
+    node.replace_all_uses_with(result)
+    module.graph.erase_node(node)
+
+
+def _default(node: fx.Node, keyword: str) -> Any:
+    for argument in getattr(node.target, "_schema").arguments:  # noqa: B009  (private, and typed as absent)
+        if argument.name == keyword:
+            return argument.default_value
+    return None
+
+
+def _floats_for_integers(node: fx.Node) -> None:
+    """Number arguments of a floating-point operator as floats: the converter compares types, not values."""
+    value = node.meta.get("val")
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        return
+    arguments = list(node.args)
+    for i, declared in enumerate(schema.arguments[: len(arguments)]):
+        if str(declared.type) == "number" and type(arguments[i]) is int:
+            arguments[i] = float(arguments[i])  # type: ignore[arg-type]
+    node.args = tuple(arguments)

@@ -1,0 +1,1 @@
+"""Reading ONNX files; shares no code with writing."""

@@ -1,0 +1,165 @@
+"""read an .onnx file: weights decoded from however they are stored, operators without the decode nodes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from idp_deploy import files
+from idp_deploy.flow import Contents, GraphOp, StoredTensor
+from idp_deploy.formats.onnx.read.constants import Constants, Limits
+from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse, subgraphs
+from idp_deploy.formats.onnx.read.shapes import infer
+from idp_deploy.formats.onnx.read.tensors import describe, is_argument, origin
+
+MANIFEST = "idp_deploy"
+_WEIGHT_BIAS = {1: "weight", 2: "bias"}
+# what a constant in an input position means; positions without a word keep their number
+ROLES: dict[str, dict[int, str]] = {
+    "BatchNormalization": {1: "weight", 2: "bias", 3: "mean", 4: "variance"},
+    "Conv": _WEIGHT_BIAS,
+    "ConvTranspose": _WEIGHT_BIAS,
+    "GRU": {1: "weight", 2: "recurrence", 3: "bias"},
+    "Gather": {0: "weight"},
+    "Gemm": _WEIGHT_BIAS,
+    "GroupNormalization": _WEIGHT_BIAS,
+    "InstanceNormalization": _WEIGHT_BIAS,
+    "LSTM": {1: "weight", 2: "recurrence", 3: "bias"},
+    "LayerNormalization": _WEIGHT_BIAS,
+    "MatMul": {0: "weight", 1: "weight"},
+    "QLinearConv": {3: "weight", 8: "bias"},
+    "QLinearMatMul": {3: "weight"},
+    "RNN": {1: "weight", 2: "recurrence", 3: "bias"},
+}
+
+
+def read_onnx(path: Path) -> Contents:
+    """Parse an ONNX file of any origin, external data included.
+
+    Small integer constants and scalars become attributes of the operators that read them, under the input's position
+    ("1"); all other constants are tensors. A tied weight is one tensor, read by several operators.
+
+    Raises:
+        FileError: missing, truncated, contradictory, or larger when decoded than its bytes can justify.
+    """
+    path = Path(path)
+    model = parse(path)
+    loader = TensorLoader(path)
+    warnings: list[str] = []
+    constants = Constants(model.graph, loader, Limits(path))
+    nodes = [node for node in model.graph.node if not (len(node.output) == 1 and node.output[0] in constants)]
+    read = _Reader(constants)
+    ops = tuple(read.op(i, node) for i, node in enumerate(nodes))
+    for value in model.graph.output:
+        if value.name in constants:
+            read.constant(value.name)
+    bodies = sorted({node.op_type for node in nodes if any(subgraphs(node))})
+    if bodies:
+        warnings.append(f"the operators inside of {', '.join(bodies)} are not listed")
+    others = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
+    if others:
+        warnings.append(f"operators outside of ONNX: {', '.join(others)}; the shapes behind them may be unknown")
+    values = infer(model, nodes, read.shapes, read.arguments)
+    metadata = _metadata(model, warnings)
+    size = files.size_bytes(path) + sum(data.stat().st_size for data in loader.external)
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    return Contents(
+        path=path,
+        format="onnx",
+        size_bytes=size,
+        tensors=tuple(read.tensors.values()),
+        ops=ops,
+        values=values,
+        inputs=tuple(value.name for value in model.graph.input if value.name not in fixed),
+        outputs=tuple(value.name for value in model.graph.output),
+        metadata=metadata,
+        warnings=tuple(warnings),
+    )
+
+
+class _Reader:
+    """Collects the tensors and arguments that operators read."""
+
+    def __init__(self, constants: Constants) -> None:
+        self.constants = constants
+        self.tensors: dict[str, StoredTensor] = {}
+        self.shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}  # of each constant an operator reads
+        self.arguments: dict[str, np.ndarray] = {}
+        self._charged: set[str] = set()
+
+    def constant(self, name: str, operator: str = "") -> str | None:
+        """The tensor behind a constant that an operator of this kind reads, or None where it is an argument."""
+        if name in self.arguments:
+            return None
+        found = origin(self.constants, name)
+        if name not in self.shapes:
+            values = self.constants.value(name)
+            if is_argument(values, operator):
+                self.arguments[name] = values
+                return None
+            self.shapes[name] = values.shape, values.dtype
+        if found.name not in self.tensors:
+            self.tensors[found.name] = describe(self.constants, found, self._charged)
+        return found.name
+
+    def op(self, index: int, node: onnx.NodeProto) -> GraphOp:
+        """One operator with its constants told apart from its activations."""
+        attributes = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
+        weights, inputs = {}, []
+        names = [*node.input, *sorted({n for body in subgraphs(node) for n in _free(body)} - set(node.input))]
+        for position, name in enumerate(names):
+            if name not in self.constants:
+                inputs.extend([name] if name else [])
+                continue
+            tensor = self.constant(name, node.op_type)
+            if tensor is None:
+                attributes[str(position)] = _plain(self.arguments[name])
+            else:
+                weights[ROLES.get(node.op_type, {}).get(position, str(position))] = tensor
+        outputs = tuple(name for name in node.output if name)
+        return GraphOp(
+            node.name or f"{node.op_type}_{index}", node.op_type, tuple(inputs), outputs, attributes, weights
+        )
+
+
+def _free(body: onnx.GraphProto) -> set[str]:
+    """Names that a body reads from outside."""
+    own = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    own |= {name for node in body.node for name in node.output}
+    read = {name for node in body.node for name in node.input if name} | {value.name for value in body.output}
+    return (read | {n for node in body.node for inner in subgraphs(node) for n in _free(inner)}) - own
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as plain values; graphs and tensors are left out by kind."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, onnx.TensorProto):
+        return f"tensor {list(value.dims)}"
+    if isinstance(value, onnx.GraphProto):
+        return f"graph of {len(value.node)} operators"
+    if hasattr(value, "__iter__") and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _metadata(model: onnx.ModelProto, warnings: list[str]) -> dict[str, Any]:
+    """The file's own key-value pairs, ours parsed; beside them who wrote it and for which version of ONNX."""
+    metadata: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
+    if MANIFEST in metadata:
+        try:
+            metadata[MANIFEST] = json.loads(metadata[MANIFEST])
+        except ValueError:
+            warnings.append("the idp_deploy manifest in this file is not valid JSON and is ignored")
+            del metadata[MANIFEST]
+    metadata["ir_version"] = model.ir_version
+    metadata["opsets"] = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
+    metadata["producer"] = f"{model.producer_name} {model.producer_version}".strip()
+    return metadata

@@ -1,0 +1,137 @@
+"""Which constant of a graph is a weight, how it is stored, and what it costs in the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+
+from idp_deploy.flow import StoredTensor
+from idp_deploy.formats.onnx.read.constants import Constants
+
+_LAYOUT = {"Identity", "Transpose"}  # nodes through which a weight is the same weight
+_WEIGHTLESS = {"Clip", "Expand", "Pad", "Resize", "Upsample"}  # operators whose small constants are all arguments
+_SMALL = 64  # integer constants up to this size are arguments of an operator (axes, shapes), not weights
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a constant that an operator reads is stored: `stored` holds the values, `restored` is their float view."""
+
+    name: str  # the tensor's name in `Contents`
+    stored: str
+    restored: str | None
+
+
+def origin(constants: Constants, name: str) -> Origin:
+    """Follow a constant back: through transposes, to the integers below a dequantization, the halves below a cast."""
+    name = _same(constants, name)
+    node = constants.nodes.get(name)
+    if node is None:
+        return Origin(name, name, None)
+    if node.op_type == "DequantizeLinear":
+        stored = _same(constants, node.input[0])
+        return Origin(stored, stored, name)
+    if node.op_type == "Cast" and _dtype(constants, node.input[0]) == np.float16:
+        return Origin(name, node.input[0], None)
+    if node.op_type == "Mul":
+        for source in node.input:
+            cast = constants.nodes.get(source)
+            if cast is not None and cast.op_type == "Cast" and _dtype(constants, cast.input[0]) in (np.int8, np.uint8):
+                return Origin(name, cast.input[0], name)
+    return Origin(name, name, None)
+
+
+def is_argument(values: np.ndarray, operator: str) -> bool:
+    """Whether a constant is an operator's argument (an axis, a shape, a factor) rather than a weight."""
+    if values.ndim == 0 or (operator in _WEIGHTLESS and values.size <= _SMALL):
+        return True
+    return values.dtype.kind in "iub" and values.dtype.itemsize != 1 and values.ndim <= 1 and values.size <= _SMALL
+
+
+def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTensor:
+    """Read one weight. `charged` collects initializers already counted, so that a shared constant counts once."""
+    values = constants.value(found.stored)
+    parts = [name for name in constants.cone(found.restored or found.name) if name in constants.stored]
+    size = sum(constants.size_bytes(name) for name in parts if name not in charged)
+    charged.update(parts)
+    encoding, bits = _encoding(constants, found.stored)
+    zeros = values.size - _nonzero(constants, found, values)
+    restored = found.restored
+    return StoredTensor(
+        name=found.name,
+        shape=values.shape,
+        dtype=values.dtype.name,
+        encoding=encoding,
+        size_bytes=size,
+        zeros=zeros,
+        values=lambda: constants.value(found.stored),
+        value_bits=float(bits or _narrowest(constants, found.stored, values.dtype)),
+        dequantize=None if restored is None else lambda: constants.value(restored).astype(np.float32),
+    )
+
+
+def _encoding(constants: Constants, name: str) -> tuple[str, int]:
+    """(encoding, bits of a palette index or 0), from the shape of the decode graph."""
+    cone = constants.cone(name)
+    if any(isinstance(constants.stored.get(n), onnx.SparseTensorProto) for n in cone):
+        return "sparse_initializer", 0
+    nodes = [constants.nodes[n] for n in cone if n in constants.nodes]
+    kinds = {node.op_type for node in nodes}
+    scatters = [node for node in nodes if node.op_type == "ScatterElements"]
+    kind = "dense"
+    if scatters and "CumSum" in kinds:
+        positions = {constants.nodes[n].op_type for n in constants.cone(scatters[-1].input[1]) if n in constants.nodes}
+        kind = "gaps4" if "Less" in positions else "gaps8"
+    elif {"CumSum", "GatherElements", "BitShift"} <= kinds:
+        kind = "bitmask"
+    if any(_is_palette(constants, node) for node in nodes):
+        return ("lut4" if kind == "dense" else f"{kind}+lut4"), 4
+    return kind, 0
+
+
+def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
+    if node.op_type != "GatherElements" or node.input[0] not in constants.stored:
+        return False
+    tensor = constants.stored[node.input[0]]
+    is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16
+    sources = {constants.nodes[n].op_type for n in constants.cone(node.input[1]) if n in constants.nodes}
+    return is_table and "BitShift" in sources and "CumSum" not in sources
+
+
+def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:
+    """Bits of a stored value: those of the numbers that a weight put together from several parts is cast from."""
+    bits = dtype.itemsize * 8
+    for current in constants.cone(name) if dtype.kind == "f" else ():
+        node = constants.nodes.get(current)
+        if node is not None and node.op_type == "Cast":
+            source = _dtype(constants, node.input[0])
+            if source.kind in "fiu" and _dtype(constants, current) == dtype:
+                bits = min(bits, source.itemsize * 8)
+    return bits
+
+
+def _nonzero(constants: Constants, found: Origin, values: np.ndarray) -> int:
+    """How many of the stored values do not mean zero: integers mean it where they equal their zero point."""
+    node = constants.nodes.get(found.restored or "")
+    if node is None or node.op_type != "DequantizeLinear" or len(node.input) < 3 or not node.input[2]:
+        return int(np.count_nonzero(values))
+    zero_point = constants.value(node.input[2])
+    if zero_point.size > 1:
+        values = constants.value(node.input[0])  # not transposed: the axis refers to this layout
+        extents = [1] * values.ndim
+        extents[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
+        zero_point = zero_point.reshape(extents)
+    return int(np.count_nonzero(values != zero_point))
+
+
+def _same(constants: Constants, name: str) -> str:
+    while name in constants.nodes and constants.nodes[name].op_type in _LAYOUT:
+        name = constants.nodes[name].input[0]
+    return name
+
+
+def _dtype(constants: Constants, name: str) -> np.dtype:
+    return constants.value(name).dtype

@@ -1,0 +1,210 @@
+"""Sparse weights inside an ONNX file: the encoded parts as initializers, and standard nodes that put them back.
+
+onnxruntime evaluates these nodes once, while it creates the session, so that the optimized graph is the one of the
+dense file. That holds because every node stands inline in the main graph (local functions are not folded by older
+versions) and every shape is static (a node with a data-dependent shape, such as Compress or NonZero, stops folding).
+What a decode graph costs at rest is its nodes: names are short, and constants are shared by the whole file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from idp_deploy.encodings import ESCAPE, encode
+from idp_deploy.formats.onnx.write.conversion import all_nodes
+
+# kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
+# fewer where another tensor has as many entries
+OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps4": 460}
+
+
+class Decoder:
+    """Collects initializers and decode nodes for one file, then puts them in front of the model's own nodes."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.graph = graph
+        self.initializers: list[onnx.TensorProto] = []
+        self.nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._blanks: dict[tuple[int, str, bytes], str] = {}
+        self._taken = {name for node in all_nodes(graph) for name in (*node.input, *node.output)}
+        self._taken |= {value.name for value in (*graph.input, *graph.output)}
+        self._taken |= {tensor.name for tensor in graph.initializer}
+        self._count = 0
+
+    def name(self) -> str:
+        """A short unused name."""
+        while True:
+            self._count += 1
+            name = _base36(self._count)
+            if name not in self._taken:
+                self._taken.add(name)
+                return name
+
+    def store(self, array: np.ndarray, name: str = "") -> str:
+        """Add an initializer."""
+        name = name or self.name()
+        self.initializers.append(numpy_helper.from_array(array, name))
+        return name
+
+    def constant(self, array: np.ndarray) -> str:
+        """An initializer shared by equal constants."""
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self.store(array)
+        return self._constants[key]
+
+    def node(self, kind: str, *inputs: str, output: str = "", **attributes: Any) -> str:
+        """Append a node with one output; returns the output's name."""
+        output = output or self.name()
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def copy(self, of: str, name: str, *, transposed: bool) -> None:
+        """Make the restored tensor `of` available as `name` without storing it again."""
+        if transposed:
+            self.node("Transpose", of, output=name, perm=[1, 0])
+        else:
+            self.node("Identity", of, output=name)
+
+    def uniform(self, values: np.ndarray, output: str) -> None:
+        """One value repeated: a shape and a value instead of the tensor."""
+        self.node("ConstantOfShape", self.ints(*values.shape), output=output, value=numpy_helper.from_array(values[:1]))
+
+    def filled(self, count: int, blank: np.ndarray) -> str:
+        """The one value of `blank` (1,) repeated `count` times, shared by all that start from it."""
+        key = (count, blank.dtype.str, blank.tobytes())
+        if key not in self._blanks:
+            value = numpy_helper.from_array(blank)
+            self._blanks[key] = self.node("ConstantOfShape", self.ints(count), value=value)
+        return self._blanks[key]
+
+    def ints(self, *values: int) -> str:
+        """A shared one-dimensional int64 constant."""
+        return self.constant(np.array(values, np.int64))
+
+    def finish(self) -> None:
+        """Write everything into the graph; decode nodes come first, as ONNX wants topological order."""
+        self.graph.initializer.extend(self.initializers)
+        own = list(self.graph.node)
+        del self.graph.node[:]
+        self.graph.node.extend([*self.nodes, *own])
+
+
+def decode_graph(
+    decoder: Decoder,
+    kind: str,
+    values: np.ndarray,
+    mask: np.ndarray,
+    *,
+    palette: np.ndarray | None = None,
+    output: str = "",
+) -> str:
+    """Store `values` as `kind` and append the nodes that restore it; returns the name of the restored tensor.
+
+    Args:
+        values: any dtype ONNX knows; entries where `mask` is False are 0.
+        palette: float32 (≤ 16,): `values` are then uint8 indices into it, stored in 4 bits each, 0 where `mask` is
+            False, and palette[0] is what such an entry decodes to. The restored tensor is float32.
+        output: name of the restored tensor; a fresh one by default.
+    """
+    if kind == "dense" and palette is None:
+        return decoder.store(values, output)
+    encoded = encode(kind, values, mask)
+    parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
+    blank = np.zeros(1, values.dtype) if palette is None else palette[:1]
+
+    def stored(array: np.ndarray) -> str:
+        return decoder.store(array) if palette is None else _looked_up(decoder, array, palette)
+
+    if kind == "dense":
+        flat = stored(entries)
+    elif kind == "gaps8":
+        index = _cumulated(decoder, decoder.node("Cast", decoder.store(parts["gaps"]), to=TensorProto.INT32))
+        flat = decoder.node("ScatterElements", decoder.filled(count, blank), index, stored(entries))
+    else:  # the gather of these two reads index 0 where nothing is stored
+        led = stored(np.concatenate([np.zeros(1, values.dtype), entries]))
+        restore = _gaps4 if kind == "gaps4" else _bitmask
+        flat = restore(decoder, parts, led, count, blank)
+    return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)
+
+
+def _gaps4(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: int, blank: np.ndarray) -> str:
+    """codes (c,) uint8, values (1 + stored,) → (count,).
+
+    A code k < 15 skips k zeros and stores a value, 15 skips 15 zeros: with keep = (code < 15), the running sum of
+    code + keep is one past the position each code ends at. An escape scatters a zero there, where a zero belongs. The
+    padding of an odd number of codes is cut off first, for it would end behind the tensor.
+    """
+    packed = parts["codes"]
+    codes = _unpacked(decoder, packed, 4)
+    if packed.size and packed[-1] >> 4 == ESCAPE:
+        codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(2 * packed.size - 1))
+    code = decoder.node("Cast", codes, to=TensorProto.INT32)
+    keep = decoder.node("Less", code, decoder.constant(np.array(ESCAPE, np.int32)))
+    keep = decoder.node("Cast", keep, to=TensorProto.INT32)
+    ends = _cumulated(decoder, decoder.node("Add", code, keep))
+    places = decoder.node("Sub", ends, decoder.constant(np.array(1, np.int32)))
+    chosen = decoder.node("Mul", _cumulated(decoder, keep), keep)
+    entries = decoder.node("GatherElements", led, chosen)
+    return decoder.node("ScatterElements", decoder.filled(count, blank), places, entries)
+
+
+def _bitmask(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: int, blank: np.ndarray) -> str:
+    """bits (⌈count / 8⌉,) uint8, values (1 + stored,) → (count,)."""
+    keep = decoder.node("Cast", _unpacked(decoder, parts["bits"], 1), to=TensorProto.INT32)
+    chosen = decoder.node("Mul", _cumulated(decoder, keep), keep)
+    entries = decoder.node("GatherElements", led, chosen)
+    return decoder.node("Slice", entries, decoder.ints(0), decoder.ints(count)) if count % 8 else entries
+
+
+def _looked_up(decoder: Decoder, indices: np.ndarray, palette: np.ndarray) -> str:
+    """indices (n,) in 0…15 → palette[indices] (n,), two indices a byte."""
+    even = np.concatenate([indices, np.zeros(indices.size % 2, np.uint8)])
+    codes = _unpacked(decoder, even[0::2] | even[1::2] << 4, 4)
+    if indices.size % 2:
+        codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(indices.size))
+    return decoder.node("GatherElements", decoder.store(palette), decoder.node("Cast", codes, to=TensorProto.INT32))
+
+
+def _unpacked(decoder: Decoder, packed: np.ndarray, bits: int) -> str:
+    """packed uint8 (n,), lowest bits first → uint8 (n · 8 / bits,).
+
+    The file holds the codes in planes: first those of every byte's lowest bits, then of the next. Each shift then
+    runs over all bytes at once, which onnxruntime does many times faster than all shifts over one byte at a time.
+    """
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    low = np.array(2**bits - 1, np.uint8)
+    codes = packed[:, None] >> shifts & low  # (n, 8 / bits)
+    planes = codes.reshape(shifts.size, packed.size) << shifts[:, None]
+    stored = decoder.store(np.bitwise_or.reduce(planes, axis=0))
+    shifted = decoder.node("BitShift", stored, decoder.constant(shifts[:, None]), direction="RIGHT")
+    return decoder.node("Reshape", decoder.node("BitwiseAnd", shifted, decoder.constant(low)), decoder.ints(-1))
+
+
+def _cumulated(decoder: Decoder, value: str) -> str:
+    return decoder.node("CumSum", value, decoder.constant(np.array(0, np.int32)))
+
+
+def sparse_initializer(values: np.ndarray, mask: np.ndarray, name: str) -> onnx.SparseTensorProto:
+    """ONNX's own sparse constant: values with flat int64 indices, 8 bytes a position."""
+    flat = mask.reshape(-1)
+    return helper.make_sparse_tensor(
+        numpy_helper.from_array(values.reshape(-1)[flat], name),
+        numpy_helper.from_array(np.flatnonzero(flat).astype(np.int64), ""),
+        list(values.shape),
+    )
+
+
+def _base36(number: int) -> str:
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    text = ""
+    while number:
+        number, digit = divmod(number, 36)
+        text = digits[digit] + text
+    return "_" + text

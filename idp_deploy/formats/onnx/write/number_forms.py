@@ -1,0 +1,67 @@
+"""In which numbers a weight is stored: float32, float16, int8 with scales, or a 4-bit palette.
+
+`quantize` left float values that some integers or some palette mean. The form is found again from the values: it is
+used where it restores them (up to the rounding of a folded batch norm) and saves bytes, whatever the tensor was
+renamed, transposed or reordered to. All forms are decoded to float32 while the session loads: a DequantizeLinear in
+front of a float operator would stay in the graph and cost time at every inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.formats.onnx.write.storing import Weight, cost
+from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
+
+_RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
+
+
+def smallest_form(plain: Weight, scheme: str | None, encoding: str) -> Weight:
+    """`plain` in the form of the model's quantization scheme, or as it is where that form does not fit or not pay."""
+    if plain.values.dtype != np.float32 or plain.values.ndim < 2:
+        return plain
+    forms = list(_forms(plain, scheme))
+    return min([plain, *forms], key=lambda weight: cost(weight, encoding))
+
+
+def _forms(plain: Weight, scheme: str | None) -> Iterator[Weight]:
+    if scheme == "fp16":
+        yield _half(plain)
+    elif scheme in ("int8", "int8-weights"):
+        yield from _integers(plain)
+    elif scheme == "lut4":
+        indices, palette = palettize(plain.values, plain.mask)
+        if np.allclose(dequantize_palette(indices, palette), plain.values, rtol=_RELATIVE, atol=0):
+            yield Weight(plain.name, indices, plain.mask, palette=palette)
+
+
+def _half(plain: Weight) -> Weight:
+    """Rounded to float16. Batch norm folding may have moved a value out of its range; zeros must stay the mask's."""
+    tiny, largest = np.finfo(np.float16).smallest_subnormal, np.finfo(np.float16).max
+    if np.abs(plain.values).max(initial=0) > largest:
+        raise ConversionError(
+            f"weight '{plain.name}' reaches {np.abs(plain.values).max():g} after batch norm folding, beyond float16",
+            way_out="use scheme int8-weights, or leave the model float32",
+        )
+    rounded = plain.values.astype(np.float16)
+    lost = (rounded == 0) & (plain.values != 0)
+    rounded[lost] = np.copysign(tiny, plain.values[lost])
+    return Weight(plain.name, rounded, plain.mask, half=True)
+
+
+def _integers(plain: Weight) -> Iterator[Weight]:
+    """int8 with one scale an entry of the first or second axis, or a row: what linear, transposed and recurrent
+    layers keep their output channels on."""
+    values = plain.values
+    for shape, axis in ((values.shape, 0), (values.shape, 1), ((-1, values.shape[-1]), 0)):
+        flat = values.reshape(shape)
+        q, scale = quantize_int8(flat, axis)
+        if np.allclose(dequantize_int8(q, scale, axis), flat, rtol=_RELATIVE, atol=0):
+            extents = [*values.shape[:-1], 1] if len(shape) == 2 and shape[0] == -1 else [1] * values.ndim
+            if shape[0] != -1:
+                extents[axis] = -1
+            yield Weight(plain.name, q.reshape(values.shape), plain.mask, scale=scale.reshape(extents))
+            return

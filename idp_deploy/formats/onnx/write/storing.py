@@ -1,0 +1,113 @@
+"""One weight → its initializers and nodes in the file, in the encoding that is smallest there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from onnx import TensorProto
+
+from idp_deploy.encodings import size_bytes, smallest
+from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph, sparse_initializer
+from idp_deploy.formats.onnx.write.matching import copies
+
+SPARSE_INITIALIZER = "sparse-initializer"
+ENCODINGS = ("auto", "dense", *OVERHEAD, SPARSE_INITIALIZER)
+SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
+# A gaps4 tensor adds 0.4 ms to loading and up to 5 ms where it is large, gaps8 a quarter of that (onnxruntime 1.31,
+# bench.onnx_runtime): four bits a position must save more than their nodes.
+_WORTH = {**OVERHEAD, "gaps4": OVERHEAD["gaps4"] + 32768}
+_NODE_BYTES = 40
+_ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8)}
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """What is stored for one tensor. The restored tensor is float32 where `scale` or `palette` is given or
+    `values` are float16, else it has the dtype of `values`.
+
+    `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale.
+    """
+
+    name: str
+    values: np.ndarray
+    mask: np.ndarray  # True = stored; elsewhere values are 0
+    scale: np.ndarray | None = None
+    palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
+    half: bool = False  # float16 on disk for a float32 tensor
+
+    @property
+    def bits(self) -> int:
+        """What one stored value takes."""
+        return 4 if self.palette is not None else self.values.dtype.itemsize * 8
+
+
+class Store:
+    """Writes weights into one file. Equal values, also transposed ones, are stored once."""
+
+    def __init__(self, decoder: Decoder, encoding: str, weights: Sequence[Weight]) -> None:
+        self.decoder, self.encoding = decoder, encoding
+        whole = {w.name: w.values for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES}
+        self._copies = copies(whole)
+        self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
+
+    def add(self, weight: Weight) -> None:
+        """Append the weight in the encoding it takes."""
+        decoder, casts = self.decoder, weight.half or (weight.scale is not None and weight.palette is None)
+        inner = decoder.name() if casts or weight.scale is not None else weight.name
+        self._restored[weight.name] = self._values(weight, inner)
+        if casts:
+            last = weight.name if weight.scale is None else ""
+            inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
+        if weight.scale is not None:
+            decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
+
+    def _values(self, weight: Weight, output: str) -> str:
+        """The stored values under the name `output`, without cast and scale."""
+        decoder, kind = self.decoder, choose(weight, self.encoding)
+        copy = self._copies.get(weight.name)
+        if copy is not None:
+            decoder.copy(self._restored[copy.of], output, transposed=copy.transposed)
+        elif kind == SPARSE_INITIALIZER:
+            decoder.graph.sparse_initializer.append(sparse_initializer(weight.values, weight.mask, output))
+        elif _is_uniform(weight.values):
+            decoder.uniform(weight.values, output)
+        else:
+            decode_graph(decoder, kind, weight.values, weight.mask, palette=weight.palette, output=output)
+        return output
+
+
+def _is_uniform(values: np.ndarray) -> bool:
+    """Zero points and untrained norms: one value repeated, cheaper said than stored."""
+    return values.ndim == 1 and values.size >= SHARED_ENTRIES and values.tobytes() == values[:1].tobytes() * values.size
+
+
+def choose(weight: Weight, encoding: str) -> str:
+    """The encoding for this weight: never one that takes more bytes than dense, decode nodes included."""
+    if weight.values.dtype not in _ENCODABLE or encoding == "dense":
+        return "dense"
+    if encoding == SPARSE_INITIALIZER:
+        fits = weight.palette is None and bool(weight.mask.any())
+        return SPARSE_INITIALIZER if fits and _bytes(weight, SPARSE_INITIALIZER) < weight.values.nbytes else "dense"
+    if encoding == "auto":
+        return smallest(weight.mask, weight.bits, tuple(OVERHEAD), _WORTH)
+    return smallest(weight.mask, weight.bits, (encoding,), OVERHEAD)
+
+
+def cost(weight: Weight, encoding: str) -> int:
+    """Bytes this weight takes in the file: parts, scales, palette, and about what its nodes take."""
+    size = _bytes(weight, choose(weight, encoding))
+    if weight.scale is not None:
+        size += 4 * weight.scale.size + _NODE_BYTES
+    if weight.palette is not None:
+        size += weight.palette.nbytes + 4 * _NODE_BYTES
+    return size + (_NODE_BYTES if weight.values.dtype != np.float32 else 0)
+
+
+def _bytes(weight: Weight, kind: str) -> int:
+    if kind == SPARSE_INITIALIZER:
+        stored = int(np.count_nonzero(weight.mask))
+        return ceil(stored * weight.bits / 8) + 8 * stored
+    return size_bytes(kind, weight.mask, weight.bits) + OVERHEAD.get(kind, 0)

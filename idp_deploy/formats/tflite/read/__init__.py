@@ -1,0 +1,1 @@
+"""Reading TFLite files; shares no code with writing."""

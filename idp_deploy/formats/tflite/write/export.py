@@ -1,0 +1,257 @@
+"""TFLite: CompressedModel → .tflite with sparse weights behind DENSIFY, checked in both of LiteRT's runtimes.
+
+    capture → convert (litert_torch) → match constants to parameters → store each the smallest way → serialize → check
+
+Image inputs are channel-last in the file, which is how XNNPACK runs; the manifest's `layouts` says so. Shapes are
+fixed: a batch of 1 is what phones run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idp_deploy import files
+from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting import manifest
+from idp_deploy.exporting.refusing import naming_onnx
+from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
+from idp_deploy.formats.tflite.write.conversion import Converted, convert, explain
+from idp_deploy.formats.tflite.write.graph import (
+    add_buffer,
+    compact,
+    constants,
+    kind,
+    mean_single_places,
+    merge_equal_constants,
+    schema,
+)
+from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
+from idp_deploy.formats.tflite.write.matching import Match, match
+from idp_deploy.formats.tflite.write.pointwise import as_convolutions
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
+from idp_deploy.formats.tflite.write.storing import Plan, plan, store_constants
+from idp_deploy.formats.tflite.write.unfusing import unfuse_factors
+
+_KEPT_METADATA = (b"min_runtime_version",)
+_WAY_OUT_INT8 = "use --scheme int8-weights, which keeps activations float"
+_WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML for a palette"
+
+
+def export_tflite(
+    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto"
+) -> Artifact:
+    """Write `model` as a .tflite file that stock LiteRT loads.
+
+    Args:
+        example_inputs: positional arguments of forward; their shapes become the file's. Integers of 64 bits become
+            32 bits wide in the file.
+        encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
+            that layout on every weight that has a mask.
+
+    Raises:
+        ConversionError: an operator or a scheme TFLite cannot hold, or a file that fails its check; nothing is
+            written then. UsageError: an unknown encoding.
+    """
+    path = Path(path)
+    quantization = model.quantization
+    scheme = quantization.scheme if quantization else None
+    if scheme not in TOLERANCES:
+        raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
+    wanted = plan(encoding, scheme, _quantized(model))
+    captured = capture(model, example_inputs)
+    refuse_returned_inputs(captured, "TFLite")
+    with naming_onnx(captured):
+        converted = convert(captured, _calibration(model, example_inputs))
+    tflite = parse(converted.content)
+    if scheme != "int8":  # shared constants would need one scale each
+        merge_equal_constants(tflite)
+    mean_single_places(tflite)
+    parameters, masks = _parameters(model, captured)
+    matches = match({c.index: c.values for c in constants(tflite)}, parameters)
+    matches = unfuse_factors(tflite, matches, parameters)
+    _name(tflite, matches)
+    if scheme == "int8":
+        tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
+        merge_equal_constants(tflite)
+        if not wanted.is_dense:
+            as_convolutions(tflite, matches, masks)
+    record = _manifest(model, converted, matches)
+    base, calls = serialize(tflite), _calls(converted, record)
+    notes = _notes(masks, matches)
+    for storing, note in wanted.attempts():
+        content = _stored(base, matches, masks, storing, record)
+        failure = failure_of(content, calls, TOLERANCES[scheme])
+        if not failure:
+            files.write_bytes(path, content)
+            return Artifact(path, "tflite", len(content), record, (*notes, note) if note else notes)
+    if scheme == "int8":
+        raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
+    with naming_onnx(captured):
+        raise ConversionError(explain(captured.module, failure), way_out="leave that operator out")
+
+
+def _stored(
+    base: bytes, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], storing: Plan, record: Mapping[str, Any]
+) -> bytes:
+    """The file with its constants stored according to a plan."""
+    tflite = parse(base)
+    store_constants(tflite, matches, masks, storing)
+    return _finish(tflite, record)
+
+
+def _quantized(model: CompressedModel) -> set[str]:
+    """The parameters that the scheme covers."""
+    if model.quantization is None:
+        return set()
+    return set(model.quantization.signal_to_noise_db or model.masks) - set(model.quantization.kept_float)
+
+
+def _calibration(model: CompressedModel, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    if model.quantization is None or model.quantization.scheme != "int8":
+        return ()
+    return model.quantization.calibration or (example_inputs,)
+
+
+def _integers(
+    tflite: Any, matches: Mapping[int, Match], converted: Converted, quantized: Collection[str]
+) -> tuple[Any, dict[int, Match]]:
+    """Weights and activations in int8; the matches under the tensor indices of the new model."""
+    graph = tflite.subgraphs[0]
+    by_name = {graph.tensors[index].name: found for index, found in matches.items()}
+    biases = {graph.tensors[c.index].name: c.values for c in constants(tflite) if c.values.ndim == 1}
+    float_weights = {i for i, found in matches.items() if found.parameter not in quantized and found.is_matrix}
+    keep_float = [
+        graph.tensors[int(op.outputs[0])].name
+        for op in graph.operators
+        if any(int(t) in float_weights for t in op.inputs[:2])
+    ]
+    calls = [_arriving(call, converted.channel_last) for call in converted.calibration]
+    content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
+    quantized_model = parse(content)
+    for tensor in quantized_model.subgraphs[0].tensors:
+        tensor.name = tensor.name.decode()
+    _restore_signature_names(quantized_model)
+    repair_dead_channels(quantized_model, biases)
+    names = {tensor.name: i for i, tensor in enumerate(quantized_model.subgraphs[0].tensors)}
+    return quantized_model, {names[name]: found for name, found in by_name.items() if name in names}
+
+
+def _restore_signature_names(tflite: Any) -> None:
+    """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it.
+
+    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back.
+    """
+    graph = tflite.subgraphs[0]
+    tensors = graph.tensors
+    promised = {int(entry.tensorIndex) for signature in tflite.signatureDefs for entry in signature.outputs}
+    source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(tflite, op) == "QUANTIZE"}
+    graph.outputs = [int(t) if int(t) in promised else source[int(t)] for t in graph.outputs]
+    for signature in tflite.signatureDefs:
+        for entry in [*signature.inputs, *signature.outputs]:
+            name = entry.name.decode()
+            for tensor in tensors:
+                if tensor.name == name:
+                    tensor.name = f"{name}#int8"
+            tensors[int(entry.tensorIndex)].name = name
+
+
+def _arriving(call: Sequence[np.ndarray], channel_last: Collection[int]) -> dict[str, np.ndarray]:
+    """A call by input name, in the file's layout and number types."""
+    arrays = (np.moveaxis(x, 1, -1) if i in channel_last else x for i, x in enumerate(call))
+    narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+    return {f"args_{i}": np.array(x, narrow.get(x.dtype, x.dtype), order="C") for i, x in enumerate(arrays)}
+
+
+def _parameters(model: CompressedModel, captured: Captured) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Float parameters and buffers that the graph uses, and masks. A tied weight goes by the name that has the mask.
+
+    Prunable weights come first: they have the first claim on a constant.
+    """
+    by_identity = {id(p): name for name, p in model.module.named_parameters() if name in captured.masks}
+    tied = {
+        name: by_identity[id(p)]
+        for name, p in model.module.named_parameters(remove_duplicate=False)
+        if id(p) in by_identity
+    }
+    used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
+    found = {
+        tied.get(name, name): captured.weight(name)
+        for name, t in captured.module.state_dict().items()
+        if name in used and t.is_floating_point() and t.dim()
+    }
+    masks = {name: mask for name, mask in captured.masks.items() if name in found}
+    return {name: found[name] for name in [*masks, *(n for n in found if n not in masks)]}, masks
+
+
+def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
+    """Short names: inputs and outputs as in the signature, weights by parameter, results by the layer they end."""
+    taken: dict[str, int] = {}
+
+    def unique(name: str) -> str:
+        taken[name] = taken.get(name, -1) + 1
+        return f"{name}#{taken[name]}" if taken[name] else name
+
+    for position, graph in enumerate(tflite.subgraphs):
+        prefix = f"{position}/" if position else ""
+        names: dict[int, str] = {}
+        if not position:
+            for signature in tflite.signatureDefs or []:
+                for entry in [*signature.inputs, *signature.outputs]:
+                    names[int(entry.tensorIndex)] = unique(entry.name.decode())
+            names |= {index: unique(found.parameter) for index, found in matches.items() if index not in names}
+        for op in graph.operators:
+            weights = [int(t) for t in op.inputs[1:] if int(t) in matches] if not position else []
+            layer = names[weights[0]].rpartition(".")[0] if weights else ""
+            for output in op.outputs:
+                if int(output) not in names:
+                    names[int(output)] = unique(prefix + (layer or kind(tflite, op).lower()))
+        for index, tensor in enumerate(graph.tensors):
+            tensor.name = names.get(index) or unique(f"{prefix}constant")
+
+
+def _manifest(model: CompressedModel, converted: Converted, matches: Mapping[int, Match]) -> dict[str, Any]:
+    inputs, outputs = converted.calls[0]
+    names: dict[str, str] = {}
+    for found in matches.values():
+        names.setdefault(found.parameter, found.parameter)
+    return manifest.build(
+        model,
+        inputs=[f"args_{i}" for i in range(len(inputs))],
+        outputs=[f"output_{i}" for i in range(len(outputs))],
+        weights={name: tensor for name, tensor in names.items() if name in model.masks},
+        layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
+        packages=("torch", "litert-torch", "ai-edge-litert"),
+    )
+
+
+def _finish(tflite: Any, record: Mapping[str, Any]) -> bytes:
+    """Attach the manifest, drop what no runtime reads, serialize."""
+    entry = schema().MetadataT()
+    entry.name, entry.buffer = manifest.KEY, add_buffer(tflite, manifest.dumps(record).encode())
+    tflite.metadata = [*(m for m in tflite.metadata or [] if m.name in _KEPT_METADATA), entry]
+    tflite.metadataBuffer, tflite.description = None, "idp-deploy"
+    compact(tflite)
+    return serialize(tflite)
+
+
+def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named, Named]]:
+    """The model's calls by tensor name, inputs in the file's layout."""
+    return [
+        (_arriving(inputs, converted.channel_last), dict(zip(record["outputs"], outputs, strict=True)))
+        for inputs, outputs in converted.calls
+    ]
+
+
+def _notes(masks: Mapping[str, np.ndarray], matches: Mapping[int, Match]) -> tuple[str, ...]:
+    found = {m.parameter for m in matches.values()}
+    return tuple(
+        f"{name}: the converter split or merged this weight; it is stored by its own zeros, without a name"
+        for name in masks
+        if name not in found
+    )

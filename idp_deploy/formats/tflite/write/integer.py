@@ -1,0 +1,146 @@
+"""integer: a float TFLite file → int8 weights and activations, ranges taken from calibration inputs.
+
+ai-edge-quantizer chooses the scales: symmetric and one a channel for weights, one a tensor for activations. Inputs and
+outputs stay float. Channels whose weights are all zero are repaired afterwards: the quantizer gives them a scale near
+zero, and their bias, measured in that scale, saturates and is lost.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind
+
+_WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
+# 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
+_DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
+_ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
+_DEAD_SCALE = 1e-9  # no living channel has weights this small against activations of any use
+
+
+def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
+    """Quantize a file.
+
+    Args:
+        calls: calibration inputs by signature name, in the file's layout.
+        keep_float: operators, by the name of their result, that stay float.
+
+    Raises:
+        ConversionError: the quantizer cannot handle the model.
+    """
+    with _quiet():
+        from ai_edge_quantizer import quantizer, recipe
+        from ai_edge_quantizer.qtyping import TFLOperationName
+
+        try:
+            engine = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+            no_quantization = quantizer.AlgorithmName.NO_QUANTIZE
+            for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
+                engine.update_quantization_recipe(".*", edge, algorithm_key=no_quantization)
+            for name in keep_float:
+                engine.update_quantization_recipe(
+                    f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
+                )
+            met = [engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls]
+            return bytes(engine.quantize(widest(met)).quantized_model)
+        except Exception as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise ConversionError(
+                f"ai-edge-quantizer cannot quantize this model to int8: {first[:300]}",
+                way_out="use --scheme int8-weights, which keeps activations float",
+            ) from error
+
+
+def delicate(model: Any) -> list[str]:
+    """Names of the results that stay float: of delicate operators, of means and sums over channels, and of whatever
+    is computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax)."""
+    graph = model.subgraphs[0]
+    axes = {c.index: c.values for c in constants(model, floats_only=False)}
+    tainted: set[int] = set()
+    for op in graph.operators:
+        name = kind(model, op)
+        inputs = [int(t) for t in op.inputs]
+        spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        if name in ("MEAN", "SUM") and inputs[1] in axes:
+            rank = len(graph.tensors[inputs[0]].shape)
+            spared |= bool(np.any(axes[inputs[1]] % rank == rank - 1))
+        if spared:
+            tainted.update(int(t) for t in op.outputs)
+    return [graph.tensors[t].name for t in sorted(tainted)]
+
+
+def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
+    """The range that holds every value of every call.
+
+    Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
+
+    >>> one, other = {"min": np.array(-1.0), "max": np.array(1.0)}, {"min": np.array(0.0), "max": np.array(3.0)}
+    >>> widest([{"x": one}, {"x": other}])
+    {'x': {'min': array(-1.), 'max': array(3.)}}
+    """
+    ranges: dict[str, dict[str, np.ndarray]] = {}
+    for call in met:
+        for name, seen in call.items():
+            known = ranges.setdefault(name, dict(seen))
+            if "min" in seen and "max" in seen:
+                known["min"], known["max"] = (
+                    np.asarray(np.minimum(known["min"], seen["min"])),
+                    np.asarray(np.maximum(known["max"], seen["max"])),
+                )
+    return ranges
+
+
+def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
+    """Give channels without a non-zero weight the largest scale of their layer, and their bias back, in place.
+
+    Args:
+        biases: the float biases by tensor name.
+    """
+    graph = model.subgraphs[0]
+    stored = {c.index: c.values for c in constants(model, floats_only=False)}
+    for op in graph.operators:
+        axis = _WITH_BIAS.get(kind(model, op))
+        if axis is None or len(op.inputs) < 2 or int(op.inputs[1]) not in stored:
+            continue
+        weight = graph.tensors[int(op.inputs[1])]
+        values = stored[int(op.inputs[1])]
+        if values.dtype != np.int8 or weight.quantization is None or weight.quantization.scale is None:
+            continue
+        scales = np.array(weight.quantization.scale, np.float32)
+        if len(scales) != values.shape[axis]:
+            continue
+        channels = np.moveaxis(values, axis, 0).reshape(len(scales), -1)
+        dead = ~channels.any(axis=1) | (scales < _DEAD_SCALE)
+        if not dead.any():
+            continue
+        scales[dead] = scales[~dead].max() if (~dead).any() else 1.0
+        weight.quantization.scale = scales
+        bias = graph.tensors[int(op.inputs[2])] if len(op.inputs) > 2 and int(op.inputs[2]) >= 0 else None
+        if bias is None or bias.name not in biases:
+            continue
+        incoming = graph.tensors[int(op.inputs[0])].quantization.scale[0]
+        bias.quantization.scale = (scales * incoming).astype(np.float32)
+        steps = np.rint(biases[bias.name].astype(np.float64) / (scales.astype(np.float64) * incoming))
+        limit = 2**30  # half of the range, so that the accumulator has room
+        bias.buffer = add_buffer(model, np.clip(steps, -limit, limit).astype(np.int32))
+
+
+@contextmanager
+def _quiet() -> Any:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
