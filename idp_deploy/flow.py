@@ -293,7 +293,7 @@ class OpEstimate:
     """One operator on one target."""
 
     name: str
-    op_class: str  # conv1x1 | conv | depthwise | linear | elementwise | memory | unknown
+    op_class: str  # a row of simulation.work.OP_CLASSES
     macs: int
     executed_macs: int  # what runs after zeros are skipped, where the runtime skips them
     weight_bytes: int

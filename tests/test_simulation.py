@@ -16,10 +16,11 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Contents, Estimate, GraphOp, Interval, Value
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.architectures import architecture
-from idp_deploy.simulation.cost_model import Observation, adapted, at_peak, load_coefficients
+from idp_deploy.simulation.cost_model import TERMS, at_peak, load_coefficients
 from idp_deploy.simulation.creating import new_target
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import folder, list_targets, load_target
+from idp_deploy.simulation.uncertainty import Observation, adapted
 from idp_deploy.simulation.workload import workload
 from tests.contents import TFLite, mobilenet_v1
 
@@ -321,8 +322,9 @@ def test_a_measurement_is_reproduced_by_its_own_anchor() -> None:
     model = load_coefficients(folder() / "coefficients.json")
     core = PIXEL.core(PIXEL.runtimes[0])
     seen = Observation(at_peak(architecture("resnet50"), "xnnpack", core).sum(0), 123.0)
-    covariance = 0.4**2 * np.ones((15, 15)) + 0.1**2 * np.eye(15)
-    moved = adapted(model.prior, covariance, [seen], 0.01)
+    covariance = 0.4**2 * np.ones((len(TERMS), len(TERMS))) + 0.1**2 * np.eye(len(TERMS))
+    moved, left = adapted(model.prior, covariance, [seen], 0.01)
+    assert (np.diag(left) < np.diag(covariance)).all()
     assert float(seen.peak_ms @ np.exp(moved)) == pytest.approx(123.0, rel=0.01)
 
 

@@ -21,8 +21,6 @@ from idp_deploy.simulation.cost_model import (
     Coefficients,
     Core,
     Effect,
-    Observation,
-    adapted,
     at_peak,
     effects_of,
     kind_of,
@@ -33,6 +31,8 @@ from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
 from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
+from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
+from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 from idp_deploy.simulation.workload import workload
 from idp_deploy.simulation.xnnpack import SparseLint, lint
@@ -110,18 +110,16 @@ def simulate(
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
     core = core if anchors else _as_measured(core, target, chosen, model)
-    case = _Situation(target, chosen, core, used, model, work, anchors)
-    peak = at_peak(work, chosen.family, core, model.sparse_penalty[core.sparse_class])
-    by_op = (peak * np.exp(case.log_cost)).sum(1)
-    if used > 1 and not anchors:  # its fit is another one: it may not contradict the one for a single thread
-        alone = _Situation(target, chosen, core, 1, model, work, anchors)
-        by_op *= min(1.0, float((peak * np.exp(alone.log_cost)).sum() / by_op.sum()))
+    cases = [_Situation(target, chosen, core, n, model, work, anchors) for n in range(1, used + 1)]
+    case = cases[-1]
+    # fits of one thread and of more may not contradict each other, nor may clocks: more threads are never slower
+    by_op = case.by_op * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(case.by_op.sum()))
     total = float(by_op.sum())
     spread = math.exp(case.error)
     interval = Interval(total / spread, total, total * spread, COVERAGE)
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
     basis = replace(basis, origin="anchored") if anchors else basis
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.says], basis)
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], basis)
 
 
 @dataclass(frozen=True)
@@ -170,8 +168,8 @@ def _threads(threads: int, target: Target, runtime: Runtime, core: Core) -> tupl
     if threads <= alike:
         return threads, []
     return alike, [
-        f"{threads} threads count as {alike}: {target.device} has {alike} cores of the kind that {runtime.name} runs on, "
-        "and work spread over big and little cores waits for the little ones"
+        f"{threads} threads count as {alike}: {target.device} has {alike} cores of the kind that runs "
+        f"{runtime.name}, and work spread over big and little cores waits for the little ones"
     ]
 
 
@@ -204,7 +202,7 @@ def _as_measured(core: Core, target: Target, runtime: Runtime, model: Coefficien
 
 
 class _Situation:
-    """Coefficients for one work on one runtime of one device, and the error to expect of them."""
+    """What one work takes on one runtime of one device with so many threads, and the error to expect."""
 
     def __init__(
         self,
@@ -216,40 +214,44 @@ class _Situation:
         work: Workload,
         anchors: Mapping[str, float],
     ) -> None:
+        core = target.using(core, threads) if core.kind == "cpu" else core
         precision = precision_of(work.dtype, core)
         kind = kind_of(runtime.family, precision, threads)
-        device, core_type = target.measured_as, core.calibrated_as
-        effects = effects_of(kind, runtime.family, core_type, device, "", precision, threads)
-        prefix = f"{kind}/{runtime.family}|{device}|{core_type}|"
+        device = target.measured_as
+        effects = effects_of(kind, runtime.family, core, device, "", precision, threads)
+        prefix = f"{kind}/{runtime.family}|{device}|{core.calibrated_as}|"
         groups = [name for level, name in model.effects if level == "group" and name.startswith(prefix)]
         groups = groups if device else []
         if groups and not anchors:
             spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
             effects = [effect for effect in effects if effect[0] != "group"] + spread
-        self.log_cost = model.log_cost(effects)
+        log_cost, uncertain = model.log_cost(effects), covariance(effects, model.levels[kind], model.known)
+        penalty = model.sparse_penalty[core.sparse_class]
         if anchors:
-            penalty = model.sparse_penalty[core.sparse_class]
             seen = [_observation(name, ms, work.dtype, runtime, core, penalty) for name, ms in anchors.items()]
-            self.log_cost = adapted(self.log_cost, model.uncertainty(effects), seen, model.noise)
+            log_cost, uncertain = adapted(log_cost, uncertain, seen, model.noise)
+        times = at_peak(work, runtime.family, core, penalty) * np.exp(log_cost)
+        self.by_op = times.sum(1)
         measured = model.models.get(work.name)
         new_model = measured is None or abs(measured - work.macs) > 0.01 * measured
         if groups:
             cell = "model" if new_model else "same"
             clock = f" at {core.ghz:.3g} GHz" if core.kind == "cpu" else ""
-            self.says = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
+            says = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
         else:
             cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
-            self.says = f"no published measurement of this device with {runtime.family}: from specifications"
+            says = f"no published measurement of this device with {runtime.family}: from specifications"
         if anchors:
-            self.says += f", anchored by {', '.join(anchors)}"
-        self.error = model.expected_error(kind, precision, cell, runtime.family, core_type)
-        name = f"{kind}|{precision}|{cell}"
-        self.typical = model.typical.get(f"{name}|{runtime.family}", model.typical.get(name))
+            says += f", anchored by {', '.join(anchors)}"
+        where = situation(runtime.family, precision, threads)
+        half = model.of_cell(model.error, kind, cell, where)
+        total = float(times.sum())
+        self.error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
+        self.typical = model.of_cell(model.typical, kind, cell, where)
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
-            self.error = max(self.error, UNKNOWN_FAMILY, model.expected_error(kind, precision, "both", "", core_type))
-            self.says += f"; {runtime.family} itself was never measured"
-        elif (few := model.few_errors(kind, precision, cell, runtime.family)) is not None:
-            self.says += f"; the interval also from other runtimes (held-out errors of {runtime.family} itself: {few})"
+            self.error = max(self.error, UNKNOWN_FAMILY)
+            says += f"; {runtime.family} itself was never measured"
+        self.notes = [says]
 
 
 def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:

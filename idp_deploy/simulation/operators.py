@@ -60,20 +60,28 @@ REDUCTIONS = words("""
     reduce_mean reduce_max reduce_min reduce_sum reduce_prod reduce_l1_norm reduce_l2_norm reduce_log_sum_exp
     reduce_argmax reduce_argmin TopK TOPK_V2 topk
 """)
+# an exponential, a logarithm or a power for every entry
+TRANSCENDENTAL = words("""
+    Pow Exp Log Erf Sigmoid Tanh Gelu Elu Selu Celu Mish Softplus Softmax LogSoftmax Sin Cos LRN Swish QuickGelu
+    QLinearSigmoid QLinearSoftmax POW EXP LOG LOGISTIC TANH GELU ELU SOFTMAX LOG_SOFTMAX SIN COS
+    LOCAL_RESPONSE_NORMALIZATION pow exp log erf sigmoid tanh gelu silu elu softplus softmax sin cos
+    local_response_norm
+""")
+# a few multiplications and clamps for every entry
+PIECEWISE = words("""
+    HardSwish HardSigmoid HARD_SWISH sigmoid_hard
+""")
 ELEMENTWISE = words("""
-    Add Sub Mul Div Pow Sqrt Exp Log Neg Abs Erf Sigmoid Tanh Gelu HardSwish HardSigmoid LeakyRelu PRelu Elu
-    Selu Celu Mish Softplus Softsign Softmax LogSoftmax Max Min Mean Sum Where Equal Greater GreaterOrEqual Less
+    Add Sub Mul Div Sqrt Neg Abs LeakyRelu PRelu Softsign Max Min Mean Sum Where Equal Greater GreaterOrEqual Less
     LessOrEqual And Or Not Xor Cast LayerNormalization RMSNormalization InstanceNormalization GroupNormalization
-    LpNormalization Reciprocal Floor Ceil Round Sign Sin Cos CumSum Mod IsNaN Range ThresholdedRelu LRN Trilu
-    Swish QuickGelu DynamicQuantizeLinear QLinearAdd QLinearMul QLinearSigmoid QLinearLeakyRelu QLinearSoftmax
-    ADD SUB MUL DIV POW SQRT RSQRT EXP LOG NEG ABS SQUARE SQUARED_DIFFERENCE LOGISTIC TANH GELU
-    HARD_SWISH LEAKY_RELU PRELU ELU SOFTMAX LOG_SOFTMAX MAXIMUM MINIMUM SELECT SELECT_V2 EQUAL NOT_EQUAL GREATER
-    GREATER_EQUAL LESS LESS_EQUAL LOGICAL_AND LOGICAL_OR LOGICAL_NOT CAST L2_NORMALIZATION FLOOR CEIL ROUND SIGN
-    SIN COS CUMSUM FLOOR_MOD FLOOR_DIV ADD_N RANGE LOCAL_RESPONSE_NORMALIZATION add sub mul real_div floor_div
-    pow sqrt rsqrt exp log abs square erf sigmoid sigmoid_hard tanh gelu silu leaky_relu prelu elu softplus
-    softsign softmax maximum minimum select equal not_equal greater greater_equal less less_equal logical_and
-    logical_or logical_not cast layer_norm instance_norm l2_norm inverse floor ceil round sign sin cos cumsum
-    mod thresholded_relu local_response_norm linear_activation range_1d
+    LpNormalization Reciprocal Floor Ceil Round Sign CumSum Mod IsNaN Range ThresholdedRelu Trilu
+    DynamicQuantizeLinear QLinearAdd QLinearMul QLinearLeakyRelu ADD SUB MUL DIV SQRT RSQRT NEG ABS SQUARE
+    SQUARED_DIFFERENCE LEAKY_RELU PRELU MAXIMUM MINIMUM SELECT SELECT_V2 EQUAL NOT_EQUAL GREATER GREATER_EQUAL LESS
+    LESS_EQUAL LOGICAL_AND LOGICAL_OR LOGICAL_NOT CAST L2_NORMALIZATION FLOOR CEIL ROUND SIGN CUMSUM FLOOR_MOD
+    FLOOR_DIV ADD_N RANGE add sub mul real_div floor_div sqrt rsqrt abs square leaky_relu prelu softsign maximum
+    minimum select equal not_equal greater greater_equal less less_equal logical_and logical_or logical_not cast
+    layer_norm instance_norm l2_norm inverse floor ceil round sign cumsum mod thresholded_relu linear_activation
+    range_1d
 """)
 MEMORY = words("""
     Concat Slice Split Transpose Resize Upsample Gather GatherElements GatherND Tile Expand DepthToSpace

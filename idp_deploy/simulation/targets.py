@@ -93,9 +93,15 @@ class Target(_Strict):
 
     def core(self, runtime: Runtime) -> Core:
         """The core a runtime runs on, at this device's clock."""
-        core = load_cores()[runtime.core]
+        core = replace(load_cores()[runtime.core], dram_gb_per_s=self.dram_gb_per_s or 0.0)
         clocks = [group.ghz for group in self.cores if group.type == runtime.core]
         return replace(core, ghz=clocks[0]) if clocks else core
+
+    def using(self, core: Core, threads: int) -> Core:
+        """A core at the mean clock of as many of its type as there are threads, with the device's memory."""
+        core = replace(core, dram_gb_per_s=self.dram_gb_per_s or 0.0)
+        clocks = [group.ghz for group in self.cores if group.type == core.name for _ in range(group.count)][:threads]
+        return replace(core, ghz=core.ghz * sum(clocks) / len(clocks) / clocks[0]) if clocks else core
 
     def alike(self, core: Core) -> int:
         """How many cores are of the runtime's kind: big ones and those in between, or little ones."""
@@ -147,6 +153,11 @@ def parse(path: Path) -> Target:
     for runtime in target.runtimes:
         _among(path, "runtime family", runtime.family, FAMILIES)
     return target
+
+
+def shipped(where: Path) -> list[Target]:
+    """The devices that come with the package."""
+    return [parse(path) for path in sorted(where.glob("*.toml")) if path.name != "cores.toml"]
 
 
 def _among(path: Path, what: str, name: str, known: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
-from idp_deploy.simulation.operators import ELEMENTWISE, FUSED, MEMORY, words
+from idp_deploy.simulation.operators import ELEMENTWISE, FUSED, MEMORY, PIECEWISE, TRANSCENDENTAL, words
 
 THRESHOLD = 2 / 3
 ADDING = frozenset({"ADD", "MUL"})
@@ -236,7 +236,7 @@ class _Graph:
             if any(len(self._shape(name)) != 4 for name in (*known, *op.outputs)) or op.weights:
                 yield Finding("operator", op.name, f"{kind} of something else than two 4-D activations", "keep 4-D")
         elif kind not in POINTWISE:
-            known_word = kind in ELEMENTWISE | FUSED | MEMORY
+            known_word = kind in ELEMENTWISE | PIECEWISE | TRANSCENDENTAL | FUSED | MEMORY
             fix = "replace it, or move it after the mean" if known_word else "XNNPACK does not know it"
             yield Finding("operator", op.name, f"{kind} is not allowed inside the cluster", fix)
         if outside and kind != "PAD":
