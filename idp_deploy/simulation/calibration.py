@@ -58,7 +58,7 @@ LEVELS: dict[str, Levels] = {
     "single": SINGLE_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEVELS, "accelerator": ACCELERATOR_LEVELS,
 }  # fmt: skip
 # models left out together, and devices (0: each by itself): folds, fewer where a fit takes long
-FOLDS = {"single": (40, 0), "cpu": (8, 8), "coreml-cpu": (20, 0), "accelerator": (20, 0)}
+FOLDS = {"single": (40, 0), "cpu": (20, 6), "coreml-cpu": (20, 0), "accelerator": (20, 0)}
 NOISE = 0.08
 PRIOR = np.array([PRIOR_MEAN[term] for term in TERMS])
 ROBUST = 2.5  # residuals beyond this many NOISE are weighted down
@@ -143,25 +143,24 @@ def load_rows(folder: Path, cores: dict[str, Core]) -> list[Row]:
     """Every dense row of `measurements/published.csv`."""
     rows = []
     devices = {target.measured_as: target for target in shipped(folder)}
-    with (folder / "measurements" / "published.csv").open(newline="") as handle:
-        for line in csv.DictReader(handle):
-            if line["sparsity"] != "0":
-                continue
-            core = replace(cores[line["core"]], ghz=float(line["ghz"] or 1.0))
-            if line["device"] in devices:
-                core = devices[line["device"]].using(core, int(line["threads"]))
-            work = architecture(line["model"])
-            if line["precision"] != "float32":
-                work = as_dtype(work, line["precision"])
-            precision = precision_of(line["precision"], core)
-            kind = kind_of(line["family"], precision, int(line["threads"]))
-            rows.append(
-                Row(
-                    device=line["device"], core=core, family=line["family"], group=line["source"].split("@")[0],
-                    model=line["model"], precision=precision, threads=int(line["threads"]),
-                    latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0), kind=kind,
-                )
-            )  # fmt: skip
+    for line in _lines_of(folder / "measurements" / "published.csv"):
+        if line["sparsity"] != "0":
+            continue
+        core = replace(cores[line["core"]], ghz=float(line["ghz"] or 1.0))
+        if line["device"] in devices:
+            core = devices[line["device"]].using(core, int(line["threads"]))
+        work = architecture(line["model"])
+        if line["precision"] != "float32":
+            work = as_dtype(work, line["precision"])
+        precision = precision_of(line["precision"], core)
+        kind = kind_of(line["family"], precision, int(line["threads"]))
+        rows.append(
+            Row(
+                device=line["device"], core=core, family=line["family"], group=line["source"].split("@")[0],
+                model=line["model"], precision=precision, threads=int(line["threads"]),
+                latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0), kind=kind,
+            )
+        )  # fmt: skip
     return rows
 
 
@@ -222,37 +221,60 @@ def predict(model: Fit, rows: Sequence[Row], cross: Parts) -> np.ndarray:
 
 def sparse_penalties(
     folder: Path, cores: dict[str, Core], effects: dict[tuple[str, str], np.ndarray]
-) -> dict[str, float]:
-    """Cost of a non-zero weight run sparse over one run dense, by class of core.
+) -> dict[str, tuple[float, float]]:
+    """Cost of a non-zero weight run sparse over one run dense, by class of core, and how far speed-ups lie from it.
 
-    The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`.
+    The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`; the distance is the
+    root of the mean square, with one degree of freedom taken.
     """
     from scipy.optimize import minimize_scalar
 
     cases: dict[str, list[Callable[[float], float]]] = {}
-    with (folder / "measurements" / "sparse_speedups.csv").open(newline="") as handle:
-        for line in csv.DictReader(handle):
-            core = replace(cores[line["core"]], ghz=float(line["ghz"]))
-            dense = architecture(line["model"])
-            found = [e for e in effects_of("single", line["family"], core, "", "", "float32", 1) if e[:2] in effects]
-            cost = np.exp(PRIOR + sum((effects[e[:2]] for e in found), np.zeros(len(TERMS))))
+    for line in _lines_of(folder / "measurements" / "sparse_speedups.csv"):
+        core = replace(cores[line["core"]], ghz=float(line["ghz"]))
+        dense = architecture(line["model"])
+        told = [e for e in effects_of("single", line["family"], core, "", "", "float32", 1) if e[:2] in effects]
+        cost = np.exp(PRIOR + sum((effects[e[:2]] for e in told), np.zeros(len(TERMS))))
 
-            def miss(
-                penalty: float,
-                line: dict[str, str] = line,
-                core: Core = core,
-                dense: Workload = dense,
-                cost: np.ndarray = cost,
-            ) -> float:
-                sparse = with_zeros(dense, float(line["zeros"]))
-                times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
-                return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
+        def miss(
+            penalty: float,
+            line: dict[str, str] = line,
+            core: Core = core,
+            dense: Workload = dense,
+            cost: np.ndarray = cost,
+        ) -> float:
+            sparse = with_zeros(dense, float(line["zeros"]))
+            times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
+            return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
 
-            cases.setdefault(core.sparse_class, []).append(miss)
-    return {
-        name: round(float(minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10)).x), 4)
-        for name, misses in sorted(cases.items())
-    }
+        cases.setdefault(core.sparse_class, []).append(miss)
+    found: dict[str, tuple[float, float]] = {}
+    for name, misses in sorted(cases.items()):
+        best = minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10))
+        found[name] = (round(float(best.x), 4), round(math.sqrt(float(best.fun) / max(1, len(misses) - 1)), 4))
+    return found
+
+
+def little_too(folder: Path) -> float:
+    """How far runs over big and little cores together lie from runs on the big ones alone: |log|, nine in ten devices'.
+
+    From `measurements/big_and_little.csv` beside the same networks with as many threads as there are big cores.
+    """
+    alone: dict[tuple[str, ...], list[tuple[int, float]]] = {}
+    for line in _lines_of(folder / "measurements" / "published.csv"):
+        key = (line["device"], line["core"], line["model"], line["precision"])
+        alone.setdefault(key, []).append((int(line["threads"]), float(line["latency_ms"])))
+    ratios: dict[str, list[float]] = {}
+    for line in _lines_of(folder / "measurements" / "big_and_little.csv"):
+        most, latency_ms = max(alone.get((line["device"], line["core"], line["model"], line["precision"]), [(0, 0.0)]))
+        if most > 1:
+            ratios.setdefault(line["device"], []).append(abs(math.log(float(line["latency_ms"]) / latency_ms)))
+    return round(float(np.quantile([np.quantile(found, 0.9) for found in ratios.values()], 0.9)), 3)
+
+
+def _lines_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
 
 
 def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -294,6 +316,7 @@ def main() -> None:
         "rows": counted(rows),
         "clocks": clocks(rows),
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
+        "little_too": little_too(folder()),
         "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),
         "effects": {":".join(key): [round(float(x), 4) for x in effects[key]] for key in sorted(effects)},
         "known": {":".join(key): [round(float(x), 3) for x in known[key]] for key in sorted(known)},

@@ -133,8 +133,10 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
     weight_bytes = op.weights * kept * width
     if op.op_class in ("conv1x1", "conv", "depthwise"):
         put("weights", weight_bytes)
+    winograd = op.op_class == "conv" and family in WINOGRAD and op.kernel == (3, 3) and op.stride == 1
+    in_tiles = winograd and op.dtype not in ("int8", "uint8")
     if op.op_class in ("conv1x1", "conv") and (op.out_channels % 4 or (op.in_channels % 4 and op.in_channels > 4)):
-        put("ragged", macs)  # beside what whole vectors of channels would take
+        put("ragged", macs if in_tiles or not winograd else macs / 4)  # beside what whole vectors of channels would take
     if op.op_class == "conv1x1":
         put("pointwise", macs)
         put("conv_io", op.activation_bytes)
@@ -150,8 +152,8 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
     elif op.op_class == "conv":
         if op.in_channels <= 4:
             put("stem", macs)
-        elif family in WINOGRAD and op.kernel == (3, 3) and op.stride == 1:
-            put("winograd", macs * _tiled(op.rows))
+        elif winograd:
+            put("winograd", macs * _tiled(op.rows) if in_tiles else macs)
             put("winograd_io", op.activation_bytes)
             put("weights", 3 * weight_bytes)  # a transformed kernel has four times the entries
             return amounts
@@ -249,7 +251,9 @@ class Coefficients:
     clocks: Mapping[str, float]  # family|device|core|publication → GHz it was measured at
     rows: Mapping[str, int]  # calibrated rows by `evidence.situation`
     typical: Mapping[str, float]  # by the names of `error`: mean of |predicted / measured - 1|, held out
-    sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
+    # class of core → cost of a non-zero weight run sparse over one run dense, and in log how far speed-ups lie from it
+    sparse_penalty: Mapping[str, tuple[float, float]]
+    little_too: float  # |log| of runs over big and little cores together over runs on the big ones: nine in ten
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
         """c of every term; threads never raise one (in no published series do more of them take longer).  → (terms,)"""
@@ -303,5 +307,6 @@ def load_coefficients(path: Path) -> Coefficients:
         clocks=raw["clocks"],
         rows=raw["rows"],
         typical=raw["typical"],
-        sparse_penalty=raw["sparse_penalty"],
+        sparse_penalty={name: (penalty, spread) for name, (penalty, spread) in raw["sparse_penalty"].items()},
+        little_too=raw["little_too"],
     )

@@ -38,6 +38,8 @@ from idp_deploy.simulation.workload import workload
 from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 COVERAGE = 0.9
+NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
+SPARSE_IN_ORDER = frozenset({"a53", "a55"})  # in-order cores of which sparse timings, or their close relatives', are known
 # Weights stay as stored until they are used: sparse and palettized ones cost less traffic. Checked against Apple's
 # published 75 %-sparse ResNet50 (1.19 times faster on an A16) and MobileNetV2 (1.04 times).
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
@@ -114,12 +116,22 @@ def simulate(
     case = cases[-1]
     # fits of one thread and of more may not contradict each other, nor may clocks: more threads are never slower
     by_op = case.by_op * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(case.by_op.sum()))
-    total = float(by_op.sum())
-    spread = math.exp(case.error)
-    interval = Interval(total / spread, total, total * spread, COVERAGE)
+    interval = _interval(by_op, math.hypot(case.error, model.little_too if used < threads and case.threaded else 0.0))
+    if anchors and basis is not None:
+        free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, {})
+        without = _interval(free.by_op, free.error)
+        notes.append(
+            f"without the anchor: {without.middle:.3g} ms ({without.low:.3g} to {without.high:.3g}); "
+            f"the anchor moves it by {interval.middle / without.middle - 1:+.0%}"
+        )
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
     basis = replace(basis, origin="anchored") if anchors else basis
     return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], basis)
+
+
+def _interval(by_op: np.ndarray, error: float) -> Interval:
+    total, spread = float(by_op.sum()), math.exp(error)
+    return Interval(total / spread, total, total * spread, COVERAGE)
 
 
 @dataclass(frozen=True)
@@ -150,6 +162,8 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     share = zeros / max(1, sum(op.weights for op in work.ops))
     if runtime.sparse and runtime.family in SPARSE_FAMILIES and found.runs_sparse:
         notes = ["an in-order core: sparse kernels can be slower than dense ones here"] if core.in_order else []
+        if core.in_order and core.calibrated_as not in SPARSE_IN_ORDER:
+            notes.append(f"no evidence of what sparse kernels take on {core.name}: taken as on the A53")
         return with_sparse(work, frozenset(found.sparse_ops)), notes
     if share < 0.3:
         return work, []
@@ -226,7 +240,7 @@ class _Situation:
             spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
             effects = [effect for effect in effects if effect[0] != "group"] + spread
         log_cost, uncertain = model.log_cost(effects), covariance(effects, model.levels[kind], model.known)
-        penalty = model.sparse_penalty[core.sparse_class]
+        penalty, penalty_spread = model.sparse_penalty[core.sparse_class]
         if anchors:
             seen = [_observation(name, ms, work.dtype, runtime, core, penalty) for name, ms in anchors.items()]
             log_cost, uncertain = adapted(log_cost, uncertain, seen, model.noise)
@@ -246,12 +260,15 @@ class _Situation:
         where = situation(runtime.family, precision, threads)
         half = model.of_cell(model.error, kind, cell, where)
         total = float(times.sum())
-        self.error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
+        sparse = sum(float(ms) for op, ms in zip(work.ops, self.by_op, strict=True) if op.sparse) / total
+        dense_error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
+        self.error = math.hypot(dense_error, NINE_IN_TEN * sparse * penalty_spread)
         self.typical = model.of_cell(model.typical, kind, cell, where)
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
             self.error = max(self.error, UNKNOWN_FAMILY)
             says += f"; {runtime.family} itself was never measured"
         self.notes = [says]
+        self.threaded = runtime.family not in OWN_FAMILIES
 
 
 def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
