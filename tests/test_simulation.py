@@ -385,6 +385,46 @@ def test_operators_by_shape_count_as_the_layers_they_are(tmp_path: Path) -> None
     assert latency(estimate).middle > 0
 
 
+def test_a_description_says_activations_zeros_and_bits_of_a_weight(tmp_path: Path) -> None:
+    path = tmp_path / "work.toml"
+    shapes = "input = [14, 14, 64]\noutput = [14, 14, 64]\n"
+    path.write_text(
+        f'[[ops]]\nclass = "conv"\n{shapes}activation = "swish"\nweight_bits = 4\n'
+        f'[[ops]]\nclass = "conv"\n{shapes}activation = "relu6"\n'
+        f'[[ops]]\nclass = "elementwise"\n{shapes}activation = "hard_swish"\n'
+        f'[[ops]]\nclass = "elementwise"\n{shapes}operands = 2\n'
+    )
+    estimate = simulate(path, PIXEL)
+    assert [op.op_class for op in estimate.ops] == ["conv1x1", "transcendental", "conv1x1", "piecewise", "elementwise"]
+    assert estimate.size_bytes == 64 * 64 // 2 + 64 * 4 + 4 * (64 * 64 + 64)
+    path.write_text('architecture = "mobilenet_v2_1.0_224"\nzeros = 0.9\nsparse = true\n')
+    pruned = simulate(path, PIXEL)
+    path.write_text('architecture = "mobilenet_v2_1.0_224"\n')
+    dense = simulate(path, PIXEL)
+    assert pruned.executed_macs < 0.3 * dense.executed_macs
+    assert latency(pruned).middle < latency(dense).middle
+    path.write_text('architecture = "mobilenet_v2_1.0_224"\ndtype = "float16"\nweight_bits = 4\n')
+    assert simulate(path, PIXEL).size_bytes == pytest.approx(dense.size_bytes / 8, rel=0.05)
+    path.write_text('zeros = 0.5\n[[ops]]\nclass = "linear"\noutput = [4]\n')
+    with pytest.raises(FileError, match="belong to each of the ops"):
+        simulate(path, PIXEL)
+
+
+def test_an_anchor_says_what_it_changed(tmp_path: Path) -> None:
+    contents = on_disk(mobilenet_v1(0.5), tmp_path)
+    free = latency(simulate(contents, PIXEL)).middle
+    notes = simulate(contents, PIXEL, anchor={"mobilenet_v2_1.0_224": 80.0}).notes
+    assert any(note.startswith(f"without the anchor: {free:.3g} ms") for note in notes), notes
+
+
+def test_more_threads_than_big_cores_widen_the_interval(tmp_path: Path) -> None:
+    """Published runs over big and little cores are between half as slow again and much slower than on the big ones."""
+    contents = on_disk(mobilenet_v1(), tmp_path)
+    four, eight = (latency(simulate(contents, PIXEL, threads=n)) for n in (4, 8))
+    assert four.middle == eight.middle
+    assert eight.high / eight.low > 2 * four.high / four.low
+
+
 def test_transfer_sizes_of_a_large_file_are_sampled_well(tmp_path: Path) -> None:
     import zlib
 

@@ -136,7 +136,9 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
     winograd = op.op_class == "conv" and family in WINOGRAD and op.kernel == (3, 3) and op.stride == 1
     in_tiles = winograd and op.dtype not in ("int8", "uint8")
     if op.op_class in ("conv1x1", "conv") and (op.out_channels % 4 or (op.in_channels % 4 and op.in_channels > 4)):
-        put("ragged", macs if in_tiles or not winograd else macs / 4)  # beside what whole vectors of channels would take
+        put(
+            "ragged", macs if in_tiles or not winograd else macs / 4
+        )  # beside what whole vectors of channels would take
     if op.op_class == "conv1x1":
         put("pointwise", macs)
         put("conv_io", op.activation_bytes)

@@ -39,7 +39,9 @@ from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 COVERAGE = 0.9
 NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
-SPARSE_IN_ORDER = frozenset({"a53", "a55"})  # in-order cores of which sparse timings, or their close relatives', are known
+SPARSE_IN_ORDER = frozenset(
+    {"a53", "a55"}
+)  # in-order cores of which sparse timings, or their close relatives', are known
 # Weights stay as stored until they are used: sparse and palettized ones cost less traffic. Checked against Apple's
 # published 75 %-sparse ResNet50 (1.19 times faster on an A16) and MobileNetV2 (1.04 times).
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
