@@ -139,7 +139,7 @@ def width(own: Sequence[Error], others: Sequence[Error]) -> float:
     ratios = np.array([abs(e.error) / e.spread for e in (*own, *others)])
     order = np.argsort(ratios)
     groups = mine + min(OTHERS, theirs)
-    wanted = min(1.0, COVERAGE * (1 + 1 / groups))
+    wanted = min(1.0, COVERAGE * (1 + 0.5 / groups))  # half of what a handful of exchangeable groups would need
     reached = np.cumsum(weights[order]) / weights.sum()
     return float(ratios[order][min(np.searchsorted(reached, wanted - 1e-9), len(ratios) - 1)])
 
