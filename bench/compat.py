@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch.utils import _pytree
 
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.quantization import quantize
 from tests.zoo import ZOO, pruned
 
@@ -58,7 +59,7 @@ def write_case(network: str, format: FormatName, scheme: str, folder: Path) -> N
     if scheme != "float32":
         model = quantize(model, scheme, example_inputs=inputs)
     name = f"{network}-{scheme}"
-    artifact = export(model, format, inputs, folder / f"{name}{EXPORTERS[format][1]}")
+    artifact = export(model, format, inputs, folder / f"{name}{FORMATS[format].suffix}")
     with torch.no_grad():
         outputs = [x.numpy() for x in _pytree.tree_leaves(model.module(*inputs))]
     arrays = {f"input_{i}": x.numpy() for i, x in enumerate(_pytree.tree_leaves(inputs))}

@@ -26,8 +26,9 @@ from typing import Any
 import torch
 
 from bench.sizes.models import MODELS, pruned
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 
 RESULTS = Path(__file__).parent / "results"
 WAYS = ("converter", "export")
@@ -38,7 +39,7 @@ def once(way: str, name: str, format: FormatName, converter: Converter) -> dict[
     """CPU seconds and peak memory of one conversion in this process."""
 
     def convert(model: CompressedModel, inputs: tuple[Any, ...], stem: str) -> None:
-        path = Path(folder) / f"{stem}{EXPORTERS[format][1]}"
+        path = Path(folder) / f"{stem}{FORMATS[format].suffix}"
         if way == "export":
             export(model, format, inputs, path)
         else:

@@ -23,8 +23,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.pruning import Pruner
 from idp_deploy.shrinking import shrink
@@ -58,7 +59,7 @@ def compare(name: str, format: FormatName, size: int, repeats: int) -> dict[str,
     models = dict(zip(("whole", "shrunk"), halved(MODELS[name]().eval(), inputs), strict=True))
     row: dict[str, Any] = {"model": name, "format": format, "size": size, "repeats": repeats}
     with tempfile.TemporaryDirectory() as folder:
-        paths = {what: Path(folder) / f"{what}{EXPORTERS[format][1]}" for what in models}
+        paths = {what: Path(folder) / f"{what}{FORMATS[format].suffix}" for what in models}
         for what, model in models.items():
             export(model, format, inputs, paths[what], encoding="dense")
             estimate = simulate(paths[what], load_target("pixel-4"))

@@ -5,7 +5,11 @@ Every exporter starts here, so that all three write the same numbers and can be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.lifting import attribute, lift
+from idp_deploy.recurrences import whole_recurrences
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -59,6 +65,39 @@ class Captured:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
         return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
 
+    def input_names(self) -> list[str]:
+        """The names of forward's tensors, flattened, in order."""
+        return [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]
+
+    def output_names(self) -> list[str]:
+        """One name for each tensor of the returned structure, from its keys and positions: the same in every format.
+
+        "logits" for a dict key, "output_1" for the second of a tuple, "output" for a single tensor. No two are the
+        same, and none is an input's or a weight's.
+
+        Raises:
+            ConversionError: something returned is no tensor.
+        """
+        graph: Any = self.module.graph
+        leaves = _pytree.tree_leaves(graph.output_node().args[0])
+        structure = _pytree.tree_unflatten(leaves, graph._codegen.pytree_info.out_spec)
+        taken = {*self.input_names(), *self.module.state_dict(), *self.aliases}
+        names: list[str] = []
+        for path, leaf in _pytree.tree_leaves_with_path(structure):
+            if not isinstance(leaf, fx.Node):
+                raise ConversionError(
+                    f"output {_pytree.keystr(path) or 'of the model'} is {leaf!r}, not a tensor",
+                    way_out="return tensors only, or wrap the model in a module that does",
+                )
+            parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+            name = re.sub(r"\W", "_", "_".join(parts), flags=re.ASCII)
+            name = name if name[:1].isalpha() else f"output_{name}".rstrip("_")
+            while name in taken:
+                name += "_out"
+            taken.add(name)
+            names.append(name)
+        return names
+
     def program(self) -> ExportedProgram:
         """`module` as converters take it."""
         lifted = lift(self.module, self.traced)
@@ -81,10 +120,7 @@ def capture(
     Raises:
         ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
     """
-    module = deepcopy(model.module).cpu().eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    program, dynamic = export_program(module, example_inputs, dynamic_batch=dynamic_batch)
+    module, program, dynamic = _traced(model, example_inputs, dynamic_batch)
     try:
         graph_module = program.module(check_guards=False)
     except KeyError as error:  # a parameter called "code", "graph" or like another attribute of graph modules
@@ -96,6 +132,38 @@ def capture(
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
     return Captured(graph_module, example_inputs, masks, dynamic, folded, program, _aliases(module, graph_module))
+
+
+_Trace = tuple[nn.Module, ExportedProgram, bool]
+_scope: ContextVar[dict[tuple[Any, ...], tuple[_Trace, Any]] | None] = ContextVar("traces", default=None)
+
+
+@contextmanager
+def traced_once() -> Iterator[None]:
+    """Inside, a model is traced once for each kind of batch, however many exporters and proofs capture it.
+
+    Whoever opens this promises that the model's weights stay as they are until it ends.
+    """
+    token = _scope.set({})
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+def _traced(model: CompressedModel, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> _Trace:
+    """(the module as it is traced, its program, whether the batch is free)."""
+    known, leaves = _scope.get(), _pytree.tree_leaves(example_inputs)
+    key = (id(model), dynamic_batch, *map(id, leaves))
+    if known is not None and key in known:
+        return known[key][0]
+    module = deepcopy(model.module).cpu().eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    trace = (module, *export_program(module, example_inputs, dynamic_batch=dynamic_batch))
+    if known is not None:
+        known[key] = trace, (model, leaves)  # kept alive: no other object may get their identity
+    return trace
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:
@@ -148,13 +216,15 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
-    with torch.random.fork_rng(), torch.no_grad():
+    with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), warnings.catch_warnings():
+        # recurrent layers keep a list of their weights, which holds the traced ones for a moment
+        warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         if dynamic_batch:
             batch = Dim("batch", min=1)
-            doubled = torch.utils._pytree.tree_map(
+            doubled = _pytree.tree_map(
                 lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x, example_inputs
             )
-            shapes = torch.utils._pytree.tree_map(
+            shapes = _pytree.tree_map(
                 lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
             )
             try:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import FORMATS, Budget, FormatName
+from idp_deploy.flow import Budget, FormatName
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.units import METRICS, parse
 
 PREFIX = "IDP_DEPLOY_"
@@ -52,7 +54,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[FormatName, ...] = FORMATS
+    to: tuple[KnownFormat, ...] = tuple(FORMATS)
     encoding: str = "auto"
 
 
@@ -62,13 +64,14 @@ class Configuration(_Table):
     model: str | None = None
     task: str | None = None
     weights: Path | None = None
+    weights_key: str | None = None  # which of them, where the file holds several
     output: Path | None = None
     inputs: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     prune: PruneTable = PruneTable()
     quantize: QuantizeTable = QuantizeTable()
     export: ExportTable = ExportTable()
-    budgets: dict[str, dict[FormatName, dict[str, float | str]]] = {}
+    budgets: dict[str, dict[KnownFormat, dict[str, float | str]]] = {}
 
     source: Path | None = Field(default=None, exclude=True)
 
@@ -124,10 +127,10 @@ def _find(folder: Path) -> Path | None:
 
 def _toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return documents.parse_toml(documents.read_text(path))
     except FileNotFoundError:
         raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise FileError(f"{path} is not valid TOML: {error}", way_out="mend the line it names") from None
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None

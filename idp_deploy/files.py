@@ -1,56 +1,138 @@
-"""Writing so that an interrupted command leaves the old file or none: temporary sibling, sync, rename."""
+"""Writing so that an interrupted command leaves the old file or none: temporary sibling, sync, rename.
+
+Nothing but a file ever makes way for a file. A folder stays, whatever it is, save for one: a Core ML package that holds
+nothing else makes way for a Core ML package.
+"""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+
+from idp_deploy import documents
+from idp_deploy.errors import FileError, UsageError
 
 GZIP_LEVEL = 6  # what web servers use by default
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
+MANIFEST_BYTES = 1 << 20  # a package's own is half a kilobyte
+
+_WEIGHTS = re.compile(r"(\d+-)?weight\.bin")  # numbered where a package holds several models
+_DEBUGGING = Path("executorch_debug_handle_mapping.json")  # coremltools writes it beside the manifest
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path` (file or directory), else it is removed.
+def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`, else it is removed.
 
-    The caller creates the file or the directory at the yielded path.
+    The caller creates the file, or with `package` the folder, at the yielded path. A link at `path` stays, and what it
+    leads to is replaced.
+
+    Raises:
+        UsageError: what stands at `path` may not be replaced; see `landing`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary = holder / path.name
+    place = landing(path, package=package)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    temporary = holder / place.name
     try:
         yield temporary
-        for file in [temporary, *temporary.rglob("*")] if temporary.is_dir() else [temporary]:
-            if file.is_file():
-                with file.open("rb") as handle:
-                    os.fsync(handle.fileno())
-        move(temporary, path)
+        for file in members(temporary):
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if package and place.is_dir():
+            _swap(temporary, place, holder / "retired")
+        else:  # never takes the place of a folder, or with a folder that of a file, since the system refuses that
+            os.replace(temporary, place)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def _swap(new: Path, place: Path, retired: Path) -> None:
+    """Put one package in the place of another, which ends at `retired`, or stays where the new one cannot come."""
+    place.rename(retired)
+    try:
+        if reason := why_kept(retired):  # somebody put something into it since it was looked at
+            raise _kept(place, reason)
+        new.rename(place)
+    except BaseException:
+        retired.rename(place)
+        raise
 
 
 def move(source: Path, path: Path) -> None:
-    """Rename a file or directory on one file system; what stands at `path` is replaced, or kept if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.is_dir() or path.is_symlink():
-        os.replace(source, path)
-        return
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    """Move a file or a package to where `replacing` may put it."""
+    with replacing(path, package=source.is_dir()) as temporary:
+        shutil.move(source, temporary)
+
+
+def landing(path: Path, *, package: bool = False) -> Path:
+    """Where that which is written to `path` will lie: `path`, or what it links to.
+
+    Args:
+        package: a Core ML package is to be written, which is a folder.
+
+    Raises:
+        UsageError: a folder stands there (other than a package where one is to be written), a file where a package is
+            to be written, a device, a pipe, or links that lead in a circle.
+        FileError: the folder it would lie in takes no new files.
+    """
+    place = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if place.is_symlink():
+        raise UsageError(f"{path} is a link that leads back to itself", way_out="remove it, or name another place")
+    if path.is_dir():
+        if not package:
+            raise UsageError(f"{path} is a directory", way_out="name a file: a folder is never replaced")
+        if reason := why_kept(path):
+            raise _kept(path, reason)
+    elif path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a device or a pipe, no file", way_out="name a file, or print to stdout")
+    elif package and path.exists():
+        raise UsageError(f"{path} is a file, and a package is a folder", way_out="move it away, or name another place")
+    folder = next((parent for parent in place.absolute().parents if parent.exists()), Path("/"))
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out="name another place with -o")
+    return place
+
+
+def why_kept(folder: Path) -> str:
+    """Why a folder may not make way for a Core ML package; empty where it is one, of any maker, and nothing else."""
+    parts = _package_parts(folder)
+    if not parts:
+        return "is a directory, and no Core ML package"
+    homes = {parent for part in parts for parent in part.parents}
+    for entry in sorted(folder.rglob("*")):
+        inside = entry.relative_to(folder)
+        if entry.is_dir():
+            known = inside in homes or inside in parts
+        else:
+            known = inside in parts or (inside.parent in parts and _WEIGHTS.fullmatch(inside.name) is not None)
+        if not known or entry.is_symlink():
+            return f"holds {inside}, which is no part of a Core ML package"
+    return ""
+
+
+def _package_parts(folder: Path) -> set[Path]:
+    """The files and folders that a package's manifest lists, and its manifest; empty where there is none."""
+    manifest = folder / "Manifest.json"
     try:
-        path.rename(holder / "retired")
-        try:
-            source.rename(path)
-        except OSError:
-            (holder / "retired").rename(path)
-            raise
-    finally:
-        shutil.rmtree(holder, ignore_errors=True)
+        content = documents.parse_json(documents.read_bytes(manifest, limit=MANIFEST_BYTES))
+        listed = {Path("Data", entry["path"]) for entry in content["itemInfoEntries"].values()}
+        content["itemInfoEntries"][content["rootModelIdentifier"]]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return set()
+    return listed | {Path(manifest.name), _DEBUGGING}
+
+
+def _kept(path: Path, reason: str) -> UsageError:
+    return UsageError(f"{path} {reason}", way_out="move it away, or name another place with -o")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -70,10 +152,24 @@ def size_bytes(path: Path) -> int:
 
 
 def transfer_bytes(path: Path) -> tuple[int, int]:
-    """(gzip, brotli) bytes that a download of the file takes; a package's files are compressed one by one."""
+    """(gzip, brotli) bytes that a download of the file takes; a package's files are compressed one by one.
+
+    Compressed once, however often it is asked for, until the file changes.
+    """
+    return _compressed(stamp(path))
+
+
+def stamp(path: Path) -> tuple[tuple[Path, int, int, int], ...]:
+    """What changes when a file or a package does: (path, inode, bytes, time of the last change) of each member."""
+    found = ((member, member.stat()) for member in members(path))
+    return tuple((member.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns) for member, stat in found)
+
+
+@lru_cache(maxsize=64)
+def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
     import brotli  # here, since most commands compress nothing
 
-    contents = [member.read_bytes() for member in members(path)]
+    contents = [member.read_bytes() for member, *_ in stamped]
     return (
         sum(len(gzip.compress(data, GZIP_LEVEL, mtime=0)) for data in contents),
         sum(len(brotli.compress(data, quality=BROTLI_QUALITY)) for data in contents),

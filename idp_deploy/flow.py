@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-FormatName = Literal["onnx", "coreml", "tflite"]
-FORMATS: tuple[FormatName, ...] = ("onnx", "coreml", "tflite")
-SUFFIXES: dict[str, FormatName] = {".onnx": "onnx", ".mlpackage": "coreml", ".tflite": "tflite"}
+FormatName = str  # a row of `formats.FORMATS`: onnx, coreml, tflite
+INSIDE = "inside."  # before the role of a weight that an operator's body reads, where its operators are not listed
+MANIFEST_KEY = "idp_deploy"  # of our provenance in a file's metadata
 
 # ── steering ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -197,6 +197,19 @@ class GraphOp:
     weights: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Interface:
+    """A file's inputs and outputs in the order of the model's flattened call and result.
+
+    `layouts` says "NHWC" of those that lie otherwise in the file than in the model. An input of the model that its
+    outputs do not depend on may be none of the file's.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    layouts: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, eq=False)
 class Contents:
     """What a reader found in a file of any of the three formats, ours or another tool's."""
@@ -209,8 +222,25 @@ class Contents:
     values: Mapping[str, Value]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    metadata: Mapping[str, Any] = field(default_factory=dict)  # our manifest under "idp_deploy" where present
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # our manifest, checked, under "idp_deploy" where present
     warnings: tuple[str, ...] = ()
+    parsed: Any = None  # what the format's own code goes on with, so that no file is parsed twice
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """Where the file comes from, by its own account; empty where another tool wrote it."""
+        found = self.metadata.get(MANIFEST_KEY)
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def interface(self) -> Interface:
+        """How the model takes and returns tensors: in the manifest's order where that fits, else in the file's."""
+        inputs, outputs = (tuple(self.manifest.get(side, ())) for side in ("inputs", "outputs"))
+        return Interface(
+            inputs if set(self.inputs) <= set(inputs) else self.inputs,  # ours may name some that no output depends on
+            outputs if set(self.outputs) == set(outputs) else self.outputs,
+            self.manifest.get("layouts", {}),
+        )
 
     @property
     def dense_bytes(self) -> int:

@@ -6,15 +6,15 @@ and the detail says when the interval crosses the limit. What could not be measu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idp_deploy import files
+from idp_deploy import documents, files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
 
 if TYPE_CHECKING:
@@ -110,12 +110,9 @@ def _memory(evidence: Evidence) -> tuple[float | None, str]:
 def sparsity(contents: Contents) -> tuple[float, int, int]:
     """(share, zeros, entries) of the prunable weights, counted in the file.
 
-    Prunable are the tensors the manifest names, or, in another tool's file, every float or integer weight of at
-    least two dimensions.
+    Prunable is what `prunable_tensors` says: no metadata of the file has a part in it.
     """
-    manifest = contents.metadata.get("idp_deploy") or {}
-    named = set((manifest.get("weights") or {}).values()) if isinstance(manifest, Mapping) else set()
-    chosen = [t for t in contents.tensors if t.name in named] or [t for t in contents.tensors if len(t.shape) >= 2]
+    chosen = prunable_tensors(contents)
     zeros, entries = sum(t.zeros for t in chosen), sum(t.size for t in chosen)
     return (zeros / entries if entries else 0.0), zeros, entries
 
@@ -193,7 +190,7 @@ def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tu
         FileError: not a report of `check --json`.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["checks"]
+        rows = documents.parse_json(documents.read_text(path))["checks"]
         return tuple(
             Budget(
                 str(row["target"]),
@@ -209,7 +206,7 @@ def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tu
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
         raise FileError(
             f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
         ) from None

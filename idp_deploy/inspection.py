@@ -92,7 +92,7 @@ def inspect(path: Path | str) -> Inspection:
         inputs=_values(contents, contents.inputs),
         outputs=_values(contents, contents.outputs),
         ops=len(contents.ops),
-        ours="idp_deploy" in contents.metadata,
+        ours=bool(contents.manifest),
         warnings=(*contents.warnings, *_warnings(contents, tensors)),
     )
 

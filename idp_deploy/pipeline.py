@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
+from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, gate, pairs
+from idp_deploy.ownership import claim, remove_data, set_aside
 from idp_deploy.reading import read
 
 if TYPE_CHECKING:
@@ -61,6 +66,10 @@ def deploy(
     from idp_deploy.simulation.targets import load_target
     from idp_deploy.tasks import evaluate
 
+    checkpoint = final = claim(folder / f"{stem}.pruned.pt")
+    if scheme:
+        final = claim(folder / f"{stem}.pruned.{scheme}.pt")
+    claim_artifacts(folder, final.stem, formats)
     devices = {name: load_target(name) for name in dict.fromkeys([*targets, *(b.target for b in budgets)])}
     dense = evaluate(model.module, task)
     announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
@@ -70,13 +79,12 @@ def deploy(
     compressed, reason = shrink_as_asked(compressed, task.example_inputs())
     if reason:
         announce(f"channels stay where they are, as zeros: {reason}")
-    checkpoint = folder / f"{stem}.pruned.pt"
     save_checkpoint(compressed, checkpoint)
     if scheme:
         announce(f"quantizing to {scheme}")
         compressed = quantize(compressed, scheme, task=task)
         accuracy[scheme] = evaluate(compressed.module, task)
-        checkpoint = folder / f"{stem}.pruned.{scheme}.pt"
+        checkpoint = final
         save_checkpoint(compressed, checkpoint)
     artifacts, parities = export_and_verify(
         compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce
@@ -99,6 +107,17 @@ def deploy(
     return Deployment(compressed, checkpoint, tuple(artifacts), report)
 
 
+def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> list[Path]:
+    """Where the files go, one a format: asked before training or converting, not after.
+
+    Raises:
+        UsageError: `folder` is a file, or what stands at one of the places is somebody else's.
+    """
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
+    return [claim(folder / f"{stem}{FORMATS[format].suffix}") for format in formats]
+
+
 def export_and_verify(
     model: CompressedModel,
     example_inputs: tuple[Any, ...],
@@ -109,27 +128,58 @@ def export_and_verify(
     task: Task | None = None,
     announce: Announce = lambda _: None,
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
+    refused: dict[FormatName, IdpDeployError] | None = None,
 ) -> tuple[list[Artifact], dict[Path, Parity]]:
     """Write `<folder>/<stem>.<suffix>` in every format, once the file agrees with the model.
 
     A file that does not agree goes to `<folder>/rejected/` and leaves an earlier one in its place untouched.
+
+    Args:
+        refused: takes the reason of every format that cannot be written, so that the others are; without it the
+            first reason is raised.
+
+    Raises:
+        UsageError: a file or folder of somebody else's stands at one of the places.
     """
-    from idp_deploy.exporting import EXPORTERS, export
+    from idp_deploy.capturing import traced_once
+    from idp_deploy.exporting import export
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
+    claim_artifacts(folder, stem, formats)
     folder.mkdir(parents=True, exist_ok=True)
-    for format in formats:
-        name = f"{stem}{EXPORTERS[format][1]}"
-        with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage:
-            announce(f"exporting to {format}")
-            made = Path(stage) / name
-            artifact = export(model, format, example_inputs, made, encoding=encoding, **(options or {}).get(format, {}))
-            announce(f"verifying {name}")
-            parity = verify(made, model, example_inputs, task=task)
-            home = folder if parity.passed else folder / "rejected"
-            for part in Path(stage).iterdir():  # an ONNX file may have its weights beside it
-                files.move(part, home / part.name)
-        artifacts.append(replace(artifact, path=home / name))
-        parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
+    with traced_once():
+        for format in formats:
+            name = f"{stem}{FORMATS[format].suffix}"
+            with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage, refusals_of(format, refused):
+                announce(f"exporting to {format}")
+                made, more = Path(stage) / name, (options or {}).get(format, {})
+                artifact = export(model, format, example_inputs, made, encoding=encoding, **more)
+                announce(f"verifying {name}")
+                parity = verify(made, model, example_inputs, task=task)
+                home = folder if parity.passed else set_aside(folder)
+                parts = sorted(Path(stage).iterdir(), key=lambda part: part.name == name)
+                for part in parts:  # the file itself last: an ONNX file may have its weights beside it
+                    files.move(part, home / part.name)
+                remove_data(home / name, keep=[part.name for part in parts])
+                artifacts.append(replace(artifact, path=home / name))
+                parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
     return artifacts, parities
+
+
+@contextmanager
+def refusals_of(format: FormatName, refused: dict[FormatName, IdpDeployError] | None) -> Iterator[None]:
+    """Note what stops a format in `refused` and go on; without that, it is raised as it is."""
+    try:
+        yield
+    except IdpDeployError as error:
+        if refused is None:
+            raise
+        refused[format] = error
+    except Exception as error:  # whatever a converter stumbles over takes no other format along
+        if refused is None:
+            raise
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        refused[format] = ConversionError(
+            f"unexpected {type(error).__name__}: {first}", way_out=f"run again with --to {format} --debug"
+        )

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from idp_deploy.errors import UsageError
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import Budget, Model, Recipe, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, gate
 from idp_deploy.pruning import one_shot
 from idp_deploy.reading import read
@@ -72,8 +73,8 @@ def _try(
     evidence = []
     with tempfile.TemporaryDirectory() as folder:
         for format in dict.fromkeys(budget.format for budget in budgets):
-            path = Path(folder) / f"model{EXPORTERS[format][1]}"
+            path = Path(folder) / f"model{FORMATS[format].suffix}"
             export(compressed, format, example_inputs, path)
             contents = read(path)
-            evidence.append(Evidence(contents, simulate(contents, target)))
+            evidence.append(Evidence(contents, simulate(contents, target, transfer=False)))
         return gate(budgets, evidence)

@@ -168,17 +168,10 @@ def _require_scheme(model: CompressedModel, scheme: str) -> None:
 
 def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
     """Parameter name → output axis of every weight that schemes apply to, in the module's order."""
-    prunable = prunable_weights(module)
-    rows = {
-        id(parameter)
-        for owner in module.modules()
-        if isinstance(owner, nn.Embedding | nn.EmbeddingBag | nn.RNNBase | nn.RNNCellBase)
-        for parameter in owner.parameters(recurse=False)
-        if parameter.dim() > 1
-    }
+    prunable = prunable_weights(module, embeddings=True)
     axes: dict[str, int] = {}
     for name, parameter in module.named_parameters():
-        if parameter.dim() and (name in prunable or name in masks or id(parameter) in rows):
+        if parameter.dim() and (name in prunable or name in masks):
             axes[name] = prunable[name].output_axis if name in prunable else 0
     return axes
 

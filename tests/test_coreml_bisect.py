@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.coreml.bisect import first_divergence
+from idp_deploy.reading import read
 from idp_deploy.verification import verify
 from tests import coreml_files as by_hand
 
@@ -50,14 +51,14 @@ X = torch.tensor([[1.0, -2.0, 3.0, 0.5]])
 
 def test_a_right_file_has_no_divergence(tmp_path: Path) -> None:
     path = two_layers(tmp_path / "m.mlpackage", W1, W2)
-    assert first_divergence(path, CompressedModel(Two(), {}), (X,), tolerance=1e-5) is None
+    assert first_divergence(read(path), CompressedModel(Two(), {}), (X,), tolerance=1e-5) is None
 
 
 def test_the_operator_with_the_broken_weight_is_named(tmp_path: Path) -> None:
     broken = W2.copy()
     broken[1, 2] += 0.5
     path = two_layers(tmp_path / "second.mlpackage", W1, broken)
-    found = first_divergence(path, CompressedModel(Two(), {}), (X,), tolerance=1e-5)
+    found = first_divergence(read(path), CompressedModel(Two(), {}), (X,), tolerance=1e-5)
     assert found is not None
     assert (found.operation, found.kind) == ("second", "linear")
     assert found.relative_error > 0.1
@@ -65,7 +66,7 @@ def test_the_operator_with_the_broken_weight_is_named(tmp_path: Path) -> None:
     broken = W1.copy()
     broken[2, 0] -= 1.0
     path = two_layers(tmp_path / "first.mlpackage", broken, W2)
-    found = first_divergence(path, CompressedModel(Two(), {}), (X,), tolerance=1e-5)
+    found = first_divergence(read(path), CompressedModel(Two(), {}), (X,), tolerance=1e-5)
     assert found is not None
     assert found.operation == "first"
 
@@ -82,6 +83,6 @@ def test_verify_names_the_operator_in_a_note(tmp_path: Path) -> None:
 def test_the_model_is_left_alone(tmp_path: Path) -> None:
     model = Two()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    first_divergence(two_layers(tmp_path / "m.mlpackage", W1, W2), CompressedModel(model, {}), (X,))
+    first_divergence(read(two_layers(tmp_path / "m.mlpackage", W1, W2)), CompressedModel(model, {}), (X,))
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
     assert model.training

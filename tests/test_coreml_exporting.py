@@ -15,11 +15,10 @@ from torch.nn import functional as F
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.files import sha256, size_bytes
 from idp_deploy.flow import CompressedModel, Quantization
-from idp_deploy.formats.coreml.run import run_coreml
 from idp_deploy.formats.coreml.write.export import export_coreml
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
-from idp_deploy.verification import verify
+from idp_deploy.verification import run_file, verify
 from idp_deploy.verification.comparing import error_of
 
 pytest.importorskip("coremltools")
@@ -154,8 +153,8 @@ def test_one_broken_weight_fails_verification(model: CompressedModel, package: P
 def test_dense_and_sparse_can_be_asked_for(model: CompressedModel, package: Path, tmp_path: Path) -> None:
     dense = export_coreml(model, INPUTS, tmp_path / "d.mlpackage", encoding="dense")
     assert not any(t.is_sparse for t in read(dense.path).tensors)
-    (expected,) = run_coreml(package, [tuple(x.numpy() for x in INPUTS)]).values()
-    (got,) = run_coreml(dense.path, [tuple(x.numpy() for x in INPUTS)]).values()
+    (expected,) = run_file(package, [tuple(x.numpy() for x in INPUTS)]).values()
+    (got,) = run_file(dense.path, [tuple(x.numpy() for x in INPUTS)]).values()
     for a, b in zip(expected[0], got[0], strict=True):
         np.testing.assert_array_equal(a, b)
     assert size_bytes(package) < dense.size_bytes
@@ -233,7 +232,7 @@ def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path:
     function, layers, x = FAULTS[name]
     model = pruned(Call(function, *layers), 0.5)
     path = export_coreml(model, (x,), tmp_path / "m.mlpackage", precision="float32").path
-    (results,) = run_coreml(path, [(x.numpy(),)]).values()
+    (results,) = run_file(path, [(x.numpy(),)]).values()
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(model.module(x))
     for got, want in zip(results[0], expected, strict=True):

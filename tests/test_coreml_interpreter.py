@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.formats.coreml.interpreter.machine import OPS, Call, Interpreter, load_interpreter
-from idp_deploy.formats.coreml.read.program import Operation
-from idp_deploy.formats.coreml.run import run_coreml
+from idp_deploy.formats.coreml.interpreter.machine import OPS, Call, Interpreter
+from idp_deploy.formats.coreml.read.program import Operation, load
+from idp_deploy.verification import run_file
 from tests import coreml_files as by_hand
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _rows(tmp_path_factory: pytest.TempPathFactory) -> None:
-    load_interpreter(by_hand.package(tmp_path_factory.mktemp("m") / "m.mlpackage", [], outputs=()))  # registers them
+    Interpreter(load(by_hand.package(tmp_path_factory.mktemp("m") / "m.mlpackage", [], outputs=())))  # registers them
 
 
 def run(kind: str, **arguments: Any) -> Any:
@@ -241,7 +241,7 @@ def test_integer_division_goes_towards_zero() -> None:
 def test_a_file_runs_with_float16_rounding(tmp_path: Path) -> None:
     path = by_hand.linear_package(tmp_path / "m.mlpackage")
     x = np.array([[1.0002, 1, 1, 1]], np.float32)
-    results = run_coreml(path, [(x,)])
+    results = run_file(path, [(x,)])
     assert list(results) == ["coreml-interpreter-float16"]
     assert results["coreml-interpreter-float16"][0][0].tolist() == [[3.0, 0.0, -2.5]]
     assert results["coreml-interpreter-float16"][0][0].dtype == np.float32
@@ -250,15 +250,15 @@ def test_a_file_runs_with_float16_rounding(tmp_path: Path) -> None:
 def test_a_larger_batch_runs_as_several_calls(tmp_path: Path) -> None:
     path = by_hand.linear_package(tmp_path / "m.mlpackage")
     x = np.arange(12, dtype=np.float32).reshape(3, 4)
-    ((whole,),) = run_coreml(path, [(x,)])["coreml-interpreter-float16"]
-    parts = run_coreml(path, [(x[i : i + 1],) for i in range(3)])["coreml-interpreter-float16"]
+    ((whole,),) = run_file(path, [(x,)])["coreml-interpreter-float16"]
+    parts = run_file(path, [(x[i : i + 1],) for i in range(3)])["coreml-interpreter-float16"]
     np.testing.assert_array_equal(whole, np.concatenate([p[0] for p in parts]))
 
 
 def test_an_unknown_operator_is_a_named_failure(tmp_path: Path) -> None:
     op = by_hand.operation("warp_drive", "engage", {"x": "x"}, outputs=[("y", "float32", (1, 4))])
     with pytest.raises(ConversionError, match=r"no operator 'warp_drive' \(first at 'engage'\)"):
-        run_coreml(by_hand.package(tmp_path / "m.mlpackage", [op]), [])
+        run_file(by_hand.package(tmp_path / "m.mlpackage", [op]), [])
 
 
 @pytest.mark.parametrize(("shape", "reason"), [((1, 3), "declares"), ((1, 4, 1), "declares"), ((2, 2), "declares")])
@@ -268,25 +268,25 @@ def test_a_result_of_another_shape_than_declared_is_refused(
     op = by_hand.operation("relu", "r", {"x": "x"}, outputs=[("y", "float32", shape)])
     path = by_hand.package(tmp_path / "m.mlpackage", [op])
     with pytest.raises(ConversionError, match=reason):
-        run_coreml(path, [(np.zeros((1, 4), np.float32),)])
+        run_file(path, [(np.zeros((1, 4), np.float32),)])
 
 
 def test_wrong_inputs_are_named(tmp_path: Path) -> None:
     path = by_hand.linear_package(tmp_path / "m.mlpackage")
     with pytest.raises(ConversionError, match="takes 1 inputs"):
-        run_coreml(path, [()])
+        run_file(path, [()])
     with pytest.raises(ConversionError, match="declares"):
-        run_coreml(path, [(np.zeros((1, 5), np.float32),)])
+        run_file(path, [(np.zeros((1, 5), np.float32),)])
 
 
 def test_missing_parameters_are_named(tmp_path: Path) -> None:
     op = by_hand.operation("clip", "c", {"x": "x"}, outputs=[("y", "float32", (1, 4))])
     path = by_hand.package(tmp_path / "m.mlpackage", [op])
     with pytest.raises(ConversionError, match="lacks its parameter 'alpha'"):
-        run_coreml(path, [(np.zeros((1, 4), np.float32),)])
+        run_file(path, [(np.zeros((1, 4), np.float32),)])
 
 
 def test_precision_is_read_from_the_file(tmp_path: Path) -> None:
     op = by_hand.operation("relu", "r", {"x": "x"}, outputs=[("y", "float32", (1, 4))])
-    assert load_interpreter(by_hand.package(tmp_path / "m.mlpackage", [op])).precision == "float32"
-    assert isinstance(load_interpreter(by_hand.linear_package(tmp_path / "n.mlpackage")), Interpreter)
+    assert Interpreter(load(by_hand.package(tmp_path / "m.mlpackage", [op]))).precision == "float32"
+    assert isinstance(Interpreter(load(by_hand.linear_package(tmp_path / "n.mlpackage"))), Interpreter)

@@ -16,6 +16,7 @@ from idp_deploy.flow import (
     Budget,
     Contents,
     Estimate,
+    GraphOp,
     Interval,
     OpEstimate,
     OutputParity,
@@ -34,7 +35,8 @@ def evidence(latency: Interval | None = LATENCY, target: str = "pixel-4") -> Evi
     values = np.zeros((10, 10), np.float32)
     values[0] = 1
     tensor = StoredTensor("w", (10, 10), "float32", "dense", 400, 90, lambda: values)
-    contents = Contents(PATH, "tflite", 600, (tensor,), (), {}, (), ())
+    read = GraphOp("fc", "FULLY_CONNECTED", ("x",), ("y",), weights={"weight": "w"})
+    contents = Contents(PATH, "tflite", 600, (tensor,), (read,), {}, (), ())
     op = OpEstimate("conv", "conv1x1", 100, 100, 400, 50, 3.0)
     estimate = Estimate(
         PATH, "tflite", target, "litert", latency, "" if latency else "int8 on an NPU", 600, 300, 250, 400, 100,

@@ -12,13 +12,13 @@ from torch import nn
 
 from idp_deploy.encodings import bound_bytes, size_bytes
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.exporting import manifest
 from idp_deploy.flow import CompressedModel
+from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.formats.onnx.write.conversion import IR_VERSION, OPSET
 from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph
 from idp_deploy.formats.onnx.write.export import export_onnx
+from idp_deploy.verification import run_file
 
 ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps4", "sparse-initializer"]
 
@@ -79,7 +79,7 @@ def optimized(path, tmp_path) -> onnx.ModelProto:
 def agreement(model: CompressedModel, path, inputs) -> float:
     with torch.no_grad():
         expected = model.module(*inputs).numpy()
-    (output,) = run_onnx(path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
+    (output,) = run_file(path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
     return float(np.abs(output - expected).max() / np.abs(expected).max())
 
 
@@ -103,6 +103,18 @@ def test_onnxruntime_folds_every_decode_node(kind, exported, tmp_path):
     dense, sparse = (optimized(exported[k].path, tmp_path) for k in ("dense", kind))
     assert Counter(n.op_type for n in sparse.graph.node) == Counter(n.op_type for n in dense.graph.node)
     assert len(onnx.load(exported[kind].path).graph.node) > len(sparse.graph.node) or kind == "sparse-initializer"
+
+
+@pytest.mark.parametrize("kind", ENCODINGS)
+def test_no_weight_is_decoded_by_what_other_runtimes_get_wrong(kind, exported):
+    """OpenVINO broadcasts BitShift wrongly, OpenCV refuses it; both divide uint8 wrongly."""
+    proto = onnx.shape_inference.infer_shapes(onnx.load(exported[kind].path))
+    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    kinds = {node.op_type for node in proto.graph.node}
+    assert "BitShift" not in kinds
+    divided = [node for node in proto.graph.node if node.op_type in ("Div", "Mod")]
+    assert all(types[name] == onnx.TensorProto.INT32 for node in divided for name in node.input if name in types)
 
 
 @pytest.mark.parametrize("kind", ENCODINGS)
@@ -204,7 +216,7 @@ def test_tied_weights_are_stored_once(kind, tmp_path):
     assert artifact.manifest["outputs"] == ["logits", "pooled"]
     with torch.no_grad():
         expected = model.module(*inputs)
-    outputs = run_onnx(artifact.path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
+    outputs = run_file(artifact.path, [tuple(x.numpy() for x in inputs)])["onnxruntime"][0]
     for name, output in zip(("logits", "pooled"), outputs, strict=True):
         np.testing.assert_allclose(output, expected[name].numpy(), rtol=1e-4, atol=1e-6)
 
@@ -291,7 +303,7 @@ class Boundary(nn.Module):
 def test_outputs_that_are_inputs_twins_or_constants(tmp_path):
     artifact = export_onnx(CompressedModel(Boundary(), {}), (torch.zeros(1, 3),), tmp_path / "m.onnx")
     x = np.array([[1.0, 2.0, 3.0]], np.float32)
-    outputs = run_onnx(artifact.path, [(x,)])["onnxruntime"][0]
+    outputs = run_file(artifact.path, [(x,)])["onnxruntime"][0]
     assert artifact.manifest["outputs"] == ["output_0", "output_1", "output_2", "output_3"]
     for output, expected in zip(outputs, (x + 1, x + 1, x, np.arange(3.0)), strict=True):
         np.testing.assert_array_equal(output, expected)

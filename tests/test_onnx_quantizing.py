@@ -13,12 +13,12 @@ from torch import nn
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.storing import Weight
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
+from idp_deploy.verification import run_file
 
 
 class Residual(nn.Module):
@@ -83,7 +83,7 @@ def optimized(path, tmp_path, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTEND
 def test_outputs_agree_with_the_quantized_module(scheme, exported, quantized):
     with torch.no_grad():
         expected = quantized[scheme].module(*IMAGE).numpy()
-    (output,) = run_onnx(exported[scheme].path, [(IMAGE[0].numpy(),)])["onnxruntime"][0]
+    (output,) = run_file(exported[scheme].path, [(IMAGE[0].numpy(),)])["onnxruntime"][0]
     assert np.abs(output - expected).max() <= SCHEMES[scheme] * np.abs(expected).max()
 
 
@@ -152,7 +152,7 @@ def test_what_no_integer_kernel_reads_stays_float(tmp_path):
     with torch.no_grad():
         expected = np.stack([model.module(*call).numpy() for call in calls])
     given = np.stack(
-        [outputs[0] for outputs in run_onnx(artifact.path, [(c.numpy(),) for (c,) in calls])["onnxruntime"]]
+        [outputs[0] for outputs in run_file(artifact.path, [(c.numpy(),) for (c,) in calls])["onnxruntime"]]
     )
     assert np.square(given - expected).mean() < 0.03**2 * np.square(expected).mean()
 
@@ -239,7 +239,7 @@ def test_reordered_and_tied_weights_become_integers_too(scheme, tmp_path):
     assert table < 1.2 * (300 * 48 * 0.2 * 1.6 + 300 * 4 * 2 + 300)
     with torch.no_grad():
         expected = model.module(*ids).numpy()
-    (output,) = run_onnx(artifact.path, [(ids[0].numpy(),)])["onnxruntime"][0]
+    (output,) = run_file(artifact.path, [(ids[0].numpy(),)])["onnxruntime"][0]
     assert np.abs(output - expected).max() < (0.06 if scheme == "int8" else 1e-4) * np.abs(expected).max()
 
 

@@ -1,6 +1,7 @@
 """Reading .onnx files of any origin: other tools' ways to store weights, and files that lie."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -9,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.reading import read
+from idp_deploy.verification import run_file
 
 RNG = np.random.default_rng(0)
 WEIGHT = np.where(RNG.random((8, 6)) < 0.5, RNG.normal(size=(8, 6)), 0).astype(np.float32)
@@ -312,7 +313,7 @@ def test_a_manifest_that_is_not_json_is_ignored_with_a_warning(tmp_path):
 def test_running_a_foreign_file(tmp_path):
     path = save(tmp_path / "m.onnx", [MATMUL], [tensor("w", WEIGHT)])
     x = RNG.normal(size=(2, 8))
-    ((output,),) = run_onnx(path, [(x,)])["onnxruntime"]
+    ((output,),) = run_file(path, [(x,)])["onnxruntime"]
     np.testing.assert_allclose(output, x @ WEIGHT, rtol=1e-5)
     assert output.dtype == np.float32
 
@@ -322,16 +323,30 @@ def test_running_in_the_order_of_the_manifest(tmp_path):
     nodes = [helper.make_node("Identity", ["a"], ["c"]), helper.make_node("Neg", ["b"], ["d"])]
     meta = {"idp_deploy": json.dumps({"inputs": ["b", "a"], "outputs": ["d", "c"]})}
     path = save(tmp_path / "m.onnx", nodes, inputs=values[:2], outputs=values[2:], meta=meta)
-    ((first, second),) = run_onnx(path, [(np.array([1.0]), np.array([2.0]))])["onnxruntime"]
+    ((first, second),) = run_file(path, [(np.array([1.0]), np.array([2.0]))])["onnxruntime"]
     assert (first[0], second[0]) == (-1.0, 2.0)
 
 
 def test_a_file_that_cannot_run_is_refused(tmp_path):
     path = save(tmp_path / "m.onnx", [MATMUL], [tensor("w", WEIGHT)])
     with pytest.raises(ConversionError, match="takes 1 inputs"):
-        run_onnx(path, [(np.ones((1, 8)), np.ones(1))])
+        run_file(path, [(np.ones((1, 8)), np.ones(1))])
     with pytest.raises(ConversionError, match="cannot run"):
-        run_onnx(path, [(np.ones((1, 9)),)])
+        run_file(path, [(np.ones((1, 9)),)])
     path.write_bytes(b"\x08\x08")
-    with pytest.raises(FileError, match="cannot load"):
-        run_onnx(path, [])
+    with pytest.raises(FileError, match="no ONNX graph"):
+        run_file(path, [])
+
+
+GOLDEN = Path(__file__).with_name("golden") / "bitshift_decode.onnx"
+
+
+def test_files_that_unpack_by_bitshift_are_still_recognised():
+    """Written by the first release of this format; every weight is (16, 9) and read by one MatMul."""
+    contents = read_onnx(GOLDEN)
+    names = {"w_bitmask": "bitmask", "w_gaps8": "gaps8", "w_gaps4": "gaps4", "w_gaps4_lut4": "gaps4+lut4"}
+    assert {tensor.name: tensor.encoding for tensor in contents.tensors} == names | {"w_dense_lut4": "lut4"}
+    x = np.random.default_rng(0).standard_normal((1, 16)).astype(np.float32)
+    outputs = run_file(GOLDEN, [(x,)])["onnxruntime"][0]
+    for output, tensor in zip(outputs, contents.tensors, strict=True):
+        np.testing.assert_allclose(output, x @ tensor.values(), rtol=1e-5, atol=1e-5)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.run import run_onnx
 from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.quantization import quantize
+from idp_deploy.verification import run_file
 from idp_deploy.verification.comparing import error_of
 from idp_deploy.verification.proof import prove_weights
 from tests.zoo import ZOO, flat, pruned
@@ -40,7 +40,7 @@ def check(name: str, scheme: str, path) -> None:
         )
     artifact = export_onnx(model, example, path)
     calls = [entry.example_inputs(0), entry.example_inputs(1, batch=3), entry.example_inputs(2)]
-    found = run_onnx(path, [tuple(x.numpy() for x in call) for call in calls])["onnxruntime"]
+    found = run_file(path, [tuple(x.numpy() for x in call) for call in calls])["onnxruntime"]
     with torch.no_grad():
         expected = [[x.numpy() for x in flat(model.module(*call))] for call in calls]
     for position in range(len(expected[0])):

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.masks import parse_pattern, prunable_weights
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 
 PATTERNS = ("block:1x4", "block:4x1", "block:1x16", "2:4", "1:4")
-FORMATS: tuple[tuple[FormatName, dict[str, Any]], ...] = (
+CASES: tuple[tuple[FormatName, dict[str, Any]], ...] = (
     ("onnx", {}),
     ("coreml", {"precision": "float32"}),
     ("tflite", {}),
@@ -62,7 +63,7 @@ def hardened(pattern_name: str) -> CompressedModel:
 
 
 @pytest.mark.parametrize("scheme", [None, pytest.param("int8-weights", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("format", "options"), FORMATS, ids=[format for format, _ in FORMATS])
+@pytest.mark.parametrize(("format", "options"), CASES, ids=[format for format, _ in CASES])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_the_file_holds_the_hardened_weights(
     pattern: str, format: FormatName, options: dict[str, Any], scheme: str | None, tmp_path: Path
@@ -72,7 +73,7 @@ def test_the_file_holds_the_hardened_weights(
     assert model.sparsity == pytest.approx(0.5 if pattern == "2:4" else 0.75, abs=0.02)
     if scheme:
         model = quantize(model, scheme, example_inputs=IMAGE)
-    path = tmp_path / f"model{EXPORTERS[format][1]}"
+    path = tmp_path / f"model{FORMATS[format].suffix}"
     export(model, format, IMAGE, path, **options)
     parity = verify(path, model, IMAGE)
     assert parity.passed, parity

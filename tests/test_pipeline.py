@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from copy import deepcopy
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 import torch
 
 import idp_deploy.exporting
-from idp_deploy.files import move
+from idp_deploy.errors import UsageError
+from idp_deploy.files import move, replacing, write_bytes
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.pipeline import export_and_verify
 from tests.tiny_project.tiny import build
@@ -47,10 +49,42 @@ def test_a_file_that_disagrees_is_set_aside_and_the_old_one_kept(
     assert sorted(os.listdir(tmp_path)) == ["net.onnx", "rejected"]
 
 
-def test_a_directory_takes_the_place_of_a_directory(tmp_path: Path) -> None:
-    for name, text in (("old", "1"), ("new", "2")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text(text)
-    move(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old" / "file").read_text() == "2"
+def package(folder: Path, text: str) -> Path:
+    manifest = {"itemInfoEntries": {"1": {"path": "com.apple.CoreML/model.mlmodel"}}, "rootModelIdentifier": "1"}
+    (folder / "Data" / "com.apple.CoreML").mkdir(parents=True)
+    (folder / "Data" / "com.apple.CoreML" / "model.mlmodel").write_text(text)
+    (folder / "Manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_a_package_takes_the_place_of_a_package(tmp_path: Path) -> None:
+    old, new = package(tmp_path / "old", "1"), package(tmp_path / "new", "2")
+    move(new, old)
+    assert (old / "Data" / "com.apple.CoreML" / "model.mlmodel").read_text() == "2"
     assert os.listdir(tmp_path) == ["old"]
+
+
+@pytest.mark.parametrize("extra", ["notes.txt", "Data/com.apple.CoreML/model.txt", "Data/mine/"])
+def test_a_package_with_anything_else_in_it_stays(extra: str, tmp_path: Path) -> None:
+    old, new = package(tmp_path / "old", "1"), package(tmp_path / "new", "2")
+    (old / extra).mkdir() if extra.endswith("/") else (old / extra).write_text("mine")
+    with pytest.raises(UsageError, match=f"old holds {extra.strip('/')}, which is no part of a Core ML package"):
+        move(new, old)
+    assert (old / extra).exists()
+    assert (old / "Data" / "com.apple.CoreML" / "model.mlmodel").read_text() == "1"
+    assert sorted(os.listdir(tmp_path)) == ["new", "old"]
+
+
+def test_a_folder_never_makes_way_for_a_file(tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    with pytest.raises(UsageError, match="report is a directory"):
+        write_bytes(tmp_path / "report", b"")
+
+    def write_late() -> None:
+        with replacing(tmp_path / "late") as temporary:
+            temporary.write_bytes(b"new")
+            (tmp_path / "late").mkdir()  # by somebody else, meanwhile
+
+    with pytest.raises(OSError):
+        write_late()
+    assert sorted(os.listdir(tmp_path)) == ["late", "report"]

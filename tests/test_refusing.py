@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, ExitCode
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.verification import verify
 
 
@@ -49,7 +50,7 @@ def test_the_way_out_is_true(format: FormatName, what: str, tmp_path: Path) -> N
     module, x, other = REFUSED[format, what]
     model = CompressedModel(module.eval(), {})
     with pytest.raises(ConversionError, match=what) as caught:
-        export(model, format, (x,), tmp_path / f"m{EXPORTERS[format][1]}")
+        export(model, format, (x,), tmp_path / f"m{FORMATS[format].suffix}")
     assert caught.value.exit_code == ExitCode.FILE
     assert list(tmp_path.iterdir()) == []
     assert caught.value.way_out
@@ -57,7 +58,7 @@ def test_the_way_out_is_true(format: FormatName, what: str, tmp_path: Path) -> N
     assert named == [other] * bool(other)
     if other:
         format = "onnx" if other == "ONNX" else "tflite"
-        path = export(model, format, (x,), tmp_path / f"m{EXPORTERS[format][1]}").path
+        path = export(model, format, (x,), tmp_path / f"m{FORMATS[format].suffix}").path
         assert verify(path, model, (x,)).passed
     else:
         with pytest.raises(ConversionError):

@@ -150,7 +150,8 @@ def test_an_anchor_brings_the_number_that_no_publication_does(works: dict[str, P
 def test_a_budget_on_a_number_that_does_not_exist_fails_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "net.mlpackage").mkdir()
     contents = replace(mobilenet_v1(size=32).contents(path=tmp_path / "net.mlpackage"), format="coreml")
-    estimate = simulate(contents, load_target("iphone-13"))
+    (tmp_path / "work.toml").write_text('architecture = "mobilenet_v2_1.0_224"\nformat = "coreml"\n')
+    estimate = simulate(tmp_path / "work.toml", load_target("iphone-13"))
     report = gate([Budget("iphone-13", "coreml", "latency", 100.0, "pyproject.toml")], [Evidence(contents, estimate)])
     assert not report.passed
     assert report.checks[0].verdict == "not estimable"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import FORMATS
+from idp_deploy.formats import FORMATS
 from idp_deploy.simulation.cost_model import FAMILIES
 from idp_deploy.simulation.targets import folder, list_targets, load_cores, load_target, parse, read_targets
 

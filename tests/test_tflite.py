@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.run import RUNTIMES, run_tflite
+from idp_deploy.formats.tflite.run import RUNTIMES
 from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
-from idp_deploy.verification import verify
+from idp_deploy.verification import run_file, verify
 
 
 def pruned(module: nn.Module, share: float = 0.9, **fields: Any) -> CompressedModel:
@@ -132,10 +132,10 @@ def test_encodings(mobile: tuple[CompressedModel, tuple[Tensor]], exported: Path
 
 def test_batches_run_sample_by_sample(exported: Path) -> None:
     x = np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype(np.float32)
-    for (batch,), *singles in run_tflite(exported, [(x,), *((x[i : i + 1],) for i in range(3))]).values():
+    for (batch,), *singles in run_file(exported, [(x,), *((x[i : i + 1],) for i in range(3))]).values():
         assert np.array_equal(batch, np.concatenate([single[0] for single in singles]))
     with pytest.raises(ConversionError, match="fixed shapes"):
-        run_tflite(exported, [(x[:, :, :16],)])
+        run_file(exported, [(x[:, :, :16],)])
 
 
 def test_a_file_of_another_tool_takes_images_in_the_layout_that_fits(exported: Path, tmp_path: Path) -> None:
@@ -144,9 +144,9 @@ def test_a_file_of_another_tool_takes_images_in_the_layout_that_fits(exported: P
     path = tmp_path / "foreign.tflite"
     path.write_bytes(serialize(foreign))
     x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
-    assert run_tflite(path, [(x,)]).keys() == set(RUNTIMES)
-    for runtime, outputs in run_tflite(path, [(x,)]).items():
-        assert np.array_equal(outputs[0][0], run_tflite(exported, [(x,)])[runtime][0][0])
+    assert run_file(path, [(x,)]).keys() == set(RUNTIMES)
+    for runtime, outputs in run_file(path, [(x,)]).items():
+        assert np.array_equal(outputs[0][0], run_file(exported, [(x,)])[runtime][0][0])
 
 
 class Scalars(nn.Module):
@@ -157,7 +157,7 @@ class Scalars(nn.Module):
 def test_scalars_go_in_and_come_out(tmp_path: Path) -> None:
     inputs = (torch.ones(2, 3), torch.tensor(2.0))
     path = export_tflite(CompressedModel(Scalars(), {}), inputs, tmp_path / "k.tflite").path
-    for ((product, total),) in run_tflite(path, [tuple(x.numpy() for x in inputs)]).values():
+    for ((product, total),) in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
         assert np.array_equal(product, np.full((2, 3), 2.0))
         assert total.shape == ()
         assert total == 6.0

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.run import run_tflite
 from idp_deploy.formats.tflite.write.checking import relative_error
 from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, quantize_int8
-from idp_deploy.verification import verify
+from idp_deploy.verification import run_file, verify
 from tests.test_tflite import pruned
 
 
@@ -80,7 +79,7 @@ def test_static_int8_keeps_convolutions_sparse_and_dead_channels_alive(model: Co
     with torch.no_grad():
         expected = quantized.module(*quantized.quantization.calibration[0]).numpy()  # type: ignore[union-attr]
     call = tuple(x.numpy() for x in quantized.quantization.calibration[0])  # type: ignore[union-attr]
-    for runtime, ((output,),) in run_tflite(path, [call]).items():
+    for runtime, ((output,),) in run_file(path, [call]).items():
         assert relative_error(output, expected, rms=True) < 0.1, runtime
 
 

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from idp_deploy.errors import FileError
 from idp_deploy.exporting import export
-from idp_deploy.flow import FORMATS, CompressedModel, FormatName
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.inspection import inspect
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import Task, evaluate

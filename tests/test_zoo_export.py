@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from idp_deploy.errors import ConversionError, ExitCode
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import Task
 from idp_deploy.verification import run_file, verify
@@ -39,7 +40,7 @@ def check(entry: Entry, format: FormatName, scheme: str | None, folder: Path) ->
     model = pruned(entry)
     if scheme:
         model = quantize(model, scheme, task=Calls(entry))
-    path = folder / f"{entry.name}{EXPORTERS[format][1]}"
+    path = folder / f"{entry.name}{FORMATS[format].suffix}"
     if (format, scheme) in REFUSED:
         with pytest.raises(ConversionError) as caught:
             export(model, format, entry.example_inputs(), path)
@@ -69,7 +70,7 @@ def worst_error(model: CompressedModel, entry: Entry, path: Path) -> float:
     return worst
 
 
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("name", FAST)
 def test_fast_part_of_the_zoo(name: str, format: FormatName, tmp_path: Path) -> None:
     check(ZOO[name], format, None, tmp_path)
@@ -77,7 +78,7 @@ def test_fast_part_of_the_zoo(name: str, format: FormatName, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", [None, *SCHEMES])
-@pytest.mark.parametrize("format", EXPORTERS)
+@pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
 def test_whole_zoo(entry: Entry, format: FormatName, scheme: str | None, tmp_path: Path) -> None:
     check(entry, format, scheme, tmp_path)

@@ -21,8 +21,9 @@ from bench.sizes.models import MODELS, pruned
 from bench.sizes.peers import PEERS
 from idp_deploy.encodings import bound_bytes
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 
@@ -49,7 +50,7 @@ def measure(
     name: str, model: CompressedModel, inputs: tuple[Any, ...], format: FormatName, folder: Path
 ) -> Iterator[Row]:
     """One row for each scheme of a format."""
-    suffix = EXPORTERS[format][1]
+    suffix = FORMATS[format].suffix
     for scheme in SCHEMES[format]:
         row: Row = {"model": name, "format": format, "scheme": scheme}
         try:
@@ -77,7 +78,7 @@ def main() -> None:
     """Measure, print a table, write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.sizes", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--formats", nargs="+", default=list(EXPORTERS), choices=EXPORTERS)
+    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("-o", "--output", type=Path, default=None)
     arguments = parser.parse_args()

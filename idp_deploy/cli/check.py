@@ -9,7 +9,7 @@ import typer
 
 from idp_deploy import configuration as configuration_file
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
-from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing, newest_artifacts, open_session
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.rendering.verdicts import report_document
@@ -45,7 +45,7 @@ def check(
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
 
-    require_known(format)
+    ready(format, output, *(artifacts or []))
     session = open_session(config=config)
     paths = [existing(path) for path in artifacts] if artifacts else list(newest_artifacts())
     if not paths:

@@ -7,10 +7,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ModelFactory, Options, ReportFile, ReportFormat, TaskFactory
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.options import (
+    Config,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFile,
+    ReportFormat,
+    TaskFactory,
+    WeightsKey,
+)
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
+from idp_deploy.ownership import claim
 from idp_deploy.rendering.comparisons import comparison_document
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ def compare(
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted comparison.")] = False,
     model: ModelFactory = None,
     task: TaskFactory = None,
+    weights_key: WeightsKey = None,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
@@ -51,8 +62,8 @@ def compare(
     from idp_deploy.pruning.resuming import fingerprint_of, load_runs, save_runs
     from idp_deploy.tasks import rehearse
 
-    require_known(format)
-    session = open_session(model, task, config=config)
+    ready(format, output, checkpoint)
+    session = open_session(model, task, config=config, weights_key=weights_key)
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
     if unknown or len(names) < 2:
@@ -67,9 +78,10 @@ def compare(
     if None in shares:
         raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
 
-    dense = session.model(existing(checkpoint))
+    kept = claim(existing(checkpoint).with_name(f"{checkpoint.stem}.compare.json"))
+    dense = session.model(checkpoint)
     rehearse(dense.module, data)
-    kept, fingerprint = checkpoint.with_name(f"{checkpoint.stem}.compare.json"), fingerprint_of(dense.module)
+    fingerprint = fingerprint_of(dense.module)
     done = load_runs(kept, recipe, fingerprint) if resume else []
     if resume:
         say(f"{len(done)} runs are in {kept}" if done else f"nothing to resume at {kept}: starting anew")

@@ -12,7 +12,7 @@ import typer
 
 from idp_deploy import files
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
-from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.output import emit, ready
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.rendering.document import Document, State, Table
 
@@ -82,7 +82,7 @@ def targets(
     from idp_deploy.simulation.creating import new_target
     from idp_deploy.simulation.targets import load_target, read_targets
 
-    require_known(format)
+    ready(format, output)
     if name == "new":
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
@@ -100,6 +100,7 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> None:
     """Write a configuration to fill in."""
+    files.landing(path)
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
     files.write_bytes(path, STARTER.encode())
@@ -116,7 +117,7 @@ def doctor(
 
     Exits 4 where a core package is missing, or, asked for, a part of the emulator.
     """
-    require_known(format)
+    ready(format, output)
     rows: list[tuple[str, str, str]] = []
     states: list[State] = []
     found = {}

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
-from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import FORMATS, FormatName
+from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.flow import FormatName
+from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -24,7 +25,7 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option(metavar="onnx|coreml|tflite|all", help="Repeatable.", show_default=False)
+        list[str] | None, typer.Option(metavar=f"{'|'.join(FORMATS)}|all", help="Repeatable.", show_default=False)
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -37,50 +38,62 @@ def export(
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare each file with the model.")] = True,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
-    from idp_deploy.exporting import EXPORTERS
     from idp_deploy.exporting import export as export_model
-    from idp_deploy.pipeline import export_and_verify
+    from idp_deploy.pipeline import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.reading import read
     from idp_deploy.simulation.xnnpack import lint
 
-    require_known(format)
-    session = open_session(model, task, inputs, config, trust=trust)
+    ready(format)
+    session = open_session(model, task, inputs, config, trust, weights_key)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
+    where = folder or source.parent
+    places = claim_artifacts(where, source.stem, formats)
     compressed = session.compressed(source)
     data = session.task()
     examples = session.example_inputs(data)
-    where = folder or source.parent
+    refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
     if verify:
-        artifacts, parities = export_and_verify(compressed, examples, where, source.stem, formats, chosen, data, say)
+        artifacts, parities = export_and_verify(
+            compressed, examples, where, source.stem, formats, chosen, data, say, refused=refused
+        )
     else:
-        parities = {}
-        artifacts = [
-            export_model(compressed, f, examples, where / f"{source.stem}{EXPORTERS[f][1]}", encoding=chosen)
-            for f in formats
-        ]
+        artifacts, parities = [], {}
+        for name, path in zip(formats, places, strict=True):
+            with refusals_of(name, refused):
+                artifacts.append(export_model(compressed, name, examples, path, encoding=chosen))
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = lint(contents["tflite"]) if "tflite" in contents else None
-    follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4"
-    document = export_document(artifacts, parities, dense, found, next=follow)
+    follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
+    document = export_document(artifacts, parities, dense, found, next=follow, refused=refused)
     emit(document, format=format, json=json)
+    if refused:
+        raise _all_in_one(refused)
     wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
     if wrong:
         raise ConversionError(
             f"{', '.join(wrong)} does not agree with the model",
             way_out=f"see 'idp-deploy verify {wrong[0]} {source}' for the outputs and weights that differ",
         )
+
+
+def _all_in_one(refused: Mapping[FormatName, IdpDeployError]) -> IdpDeployError:
+    """The only refusal as it is, several as one; of the exit codes that they agree on, else 3."""
+    errors = list(refused.values())
+    kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConversionError
+    return kind("; ".join(f"{format}: {error}" for format, error in refused.items()))
 
 
 def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:

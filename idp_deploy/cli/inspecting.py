@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
-from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import UsageError
 
@@ -30,7 +30,7 @@ def inspect(
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
 
-    require_known(format)
+    ready(format, output, artifact)
     if runtime not in (None, "xnnpack"):
         raise UsageError(
             f"unknown runtime {runtime!r}", way_out="--runtime xnnpack is what runs zeros sparse on phones"

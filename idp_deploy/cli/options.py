@@ -46,6 +46,15 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+WeightsKey = Annotated[
+    str | None,
+    typer.Option(
+        "--weights-key",
+        metavar="NAME",
+        help="Which weights, where the file holds several that fit: state_dict_ema, student, …",
+        show_default=False,
+    ),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Read a .pt2 program: doing so can run code that it holds.")]
 ReportFormat = Annotated[
     str, typer.Option("--format", metavar="text|json|markdown|junit|github|html", help="How the result is written.")

@@ -9,6 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from idp_deploy import files
+from idp_deploy.errors import UsageError
+from idp_deploy.ownership import claim
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.document import Document
 
@@ -27,10 +29,38 @@ def emit(document: Document, *, format: str = "text", json: bool = False, output
             handle.write(render(document, "markdown"))
 
 
-def require_known(format: str) -> None:
-    """Fail on an unknown report format before any work is done."""
+def ready(format: str, output: Path | None = None, *sources: Path) -> None:
+    """Fail before any work is done: on an unknown report format, or where no report can be written.
+
+    Args:
+        sources: files that the command reads and the report may not replace.
+    """
     if format not in RENDERERS:
         render(Document(""), format)
+    if output is not None:
+        writable(output, *sources)
+
+
+def writable(path: Path, *sources: Path) -> Path:
+    """`path`, if a file can be written there: better said before training than after.
+
+    Raises:
+        UsageError: it is one of the files that the command reads.
+        UsageError, FileError: as `files.landing`.
+    """
+    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+        raise UsageError(f"-o {path} is the file to read", way_out="name another one, and what went in stays as it is")
+    files.landing(path)
+    return path
+
+
+def output_path(named: Path | None, default: Path, source: Path) -> Path:
+    """Where a checkpoint goes: to `-o`, else to `default`, where nobody else's file may be in its way.
+
+    Raises:
+        UsageError, FileError: as `writable` and `claim`.
+    """
+    return writable(named, source) if named else writable(claim(default), source)
 
 
 def say(message: str) -> None:

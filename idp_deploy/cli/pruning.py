@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, Options, ReportFormat, Rules, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Json,
+    ModelFactory,
+    Options,
+    ReportFormat,
+    Rules,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
+from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.session import Session, existing, open_session, remember, writable
+from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
@@ -74,6 +84,7 @@ def prune(
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     output: Output = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -84,18 +95,19 @@ def prune(
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
+    from idp_deploy.pruning.resuming import forget_state, state_file
     from idp_deploy.shrinking import prunes_channels
     from idp_deploy.tasks import evaluate, rehearse
 
-    require_known(format)
-    session = open_session(model, task, inputs, config, trust)
-    existing(checkpoint)
+    ready(format)
+    session = open_session(model, task, inputs, config, trust, weights_key)
+    checkpoint = existing(checkpoint)
     if one_shot and (soft or resume):
         raise UsageError(
             f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",
             way_out="leave one of the two flags out",
         )
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt"), checkpoint)
+    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.{'soft' if soft else 'pruned'}.pt"), checkpoint)
     recipe, device = session.recipe(
         target=target,
         pattern=pattern,
@@ -128,6 +140,7 @@ def prune(
         rehearse(dense.module, data)
         facts["dense"] = evaluate(dense.module, data)
         work = (output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")).with_suffix(".resume")
+        stood = work.is_dir() and not state_file(work).exists()  # a folder of the user's
         if resume and not work.exists():
             say(f"nothing to resume at {work}: starting anew")
         with EpochTable() as table:
@@ -146,7 +159,7 @@ def prune(
         facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
     loading.save_checkpoint(compressed, path)
     if not one_shot:
-        shutil.rmtree(work, ignore_errors=True)
+        forget_state(work, keep_folder=stood)
     remember("checkpoint", [path])
     follow = f"idp-deploy export {path} --to all"
     if soft or prunes_channels(recipe):
@@ -169,10 +182,10 @@ def harden(
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.tasks import evaluate
 
-    require_known(format)
+    ready(format)
     session = open_session(model, task, config=config)
     stem = checkpoint.name.removesuffix(".pt").removesuffix(".soft")
-    path = writable(output or checkpoint.with_name(f"{stem}.pruned.pt"), existing(checkpoint))
+    path = output_path(output, checkpoint.with_name(f"{stem}.pruned.pt"), existing(checkpoint))
     masked = loading.load_checkpoint(checkpoint, session.factory)
     if not isinstance(masked, MaskedModel):
         raise UsageError(f"{checkpoint} is hardened already", way_out=f"idp-deploy export {checkpoint} --to all")

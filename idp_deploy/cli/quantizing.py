@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
-from idp_deploy.cli.session import existing, open_session, remember, writable
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import emit, output_path, ready, say
+from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import compression_document
 
@@ -26,6 +26,7 @@ def quantize(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
     ] = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -36,12 +37,13 @@ def quantize(
     from idp_deploy.quantization import quantize as quantize_model
     from idp_deploy.tasks import evaluate
 
-    require_known(format)
-    session = open_session(model, task, inputs, config, trust=trust)
+    ready(format)
+    session = open_session(model, task, inputs, config, trust, weights_key)
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), existing(checkpoint))
+    checkpoint = existing(checkpoint)
+    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), checkpoint)
     before = session.compressed(checkpoint)
     data = session.task()
     if data is None:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.pruning import plan
 from idp_deploy.cli.session import existing, open_session, remember
@@ -33,7 +33,7 @@ def run(
     from idp_deploy.pipeline import deploy
     from idp_deploy.tasks import rehearse
 
-    require_known(format)
+    ready(format, output, *([config] if config else []))
     session = open_session(config=config)
     settings = session.configuration
     task = session.task()

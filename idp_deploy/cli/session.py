@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy import configuration, files
+from idp_deploy import configuration, documents, files
+from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Recipe
@@ -31,6 +31,7 @@ class Session:
     task_spec: str | None
     inputs: tuple[str, ...]
     trust: bool = False
+    weights_key: str | None = None  # which weights of a file that holds several
 
     def task(self) -> Task | None:
         """The task, if one is named."""
@@ -95,13 +96,13 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.factory, trust=self.trust)
+        return load_model(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.factory, trust=self.trust)
+        return load_any(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
 
 
 def open_session(
@@ -110,34 +111,31 @@ def open_session(
     inputs: Sequence[str] | None = None,
     config: Path | None = None,
     trust: bool = False,
+    weights_key: str | None = None,
 ) -> Session:
     """Read the configuration and lay the flags over it."""
     found = configuration.load(config)
-    return Session(found, model or found.model, task or found.task, tuple(inputs or found.inputs), trust)
+    return Session(
+        found,
+        model or found.model,
+        task or found.task,
+        tuple(inputs or found.inputs),
+        trust,
+        weights_key or found.weights_key,
+    )
 
 
 def remember(kind: str, paths: Sequence[Path]) -> None:
-    """Note the newest output of a kind ("checkpoint" or "artifacts") for the next command in this folder."""
+    """Note the newest output of a kind ("checkpoint" or "artifacts") for the next command in this folder.
+
+    A convenience: where it cannot be written the outputs stand all the same, and the next command wants their names.
+    """
     state = _state()
     state[kind] = [str(path) for path in paths]
-    files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
-
-
-def writable(path: Path, source: Path) -> Path:
-    """`path`, if a file can be written there: better said before training than after.
-
-    Raises:
-        FileError: it is a directory, or the folder it would lie in cannot be written.
-        UsageError: it is `source`, the weights that the command reads and nobody may have twice.
-    """
-    if path.exists() and path.samefile(source):
-        raise UsageError(f"-o {path} is the file to read", way_out="name another one, and what went in stays as it is")
-    if path.is_dir():
-        raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
-    folder = next((parent for parent in path.absolute().parents if parent.exists()), Path("/"))
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out="name another place with -o")
-    return path
+    try:
+        files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
+    except (OSError, UsageError) as error:
+        say(f"{STATE} cannot be written ({error}): name the files to the next command")
 
 
 def newest_checkpoint() -> Path:
@@ -158,15 +156,15 @@ def newest_artifacts() -> tuple[Path, ...]:
 
 
 def existing(path: Path) -> Path:
-    """`path`, or a FileError that says it is missing."""
+    """`path`, or a FileError that says it is missing. A folder has a name, from which others are made: . becomes it."""
     if not path.exists():
         raise FileError(f"no such file: {path}", way_out="check the path")
-    return path
+    return path if path.name.strip(".") else path.resolve()
 
 
 def _state() -> dict[str, list[str]]:
     try:
-        state = json.loads(STATE.read_text())
+        state = documents.parse_json(documents.read_text(STATE))
     except (OSError, ValueError):
         return {}
     return state if isinstance(state, dict) else {}

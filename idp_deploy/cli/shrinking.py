@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known
-from idp_deploy.cli.session import existing, open_session, remember, writable
+from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import emit, output_path, ready
+from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import shrinking_document
 
@@ -22,6 +22,7 @@ def shrink(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
     ] = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -32,9 +33,10 @@ def shrink(
     from idp_deploy.shrinking import shrink as shrink_model
     from idp_deploy.shrinking import zero_channels
 
-    require_known(format)
-    session = open_session(model, task, inputs, config, trust)
-    path = writable(output or checkpoint.with_name(f"{checkpoint.stem}.small.pt"), existing(checkpoint))
+    ready(format)
+    session = open_session(model, task, inputs, config, trust, weights_key)
+    checkpoint = existing(checkpoint)
+    path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.small.pt"), checkpoint)
     before = session.compressed(checkpoint)
     if before.quantization is not None:
         raise UsageError(f"{checkpoint} is quantized already", way_out="shrink first, then quantize")

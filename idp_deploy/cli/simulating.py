@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
-from idp_deploy.cli.output import emit, require_known
+from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.estimates import estimate_document
@@ -39,39 +39,39 @@ def simulate(
 ) -> None:
     """Say how long a file takes on a device, with an interval, and what runs sparse there."""
     from idp_deploy.simulation import simulate as simulate_file
+    from idp_deploy.simulation.estimating import load
     from idp_deploy.simulation.targets import load_target
 
-    require_known(format)
+    ready(format, output, *artifacts)
     session = open_session(config=config)
     names = target or list(session.configuration.targets)
     if not names:
         raise UsageError("no target is named", way_out="pass --target pixel-4; 'idp-deploy targets' lists all")
     devices = [load_target(name) for name in names]
     anchors = dict(parse_anchor(text) for text in anchor or [])
-    estimates = [
-        simulate_file(existing(path), device, runtime=runtime, threads=threads, anchor=anchors or None)
-        for path in artifacts
-        for device in devices
-    ]
+    situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
+    files = [load(existing(path)) for path in artifacts]
+    pairs = [(file, device) for file in files for device in devices]
+    estimates = [simulate_file(file, device, **situation) for file, device in pairs]
     changes = {}
     if layers:
         from idp_deploy.simulation.advice import advise
 
-        situation = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
-        pairs = [(path, device) for path in artifacts for device in devices]
         changes = {
-            (estimate.artifact, estimate.target): advise(path, device, estimate, **situation)
-            for (path, device), estimate in zip(pairs, estimates, strict=True)
+            (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
+            for (file, device), estimate in zip(pairs, estimates, strict=True)
         }
     measurements = []
     if measure:
-        from idp_deploy.simulation.measurement import measure_all
+        from idp_deploy.simulation.measurement import measure_all, runs_here
 
-        measurements = measure_all([path for path in artifacts if path.suffix in {".onnx", ".tflite"}], threads=threads)
+        measurements = measure_all(
+            [file.contents for file in files if file.contents and runs_here(file.format)], threads=threads
+        )
     counts = []
     if emulate:
         from idp_deploy.simulation.emulator import emulate as emulate_file
 
-        counts = [emulate_file(path, device, runtime=runtime) for path in artifacts for device in devices]
+        counts = [emulate_file(file.contents or file.path, device, runtime=runtime) for file, device in pairs]
     document = estimate_document(estimates, layers=layers, changes=changes, measurements=measurements, counts=counts)
     emit(document, format=format, json=json, output=output)

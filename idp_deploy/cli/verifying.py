@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFile, ReportFormat, TaskFactory, Trust
-from idp_deploy.cli.output import emit, require_known, say
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Json,
+    ModelFactory,
+    ReportFile,
+    ReportFormat,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import ExitCode
 from idp_deploy.rendering.artifacts import parity_document
@@ -24,6 +34,7 @@ def verify(
     task: TaskFactory = None,
     inputs: Inputs = None,
     output: ReportFile = None,
+    weights_key: WeightsKey = None,
     trust: Trust = False,
     format: ReportFormat = "text",
     json: Json = False,
@@ -35,8 +46,8 @@ def verify(
     """
     from idp_deploy.verification import verify as verify_file
 
-    require_known(format)
-    session = open_session(model, task, inputs, config, trust=trust)
+    ready(format, output, artifact, *([checkpoint] if checkpoint else []))
+    session = open_session(model, task, inputs, config, trust, weights_key)
     existing(artifact)
     if checkpoint is None:
         say("no model is given: the file is checked by itself, runtime against runtime")

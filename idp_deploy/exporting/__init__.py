@@ -1,13 +1,12 @@
-"""export: CompressedModel → Artifact, one file and one row a format."""
+"""export: CompressedModel → Artifact, in any format that has a row in `formats.FORMATS`."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-from idp_deploy.errors import UsageError, require
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
+from idp_deploy.formats import known
 
 
 class Exporter(Protocol):
@@ -26,19 +25,6 @@ class Exporter(Protocol):
         encoding: str = "auto",
         **options: Any,
     ) -> Artifact: ...
-
-
-# format → (module:function, file suffix, optional packages it needs, extra that brings them)
-EXPORTERS: dict[FormatName, tuple[str, str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.formats.onnx.write.export:export_onnx", ".onnx", (), ""),
-    "coreml": ("idp_deploy.formats.coreml.write.export:export_coreml", ".mlpackage", ("coremltools",), "coreml"),
-    "tflite": (
-        "idp_deploy.formats.tflite.write.export:export_tflite",
-        ".tflite",
-        ("litert_torch", "ai_edge_litert"),
-        "tflite",
-    ),
-}
 
 
 def export(
@@ -61,11 +47,5 @@ def export(
         UsageError: unknown format or encoding. ConversionError: an operator the format cannot hold.
         MissingDependencyError: the format's converter is not installed.
     """
-    if format not in EXPORTERS:
-        raise UsageError(f"unknown format {format!r}", way_out=f"one of {', '.join(EXPORTERS)}")
-    location, _, needs, extra = EXPORTERS[format]
-    for package in needs:
-        require(package, extra)
-    module, _, name = location.partition(":")
-    exporter: Exporter = getattr(import_module(module), name)
+    exporter: Exporter = known(format).function("write")
     return exporter(model, example_inputs, path, encoding=encoding, **options)

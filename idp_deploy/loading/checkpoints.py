@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
+import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,40 +17,61 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.loading import fields
 from idp_deploy.loading.factories import load_module
-from idp_deploy.loading.reading_files import read_bytes, read_content
-from idp_deploy.loading.state_dicts import fill, find_state_dict, integers, resize
+from idp_deploy.loading.parts import join_in
+from idp_deploy.loading.sources import Source, read_source
+from idp_deploy.loading.state_dicts import Announce, fill, integers, resize, take
 from idp_deploy.masks import prunable_weights
+from idp_deploy.ownership import CHECKPOINT
 
-FORMAT = "idp-deploy/1"
 Factory = str | Callable[[], nn.Module]
 
 
-def load_model(path: Path | str, factory: Factory | None, *, trust: bool = False) -> Model:
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
+def load_model(
+    path: Path | str,
+    factory: Factory | None,
+    *,
+    trust: bool = False,
+    weights_key: str | None = None,
+    announce: Announce = _warn,
+) -> Model:
     """A trained model from its weights, in eval mode.
 
     Args:
-        path: a state dict (.pt, .pth; itself or under "state_dict" or "model"), or .safetensors.
-        factory: "pkg.mod:callable", or the callable, that builds the module; weights must fit it strictly.
+        path: a state dict (.pt, .pth, …) under any keys and prefixes, .safetensors, or a folder of weights.
+        factory: "pkg.mod:callable", or the callable, that builds the module; every weight of it must be in the file.
         trust: take the weights of a .pt2 archive too, whose loading can run code.
+        weights_key: which weights, where the file holds several that fit; a key, or a part of a dotted one.
+        announce: told what the file holds beside the weights taken, such as an average of them.
 
     Raises:
         UnsafeFileError: a pickled module. FileError: anything else wrong with the file. UsageError: the factory, or
-            none (said last: whether the file is fit does not depend on it).
+            none (said last: whether the file is fit does not depend on it), or several weights that fit.
     """
     path = Path(path)
-    data = read_bytes(path)
-    return _plain_model(path, data, read_content(path, data, trust=trust), factory)
+    source = read_source(path, trust=trust)
+    return _plain_model(path, source, factory, weights_key, announce)
 
 
-def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) -> CompressedModel:
+def load_any(
+    path: Path | str,
+    factory: Factory | None,
+    *,
+    trust: bool = False,
+    weights_key: str | None = None,
+    announce: Announce = _warn,
+) -> CompressedModel:
     """A checkpoint of ours, or any other weights, whose zeros are taken as they stand.
 
     Raises:
         UsageError: the checkpoint holds soft masks and is to be hardened first. Otherwise as for `load_model`.
     """
     path = Path(path)
-    data = read_bytes(path)
-    content = read_content(path, data, trust=trust)
+    source = read_source(path, trust=trust)
+    content = source.content
     if _is_ours(content):
         found = _restore(path, content, factory)
         if isinstance(found, MaskedModel):
@@ -58,9 +79,13 @@ def load_any(path: Path | str, factory: Factory | None, *, trust: bool = False) 
                 f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
             )
         return found
-    model = _plain_model(path, data, content, factory)
-    weights = {name: model.module.get_parameter(name) for name in prunable_weights(model.module)}
-    masks = {name: weight.detach() != 0 for name, weight in weights.items()}
+    model = _plain_model(path, source, factory, weights_key, announce)
+    masks = {}
+    for name, weight in prunable_weights(model.module, embeddings=True).items():
+        mask = model.module.get_parameter(name).detach() != 0
+        # a table's rows of zeros are tokens that are not there, such as padding
+        if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
+            masks[name] = mask
     return CompressedModel(model.module, masks, provenance=model.provenance)
 
 
@@ -75,7 +100,7 @@ def load_checkpoint(path: Path | str, factory: Factory | None = None) -> Compres
         UsageError: no factory. FileError: not such a checkpoint, damaged, or its parts contradict each other.
     """
     path = Path(path)
-    content = read_content(path, read_bytes(path))
+    content = read_source(path).content
     if not _is_ours(content):
         raise FileError(
             f"{path} is not a checkpoint of idp-deploy", way_out="plain weights go to 'idp-deploy prune' or 'export'"
@@ -101,7 +126,7 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
     content = {
-        "format": FORMAT,
+        "format": CHECKPOINT,
         "state_dict": state,
         "shapes": {name: list(tensor.shape) for name, tensor in state.items()},
         "attributes": {name: found for name, module in model.module.named_modules() if (found := integers(module))},
@@ -121,18 +146,30 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         raise FileError(f"{path} cannot be written: {error.strerror or error}", way_out="name another place") from None
 
 
-def _plain_model(path: Path, data: bytes, content: Any, factory: Factory | None) -> Model:
-    """A model from a state dict; from a checkpoint of ours only the weights are taken."""
+def _plain_model(
+    path: Path, source: Source, factory: Factory | None, weights_key: str | None, announce: Announce
+) -> Model:
+    """A model from any weights; from a checkpoint of ours only the weights are taken."""
+    content = source.content
+    ours = _is_ours(content)
     if factory is None:
-        made_with = fields.provenance(path, content.get("provenance")).factory if _is_ours(content) else ""
-        raise _no_factory(path, made_with)
+        raise _no_factory(path, fields.provenance(path, content.get("provenance")).factory if ours else "")
     module, name = _build(factory)
-    state = find_state_dict(path, content, module.state_dict().keys())
-    if _is_ours(content):
-        resize(module, state, fields.attributes(path, content.get("attributes")))
-    fill(module, state, path, name)
+    if ours:
+        _take_ours(path, content, module, name)
+    else:
+        take(path, content, module, name, key=weights_key, announce=announce)
     versions = {package: _version(package) for package in ("idp-deploy", "torch")}
-    return Model(module.eval(), Provenance(name, input_sha256=hashlib.sha256(data).hexdigest(), versions=versions))
+    return Model(module.eval(), Provenance(name, input_sha256=source.sha256, versions=versions))
+
+
+def _take_ours(path: Path, content: Mapping[str, Any], module: nn.Module, name: str) -> None:
+    """The state dict of a checkpoint of ours into the factory's module, with the shapes it was saved in."""
+    state = fields.state_dict(path, content.get("state_dict"))
+    if state.keys() != module.state_dict().keys():
+        join_in(module)  # weights that it computes from parts were put together before
+    resize(module, state, fields.attributes(path, content.get("attributes")))
+    fill(module, state, path, name, versions=getattr(content.get("state_dict"), "_metadata", {}))
 
 
 def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) -> CompressedModel | MaskedModel:
@@ -143,11 +180,9 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
     if stage not in ("compressed", "masked"):
         raise FileError(f"{path}: stage is {stage!r}", way_out="expected 'compressed' or 'masked'")
     module, name = _build(factory)
-    state = find_state_dict(path, {"state_dict": content.get("state_dict")}, module.state_dict().keys())
-    fields.check_shapes(path, content.get("shapes"), state)
+    fields.check_shapes(path, content.get("shapes"), fields.state_dict(path, content.get("state_dict")))
     recipe = fields.recipe(path, content.get("recipe"))
-    resize(module, state, fields.attributes(path, content.get("attributes")))
-    fill(module, state, path, name)
+    _take_ours(path, content, module, name)
     weights = dict(module.named_parameters(remove_duplicate=False))
     if stage == "masked":
         if recipe is None:
@@ -164,7 +199,7 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 
 def _is_ours(content: Any) -> bool:
-    return isinstance(content, Mapping) and content.get("format") == FORMAT
+    return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

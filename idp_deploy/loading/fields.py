@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -135,6 +136,16 @@ def quantization(path: Path, packed: Any, weights: Mapping[str, Tensor]) -> Quan
 # ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def state_dict(path: Path, packed: Any) -> Mapping[str, Tensor]:
+    """Plain dense tensors by name."""
+    for name, value in _mapping(path, "state_dict", packed).items():
+        if not isinstance(value, Tensor):
+            raise _wrong(path, f"state_dict['{name}']", f"is {type(value).__name__}, not a tensor")
+        if value.is_meta or value.layout != torch.strided or value.is_quantized:
+            raise _wrong(path, f"state_dict['{name}']", "is not a plain dense tensor with values")
+    return packed  # type: ignore[no-any-return]
+
+
 def check_shapes(path: Path, packed: Any, state: Mapping[str, Tensor]) -> None:
     """The recorded shapes are those of the tensors."""
     if _mapping(path, "shapes", packed) != {name: list(tensor.shape) for name, tensor in state.items()}:
@@ -179,10 +190,15 @@ def canonical(value: Any, seen: dict[Any, Tensor] | None = None) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {canonical(key, seen): canonical(entry, seen) for key, entry in value.items()}
+        entries = {canonical(key, seen): canonical(entry, seen) for key, entry in value.items()}
+        if not hasattr(value, "_metadata"):
+            return entries
+        versioned = OrderedDict(entries)  # of a state dict: some modules refuse their weights without the version
+        versioned._metadata = canonical(dict(value._metadata), seen)  # type: ignore[attr-defined]
+        return versioned
     if isinstance(value, (list, tuple)):
-        entries = [canonical(entry, seen) for entry in value]
-        return tuple(entries) if isinstance(value, tuple) else entries
+        items = [canonical(entry, seen) for entry in value]
+        return tuple(items) if isinstance(value, tuple) else items
     raise UsageError(f"{value!r} cannot be stored in a checkpoint", way_out="use numbers, strings, lists and tensors")
 
 

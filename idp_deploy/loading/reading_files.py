@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UnsafeFileError
+from idp_deploy.loading.foreign import MAGICS, SAVE_WEIGHTS, stand_in, way_out
 
-SAVE_WEIGHTS = "save weights instead: torch.save(model.state_dict(), 'model.pt')"
 _RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
 
@@ -29,7 +30,7 @@ def read_bytes(path: Path) -> bytes:
     if path.is_dir():
         raise FileError(f"{path} is a directory, not a checkpoint", way_out="name the .pt or .safetensors file")
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
     except FileNotFoundError:
         raise FileError(f"no such file: {path}", way_out="check the path") from None
     except OSError as error:
@@ -49,12 +50,14 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         UnsafeFileError: loading it could run code: a pickled module, a TorchScript or .pt2 archive.
         FileError: it is truncated, damaged or something else altogether.
     """
-    if path.suffix.lower() == ".safetensors":
+    if path.suffix.lower() == ".safetensors" or data[6:10] == b'\0\0{"':  # its header, under any name
         return _read_safetensors(path, data)
     if data[:4] == b"PK\x03\x04":
         members = _check_zip(path, data)
         if any(name.endswith(("models/model.json", "serialized_exported_program.json")) for name in members):
             return _read_exported_program(path, data, trust)
+        if members and all(name.endswith(".npy") for name in members):
+            raise FileError(f"{path} is an archive of numpy arrays", way_out=way_out("numpy"))
         if any(name.endswith("constants.pkl") for name in members):
             raise UnsafeFileError(f"{path} is a TorchScript archive: it holds code", way_out=SAVE_WEIGHTS)
         if not any(name.endswith("/data.pkl") for name in members):
@@ -62,25 +65,40 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         if any(members.values()):
             raise FileError(f"{path} is a compressed zip file, which torch.save never writes", way_out=SAVE_WEIGHTS)
     elif data[:1] != b"\x80":
+        for magic, (what, way) in MAGICS.items():
+            if data.startswith(magic):
+                raise FileError(f"{path} is {what}", way_out=way)
         raise FileError(f"{path} is not a PyTorch checkpoint: it begins with {data[:8]!r}", way_out=SAVE_WEIGHTS)
     elif path.suffix.lower() == ".pt2":
         raise FileError(f"{path} is not an archive of torch.export", way_out=SAVE_WEIGHTS)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a refusal is reported below, in one message
-            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except pickle.UnpicklingError as error:
-        name = _forbidden(str(error))
-        if name or _may_run_code(data):
-            what = f"it wants to build {name}" if name else "it is a Python pickle of objects"
-            raise UnsafeFileError(
-                f"{path} holds more than tensors and loading it could run code: {what}", way_out=SAVE_WEIGHTS
-            ) from None
-        raise _damaged(path, error) from None
-    except Exception as error:  # torch.load fails on broken bytes in many ways: EOF, Index, Key, Value, Runtime
-        raise _damaged(path, error) from None
+    return _load(path, data)
+
+
+def _load(path: Path, data: bytes) -> Any:
+    """What `torch.load` reads of it as weights and plain values, known settings and scores passed over."""
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with warnings.catch_warnings(), torch.serialization.safe_globals([(v, k) for k, v in stand_ins.items()]):
+                warnings.simplefilter("ignore")  # a refusal is reported below, in one message
+                return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except MemoryError:
+            raise
+        except pickle.UnpicklingError as error:
+            name = _forbidden(str(error))
+            found = stand_in(name)
+            if found is not None and name not in stand_ins:
+                stand_ins[name] = found
+                continue
+            if name or _may_run_code(data):
+                what = f"it wants to build {name.removeprefix('builtins.')}" if name else "it is a pickle of objects"
+                raise UnsafeFileError(
+                    f"{path} holds more than tensors and loading it could run code: {what}",
+                    way_out=way_out(f"{name} {error}"),
+                ) from None
+            raise _damaged(path, error) from None
+        except Exception as error:  # torch.load fails on broken bytes in many ways: EOF, Index, Key, Value, Runtime
+            raise _damaged(path, error) from None
 
 
 def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
@@ -121,9 +139,9 @@ def _read_exported_program(path: Path, data: bytes, trust: bool) -> dict[str, Te
 
 def _forbidden(message: str) -> str:
     """The class or function that `weights_only` refused, as torch's message names it."""
-    for pattern in (r"GLOBAL ([\w.]+) was not an allowed", r"unrecognized function <?(?:\w+ )*([\w.]+)"):
+    for pattern in (r"GLOBAL ([\w.]+) (?:was not|whose)", r"unrecognized function <?(?:\w+ )*([\w.]+)"):
         if found := re.search(pattern, message):
-            return found.group(1)
+            return found.group(1) if "." in found.group(1) else f"builtins.{found.group(1)}"
     return ""
 
 

@@ -1,9 +1,9 @@
-"""State dicts: found inside what a file holds, compared with a module, put into it."""
+"""State dicts: taken from what a file holds, put into a module, and the module's shapes made theirs."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +11,74 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import FileError
-from idp_deploy.loading.factories import did_you_mean
-from idp_deploy.loading.reading_files import SAVE_WEIGHTS
+from idp_deploy.loading.entries import Entries, flatten
+from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, tied_names, wanted
+from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.misfits import differences, misfit
+from idp_deploy.loading.parts import join_in, joined
 
-NESTED = ("state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel and torch.compile
-_LISTED = 5  # names in one message
+Announce = Callable[[str], None]
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def find_state_dict(path: Path, content: Any, own: Collection[str]) -> Mapping[str, Tensor]:
-    """The state dict in `content` itself or under one of `NESTED`.
+def take(
+    path: Path, content: Any, module: nn.Module, factory: str, *, key: str | None = None, announce: Announce
+) -> None:
+    """Find the weights of `module` in what a file holds and put them into it, in place; all of them, or none.
+
+    Weights that the module, or the file, keeps in parts (weight norm, masks) come out in one piece.
 
     Args:
-        own: names in the module that it is for; a wrapper's prefix is taken off where they do not have it.
+        key: which weights, where several fit. announce: told what else the file holds.
 
     Raises:
-        FileError: there is none, it is empty, or an entry is not a dense tensor with values.
+        FileError: none, or they do not fit (listed, with the nearest names); as for `fill`.
+        UsageError: several fit, or none of them is under `key`.
     """
-    state = content
-    if isinstance(content, Mapping):
-        state = next((content[key] for key in NESTED if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(state, Mapping) or not state:
-        kind = "an empty dict" if isinstance(state, Mapping) else f"{type(state).__name__}"
-        raise FileError(f"{path} holds no state dict but {kind}", way_out=SAVE_WEIGHTS)
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise FileError(
-                f"{path} holds no state dict: entry {name!r} is {type(value).__name__}, not a tensor",
-                way_out=f"put the state dict under one of {', '.join(NESTED)}, or {SAVE_WEIGHTS}",
-            )
-        if value.is_meta or value.layout != torch.strided or value.is_quantized:
-            what = "has no values" if value.is_meta else "is not a plain dense tensor"
-            raise FileError(f"{path}: '{name}' {what}", way_out="save dense float weights (tensor.to_dense())")
-    for prefix in PREFIXES * 2:
-        if all(name.startswith(prefix) for name in state) and not all(name.startswith(prefix) for name in own):
-            state = _without_prefix(state, prefix)
-    return state
+    entries = flatten(content, path) if isinstance(content, (Mapping, list, tuple)) else Entries()
+    if not entries.tensors:
+        raise FileError(f"{path} holds no state dict but {_described(content, entries)}", way_out=SAVE_WEIGHTS)
+    module.eval()
+    attempts = []
+    for prepare in (lambda: entries, lambda: _in_one_piece(entries, module)):
+        found = prepare()
+        attempts.append(fits(found, wanted(module)))
+        if attempts[-1][0].fits:
+            break
+    else:
+        (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
+        raise misfit(path, factory, nearest, entries, module.state_dict())
+    chosen, said = choose(path, attempts[-1], key, factory)
+    state = {name: chosen.state[name] for name in module.state_dict() if name in chosen.state}
+    _refuse_unsound(path, state)
+    fill(module, state, path, factory, versions=chosen.versions)
+    if whole := join_in(module):
+        said.append(f"{factory}: {len(whole)} weights that it computes from parts are one piece each from here on")
+    for prefix, count in averaged_elsewhere(entries, attempts[-1]).items():
+        said.append(
+            f"{path}: '{prefix}' holds {count} tensors that look like averaged weights (EMA) and do not fit {factory} "
+            "by name; the weights taken are not the averaged ones"
+        )
+    for text in said:
+        announce(text)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, factory: str) -> None:
+def fill(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    path: Path,
+    factory: str,
+    *,
+    versions: Mapping[str, Mapping[str, Any]] | None = None,
+) -> None:
     """Put `state` into `module`, in place and strictly.
+
+    Args:
+        versions: of the modules' formats, by path; a module's own where there is none.
 
     Raises:
         FileError: missing, unexpected or differently shaped entries (listed, with the nearest names), integers where
-            floats belong, or a parameter that is not finite.
+            floats belong, tied weights that differ, or a value that is not finite.
     """
     own = module.state_dict()
     for name in own.keys() & state.keys():
@@ -63,18 +87,29 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, factory: st
                 f"{path}: '{name}' is {_dtype(state[name])}, but {factory} has {_dtype(own[name])}",
                 way_out="save the float weights",
             )
+    masked = {name for name, buffer in _finite(module).items() if not buffer}  # infinite by design, as masks are
+    tied = tied_names(module)
     try:
-        module.load_state_dict(state, strict=True)
+        module.load_state_dict(_versioned(own, state, versions or {}), strict=True)
     except Exception as error:
-        reasons = _differences(own, state) or [str(error).strip()]
+        fit = Fit("", state, {}, *_misfits(own, state))
+        reasons = differences(fit, own) or [str(error).strip()]
         raise FileError(
             f"{path} does not fit the module of {factory}: {'; '.join(reasons)}",
             way_out="name the factory, and the sizes in it, that these weights were trained with",
         ) from None
-    for name, parameter in module.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
+    for names in tied.values():
+        first = next((name for name in names if name in state), names[0])
+        if other := next((name for name in names if name in state and not _equal(state[name], state[first])), None):
             raise FileError(
-                f"{path}: weight '{name}' has values that are not finite",
+                f"{path}: '{first}' and '{other}' differ, but are one tensor in the module of {factory}",
+                way_out="name the factory that does not tie them",
+            )
+    for name, finite in _finite(module).items():
+        if not finite and name not in masked:
+            raise FileError(
+                f"{path}: {'weight' if name in dict(module.named_parameters()) else 'buffer'} '{name}' has values that "
+                "are not finite",
                 way_out="train again from before they appeared",
             )
 
@@ -122,46 +157,64 @@ def integers(module: nn.Module) -> dict[str, Any]:
     }
 
 
-def _without_prefix(state: Mapping[str, Tensor], prefix: str) -> OrderedDict[str, Tensor]:
-    """The same entries, and the same versions of the modules' formats, by which torch brings old files up to date."""
-    stripped = OrderedDict((name.removeprefix(prefix), value) for name, value in state.items())
-    versions = {f"{key}.".removeprefix(prefix).rstrip("."): v for key, v in getattr(state, "_metadata", {}).items()}
-    if versions:
-        stripped._metadata = versions  # type: ignore[attr-defined]
-    return stripped
+def _in_one_piece(entries: Entries, module: nn.Module) -> Entries:
+    """The file's entries, and the module, with every weight in one piece."""
+    join_in(module)
+    turned = {f"{path}.weight".lstrip(".") for path, layer in module.named_modules() if isinstance(layer, _TRANSPOSED)}
+    return joined(entries, turned)
+
+
+def _versioned(
+    own: dict[str, Any], state: Mapping[str, Tensor], versions: Mapping[str, Mapping[str, Any]]
+) -> OrderedDict[str, Tensor]:
+    """`state` with counters that it lacks, and with the versions by which torch brings old files up to date.
+
+    Where the file records none, its names fit the module as it is today, and so the module's own versions are taken.
+    """
+    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    filled = OrderedDict({**{name: value for name, value in counters.items() if name not in state}, **state})
+    own_versions = own._metadata  # type: ignore[attr-defined]
+    merged = {path: dict(versions.get(path, version)) for path, version in own_versions.items()}
+    filled._metadata = OrderedDict(merged)  # type: ignore[attr-defined]
+    return filled
+
+
+def _finite(module: nn.Module) -> dict[str, bool]:
+    """Parameter or buffer → whether all of its values are numbers."""
+    tensors = [*module.named_parameters(), *module.named_buffers()]
+    return {name: bool(torch.isfinite(tensor).all()) for name, tensor in tensors}
+
+
+def _described(content: Any, entries: Entries) -> str:
+    """What stands where weights were looked for."""
+    if entries.others:
+        name, kind = next(iter(entries.others.items()))
+        return f"{len(entries.others)} values that are no tensors, as '{name}', which is {kind}"
+    return "an empty dict" if isinstance(content, Mapping) else type(content).__name__
+
+
+def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
+    for name, value in state.items():
+        if value.is_meta or value.layout != torch.strided or value.is_quantized:
+            what = "has no values" if value.is_meta else "is not a plain dense tensor"
+            raise FileError(f"{path}: '{name}' {what}", way_out="save dense float weights (tensor.to_dense())")
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
+    """Missing, unexpected and differently shaped names."""
+    return (
+        [name for name in own if name not in state],
+        [name for name in state if name not in own],
+        [name for name in own if name in state and own[name].shape != state[name].shape],
+    )
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first is second or (first.shape == second.shape and torch.equal(first, second))
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _differences(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own]
-    shapes = [
-        f"'{name}' is {tuple(state[name].shape)} in the file and {tuple(own[name].shape)} in the module"
-        for name in own
-        if name in state and own[name].shape != state[name].shape
-    ]
-    reasons = []
-    if missing:
-        reasons.append(f"{len(missing)} missing: {_listed([repr(name) for name in missing])}")
-    if unexpected:
-        hints = [f"{name!r}{_hint(name, missing)}" for name in unexpected[:_LISTED]]
-        reasons.append(f"{len(unexpected)} unexpected: {_listed(hints, len(unexpected))}")
-    if shapes:
-        reasons.append(f"{len(shapes)} of another shape: {_listed(shapes)}")
-    return reasons
-
-
-def _hint(name: str, missing: list[str]) -> str:
-    hint = did_you_mean(name, missing)
-    return f" ({hint})" if hint else ""
-
-
-def _listed(items: list[str], count: int | None = None) -> str:
-    rest = (count or len(items)) - len(items[:_LISTED])
-    return ", ".join(items[:_LISTED]) + (f" and {rest} more" if rest else "")
 
 
 def _dtype(tensor: Tensor) -> str:

@@ -2,11 +2,12 @@
 
 from idp_deploy.masks.hard import write_zeros
 from idp_deploy.masks.patterns import NM, PATTERNS, Block, Channel, Pattern, parse_pattern
-from idp_deploy.masks.prunable import Place, Prunable, prunable_weights
+from idp_deploy.masks.prunable import KINDS, Place, Prunable, prunable_weights
 from idp_deploy.masks.selection import keep_largest, smallest_kept_and_largest_pruned
 from idp_deploy.masks.soft import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
 
 __all__ = [
+    "KINDS",
     "NM",
     "PATTERNS",
     "SMALLEST_TEMPERATURE",

@@ -247,10 +247,11 @@ def _unmatrix(matrix: Tensor, shape: tuple[int, ...], output_axis: int) -> Tenso
 
 def _must_divide(weight: str, shape: tuple[int, ...], pattern: str, count: int, what: str, by: int) -> None:
     if count % by:
-        owner = weight.rpartition(".")[0]
+        owner, _, leaf = weight.rpartition(".")
+        glob = f"{owner}.*" if owner and leaf == "weight" else weight
         raise UsageError(
             f"weight '{weight}' has shape {shape}; pattern {pattern} needs {count} {what} to divide by {by}",
-            way_out=f'leave it out with skip = ["{f"{owner}.*" if owner else weight}"]',
+            way_out=f'leave it out with skip = ["{glob}"]',
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from torch import nn
 
@@ -11,7 +11,11 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 
-Kind = Literal["linear", "convolution", "depthwise", "attention"]
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+
+Kind = Literal["linear", "convolution", "depthwise", "attention", "recurrent", "embedding"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)
@@ -31,32 +35,36 @@ class Prunable:
     kind: Kind
     output_axis: int  # 1 for transposed convolutions, whose weight is (in, out/groups, *kernel)
     places: tuple[Place, ...]
+    gates: int = 1  # matrices (out/gates, in) stacked along the output axis: 4 of an LSTM, 3 of a GRU
 
 
-def prunable_weights(module: nn.Module) -> dict[str, Prunable]:
-    """Weights of convolutions, linear layers and attention projections by parameter name, in the module's order.
+def prunable_weights(module: nn.Module, *, embeddings: bool = False) -> dict[str, Prunable]:
+    """Weights of convolutions, linear, recurrent layers and attention projections by name, in the module's order.
 
-    Never a bias, a norm or an embedding, nor a linear weight tied to an embedding table.
+    Never a bias or a norm; an embedding table, and a linear weight tied to one, only with `embeddings`.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten())
     >>> {name: weight.kind for name, weight in prunable_weights(net).items()}
     {'0.weight': 'convolution', '2.weight': 'depthwise'}
+    >>> {name: weight.gates for name, weight in prunable_weights(nn.LSTM(4, 8)).items()}
+    {'weight_ih_l0': 4, 'weight_hh_l0': 4}
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    tables = {id(owner.weight) for owner in module.modules() if isinstance(owner, _TABLES)}
     found: dict[str, Prunable] = {}
     for path, owner in module.named_modules():
         for leaf, kind, reader in _weights_of(path, owner):
             parameter = owner._parameters.get(leaf)
-            if parameter is None or id(parameter) in embeddings:
+            if parameter is None or (id(parameter) in tables and not embeddings):
                 continue
             name = names[id(parameter)]
             place = Place(path, leaf, reader)
             if name in found:
-                earlier = found[name]
-                found[name] = Prunable(name, earlier.kind, earlier.output_axis, (*earlier.places, place))
+                found[name] = replace(found[name], places=(*found[name].places, place))
             else:
-                found[name] = Prunable(name, kind, int(isinstance(owner, _TRANSPOSED)), (place,))
+                kind = "embedding" if id(parameter) in tables else kind
+                axis = int(isinstance(owner, _TRANSPOSED))
+                found[name] = Prunable(name, kind, axis, (place,), _gates(owner, leaf, parameter.shape[0]))
     return found
 
 
@@ -72,4 +80,14 @@ def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
         return [("weight", "attention", path.rpartition(".")[0])]
     if isinstance(owner, nn.Linear):
         return [("weight", "linear", path)]
+    if isinstance(owner, _RECURRENT):
+        return [(leaf, "recurrent", path) for leaf in owner._parameters if leaf.startswith("weight_")]
+    if isinstance(owner, _TABLES):
+        return [("weight", "embedding", path)]
     return []
+
+
+def _gates(owner: nn.Module, leaf: str, rows: int) -> int:
+    """How many matrices a weight of `rows` rows stacks."""
+    stacked = isinstance(owner, _RECURRENT) and leaf.startswith(("weight_ih", "weight_hh"))
+    return rows // int(owner.hidden_size) if stacked else 1  # type: ignore[arg-type]

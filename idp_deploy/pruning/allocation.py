@@ -28,6 +28,7 @@ class Layer:
     pattern: Pattern = field(default_factory=Pattern)
     output_axis: int = 0
     gradient: Tensor | None = None  # of the loss on calibration data; only `sensitivity` asks for it
+    gates: int = 1  # matrices stacked along the output axis
 
     @property
     def entries(self) -> int:
@@ -114,9 +115,11 @@ def _nm_zeros(layer: Layer) -> int:
 def erk(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
     """Erdős–Rényi-Kernel: a layer keeps a share ∝ (out + in + Σ kernel) / (out · in · Π kernel), capped at all of it.
 
+    The gates of a recurrent layer are matrices of their own, however they are stacked.
     Source: Evci et al. 2020 (RigL), arXiv 1911.11134, appendix on sparsity distribution.
     """
-    return _fill(layers, [float(sum(layer.weight.shape)) for layer in layers], total, caps)
+    shares = [float(layer.weight.shape[0] + layer.gates * sum(layer.weight.shape[1:])) for layer in layers]
+    return _fill(layers, shares, total, caps)
 
 
 def uniform(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:

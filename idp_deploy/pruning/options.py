@@ -12,7 +12,13 @@ from idp_deploy.pruning.methods import METHODS
 
 MODES = ("auto", "paper")
 # which weights
-SELECTION_OPTIONS: Mapping[str, Any] = {"rules": {}, "first": True, "last": True, "depthwise": False}
+SELECTION_OPTIONS: Mapping[str, Any] = {
+    "rules": {},
+    "first": True,
+    "last": True,
+    "depthwise": False,
+    "embeddings": False,
+}
 # when, by mode; None: by whether the model looks trained (auto), the paper's value, scaled to the epochs (paper)
 SCHEDULE_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "auto": {"dense": None, "ramp": None, "finish": 0.3},

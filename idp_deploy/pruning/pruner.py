@@ -58,8 +58,8 @@ class Pruner:
             for the methods that rank weights before training and for allocation by sensitivity.
         optimizer: what trains the weights, where it exists already. With an adaptive one (Adam and its kin) IDP's
             derivative has no upper bound in "auto" mode: its size cancels there, and what it says is worth having.
-        options: first, last, depthwise, rules (which weights); dense, ramp, finish or, in paper mode, start, rate,
-            finish (when); the rest goes to the method.
+        options: first, last, depthwise, embeddings, rules (which weights); dense, ramp, finish or, in paper mode,
+            start, rate, finish (when); the rest goes to the method.
 
     Raises:
         UsageError: a setting that cannot be meant, a pattern that does not divide a weight, NaN or inf in a weight.
@@ -332,7 +332,7 @@ class Pruner:
             return
         gradients = self._gradients() if self.allocation == "sensitivity" else [None] * len(self.sites)
         layers = [
-            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient)
+            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates)
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]
         budgets = allocate(layers, self.recipe.sparsity, self.allocation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.files import replacing, write_bytes
 from idp_deploy.flow import Recipe
+from idp_deploy.ownership import COMPARISON, TRAINING_STATE, claim
 from idp_deploy.pruning.results import Run
 
-KIND = "idp-deploy training state, version 1"
-RUNS = "idp-deploy comparison, version 1"
+_ANEW = "start without --resume, once it is moved away"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,26 @@ def save_state(path: Path, state: TrainingState) -> None:
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
     fields["recipe"] = _plain(state.recipe)
     with replacing(path) as temporary:
-        torch.save({"kind": KIND, **fields}, temporary)
+        torch.save({"kind": TRAINING_STATE, **fields}, temporary)
+
+
+def state_file(folder: Path) -> Path:
+    """Where in a `checkpoint_dir` the training state lies.
+
+    Raises:
+        UsageError: the folder is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file, and the training state goes into a folder", way_out="move it away")
+    return folder / "training_state.pt"
+
+
+def forget_state(folder: Path, keep_folder: bool = False) -> None:
+    """Remove the training state of a finished run, and the folder where nothing else is in it."""
+    claim(state_file(folder)).unlink(missing_ok=True)
+    if not keep_folder:
+        with suppress(OSError):  # there is more in it
+            folder.rmdir()
 
 
 def load_state(path: Path, recipe: Recipe, fingerprint: str) -> TrainingState | None:
@@ -66,9 +87,9 @@ def load_state(path: Path, recipe: Recipe, fingerprint: str) -> TrainingState | 
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise FileError(f"'{path}' cannot be read as a training state", way_out="start without --resume") from error
-    if not isinstance(saved, dict) or saved.pop("kind", None) != KIND:
-        raise FileError(f"'{path}' is not a training state of this version", way_out="start without --resume")
+        raise FileError(f"'{path}' cannot be read as a training state", way_out=_ANEW) from error
+    if not isinstance(saved, dict) or saved.pop("kind", None) != TRAINING_STATE:
+        raise FileError(f"'{path}' is not a training state of this version", way_out=_ANEW)
     _refuse_other(path.parent, saved.pop("recipe"), _plain(recipe), saved["fingerprint"], fingerprint)
     return TrainingState(recipe=recipe, **saved)
 
@@ -81,7 +102,7 @@ def save_runs(path: Path, runs: Sequence[Run], recipe: Recipe, fingerprint: str)
             itself (method, sparsity, seed) says nothing.
     """
     content = {
-        "kind": RUNS,
+        "kind": COMPARISON,
         "fingerprint": fingerprint,
         "recipe": _shared(recipe),
         "runs": [asdict(run) for run in runs],
@@ -99,8 +120,8 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
     if not path.exists():
         return []
     try:
-        saved = json.loads(path.read_text())
-        if saved["kind"] != RUNS:
+        saved = documents.parse_json(documents.read_text(path))
+        if saved["kind"] != COMPARISON:
             raise ValueError(saved["kind"])
         runs = [
             Run(str(r["method"]), float(r["sparsity"]), int(r["seed"]), float(r["accuracy"]), float(r["realised"]))
@@ -108,7 +129,7 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
         ]
         theirs = dict(saved["recipe"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(f"'{path}' cannot be read as a comparison", way_out="start without --resume") from error
+        raise FileError(f"'{path}' cannot be read as a comparison", way_out=_ANEW) from error
     _refuse_other(path, theirs, _shared(recipe), saved.get("fingerprint"), fingerprint)
     return runs
 

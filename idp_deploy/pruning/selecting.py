@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from idp_deploy.errors import UsageError
-from idp_deploy.masks import Pattern, Prunable, parse_pattern, prunable_weights
+from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, parse_pattern, prunable_weights
 
 
 @dataclass(frozen=True)
@@ -29,32 +29,31 @@ def select(
     first: bool = True,
     last: bool = True,
     depthwise: bool = False,
+    embeddings: bool = False,
 ) -> Selection:
     """Choose weights.
 
     Args:
         pattern: the default pattern.
         skip: globs over weight names that stay dense.
-        rules: exceptions, glob over weight names or kind (`linear`, `convolution`, `depthwise`, `attention`) → pattern
-            or "skip". A name outranks a kind, a kind the default.
+        rules: exceptions, glob over weight names or kind (a word of KINDS) → pattern or "skip". A name outranks
+            a kind, a kind the default.
         first, last: whether the first and the last prunable weight are pruned.
         depthwise: whether depthwise convolutions are. They hold few weights and no mobile runtime runs or stores them
             sparse to advantage, so they are not unless asked.
+        embeddings: whether embedding tables are, and with them the linear layers tied to them.
 
     Raises:
         UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight, or nothing
             left to prune.
     """
-    found, rules = prunable_weights(module), dict(rules or {})
-    kinds = {weight.kind for weight in found.values()}
+    found, rules = prunable_weights(module, embeddings=True), dict(rules or {})
     for glob in [*skip, *rules]:
-        if glob not in kinds | {"linear", "convolution", "depthwise", "attention"} and not any(
-            fnmatchcase(name, glob) for name in found
-        ):
+        if glob not in KINDS and not any(fnmatchcase(name, glob) for name in found):
             raise UsageError(
                 f"'{glob}' matches no prunable weight", way_out=f"they are {', '.join(list(found)[:8]) or 'none'}, …"
             )
-    names = list(found)
+    names = [name for name, weight in found.items() if weight.kind != "embedding"]
     chosen: dict[str, tuple[Prunable, Pattern]] = {}
     left: dict[str, str] = {}
     for name, weight in found.items():
@@ -66,16 +65,23 @@ def select(
             left[name] = "a rule says skip"
         elif rule is None and weight.kind == "depthwise" and not depthwise:
             left[name] = "depthwise"
+        elif rule is None and weight.kind == "embedding" and not embeddings:
+            left[name] = "embedding"
         elif rule is None and not first and name == names[0]:
             left[name] = "first layer"
         elif rule is None and not last and name == names[-1]:
             left[name] = "last layer"
         else:
             parsed = parse_pattern(rule or pattern)
+            if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding"):
+                left[name] = f"channels of {weight.kind} layers cannot be removed"
+                continue
             parsed.check(name, tuple(module.get_parameter(name).shape), weight.output_axis)
             chosen[name] = (weight, parsed)
     if not chosen:
         raise UsageError(
-            f"nothing to prune: {len(found)} prunable weights, all of them left dense", way_out="skip fewer of them"
+            f"nothing to prune: {len(found)} prunable weights, all of them left dense"
+            + (f" ({'; '.join(dict.fromkeys(left.values()))})" if left else ""),
+            way_out="skip fewer of them, or take another pattern",
         )
     return Selection(chosen, left)

@@ -7,6 +7,7 @@ twice (gradient checkpointing) masks twice.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -102,7 +103,9 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        self.owner.__dict__[self.leaf] = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
+        masked = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
+        self.owner.__dict__[self.leaf] = masked
+        _list(self.owner, self.leaf, masked)
 
 
 class _Leave:
@@ -112,7 +115,17 @@ class _Leave:
         self.owner, self.leaf = owner, leaf
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.owner.__dict__.pop(self.leaf, None)
+        if self.owner.__dict__.pop(self.leaf, None) is not None:
+            _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
+
+
+def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
+    """Recurrent layers pass their operator a list of weights; left alone they would make it, and on GPUs a copy of
+    all weights, anew in each forward, and keep the masked ones in it afterwards."""
+    if isinstance(owner, nn.RNNBase):
+        index = owner._flat_weights_names.index(leaf)
+        owner._flat_weights[index] = weight  # type: ignore[call-overload]
+        owner._flat_weight_refs[index] = weakref.ref(cast(nn.Parameter, weight))
 
 
 def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHandle]:

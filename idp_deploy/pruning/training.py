@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+from idp_deploy.ownership import claim
 from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
 from idp_deploy.pruning.pruner import Pruner
-from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state
+from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
 from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything, to_device
 
 
@@ -78,14 +79,16 @@ def prune(
         module = deepcopy(model.module).to(accelerator.device).train()
         teacher = deepcopy(module).eval().requires_grad_(False) if settings["distill"] else None
         run = _Run(accelerator, module, teacher, task, recipe, settings)
-        state_file = checkpoint_dir / "training_state.pt" if checkpoint_dir is not None else None
+        kept = state_file(checkpoint_dir) if checkpoint_dir is not None else None
+        if kept is not None and not resume:
+            claim(kept)
         fingerprint = fingerprint_of(model.module)
-        start = load_state(state_file, recipe, fingerprint) if resume and state_file is not None else None
+        start = load_state(kept, recipe, fingerprint) if resume and kept is not None else None
         first = run.restore(start) if start is not None else 0
         for epoch in range(first, recipe.epochs):
             run.epoch(epoch, progress)
-            if state_file is not None and accelerator.is_main_process:
-                save_state(state_file, run.state(epoch + 1, fingerprint))
+            if kept is not None and accelerator.is_main_process:
+                save_state(kept, run.state(epoch + 1, fingerprint))
         return run.finish(model)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import Artifact, FormatName, Parity
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.rendering.inspections import lint_summary
@@ -22,6 +23,7 @@ def export_document(
     dense: Mapping[FormatName, int],
     lint: SparseLint | None = None,
     next: str = "",
+    refused: Mapping[FormatName, IdpDeployError] | None = None,
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
     rows, states, cases = [], [], []
@@ -41,6 +43,10 @@ def export_document(
         states.append(parity_state(parity))
         if parity:
             cases += parity_cases(parity)
+    for format, error in (refused or {}).items():
+        rows.append((format, "not written", "–", "–", str(error)))
+        states.append("bad")
+        cases.append(Case("export", format, False, str(error), ""))
     notes = [f"{a.format}: {note}" for a in artifacts for note in a.notes]
     notes += [f"{p.artifact.format}: {note}" for p in parities.values() for note in p.notes]
     if lint is not None:
@@ -57,7 +63,8 @@ def export_document(
                 "manifest": dict(a.manifest),
             }
             for a in artifacts
-        ]
+        ],
+        "refused": {format: str(error) for format, error in (refused or {}).items()},
     }
     return Document("Export", [Table("", columns, rows, frozenset({2, 3}), states)], data, notes, cases, next=next)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idp_deploy.flow import Contents, Estimate
-from idp_deploy.simulation.estimating import simulate
+from idp_deploy.simulation.estimating import Loaded, load, simulate
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, WorkOp, as_dtype
 
@@ -26,7 +26,9 @@ class Advice:
     saved: float  # share of the latency, in [0, 1]
 
 
-def advise(artifact: Path | Contents, target: Target, estimate: Estimate, **situation: Any) -> tuple[Advice, ...]:
+def advise(
+    artifact: Path | Contents | Loaded, target: Target, estimate: Estimate, **situation: Any
+) -> tuple[Advice, ...]:
     """The changes that would pay, the most first.
 
     Tried: half the channels of each of the slowest layers, int8 throughout, and skipping the zeros of every 1×1
@@ -38,9 +40,10 @@ def advise(artifact: Path | Contents, target: Target, estimate: Estimate, **situ
     if estimate.latency_ms is None:
         return ()
     now = estimate.latency_ms.middle
+    loaded = artifact if isinstance(artifact, Loaded) else load(artifact)
     found = []
     for label, change in _candidates(estimate, target):
-        then = simulate(artifact, target, change=change, **situation).latency_ms
+        then = simulate(loaded, target, change=change, transfer=False, **situation).latency_ms
         if then is not None and then.middle < now * (1 - WORTH):
             found.append(Advice(label, then.middle, 1 - then.middle / now))
     return tuple(sorted(found, key=lambda advice: advice.latency_ms))

@@ -32,8 +32,6 @@ in_channels = 32               # optional: kernel, stride, in_channels, out_chan
 
 from __future__ import annotations
 
-import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
@@ -42,8 +40,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import FormatName
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.work import ACTIVATIONS, WEIGHTED, Workload, WorkOp, as_dtype
 
@@ -150,7 +150,7 @@ class Description(_Strict):
     weight_bits: Bits | None = None
     zeros: Share = 0.0
     sparse: bool = False
-    format: FormatName = "tflite"
+    format: KnownFormat = "tflite"
     ops: tuple[OpDescription, ...] = ()
 
     @model_validator(mode="after")
@@ -181,10 +181,10 @@ def read_description(path: Path) -> tuple[Workload, FormatName]:
         FileError: not TOML or JSON, or a key that is unknown, missing or out of range; the message names it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        raw: Any = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
+        text = documents.read_text(path)
+        raw: Any = documents.parse_json(text) if path.suffix.lower() == ".json" else documents.parse_toml(text)
         found = Description.model_validate(raw)
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         detail = str(error).splitlines()[0]
         if isinstance(error, ValidationError):
             first = error.errors()[0]

@@ -61,7 +61,9 @@ def emulator_missing() -> tuple[str, ...]:
     return (*lacks, *(f"{what} ({folder / name})" for name, what in needs.items() if not (folder / name).exists()))
 
 
-def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None, repeats: int = 1) -> EmulationCounts:
+def emulate(
+    artifact: Path | str | Contents, target: Target, *, runtime: str | None = None, repeats: int = 1
+) -> EmulationCounts:
     """Count one inference of a .tflite or .onnx file, on one thread of the core that the target's runtime uses.
 
     The inputs are seeded noise (indices: zeros), extents the file leaves open are 1, and a first inference to warm up
@@ -77,10 +79,10 @@ def emulate(artifact: Path | str, target: Target, *, runtime: str | None = None,
         UsageError: a format or a core that cannot be emulated, no repeats. FileError: a broken file.
         MissingDependencyError: the emulator is not set up. ConversionError: the runtime refuses the file there.
     """
-    path = Path(artifact)
+    path = artifact.path if isinstance(artifact, Contents) else Path(artifact)
     if not 1 <= repeats <= MOST_REPEATS:
         raise UsageError(f"repeats is {repeats}", way_out=f"from 1 to {MOST_REPEATS}")
-    contents = read(path)
+    contents = artifact if isinstance(artifact, Contents) else read(path)
     chosen = target.runtime(contents.format, runtime)
     if contents.format not in RUNTIMES or chosen is None:
         raise UsageError(

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import size_bytes
-from idp_deploy.flow import SUFFIXES, Basis, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.flow import Basis, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.formats import suffixes
+from idp_deploy.formats.operators import classes_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
@@ -28,7 +29,6 @@ from idp_deploy.simulation.cost_model import (
     precision_of,
 )
 from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
-from idp_deploy.simulation.operators import CONVOLUTIONS, DEPTHWISE, LOOPS, MATMULS, TRANSPOSED
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
@@ -47,12 +47,12 @@ SPARSE_IN_ORDER = frozenset(
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 ANCHOR_DTYPES = ("float32", "float16", "int8")
-ARITHMETIC = CONVOLUTIONS | DEPTHWISE | TRANSPOSED | MATMULS
+ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
 
 def simulate(
-    artifact: Path | Contents,
+    artifact: Path | Contents | Loaded,
     target: Target,
     *,
     runtime: str | None = None,
@@ -60,11 +60,12 @@ def simulate(
     anchor: Mapping[str, float] | None = None,
     change: Callable[[Workload], Workload] | None = None,
     coefficients: Coefficients | None = None,
+    transfer: bool = True,
 ) -> Estimate:
     """How long one inference takes on a device, and what it needs there.
 
     Args:
-        artifact: a model file, its contents, or a workload description (`descriptions`).
+        artifact: a model file, its contents, a workload description (`descriptions`), or what `load` made of one.
         runtime: one of the target's, or a CPU runtime family; the target's own for the format by default.
         threads: on the device, at most its cores.
         anchor: latencies in ms that were measured on the device with the same runtime and threads, by published
@@ -72,11 +73,12 @@ def simulate(
             measurement removes most of what is unknown about a device.
         change: what if the work were another: applied after what runs sparse has been marked.
         coefficients: of another calibration than the committed one.
+        transfer: also say what a download takes, for which the file is compressed; 0 where not.
 
     Raises:
         UsageError: unknown runtime or anchor, or more threads than cores. FileError: a broken file.
     """
-    loaded = _load(artifact)
+    loaded = artifact if isinstance(artifact, Loaded) else load(artifact)
     chosen = target.runtime(loaded.format, runtime)
     cores = sum(group.count for group in target.cores)
     if not 1 <= threads <= cores:
@@ -85,7 +87,7 @@ def simulate(
     if chosen is None:
         missing = f"has no {runtime}: it runs {', '.join(r.name for r in target.runtimes)}"
         reason = f"{target.device} {missing if runtime else f'runs no {loaded.format} files'}"
-        return _answer(loaded, target, runtime or "none", work, None, reason, (), notes)
+        return _answer(loaded, target, runtime or "none", work, None, reason, (), notes, transfer)
     core = target.core(chosen)
     used, note = _threads(threads, target, chosen, core)
     notes += note
@@ -108,11 +110,11 @@ def simulate(
     anchors |= anchor or {}
     precision = precision_of(work.dtype, core)
     basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
-    reason = _not_estimable(work, chosen, core)
+    reason = _not_estimable(work, chosen, core, classes_of(loaded.format))
     if basis is None and not anchors:
         reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
     if reason:
-        return _answer(loaded, target, chosen.name, work, None, reason, (), notes)
+        return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     core = core if anchors else _as_measured(core, target, chosen, model)
     cases = [_Situation(target, chosen, core, n, model, work, anchors) for n in range(1, used + 1)]
     case = cases[-1]
@@ -128,7 +130,7 @@ def simulate(
         )
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
     basis = replace(basis, origin="anchored") if anchors else basis
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], basis)
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], transfer, basis)
 
 
 def _interval(by_op: np.ndarray, error: float) -> Interval:
@@ -137,25 +139,29 @@ def _interval(by_op: np.ndarray, error: float) -> Interval:
 
 
 @dataclass(frozen=True)
-class _Loaded:
+class Loaded:
+    """A file read once, for as many targets and questions as there are."""
+
     path: Path
     format: FormatName
     work: Workload
     lint: SparseLint | None
+    contents: Contents | None = None  # None for a description
 
 
-def _load(artifact: Path | Contents) -> _Loaded:
+def load(artifact: Path | Contents) -> Loaded:
+    """Read a model file or a description. FileError: it is broken, or neither by its suffix."""
     if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
         work, format_name = descriptions.read_description(artifact)
-        return _Loaded(artifact, format_name, work, None)
-    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in SUFFIXES:
-        known_suffixes = ", ".join((*SUFFIXES, *descriptions.SUFFIXES))
+        return Loaded(artifact, format_name, work, None)
+    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in suffixes():
+        known_suffixes = ", ".join((*suffixes(), *descriptions.SUFFIXES))
         raise FileError(
             f"{artifact} is neither a model nor a description of one by its suffix",
             way_out=f"expected one of {known_suffixes}",
         )
     contents = read(artifact) if isinstance(artifact, Path) else artifact
-    return _Loaded(contents.path, contents.format, workload(contents), lint(contents))
+    return Loaded(contents.path, contents.format, workload(contents), lint(contents), contents)
 
 
 def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> tuple[Workload, list[str]]:
@@ -189,17 +195,17 @@ def _threads(threads: int, target: Target, runtime: Runtime, core: Core) -> tupl
     ]
 
 
-def _not_estimable(work: Workload, runtime: Runtime, core: Core) -> str:
+def _not_estimable(work: Workload, runtime: Runtime, core: Core, classes: Mapping[str, str]) -> str:
     if runtime.family == "paddle-lite-armv7" and not core.aarch32:
         return f"a 32-bit build does not run on {core.name}, which has no 32-bit instructions"
     if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
         return "the file holds no operator that costs time"
-    loops = sorted(LOOPS & set(work.unknown))
+    loops = sorted({kind for kind in work.unknown if classes.get(kind) == "loop"})
     if loops:
         return f"how often the inside of {', '.join(loops)} runs is not written in the file"
-    blind = sorted(ARITHMETIC & set(work.unknown))
+    blind = sorted({kind for kind in work.unknown if classes.get(kind) in ARITHMETIC})
     if blind:
         return f"the file does not say what shapes {', '.join(blind)} reads and writes"
     traffic = sum(op.activation_bytes for op in work.ops)
@@ -281,19 +287,19 @@ def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, cor
     if wanted and wanted not in ANCHOR_DTYPES:
         raise UsageError(f"the anchor {name} has no arithmetic {wanted!r}", way_out=f"{', '.join(ANCHOR_DTYPES)}")
     if known(plain) or not Path(plain).exists():
-        if Path(plain).suffix.lower() in (*SUFFIXES, *descriptions.SUFFIXES):
+        if Path(plain).suffix.lower() in (*suffixes(), *descriptions.SUFFIXES):
             raise UsageError(f"the anchor {plain} is no file", way_out="check the path, or name a published network")
         work = architecture(plain)
         dtype = wanted or dtype
         work = work if dtype == "float32" else as_dtype(work, dtype)
     else:
-        loaded = _load(Path(plain))
+        loaded = load(Path(plain))
         work = loaded.work if loaded.lint is None else _sparse(loaded.work, loaded.lint, runtime, core)[0]
     return Observation(at_peak(work, runtime.family, core, penalty).sum(0), latency_ms)
 
 
 def _answer(
-    loaded: _Loaded,
+    loaded: Loaded,
     target: Target,
     runtime: str,
     work: Workload,
@@ -301,10 +307,11 @@ def _answer(
     reason: str,
     by_op: Sequence[float] | np.ndarray,
     notes: Sequence[str],
+    transfer: bool,
     basis: Basis | None = None,
 ) -> Estimate:
-    described = loaded.lint is None
-    gzip_bytes, brotli_bytes = (0, 0) if described else estimated_transfer_bytes(loaded.path)
+    contents = loaded.contents
+    gzip_bytes, brotli_bytes = estimated_transfer_bytes(loaded.path) if contents and transfer else (0, 0)
     ops = tuple(
         OpEstimate(
             name=op.name, op_class=op.op_class, macs=op.macs, executed_macs=op.executed_macs,
@@ -315,7 +322,7 @@ def _answer(
     )  # fmt: skip
     return Estimate(
         artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
-        reason=reason, size_bytes=sum(op.stored_bytes for op in work.ops) if described else size_bytes(loaded.path),
+        reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
         notes=tuple(notes), basis=basis,

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError, UsageError, require
-from idp_deploy.flow import Contents, Measurement
+from idp_deploy import documents
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.flow import Contents, FormatName, Measurement
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.tflite.litert import Litert, first_line
+from idp_deploy.isolation import ForeignError
 from idp_deploy.reading import read
 
 WARM_UP = 3
@@ -21,11 +25,11 @@ def measure(path: Path | str, *, repeats: int = 30, threads: int = 1) -> Measure
     return measure_all([path], repeats=repeats, threads=threads)[0]
 
 
-def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int = 1) -> list[Measurement]:
+def measure_all(files: Sequence[Path | str | Contents], *, repeats: int = 30, threads: int = 1) -> list[Measurement]:
     """Time several files in turns, so that a disturbance of the machine meets all of them alike.
 
-    CPU time of this process per inference: the median of `repeats` after 3 to warm up, with the quartiles. Inputs are
-    seeded noise (indices: zeros); extents the file leaves open are 1.
+    CPU time per inference of the process that runs it: the median of `repeats` after 3 to warm up, with the
+    quartiles. Inputs are seeded noise (indices: zeros); extents the file leaves open are 1.
 
     Raises:
         UsageError: a Core ML package (it runs on Apple systems alone), or no repeats.
@@ -33,14 +37,13 @@ def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int 
     """
     if repeats < 1 or threads < 1:
         raise UsageError(f"repeats is {repeats} and threads is {threads}", way_out="both are at least 1")
-    runs = [_prepare(Path(path), threads) for path in paths]
+    runs = [_prepare(file if isinstance(file, Contents) else read(file), threads) for file in files]
     times: list[list[float]] = [[] for _ in runs]
     for turn in range(WARM_UP + repeats):
         for (_, _, run), seen in zip(runs, times, strict=True):
-            start = time.process_time()
-            run()
+            taken = run()
             if turn >= WARM_UP:
-                seen.append((time.process_time() - start) * 1e3)
+                seen.append(taken)
     found = []
     for (path, runtime, _), seen in zip(runs, times, strict=True):
         low, median, high = (float(q) for q in np.quantile(seen, (0.25, 0.5, 0.75)))
@@ -48,16 +51,20 @@ def measure_all(paths: Sequence[Path | str], *, repeats: int = 30, threads: int 
     return found
 
 
+def runs_here(format: FormatName) -> bool:
+    """Whether a runtime of the format can be timed on this host."""
+    return FORMATS[format].timed
+
+
 def _host() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def _prepare(path: Path, threads: int) -> tuple[Path, str, Callable[[], object]]:
-    contents = read(path)
+def _prepare(contents: Contents, threads: int) -> tuple[Path, str, Callable[[], float]]:
+    path = contents.path
     if contents.format == "onnx":
         return path, "onnxruntime", _onnxruntime(contents, threads)
     if contents.format == "tflite":
-        require("ai_edge_litert", "tflite")
         return path, "litert-xnnpack", _litert(contents, threads)
     raise UsageError(f"{path} is a Core ML package, which runs on Apple systems alone", way_out="simulate it instead")
 
@@ -69,7 +76,7 @@ def _noise(shape: Sequence[int], dtype: np.dtype, rng: np.random.Generator) -> n
     return np.zeros(extents, dtype)
 
 
-def _onnxruntime(contents: Contents, threads: int) -> Callable[[], object]:
+def _onnxruntime(contents: Contents, threads: int) -> Callable[[], float]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,7 +89,13 @@ def _onnxruntime(contents: Contents, threads: int) -> Callable[[], object]:
         session.run(None, feeds)
     except Exception as error:  # onnxruntime raises many kinds
         raise ConversionError(f"onnxruntime cannot run {contents.path}: {str(error).splitlines()[0]}") from error
-    return lambda: session.run(None, feeds)
+
+    def timed() -> float:
+        start = time.process_time()
+        session.run(None, feeds)
+        return (time.process_time() - start) * 1e3
+
+    return timed
 
 
 def _numpy_name(onnx_type: str) -> str:
@@ -90,16 +103,11 @@ def _numpy_name(onnx_type: str) -> str:
     return {"float": "float32", "double": "float64"}.get(plain, plain)
 
 
-def _litert(contents: Contents, threads: int) -> Callable[[], object]:
-    from ai_edge_litert.interpreter import Interpreter
-
+def _litert(contents: Contents, threads: int) -> Callable[[], float]:
+    litert = Litert(documents.read_bytes(contents.path), "litert-xnnpack", str(contents.path), threads=threads)
+    rng = np.random.default_rng(0)
     try:
-        interpreter = Interpreter(model_path=str(contents.path), num_threads=threads)
-        interpreter.allocate_tensors()
-        rng = np.random.default_rng(0)
-        for item in interpreter.get_input_details():
-            interpreter.set_tensor(item["index"], _noise(item["shape"].tolist(), np.dtype(item["dtype"]), rng))
-        interpreter.invoke()
-    except Exception as error:  # the interpreter raises RuntimeError and ValueError
-        raise ConversionError(f"LiteRT cannot run {contents.path}: {str(error).splitlines()[0]}") from error
-    return interpreter.invoke
+        litert.run([_noise(item.shape, item.dtype, rng) for item in litert.inputs])
+    except ForeignError as error:
+        raise ConversionError(f"LiteRT cannot run {contents.path}: {first_line(error)}") from error
+    return litert.time_ms

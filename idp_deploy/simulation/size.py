@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import brotli
 
-from idp_deploy.files import BROTLI_QUALITY, GZIP_LEVEL, members
+from idp_deploy.files import BROTLI_QUALITY, GZIP_LEVEL, stamp
 
 SAMPLE_BLOCK = 128 * 1024  # four times the window of gzip
 SAMPLE_BLOCKS = 16
@@ -18,11 +19,15 @@ def estimated_transfer_bytes(path: Path) -> tuple[int, int]:
     """(gzip, brotli) bytes of a download, near enough for a table; `files.transfer_bytes` is exact.
 
     A file above 2 MiB is judged by 16 blocks spread evenly over it (within 1 % of the whole on model files, in a
-    twentieth of the time); a smaller one is compressed as it is.
+    twentieth of the time); a smaller one is compressed as it is. Compressed once, until the file changes.
     """
+    return _estimated(stamp(path))
+
+
+@lru_cache(maxsize=64)
+def _estimated(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
     gzipped = brotlied = 0.0
-    for member in members(path):
-        size = member.stat().st_size
+    for member, _, size, _ in stamped:
         blocks = list(_blocks(member, size))
         share = size / max(1, sum(len(block) for block in blocks))
         gzipped += share * sum(len(zlib.compress(block, GZIP_LEVEL)) for block in blocks)

@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from idp_deploy import documents
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import FormatName
+from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
 
 
@@ -34,7 +35,7 @@ class Runtime(_Strict):
     """One way of running a file on the device."""
 
     name: str
-    format: FormatName
+    format: KnownFormat
     family: str  # whose efficiencies: a family of the cost model
     core: str  # a row of cores.toml: one of the device's cores, its GPU or its neural engine
     sparse: bool = False  # has kernels that skip zero weights
@@ -135,18 +136,18 @@ def parse(path: Path) -> Target:
         UsageError: unreadable, not TOML, an unknown or missing key, core or runtime family; the message names it.
     """
     try:
-        target = Target.model_validate(tomllib.loads(path.read_text()) | {"name": path.stem})
+        target = Target.model_validate(documents.parse_toml(documents.read_text(path)) | {"name": path.stem})
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", way_out="remove it or make it readable") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
-            f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
-        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"{path}: '{where}': {first['msg']}", way_out="compare it with one that 'idp-deploy targets new' writes"
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error
     for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
         _among(path, "core", used, load_cores())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import prod
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
-from idp_deploy.simulation import operators as words
+from idp_deploy.formats.operators import classes_of, is_channels_last
 from idp_deploy.simulation.work import WEIGHTED, WIDTHS, Workload, WorkOp
 
 
@@ -23,6 +23,7 @@ def workload(contents: Contents) -> Workload:
 class _Reading:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
+        self.classes = classes_of(contents.format)
         self.tensors = {tensor.name: tensor for tensor in contents.tensors}
         self.makers = {name: op for op in contents.ops for name in op.outputs}
         self.readers: dict[str, list[GraphOp]] = {}
@@ -62,7 +63,7 @@ class _Reading:
     def _quantized(self, name: str) -> bool:
         """A float value that only exists between a dequantize and a quantize: the runtime keeps it in int8."""
         maker = self.makers.get(name)
-        return maker is not None and maker.kind == "DequantizeLinear" and bool(maker.inputs)
+        return maker is not None and self._class(maker) == "dequantizer" and bool(maker.inputs)
 
     def _bytes(self, names: tuple[str, ...]) -> int:
         return sum(prod(self._shape(name)) * self._width(name) for name in names)
@@ -86,15 +87,19 @@ class _Reading:
         main = self.tensors.get(named) if named else max(tensors, key=lambda t: t.size, default=None)
         return main, sum(t.size for t in tensors if t is not main)
 
+    def _class(self, op: GraphOp) -> str:
+        return self.classes.get(op.kind, "")
+
     def _fused(self, op: GraphOp) -> bool:
-        if op.kind in words.VIEWS or op.kind in words.QUANTIZERS:
+        found = self._class(op)
+        if found in ("view", "quantizer", "dequantizer"):
             return True
-        if op.kind in words.FUSED:
+        if found == "fused":
             maker = self.makers.get(op.inputs[0]) if op.inputs else None
             return maker is not None and len(self.readers.get(op.inputs[0], ())) == 1
-        if op.kind in words.PADS:
-            after = [reader.kind for name in op.outputs for reader in self.readers.get(name, ())]
-            return bool(after) and all(kind in words.CONVOLUTIONS | words.DEPTHWISE | words.POOLS for kind in after)
+        if found == "pad":
+            after = [self._class(reader) for name in op.outputs for reader in self.readers.get(name, ())]
+            return bool(after) and all(reader in ("convolution", "depthwise", "pool") for reader in after)
         return False
 
     def _work(self, op: GraphOp) -> WorkOp | None:
@@ -122,29 +127,29 @@ class _Reading:
     def _arithmetic(
         self, op: GraphOp, weight: StoredTensor | None, first: tuple[int, ...], shape: tuple[int, ...]
     ) -> tuple[str, int, tuple[int, int], int, tuple[int, int]]:
-        kind, attributes = op.kind, op.attributes
+        found, attributes = self._class(op), op.attributes
         none = (1, 1), 1, (0, 0)
-        if kind in words.CONVOLUTIONS | words.DEPTHWISE | words.TRANSPOSED and weight is not None and len(first) >= 3:
+        if found in ("convolution", "depthwise", "transposed") and weight is not None and len(first) >= 3:
             return self._convolution(op, weight, first, shape)
-        if kind in words.MATMULS and first and shape:
+        if found == "product" and first and shape:
             if weight is not None:
                 outputs = shape[-1] if weight.size % shape[-1] == 0 else 1
                 return "linear", weight.size // outputs * prod(shape), (1, 1), 1, (weight.size // outputs, outputs)
             flipped = attributes.get("transpose_x") or attributes.get("adj_x") or attributes.get("transA")
             inner = first[-2] if flipped and len(first) > 1 else first[-1]
             return "linear", inner * prod(shape), (1, 1), 1, (inner, shape[-1])
-        if kind in words.ATTENTION and first and len(op.inputs) > 1:
+        if found == "attention" and first and len(op.inputs) > 1:
             keys = self._shape(op.inputs[1])
             return "linear", 2 * prod(first) * keys[-2], (1, 1), 1, (first[-1], shape[-1] if shape else 0)
-        if kind in words.RECURRENT and first:
+        if found == "recurrence" and first:
             return "unknown", prod(first[:-1]) * self._recurrent(op), *none
-        if kind in words.POOLS:
+        if found == "pool":
             return ("elementwise", 0, *_window(attributes), (0, 0))
-        if kind in words.TRANSCENDENTAL or kind in words.PIECEWISE:
-            return ("transcendental" if kind in words.TRANSCENDENTAL else "piecewise", 0, *none)
-        if kind in words.REDUCTIONS or kind in words.ELEMENTWISE or kind in words.FUSED:
+        if found in ("transcendental", "piecewise"):
+            return (found, 0, *none)
+        if found in ("reduction", "elementwise", "fused"):
             return ("elementwise", 0, *none)
-        if kind in words.MEMORY or kind in words.PADS:
+        if found in ("memory", "table", "pad"):
             return ("memory", 0, *none)
         return ("unknown", 0, *none)
 
@@ -160,16 +165,17 @@ class _Reading:
     def _convolution(
         self, op: GraphOp, weight: StoredTensor, first: tuple[int, ...], shape: tuple[int, ...]
     ) -> tuple[str, int, tuple[int, int], int, tuple[int, int]]:
-        last = self.contents.format == "tflite"
+        last = is_channels_last(self.contents.format)
         inputs, outputs = (first[-1], shape[-1]) if last else (first[1], shape[1] if len(shape) > 1 else 1)
         sides = weight.shape[1:3] if last else weight.shape[2:4]
         kernel = (sides[0], sides[1]) if len(sides) > 1 else (1, sides[0] if sides else 1)
         _, stride = _window(op.attributes)
-        across = first if op.kind in words.TRANSPOSED else shape
+        across = first if self._class(op) == "transposed" else shape
         positions = prod(across) // max(1, across[-1] if last else across[1])
         macs = weight.size * positions
         a_channel = weight.size // max(1, kernel[0] * kernel[1] * outputs)  # input channels a filter sees
-        if op.kind in words.DEPTHWISE or (a_channel == 1 and inputs > 1 and op.kind not in words.TRANSPOSED):
+        found = self._class(op)
+        if found == "depthwise" or (a_channel == 1 and inputs > 1 and found != "transposed"):
             return "depthwise", macs, kernel, stride, (inputs, outputs)
         return "conv1x1" if kernel == (1, 1) else "conv", macs, kernel, stride, (inputs, outputs)
 
@@ -179,7 +185,7 @@ class _Reading:
         """The most bytes of activations alive at once, a value living from its maker to its last reader."""
         root: dict[str, str] = {}
         for op in self.contents.ops:
-            if self._fused(op) and op.inputs and op.kind not in words.PADS:
+            if self._fused(op) and op.inputs and self._class(op) != "pad":
                 for name in op.outputs:
                     root[name] = root.get(op.inputs[0], op.inputs[0])
         last: dict[str, int] = {}

@@ -13,13 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
-from idp_deploy.simulation.operators import ELEMENTWISE, FUSED, MEMORY, PIECEWISE, TRANSCENDENTAL, words
+from idp_deploy.formats.operators import classes_of
 
 THRESHOLD = 2 / 3
+CHEAP = ("elementwise", "piecewise", "transcendental")
 ADDING = frozenset({"ADD", "MUL"})
-POINTWISE = words("""
-    RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 HARD_SWISH LOGISTIC LEAKY_RELU ELU ABS NEG SQUARE ROUND FLOOR CEIL SUB
-""")
+POINTWISE = frozenset(
+    (
+        "RELU", "RELU6", "RELU_N1_TO_1", "RELU_0_TO_1", "HARD_SWISH", "LOGISTIC", "LEAKY_RELU", "ELU", "ABS", "NEG",
+        "SQUARE", "ROUND", "FLOOR", "CEIL", "SUB",
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -236,7 +240,7 @@ class _Graph:
             if any(len(self._shape(name)) != 4 for name in (*known, *op.outputs)) or op.weights:
                 yield Finding("operator", op.name, f"{kind} of something else than two 4-D activations", "keep 4-D")
         elif kind not in POINTWISE:
-            known_word = kind in ELEMENTWISE | PIECEWISE | TRANSCENDENTAL | FUSED | MEMORY
+            known_word = classes_of("tflite").get(kind) in (*CHEAP, "fused", "memory", "table")
             fix = "replace it, or move it after the mean" if known_word else "XNNPACK does not know it"
             yield Finding("operator", op.name, f"{kind} is not allowed inside the cluster", fix)
         if outside and kind != "PAD":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,10 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.errors import require
-from idp_deploy.files import size_bytes
-from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
-from idp_deploy.reading import format_of, read
+from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.sessions import Session
+from idp_deploy.reading import read
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -23,7 +22,6 @@ from idp_deploy.verification.calls import (
     arrays,
     batch_extent,
     calls_from_file,
-    manifest_of,
     rows_of,
     seeded_calls,
 )
@@ -32,17 +30,18 @@ from idp_deploy.verification.liveness import dead_activations
 from idp_deploy.verification.proof import prove_weights
 from idp_deploy.verification.tolerance import quantized_activations
 
-Runner = Callable[[Path, Sequence[Arrays]], Mapping[str, list[Arrays]]]
 
-# format → (module:function, packages its runtimes need, extra that brings them)
-RUNNERS: dict[FormatName, tuple[str, tuple[str, ...], str]] = {
-    "onnx": ("idp_deploy.formats.onnx.run:run_onnx", ("onnxruntime",), "all"),
-    "coreml": ("idp_deploy.formats.coreml.run:run_coreml", (), ""),
-    "tflite": ("idp_deploy.formats.tflite.run:run_tflite", ("ai_edge_litert",), "tflite"),
-}
+def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
+    """A session in every runtime of the file's format.
+
+    Raises:
+        MissingDependencyError: the runtime is not installed. FileError: the file does not load.
+    """
+    opened: Mapping[str, Session] = FORMATS[contents.format].function("open")(contents, threads=threads)
+    return opened
 
 
-def run_file(path: Path, calls: Sequence[Arrays]) -> Mapping[str, list[Arrays]]:
+def run_file(file: Path | Contents, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
     """Run a file in every runtime of its format: runtime → the outputs of each call, in the model's layout.
 
     Args:
@@ -51,17 +50,13 @@ def run_file(path: Path, calls: Sequence[Arrays]) -> Mapping[str, list[Arrays]]:
     Raises:
         MissingDependencyError: the runtime is not installed. FileError: the file does not load.
     """
-    location, packages, extra = RUNNERS[format_of(path)]
-    for package in packages:
-        require(package, extra)
-    module, _, name = location.partition(":")
-    runner: Runner = getattr(import_module(module), name)
-    return runner(path, calls)
+    contents = file if isinstance(file, Contents) else read(file)
+    return {runtime: [session(call) for call in calls] for runtime, session in open_file(contents).items()}
 
 
 @torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 def verify(
-    artifact: Path | str,
+    artifact: Path | str | Contents,
     model: CompressedModel | None = None,
     example_inputs: Call | None = None,
     *,
@@ -77,7 +72,7 @@ def verify(
     its runtimes are compared with each other, and the notes say what could not be checked.
 
     Args:
-        artifact: an .onnx, .mlpackage or .tflite file, ours or another tool's.
+        artifact: a file of any format, ours or another tool's, or what was read of it.
         example_inputs: positional arguments of the model's forward; taken from the task, else drawn in the shapes
             the file declares.
         tolerance: replaces the declared one (`tolerance.declared`); relative to the largest output.
@@ -86,8 +81,7 @@ def verify(
     Raises:
         FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
     """
-    path = Path(artifact)
-    contents = read(path)
+    contents = artifact if isinstance(artifact, Contents) else read(artifact)
     notes = list(contents.warnings)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if example is None:
@@ -98,7 +92,8 @@ def verify(
     calibration = model.quantization.calibration if model is not None and model.quantization else ()
     if calibration and quantized_activations(contents):
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
-    results = run_file(path, [arrays(call) for call in calls])
+    sessions = open_file(contents)
+    results = {name: [session(arrays(call)) for call in calls] for name, session in sessions.items()}
     proofs: tuple[WeightProof, ...] = ()
     if model is None:
         parities, more = between_runtimes(contents, results, tolerance)
@@ -107,17 +102,16 @@ def verify(
         expected = [arrays(output) for output in _run(module, calls)]
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
         if contents.format == "coreml" and not all(parity.passed for parity in parities):
-            more = (*more, *_blame(path, model, calls[0], max(parity.tolerance for parity in parities)))
+            more = (*more, *_blame(contents, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += unproved + dead_activations(module, calls)
-    metrics = file_accuracy(path, task, limit=accuracy_samples, model=model) if task and accuracy_samples else {}
-    described = Artifact(path, contents.format, size_bytes(path), manifest_of(contents))
+    metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
+    described = Artifact(contents.path, contents.format, contents.size_bytes, contents.manifest)
     return Parity(described, parities, proofs, metrics, (*notes, *more))
 
 
-@torch.random.fork_rng(devices=())
 def file_accuracy(
-    artifact: Path | str, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
+    artifact: Path | str | Contents, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
 ) -> dict[str, float]:
     """The task's metric of a file over held-out samples, for each runtime of its format.
 
@@ -126,6 +120,14 @@ def file_accuracy(
         model: scored on the same samples under "torch"; also tells how the outputs are nested. Without it a single
             output is given to the task as a tensor, several as a tuple.
     """
+    contents = artifact if isinstance(artifact, Contents) else read(artifact)
+    return _accuracy(open_file(contents), task, limit, model)
+
+
+@torch.random.fork_rng(devices=())
+def _accuracy(
+    sessions: Mapping[str, Session], task: Task, limit: int | None, model: CompressedModel | None
+) -> dict[str, float]:
     step = batch_extent(task.example_inputs())
     batches: list[Any] = []
     for batch in task.validation_loader():
@@ -142,7 +144,8 @@ def file_accuracy(
         spec = pytree.tree_structure(scored["torch"][0])
         if all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(scored["torch"][0])):
             nest = lambda leaves: pytree.tree_unflatten(leaves, spec)  # noqa: E731
-    for runtime, outputs in run_file(Path(artifact), [arrays(call) for call in calls]).items():
+    for runtime, session in sessions.items():
+        outputs = [session(arrays(call)) for call in calls]
         scored[runtime] = [nest([torch.from_numpy(array.copy()) for array in output]) for output in outputs]
     metrics = {}
     for runtime, outputs in scored.items():
@@ -156,11 +159,11 @@ def evaluation_copy(model: CompressedModel) -> nn.Module:
     return deepcopy(model.module).cpu().eval()
 
 
-def _blame(path: Path, model: CompressedModel, call: Call, tolerance: float) -> list[str]:
+def _blame(contents: Contents, model: CompressedModel, call: Call, tolerance: float) -> list[str]:
     """Which operator of a Core ML package parts from the model first, if one call shows it."""
     from idp_deploy.formats.coreml.bisect import first_divergence
 
-    found = first_divergence(path, model, call, tolerance=tolerance)
+    found = first_divergence(contents, model, call, tolerance=tolerance)
     if found is None:
         return []
     return [

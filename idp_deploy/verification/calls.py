@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,11 +13,10 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Contents
+from idp_deploy.formats.sessions import Arrays
 from idp_deploy.tasks import Task
 
 Call = tuple[Any, ...]  # positional arguments of the model's forward
-Arrays = tuple[np.ndarray, ...]  # their tensors, flattened, as numpy
-_PARTS: dict[str, type] = {"weights": dict, "layouts": dict, "inputs": list, "outputs": list}
 
 
 def seeded_calls(example: Call, *, task: Task | None = None, seeds: int = 3) -> list[Call]:
@@ -51,16 +50,15 @@ def samples(task: Task, example: Call) -> Sequence[Call]:
 
 def calls_from_file(contents: Contents, *, seeds: int = 3) -> list[Call]:
     """Random calls for a file without a model: normal floats, integers 0 and 1, a free extent taken as 1."""
-    declared = manifest_of(contents)
-    names = contents.inputs
-    if sorted(names) == sorted(map(str, declared.get("inputs") or ())):
-        names = tuple(declared["inputs"])
-    layouts = declared.get("layouts") or {}
+    layouts = contents.interface.layouts
     calls: list[Call] = []
     for seed in range(seeds):
         generator = np.random.default_rng(seed)
         call = []
-        for name in names:
+        for name in contents.interface.inputs:
+            if name not in contents.inputs:  # the outputs do not depend on it: anything will do
+                call.append(torch.zeros(1))
+                continue
             dtype = _number(contents, name)
             shape = tuple(max(1, extent) for extent in contents.values[name].shape)
             if layouts.get(name) == "NHWC":
@@ -83,14 +81,6 @@ def _number(contents: Contents, name: str) -> np.dtype[Any]:
             way_out="give example inputs (--inputs)",
         )
     return dtype
-
-
-def manifest_of(contents: Contents) -> Mapping[str, Any]:
-    """Our manifest in the file; empty where there is none, or where its parts are not what we write."""
-    found = contents.metadata.get("idp_deploy")
-    if not isinstance(found, Mapping) or not all(isinstance(found.get(k, t()), t) for k, t in _PARTS.items()):
-        return {}
-    return found
 
 
 def arrays(values: Any) -> Arrays:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from idp_deploy.flow import Contents, OutputParity, Quantization
-from idp_deploy.verification.calls import Arrays, manifest_of
+from idp_deploy.verification.calls import Arrays
 from idp_deploy.verification.liveness import output_notes, tolerance_for, variation
 from idp_deploy.verification.tolerance import Tolerance, declared
 
@@ -91,6 +91,6 @@ def error_of(expected: Sequence[np.ndarray], given: Sequence[np.ndarray | None],
 
 
 def output_names(contents: Contents, count: int) -> list[str]:
-    """The names of `count` outputs in the model's order, from the manifest or the file, else numbered."""
-    names = [str(name) for name in manifest_of(contents).get("outputs") or contents.outputs]
+    """The names of `count` outputs in the model's order, else numbered."""
+    names = list(contents.interface.outputs)
     return names if len(names) == count else [f"output {i}" for i in range(count)]

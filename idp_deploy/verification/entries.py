@@ -27,6 +27,7 @@ class Reference:
     quantized: bool  # the values already are those of integers or of a palette
     acts: np.ndarray | None = None  # False where an entry meets no input, only constants
     computed: bool = False  # from the weight and constants; a converter may round on the way differently
+    gates: int = 1  # matrices stacked along the first axis, whose order every runtime has its own of
 
     def acting_rows(self) -> Reference | None:
         """The rows that meet an input; None where all do, or where some row does in part."""
@@ -36,7 +37,7 @@ class Reference:
         some = rows.any(axis=1)
         if some.all() or not some.any() or not rows[some].all():
             return None
-        return replace(self, values=self.values[some], acts=None)
+        return replace(self, values=self.values[some], acts=None, gates=1)
 
     @cached_property
     def largest(self) -> float:
@@ -57,6 +58,26 @@ class Stored:
         read = self.tensor.dequantize or self.tensor.values
         values = read()
         return values if values.dtype == np.float64 else values.astype(np.float32)
+
+    def directions(self) -> tuple[Stored, ...]:
+        """The matrices of a stack of two, as bidirectional layers have them; none of any other tensor."""
+        tensor = self.tensor
+        if len(tensor.shape) != 3 or tensor.shape[0] != 2:
+            return ()
+
+        def half(index: int) -> Stored:
+            matrix = replace(
+                tensor,
+                shape=tensor.shape[1:],
+                size_bytes=tensor.size_bytes // 2,
+                values=lambda: self.values[index],
+                dequantize=None,
+            )
+            found = Stored(matrix)
+            found.half = self.half
+            return found
+
+        return half(0), half(1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,12 +153,13 @@ def best(pairs: Iterable[Pair]) -> WeightProof | None:
 
 def pairs(reference: Reference, stored: Stored, *, exact: bool) -> Iterator[Pair]:
     """The reference in every layout that has the shape of the stored tensor."""
-    for layout in layouts(reference.values, stored.tensor.shape):
+    for layout in layouts(reference.values, stored.tensor.shape, reference.gates):
         yield Pair(reference, layout, stored, exact)
 
 
-def layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Every reordering of the axes that has this shape, extents of 1 left aside; then those of the turned kernel.
+def layouts(values: np.ndarray, shape: tuple[int, ...], gates: int = 1) -> Iterator[np.ndarray]:
+    """Every reordering of the axes that has this shape, extents of 1 left aside; then those of the turned kernel, or
+    those of the gates in another order.
 
     A transposed convolution of stride 1 is a convolution whose kernel (out, in, *kernel) is turned around.
 
@@ -145,8 +167,12 @@ def layouts(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     4
     >>> len(list(layouts(np.zeros((4, 3)), (3, 4))))
     1
+    >>> len(list(layouts(np.zeros((6, 4)), (4, 6), gates=3)))
+    6
     """
     yield from _reorderings(values, shape)
+    for order in list(permutations(range(gates)))[1:]:
+        yield from _reorderings(np.concatenate([np.split(values, gates)[gate] for gate in order]), shape)
     if math.prod(values.shape[2:]) > 1:
         yield from _reorderings(np.flip(values, tuple(range(2, values.ndim))), shape)
 

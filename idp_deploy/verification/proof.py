@@ -16,7 +16,7 @@ import numpy as np
 from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
-from idp_deploy.verification.calls import manifest_of
+from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching
@@ -42,11 +42,11 @@ def prove_weights(
     except ConversionError as error:
         notes.append(f"batch norm not folded for the comparison: {error.message}")
     references = _references(model, captured, notes)
-    ours = manifest_of(contents)
-    hints = ours.get("weights") or {}
+    ours = contents.manifest
+    hints = ours.get("weights", {})
     stored = [Stored(tensor, half_scales=contents.format == "coreml") for tensor in contents.tensors]
     by_size: dict[int, list[Stored]] = {}
-    for candidate in stored:
+    for candidate in (*stored, *(half for whole in stored for half in whole.directions())):
         by_size.setdefault(candidate.tensor.size, []).append(candidate)
     taken: set[str] = set()
     proofs = []
@@ -93,6 +93,7 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             twin = next((t for t in used if t in raw and raw[t] is parameter), None)
             if name not in used and twin is not None:
                 folded[name], acts[name] = folded[twin], acts[twin]
+    gates = {name: weight.gates for name, weight in prunable_weights(model.module).items()}
     references: dict[str, list[Reference]] = {}
     for name in model.masks:
         if used is not None and name not in folded:
@@ -107,7 +108,9 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
         plain = raw[name].detach().cpu().float().numpy()
         values = [folded[name], plain] if name in folded else [plain]
-        references[name] = [Reference(name, v.astype(np.float32), quantized, acts.get(name)) for v in values]
+        references[name] = [
+            Reference(name, v.astype(np.float32), quantized, acts.get(name), gates=gates.get(name, 1)) for v in values
+        ]
         references[name] += [Reference(name, v, False, computed=True) for v in made]
     return references
 
@@ -126,7 +129,7 @@ def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, ex
                     continue
                 proofs = []
                 for part in np.split(reference.values, count, axis):
-                    piece = replace(reference, values=part, acts=None)
+                    piece = replace(reference, values=part, acts=None, gates=1)
                     found = best(pair for s in candidates for pair in pairs(piece, s, exact=exact))
                     if found is None or not found.passed:
                         break

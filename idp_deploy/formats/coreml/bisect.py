@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import capture
-from idp_deploy.flow import CompressedModel
-from idp_deploy.formats.coreml.interpreter.machine import load_interpreter
+from idp_deploy.flow import CompressedModel, Contents
+from idp_deploy.formats.coreml.interpreter.machine import Interpreter
 from idp_deploy.formats.coreml.read.program import Operation
 from idp_deploy.formats.coreml.run import bind
 from idp_deploy.verification.comparing import error_of
@@ -37,7 +36,7 @@ class Divergence:
 
 
 def first_divergence(
-    path: Path, model: CompressedModel, example_inputs: tuple[Any, ...], *, tolerance: float = 2e-2
+    contents: Contents, model: CompressedModel, example_inputs: tuple[Any, ...], *, tolerance: float = 2e-2
 ) -> Divergence | None:
     """The first operator of the file that computes something else than the model, or None where all outputs agree.
 
@@ -46,12 +45,12 @@ def first_divergence(
         tolerance: relative to the largest entry of the model's value; 1e-4 suits float32 files.
 
     Raises:
-        FileError, ConversionError: the file cannot be read or run, or the model cannot be captured.
+        ConversionError: the file cannot be run, or the model cannot be captured.
     """
     expected = _model_values(model, example_inputs)
-    interpreter = load_interpreter(path)
+    interpreter = Interpreter(contents.parsed)
     arrays = tuple(x.detach().numpy() for x in pytree.tree_leaves(example_inputs) if isinstance(x, Tensor))
-    inputs = bind(interpreter, arrays)[0]
+    inputs = bind(interpreter, contents.interface.inputs, arrays)[0]
     errors: dict[str, float] = dict.fromkeys(inputs, 0.0)
     order: list[tuple[Operation, str]] = []
     for operation, name, value in interpreter.trace(inputs):

@@ -1,60 +1,38 @@
-"""verify for Core ML: run a saved package on this machine."""
+"""Run a Core ML package on this machine, in the reference interpreter."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.formats.coreml.interpreter.machine import Interpreter, load_interpreter
+from idp_deploy.flow import Contents
+from idp_deploy.formats.coreml.interpreter.machine import Interpreter
+from idp_deploy.formats.sessions import Arrays, Session
 
 
-def run_coreml(path: Path, calls: Sequence[tuple[np.ndarray, ...]]) -> dict[str, list[tuple[np.ndarray, ...]]]:
-    """Run a package in the reference interpreter.
+def open_coreml(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
+    """One session, "coreml-interpreter-float16" or "-float32".
 
     A call with k times the batch of the file is run as k calls, since the file's batch is fixed.
 
-    Args:
-        calls: each the flattened inputs of the model, in its order.
-
-    Returns:
-        {"coreml-interpreter-float16" or "-float32": outputs of each call, floats as float32}.
-
     Raises:
-        FileError: the package is broken. ConversionError: an operator without a row, or inputs that do not fit.
+        ConversionError: an operator without a row, or inputs that do not fit.
     """
-    interpreter = load_interpreter(path)
-    _, outputs = _order(interpreter)
-    results = []
-    for call in calls:
-        parts = [interpreter.run(inputs) for inputs in bind(interpreter, call)]
-        results.append(tuple(_joined([part[name] for part in parts]) for name in outputs))
-    return {f"coreml-interpreter-{interpreter.precision}": results}
+    interpreter = Interpreter(contents.parsed)
+
+    def run(call: Arrays) -> Arrays:
+        parts = [interpreter.run(inputs) for inputs in bind(interpreter, contents.interface.inputs, call)]
+        return tuple(_joined([part[name] for part in parts]) for name in contents.interface.outputs)
+
+    return {f"coreml-interpreter-{interpreter.precision}": run}
 
 
-def _order(interpreter: Interpreter) -> tuple[list[str], list[str]]:
-    """(inputs, outputs) in the model's order: the manifest's where there is one, else the file's."""
-    program = interpreter.program
-    inputs, outputs = [v.name for v in program.inputs], [v.name for v in program.outputs]
-    try:
-        manifest = json.loads(program.metadata.get("idp_deploy", "{}"))
-    except ValueError:
-        manifest = {}
-    sides = []
-    for key, present in (("inputs", inputs), ("outputs", outputs)):
-        declared = manifest.get(key) if isinstance(manifest, Mapping) else None
-        sides.append(declared if isinstance(declared, list) and sorted(declared) == sorted(present) else present)
-    return sides[0], sides[1]
-
-
-def bind(interpreter: Interpreter, call: tuple[np.ndarray, ...]) -> list[dict[str, Tensor]]:
-    """Arrays in the model's order as inputs by name, one dict for each of the file's own batches in the call."""
-    names, _ = _order(interpreter)
+def bind(interpreter: Interpreter, names: Sequence[str], call: Arrays) -> list[dict[str, Tensor]]:
+    """Arrays as inputs by these names, one dict for each of the file's own batches in the call."""
     shapes = {v.name: v.shape for v in interpreter.program.inputs}
     if len(call) != len(names):
         raise ConversionError(

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -203,10 +202,3 @@ def _checked(result: Any, value: Value, name: str) -> Any:
             )
         return result.to(TYPES[value.dtype])
     return result
-
-
-def load_interpreter(path: Path) -> Interpreter:
-    """Parse a saved package and prepare to run it."""
-    from idp_deploy.formats.coreml.read.program import load
-
-    return Interpreter(load(path))

@@ -30,6 +30,12 @@ def _ordered(x: Tensor, reverse: bool) -> Tensor:
     return x.flip(0) if reverse else x
 
 
+def _projected(x: Tensor, w_ih: Tensor, bias: Tensor | None, reverse: bool) -> Tensor:
+    """What the inputs add to the gates, of all steps in one product: (steps, batch, in) → (steps, batch, gates)."""
+    total = x @ w_ih.T
+    return _ordered(total if bias is None else total + bias, reverse)
+
+
 @op("lstm")
 def _lstm(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     x, h, c = call["x"], call["initial_h"], call["initial_c"]
@@ -55,10 +61,9 @@ def _lstm_pass(
     cell = _activation(call, "cell_activation", "tanh")
     out = _activation(call, "activation", "tanh")
     clip = call.scalar("clip")
-    steps = []
-    for step in _ordered(x, reverse):
-        total = step @ w_ih.T + h @ w_hh.T
-        i, f, o, z = (total if bias is None else total + bias).chunk(4, -1)
+    steps, w_hh_t = [], w_hh.T.contiguous()
+    for step in _projected(x, w_ih, bias, reverse):
+        i, f, o, z = torch.addmm(step, h, w_hh_t).chunk(4, -1)
         z = z if clip is None else z.clamp(-clip, clip)
         c = gate(f) * c + gate(i) * cell(z)
         h = gate(o) * out(c)
@@ -73,10 +78,10 @@ def _gru(call: Call) -> tuple[Tensor, Tensor]:
     w_ih, w_hh = call["weight_ih"], call["weight_hh"]
     reverse = str(call.scalar("direction", "forward")) == "reverse"
     gate, act = _activation(call, "recurrent_activation", "sigmoid"), _activation(call, "activation", "tanh")
-    steps = []
-    for step in _ordered(x, reverse):
-        r_x, o_x, z_x = (step @ w_ih.T if bias is None else step @ w_ih.T + bias).chunk(3, -1)
-        r_h, o_h, z_h = (h @ w_hh.T).chunk(3, -1)
+    steps, w_hh_t = [], w_hh.T.contiguous()
+    for step in _projected(x, w_ih, bias, reverse):
+        r_x, o_x, z_x = step.chunk(3, -1)
+        r_h, o_h, z_h = (h @ w_hh_t).chunk(3, -1)
         r, z = gate(r_x + r_h), gate(z_x + z_h)
         h = (1 - z) * act(o_x + r * o_h) + z * h
         steps.append(h)
@@ -88,10 +93,9 @@ def _rnn(call: Call) -> tuple[Tensor, Tensor]:
     x, h, bias = call["x"], call["initial_h"], call.get("bias")
     reverse = str(call.scalar("direction", "forward")) == "reverse"
     act = _activation(call, "activation", "tanh")
-    steps = []
-    for step in _ordered(x, reverse):
-        total = step @ call["weight_ih"].T + h @ call["weight_hh"].T
-        h = act(total if bias is None else total + bias)
+    steps, w_hh_t = [], call["weight_hh"].T.contiguous()
+    for step in _projected(x, call["weight_ih"], bias, reverse):
+        h = act(torch.addmm(step, h, w_hh_t))
         steps.append(h)
     return _sequence(steps, h, reverse, bool(call.scalar("output_sequence", False))), h
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
+from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.read.constexpr import Weight, Weights, is_constexpr
 from idp_deploy.formats.coreml.read.program import Constant, Operation, load, walk
 
@@ -42,6 +42,7 @@ def read_coreml(path: Path) -> Contents:
         raise FileError(f"{path}: {error.message}", way_out=error.way_out or "export the package again") from error
     values = {v.name: v for op in operations for v in op.outputs if v.name not in constants}
     values |= {v.name: v for v in program.inputs}
+    metadata, warnings = _metadata(program.metadata)
     return Contents(
         path,
         "coreml",
@@ -51,7 +52,9 @@ def read_coreml(path: Path) -> Contents:
         values,
         tuple(v.name for v in program.inputs),
         tuple(v.name for v in program.outputs),
-        _metadata(program.metadata) | {"opset": program.opset},
+        metadata | {"opset": program.opset},
+        warnings,
+        program,
     )
 
 
@@ -123,12 +126,10 @@ def _plain(constant: Constant) -> Any:
     return constant.item if not constant.shape else constant.values.tolist()
 
 
-def _metadata(user: Mapping[str, str]) -> dict[str, Any]:
+def _metadata(user: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(the file's own entries, ours parsed; warnings)."""
     metadata: dict[str, Any] = dict(user)
-    if "idp_deploy" in metadata:
-        try:
-            manifest = json.loads(metadata["idp_deploy"])
-        except (ValueError, RecursionError):
-            manifest = None
-        metadata["idp_deploy"] = manifest if isinstance(manifest, dict) else {}
-    return metadata
+    if manifest.KEY not in metadata:
+        return metadata, ()
+    found, warning = manifest.parse(metadata.pop(manifest.KEY))
+    return (metadata, (warning,)) if found is None else (metadata | {manifest.KEY: found}, ())

@@ -5,7 +5,6 @@ Manifest.json → model.mlmodel (protobuf) → one function → operations; cons
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Value
 from idp_deploy.formats.coreml.read.blob import Blob, bits_of, packed_bytes, unpack
@@ -108,7 +108,7 @@ def load(path: Path) -> Program:
     """
     model, weights = _items(path)
     try:
-        message = parse(model.read_bytes(), SCHEMA["Model"], SCHEMA)
+        message = parse(documents.read_bytes(model), SCHEMA["Model"], SCHEMA)
     except OSError as error:
         raise FileError(f"cannot read {model}: {error.strerror}") from error
     except FileError as error:
@@ -145,11 +145,11 @@ def _items(path: Path) -> tuple[Path, Path | None]:
     if not path.is_dir():
         raise FileError(f"{path} is not a directory", way_out="an .mlpackage is one; unpack it if it was zipped")
     try:
-        manifest = json.loads((path / "Manifest.json").read_text("utf-8"))
+        manifest = documents.parse_json(documents.read_text(path / "Manifest.json"))
         entries = manifest["itemInfoEntries"]
         root = str(entries[manifest["rootModelIdentifier"]]["path"])
         others = [str(entry["path"]) for entry in entries.values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError(
             f"{path}: Manifest.json is missing or broken ({type(error).__name__})", way_out="export the package again"
         ) from error

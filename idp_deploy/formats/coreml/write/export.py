@@ -26,14 +26,15 @@ from torch.utils import _pytree as pytree
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.exporting import manifest
 from idp_deploy.exporting.refusing import naming_onnx, refuse_projections
 from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
 from idp_deploy.formats.coreml.write import package as coreml_package
 from idp_deploy.formats.coreml.write.blob import inline_small
 from idp_deploy.formats.coreml.write.compacting import compact
 from idp_deploy.formats.coreml.write.weights import Storage, store
+from idp_deploy.formats.notes import Placement, storage_notes
 
 ENCODINGS = ("auto", "dense", "sparse")
 PRECISIONS = ("float16", "float32")
@@ -96,10 +97,10 @@ def export_coreml(
         model,
         inputs=inputs,
         outputs=outputs,
-        weights={name: tensor for name, tensor in storage.placed.items() if name in storage.masks},
+        weights=storage.placed,
         packages=("torch", "coremltools"),
     )
-    with files.replacing(path) as temporary:
+    with files.replacing(path, package=True) as temporary:
         coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
     return Artifact(
         path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
@@ -176,7 +177,7 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str, 
                 inputs=inputs,
                 outputs=[
                     ct.TensorType(name=name, dtype=np.float32) if is_float else ct.TensorType(name=name)
-                    for name, is_float in _outputs(program)
+                    for name, is_float in _outputs(captured, program)
                 ],
                 convert_to="mlprogram",
                 minimum_deployment_target=getattr(ct.target, target),
@@ -214,20 +215,11 @@ def _is_registered(operator: str) -> bool:
     return _TORCH_OPS_REGISTRY.get_func(operator) is not None
 
 
-def _outputs(program: ExportedProgram) -> list[tuple[str, bool]]:
-    """(name, whether it is floating point) of every output, named by its place: logits, hidden_0, output."""
-    count = len(program.graph_signature.user_outputs)
-    spec = program.call_spec.out_spec
-    paths, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(list(range(count)), spec))
-    nodes = next(iter(reversed(program.graph.nodes))).args[0][-count:] if count else []
-    names: list[str] = []
-    for keys, index in paths:
-        name = "_".join(re.sub(r"\W", "", str(getattr(key, "key", getattr(key, "idx", key)))) for key in keys)
-        if not name or name[0].isdigit():
-            name = f"output_{name}" if name else "output"
-        names.append(f"{name}_{index}" if name in names else name)
-    floats = [node.meta["val"].is_floating_point() for node in nodes]
-    return list(zip(names, floats, strict=True))
+def _outputs(captured: Captured, program: ExportedProgram) -> list[tuple[str, bool]]:
+    """(name, whether it is floating point) of every output."""
+    names = captured.output_names()
+    nodes = next(iter(reversed(program.graph.nodes))).args[0][-len(names) :] if names else []
+    return [(name, node.meta["val"].is_floating_point()) for name, node in zip(names, nodes, strict=True)]
 
 
 def _explained(error: Exception, captured: Captured, source: Any) -> ConversionError:
@@ -265,23 +257,15 @@ def _quiet() -> Iterator[None]:
 
 
 def _notes(model: CompressedModel, storage: Storage, target: str, requested: str | None) -> tuple[str, ...]:
-    notes = []
-    if requested is None:
-        notes.append(f"deployment target {target}: the oldest that holds this model")
-    masked = {n: t for n, t in storage.placed.items() if n in storage.masks}
-    dense = sorted(n for n, t in masked.items() if storage.encodings[t] == "dense")
-    if dense and storage.encoding != "dense":
-        notes.append("stored dense, since sparse would not be smaller: " + ", ".join(dense))
-    missing = sorted(set(storage.masks) - set(storage.placed))
-    if missing:
-        notes.append("rearranged by the converter, stored by their zeros: " + ", ".join(missing))
+    notes = [] if requested else [f"deployment target {target}: the oldest that holds this model"]
     if model.quantization and model.quantization.scheme == "int8":
         notes.append("int8: the weights are int8, activations stay floating point")
-    if storage.scheme:
-        floats = sorted(n for n, t in masked.items() if not storage.encodings[t].endswith(storage.scheme))
-        smaller = [n for n in floats if n in storage.covered]
-        if smaller:
-            notes.append(
-                f"stored as floats, since {storage.scheme} with its scales would be larger: " + ", ".join(smaller)
-            )
-    return tuple(notes)
+    placed = {
+        name: Placement(tensor, storage.encodings[tensor].startswith("sparse"), _is_narrow(storage, tensor))
+        for name, tensor in storage.placed.items()
+    }
+    return (*notes, *storage_notes(model, placed, storage.encoding))
+
+
+def _is_narrow(storage: Storage, tensor: str) -> bool:
+    return not storage.scheme or storage.encodings[tensor].endswith(storage.scheme)

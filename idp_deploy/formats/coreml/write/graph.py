@@ -18,10 +18,10 @@ from torch.export import ExportedProgram
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+from idp_deploy.recurrences import RECURRENT
 
 aten = torch.ops.aten
 
-RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
 _ROUNDS = 4  # a decomposition may call operators that need one themselves
 
 WAY_OUT = "write it with plain operators or keep that part outside the model"

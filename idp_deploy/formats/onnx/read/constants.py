@@ -99,6 +99,15 @@ def _bit_shift(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits)
     return shift(inputs[0], inputs[1])
 
 
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Integers are divided towards zero."""
+    if a.dtype.kind == "f":
+        return np.divide(a, b)
+    if not np.all(b):
+        raise ZeroDivisionError("an integer divided by 0")
+    return (np.abs(a) // np.abs(b) * np.sign(a) * np.sign(b)).astype(a.dtype)
+
+
 def _squeeze(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
     axes = inputs[1] if len(inputs) > 1 else attributes.get("axes")
     return np.squeeze(inputs[0], None if axes is None else tuple(int(a) for a in axes))
@@ -142,6 +151,7 @@ EVALUATORS: dict[str, Evaluate] = {
     "ConstantOfShape": _constant_of_shape,
     "CumSum": _cumsum,
     "DequantizeLinear": _dequantize,
+    "Div": _pairwise(_divide),
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Identity": lambda inputs, attributes, limits: inputs[0],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ import onnx
 from onnx import helper
 
 from idp_deploy import files
-from idp_deploy.flow import Contents, GraphOp, StoredTensor
+from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
+from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.read.constants import Constants, Limits
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse, subgraphs
 from idp_deploy.formats.onnx.read.shapes import infer
 from idp_deploy.formats.onnx.read.tensors import describe, is_argument, origin
 
-MANIFEST = "idp_deploy"
 _WEIGHT_BIAS = {1: "weight", 2: "bias"}
 # what a constant in an input position means; positions without a word keep their number
 ROLES: dict[str, dict[int, str]] = {
@@ -120,7 +119,8 @@ class _Reader:
             if tensor is None:
                 attributes[str(position)] = _plain(self.arguments[name])
             else:
-                weights[ROLES.get(node.op_type, {}).get(position, str(position))] = tensor
+                where = "" if position < len(node.input) else INSIDE
+                weights[where + ROLES.get(node.op_type, {}).get(position, str(position))] = tensor
         outputs = tuple(name for name in node.output if name)
         return GraphOp(
             node.name or f"{node.op_type}_{index}", node.op_type, tuple(inputs), outputs, attributes, weights
@@ -153,12 +153,10 @@ def _plain(value: Any) -> Any:
 def _metadata(model: onnx.ModelProto, warnings: list[str]) -> dict[str, Any]:
     """The file's own key-value pairs, ours parsed; beside them who wrote it and for which version of ONNX."""
     metadata: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
-    if MANIFEST in metadata:
-        try:
-            metadata[MANIFEST] = json.loads(metadata[MANIFEST])
-        except ValueError:
-            warnings.append("the idp_deploy manifest in this file is not valid JSON and is ignored")
-            del metadata[MANIFEST]
+    if manifest.KEY in metadata:
+        found, warning = manifest.parse(metadata.pop(manifest.KEY))
+        metadata |= {manifest.KEY: found} if found is not None else {}
+        warnings.extend([warning] if warning else [])
     metadata["ir_version"] = model.ir_version
     metadata["opsets"] = {opset.domain or "ai.onnx": opset.version for opset in model.opset_import}
     metadata["producer"] = f"{model.producer_name} {model.producer_version}".strip()

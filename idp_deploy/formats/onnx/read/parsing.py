@@ -10,6 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import TensorProto, inliner, numpy_helper
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 
 
@@ -20,7 +21,7 @@ def parse(path: Path) -> onnx.ModelProto:
         FileError: not a protobuf, no graph in it, or a value that nothing produces.
     """
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
         model = onnx.ModelProto.FromString(data)
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror}") from error

@@ -85,7 +85,7 @@ def _encoding(constants: Constants, name: str) -> tuple[str, int]:
     if scatters and "CumSum" in kinds:
         positions = {constants.nodes[n].op_type for n in constants.cone(scatters[-1].input[1]) if n in constants.nodes}
         kind = "gaps4" if "Less" in positions else "gaps8"
-    elif {"CumSum", "GatherElements", "BitShift"} <= kinds:
+    elif {"CumSum", "GatherElements"} <= kinds and kinds & {"BitwiseAnd", "BitShift"}:  # BitShift: before 0.2
         kind = "bitmask"
     if any(_is_palette(constants, node) for node in nodes):
         return ("lut4" if kind == "dense" else f"{kind}+lut4"), 4
@@ -98,7 +98,7 @@ def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
     tensor = constants.stored[node.input[0]]
     is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16
     sources = {constants.nodes[n].op_type for n in constants.cone(node.input[1]) if n in constants.nodes}
-    return is_table and "BitShift" in sources and "CumSum" not in sources
+    return is_table and bool(sources & {"Div", "BitShift"}) and "CumSum" not in sources  # BitShift: before 0.2
 
 
 def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:

@@ -7,34 +7,33 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import onnx
 import torch
-from torch import fx
-from torch.utils import _pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.refusing import module_of, refuse_projections
+from idp_deploy.recurrences import whole_recurrences
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
+HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
 def convert(captured: Captured) -> onnx.ModelProto:
     """The captured model through torch.onnx, inputs and outputs in the order of the flattened call and result.
 
-    Inputs keep the names of forward's arguments, outputs get those of the returned structure ("logits" for a dict
-    key, "output_1" for the second of a tuple, "output" for a single tensor); a free batch is called "batch".
+    Inputs keep the names of forward's arguments, outputs get those of `captured.output_names`; a free batch is called
+    "batch".
 
     Raises:
         ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
     """
-    outputs = _output_names(captured)
+    outputs = captured.output_names()
     refuse_projections(captured, "ONNX")
     try:
-        with _quiet(), torch.random.fork_rng(), torch.no_grad():
+        with _quiet(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
             exported = torch.onnx.export(
                 captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
             )
@@ -84,46 +83,39 @@ def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from all_nodes(inner)
 
 
-def _output_names(captured: Captured) -> list[str]:
-    """One name for each tensor of the returned structure, from its keys and positions."""
-    graph: Any = captured.module.graph
-    leaves = _pytree.tree_leaves(graph.output_node().args[0])
-    structure = _pytree.tree_unflatten(leaves, graph._codegen.pytree_info.out_spec)
-    names = []
-    for path, leaf in _pytree.tree_leaves_with_path(structure):
-        if not isinstance(leaf, fx.Node):
-            raise ConversionError(
-                f"output {_pytree.keystr(path) or 'of the model'} is {leaf!r}, not a tensor",
-                way_out="return tensors only, or wrap the model in a module that does",
-            )
-        parts = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
-        name = "_".join(parts)
-        names.append(re.sub(r"\W", "_", name) if name and not name[0].isdigit() else f"output_{name}".rstrip("_"))
-    return names
-
-
 def _name_boundary(model: onnx.ModelProto, outputs: list[str]) -> None:
-    """Rename outputs and the batch extent; an output that is an input, a constant or a twin gets an Identity."""
+    """Rename outputs and the batch extent; an output that is an input, a constant or a twin gets an Identity.
+
+    What the graph itself calls like an output gives way.
+    """
     graph = model.graph
     if len(outputs) != len(graph.output):
         raise ConversionError(f"the model returns {len(outputs)} tensors, its graph {len(graph.output)}")
     fixed = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-    taken = {name for node in all_nodes(graph) for name in (*node.input, *node.output)} | fixed
+    made = {name for node in all_nodes(graph) for name in node.output}
     renames: dict[str, str] = {}
-    for value, wanted in zip(graph.output, outputs, strict=True):
-        current, name = value.name, wanted
-        while (name in taken and name != current) or name in fixed:
-            name += "_out"
-        taken.add(name)
-        if current in fixed or current in renames:
-            graph.node.append(onnx.helper.make_node("Identity", [renames.get(current, current)], [name]))
+    repeated: list[tuple[str, str]] = []
+    for value, name in zip(graph.output, outputs, strict=True):
+        if value.name in fixed or value.name in renames:
+            repeated.append((value.name, name))
         else:
-            renames[current] = name
+            renames[value.name] = name
         value.name = name
+    taken = made | fixed | set(outputs)
+    for name in sorted((made | fixed) & set(outputs) - set(renames)):
+        inner = name + "_inner"
+        while inner in taken:
+            inner += "_inner"
+        taken.add(inner)
+        renames[name] = inner
     for node in all_nodes(graph):
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = renames.get(name, name)
+    for tensor in graph.initializer:
+        tensor.name = renames.get(tensor.name, tensor.name)
+    for source, name in repeated:
+        graph.node.append(onnx.helper.make_node("Identity", [renames.get(source, source)], [name]))
     symbols: dict[str, str] = {}
     for value in (*graph.input, *graph.output):
         for dim in value.type.tensor_type.shape.dim:

@@ -4,6 +4,10 @@ onnxruntime evaluates these nodes once, while it creates the session, so that th
 dense file. That holds because every node stands inline in the main graph (local functions are not folded by older
 versions) and every shape is static (a node with a data-dependent shape, such as Compress or NonZero, stops folding).
 What a decode graph costs at rest is its nodes: names are short, and constants are shared by the whole file.
+
+The operators are chosen by what runtimes do with them (bench.compat_onnx runs each encoding through each). BitShift
+broadcast over bytes is wrong in OpenVINO as soon as a matrix product reads the weight, and OpenCV refuses it, as do
+both Mod and Div of uint8: so bits are tested by BitwiseAnd and a cast to bool, halves of bytes split in int32.
 """
 
 from __future__ import annotations
@@ -142,10 +146,9 @@ def _gaps4(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: i
     padding of an odd number of codes is cut off first, for it would end behind the tensor.
     """
     packed = parts["codes"]
-    codes = _unpacked(decoder, packed, 4)
+    code = _nibbles(decoder, packed)
     if packed.size and packed[-1] >> 4 == ESCAPE:
-        codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(2 * packed.size - 1))
-    code = decoder.node("Cast", codes, to=TensorProto.INT32)
+        code = decoder.node("Slice", code, decoder.ints(0), decoder.ints(2 * packed.size - 1))
     keep = decoder.node("Less", code, decoder.constant(np.array(ESCAPE, np.int32)))
     keep = decoder.node("Cast", keep, to=TensorProto.INT32)
     ends = _cumulated(decoder, decoder.node("Add", code, keep))
@@ -157,7 +160,10 @@ def _gaps4(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: i
 
 def _bitmask(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: int, blank: np.ndarray) -> str:
     """bits (⌈count / 8⌉,) uint8, values (1 + stored,) → (count,)."""
-    keep = decoder.node("Cast", _unpacked(decoder, parts["bits"], 1), to=TensorProto.INT32)
+    bits = decoder.store(_planes(parts["bits"], 1))
+    tested = decoder.node("BitwiseAnd", bits, decoder.constant(1 << np.arange(8, dtype=np.uint8)[:, None]))
+    flags = decoder.node("Reshape", decoder.node("Cast", tested, to=TensorProto.BOOL), decoder.ints(-1))
+    keep = decoder.node("Cast", flags, to=TensorProto.INT32)
     chosen = decoder.node("Mul", _cumulated(decoder, keep), keep)
     entries = decoder.node("GatherElements", led, chosen)
     return decoder.node("Slice", entries, decoder.ints(0), decoder.ints(count)) if count % 8 else entries
@@ -166,25 +172,31 @@ def _bitmask(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count:
 def _looked_up(decoder: Decoder, indices: np.ndarray, palette: np.ndarray) -> str:
     """indices (n,) in 0…15 → palette[indices] (n,), two indices a byte."""
     even = np.concatenate([indices, np.zeros(indices.size % 2, np.uint8)])
-    codes = _unpacked(decoder, even[0::2] | even[1::2] << 4, 4)
+    codes = _nibbles(decoder, even[0::2] | even[1::2] << 4)
     if indices.size % 2:
         codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(indices.size))
-    return decoder.node("GatherElements", decoder.store(palette), decoder.node("Cast", codes, to=TensorProto.INT32))
+    return decoder.node("GatherElements", decoder.store(palette), codes)
 
 
-def _unpacked(decoder: Decoder, packed: np.ndarray, bits: int) -> str:
-    """packed uint8 (n,), lowest bits first → uint8 (n · 8 / bits,).
+def _nibbles(decoder: Decoder, packed: np.ndarray) -> str:
+    """packed uint8 (n,), low half first → int32 (2n,), split by division: byte = 16 · high + low."""
+    sixteen = decoder.constant(np.array(16, np.int32))
+    code = decoder.node("Cast", decoder.store(_planes(packed, 4)), to=TensorProto.INT32)
+    high = decoder.node("Div", code, sixteen)
+    low = decoder.node("Sub", code, decoder.node("Mul", high, sixteen))
+    return decoder.node("Concat", low, high, axis=0)
 
-    The file holds the codes in planes: first those of every byte's lowest bits, then of the next. Each shift then
-    runs over all bytes at once, which onnxruntime does many times faster than all shifts over one byte at a time.
+
+def _planes(packed: np.ndarray, bits: int) -> np.ndarray:
+    """packed uint8 (n,), lowest bits first → uint8 (n,): first what stood in every byte's lowest bits, then the next.
+
+    Unpacking a plane is then one operation over all bytes, which onnxruntime does many times faster than all of one
+    byte's fields after another.
     """
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    low = np.array(2**bits - 1, np.uint8)
-    codes = packed[:, None] >> shifts & low  # (n, 8 / bits)
+    codes = packed[:, None] >> shifts & np.uint8(2**bits - 1)  # (n, 8 / bits)
     planes = codes.reshape(shifts.size, packed.size) << shifts[:, None]
-    stored = decoder.store(np.bitwise_or.reduce(planes, axis=0))
-    shifted = decoder.node("BitShift", stored, decoder.constant(shifts[:, None]), direction="RIGHT")
-    return decoder.node("Reshape", decoder.node("BitwiseAnd", shifted, decoder.constant(low)), decoder.ints(-1))
+    return np.bitwise_or.reduce(planes, axis=0)
 
 
 def _cumulated(decoder: Decoder, value: str) -> str:

@@ -7,7 +7,6 @@ smallest in this file, decode nodes included.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from glob import escape as glob_escape
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,20 @@ from onnx.external_data_helper import set_external_data
 from idp_deploy import files
 from idp_deploy.capturing import capture
 from idp_deploy.errors import UsageError
-from idp_deploy.exporting import manifest
 from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.formats import manifest
+from idp_deploy.formats.notes import Placement, storage_notes
 from idp_deploy.formats.onnx.write.conversion import convert
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.matching import Match, match
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
-from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight
+from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
+from idp_deploy.ownership import data_name, remove_data
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message
+EXTERNAL_ALIGNMENT = 64  # runtimes map tensors at aligned offsets
 
 
 def export_onnx(
@@ -65,7 +67,8 @@ def export_onnx(
     floats = {name for name, found in matches.items() if kept_float & set(found.parameters)}
     if quantization is not None and quantization.scheme == "int8":
         proto = quantize_static(proto, quantization.calibration, floats)
-    _encode(proto.graph, matches, quantization.scheme if quantization else None, floats, encoding)
+    placed = _encode(proto.graph, matches, quantization.scheme if quantization else None, floats, encoding)
+    notes += storage_notes(model, placed, encoding)
     entry = manifest.build(
         model,
         inputs=[value.name for value in proto.graph.input],
@@ -80,21 +83,26 @@ def export_onnx(
 
 def _encode(
     graph: onnx.GraphProto, matches: Mapping[str, Match], scheme: str | None, kept_float: Collection[str], encoding: str
-) -> None:
-    """Replace the initializers by their encoded form, in place."""
+) -> dict[str, Placement]:
+    """Replace the initializers by their encoded form, in place; how each parameter lies now."""
     weights = []
+    placed: dict[str, Placement] = {}
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
         found = matches.get(tensor.name)
         mask = values != 0 if found is None else found.mask | (values != 0)
         weight = Weight(tensor.name, values, mask)
-        weights.append(weight if tensor.name in kept_float else smallest_form(weight, scheme, encoding))
+        weight = weight if tensor.name in kept_float else smallest_form(weight, scheme, encoding)
+        weights.append(weight)
+        placement = Placement(tensor.name, choose(weight, encoding) != "dense", weight.is_narrow)
+        placed |= dict.fromkeys(found.parameters if found is not None else (), placement)
     del graph.initializer[:]
     decoder = Decoder(graph)
     store = Store(decoder, encoding, weights)
     for weight in weights:
         store.add(weight)
     decoder.finish()
+    return placed
 
 
 def _write(proto: onnx.ModelProto, path: Path, external_data_above: int) -> int:
@@ -104,26 +112,21 @@ def _write(proto: onnx.ModelProto, path: Path, external_data_above: int) -> int:
     """
     if sum(len(tensor.raw_data) for tensor in proto.graph.initializer) <= external_data_above:
         files.write_bytes(path, proto.SerializeToString(deterministic=True))
-        _remove_data(path, keep="")
+        remove_data(path)
         return files.size_bytes(path)
-    digest = sha256()
+    digest, length = sha256(), 0
     large = [tensor for tensor in proto.graph.initializer if len(tensor.raw_data) >= EXTERNAL_BYTES]
     for tensor in large:
-        digest.update(tensor.raw_data)
-    data = path.with_name(f"{path.name}.{digest.hexdigest()[:12]}.data")
+        for part in (b"\0" * (-length % EXTERNAL_ALIGNMENT), tensor.raw_data):
+            digest.update(part)
+            length += len(part)
+    data = path.with_name(data_name(path, digest.hexdigest()))
     with files.replacing(data) as temporary, temporary.open("wb") as handle:
         for tensor in large:
-            handle.write(b"\0" * (-handle.tell() % 64))  # runtimes map tensors at aligned offsets
+            handle.write(b"\0" * (-handle.tell() % EXTERNAL_ALIGNMENT))
             set_external_data(tensor, data.name, handle.tell(), len(tensor.raw_data))
             handle.write(tensor.raw_data)
             tensor.ClearField("raw_data")
     files.write_bytes(path, proto.SerializeToString(deterministic=True))
-    _remove_data(path, keep=data.name)
+    remove_data(path, keep=[data.name])
     return files.size_bytes(path) + files.size_bytes(data)
-
-
-def _remove_data(path: Path, keep: str) -> None:
-    """Data files that an earlier export to this path left behind."""
-    for old in path.parent.glob(f"{glob_escape(path.name)}.????????????.data"):
-        if old.name != keep:
-            old.unlink()

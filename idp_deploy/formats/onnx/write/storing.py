@@ -43,6 +43,11 @@ class Weight:
         """What one stored value takes."""
         return 4 if self.palette is not None else self.values.dtype.itemsize * 8
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it takes fewer bits than a float32 would."""
+        return self.palette is not None or self.values.dtype.itemsize < 4
+
 
 class Store:
     """Writes weights into one file. Equal values, also transposed ones, are stored once."""

@@ -5,13 +5,14 @@ Written against the published schema alone: no TensorFlow, no LiteRT, and nothin
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, Value
+from idp_deploy.formats import manifest
 from idp_deploy.formats.tflite.read.constants import Constants
 from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import (
@@ -26,7 +27,6 @@ from idp_deploy.formats.tflite.read.schema import (
 )
 from idp_deploy.formats.tflite.read.tensors import data_of, shape_of
 
-MANIFEST = "idp_deploy"
 _IDENTIFIER = b"TFL3"
 _DECODERS = ("DENSIFY", "DEQUANTIZE")
 _MAX_ARGUMENT = 64  # integer constants up to this size are arguments (axes, shapes), not weights
@@ -46,7 +46,7 @@ def read_tflite(path: Path) -> Contents:
     """
     path = Path(path)
     try:
-        data = path.read_bytes()
+        data = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
     file = Flatbuffer(data, path)
@@ -69,6 +69,7 @@ def read_tflite(path: Path) -> Contents:
         outputs=tuple(reader.output(i) for i in main.integers(2)),
         metadata=_metadata(file, model, reader),
         warnings=tuple(reader.warnings),
+        parsed=data,
     )
 
 
@@ -215,12 +216,10 @@ def _metadata(file: Flatbuffer, model: Table, reader: _Reader) -> dict[str, Any]
         if buffer >= len(reader.buffers):
             raise file.broken(f"metadata {name!r} in buffer {buffer} of {len(reader.buffers)}")
         data = data_of(file, reader.buffers[buffer])
-        if name == MANIFEST and data is not None:
-            manifest = _manifest(data.tobytes())
-            if manifest is None:
-                reader.warnings.append("the idp_deploy manifest in this file is not valid and is ignored")
-            else:
-                metadata[MANIFEST] = manifest
+        if name == manifest.KEY and data is not None:
+            found, warning = manifest.parse(data.tobytes())
+            metadata |= {manifest.KEY: found} if found is not None else {}
+            reader.warnings.extend([warning] if warning else [])
         elif name == "min_runtime_version" and data is not None:
             metadata[name] = data.tobytes().rstrip(b"\0").decode(errors="replace")
     signatures = {}
@@ -234,19 +233,3 @@ def _metadata(file: Flatbuffer, model: Table, reader: _Reader) -> dict[str, Any]
             for field, role in enumerate(("inputs", "outputs"))
         }
     return metadata | {"signatures": signatures}
-
-
-def _manifest(raw: bytes) -> dict[str, Any] | None:
-    """The parsed manifest, or None where its shape is not that of one."""
-    try:
-        manifest = json.loads(raw)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(manifest, dict):
-        return None
-    lists = all(
-        isinstance(manifest.get(k, []), list) and all(isinstance(n, str) for n in manifest.get(k, []))
-        for k in ("inputs", "outputs")
-    )
-    maps = all(isinstance(manifest.get(k, {}), Mapping) for k in ("layouts", "weights", "zeros", "versions"))
-    return manifest if lists and maps else None

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from idp_deploy.errors import FileError
+from idp_deploy.formats.tflite.litert import RUNTIMES, Litert, first_line
+from idp_deploy.isolation import ForeignError
+
 Named = Mapping[str, np.ndarray]
+
+_NAMES = dict(zip(RUNTIMES, ("XNNPACK", "the builtin kernels"), strict=True))
 
 
 @dataclass(frozen=True)
@@ -38,37 +43,26 @@ def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: 
     Args:
         calls: (inputs, expected outputs) by tensor name and in the file's own layout.
     """
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
-
-    resolvers = {
-        "XNNPACK": OpResolverType.AUTO,
-        "the builtin kernels": OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    }
-    for runtime, resolver in resolvers.items():
+    for runtime in RUNTIMES:
         try:
-            interpreter = Interpreter(model_content=content, num_threads=1, experimental_op_resolver_type=resolver)
-            interpreter.allocate_tensors()
-            results = [_run(interpreter, inputs, expected) for inputs, expected in calls]
-        except (RuntimeError, ValueError, KeyError) as error:
-            first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-            return f"the TFLite file does not run with {runtime}: {first}"
+            litert = Litert(content, runtime, "the TFLite file")
+            results = [_run(litert, inputs) for inputs, _ in calls]
+        except (FileError, ForeignError, KeyError) as error:
+            return f"the TFLite file does not run with {_NAMES[runtime]}: {first_line(error)}"
         for (_, expected), result in zip(calls, results, strict=True):
             for name, wanted in expected.items():
                 distance = relative_error(result[name], wanted, rms=tolerance.rms)
                 if not distance <= tolerance.limit:
                     return (
-                        f"the TFLite file differs from the model with {runtime}: output {name!r} is off by "
+                        f"the TFLite file differs from the model with {_NAMES[runtime]}: output {name!r} is off by "
                         f"{distance:.3g} of its largest value (tolerance {tolerance.limit:g})"
                     )
     return ""
 
 
-def _run(interpreter: Any, inputs: Named, expected: Named) -> dict[str, np.ndarray]:
-    details = {d["name"]: d for d in [*interpreter.get_input_details(), *interpreter.get_output_details()]}
-    for name, array in inputs.items():
-        interpreter.set_tensor(details[name]["index"], array)
-    interpreter.invoke()
-    return {name: interpreter.get_tensor(details[name]["index"]) for name in expected}
+def _run(litert: Litert, inputs: Named) -> dict[str, np.ndarray]:
+    results = litert.run([inputs[detail.name] for detail in litert.inputs])
+    return {detail.name: result for detail, result in zip(litert.outputs, results, strict=True)}
 
 
 def relative_error(result: np.ndarray, wanted: np.ndarray, *, rms: bool = False) -> float:

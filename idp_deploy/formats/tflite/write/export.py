@@ -17,9 +17,10 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting import manifest
 from idp_deploy.exporting.refusing import naming_onnx
 from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.formats import manifest
+from idp_deploy.formats.notes import Placement, storage_notes
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Converted, convert, explain
 from idp_deploy.formats.tflite.write.graph import (
@@ -75,21 +76,23 @@ def export_tflite(
     parameters, masks = _parameters(model, captured)
     matches = match({c.index: c.values for c in constants(tflite)}, parameters)
     matches = unfuse_factors(tflite, matches, parameters)
+    outputs = captured.output_names()
+    _name_outputs(tflite, outputs)
     _name(tflite, matches)
     if scheme == "int8":
         tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
-    record = _manifest(model, converted, matches)
+    record = _manifest(model, converted, matches, outputs)
     base, calls = serialize(tflite), _calls(converted, record)
-    notes = _notes(masks, matches)
     for storing, note in wanted.attempts():
-        content = _stored(base, matches, masks, storing, record)
+        content, placed = _stored(base, matches, masks, storing, record)
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
             files.write_bytes(path, content)
-            return Artifact(path, "tflite", len(content), record, (*notes, note) if note else notes)
+            notes = (*storage_notes(model, placed, encoding), *([note] if note else []))
+            return Artifact(path, "tflite", len(content), record, notes)
     if scheme == "int8":
         raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
     with naming_onnx(captured):
@@ -98,11 +101,11 @@ def export_tflite(
 
 def _stored(
     base: bytes, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], storing: Plan, record: Mapping[str, Any]
-) -> bytes:
-    """The file with its constants stored according to a plan."""
+) -> tuple[bytes, dict[str, Placement]]:
+    """The file with its constants stored according to a plan, and how each parameter lies in it."""
     tflite = parse(base)
-    store_constants(tflite, matches, masks, storing)
-    return _finish(tflite, record)
+    placed = store_constants(tflite, matches, masks, storing)
+    return _finish(tflite, record), placed
 
 
 def _quantized(model: CompressedModel) -> set[str]:
@@ -189,6 +192,13 @@ def _parameters(model: CompressedModel, captured: Captured) -> tuple[dict[str, n
     return {name: found[name] for name in [*masks, *(n for n in found if n not in masks)]}, masks
 
 
+def _name_outputs(tflite: Any, names: Sequence[str]) -> None:
+    """The signature's outputs, `output_0`, `output_1`, … to the converter, get the model's names."""
+    for signature in tflite.signatureDefs or []:
+        for entry in signature.outputs:
+            entry.name = names[int(entry.name.decode().removeprefix("output_"))].encode()
+
+
 def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
     """Short names: inputs and outputs as in the signature, weights by parameter, results by the layer they end."""
     taken: dict[str, int] = {}
@@ -215,16 +225,17 @@ def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
             tensor.name = names.get(index) or unique(f"{prefix}constant")
 
 
-def _manifest(model: CompressedModel, converted: Converted, matches: Mapping[int, Match]) -> dict[str, Any]:
-    inputs, outputs = converted.calls[0]
+def _manifest(
+    model: CompressedModel, converted: Converted, matches: Mapping[int, Match], outputs: Sequence[str]
+) -> dict[str, Any]:
     names: dict[str, str] = {}
     for found in matches.values():
         names.setdefault(found.parameter, found.parameter)
     return manifest.build(
         model,
-        inputs=[f"args_{i}" for i in range(len(inputs))],
-        outputs=[f"output_{i}" for i in range(len(outputs))],
-        weights={name: tensor for name, tensor in names.items() if name in model.masks},
+        inputs=[f"args_{i}" for i in range(len(converted.calls[0][0]))],
+        outputs=outputs,
+        weights=names,
         layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
         packages=("torch", "litert-torch", "ai-edge-litert"),
     )
@@ -246,12 +257,3 @@ def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named,
         (_arriving(inputs, converted.channel_last), dict(zip(record["outputs"], outputs, strict=True)))
         for inputs, outputs in converted.calls
     ]
-
-
-def _notes(masks: Mapping[str, np.ndarray], matches: Mapping[int, Match]) -> tuple[str, ...]:
-    found = {m.parameter for m in matches.values()}
-    return tuple(
-        f"{name}: the converter split or merged this weight; it is stored by its own zeros, without a name"
-        for name in masks
-        if name not in found
-    )

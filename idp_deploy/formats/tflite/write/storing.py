@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import UsageError
+from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write import sparse as sparse
-from idp_deploy.formats.tflite.write.graph import Constant, add_tensor, constants, operator, schema
+from idp_deploy.formats.tflite.write.graph import Constant, add_tensor, constants, kind, operator, schema
 from idp_deploy.formats.tflite.write.matching import Match
 from idp_deploy.quantizers import quantize_int8
 
@@ -80,17 +81,28 @@ def plan(encoding: str, scheme: str | None, quantized: Collection[str]) -> Plan:
     raise UsageError(f"TFLite has no encoding {encoding!r}", way_out="one of auto, dense, csr, block:1x4 (any 1xN)")
 
 
-def store_constants(model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], plan: Plan) -> None:
-    """Rewrite the main subgraph's constants in place according to `plan`."""
-    decoders = []
+def store_constants(
+    model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], plan: Plan
+) -> dict[str, Placement]:
+    """Rewrite the main subgraph's constants in place according to `plan`; how each parameter lies now."""
+    decoders: list[Any] = []
+    placed: dict[str, Placement] = {}
     for constant in list(constants(model, floats_only=False)):
-        kinds = {kind for kind, position in constant.readers if WEIGHTS.get(kind, (None,))[0] == position}
-        is_weight = bool(kinds) and len(kinds) == len({kind for kind, _ in constant.readers})
-        is_bias = all(_BIASES.get(kind) == position for kind, position in constant.readers)
+        kinds = {word for word, position in constant.readers if WEIGHTS.get(word, (None,))[0] == position}
+        is_weight = bool(kinds) and len(kinds) == len({word for word, _ in constant.readers})
+        is_bias = all(_BIASES.get(word) == position for word, position in constant.readers)
         if not constant.readers or not (is_weight or is_bias):
             continue
-        decoders += _store(model, constant, matches.get(constant.index), masks, plan, kinds)
+        chain = _store(model, constant, matches.get(constant.index), masks, plan, kinds)
+        decoders += chain
+        if constant.index in matches:
+            name, used = matches[constant.index].parameter, {kind(model, op) for op in chain}
+            narrow = "DEQUANTIZE" in used or constant.values.dtype.itemsize < 4
+            placed.setdefault(name, Placement(name, "DENSIFY" in used, narrow))
+    for found in matches.values():
+        placed.setdefault(found.parameter, Placement(found.parameter, False, plan.scheme is None))
     model.subgraphs[0].operators[:0] = decoders
+    return placed
 
 
 def _store(

@@ -1,0 +1,62 @@
+"""What comes from outside, read so that no file can hold or fill the process: regular files, bounded, one error kind.
+
+A pipe would be waited for without end, a device would fill memory, deep nesting would end in a RecursionError. Here
+each is an OSError or a ValueError like any other broken file, for the caller to word.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+TEXT_BYTES = 64 << 20  # a report or configuration; ours take kilobytes
+_KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+
+
+def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
+    """The content of a regular file, or of what a link leads to if that is one.
+
+    Raises:
+        OSError: missing, no permission, a folder, pipe, socket or device, or over `limit` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer opens at once
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "no file")
+            raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
+        if limit is not None and found.st_size > limit:
+            raise OSError(errno.EFBIG, f"it is over {limit >> 20} MB", str(path))
+        return file.read() if limit is None else file.read(limit)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text of at most `TEXT_BYTES`. OSError as in `read_bytes`; UnicodeDecodeError, a ValueError."""
+    return read_bytes(path, limit=TEXT_BYTES).decode("utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value; ValueError for whatever is wrong with it.
+
+    >>> parse_json("[" * 100_000)
+    Traceback (most recent call last):
+    ...
+    ValueError: it is nested too deeply
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """A TOML table; ValueError for whatever is wrong with it."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,0 +1,97 @@
+"""The provenance that travels inside every exported file, as JSON under the key "idp_deploy": made and read here alone.
+
+It says where a file comes from and in what order the model takes its inputs. No number is ever taken from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from idp_deploy import documents
+from idp_deploy.flow import MANIFEST_KEY, CompressedModel
+
+KEY = MANIFEST_KEY
+SCHEMA_VERSION = 1
+_LISTS, _MAPS = ("inputs", "outputs"), ("layouts", "weights")  # of texts, to texts
+
+
+def build(
+    model: CompressedModel,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    weights: Mapping[str, str],
+    layouts: Mapping[str, str] | None = None,
+    packages: Sequence[str] = ("torch",),
+) -> dict[str, Any]:
+    """The manifest as plain values.
+
+    Args:
+        inputs: the file's input names in the order of the flattened example inputs.
+        outputs: the file's output names in the order of the flattened model outputs.
+        weights: parameter name → tensor name in the file; those without a mask are left out.
+        layouts: input or output name → "NHWC" where the file's layout is not the model's.
+        packages: whose versions to record.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": asdict(model.recipe) if model.recipe else None,
+        "scheme": model.quantization.scheme if model.quantization else None,
+        "provenance": asdict(model.provenance),
+        "inputs": list(inputs),
+        "outputs": list(outputs),
+        "layouts": dict(layouts or {}),
+        "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
+        "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
+        "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},
+    }
+
+
+def dumps(manifest: Mapping[str, Any]) -> str:
+    """Canonical JSON: sorted keys, no spaces, so that equal manifests are equal bytes."""
+    return json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+
+
+def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
+    """(the manifest, or None; a warning where it is not one). Whoever wrote the file may have written anything here.
+
+    >>> parse('{"inputs": ["image"]}')
+    ({'inputs': ['image']}, '')
+    >>> parse('{"inputs": "image"}')
+    (None, "the idp_deploy manifest in this file is ignored: 'inputs' is no list of names")
+    """
+    try:
+        found = documents.parse_json(raw)
+    except ValueError:
+        return _ignored("it is not valid JSON")
+    if not isinstance(found, dict):
+        return _ignored("it is no mapping")
+    for key in _LISTS:
+        if not (isinstance(found.get(key, []), list) and all(isinstance(name, str) for name in found.get(key, []))):
+            return _ignored(f"'{key}' is no list of names")
+        if len(set(found.get(key, []))) < len(found.get(key, [])):
+            return _ignored(f"'{key}' names something twice")
+    for key in _MAPS:
+        inner = found.get(key, {})
+        if not (isinstance(inner, dict) and all(isinstance(text, str) for text in inner.values())):
+            return _ignored(f"'{key}' is no mapping of names")
+    for key in ("zeros", "versions", "provenance"):
+        if not isinstance(found.get(key, {}), dict):
+            return _ignored(f"'{key}' is no mapping")
+    return found, ""
+
+
+def _ignored(why: str) -> tuple[None, str]:
+    return None, f"the {KEY} manifest in this file is ignored: {why}"
+
+
+def package_version(package: str) -> str:
+    """Installed version, or "unknown"."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"

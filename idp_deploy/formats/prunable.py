@@ -1,0 +1,53 @@
+"""Which tensors of a file pruning is about, told from its graph alone: the same rule for every tool's file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
+from idp_deploy.formats.operators import classes_of, is_channels_last
+
+_READERS = ("convolution", "depthwise", "transposed", "product", "recurrence", "loop")
+_NO_MATRIX = ("bias", "initial")  # roles of a recurrence begin with these
+
+
+def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
+    """The matrices and kernels that convolutions, products and recurrences read, each once, in the file's order.
+
+    Left out are depthwise kernels, of which there is one a channel, and matrices that are a table of embeddings too.
+    What a file says of itself in its metadata has no part in it.
+    """
+    classes = classes_of(contents.format)
+    by_name = {tensor.name: tensor for tensor in contents.tensors}
+    chosen: set[str] = set()
+    apart: set[str] = set()
+    for op in contents.ops:
+        found = classes.get(op.kind, "")
+        if found == "table":
+            apart.update(op.weights.values())
+        elif found in _READERS:
+            kernels = list(_matrices(op, found, by_name))
+            depthwise = found == "depthwise" or any(_is_depthwise(contents, op, found, t) for t in kernels)
+            (apart if depthwise else chosen).update(tensor.name for tensor in kernels)
+    return tuple(tensor for tensor in contents.tensors if tensor.name in chosen - apart)
+
+
+def _matrices(op: GraphOp, found: str, tensors: dict[str, StoredTensor]) -> Iterator[StoredTensor]:
+    for role, name in op.weights.items():
+        tensor = tensors.get(name)
+        read = role.startswith(INSIDE) if found == "loop" else not role.startswith(_NO_MATRIX)
+        if tensor is not None and len(tensor.shape) > 1 and read:
+            yield tensor
+
+
+def _is_depthwise(contents: Contents, op: GraphOp, found: str, kernel: StoredTensor) -> bool:
+    """Whether a convolution has as many groups as input channels, and more than one."""
+    if found not in ("convolution", "transposed"):
+        return False
+    if is_channels_last(contents.format):  # (out, *kernel, in / groups)
+        value = contents.values.get(op.inputs[0]) if op.inputs else None
+        return kernel.shape[-1] == 1 and value is not None and bool(value.shape) and value.shape[-1] > 1
+    groups = op.attributes.get("group", op.attributes.get("groups", 1))
+    if not isinstance(groups, int) or groups < 2:
+        return False
+    return kernel.shape[0] == groups if found == "transposed" else kernel.shape[1] == 1

@@ -1,0 +1,21 @@
+"""What running a file looks like in every format: runtime → a session, which takes a call and gives the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+Arrays = tuple[np.ndarray, ...]
+# The model's flattened inputs in its order and layout (images NCHW) → its outputs, likewise; floats as float32.
+Session = Callable[[Arrays], Arrays]
+
+
+def as_float32(array: np.ndarray) -> np.ndarray:
+    """Any float as float32, other numbers as they are."""
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
+def first_line(error: BaseException) -> str:
+    """What a runtime complains of, without the pages that may follow."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,0 +1,246 @@
+"""Which of the weights in a file are the module's: found by fit, whatever key or prefix they stand under."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.loading.entries import Entries, looks_averaged, prefixes, same, unwrap
+from idp_deploy.loading.factories import did_you_mean
+
+# by last segment: entries that a file may have too many or too few of, since no inference reads them
+COUNTERS = ("num_batches_tracked", "n_averaged")
+_TRIED = 50  # prefixes that are looked at closely
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """A module's names, as a file may spell them."""
+
+    tensors: Mapping[str, Tensor]  # by the module's own name
+    spelled: Mapping[str, str]  # as the file may have it → own name
+    paths: Mapping[str, str]  # own path of a submodule → the same, spelled
+    computed: frozenset[str]  # buffers that the module makes by itself and saves nowhere
+    tied: Mapping[str, Sequence[str]]  # own name → all names of the same parameter, where it has several
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """Weights under one prefix, held against the module."""
+
+    prefix: str  # as the user may name it; "" is the top of the file
+    state: Mapping[str, Tensor]  # by the module's own names
+    versions: Mapping[str, Mapping[str, object]]  # by own path of a submodule
+    missing: Sequence[str] = ()
+    unexpected: Sequence[str] = ()  # in the file's spelling, without the prefix
+    shapes: Sequence[str] = ()  # own names whose shape is another one
+    beside: Sequence[str] = ()  # what the same dict holds outside of the prefix, by whole name
+
+    @property
+    def fits(self) -> bool:
+        """Every weight of the module is there, and nothing that would be left over."""
+        return not (self.missing or self.unexpected or self.shapes)
+
+
+def wanted(module: nn.Module) -> list[Wanted]:
+    """The module's names: without wrappers' segments, and without the prefix that all of them share, if any."""
+    own = module.state_dict()
+    tensors = {name: value for name, value in own.items() if isinstance(value, Tensor)}
+    submodules = [path for path, _ in module.named_modules()]
+    buffers = {name for name, _ in module.named_buffers()} - tensors.keys()
+    tied = tied_names(module)
+
+    def spelled(rename: Callable[[str], str]) -> Wanted:
+        return Wanted(
+            tensors,
+            {rename(name): name for name in tensors},
+            {path: rename(path) for path in submodules},
+            frozenset(map(rename, buffers)),
+            tied,
+        )
+
+    unwrapped = spelled(unwrap)
+    found = [unwrapped if len(unwrapped.spelled) == len(tensors) else spelled(str)]
+    shared = max((p for p, count in prefixes(tensors).items() if count == len(tensors)), key=len, default="")
+    parts = shared.split(".") if shared else []
+    for depth in range(1, len(parts) + 1):
+        start = ".".join(parts[:depth])
+        if unwrap(start):
+            found.append(spelled(lambda name, start=start: name.removeprefix(start).removeprefix(".")))  # type: ignore[misc]
+    return found
+
+
+def tied_names(module: nn.Module) -> dict[str, list[str]]:
+    """Name of a parameter that has several → all of them.
+
+    >>> net = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+    >>> net[1].weight = net[0].weight
+    >>> tied_names(net)
+    {'0.weight': ['0.weight', '1.weight'], '1.weight': ['0.weight', '1.weight']}
+    """
+    by_parameter: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        by_parameter.setdefault(id(parameter), []).append(name)
+    return {name: names for names in by_parameter.values() if len(names) > 1 for name in names}
+
+
+def fits(entries: Entries, spellings: Sequence[Wanted]) -> list[Fit]:
+    """Every place that holds the module's weights; the nearest one alone where none does; best first."""
+    found: list[Fit] = []
+    for want in spellings:
+        for view in (entries, entries.renamed(unwrap)):
+            votes = _votes(view, want)
+            for prefix, _ in votes.most_common(_TRIED):
+                fit = _fit(view, want, prefix)
+                if not any(unwrap(fit.prefix) == unwrap(other.prefix) and other.fits for other in found):
+                    found.append(fit)
+        if good := [fit for fit in found if fit.fits]:
+            return good
+    return sorted(found, key=lambda fit: len(fit.missing) + len(fit.unexpected) + len(fit.shapes))[:1]
+
+
+def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) -> tuple[Fit, list[str]]:
+    """The one that is meant, and what should be said about the others.
+
+    Args:
+        fitting: places that fit.
+        key: what the user chose; None takes the only one, or the only one that is not an average.
+
+    Raises:
+        UsageError: several that differ, and nothing says which; or none is under `key`.
+    """
+    if key is not None:
+        named = [fit for fit in fitting if _names(key, fit.prefix)]
+        exact = [fit for fit in named if unwrap(fit.prefix) == unwrap(key)] or named
+        if not exact:
+            labels = [fit.prefix for fit in fitting if fit.prefix]
+            raise UsageError(
+                f"--weights-key {key}: {path} holds no weights of {factory} under that key",
+                way_out=did_you_mean(key, labels) or f"those that fit stand {_listed(fitting)}",
+            )
+        fitting = exact
+    distinct: list[Fit] = []
+    for fit in fitting:
+        if not any(same(fit.state, other.state) for other in distinct):
+            distinct.append(fit)
+    raw = [fit for fit in distinct if not looks_averaged(fit.prefix)] or distinct
+    if len(raw) > 1:
+        raise UsageError(
+            f"{path} holds several sets of weights that fit {factory}: {_listed(raw)}",
+            way_out=f"choose one: --weights-key {raw[0].prefix or raw[1].prefix}",
+        )
+    (chosen,) = raw
+    said = []
+    if others := [fit for fit in distinct if fit is not chosen]:
+        said.append(
+            f"{path}: taking the weights {_listed([chosen])}; averaged ones (EMA) that differ stand {_listed(others)}: "
+            f"--weights-key {others[0].prefix} takes those"
+        )
+    taken = {fit.prefix for fit in fitting}
+    if beside := [name for name in chosen.beside if not any(f"{name}.".startswith(f"{p}.") for p in taken if p)]:
+        last = chosen.prefix.rpartition(".")[2]
+        if key is None and (last.isdigit() or len(beside) > len(chosen.state)):
+            raise UsageError(
+                f"{factory} fits only a part of {path}, '{chosen.prefix}': beside it stand {_named(beside)}",
+                way_out=f"name the factory of the whole model, or pass --weights-key {chosen.prefix}",
+            )
+        said.append(f"{path}: taking the weights {_listed([chosen])}; not part of the model: {_named(beside)}")
+    return chosen, said
+
+
+def averaged_elsewhere(entries: Entries, fitting: Sequence[Fit]) -> dict[str, int]:
+    """Prefixes that speak of an average and are none of those that fit, with how many tensors each holds."""
+    known = [fit.prefix for fit in fitting]
+    if any(map(looks_averaged, known)):
+        return {}
+    found: Counter[str] = Counter()
+    for name in entries.tensors:
+        parts = name.split(".")[:-1]
+        for depth in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:depth])
+            if looks_averaged(parts[depth - 1]) and not any(f"{prefix}.".startswith(f"{p}.") for p in known if p):
+                found[prefix] += 1
+                break
+    return {prefix: count for prefix, count in found.items() if count > 1}
+
+
+def _votes(view: Entries, want: Wanted) -> Counter[str]:
+    """Prefix → how many of the module's names stand under it; only those with at least half as many as the best."""
+    votes: Counter[str] = Counter()
+    for name in view.tensors:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            if ".".join(parts[depth:]) in want.spelled:
+                votes[".".join(parts[:depth])] += 1
+    most = max(votes.values(), default=0)
+    return Counter({prefix: count for prefix, count in votes.items() if 2 * count >= most}) or Counter(
+        {_fullest(view): 0}
+    )
+
+
+def _fullest(view: Entries) -> str:
+    """The dict with the most tensors."""
+    homes = Counter(view.homes.values())
+    return homes.most_common(1)[0][0] if homes else ""
+
+
+def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
+    below = view.below(prefix)
+    state = {own: view.tensors[below[name]] for name, own in want.spelled.items() if name in below}
+    for own in want.tensors:  # safetensors stores tied weights once
+        if own not in state and (other := next((o for o in want.tied.get(own, ()) if o in state), None)):
+            state[own] = state[other]
+    # dicts that hold none of the module's weights, such as an optimizer's, are things of their own
+    homes = {view.homes[below[name]] for name in want.spelled if name in below}
+    if not state:
+        homes = {prefix}
+    tolerated = {*want.spelled, *want.computed}
+    unexpected = [
+        name for name, whole in below.items()
+        if name not in tolerated and name.rpartition(".")[2] not in COUNTERS and view.homes[whole] in homes
+    ]  # fmt: skip
+    inside = set(below.values())
+    beside = [
+        name for name, home in view.homes.items()
+        if state and home in homes and name not in inside and name.rpartition(".")[2] not in COUNTERS
+    ]  # fmt: skip
+    versions = {
+        own: version
+        for own, short in want.paths.items()
+        if isinstance(version := view.versions.get(".".join(filter(None, (prefix, short)))), Mapping)
+    }
+    return Fit(
+        prefix,
+        state,
+        versions,
+        missing=[own for own in want.tensors if own not in state and own.rpartition(".")[2] not in COUNTERS],
+        unexpected=unexpected,
+        shapes=[own for own, tensor in state.items() if tensor.shape != want.tensors[own].shape],
+        beside=beside,
+    )
+
+
+def _names(key: str, prefix: str) -> bool:
+    """Whether `key` is, or is a run of segments of, `prefix`.
+
+    >>> [_names(key, "state_dict.student.net") for key in ("student", "state_dict.student", "net", "stu")]
+    [True, True, True, False]
+    """
+    return f".{unwrap(key)}." in f".{unwrap(prefix)}." if unwrap(key) else not unwrap(prefix) or key in prefix
+
+
+def cut(items: Sequence[str], count: int) -> str:
+    return ", ".join(items) + (f" and {count - len(items)} more" if count > len(items) else "")
+
+
+def _named(names: Sequence[str]) -> str:
+    return cut([repr(name) for name in names[:5]], len(names))
+
+
+def _listed(some: Sequence[Fit]) -> str:
+    return ", ".join(f"under '{fit.prefix}'" if fit.prefix else "at the top" for fit in some)

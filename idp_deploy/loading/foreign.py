@@ -1,0 +1,94 @@
+"""What else lies in files of weights: objects that are passed over, objects that are refused with the way out.
+
+`torch.load(weights_only=True)` refuses every class that it does not know. Many training loops put settings and scores
+beside their weights. For those kinds a stand-in is built, which keeps nothing and runs nothing, whatever the file says;
+every other class stays refused.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from fnmatch import fnmatchcase
+from typing import Any
+
+SAVE_WEIGHTS = "save weights instead: torch.save(model.state_dict(), 'model.pt')"
+
+
+class Ignored:
+    """In place of an object that is no weight: takes any arguments and any state, and keeps none."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        return object.__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+class IgnoredDict:
+    """In place of a kind of dict: a plain one."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return OrderedDict()
+
+
+class IgnoredList:
+    """In place of a kind of list: a plain one."""
+
+    def __new__(cls, *_: Any) -> Any:
+        return []
+
+
+# qualified name (a glob) → what stands in for it
+STAND_INS: dict[str, type] = {
+    "argparse.Namespace": Ignored,
+    "types.SimpleNamespace": Ignored,
+    **dict.fromkeys(("pathlib.*Path", "pathlib._local.*Path"), Ignored),
+    **dict.fromkeys(("datetime.date*", "datetime.time*", "decimal.Decimal", "fractions.Fraction"), Ignored),
+    **dict.fromkeys(("numpy*.multiarray.scalar", "numpy*.multiarray._reconstruct"), Ignored),
+    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "numpy.dtypes.*DType"), Ignored),
+    **dict.fromkeys(("omegaconf.*", "typing.Any", "mmengine.logging.*.HistoryBuffer"), Ignored),
+    "pytorch_lightning.callbacks.*": Ignored,  # classes as keys of a dict, before they were strings
+    **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), IgnoredDict),
+    **dict.fromkeys(("*lightning*.AttributeDict", "addict*.Dict", "mm*.config*.ConfigDict"), IgnoredDict),
+    "collections.deque": IgnoredList,
+    # what a defaultdict makes, and what settings name as a type
+    **dict.fromkeys((f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")), Ignored),
+}
+
+# part of the refused name, or of torch's message → the way out
+GATHER = (
+    "every process saved its own part: gather first, with torch.distributed.checkpoint.state_dict."
+    "get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))"
+)
+WAYS_OUT: dict[str, str] = {
+    "DTensor": GATHER,
+    "ShardedTensor": GATHER,
+    "torchao": "save the weights before they are quantized; idp-deploy quantizes by itself",
+    "bitsandbytes": "save the weights before they are quantized; idp-deploy quantizes by itself",
+    "ultralytics": "save weights instead: torch.save(model.model.state_dict(), 'model.pt')",
+    "numpy": "save tensors instead: torch.save({k: torch.as_tensor(v) for k, v in weights.items()}, 'model.pt')",
+}
+
+# first bytes of what is no PyTorch file at all → what it is, and the way out
+MAGICS: dict[bytes, tuple[str, str]] = {
+    b"GGUF": ("a GGUF file of quantized weights", "take the model's safetensors files"),
+    b"\x89HDF": ("an HDF5 file, as Keras writes them", "load it with its own tools and save a torch state dict"),
+    b"\x93NUMPY": ("one numpy array", "save a state dict: torch.save({name: torch.as_tensor(array)}, 'model.pt')"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it first"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
+}
+
+
+def stand_in(name: str) -> type | None:
+    """What is built in place of the class or function `name`; None where it stays refused.
+
+    >>> stand_in("argparse.Namespace").__name__, stand_in("os.system"), stand_in("pathlib.Path.touch")
+    ('Ignored', None, None)
+    """
+    return next((kind for glob, kind in STAND_INS.items() if fnmatchcase(name, glob)), None)
+
+
+def way_out(refused: str) -> str:
+    """How the weights come out of a file with `refused` in it."""
+    return next((way for part, way in WAYS_OUT.items() if part in refused), SAVE_WEIGHTS)

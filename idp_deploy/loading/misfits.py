@@ -1,0 +1,91 @@
+"""Why the weights in a file do not fit a module, in words, with the way out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from idp_deploy.errors import FileError
+from idp_deploy.loading.entries import Entries
+from idp_deploy.loading.factories import did_you_mean
+from idp_deploy.loading.finding import Fit, cut
+from idp_deploy.loading.foreign import SAVE_WEIGHTS
+
+# a name in the file → what it shows, and the way out; asked where no weights fit
+SIGNS: dict[str, tuple[str, str]] = {
+    r"lora_[AB]|lora_(up|down)": (
+        "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
+    ),
+    r"_packed_params|\.zero_point$": (
+        "weights that torch has quantized", "save the float weights; idp-deploy quantize makes integers",
+    ),
+    r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale": (
+        "weights that are packed in few bits", "save the float weights; idp-deploy quantize packs them",
+    ),
+    r"flat_param": (
+        "one process's part of a sharded model", "save it whole: FSDP.state_dict_type(model, FULL_STATE_DICT)",
+    ),
+    r"parametrizations\.": (
+        "weights that are computed from parts",
+        "name the factory that builds the model with its parametrizations, or take them off before saving: "
+        "torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')",
+    ),
+}  # fmt: skip
+
+
+def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[str, Tensor]) -> FileError:
+    """The error for weights that do not fit: what they show by their names, or how they differ from the module's.
+
+    Args:
+        fit: the nearest. own: the module's state.
+    """
+    where = f"'{fit.prefix}' of {path}" if fit.prefix else f"{path}"
+    for pattern, (what, way) in SIGNS.items():
+        if signs := [name for name in entries.tensors if re.search(pattern, name)]:
+            return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
+    empty = [name for name, tensor in fit.state.items() if not tensor.numel() and own[name].numel()]
+    if empty:
+        return FileError(
+            f"{where} holds placeholders without values, as '{empty[0]}': the weights lie in other files",
+            way_out="gather them first, for DeepSpeed with the zero_to_fp32.py beside it",
+        )
+    if part := re.search(r"-(\d{5})-of-(\d{5})\.", path.name):
+        return FileError(
+            f"{path} is part {int(part[1])} of {int(part[2])} of the weights",
+            way_out="name the folder, or the index beside it",
+        )
+    for name in own:
+        if kind := entries.others.get(f"{fit.prefix}.{name}".lstrip(".")):
+            return FileError(
+                f"{where} holds no state dict: entry '{name}' is {kind}, not a tensor", way_out=SAVE_WEIGHTS
+            )
+    return FileError(
+        f"{where} does not fit the module of {factory}: {'; '.join(differences(fit, own))}",
+        way_out="name the factory, and the sizes in it, that these weights were trained with",
+    )
+
+
+def differences(fit: Fit, tensors: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `fit` from fitting, in words, each name with the nearest on the other side."""
+    reasons = []
+    if fit.missing:
+        near = [repr(name) + _hint(name, fit.unexpected, "the file has") for name in fit.missing[:5]]
+        reasons.append(f"{len(fit.missing)} missing: {cut(near, len(fit.missing))}")
+    if fit.unexpected:
+        near = [repr(name) + _hint(name, fit.missing, "did you mean") for name in fit.unexpected[:5]]
+        reasons.append(f"{len(fit.unexpected)} unexpected: {cut(near, len(fit.unexpected))}")
+    if fit.shapes:
+        shapes = [
+            f"'{name}' is {tuple(fit.state[name].shape)} in the file and {tuple(tensors[name].shape)} in the module"
+            for name in fit.shapes[:5]
+        ]
+        reasons.append(f"{len(fit.shapes)} of another shape: {cut(shapes, len(fit.shapes))}")
+    return reasons
+
+
+def _hint(name: str, candidates: Sequence[str], word: str) -> str:
+    hint = did_you_mean(name, candidates[:1000])
+    return f" ({hint if word == 'did you mean' else hint.replace('did you mean', word).rstrip('?')})" if hint else ""

@@ -1,0 +1,153 @@
+"""Weights that are kept in parts: put together in a file's entries, and in a module that the factory builds so.
+
+| kept by | parts | weight |
+| --- | --- | --- |
+| `torch.nn.utils.prune` | weight_orig, weight_mask | w·m |
+| `torch.nn.utils.weight_norm` | weight_g, weight_v | g·v/‖v‖ |
+| `parametrizations.weight_norm` | parametrizations.weight.original0, original1 | the same |
+| `torch.nn.utils.spectral_norm` | weight_orig, weight_u, weight_v | w/σ, σ = uᵀWv |
+| `parametrizations.spectral_norm` | parametrizations.weight.original, 0._u, 0._v | the same |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+from torch.nn.utils.weight_norm import WeightNorm
+
+from idp_deploy.loading.entries import Entries
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to keep a weight in parts. The suffixes follow the weight's name, the first is looked for."""
+
+    suffixes: tuple[str, ...]
+    join: Callable[..., Tensor]  # of the parts, in order, and of the axis of output channels
+
+
+def _masked(weight: Tensor, mask: Tensor, axis: int) -> Tensor:
+    return weight * mask + 0.0  # a product alone leaves −0.0
+
+
+def _weight_normed(g: Tensor, v: Tensor, axis: int) -> Tensor:
+    """As torch computes it, to the bit; the axis that has a norm an entry shows in g's shape."""
+    axes = [i for i, extent in enumerate(g.shape) if extent == v.shape[i] and g.numel() == extent]
+    holder = nn.Module()
+    holder.weight = nn.Parameter(v.clone())
+    parametrizations.weight_norm(holder, dim=None if g.dim() == 0 else axes[0])  # type: ignore[arg-type]
+    held = holder.parametrizations.weight  # type: ignore[union-attr]
+    held.original0.data.copy_(g)  # type: ignore[union-attr,operator]
+    held.original1.data.copy_(v)  # type: ignore[union-attr,operator]
+    return holder.weight.detach()
+
+
+def _spectral_normed(weight: Tensor, u: Tensor, v: Tensor, axis: int) -> Tensor:
+    matrix = weight.movedim(axis, 0).flatten(1)  # (out, in, *kernel) → (out, in·kernel)
+    return weight / torch.dot(u, torch.mv(matrix, v))
+
+
+FORMS = (
+    Form(("_orig", "_mask"), _masked),
+    Form(("_orig", "_u", "_v"), _spectral_normed),
+    Form(("_g", "_v"), _weight_normed),
+    Form((".original0", ".original1"), _weight_normed),
+    Form((".original", ".0._u", ".0._v"), _spectral_normed),
+)
+
+
+def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
+    """The entries with every weight in one piece whose parts are all there; parts of parts as well.
+
+    Args:
+        transposed: names of weights whose output channels lie on axis 1.
+
+    >>> parts = {"0.weight_orig": torch.tensor([2.0, -3.0]), "0.weight_mask": torch.tensor([1.0, 0.0])}
+    >>> joined(Entries(parts)).tensors
+    {'0.weight': tensor([2., 0.])}
+    """
+    tensors, homes = dict(entries.tensors), dict(entries.homes)
+    for form in FORMS * 2:
+        first = form.suffixes[0]
+        for start in [name.removesuffix(first) for name in tensors if name.endswith(first)]:
+            names = [start + suffix for suffix in form.suffixes]
+            parts = [tensors[name] for name in names if name in tensors]
+            owner, _, leaf = start.rpartition("parametrizations.")
+            if len(parts) < len(names) or not all(map(is_sound, parts)):
+                continue
+            axis = int(any(f".{owner}{leaf}".endswith(f".{name}") for name in transposed))
+            try:
+                with torch.no_grad():
+                    weight = form.join(*(_single(part) for part in parts), axis)
+            except (RuntimeError, IndexError):  # shapes that do not belong together: they stay what they are
+                continue
+            tensors[owner + leaf] = weight
+            if first_home := homes.get(names[0]):
+                homes[owner + leaf] = first_home
+            elif names[0] in homes:
+                homes[owner + leaf] = ""
+            for name in names:
+                del tensors[name]
+                homes.pop(name, None)
+    return replace(entries, tensors=tensors, homes=homes)
+
+
+def is_sound(tensor: Tensor) -> bool:
+    """A dense float tensor that has as many values as it claims."""
+    return (
+        not tensor.is_meta
+        and tensor.layout == torch.strided
+        and not tensor.is_quantized
+        and tensor.is_floating_point()
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
+
+
+def join_in(module: nn.Module) -> list[str]:
+    """Give every weight that `module` computes from parts its present value, in place, as torch's own functions do.
+
+    Returns:
+        The names of those weights.
+    """
+    module.eval()  # a spectral norm goes on iterating in training
+    found: list[str] = []
+    for path, owner in list(module.named_modules()):
+        if parametrize.is_parametrized(owner):
+            for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+                found.append(f"{path}.{leaf}".lstrip("."))
+        for hook in reversed(list(owner._forward_pre_hooks.values())):  # the last one works on the parts of others
+            for kind, remove in _HOOKS.items():
+                if isinstance(hook, kind):
+                    leaf = getattr(hook, "name", None) or hook._tensor_name  # type: ignore[attr-defined]
+                    remove(owner, leaf)
+                    found.append(f"{path}.{leaf}".lstrip("."))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    whole = [name for name in dict.fromkeys(found) if name in parameters]  # parts of parts are gone by now
+    with torch.no_grad():
+        for name in whole:
+            parameters[name].add_(0.0)  # a mask's product leaves −0.0
+    return whole
+
+
+def _remove_spectral_norm(owner: nn.Module, leaf: str) -> None:
+    remove_spectral_norm(owner, leaf)
+    for key, hook in list(owner._load_state_dict_pre_hooks.items()):  # torch leaves this one, and it wants the parts
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del owner._load_state_dict_pre_hooks[key]
+
+
+_HOOKS: Mapping[type, Callable[[nn.Module, str], object]] = {
+    WeightNorm: remove_weight_norm,
+    SpectralNorm: _remove_spectral_norm,
+    prune.BasePruningMethod: prune.remove,
+}
+
+
+def _single(part: Tensor) -> Tensor:
+    return part.float() if part.element_size() < 4 else part

@@ -1,0 +1,170 @@
+"""A path → what it holds: one file, an index of shards, or a folder as training tools leave it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from idp_deploy import documents
+from idp_deploy.errors import FileError
+from idp_deploy.loading.distributed import read_distributed
+from idp_deploy.loading.reading_files import read_bytes, read_content
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+# beside weights in folders of training tools, and none themselves
+BESIDE = (
+    "optimizer*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*", "dl_state*",
+    "custom_checkpoint*", "meta.pt", "adapter_*", "*_optim_states.pt",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Dicts, lists, tensors and plain values, and the hash of the bytes they came from."""
+
+    content: Any
+    sha256: str
+
+
+def read_source(path: Path, *, trust: bool = False) -> Source:
+    """What a file of weights, an index of shards, or a folder with either holds; nothing in it is run.
+
+    Args:
+        trust: read a .pt2 (torch.export) archive too, whose loading can run code.
+
+    Raises:
+        UnsafeFileError, FileError: as for `read_content`; a shard is missing; a folder has no weights, or several.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    if path.name.endswith(".index.json"):
+        return _read_shards(path)
+    data = read_bytes(path)
+    return Source(read_content(path, data, trust=trust), hashlib.sha256(data).hexdigest())
+
+
+def _read_shards(index: Path) -> Source:
+    """The shards that an index names, which lie beside it, as one state dict."""
+    try:
+        where = documents.parse_json(read_bytes(index))["weight_map"]
+        files = sorted(set(where.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise FileError(f"{index} is not an index of shards: it has no weight_map", way_out="copy it again") from None
+    if bad := next((f for f in files if not isinstance(f, str) or not f or Path(f).name != f), None):
+        raise FileError(f"{index} names the shard {bad!r}, which is not a file beside it", way_out="copy it again")
+    found: dict[str, Tensor] = {}
+    digests = [(index.name, hashlib.sha256(read_bytes(index)).hexdigest())]
+    for file in files:
+        if not (index.parent / file).is_file():
+            raise FileError(f"{index} names the shard {file}, which is missing", way_out="copy all of its shards")
+        shard = read_source(index.parent / file)
+        digests.append((file, shard.sha256))
+        if not isinstance(shard.content, Mapping):
+            raise FileError(f"{index.parent / file} holds no state dict", way_out="copy it again")
+        if lost := [name for name, there in where.items() if there == file and name not in shard.content]:
+            raise FileError(
+                f"{index.parent / file} has no '{lost[0]}', which {index.name} says", way_out="copy it again"
+            )
+        found |= {name: value for name, value in shard.content.items() if where.get(name, file) == file}
+    return Source(found, _together(digests))
+
+
+def _read_several(first: Path) -> Source:
+    """model.safetensors and model_1.safetensors, …: one model each, found by fit."""
+    others = sorted(first.parent.glob(f"{first.stem}_*{first.suffix}"))
+    found = {file.stem: read_source(file) for file in (first, *others)}
+    if not others:
+        return found[first.stem]
+    digests = [(name, source.sha256) for name, source in found.items()]
+    return Source({name: source.content for name, source in found.items()}, _together(digests))
+
+
+def _read_latest(pointer: Path) -> Source:
+    """DeepSpeed writes the folder's name into a file called latest."""
+    tag = read_bytes(pointer)[:200].decode(errors="replace").strip()
+    if not tag or Path(tag).name != tag or not (pointer.parent / tag).is_dir():
+        raise FileError(f"{pointer} names {tag!r}, which is no folder beside it", way_out="name the folder of weights")
+    return _read_folder(pointer.parent / tag)
+
+
+def _read_rank(first: Path) -> Source:
+    if others := sorted(first.parent.glob("*mp_rank_01_model_states.pt")):
+        raise FileError(
+            f"{first.parent} holds a model in parts, as {others[0].name}",
+            way_out="merge them first with the tool that wrote them",
+        )
+    return read_source(first)
+
+
+def _read_distributed(metadata: Path) -> Source:
+    content, digests = read_distributed(metadata.parent)
+    return Source(content, _together(digests))
+
+
+# what lies in a folder → how it is read; the first that is there counts
+FOLDERS: dict[str, Callable[[Path], Source]] = {
+    "model.safetensors.index.json": _read_shards,
+    "pytorch_model.bin.index.json": _read_shards,
+    "*.index.json": _read_shards,
+    ".metadata": _read_distributed,  # torch.distributed.checkpoint: FSDP, Lightning, accelerate
+    "model.safetensors": _read_several,
+    "pytorch_model.bin": _read_several,
+    "diffusion_pytorch_model.safetensors": read_source,
+    "diffusion_pytorch_model.bin": read_source,
+    "*mp_rank_00_model_states.pt": _read_rank,
+    "latest": _read_latest,
+    "pytorch_model_fsdp_0": lambda folder: _read_folder(folder),  # accelerate, sharded
+    "pytorch_model": lambda folder: _read_folder(folder),  # accelerate with DeepSpeed
+}
+
+
+def _read_folder(folder: Path) -> Source:
+    names = sorted(path.name for path in folder.iterdir())
+    for glob, read in FOLDERS.items():
+        matching = [name for name in names if fnmatchcase(name, glob)]
+        if len(matching) > 1:
+            raise _which(folder, matching)
+        if matching:
+            return read(folder / matching[0])
+    weights = [name for name in names if _matches(name, WEIGHTS) and not _matches(name, BESIDE)]
+    if len(weights) == 1:
+        return read_source(folder / weights[0])
+    if weights:
+        raise _which(folder, weights)
+    deeper = [name for name in names if (folder / name).is_dir() and _has_weights(folder / name)]
+    if deeper:
+        raise _which(folder, sorted(deeper, key=lambda name: (len(name), name), reverse=True))
+    adapter = next((name for name in names if name.startswith("adapter_")), None)
+    raise FileError(
+        f"{folder} is a directory without weights" + (f" but with an adapter, {adapter}" if adapter else ""),
+        way_out="merge the adapter into its model and save that: model.merge_and_unload()"
+        if adapter
+        else "name the .pt or .safetensors file, or the folder that holds it",
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    names = [path.name for path in folder.iterdir()]
+    return any(_matches(name, (*FOLDERS, *WEIGHTS)) and not _matches(name, BESIDE) for name in names)
+
+
+def _which(folder: Path, names: list[str]) -> FileError:
+    rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return FileError(
+        f"{folder} holds several weights: {', '.join(names[:5])}{rest}", way_out=f"name one: {folder / names[0]}"
+    )
+
+
+def _matches(name: str, globs: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs)
+
+
+def _together(digests: list[tuple[str, str]]) -> str:
+    """One hash of several files, whatever order they were read in."""
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in sorted(digests)).encode()).hexdigest()

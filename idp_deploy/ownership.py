@@ -1,0 +1,108 @@
+"""Whose file is it? What a command names by itself takes the place of our own files alone, known by their content."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import zipfile
+from collections.abc import Callable, Collection
+from itertools import chain, count
+from pathlib import Path
+
+from idp_deploy import documents, files
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.reading import read
+
+CHECKPOINT = "idp-deploy/1"  # what a checkpoint says under "format"
+TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the next
+COMPARISON = "idp-deploy comparison, version 1"
+PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
+
+_DATA_OF = re.compile(r"(.+\.onnx)\.[0-9a-f]{12}\.data")
+
+
+def claim(path: Path) -> Path:
+    """`path`, for a command that was not told this very name: nothing may stand there but what we wrote.
+
+    Raises:
+        UsageError: a file of somebody else's, or anything that `files.landing` refuses.
+    """
+    files.landing(path, package=path.suffix == ".mlpackage")
+    if path.exists() and not is_ours(path):
+        raise UsageError(
+            f"{path} exists and was not written by idp-deploy", way_out="move it away, or name another place with -o"
+        )
+    return path
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a command of ours wrote this checkpoint, artifact, training state or comparison."""
+    recognise = _RECOGNISED.get(path.suffix)
+    return recognise is not None and recognise(path)
+
+
+def set_aside(folder: Path) -> Path:
+    """Where files that failed go: `rejected` in `folder`, unless it is somebody else's, then `rejected-2`, …"""
+    names = chain(["rejected"], (f"rejected-{number}" for number in count(2)))
+    return next(place for place in (folder / name for name in names) if _is_free(place))
+
+
+def remove_data(path: Path, keep: Collection[str] = ()) -> None:
+    """Weights that an earlier export left beside the ONNX file `path`: those whose name is proved by their content."""
+    for old in path.parent.glob(f"{glob.escape(path.name)}.*.data"):
+        if old.name in keep or old.is_symlink() or not old.is_file() or not _DATA_OF.fullmatch(old.name):
+            continue
+        if old.name == data_name(path, files.sha256(old)):
+            old.unlink()
+
+
+def data_name(path: Path, sha256: str) -> str:
+    """What the weights beside an ONNX file are called, after their content."""
+    return f"{path.name}.{sha256[:12]}.data"
+
+
+def _is_free(place: Path) -> bool:
+    if place.is_symlink() or not place.is_dir():
+        return not os.path.lexists(place)
+    data = {path: _DATA_OF.fullmatch(path.name) for path in place.iterdir()}  # beside the ONNX file they belong to
+    return all(is_ours(place / found[1] if found else path) for path, found in data.items())
+
+
+def _is_artifact(path: Path) -> bool:
+    try:
+        return bool(read(path).metadata.get("idp_deploy"))
+    except FileError:
+        return False
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether the pickle inside says so; it is searched, not loaded."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = [one for one in archive.infolist() if one.filename.endswith("/data.pkl")]
+            return any(
+                text.encode() in archive.read(one)
+                for one in inside
+                if one.file_size <= PICKLE_BYTES
+                for text in (CHECKPOINT, TRAINING_STATE)
+            )
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError):
+        return False
+
+
+def _is_comparison(path: Path) -> bool:
+    try:
+        content = documents.parse_json(documents.read_text(path))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == COMPARISON
+
+
+_RECOGNISED: dict[str, Callable[[Path], bool]] = {
+    ".pt": _is_saved,
+    ".json": _is_comparison,
+    ".onnx": _is_artifact,
+    ".tflite": _is_artifact,
+    ".mlpackage": lambda path: path.is_dir() and not files.why_kept(path),
+}

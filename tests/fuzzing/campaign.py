@@ -1,0 +1,133 @@
+"""The campaign: damaged files in child processes with limits; whatever ends, hangs or fills a child is counted.
+
+python -m tests.fuzzing.campaign --cases 10000 --seed 1 [--kinds onnx,tflite] [--replay 123]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+KINDS = ("onnx", "tflite", "coreml", "pt", "safetensors", "baseline", "toml")
+SECONDS = 60.0  # a case; more is a hang
+MEMORY = 2 << 30  # bytes a case may add
+_BATCH_SECONDS = 300.0  # starting a child
+
+
+def campaign(kinds: Sequence[str], cases: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Run `cases` damaged files of each kind; (counts by kind and outcome, a line for each that is not fine)."""
+    from tests.fuzzing.cases import FINE
+
+    counts: Counter[tuple[str, str]] = Counter()
+    bad = []
+    for kind in kinds:
+        for number, word, said, text in _outcomes(kind, cases, seed, folder):
+            counts[kind, word] += 1
+            if word not in FINE:
+                bad.append(f"{kind} {number} {word}: {said} → {text}")
+    return counts, bad
+
+
+def _outcomes(kind: str, cases: int, seed: int, folder: Path) -> Iterator[tuple[int, str, str, str]]:
+    number = 0
+    while number < cases:
+        child = _Child(kind, seed, folder)
+        try:
+            while number < cases:
+                word, said, text = child.ask(number)
+                yield number, word, said, text
+                number += 1
+                if word in ("signal", "hang", "memory"):
+                    break
+        finally:
+            child.end()
+
+
+class _Child:
+    """A process that runs one case after another and is replaced when one ends it."""
+
+    def __init__(self, kind: str, seed: int, folder: Path) -> None:
+        ours, theirs = Pipe()
+        self._pipe: Connection = ours
+        command = [sys.executable, "-m", "tests.fuzzing.campaign", "--child", kind, str(seed), str(folder)]
+        fd = theirs.fileno()
+        self._process = subprocess.Popen([*command, str(fd)], pass_fds=[fd], stdout=subprocess.DEVNULL, stderr=None)
+        theirs.close()
+        self._first = True
+
+    def ask(self, number: int) -> tuple[str, str, str]:
+        limit = SECONDS + (_BATCH_SECONDS if self._first else 0)
+        self._first = False
+        self._pipe.send_bytes(json.dumps(number).encode())
+        if not self._pipe.poll(limit):
+            return "hang", "", f"over {limit:.0f} s"
+        try:
+            word, said, text = json.loads(self._pipe.recv_bytes())
+        except EOFError:
+            status = self._process.wait()
+            return "signal", "", signal.Signals(-status).name if status < 0 else f"exit {status}"
+        return word, said, text
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def serve(kind: str, seed: int, folder: Path, descriptor: int) -> None:
+    """The child's side."""
+    from tests.fuzzing.cases import run_case
+    from tests.fuzzing.seeds import make
+
+    seeds = make(folder, frozenset({kind}))
+    pipe = Connection(descriptor)
+    with tempfile.TemporaryDirectory() as own:
+        while True:
+            try:
+                number = json.loads(pipe.recv_bytes())
+            except EOFError:
+                return
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            outcome = run_case(kind, seeds, Path(own), seed, number)
+            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+            word, text = outcome.word, outcome.text
+            if grown > MEMORY:
+                word, text = "memory", f"{grown / 1e9:.1f} GB"
+            pipe.send_bytes(json.dumps([word, outcome.said, text]).encode())
+
+
+def main(arguments: list[str]) -> int:
+    """Print the table and the failures; 1 if there are any."""
+    if arguments[:1] == ["--child"]:
+        kind, seed, folder, descriptor = arguments[1:]
+        serve(kind, int(seed), Path(folder), int(descriptor))
+        return 0
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=10_000, help="damaged files of each kind")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kinds", default=",".join(KINDS))
+    options = parser.parse_args(arguments)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        counts, bad = campaign(options.kinds.split(","), options.cases, options.seed, Path(folder))
+    words = sorted({word for _, word in counts})
+    print(f"{options.cases} damaged files a kind, seed {options.seed}, {time.monotonic() - start:.0f} s")
+    print("".join(f"{column:>13}" for column in ("kind", *words)))
+    for kind in options.kinds.split(","):
+        print("".join(f"{cell:>13}" for cell in (kind, *(counts[kind, word] for word in words))))
+    for line in bad:
+        print(line)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

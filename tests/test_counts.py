@@ -1,0 +1,95 @@
+"""How often a command reads, compresses and traces: once each, however many devices and questions there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from idp_deploy import files
+from idp_deploy.cli import main
+from idp_deploy.flow import CompressedModel
+from idp_deploy.formats import FORMATS
+from idp_deploy.pipeline import export_and_verify
+from idp_deploy.simulation import size
+from tests.tflite_files import adding
+
+W = np.zeros((8, 8), np.float32)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    seen: Counter[str] = Counter()
+
+    def count(target: str, name: str) -> None:
+        module, _, leaf = target.rpartition(".")
+        real = getattr(import_module(module), leaf)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            seen[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(target, wrapper)
+
+    count("idp_deploy.formats.tflite.read.contents.read_tflite", "reads")
+    count("zlib.compress", "compressions")  # gzip too goes through it
+    files._compressed.cache_clear()
+    size._estimated.cache_clear()
+    return seen
+
+
+def run(*words: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(list(words))
+    assert left.value.code in (0, 1)
+
+
+def test_simulate_on_two_targets_with_layers_reads_and_compresses_once(
+    counted: Counter[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(adding(W + 1))
+    run("simulate", str(path), "--target", "pixel-4", "--target", "raspberry-pi-4", "--layers")
+    assert counted == {"reads": 1, "compressions": 1}
+
+
+def test_check_with_transfer_budgets_on_three_targets_compresses_once_for_them(
+    counted: Counter[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, limits = tmp_path / "m.tflite", tmp_path / "limits.toml"
+    path.write_bytes(adding(W + 1))
+    devices = ("pixel-4", "raspberry-pi-4", "pixel-6")
+    limits.write_text("".join(f'[budgets.{d}.tflite]\ngzip = "1 MB"\nbrotli = "1 MB"\n' for d in devices))
+    words = [word for device in devices for word in ("--target", device)]
+    run("check", str(path), "--budgets", str(limits), *words)
+    assert counted["reads"] == 1
+    assert counted["compressions"] <= 2  # the table's estimate, and the exact number for the gate
+
+
+@pytest.mark.parametrize("build", [lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())])
+def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
+    build: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with its own batch, once with a free one, and once in litert_torch itself."""
+    pytest.importorskip("coremltools")
+    traces: list[str] = []
+    real = torch.export.export
+
+    def export(*args: Any, **kwargs: Any) -> Any:
+        traces.append("trace")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr("torch.export.export", export)
+    torch.manual_seed(0)
+    module = build().eval()
+    x = torch.randn(1, 3, 16, 16)
+    _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(FORMATS))
+    assert all(parity.passed for parity in parities.values())
+    assert 2 <= len(traces) <= 4

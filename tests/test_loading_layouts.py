@@ -1,0 +1,110 @@
+"""Checkpoints as other tools leave them: taken bit for bit, or refused with the way out; none is half-loaded."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from idp_deploy.errors import FileError, IdpDeployError, UnsafeFileError, UsageError
+from idp_deploy.loading import load_any, load_model
+from tests.checkpoint_layouts import (
+    CHOSEN,
+    REFUSED,
+    SAID,
+    TAKEN,
+    Touch,
+    Write,
+    distributed,
+    ema,
+    prefixed,
+    saved,
+    weights,
+)
+from tests.loading_fixtures import build, same, source
+
+
+@pytest.mark.parametrize("write", TAKEN.values(), ids=TAKEN)
+def test_every_layout_is_taken_bit_for_bit(write: Write, tmp_path: Path) -> None:
+    expected = source()
+    said: list[str] = []
+    found = load_model(write(tmp_path), build, announce=said.append).module
+    counters = {n: v for n, v in found.state_dict().items() if n.endswith("num_batches_tracked")}
+    expected.load_state_dict(counters, strict=False)
+    assert same(found, expected)
+    assert not said
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_becomes_float32_exactly(kind: torch.dtype, tmp_path: Path) -> None:
+    state = {n: v.to(kind) if v.is_floating_point() else v for n, v in weights().items()}
+    found = load_model(saved(lambda: state)(tmp_path), build).module.state_dict()
+    assert all(found[n].dtype == (torch.float32 if v.is_floating_point() else v.dtype) for n, v in state.items())
+    assert all(torch.equal(found[n], v.to(found[n].dtype)) for n, v in state.items())
+
+
+@pytest.mark.parametrize(("write", "words"), SAID.values(), ids=SAID)
+def test_what_stands_beside_the_weights_is_said(write: Write, words: str, tmp_path: Path) -> None:
+    said: list[str] = []
+    assert same(load_model(write(tmp_path), build, announce=said.append).module, source())
+    assert words in "\n".join(said)
+    with pytest.warns(UserWarning, match="taken|taking"):
+        load_any(write(tmp_path / "again" if (tmp_path / "again").mkdir() is None else tmp_path), build)
+
+
+@pytest.mark.parametrize(("write", "key"), CHOSEN.values(), ids=CHOSEN)
+def test_weights_key_chooses(write: Write, key: str, tmp_path: Path) -> None:
+    assert same(load_model(write(tmp_path), build, weights_key=key).module, source())
+
+
+@pytest.mark.parametrize(("write", "words", "way_out"), REFUSED.values(), ids=REFUSED)
+def test_every_other_layout_is_refused_with_the_way_out(write: Write, words: str, way_out: str, tmp_path: Path) -> None:
+    with pytest.raises(IdpDeployError, match=words) as caught:
+        load_model(write(tmp_path), build)
+    assert re.search(way_out, caught.value.way_out), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_key_names_those_that_fit(tmp_path: Path) -> None:
+    path = saved(lambda: {"state_dict": weights(), "state_dict_ema": ema()})(tmp_path)
+    with pytest.raises(UsageError, match=r"holds no weights of .* under that key — did you mean 'state_dict_ema'"):
+        load_model(path, build, weights_key="state_dict_emma")
+
+
+def test_weights_of_a_larger_file_need_their_key(tmp_path: Path) -> None:
+    path = saved(lambda: {**prefixed("nets.0."), "nets.1.weight": torch.ones(3)})(tmp_path)
+    said: list[str] = []
+    assert same(load_model(path, build, weights_key="nets.0", announce=said.append).module, source())
+    assert "'nets.1.weight'" in said[0]
+
+
+def test_objects_in_a_checkpoint_are_never_built(tmp_path: Path) -> None:
+    torch.save({"state_dict": weights(), "evil": Touch(tmp_path / "ran")}, tmp_path / "m.pt")
+    with pytest.raises(UnsafeFileError):
+        load_model(tmp_path / "m.pt", build)
+    torch.save({"state_dict": weights(), "args": argparse.Namespace(x=Touch(tmp_path / "ran"))}, tmp_path / "m.pt")
+    with pytest.raises(UnsafeFileError):
+        load_model(tmp_path / "m.pt", build)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_index_of_a_distributed_checkpoint_runs_nothing(tmp_path: Path) -> None:
+    path = distributed(weights)(tmp_path)
+    (path / ".metadata").write_bytes(pickle.dumps(Touch(tmp_path / "ran")))
+    with pytest.raises(UnsafeFileError, match="its index wants to build"):
+        load_model(path, build)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_endless_lists_are_refused(tmp_path: Path) -> None:
+    inner: Any = [0] * 1000
+    for _ in range(5):
+        inner = [inner] * 1000
+    torch.save({"state_dict": weights(), "x": inner}, tmp_path / "m.pt")
+    with pytest.raises(FileError, match="more than"):
+        load_model(tmp_path / "m.pt", build)
