@@ -61,7 +61,7 @@ def test_a_fit_explains_what_it_was_told(rows: list[Row]) -> None:
     assert np.mean(misses) < 0.08
 
 
-WANTED = {"model": 0.09, "device": 0.14, "device+anchor": 0.1, "both+anchor": 0.11}
+WANTED = {"model": 0.095, "device": 0.14, "device+anchor": 0.1, "both+anchor": 0.11}
 
 
 @pytest.mark.parametrize("cell", WANTED)
