@@ -128,7 +128,7 @@ def test_a_term_that_a_runtime_never_spent_time_in_is_uncertain() -> None:
     }
     swish, pointwise = INDEX["transcendental"], INDEX["pointwise"]
     assert uncertain["ncnn"][swish] > 1.5 * uncertain["ncnn"][pointwise]
-    assert (uncertain["bolt"] >= uncertain["ncnn"] - 1e-12).all()
+    assert uncertain["bolt"][swish] > uncertain["ncnn"][swish]
 
 
 def test_networks_of_one_benchmark_leave_with_their_namesakes(rows: list[Row]) -> None:
