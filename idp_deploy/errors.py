@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     FILE = 3
     DEPENDENCY = 4
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class IdpDeployError(Exception):
@@ -44,6 +45,18 @@ class UsageError(IdpDeployError):
     exit_code = ExitCode.USAGE
 
 
+class GateError(IdpDeployError):
+    """A gate that cannot hold anything back (exit 1)."""
+
+    exit_code = ExitCode.GATE
+
+
+class DivergedError(UsageError):
+    """A training that went astray: settings that cannot be meant, seen only once it runs (exit 1)."""
+
+    exit_code = ExitCode.GATE
+
+
 class ConversionError(IdpDeployError):
     """A model or an operator that a format cannot hold, or a file that fails verification (exit 3)."""
 
@@ -64,6 +77,10 @@ class MissingDependencyError(IdpDeployError):
     """An optional package that this command needs is not installed (exit 4)."""
 
     exit_code = ExitCode.DEPENDENCY
+
+
+class IdpDeployWarning(UserWarning):
+    """What is done all the same, though it may not be what was meant."""
 
 
 def require(module: str, extra: str) -> None:

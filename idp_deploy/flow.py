@@ -107,7 +107,10 @@ class Quantization:
 
 @dataclass(frozen=True, eq=False)
 class CompressedModel:
-    """Exact zeros. `masks` is authoritative: True = kept; where it is False the module's weight is 0.0."""
+    """Exact zeros. `masks` says where: True = kept; where it is False the module's weight is 0.0.
+
+    Should somebody write to the weights afterwards, `zeros` says what is left, and no stage takes the model.
+    """
 
     module: nn.Module
     masks: Mapping[str, torch.Tensor]  # bool, same shape as the weight; only prunable weights have one
@@ -122,8 +125,18 @@ class CompressedModel:
 
     @property
     def zeros(self) -> int:
-        """How many of them are zero."""
-        return sum(mask.numel() - int(mask.sum()) for mask in self.masks.values())
+        """How many of them the masks prune and are zero: counted in the weights, not in the masks."""
+        return sum(mask.numel() - int(mask.sum()) for mask in self.masks.values()) - sum(self.filled.values())
+
+    @property
+    def filled(self) -> Mapping[str, int]:
+        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since."""
+        weights = dict(self.module.named_parameters(remove_duplicate=False))
+        found = {
+            name: int((weights[name].detach()[~mask.to(weights[name].device)] != 0).sum())
+            for name, mask in self.masks.items()
+        }
+        return {name: count for name, count in found.items() if count}
 
     @property
     def sparsity(self) -> float:

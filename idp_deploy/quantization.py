@@ -34,6 +34,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import Captured, attribute, capture
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.ledger import refuse_filled
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantizers import (
     decibels,
@@ -93,7 +94,8 @@ def quantize(
         samples: how many calibration inputs to take from the task.
 
     Raises:
-        UsageError: unknown scheme, no inputs where they are needed, or a model that is quantized already.
+        UsageError: unknown scheme, no inputs where they are needed, a model that is quantized already, or one whose
+            weights were written to after hardening.
         ConversionError: a weight is not finite.
 
     >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
@@ -106,6 +108,7 @@ def quantize(
     [[0.300048828125, 0.0]]
     """
     _require_scheme(model, scheme)
+    refuse_filled(model)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if scheme == "int8" and example is None:
         raise UsageError(
@@ -123,6 +126,7 @@ def quantize(
         )
     unabsorbed = _absorb_batch_norm(model, module, example) if example is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
+    _refuse_unsound(calls)
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     quantizer = SCHEMES[scheme]
@@ -179,6 +183,21 @@ def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
 def _grouped_transposed(module: nn.Module, names: Iterable[str]) -> list[str]:
     owners = ((name, _owner(module, name)) for name in names)
     return [name for name, owner in owners if isinstance(owner, _ConvTransposeNd) and owner.groups > 1]
+
+
+def _refuse_unsound(calls: Sequence[tuple[Any, ...]]) -> None:
+    """UsageError naming the first calibration input that holds something else than finite numbers."""
+    for sample, call in enumerate(calls):
+        for position, value in enumerate(call):
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                continue
+            found = (~torch.isfinite(value)).nonzero()
+            if len(found):
+                index = found[0].tolist()
+                raise UsageError(
+                    f"calibration sample {sample}, input {position}, is {float(value[tuple(index)]):g} at {index}",
+                    way_out="check the task's calibration inputs",
+                )
 
 
 def _calibration(

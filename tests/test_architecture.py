@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats",
+    "reading", "formats", "ledger",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -25,6 +25,7 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
+    "ledger": FOUNDATION,
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "units": {"errors"},
@@ -37,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
-    "loading": FOUNDATION | {"documents", "files", "masks", "ownership"},
+    "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
@@ -56,14 +57,15 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
+    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "configuration", "inputs", "rendering", "formats.write"},
+    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }

@@ -1,4 +1,4 @@
-"""The examples of docs/pruning.md run as they stand; accumulation, resuming and what they refuse."""
+"""The examples of docs/loops.md run as they stand; accumulation, resuming and what they refuse."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.pruning import callbacks
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
 
-DOCS = Path(__file__).parents[1] / "docs" / "pruning.md"
+DOCS = Path(__file__).parents[1] / "docs" / "loops.md"
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +138,17 @@ def test_the_trainer_example_runs() -> None:
     assert isinstance(names["pruning"], TrainerCallback)
     assert names["pruning"].pruner.method.settings["clip"] is False  # AdamW
     assert any(Path("sparse").iterdir())
+
+
+def test_the_accelerate_example_runs() -> None:
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    names = example(
+        "AcceleratePruning", model=model, optimizer=optimizer, loader=Blobs().train_loader(0),
+        loss=nn.functional.cross_entropy,
+    )  # fmt: skip
+    assert zeros(model) == names["sparse"].zeros == round(0.9 * PRUNABLE)
+    assert names["pruning"].pruner.steps == 10 * 2
 
 
 def test_the_trainer_resumes_to_the_same_weights_and_misses_its_masks() -> None:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
 from idp_deploy.formats import known
+from idp_deploy.ledger import refuse_filled
 
 
 class Exporter(Protocol):
@@ -44,8 +45,10 @@ def export(
         encoding: auto picks the smallest per tensor; dense turns sparse storage off; or one of the format's names.
 
     Raises:
-        UsageError: unknown format or encoding. ConversionError: an operator the format cannot hold.
+        UsageError: unknown format or encoding, or weights that were written to after hardening.
+        ConversionError: an operator the format cannot hold.
         MissingDependencyError: the format's converter is not installed.
     """
+    refuse_filled(model)
     exporter: Exporter = known(format).function("write")
     return exporter(model, example_inputs, path, encoding=encoding, **options)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from idp_deploy import files
+from idp_deploy import files, ledger
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.loading import fields
@@ -23,6 +23,7 @@ from idp_deploy.loading.state_dicts import Announce, fill, integers, resize, tak
 from idp_deploy.masks import prunable_weights
 from idp_deploy.ownership import CHECKPOINT
 
+TRAINER_STATE = "idp_deploy_pruner.pt"  # what TrainerPruning writes into a checkpoint folder
 Factory = str | Callable[[], nn.Module]
 
 
@@ -80,6 +81,7 @@ def load_any(
             )
         return found
     model = _plain_model(path, source, factory, weights_key, announce)
+    ledger.refuse_unhardened(str(path), _beside(path, content), dict(model.module.named_parameters()))
     masks = {}
     for name, weight in prunable_weights(model.module, embeddings=True).items():
         mask = model.module.get_parameter(name).detach() != 0
@@ -116,8 +118,10 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
     shape and bits, eight entries a byte, the first in the highest bit) and "quantization".
 
     Raises:
-        FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor.
+        FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor, or
+            weights were written to after they were hardened.
     """
+    ledger.refuse_filled(model)
     path = Path(path)
     if path.is_dir():
         raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
@@ -200,6 +204,12 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
+
+
+def _beside(path: Path, content: Any) -> Any:
+    """The content, and the pruner's state that a Trainer's checkpoint folder has beside the weights."""
+    state = (path if path.is_dir() else path.parent) / TRAINER_STATE
+    return [content, read_source(state).content] if state.is_file() else content
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

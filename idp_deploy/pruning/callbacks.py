@@ -1,15 +1,17 @@
-"""Pruning in other people's trainers: `LightningPruning` for Lightning, `TrainerPruning` for Hugging Face's Trainer.
+"""Pruning in other people's trainers: `LightningPruning`, `TrainerPruning` (Hugging Face) and `AcceleratePruning`.
 
-Both take the arguments of `Pruner`, except `epochs` and `steps_per_epoch`, which the trainer knows, and hold
-`pruner` during the training and `sparse`, the hardened model, after it. The classes are made when first asked for, so
-that neither package is imported, or needed, by anything else.
+They take the arguments of `Pruner`, except `epochs` and `steps_per_epoch`, which the trainer knows, and
+`on_unfinished` of `finalize`; they hold `pruner` during the training and `sparse`, the hardened model, after it.
+Metrics are those of the hardened weights, checkpoints hold hardened weights (and, beside the masks, the dense ones to
+resume from), and no score counts as the best, nor stops a run, before all zeros are there. The classes for trainers are
+made when first asked for, so that neither package is imported, or needed, by anything else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +20,33 @@ from torch import nn
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.files import replacing
+from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
+from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
-
-STATE_FILE = "idp_deploy_pruner.pt"  # beside the Trainer's own files in a checkpoint folder
+from idp_deploy.pruning.shipping import Shipping
 
 
 class _Pruning:
-    """What both callbacks share: a pruner planned for the steps to come, and the hardened model at the end."""
+    """What all share: a pruner planned for the steps to come, hardened metrics, the hardened model at the end."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, on_unfinished: Any = "warn", **settings: Any) -> None:
         super().__init__()
         for planned in ("epochs", "steps_per_epoch"):
             if planned in settings:
                 raise UsageError(f"'{planned}' is the trainer's to say", way_out="leave it out")
-        self.settings = settings
+        self.settings, self.on_unfinished = settings, on_unfinished
         self.pruner: Pruner | None = None
         self.sparse: Finalized | None = None
         self._saved: dict[str, Any] | None = None
+        self._shipping: Any = None
+        self._counts = False  # whether the last metrics were of all the zeros
+        self._hard = ExitStack()
+
+    @property
+    def _unfinished(self) -> bool:
+        pruner = self.pruner
+        return pruner is not None and self.sparse is None and pruner.steps < pruner.plan.total
 
     def _begin(self, model: nn.Module, steps: float, epochs: float | None, optimizer: Any) -> None:
         if not 0 < steps < math.inf:
@@ -45,24 +56,54 @@ class _Pruning:
             )
         whole = max(1, math.ceil(epochs or 1))
         planned = {"epochs": whole, "steps_per_epoch": math.ceil(steps / whole), "optimizer": optimizer}
+        self.sparse, self._counts = None, False
         self.pruner = Pruner(model, **{**planned, **self.settings})
+        rounded = self.pruner.plan.total
         if self._saved is not None:
             self.pruner.load_state_dict(self._saved)
             self._saved = None
+            self._counts = self.pruner.complete
+            if self.pruner.plan.total != rounded:
+                warn(
+                    f"the checkpoint was planned for {self.pruner.plan.total} steps, and this training has {steps:.0f}",
+                    "resume with the number of epochs it began with: its ramp and frozen finish do not move",
+                )
+                rounded = self.pruner.plan.total
+        if self.pruner.plan.total == rounded and rounded - steps < whole:
+            self.pruner.plan.total = min(rounded, int(steps))  # epochs of whole steps may be a few more
         self.pruner.prepare()
+        self._shipping = model.register_state_dict_post_hook(Shipping(self.pruner))
+
+    def _metrics_ahead(self) -> bool:
+        """Harden for the metrics; whether scores so far are of fewer zeros and must not count."""
+        if self.pruner is None or self.sparse is not None:
+            return False
+        self._hard.enter_context(self.pruner.hardened())
+        forget, self._counts = not self._counts or not self.pruner.complete, self.pruner.complete
+        return forget
 
     def _end(self) -> None:
-        if self.pruner is not None:
-            self.sparse = self.pruner.finalize()
+        self._hard.close()
+        if self.pruner is not None and self.sparse is None:
+            self.sparse = self.pruner.finalize(on_unfinished=self.on_unfinished)
+            self._shipping.remove()
 
 
 class _Lightning(_Pruning):
-    """Hooks of `lightning.pytorch.Callback`. Validation sees the exact zeros of the moment, training the soft masks."""
+    """Hooks of `lightning.pytorch.Callback`. Metrics and checkpoints see the exact zeros, training the soft masks."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._steps_taken = 0
-        self._hard = ExitStack()
+
+    def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
+        """Behind callbacks that average or swap weights, before those that write checkpoints."""
+        from lightning.pytorch.callbacks import Checkpoint
+
+        others = [callback for callback in trainer.callbacks if callback is not self]
+        last = [callback for callback in others if isinstance(callback, Checkpoint)]
+        # another list: the trainer is walking over this one
+        trainer.callbacks = [*(callback for callback in others if callback not in last), self, *last]
 
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Plan and prepare; weights of a checkpoint are loaded by now."""
@@ -75,31 +116,76 @@ class _Lightning(_Pruning):
         if self.pruner is not None and trainer.global_step != self._steps_taken:
             self._steps_taken = trainer.global_step
             self.pruner.step()
+        self._go_on(trainer)
 
-    def on_validation_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+        """Metrics of the training loop count from the moment on at which all zeros are there."""
+        if self.pruner is not None and not self._counts:
+            _forget_scores(trainer)
+
+    def on_validation_start(self, trainer: Any, *_: Any) -> None:
         """Harden for the metrics."""
-        if self.pruner is not None and self.sparse is None:
-            self._hard.enter_context(self.pruner.hardened())
+        if self._metrics_ahead():
+            _forget_scores(trainer)
 
-    def on_validation_end(self, *_: Any) -> None:
-        """Soft again, before checkpoints are written."""
+    def on_validation_end(self, trainer: Any, *_: Any) -> None:
+        """Soft again."""
         self._hard.close()
+        self._go_on(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
+        """No early stop where the plan is to be finished."""
+        self._go_on(trainer)
 
     def on_exception(self, *_: Any) -> None:
         """The weights as training had them, whatever went wrong."""
         self._hard.close()
 
-    def on_train_end(self, *_: Any) -> None:
-        """Exact zeros in the module's own weights."""
+    def on_train_end(self, trainer: Any, *_: Any) -> None:
+        """Exact zeros in the module's own weights, averaged ones if a callback has put them there."""
+        if self.pruner is not None and any("Averaging" in type(callback).__name__ for callback in trainer.callbacks):
+            self.pruner.plan.settled()
         self._end()
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: nn.Module, checkpoint: dict[str, Any]) -> None:
+        """An average that another callback puts into the checkpoint gets the same zeros."""
+        if self.pruner is not None and self.sparse is None:
+            Shipping(self.pruner).harden(checkpoint["state_dict"])
 
     def state_dict(self) -> dict[str, Any]:
         """Part of every Lightning checkpoint."""
-        return {} if self.pruner is None or self.sparse is not None else self.pruner.state_dict()
+        return {} if self.pruner is None or self.sparse is not None else self.pruner.state_dict(dense=True)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Kept until training starts."""
         self._saved = state_dict or None
+
+    def _go_on(self, trainer: Any) -> None:
+        if self.on_unfinished == "finish" and self._unfinished:
+            trainer.should_stop = False
+            _forget_stops(trainer)  # these look at the metric after all other callbacks
+
+
+def _forget_stops(trainer: Any) -> None:
+    """For early stops the next score is the first."""
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping):
+            worst = math.inf if callback.monitor_op == torch.lt else -math.inf
+            callback.best_score, callback.wait_count = torch.tensor(worst), 0
+
+
+def _forget_scores(trainer: Any) -> None:
+    """Scores of fewer zeros than were asked for are the worst there are, for best checkpoints and for early stops."""
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    _forget_stops(trainer)
+    for callback in trainer.callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_k_models:
+            score = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
+            callback.best_k_models = dict.fromkeys(callback.best_k_models, score)
+            callback.kth_value = callback.best_model_score = score
 
 
 class _Trainer(_Pruning):
@@ -119,21 +205,89 @@ class _Trainer(_Pruning):
             self._saved = torch.load(file, map_location="cpu", weights_only=True)
         self._begin(model, state.max_steps, state.num_train_epochs, optimizer)
 
-    def on_step_end(self, *_: Any, **__: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After every optimizer step."""
         if self.pruner is not None:
             self.pruner.step()
+        self._look_ahead(state, control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Metrics may be taken here."""
+        self._look_ahead(state, control)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Soft again."""
+        self._hard.close()
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Masks beside the weights."""
+        """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
             with replacing(folder / STATE_FILE) as temporary:
-                torch.save(self.pruner.state_dict(), temporary)
+                torch.save(self.pruner.state_dict(dense=True), temporary)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Exact zeros in the model's own weights, so that `save_model` writes them."""
+        """Exact zeros in the model's own weights, so that `save_model` writes them; the best ones, if these were
+        loaded."""
         self._end()
+
+    def _look_ahead(self, state: Any, control: Any) -> None:
+        if control.should_training_stop and self.on_unfinished == "finish" and self._unfinished:
+            control.should_training_stop = False
+        if control.should_evaluate and self._metrics_ahead():
+            state.best_metric = state.best_model_checkpoint = None
+
+
+class AcceleratePruning(_Pruning):
+    """Pruning in a loop of one's own with `accelerate`: it counts accumulated and skipped steps, and is saved and
+    loaded by `accelerator.save_state` and `load_state`.
+
+    Args:
+        accelerator: as the loop has it. settings: of `Pruner`, without epochs and steps_per_epoch.
+    """
+
+    def __init__(self, accelerator: Any, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.accelerator = accelerator
+
+    def begin(self, model: nn.Module, optimizer: Any, loader: Any, epochs: int) -> nn.Module:
+        """Plan for `epochs` passes over `loader` and put soft masks into the model; all three as prepared by it."""
+        try:
+            batches = len(loader)
+        except TypeError:
+            batches = 0
+        steps = epochs * math.ceil(batches / self.accelerator.gradient_accumulation_steps)
+        self._begin(model, steps, epochs, optimizer)
+        self._shipping.remove()  # in a loop of one's own `hardened` says what is saved
+        assert self.pruner is not None
+        self.accelerator.register_for_checkpointing(self.pruner)
+        return model
+
+    def step(self) -> None:
+        """After every `optimizer.step()`, also while gradients accumulate."""
+        if self.pruner is not None and self.accelerator.sync_gradients:
+            self.pruner.step()
+
+    def hardened(self) -> AbstractContextManager[nn.Module]:
+        """Inside, metrics and `save_state` are of the exact zeros of this moment."""
+        return self._running().hardened()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all zeros are there: scores count as the best from then on."""
+        return self._running().complete
+
+    def finalize(self) -> Finalized:
+        """Exact zeros in the model's own weights."""
+        self._running()
+        self._end()
+        assert self.sparse is not None
+        return self.sparse
+
+    def _running(self) -> Pruner:
+        if self.pruner is None:
+            raise UsageError("pruning has not begun", way_out="call begin(model, optimizer, loader, epochs)")
+        return self.pruner
 
 
 def _folder(args: Any, state: Any) -> Path:

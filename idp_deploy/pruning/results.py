@@ -17,10 +17,11 @@ class PruningReport:
     phase: str  # dense | ramp | frozen
     prunable: int
     of_all: int  # every parameter of the model
-    zeros: int  # entries that hardening would set to zero now
+    zeros: int  # entries that are zero, or, while masks are soft, that hardening would set to zero now
     target_zeros: int
     layers: Mapping[str, tuple[int, int]]  # weight name → (zeros now, entries)
     left: Mapping[str, str]  # weight left dense → the reason
+    planned: int = 0  # steps of the whole training, as the ramp counts them
 
     @property
     def sparsity(self) -> float:

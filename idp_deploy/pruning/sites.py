@@ -3,10 +3,13 @@
 The masked weight is put into the layer's instance dictionary, which Python looks up before `nn.Module` asks for the
 parameter. So nothing is added to the state dict, the parameter stays dense and trainable, and a forward that runs
 twice (gradient checkpointing) masks twice.
+
+A deep copy or a pickle of the layer is plain: its weight holds what the mask made of it at that moment.
 """
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +18,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
+from idp_deploy.pruning.copies import Copy
 
 
 @dataclass(eq=False)
@@ -32,9 +37,11 @@ class Site:
     mask: Tensor | None = None  # once frozen (or in the middle of `hardened`), what the forward uses
     masked: Callable[[Site, Tensor], Tensor] | None = None  # the method's forward; None: dense
     state: dict[str, Any] = field(default_factory=dict)  # the method's own: t, τ, scores, …
+    last: dict[str, Any] = field(default_factory=dict)  # the method's, where the mask froze and nothing trained since
     still: bool = False  # whether the weight itself no longer learns
     seen: bool = False  # whether a forward has read it
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
+    copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
 
     def live(self) -> nn.Parameter:
         """The parameter as the module holds it now: sharding and loading may put another object in its place."""
@@ -107,6 +114,22 @@ class _Enter:
         self.owner.__dict__[self.leaf] = masked
         _list(self.owner, self.leaf, masked)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        weight = cast(nn.Parameter, self.owner._parameters[self.leaf])
+        return _settle, (weight, self.meaning(weight), _Note(self.site))
+
+    @torch.no_grad()
+    def meaning(self, weight: nn.Parameter) -> Tensor:
+        """What the layer computes with."""
+        if weight.shape != self.site.weight.shape or type(weight) is not nn.Parameter:
+            warnings.warn(
+                f"a copy of weight '{self.site.name}' is dense: it was made from a part, and masks belong to the whole",
+                IdpDeployWarning,
+                stacklevel=2,
+            )
+            return weight.detach()
+        return self.site.read(weight).detach()
+
 
 class _Leave:
     """Forward hook of the same module; runs after an exception too."""
@@ -118,6 +141,9 @@ class _Leave:
         if self.owner.__dict__.pop(self.leaf, None) is not None:
             _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Nothing, ()
+
 
 def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
     """Recurrent layers pass their operator a list of weights; left alone they would make it, and on GPUs a copy of
@@ -128,11 +154,50 @@ def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
         owner._flat_weight_refs[index] = weakref.ref(cast(nn.Parameter, weight))
 
 
+class Nothing:
+    """What is left of a hook in a copy."""
+
+    def __call__(self, *args: Any) -> None:
+        """Does nothing."""
+
+
+class _Note:
+    """Tells a site of a copy of its weight; in another process there is nobody to tell."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    def __deepcopy__(self, memo: Any) -> _Note:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
+@torch.no_grad()
+def _settle(weight: nn.Parameter, value: Tensor, note: _Note | None) -> Nothing:
+    """Of a hook, in a copy: the copied weight takes the value that the mask gave it."""
+    weight.copy_(value)
+    if note is not None and all(copy.weight() is not weight for copy in note.site.copies):
+        note.site.copies.append(Copy(weight))
+    return Nothing()
+
+
 def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHandle]:
-    """Make every layer that holds the site's weight read `site.read()`; the handles undo it."""
+    """Make every layer that holds the site's weight read `site.read()`; the handles undo it.
+
+    Raises:
+        UsageError: another pruner's masks are there already.
+    """
     handles = []
     for place in site.where.places:
         owner, reader = module.get_submodule(place.owner), module.get_submodule(place.reader)
+        for hook in reader._forward_pre_hooks.values():
+            if isinstance(hook, _Enter) and hook.site is not site and hook.owner is owner and hook.leaf == place.leaf:
+                raise UsageError(
+                    f"weight '{site.name}' carries the mask of another Pruner already, and two would multiply",
+                    way_out="finalize() or detach() the other one first",
+                )
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
         handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))
     return handles

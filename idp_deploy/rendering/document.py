@@ -87,6 +87,7 @@ class Document:
     notes: Sequence[str] = ()
     cases: Sequence[Case] = ()
     plots: Sequence[Plot | Curves] = ()
+    summary: str = ""  # one line to end with
     next: str = ""  # the command a user would type now
 
     @property

@@ -15,6 +15,8 @@ def to_markdown(document: Document) -> str:
     failed = [f"- ❌ {_cell(f'{c.suite} {c.name}: {c.message}')}" for c in document.cases if not c.passed]
     if failed:
         parts.append("\n".join(failed))
+    if document.summary:
+        parts.append(_cell(document.summary))
     if document.notes:
         notes = "\n".join(f"- {_cell(note)}" for note in document.notes)
         parts.append(f"<details><summary>{len(document.notes)} notes</summary>\n\n{notes}\n\n</details>")

@@ -38,6 +38,8 @@ def to_text(document: Document) -> str:
             console.print(Text(f"FAIL {case.suite} {case.name}: {case.message}", style=_STYLES["bad"]))
     for note in document.notes:
         console.print(Text(f"note: {note}", style="dim"))
+    if document.summary:
+        console.print(Text(document.summary))
     if document.next:
         console.print(Text(f"Next: {document.next}", style="cyan"))
     assert isinstance(console.file, StringIO)

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session
+from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
@@ -79,8 +80,11 @@ def verify(
         accuracy_samples: how many held-out samples the file is scored on where there is a task; 0 for none.
 
     Raises:
-        FileError: the file is broken. ConversionError: an operator that the reference interpreter does not know.
+        UsageError: the model's weights were written to after they were hardened. FileError: the file is broken.
+        ConversionError: an operator that the reference interpreter does not know.
     """
+    if model is not None:
+        refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
     notes = list(contents.warnings)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
@@ -104,7 +108,8 @@ def verify(
         if contents.format == "coreml" and not all(parity.passed for parity in parities):
             more = (*more, *_blame(contents, model, calls[0], max(parity.tolerance for parity in parities)))
         proofs, unproved = prove_weights(model, contents, calls[0])
-        more += unproved + dead_activations(module, calls)
+        more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
+        more += dead_activations(module, calls)
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
     described = Artifact(contents.path, contents.format, contents.size_bytes, contents.manifest)
     return Parity(described, parities, proofs, metrics, (*notes, *more))

@@ -18,6 +18,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
+from idp_deploy.verification.factors import scaled
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching
 
@@ -112,6 +113,9 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             Reference(name, v.astype(np.float32), quantized, acts.get(name), gates=gates.get(name, 1)) for v in values
         ]
         references[name] += [Reference(name, v, False, computed=True) for v in made]
+        if captured is not None and name in folded:
+            factored = scaled(captured.module, captured.aliases.get(name, name), folded[name])
+            references[name] += [Reference(name, v, quantized, acts.get(name), computed=True) for v in factored]
     return references
 
 

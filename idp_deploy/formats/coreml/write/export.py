@@ -144,7 +144,7 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
         if values.size and not np.abs(values).max() <= largest:
             raise ConversionError(
                 f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
-                way_out="export with precision float32",
+                way_out="export with --precision float32",
             )
 
 

@@ -1,0 +1,97 @@
+"""Whether what goes on is what was pruned: zeros counted in the weights, held against masks and against the target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, MaskedModel
+
+PRUNER_STATE = frozenset({"steps", "schedule", "sites"})  # by these keys a pruner's state is known
+_DEPTH = 4  # of dicts and lists that are looked into
+
+
+def refuse_filled(model: CompressedModel | MaskedModel) -> None:
+    """Raise `UsageError` where the weights were written to after they were hardened."""
+    filled = model.filled if isinstance(model, CompressedModel) else {}
+    if filled:
+        name, count = max(filled.items(), key=lambda pair: pair[1])
+        raise UsageError(
+            f"{sum(filled.values()):,} entries that the masks prune are not zero, {count:,} of them in '{name}': the "
+            "weights were written to after hardening (training on, an average, load_state_dict)",
+            way_out="put the zeros back with pruner.apply_to(module), or call pruner.step() while training on",
+        )
+
+
+def shortfall(model: CompressedModel) -> str:
+    """What is to be said of a model with fewer zeros than were asked for, or with none; "" where all is well."""
+    if not model.prunable or any(step.startswith("shrink") for step in model.provenance.steps):
+        return ""  # removed channels are no zeros any more
+    if not model.zeros:
+        return (
+            f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
+            "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden "
+            "a copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
+        )
+    asked = model.recipe.sparsity if model.recipe is not None else 0.0
+    short = round(asked * model.prunable) - model.zeros
+    if short > max(len(model.masks), model.prunable // 1000):  # patterns round by weight
+        return (
+            f"{model.zeros:,} of {model.prunable:,} prunable weights are zero ({model.sparsity:.1%}) where {asked:.1%} "
+            "was asked for — prune again, or finalize() the run"
+        )
+    return ""
+
+
+def summary(model: CompressedModel) -> str:
+    """`5,184 of 5,760 prunable weights are zero (90.0 %)`."""
+    share = f"{100 * model.sparsity:.1f} %"
+    return f"{model.zeros:,} of {model.prunable:,} prunable weights are zero ({share})"
+
+
+def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> None:
+    """Raise `UsageError` where `content`, a file's, carries a pruner's state and `weights` not the zeros it speaks of.
+
+    Args:
+        weights: parameters of the module by name; the state's names may have a prefix more or fewer.
+    """
+    state = _find(content, _DEPTH)
+    if state is None:
+        return
+    found, wanted, entries = 0, 0, 0
+    for name, site in state["sites"].items():
+        weight = next((w for own, w in weights.items() if _same(own, name)), None)
+        if weight is None or not isinstance(site, Mapping):
+            continue
+        mask, budget = site.get("mask"), site.get("budget")
+        if mask is not None and getattr(mask, "shape", None) == weight.shape:
+            budget = weight.numel() - int((mask != 0).sum())
+        wanted += budget if isinstance(budget, int) else 0
+        found, entries = found + int((weight == 0).sum()), entries + weight.numel()
+    target = state.get("target")
+    wanted = max(wanted, target if isinstance(target, int) else 0)
+    if entries and found < wanted:
+        raise UsageError(
+            f"{where} is of a run that was being pruned, at step {state['steps']}, and its training not finished: "
+            f"{found:,} of {entries:,} weights are zero, where {wanted:,} were asked for",
+            way_out="finalize() that run and save the model, or save inside pruner.hardened(); a copy of its weights "
+            "is hardened by pruner.apply_to(copy)",
+        )
+
+
+def _find(content: Any, depth: int) -> Mapping[str, Any] | None:
+    if isinstance(content, Mapping):
+        if content.keys() >= PRUNER_STATE and isinstance(content["sites"], Mapping):
+            return content
+        inside: Sequence[Any] = list(content.values())
+    else:
+        inside = content if isinstance(content, list | tuple) else []
+    if not depth:
+        return None
+    found = (_find(entry, depth - 1) for entry in inside if isinstance(entry, Mapping | list | tuple))
+    return next((state for state in found if state is not None), None)
+
+
+def _same(own: str, name: str) -> bool:
+    return own == name or own.endswith(f".{name}") or name.endswith(f".{own}")

@@ -1,0 +1,128 @@
+"""From a recipe to masks: which weights of a model, how zeros are shared out, by which rule, and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe
+from idp_deploy.masks import NM, Channel
+from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
+from idp_deploy.pruning.coupling import couple
+from idp_deploy.pruning.masking import Masking
+from idp_deploy.pruning.methods import METHODS, Surroundings
+from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options
+from idp_deploy.pruning.plan import bare_optimizer
+from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
+from idp_deploy.pruning.selecting import select
+from idp_deploy.pruning.sites import Site
+
+PAPER_TEMPERATURE = 1e-4
+# optimizers that divide every entry's step by the size of its own gradients
+ADAPTIVE = (
+    torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
+    torch.optim.Adadelta, torch.optim.RMSprop,
+)  # fmt: skip
+
+
+def assemble(
+    model: nn.Module,
+    recipe: Recipe,
+    *,
+    steps_per_epoch: int | None = None,
+    example_inputs: tuple[Any, ...] | None = None,
+    loss: Callable[[], Tensor] | None = None,
+    optimizer: Any = None,
+) -> tuple[Masking, dict[str, str]]:
+    """The masks of `recipe` on `model`, nothing of them chosen yet; and why a prunable weight is left dense.
+
+    Raises:
+        UsageError: a recipe that cannot be meant, or that does not fit the model.
+    """
+    _check(recipe, steps_per_epoch)
+    options, rule = dict(recipe.options), METHODS[recipe.method]
+    choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS}
+    if recipe.pattern == "channel" and example_inputs is None:
+        choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
+    selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
+    left = dict(selection.left)
+    found = [
+        Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
+        for name, (where, parsed) in selection.chosen.items()
+    ]
+    sites, followers = _coupled(model, found, left, example_inputs)
+    _check_sparsity(sites, recipe.sparsity)
+    usual_one = usual_allocation(recipe.mode, recipe.sparsity, [site.pattern for site in sites])
+    allocation = usual_one if recipe.allocation == "auto" else recipe.allocation
+    known = SCHEDULE_OPTIONS[recipe.mode]
+    timing = {k: v for k, v in {**rule.timing, **options}.items() if k in known and v is not None}
+    usual = {} if rule.ramp == "none" else usual_timing(model)  # without a ramp a mask is there from the first step
+    schedule = (
+        auto_schedule(recipe.epochs * (steps_per_epoch or 1), shape=rule.ramp, **{**usual, **timing})
+        if recipe.mode == "auto"
+        else paper_schedule(recipe.epochs, steps_per_epoch or 1, **timing)
+    )
+    own = {key: value for key, value in options.items() if key not in (*SELECTION_OPTIONS, *known)}
+    if recipe.method == "idp":
+        own = {**_idp_defaults(recipe.mode, optimizer), **own}
+    method = rule(sites, schedule, recipe.seed, own)
+    return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example_inputs, loss)), left
+
+
+def _check(recipe: Recipe, steps_per_epoch: int | None) -> None:
+    sparsity, allocation = recipe.sparsity, recipe.allocation
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"sparsity is {sparsity}", way_out="give a share of zeros, 0 ≤ sparsity < 1, such as 0.9")
+    check_options(recipe.method, recipe.mode, recipe.options)
+    if allocation != "auto" and allocation not in ALLOCATIONS:
+        raise UsageError(f"unknown allocation '{allocation}'", way_out=f"known are auto, {', '.join(ALLOCATIONS)}")
+    if recipe.epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
+        raise UsageError(
+            f"{recipe.epochs} epochs of {steps_per_epoch} steps", way_out="pruning trains: give at least 1"
+        )
+
+
+def _coupled(
+    model: nn.Module, sites: list[Site], left: dict[str, str], example_inputs: tuple[Any, ...] | None
+) -> tuple[list[Site], list[tuple[Site, nn.Parameter]]]:
+    """Channels that are one in the network share their fate; those that cannot be removed stay dense.
+
+    Returns:
+        The sites that stay, and norms and biases behind their channels.
+    """
+    channelled = {site.name: site for site in sites if isinstance(site.pattern, Channel)}
+    if not channelled or example_inputs is None:
+        return sites, []
+    followers: list[tuple[Site, nn.Parameter]] = []
+    for coupled in couple(model, example_inputs, channelled):
+        peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
+        for site in peers:
+            site.peers = peers
+            if coupled.fixed:
+                left[site.name] = coupled.fixed
+        if not coupled.fixed:
+            followers += [(peers[0], model.get_parameter(name)) for name in coupled.followers]
+    staying = [site for site in sites if site.name not in left]
+    if not staying:
+        raise UsageError("no channel of this model can be removed", way_out="use another pattern than channel")
+    return staying, followers
+
+
+def _check_sparsity(sites: list[Site], sparsity: float) -> None:
+    patterns = {site.pattern for site in sites}
+    for pattern in patterns:
+        if isinstance(pattern, NM) and patterns == {pattern} and sparsity != pattern.sparsity:
+            raise UsageError(
+                f"pattern {pattern.name} means a sparsity of {pattern.sparsity}, not {sparsity}",
+                way_out=f"ask for {pattern.sparsity}",
+            )
+
+
+def _idp_defaults(mode: str, optimizer: Any) -> dict[str, Any]:
+    if mode == "paper":
+        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1}
+    return {"clip": False} if isinstance(bare_optimizer(optimizer), ADAPTIVE) else {}

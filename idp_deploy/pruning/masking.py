@@ -1,0 +1,301 @@
+"""The masks of one run: shared out among the weights, soft while these train, exact once frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe, SoftMask
+from idp_deploy.masks import SMALLEST_TEMPERATURE
+from idp_deploy.pruning.allocation import Layer, allocate
+from idp_deploy.pruning.methods import Method, Surroundings
+from idp_deploy.pruning.schedule import Schedule
+from idp_deploy.pruning.sharding import whole
+from idp_deploy.pruning.sites import Site
+
+LOOKS = 4  # a step looks for NaN and inf in every fourth weight
+
+
+class Hard(NamedTuple):
+    """What hardening makes of one weight: True = kept, and the kept values where they change, too."""
+
+    mask: Tensor
+    baked: Tensor | None = None
+
+    def of(self, weight: Tensor) -> Tensor:
+        """The hardened weight; a product would leave −0.0."""
+        mask, values = self.mask.to(weight.device), weight if self.baked is None else self.baked
+        return torch.where(mask, values.to(weight.device, weight.dtype), torch.zeros_like(weight))
+
+
+class Masking:
+    """Budgets, soft masks and hard masks of all sites. It knows of weights and step numbers, not of anybody's loop."""
+
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        followers: Sequence[tuple[Site, nn.Parameter]],
+        method: Method,
+        recipe: Recipe,
+        allocation: str,
+        surroundings: Surroundings,
+    ) -> None:
+        self.sites, self.followers, self.method = sites, followers, method
+        self.recipe, self.allocation, self.surroundings = recipe, allocation, surroundings
+        self.allocated = False
+        names = {id(parameter): name for name, parameter in surroundings.module.named_parameters()}
+        self.named_followers = {names[id(parameter)]: (site, parameter) for site, parameter in followers}
+
+    @property
+    def schedule(self) -> Schedule:
+        """The method's."""
+        return self.method.schedule
+
+    @property
+    def complete(self) -> bool:
+        """Whether hardening at this moment would give all the zeros that were asked for."""
+        return not self.recipe.sparsity or (self.allocated and self.zeros >= self.target)
+
+    @property
+    def zeros(self) -> int:
+        """Entries that hardening at this moment would set to zero."""
+        return sum(site.zeros for site in self.sites)
+
+    @property
+    def target(self) -> int:
+        """Zeros at the end."""
+        if self.allocated:
+            return sum(site.budget for site in self.sites)
+        return round(self.recipe.sparsity * sum(site.weight.numel() for site in self.sites))
+
+    def whole(self) -> AbstractContextManager[None]:
+        """For as long as `site.weight` has to be all of the weight."""
+        unless = "pruning coupled channels" if self.followers else ""
+        if not self.method.shardable:
+            unless = f"method {self.recipe.method}"
+        elif self.allocation == "sensitivity":
+            unless = "allocation by sensitivity"
+        return whole(self.sites, unless=unless)
+
+    def refresh(self, step: int) -> None:
+        """Bring masks in line with the weights and the step count."""
+        # in turn: a NaN anywhere reaches every weight with the next step
+        self._refuse_non_finite(self.sites[step % LOOKS :: LOOKS] if step else self.sites)
+        phase = self.schedule.phase(step)
+        if phase == "dense":
+            return
+        self._allocate()
+        if phase == "frozen":
+            for site in self.sites:
+                site.last = {}
+            self.freeze()
+            return
+        ratio = self.schedule.ratio(step)
+        for site in self.sites:
+            unit = site.pattern.unit(tuple(site.weight.shape), site.where.output_axis)
+            site.zeros = round(ratio * site.budget / unit) * unit
+            self.method.update(site, step)
+        self.method.after(step)
+        for site in self.sites:
+            site.masked = self.method.forward(site)
+
+    def hard(self) -> dict[Site, Hard]:
+        """What hardening at this moment would write, by site; sites that stay dense are left out."""
+        return {
+            site: Hard(self.method.hard_mask(site), self.method.baked(site)) if site.mask is None else Hard(site.mask)
+            for site in self.sites
+            if site.zeros or site.mask is not None
+        }
+
+    def soft_masks(self) -> dict[str, SoftMask]:
+        """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
+
+        From numbers alone every weight zeroes its own smallest units. Where that is not what was chosen (methods that
+        keep by something else than size, coupled channels) the zeros become exact here.
+        """
+        self._finish_ramp()
+        if not self.method.by_size or any(site.peers for site in self.sites):
+            self.freeze()
+        masks = {}
+        for site in self.sites:
+            t, tau = site.state.get("t"), site.state.get("tau")
+            if t is None or tau is None or site.mask is not None:
+                t, tau = (site.threshold() if site.zeros else torch.zeros(())), torch.tensor(SMALLEST_TEMPERATURE)
+            masks[site.name] = SoftMask(float(t.mean()), float(tau.mean()), site.zeros, site.pattern.name)
+        return masks
+
+    @torch.no_grad()
+    def freeze(self) -> None:
+        """Zeros in the weights themselves, again after every step: momentum would move them."""
+        if any(site.mask is None for site in self.sites):
+            self._finish_ramp()
+        fresh = {
+            site: Hard(self.method.hard_mask(site), self.method.baked(site)) for site in self.sites if site.mask is None
+        }
+        for site, hard in fresh.items():
+            self._bake_averages(site)
+            if hard.baked is not None:
+                site.weight.copy_(hard.baked)
+                site.last = dict(site.state)
+            site.mask, site.budget = hard.mask, site.zeros
+            site.state.clear()
+        for site in self.sites:
+            assert site.mask is not None
+            site.weight.mul_(site.mask)
+        for site, parameter in self.followers:
+            parameter.mul_(alive(site, parameter))
+
+    def adopt(self) -> bool:
+        """Take the masks from the weights, if these hold all the zeros that were asked for.
+
+        So it is with hardened weights of an earlier moment, the best so far, that were put into the model again.
+        """
+        found = {site: site.weight != 0 for site in self.sites}
+        if not self.recipe.sparsity or sum(int((~mask).sum()) for mask in found.values()) < self.target:
+            return False
+        for site, mask in found.items():
+            site.mask, site.zeros = mask, int((~mask).sum())
+            site.budget = site.zeros
+            site.state.clear()
+        self.allocated = True
+        return True
+
+    def shipped(self, hard_already: Collection[Site] = ()) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
+        """Names of every weight, and of every norm and bias behind dead channels, with what hardening makes of it."""
+        hard = {site: what for site, what in self.hard().items() if site not in hard_already}
+        found: list[tuple[list[str], Callable[[Tensor], Tensor]]] = []
+        for site, what in hard.items():
+            names = [f"{place.owner}.{place.leaf}".lstrip(".") for place in site.where.places]
+            found.append((names, what.of))
+        for name, (site, parameter) in self.named_followers.items():
+            if site in hard:
+                found.append(([name], partial(torch.mul, alive(site, parameter, hard[site].mask))))
+        return found
+
+    def state(self, for_a_while: Collection[Site] = ()) -> dict[str, dict[str, Any]]:
+        """By weight name, plain values and tensors.
+
+        Args:
+            for_a_while: sites whose mask is hard for the moment only.
+        """
+        return {
+            site.name: {
+                "budget": site.budget,
+                "zeros": site.zeros,
+                "mask": None if site in for_a_while else site.mask,
+                "still": site.still,
+                "state": dict(site.state),
+            }
+            for site in self.sites
+        }
+
+    @torch.no_grad()
+    def load(self, states: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Tensor]) -> None:
+        """What `state` returned, and weights to put back.
+
+        Raises:
+            UsageError: they are of another model.
+        """
+        unknown = [site.name for site in self.sites if site.name not in states]
+        if unknown:
+            raise UsageError(
+                f"this pruner's state has no weight '{unknown[0]}'",
+                way_out="load the state of a Pruner with the same model, skip and rules",
+            )
+        for name, (_, parameter) in self.named_followers.items():
+            if name in dense:
+                parameter.copy_(dense[name])
+        for site in self.sites:
+            if site.name in dense:
+                site.live().copy_(dense[site.name])
+            saved = tree_map_only(Tensor, partial(_beside, site.weight), states[site.name])
+            site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
+            site.still, site.state = saved["still"], dict(saved["state"])
+            site.masked = self.method.forward(site)
+        self.allocated = any(site.budget for site in self.sites)
+
+    def baked(self, site: Site, weight: Tensor) -> Tensor | None:
+        """What the method makes of `weight`, another one in the place of the site's, where it changes kept values."""
+        own = site.weight, site.state
+        site.weight, site.state = weight, site.last if site.mask is not None else site.state
+        try:
+            return self.method.baked(site)
+        finally:
+            site.weight, site.state = own
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _bake_averages(self, site: Site) -> None:
+        """An average follows the weights, so it makes their jump as well."""
+        for copy in site.copies:
+            weight = copy.average()
+            jumped = None if weight is None else self.baked(site, weight)
+            if weight is not None and jumped is not None:
+                weight.copy_(jumped)
+
+    def _allocate(self) -> None:
+        if self.allocated or self.recipe.sparsity == 0:
+            return
+        gradients = self._gradients() if self.allocation == "sensitivity" else [None] * len(self.sites)
+        layers = [
+            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates)
+            for site, gradient in zip(self.sites, gradients, strict=True)
+        ]
+        budgets = allocate(layers, self.recipe.sparsity, self.allocation)
+        for site in self.sites:
+            site.budget = budgets[site.name]
+        self.allocated = True
+
+    def _gradients(self) -> Sequence[Tensor | None]:
+        """Of the loss on calibration data, by site; none where there is no loss. Random state is as before."""
+        loss, weights = self.surroundings.loss, [site.weight for site in self.sites]
+        if loss is None:
+            return [None] * len(weights)
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)  # every process drops the same units
+            return torch.autograd.grad(loss(), weights, allow_unused=True, materialize_grads=True)
+
+    def _finish_ramp(self) -> None:
+        """Full budgets, wherever training stopped, and the method's last word on them."""
+        self._refuse_non_finite(self.sites)
+        self._allocate()
+        soft = [site for site in self.sites if site.mask is None]
+        last = self.schedule.frozen_from
+        for site in soft:
+            if site.zeros != site.budget:
+                site.zeros = site.budget
+                self.method.update(site, last)
+                site.zeros = site.budget
+        if soft:
+            self.method.settle()
+
+    def _refuse_non_finite(self, looked_at: Sequence[Site]) -> None:
+        totals = [site.weight.detach().sum(dtype=torch.float32) for site in looked_at]
+        if not totals or torch.isfinite(torch.stack(totals)).all():
+            return
+        for site in self.sites:
+            bad = int((~torch.isfinite(site.weight.detach())).sum())
+            if bad:
+                raise UsageError(
+                    f"weight '{site.name}' holds {bad} values that are NaN or infinite",
+                    way_out="lower the learning rate, or check the checkpoint",
+                )
+
+
+def alive(site: Site, parameter: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Which channels of a norm or bias behind `site` live: behind a dead one it would be a constant."""
+    mask = site.mask if mask is None else mask
+    assert mask is not None
+    channels = mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
+    return channels.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
+
+
+def _beside(weight: Tensor, saved: Tensor) -> Tensor:
+    return saved.to(weight.device)

@@ -1,0 +1,201 @@
+"""Steps planned and steps taken: gradients that accumulate, steps that a scaler skipped, runs that stop early."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.pruning.sites import Site
+
+_SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
+
+_PLAN = (
+    "plan the optimizer steps that will be taken (len(loader) / accumulation an epoch), or train on before finalize(); "
+    'on_unfinished="raise" stops here, "finish" trains the missing steps by loss= and optimizer=, "warn" goes on'
+)
+
+
+class Plan:
+    """Holds what was planned against what the optimizer does.
+
+    Args:
+        total: optimizer steps planned, or epochs where `step()` is called once in each (`by_epoch`).
+        optimizer: whose steps are counted; without one a step shows in the parameters' versions and values.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], total: int, *, by_epoch: bool, optimizer: Any = None
+    ) -> None:
+        self.total, self.by_epoch, self.sites = total, by_epoch, sites
+        self.furthest = 0  # the last step that was reached in this process
+        self.idle = 0  # calls of step() without an optimizer step
+        self._model = model
+        self._evidence: Any = None
+        self._sample: list[Tensor] = []
+        self._proven, self._unproven = False, 0
+        self._told: set[str] = set()
+        self._optimizer_steps = 0
+        self._handle: Any = None
+        bare = bare_optimizer(optimizer)
+        if isinstance(bare, torch.optim.Optimizer) and self._trains(bare):
+            count = weakref.WeakMethod(self._count)
+            self._handle = bare.register_step_post_hook(lambda *_: call() if (call := count()) is not None else None)
+
+    def advance(self) -> int:
+        """By how many steps a call of `step()` moves on: 1, or 0 where the optimizer has taken none since the last.
+
+        As long as no call has shown a step the calls count, since some optimizers leave no trace; the first trace takes
+        those back.
+        """
+        taken = self._taken()
+        if taken:
+            back, self._unproven, self._proven = (0 if self._proven else self._unproven), 0, True
+            self.idle += back
+            if back:
+                self._say_idle()
+            if taken > 1 and not self.by_epoch:
+                self._tell(
+                    "behind",
+                    f"the optimizer has taken {taken} steps since the last step() of the pruner, which counts one",
+                    "call step() after every optimizer step, or leave steps_per_epoch out and call it once an epoch",
+                )
+            return 1 - back
+        if not self._proven:
+            self._unproven += 1
+            return 1
+        self.idle += 1
+        self._say_idle()
+        return 0
+
+    def reached(self, step: int) -> None:
+        """Says once that training goes on past the plan."""
+        self.furthest = max(self.furthest, step)
+        if step == self.total + 1:
+            self._tell(
+                "beyond",
+                f"this is step {step} of {self.total} planned {self._unit}: the zeros came too early for this training",
+                "plan all of its epochs and optimizer steps",
+            )
+
+    def settled(self) -> None:
+        """From here on a change of the weights is somebody else's."""
+        self._evidence = self._counts()
+        self._sample = self._look()
+
+    def written(self) -> bool:
+        """Whether somebody has changed the weights since `settled`."""
+        now = self._look()
+        return len(now) != len(self._sample) or any(
+            not torch.equal(a, b.to(a.device)) for a, b in zip(now, self._sample, strict=True)
+        )
+
+    def unfinished(self, phase: str, zeros: int, target: int) -> str:
+        """What is missing at the end, with both numbers; empty where the plan was met."""
+        if self.furthest >= self.total:
+            if not self.idle:
+                return ""
+            return (
+                f"step() was called {self.furthest + self.idle} times and the optimizer took {self.furthest} of them "
+                f"({self.total} planned): calls while gradients accumulate, or of steps that a GradScaler skipped, do "
+                "not count"
+            )
+        skipped = f" ({self.idle} more calls of step() came without an optimizer step)" if self.idle else ""
+        said = f"training took {self.furthest} of the {self.total} {self._unit} planned{skipped}"
+        if zeros < target:
+            return (
+                f"{said} and ended at {zeros:,} of {target:,} zeros: the other {target - zeros:,} go at once, untrained"
+            )
+        if phase == "frozen":
+            return f"{said}: all {target:,} zeros were there, the frozen finish was cut short"
+        return f"{said}: all {target:,} zeros were there, but masks still soft: nothing was trained on the exact ones"
+
+    def meet(self, on_unfinished: str, said: str) -> None:
+        """Warn or refuse.
+
+        Raises:
+            UsageError: it was asked to.
+        """
+        if on_unfinished == "raise":
+            raise UsageError(said, way_out=_PLAN)
+        self._tell("unfinished", said, _PLAN if self.furthest < self.total else "call step() where the optimizer steps")
+
+    def close(self) -> None:
+        """Leave the optimizer alone."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def _unit(self) -> str:
+        return "epochs" if self.by_epoch else "steps"
+
+    def _trains(self, optimizer: torch.optim.Optimizer) -> bool:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        return any(id(site.weight) in held for site in self.sites)
+
+    def _count(self) -> None:
+        self._optimizer_steps += 1
+
+    def _counts(self) -> int:
+        if self._handle is not None:
+            return self._optimizer_steps
+        return sum(p._version for p in self._model.parameters() if not p.is_inference())
+
+    def _taken(self) -> int:
+        """Optimizer steps since `settled`; 1 stands for some where only the weights tell."""
+        if self._handle is not None:
+            return int(self._optimizer_steps - self._evidence)
+        told = len(self._look()) == len(self.sites) == len(self._sample)  # of weights in parts nobody can tell
+        return int(not told or self._counts() != self._evidence or self.written())
+
+    def _look(self) -> list[Tensor]:
+        found = []
+        for site in self.sites:
+            weight = site.live().detach()
+            if type(weight) is Tensor and weight.numel():
+                step = max(1, weight.numel() // _SAMPLE)
+                # as they lie in memory: a reshape would copy a weight whose channels come last
+                spread = weight.as_strided((weight.numel() // step,), (step,), weight.storage_offset())
+                found.append(spread.clone())
+        return found
+
+    def _say_idle(self) -> None:
+        self._tell(
+            "idle",
+            "step() was called though the optimizer has taken no step since the last call (gradients accumulate, or a "
+            "GradScaler skipped one): such calls do not count",
+            "call it where the optimizer steps",
+        )
+
+    def _tell(self, topic: str, what: str, way_out: str) -> None:
+        if topic not in self._told:
+            self._told.add(topic)
+            warn(what, way_out)
+
+
+def warn(what: str, way_out: str = "") -> None:
+    """One warning, at the line outside of this package that led to it."""
+    text = f"{what} — {way_out}" if way_out else what
+    warnings.warn(text, IdpDeployWarning, stacklevel=_depth())
+
+
+def bare_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of accelerate and Lightning."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _depth() -> int:
+    import sys
+
+    depth, frame = 2, sys._getframe(2)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("idp_deploy."):
+        frame, depth = frame.f_back, depth + 1
+    return depth

@@ -1,0 +1,131 @@
+"""What ships is what was pruned: zeros are counted in the weights, and where these part from masks nothing goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from idp_deploy import export, quantize, verify
+from idp_deploy.errors import UsageError
+from idp_deploy.loading import load_any, save_checkpoint
+from idp_deploy.pruning import Pruner
+from idp_deploy.pruning.results import Finalized
+from tests.pruning_fixtures import PRUNABLE, network, train, zeros
+
+ROOT = Path(__file__).parents[1]
+X = (torch.randn(2, 20),)
+WRITTEN = (
+    r"entries that the masks prune are not zero, [\d,]+ of them in '.*': the weights were written to after hardening"
+)
+
+
+def pruned() -> tuple[Pruner, Finalized]:
+    model = network().eval()
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=12)
+    train(pruner.prepare(), pruner, 12)
+    return pruner, pruner.finalize()
+
+
+def run(folder: Path, *words: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "idp_deploy", "export", *words, "--to", "onnx", "--inputs", "1x20"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    model = ["--model", "tests.pruning_fixtures:network"]
+    done = subprocess.run([*command, *model], capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_weights_written_to_after_hardening_go_nowhere(tmp_path: Path) -> None:
+    pruner, sparse = pruned()
+    save_checkpoint(sparse, tmp_path / "good.pt")
+    export(sparse, "onnx", X, tmp_path / "good.onnx")
+    kept = (tmp_path / "good.pt").read_bytes()
+    sparse.module.load_state_dict(network(3).state_dict())
+    assert sparse.zeros == 0
+    assert sum(sparse.filled.values()) == round(0.9 * PRUNABLE)
+    for stage in (
+        lambda: save_checkpoint(sparse, tmp_path / "good.pt"),
+        lambda: export(sparse, "onnx", X, tmp_path / "good.onnx"),
+        lambda: verify(tmp_path / "good.onnx", sparse, X),
+        lambda: quantize(sparse, "int8-weights"),
+    ):
+        with pytest.raises(UsageError, match=WRITTEN):
+            stage()
+    assert (tmp_path / "good.pt").read_bytes() == kept
+    pruner.apply_to(sparse.module)
+    assert sparse.zeros == round(0.9 * PRUNABLE)
+    save_checkpoint(sparse, tmp_path / "good.pt")
+
+
+def test_export_ends_with_the_zeros_of_the_weights(tmp_path: Path) -> None:
+    _, sparse = pruned()
+    save_checkpoint(sparse, tmp_path / "good.pt")
+    code, out, err = run(tmp_path, str(tmp_path / "good.pt"))
+    assert code == 0
+    assert "2,477 of 2,752 prunable weights are zero (90.0 %)" in out.splitlines()[-2]
+    assert "warning" not in err
+    data = json.loads(run(tmp_path, str(tmp_path / "good.pt"), "--json")[1])
+    assert (data["zeros"], data["prunable"], data["warnings"]) == (2477, 2752, [])
+    parity = verify(tmp_path / "good.onnx", sparse, X)
+    assert sum(w.zeros for w in parity.weights) == sparse.zeros
+    assert "2,477 of 2,752 prunable weights are zero (90.0 %)" in parity.notes
+
+
+def test_no_zeros_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
+    torch.save(network().state_dict(), tmp_path / "dense.pt")
+    code, out, err = run(tmp_path, str(tmp_path / "dense.pt"))
+    assert code == 0
+    assert "0 of 2,752 prunable weights are zero (0.0 %)" in out
+    assert "warning: none of the 2,752 prunable weights is zero" in err
+    assert "pruner.apply_to(copy)" in err
+    assert json.loads(run(tmp_path, str(tmp_path / "dense.pt"), "--json")[1])["warnings"]
+
+
+def test_a_target_that_was_not_reached_is_told(tmp_path: Path) -> None:
+    _, sparse = pruned()
+    masks = {name: mask.clone() for name, mask in sparse.masks.items()}
+    with torch.no_grad():
+        masks["4.weight"][:] = True
+        sparse.module.get_parameter("4.weight").add_(0.1)
+    save_checkpoint(Finalized(sparse.module, masks, sparse.recipe), tmp_path / "less.pt")
+    code, _, err = run(tmp_path, str(tmp_path / "less.pt"))
+    assert code == 0
+    assert "where 90.0% was asked for" in err
+
+
+@pytest.mark.parametrize("steps", [1, 6, 12])
+def test_weights_of_a_run_that_never_hardened_are_refused(tmp_path: Path, steps: int) -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=24)
+    train(pruner.prepare(), pruner, steps)
+    file = tmp_path / "half.pt"
+    torch.save({"state_dict": model.state_dict(), "extra": [{"pruner": pruner.state_dict()}]}, file)
+    with pytest.raises(UsageError, match=rf"at step {steps}, and its training not finished: 0 of 2,752"):
+        load_any(file, network)
+    code, _, _ = run(tmp_path, str(file))
+    assert code == 2
+    with pruner.hardened():
+        torch.save({"state_dict": model.state_dict(), "pruner": pruner.state_dict()}, file)
+        there = zeros(model)
+    if pruner.complete:
+        assert load_any(file, network).zeros == there == round(0.9 * PRUNABLE)
+    else:
+        with pytest.raises(UsageError, match=f"{there:,} of 2,752 weights are zero"):
+            load_any(file, network)
+
+
+def test_the_state_of_a_frozen_run_lies_with_weights_that_have_its_zeros(tmp_path: Path) -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=12)
+    train(pruner.prepare(), pruner, 12)
+    torch.save({"model": model.state_dict(), "pruner": pruner.state_dict()}, tmp_path / "frozen.pt")
+    assert load_any(tmp_path / "frozen.pt", network).zeros == round(0.9 * PRUNABLE)
+    average = {name: value + 1e-3 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    torch.save({"model": average, "pruner": pruner.state_dict()}, tmp_path / "average.pt")
+    with pytest.raises(UsageError, match="not finished: 0 of 2,752"):
+        load_any(tmp_path / "average.pt", network)

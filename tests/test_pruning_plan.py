@@ -1,0 +1,168 @@
+"""Steps planned and steps taken: what differs is said with both numbers, and a choice is left at the end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.pruning import Pruner
+from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
+
+INPUTS, LABELS = Blobs().train.tensors
+
+
+class Loop:
+    """A plain loop that may accumulate gradients, skip steps and tell the pruner of its optimizer, or not."""
+
+    def __init__(self, *, epochs: int = 6, planned: int = 8, told: bool = True, **settings: Any) -> None:
+        self.model = network()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
+        known = {"optimizer": self.optimizer} if told else {}
+        self.pruner = Pruner(self.model, sparsity=0.9, epochs=epochs, steps_per_epoch=planned, **known, **settings)
+        self.pruner.prepare()
+
+    def loss(self) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.model(INPUTS), LABELS)
+
+    def run(
+        self, batches: int, *, accumulate: int = 1, every_batch: bool = False, skip: Callable[[int], bool] = bool
+    ) -> None:
+        for batch in range(1, batches + 1):
+            (self.loss() / accumulate).backward()
+            if batch % accumulate == 0:
+                if not skip(0):
+                    self.optimizer.step()
+                self.optimizer.zero_grad()
+            if every_batch or batch % accumulate == 0:
+                self.pruner.step()
+
+
+def said(call: Callable[[], Any]) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return [str(w.message) for w in caught if issubclass(w.category, IdpDeployWarning)]
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_plan_that_is_met_says_nothing(told: bool) -> None:
+    loop = Loop(told=told)
+    assert not said(lambda: loop.run(48))
+    assert not said(loop.pruner.finalize)
+
+
+def test_an_early_stop_is_told_with_both_numbers_and_the_zeros_that_go_untrained() -> None:
+    loop = Loop()
+    loop.run(10)
+    (text,) = said(loop.pruner.finalize)
+    assert "training took 10 of the 48 steps planned and ended at" in text
+    assert "of 2,477 zeros" in text
+    assert zeros(loop.model) == round(0.9 * PRUNABLE)
+
+
+def test_a_stop_in_the_frozen_finish_is_told_as_that() -> None:
+    loop = Loop()
+    loop.run(44)
+    (text,) = said(loop.pruner.finalize)
+    assert "took 44 of the 48 steps planned: all 2,477 zeros were there, the frozen finish was cut short" in text
+
+
+def test_batches_planned_and_accumulated_steps_taken_differ() -> None:
+    loop = Loop()
+    loop.run(48, accumulate=4)
+    (text,) = said(loop.pruner.finalize)
+    assert "12 of the 48 steps" in text
+    assert "len(loader) / accumulation" in text
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_calls_while_gradients_accumulate_do_not_count_and_are_told(told: bool) -> None:
+    loop = Loop(planned=2, told=told)
+    (text,) = said(lambda: loop.run(48, accumulate=4, every_batch=True))
+    assert "the optimizer has taken no step since the last call" in text
+    assert loop.pruner.steps == 12
+    (text,) = said(loop.pruner.finalize)
+    assert "step() was called 48 times and the optimizer took 12 of them (12 planned)" in text
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_steps_that_a_scaler_skips_do_not_count(told: bool) -> None:
+    loop = Loop(told=told)
+    loop.run(2)
+    loop.run(2, skip=lambda _: True)
+    loop.run(44)
+    assert loop.pruner.steps == 46
+    (text,) = said(loop.pruner.finalize)
+    assert "46 of the 48 steps planned (2 more calls of step() came without an optimizer step)" in text
+
+
+def test_more_epochs_than_planned_are_told_at_the_first_step_beyond() -> None:
+    loop = Loop()
+    assert not said(lambda: loop.run(48))
+    (text,) = said(lambda: loop.run(3))
+    assert "this is step 49 of 48 planned steps" in text
+    assert not said(loop.pruner.finalize)
+
+
+def test_several_optimizer_steps_a_call_are_told() -> None:
+    loop = Loop()
+    for _ in range(4):
+        loop.loss().backward()
+        loop.optimizer.step()
+    (text,) = said(loop.pruner.step)
+    assert "the optimizer has taken 4 steps since the last step()" in text
+
+
+def test_finalize_without_a_step_says_so() -> None:
+    loop = Loop()
+    (text,) = said(loop.pruner.finalize)
+    assert "training took 0 of the 48 steps planned and ended at" in text
+    assert zeros(loop.model) == round(0.9 * PRUNABLE)
+
+
+def test_raise_leaves_the_run_as_it_is() -> None:
+    loop = Loop()
+    loop.run(10)
+    with pytest.raises(UsageError, match="training took 10 of the 48 steps planned"):
+        loop.pruner.finalize(on_unfinished="raise")
+    assert zeros(loop.model) == 0
+    loop.run(38)
+    assert not said(lambda: loop.pruner.finalize(on_unfinished="raise"))
+    assert zeros(loop.model) == round(0.9 * PRUNABLE)
+    with pytest.raises(UsageError, match="on_unfinished is 'stop'"):
+        loop.pruner.finalize(on_unfinished="stop")  # type: ignore[arg-type]
+
+
+def test_finish_trains_the_missing_steps() -> None:
+    model = network()
+    loss = lambda: nn.functional.cross_entropy(model(INPUTS), LABELS)  # noqa: E731
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    pruner = Pruner(model, sparsity=0.9, epochs=48, steps_per_epoch=1, optimizer=optimizer, loss=loss)
+    pruner.prepare()
+    for _ in range(10):
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        pruner.step()
+    assert not said(lambda: pruner.finalize(on_unfinished="finish"))
+    assert pruner.steps == 48
+    assert zeros(model) == round(0.9 * PRUNABLE)
+    unable = Loop()
+    assert "0 of the 48" in said(lambda: unable.pruner.finalize(on_unfinished="finish"))[0]
+
+
+def test_inside_hardened_neither_steps_nor_finalizes() -> None:
+    loop = Loop()
+    loop.run(10)
+    with loop.pruner.hardened():
+        with pytest.raises(UsageError, match=r"finalize\(\) inside hardened"):
+            loop.pruner.finalize()
+        with pytest.raises(UsageError, match=r"step\(\) inside hardened"):
+            loop.pruner.step()
+    assert zeros(loop.model) == 0
