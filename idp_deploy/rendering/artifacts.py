@@ -15,6 +15,7 @@ from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
+    from idp_deploy.restoring import Restored
     from idp_deploy.simulation.xnnpack import SparseLint
 
 
@@ -180,3 +181,19 @@ def verdict(passed: bool) -> State:
 def parity_state(parity: Parity | None) -> State:
     """A file that was not verified is a warning, not a success."""
     return "warn" if parity is None else verdict(parity.passed)
+
+
+def restored_document(restored: Restored) -> Document:
+    """What restore wrote, and how much smaller it is."""
+    share = show(restored.zeros / max(restored.entries, 1), "share")
+    rows = [
+        ("stored densely", str(restored.source), show(restored.before_bytes, "bytes")),
+        ("stored sparse", str(restored.path), show(restored.after_bytes, "bytes")),
+    ]
+    return Document(
+        f"wrote {restored.path}",
+        [Table("", ("what", "file", "size"), rows)],
+        asdict(restored) | {"source": str(restored.source), "path": str(restored.path)},
+        [f"{share} zeros; {restored.outputs} outputs in onnxruntime are bit-equal"],
+        next=f"idp-deploy inspect {restored.path}",
+    )

@@ -6,21 +6,28 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from idp_deploy.rendering.document import Document, Table
+from idp_deploy.rendering.estimates import rests_on
+from idp_deploy.simulation.cost_model import load_coefficients
+from idp_deploy.simulation.evidence import behind
+from idp_deploy.simulation.targets import folder
 
 if TYPE_CHECKING:
-    from idp_deploy.simulation.targets import Target
+    from idp_deploy.simulation.targets import Runtime, Target
 
 
 def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = ()) -> Document:
     """One row a device, and a note for each file that is none."""
     rows = [
-        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence) for t in targets
+        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence, _rows(t))
+        for t in targets
     ]
-    columns = ("target", "device", "chip", "formats", "confidence")
+    columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
     left_out = [str(error) for error in unusable]
     data = {"targets": [t.model_dump(mode="json") for t in targets], "left_out": left_out}
     notes = [f"left out: {message}" for message in left_out]
-    return Document("Targets", [Table("", columns, rows)], data, notes, next="idp-deploy targets pixel-4")
+    return Document(
+        "Targets", [Table("", columns, rows, frozenset({5}))], data, notes, next="idp-deploy targets pixel-4"
+    )
 
 
 def device_document(target: Target) -> Document:
@@ -32,10 +39,13 @@ def device_document(target: Target) -> Document:
         ("memory bandwidth", f"{target.dram_gb_per_s:g} GB/s at the peak" if target.dram_gb_per_s else "unknown"),
         ("confidence", target.confidence),
     ]
-    runtimes = [(r.name, r.format, r.core, "yes" if r.sparse else "no", r.source or "–") for r in target.runtimes]
+    runtimes = [
+        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(target, r), r.source or "–")
+        for r in target.runtimes
+    ]
     tables = [
         Table("", ("what", "value"), facts),
-        Table("runtimes", ("runtime", "format", "core", "runs zeros sparse", "source"), runtimes),
+        Table("runtimes", ("runtime", "format", "core", "runs zeros sparse", "estimates rest on", "source"), runtimes),
         Table("sources", ("source",), [(source,) for source in target.sources]),
     ]
     if target.measurements:
@@ -47,6 +57,20 @@ def device_document(target: Target) -> Document:
         tables.append(Table("your measurements", columns, measured, frozenset({2, 4})))
     title = f"{target.name}: {target.device}"
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
+
+
+def _rows(target: Target) -> str:
+    """Published rows of the very device, and its user's own."""
+    counts = load_coefficients(folder() / "coefficients.json").rows
+    here = sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
+    return f"{here} + {len(target.measurements)} yours" if target.measurements else str(here)
+
+
+def _behind(target: Target, runtime: Runtime) -> str:
+    """What an estimate of a float file on one core rests on."""
+    counts, core = load_coefficients(folder() / "coefficients.json").rows, target.core(runtime)
+    basis = behind(counts, runtime.family, core, target.measured_as, "float32", 1)
+    return rests_on(basis) if basis else "no published row: an anchor of yours"
 
 
 def _cores(target: Target) -> str:

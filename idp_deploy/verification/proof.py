@@ -90,10 +90,11 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
         used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
         folded = {name: captured.weight(name) for name in raw if name in used}
         acts = {name: reaching(captured.module, name) for name in folded}
+        every = dict(model.module.named_parameters(remove_duplicate=False))
         for name, parameter in raw.items():  # a tied weight goes by one of its names
-            twin = next((t for t in used if t in raw and raw[t] is parameter), None)
+            twin = next((t for t in sorted(used) if t in every and every[t] is parameter), None)
             if name not in used and twin is not None:
-                folded[name], acts[name] = folded[twin], acts[twin]
+                folded[name], acts[name] = captured.weight(twin), reaching(captured.module, twin)
     gates = {name: weight.gates for name, weight in prunable_weights(model.module).items()}
     references: dict[str, list[Reference]] = {}
     for name in model.masks:
