@@ -3,8 +3,8 @@
 Every published latency is predicted by a fit that never saw its model, its device, or either. Groups are left out
 whole, so no device, model or publication leaks. Cells: *model* = the device is calibrated with this runtime, the
 model is new; *device* = from specifications alone, or with one anchor (each of a few common models in turn); *both*.
-An interval's width comes from errors that never saw what is new in the cell; its coverage is counted here, and
-`bench.latency_nested` counts it through the shipped path.
+An interval's width comes from errors that never saw what is new in the cell; its coverage and the ratio of its ends are
+counted here, and `bench.latency_nested` counts them through the shipped path.
 
 Baselines, fitted and left out in the same way: MACs × a constant of the place; a constant for each class of operator;
 classes with activation and weight traffic (least squares on relative errors, not negative).
@@ -23,14 +23,13 @@ from types import MappingProxyType
 import numpy as np
 
 from idp_deploy.simulation.architectures import architecture
-from idp_deploy.simulation.calibration import ANCHORS, LEVELS, Row, load_rows, rows_of
-from idp_deploy.simulation.cost_model import half_width, kind_of
-from idp_deploy.simulation.holdouts import CELLS, Error, held_out, quantile
+from idp_deploy.simulation.calibration import ANCHORS, FOLDS, LEVELS, Row, load_rows, rows_of
+from idp_deploy.simulation.holdouts import CELLS, Error, held_out, width
 from idp_deploy.simulation.targets import folder, load_cores
 from idp_deploy.simulation.work import OP_CLASSES
 
 RESULTS = Path(__file__).parent / "results"
-WANTED = {"model": 0.12, "device": 0.25, "device+anchor": 0.12, "both+anchor": 0.15}  # MAPE, float32, one thread
+WANTED = {"model": 0.07, "device": 0.11, "device+anchor": 0.07, "both+anchor": 0.09}  # MAPE, float32, one thread
 NAMES = {
     "same": "device and model seen, row left out",
     "model": "unseen model, calibrated device",
@@ -46,18 +45,17 @@ def main(arguments: Sequence[str]) -> int:
     rows = load_rows(folder(), load_cores())
     single = rows_of(rows, "single")
     report: dict[str, object] = {"command": "python -m bench.latency " + " ".join(arguments), "rows": len(single)}
-    errors = list(held_out(single, LEVELS["single"], folds=200))
-    report["float32, one thread"] = table("float32, one CPU thread", errors, WANTED)
+    report["float32, one thread"] = table("float32, one CPU thread", errors_of(rows, "single"), limits=WANTED)
     report["baselines"] = baselines(single)
     if "--all" in arguments:
-        errors = [e for e in held_out(rows_of(rows, "cpu"), LEVELS["cpu"]) if not alone(e.row)]
+        errors = errors_of(rows, "cpu")
         for kind in ("coreml-cpu", "accelerator"):
-            report[kind] = table(kind, list(held_out(rows_of(rows, kind), LEVELS[kind])))
-        for precision in ("float32", "float16", "int8", "int8-dot", "int8-i8mm"):
-            for threads, name in (((1,), "one thread"), (tuple(range(2, 13)), "more threads")):
-                chosen = [e for e in errors if e.row.precision == precision and e.row.threads in threads]
+            report[kind] = table(kind, errors_of(rows, kind))
+        for precision in ("float32", "float16", "int8"):
+            for threads, name in (((1,), "one thread"), ((2, 4), "2 and 4 threads"), ((6, 8, 12), "6 to 12 threads")):
+                chosen = [e for e in errors if e.row.precision.startswith(precision) and e.row.threads in threads]
                 if chosen:
-                    report[f"{precision}, {name}"] = table(f"{precision}, {name}", chosen)
+                    report[f"{precision}, {name}"] = table(f"{precision}, {name}", chosen, errors)
     if "--write" in arguments:
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"latency-{date.today().isoformat()}.json"
@@ -66,37 +64,51 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def alone(row: Row) -> bool:
-    """Whether the single-thread float32 fit speaks for it."""
-    return kind_of(row.family, row.precision, row.threads) == "single"
+def errors_of(rows: Sequence[Row], kind: str) -> list[Error]:
+    """The held-out errors of the rows for which a fit speaks."""
+    return [
+        error for error in held_out(rows_of(rows, kind), LEVELS[kind], *FOLDS[kind]) if error.row.kind_alone == kind
+    ]
 
 
 def table(
-    title: str, errors: Sequence[Error], limits: Mapping[str, float] = MappingProxyType({})
+    title: str,
+    errors: Sequence[Error],
+    everyone: Sequence[Error] = (),
+    limits: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[str, dict[str, object]]:
-    """MAPE, share within ±10 % and coverage by cell, then by runtime family within it."""
-    print(
-        f"\n{title}\n{'cell':46s} {'n':>5s} {'MAPE':>6s} {'by device':>9s} {'±10 %':>6s} {'covers':>7s} {'wanted':>7s}"
-    )
+    """MAPE, share within ±10 %, coverage and the median of upper over lower end by cell, then by runtime family.
+
+    Args:
+        everyone: errors of the whole fit, which thin situations mix with.
+    """
+    print(f"\n{title}\n{'cell':46s} {'n':>5s} {'MAPE':>6s} {'by device':>9s} {'±10 %':>6s} {'covers':>7s} "
+          f"{'up/low':>6s} {'wanted':>7s}")  # fmt: skip
     found: dict[str, dict[str, object]] = {}
     for cell in CELLS:
         met = [error for error in errors if error.cell == cell]
         if not met:
             continue
-        covered = coverage(met)
-        row = {**summary([(e.error, e.row.device) for e in met]), "coverage": float(np.mean(covered))}
+        halves = half_widths(met, [error for error in everyone or errors if error.cell == cell])
+        covered = [abs(error.error) <= half for error, half in zip(met, halves, strict=True)]
+        ends = np.exp(2 * halves)
+        row = {**summary([(e.error, e.row.device) for e in met]), "coverage": float(np.mean(covered)),
+               "upper_over_lower": float(np.median(ends))}  # fmt: skip
         wanted = f"{limits[cell]:.0%}" if cell in limits else ""
         print(f"{NAMES[cell]:46s} {row['n']:5.0f} {row['mape']:6.1%} {row['mape_by_device']:9.1%} "
-              f"{row['within_10']:6.0%} {row['coverage']:7.0%} {wanted:>7s}")  # fmt: skip
+              f"{row['within_10']:6.0%} {row['coverage']:7.0%} "
+              f"{row['upper_over_lower']:6.2f} {wanted:>7s}")  # fmt: skip
         families: dict[str, list[int]] = defaultdict(list)
         for index, error in enumerate(met):
             families[error.row.family].append(index)
         by_family = {}
         for family, indices in sorted(families.items()):
             part = summary([(met[i].error, met[i].row.device) for i in indices])
-            by_family[family] = {**part, "coverage": float(np.mean([covered[i] for i in indices]))}
+            by_family[family] = {**part, "coverage": float(np.mean([covered[i] for i in indices])),
+                                 "upper_over_lower": float(np.median(ends[indices]))}  # fmt: skip
             print(f"    {family:42s} {part['n']:5.0f} {part['mape']:6.1%} {part['mape_by_device']:9.1%} "
-                  f"{part['within_10']:6.0%} {by_family[family]['coverage']:7.0%}")  # fmt: skip
+                  f"{part['within_10']:6.0%} {by_family[family]['coverage']:7.0%} "
+                  f"{by_family[family]['upper_over_lower']:6.2f}")  # fmt: skip
         found[cell] = {**row, "families": by_family}
     return found
 
@@ -115,27 +127,26 @@ def summary(errors: Sequence[tuple[float, str]]) -> dict[str, float]:
     }
 
 
-def coverage(errors: Sequence[Error]) -> list[bool]:
-    """Whether each row lies in its 90 % interval, whose width never saw what is new in the cell.
+def half_widths(met: Sequence[Error], everyone: Sequence[Error]) -> np.ndarray:
+    """Of each row's 90 % interval, in log, from errors that share nothing with what is new in it.
 
     A new model's width comes from the errors on all other models, a new device's from all other devices; see
-    `cost_model.half_width` for what a runtime family with few errors gets.
+    `holdouts.width` for how a situation's own errors and everyone's mix.  → (errors,)
     """
     memory: dict[tuple[str, str, str], float] = {}
-    inside = []
-    for error in errors:
-        key = (error.row.family, error.row.device, error.row.model)
+    found = []
+    for error in met:
+        key = (error.situation, error.row.device, error.row.network)
         if key not in memory:
-            others = [e for e in errors if _apart(e, error)]
-            own = [e.error for e in others if e.row.family == key[0]]
-            everyone = quantile([e.error for e in others])
-            memory[key] = half_width(quantile(own) if own else 0.0, len(own), everyone)
-        inside.append(abs(error.error) <= memory[key])
-    return inside
+            others = [e for e in everyone if _apart(e, error)]
+            own = [e for e in others if e.situation == key[0]]
+            memory[key] = width(own, [e for e in others if e.situation != key[0]])
+        found.append(memory[key] * error.spread)
+    return np.array(found)
 
 
 def _apart(one: Error, other: Error) -> bool:
-    new_device, new_model = one.row.device != other.row.device, one.row.model != other.row.model
+    new_device, new_model = one.row.device != other.row.device, one.row.network != other.row.network
     known = {"same": new_device or new_model, "model": new_model, "device": new_device}
     return known.get(one.cell.partition("+")[0], new_device and new_model)
 

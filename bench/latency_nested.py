@@ -24,7 +24,8 @@ from idp_deploy.simulation import simulate
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.calibration import ANCHORS, LEVELS, Row, clocks, fit, load_rows, rows_of
 from idp_deploy.simulation.cost_model import Coefficients, load_coefficients
-from idp_deploy.simulation.holdouts import fold, held_out, widths
+from idp_deploy.simulation.evidence import counted
+from idp_deploy.simulation.holdouts import fold, held_out, typical_errors, widths
 from idp_deploy.simulation.targets import CoreGroup, Runtime, Target, folder, load_cores
 
 KIND = "single"  # float32 on one core
@@ -91,12 +92,14 @@ def every_cell(rows: Sequence[Row], directory: Path) -> Iterator[Met]:
 
 def calibrated(train: Sequence[Row]) -> Coefficients:
     """What `make calibrate` would have found in these rows alone."""
-    error, held = widths(held_out(train, LEVELS[KIND]), KIND)
+    met, found = list(held_out(train, LEVELS[KIND])), fit(train, LEVELS[KIND])
     return replace(
         load_coefficients(folder() / "coefficients.json"),
-        effects=fit(train, LEVELS[KIND]).effects(),
-        error=error,
-        held_out=held,
+        effects=found.effects(),
+        known=found.known,
+        error=widths(met),
+        typical=typical_errors(met),
+        rows=counted(train),
         models={row.model: architecture(row.model).macs for row in train},
         clocks=clocks(train),
     )

@@ -5,6 +5,7 @@ The public verbs and nouns, and nothing else. They load on first use, so that im
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,12 @@ __all__ = [
     "simulate",
     "verify",
 ]
+
+
+# Libraries below report home unless told not to before they are imported: here, before any import of theirs, and for
+# every child process. What the user has set stands.
+for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+    os.environ.setdefault(_name, "1")
 
 
 def __getattr__(name: str) -> Any:

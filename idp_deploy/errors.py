@@ -20,6 +20,7 @@ class ExitCode(IntEnum):
     FILE = 3
     DEPENDENCY = 4
     INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class IdpDeployError(Exception):
@@ -42,6 +43,18 @@ class UsageError(IdpDeployError):
     """A flag, an argument, a recipe or a configuration that cannot be meant (exit 2)."""
 
     exit_code = ExitCode.USAGE
+
+
+class GateError(IdpDeployError):
+    """A gate that cannot hold anything back (exit 1)."""
+
+    exit_code = ExitCode.GATE
+
+
+class DivergedError(UsageError):
+    """A training that went astray: settings that cannot be meant, seen only once it runs (exit 1)."""
+
+    exit_code = ExitCode.GATE
 
 
 class ConversionError(IdpDeployError):

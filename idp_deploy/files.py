@@ -11,9 +11,9 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +25,8 @@ BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens o
 MANIFEST_BYTES = 1 << 20  # a package's own is half a kilobyte
 
 _WEIGHTS = re.compile(r"(\d+-)?weight\.bin")  # numbered where a package holds several models
+_HOLDER = re.compile(r"\.idp-deploy-[0-9a-f]{32}")
+_RETIRED = "retired"
 _DEBUGGING = Path("executorch_debug_handle_mapping.json")  # coremltools writes it beside the manifest
 
 
@@ -39,20 +41,66 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
         UsageError: what stands at `path` may not be replaced; see `landing`.
     """
     place = landing(path, package=package)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
-    temporary = holder / place.name
-    try:
+    with workspace(place.parent) as holder:
+        temporary = holder / place.name
         yield temporary
         for file in members(temporary):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         if package and place.is_dir():
-            _swap(temporary, place, holder / "retired")
+            (holder / _RETIRED).mkdir()
+            _swap(temporary, place, holder / _RETIRED / place.name)
         else:  # never takes the place of a folder, or with a folder that of a file, since the system refuses that
             os.replace(temporary, place)
+
+
+@contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """A temporary folder in `folder`, which is made where it is missing; what killed commands left there goes.
+
+    It is locked while its process lives, and a lock that can be had tells that nobody is left to use the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _sweep(folder)
+    while True:
+        holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
+        holder.mkdir(mode=0o700)
+        lock = _locked(holder)
+        if lock is not None:
+            break  # else another command swept it away before it was locked
+    try:
+        yield holder
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(holder: Path) -> int | None:
+    """A lock on a temporary folder, held until closed; None where another process has it or the folder is gone."""
+    import fcntl
+
+    try:
+        descriptor = os.open(holder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if holder.stat().st_ino == os.fstat(descriptor).st_ino:
+            return descriptor
+    os.close(descriptor)
+    return None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove temporary folders of dead processes; a package that one had moved out of the way goes back."""
+    for holder in folder.glob(".idp-deploy-*"):
+        if not _HOLDER.fullmatch(holder.name) or (lock := _locked(holder)) is None:
+            continue
+        for package in (holder / _RETIRED).glob("*"):
+            if not os.path.lexists(folder / package.name):
+                package.rename(folder / package.name)
+        shutil.rmtree(holder, ignore_errors=True)
+        os.close(lock)
 
 
 def _swap(new: Path, place: Path, retired: Path) -> None:

@@ -336,13 +336,28 @@ class OpEstimate:
     """One operator on one target."""
 
     name: str
-    op_class: str  # conv1x1 | conv | depthwise | linear | elementwise | memory | unknown
+    op_class: str  # a row of simulation.work.OP_CLASSES
     macs: int
     executed_macs: int  # what runs after zeros are skipped, where the runtime skips them
     weight_bytes: int
     activation_bytes: int
     latency_ms: float | None
     runs_sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The published rows behind a latency, and how far such a prediction was off on rows it had not seen.
+
+    `origin` is "measured" where the same device ran the same runtime, arithmetic and kind of threads; "calibrated"
+    where other devices did; "specification" where only other runtimes were measured; "anchored" where the user's own
+    measurement on the device speaks beside them.
+    """
+
+    origin: Literal["measured", "calibrated", "specification", "anchored"]
+    rows: int
+    devices: int
+    expected_error: float | None = None  # mean of |predicted / measured − 1|, held out
 
 
 @dataclass(frozen=True)
@@ -364,6 +379,7 @@ class Estimate:
     executed_macs: int
     ops: tuple[OpEstimate, ...] = ()
     notes: tuple[str, ...] = ()
+    basis: Basis | None = None  # where there is a latency
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idp_deploy import documents, files
-from idp_deploy.errors import FileError
+from idp_deploy.errors import FileError, GateError
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
@@ -20,6 +20,7 @@ from idp_deploy.units import METRICS, show
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
+_BASELINE_FIX = "write it again with 'check --json -o FILE' where these budgets are configured, or pass --allow-missing"
 BASELINE_TOLERANCE = 0.01  # share by which a metric may exceed the baseline before it is a regression
 
 
@@ -71,6 +72,27 @@ def missing(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> tuple[Bu
     """Budgets that no given artifact answers."""
     answered = {(e.estimate.target, e.contents.format) for e in evidence}
     return tuple(b for b in budgets if (b.target, b.format) not in answered)
+
+
+def ungated(
+    baseline: Path, earlier: Sequence[Budget], budgets: Sequence[Budget], evidence: Sequence[Evidence]
+) -> tuple[Check, ...]:
+    """What is budgeted of the files at hand, and the baseline has no value for: each a failed check.
+
+    Raises:
+        GateError: the baseline has no value for any of the files, so that it would hold them to nothing.
+    """
+    known = {(b.target, b.format, b.metric) for b in earlier}
+    at_hand = [(e.estimate.target, e.contents.format, e.contents.path) for e in evidence]
+    if not any(key[:2] == place[:2] for key in known for place in at_hand):
+        what = "no checks" if not known else "no check of these files on these targets"
+        raise GateError(f"{baseline} holds {what}, so nothing is held against it", way_out=_BASELINE_FIX)
+    return tuple(
+        Check(b, path, None, "not estimable", f"{baseline.name} has no value for it", _BASELINE_FIX)
+        for b in budgets
+        for target, format, path in at_hand
+        if (b.target, b.format) == (target, format) and (b.target, b.format, b.metric) not in known
+    )
 
 
 def _check(budget: Budget, evidence: Evidence) -> Check:

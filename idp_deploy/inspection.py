@@ -127,10 +127,12 @@ def _warnings(contents: Contents, tensors: tuple[TensorReport, ...]) -> list[str
     wasted = sum(tensor.zeros * tensor.value_bits / 8 for tensor in wasteful)
     if wasted < _WORTH_SAYING_BYTES:
         return []
+    again = contents.format == "onnx"
+    way_out = f"idp-deploy restore {contents.path}" if again else "export this model with sparse weight encodings"
     largest = max(wasteful, key=lambda tensor: tensor.zeros * tensor.value_bits)
     return [
         f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}': "
-        f"export this model with sparse weight encodings to leave them out"
+        f"{way_out} to leave them out"
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -151,14 +150,14 @@ def export_and_verify(
     with traced_once():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"
-            with tempfile.TemporaryDirectory(prefix=".idp-deploy-", dir=folder) as stage, refusals_of(format, refused):
+            with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
-                made, more = Path(stage) / name, (options or {}).get(format, {})
+                made, more = stage / name, (options or {}).get(format, {})
                 artifact = export(model, format, example_inputs, made, encoding=encoding, **more)
                 announce(f"verifying {name}")
                 parity = verify(made, model, example_inputs, task=task)
                 home = folder if parity.passed else set_aside(folder)
-                parts = sorted(Path(stage).iterdir(), key=lambda part: part.name == name)
+                parts = sorted(stage.iterdir(), key=lambda part: part.name == name)
                 for part in parts:  # the file itself last: an ONNX file may have its weights beside it
                     files.move(part, home / part.name)
                 remove_data(home / name, keep=[part.name for part in parts])

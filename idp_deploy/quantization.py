@@ -129,6 +129,7 @@ def quantize(
     captured = capture(model, example) if example is not None else None
     unabsorbed = _absorb_batch_norm(captured, module) if captured is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
+    _refuse_unsound(calls)
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     quantizer = SCHEMES[scheme]
@@ -188,6 +189,21 @@ def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
 def _grouped_transposed(module: nn.Module, names: Iterable[str]) -> list[str]:
     owners = ((name, _owner(module, name)) for name in names)
     return [name for name, owner in owners if isinstance(owner, _ConvTransposeNd) and owner.groups > 1]
+
+
+def _refuse_unsound(calls: Sequence[tuple[Any, ...]]) -> None:
+    """UsageError naming the first calibration input that holds something else than finite numbers."""
+    for sample, call in enumerate(calls):
+        for position, value in enumerate(call):
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+                continue
+            found = (~torch.isfinite(value)).nonzero()
+            if len(found):
+                index = found[0].tolist()
+                raise UsageError(
+                    f"calibration sample {sample}, input {position}, is {float(value[tuple(index)]):g} at {index}",
+                    way_out="check the task's calibration inputs",
+                )
 
 
 def _calibration(

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger",
+    "reading", "formats", "ledger", "sealing",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "ledger": FOUNDATION,
     "files": FOUNDATION | {"documents"},
     "documents": set(),
+    "sealing": {"documents", "files"},
     "units": {"errors"},
     "lifting": set(),
     "recurrences": set(),
@@ -43,9 +44,9 @@ ALLOWED: dict[str, set[str]] = {
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
     "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
-    "verification": FOUNDATION | CORE | {"formats", "formats.bisect"},
+    "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
-    "formats": FOUNDATION | {"documents"},
+    "formats": FOUNDATION | {"documents", "sealing"},
     "formats.litert": {"errors", "isolation"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
     "formats.words": set(),
@@ -57,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
+    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
@@ -64,7 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "configuration", "inputs", "rendering", "formats.write"},
+    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }

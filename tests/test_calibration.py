@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from idp_deploy.simulation.calibration import LEVELS, Row, fit, load_rows, rows_of, sparse_penalties
-from idp_deploy.simulation.cost_model import TERMS, kind_of, load_coefficients
-from idp_deploy.simulation.holdouts import Error, held_out, quantile
+from idp_deploy.simulation.calibration import LEVELS, Row, fit, little_too, load_rows, rows_of, sparse_penalties
+from idp_deploy.simulation.cost_model import INDEX, TERMS, effects_of, kind_of, load_coefficients
+from idp_deploy.simulation.holdouts import Error, held_out, width
 from idp_deploy.simulation.targets import folder, load_cores
+from idp_deploy.simulation.uncertainty import covariance
 
 COMMITTED = json.loads((folder() / "coefficients.json").read_text())
 
@@ -31,15 +33,21 @@ def test_a_refit_gives_the_committed_numbers(kind: str, rows: list[Row]) -> None
     committed = {key: row for key, row in COMMITTED["effects"].items() if key.split(":", 1)[1].startswith(f"{kind}/")}
     assert {":".join(key) for key in found} == set(committed)
     for key, row in found.items():
-        assert row == pytest.approx(committed[":".join(key)], abs=1e-4)
+        assert row == pytest.approx(committed[":".join(key)], abs=2e-4)
 
 
 def test_the_sparse_penalties_refit() -> None:
     model = load_coefficients(folder() / "coefficients.json")
-    assert sparse_penalties(folder(), load_cores(), dict(model.effects)) == pytest.approx(
-        COMMITTED["sparse_penalty"], abs=1e-3
-    )
-    assert COMMITTED["sparse_penalty"]["in-order"] > 4 > COMMITTED["sparse_penalty"]["out-of-order"]
+    found = sparse_penalties(folder(), load_cores(), dict(model.effects))
+    assert set(found) == set(COMMITTED["sparse_penalty"])
+    for name, (penalty, spread) in found.items():
+        assert [penalty, spread] == pytest.approx(COMMITTED["sparse_penalty"][name], abs=2e-3)
+    assert found["in-order"][0] > 4 > found["out-of-order"][0]
+
+
+def test_big_and_little_cores_together_are_far_from_big_ones_alone() -> None:
+    assert little_too(folder()) == COMMITTED["little_too"]
+    assert 0.3 < COMMITTED["little_too"] < 1.5
 
 
 def test_a_fit_explains_what_it_was_told(rows: list[Row]) -> None:
@@ -53,7 +61,7 @@ def test_a_fit_explains_what_it_was_told(rows: list[Row]) -> None:
     assert np.mean(misses) < 0.08
 
 
-WANTED = {"model": 0.12, "device": 0.25, "device+anchor": 0.12, "both+anchor": 0.15}
+WANTED = {"model": 0.095, "device": 0.14, "device+anchor": 0.1, "both+anchor": 0.11}
 
 
 @pytest.mark.parametrize("cell", WANTED)
@@ -65,8 +73,6 @@ def test_held_out_errors_stay_below_what_is_promised(cell: str, errors: list[Err
 
 def test_nothing_leaks_into_a_held_out_prediction(rows: list[Row]) -> None:
     """A measurement that is left out may say anything: the prediction of its row does not move."""
-    from dataclasses import replace
-
     chosen = rows_of(rows, "single")
     victim = next(row for row in chosen if row.family == "xnnpack")
     changed = [
@@ -93,6 +99,39 @@ def test_every_row_is_in_one_fit(rows: list[Row]) -> None:
         assert row.kind == kind_of(row.family, row.precision, row.threads)
 
 
-def test_the_quantile_is_conservative() -> None:
-    assert quantile([0.1, -0.2, 0.3]) == 0.3
-    assert quantile([float(i) for i in range(1, 100)]) == 90.0
+def _errors(row: Row, device: str, sizes: list[float]) -> list[Error]:
+    return [
+        Error(replace(row, device=device, model=f"{device}{i}"), "device", size, 1.0) for i, size in enumerate(sizes)
+    ]
+
+
+def test_a_width_counts_groups_and_not_rows(rows: list[Row]) -> None:
+    """One device with a hundred small errors does not outvote twenty others."""
+    row = rows[0]
+    few = [error for n in range(20) for error in _errors(row, f"d{n}", [1.0])]
+    many = _errors(row, "crowd", [0.1] * 100)
+    assert width(few, []) == 1.0
+    assert width([*few, *many], []) == 1.0
+    assert width(many, few) == 1.0
+    assert 0.1 <= width([e for n in range(60) for e in _errors(row, f"d{n}", [0.1])], few) < 1.0
+
+
+def test_a_term_that_a_runtime_never_spent_time_in_is_uncertain() -> None:
+    """No published network with hard-swish ran on Bolt: an interval grows with its share of the time."""
+    model = load_coefficients(folder() / "coefficients.json")
+    core = load_cores()["a76"]
+    uncertain = {
+        family: np.diag(
+            covariance(effects_of("single", family, core, "", "", "float32", 1), LEVELS["single"], model.known)
+        )
+        for family in ("ncnn", "bolt")
+    }
+    swish, pointwise = INDEX["transcendental"], INDEX["pointwise"]
+    assert uncertain["ncnn"][swish] > 1.5 * uncertain["ncnn"][pointwise]
+    assert uncertain["bolt"][swish] > uncertain["ncnn"][swish]
+
+
+def test_networks_of_one_benchmark_leave_with_their_namesakes(rows: list[Row]) -> None:
+    networks = {row.model: row.network for row in rows}
+    assert networks["ncnn_mobilenet"] == "mobilenet_v1_1.0_224"
+    assert set(networks.values()) - set(networks) <= {"resnet18", "mnasnet_1.0", "squeezenet_1.1_227", "alexnet"}

@@ -336,3 +336,44 @@ def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("idp_deploy.cli.app.app", interrupted)
     assert call("doctor") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        (lambda check: False, "base.json holds no checks"),
+        (lambda check: check["metric"] != "latency", "base.json has no value for it"),
+        (lambda check: check.update(target="pixel-6"), "base.json holds no checks"),
+    ],
+    ids=["empty", "a metric is missing", "another target"],
+)
+def test_a_baseline_that_holds_nothing_back_fails(
+    kept: Callable[[dict[str, str]], object], message: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("prune", "model.pt", "--one-shot") == 0
+    assert call("export", "--to", "onnx") == 0
+    assert call("check", "model.pruned.onnx", "--json", "-o", "base.json") == 0
+    report = json.loads(Path("base.json").read_text())
+    report["checks"] = [check for check in report["checks"] if kept(check)]
+    Path("base.json").write_text(json.dumps(report))
+    capsys.readouterr()
+    assert call("check", "model.pruned.onnx", "--baseline", "base.json") == 1
+    captured = capsys.readouterr()
+    assert message in captured.out + captured.err
+    assert "--allow-missing" in captured.out + captured.err
+    assert call("check", "model.pruned.onnx", "--baseline", "base.json", "--allow-missing") == 0
+
+
+def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("coremltools")
+    state = torch.load("model.pt", weights_only=True)
+    state["8.weight"][0, 0] = 1e5
+    torch.save(state, "large.pt")
+    assert call("export", "large.pt", "--to", "coreml") == 3
+    assert (
+        "'8.weight' reaches 100000, beyond float16's 65504 — export with --precision float32" in capsys.readouterr().err
+    )
+    assert call("export", "large.pt", "--to", "coreml", "--precision", "float32") == 0
+    assert call("export", "large.pt", "--to", "coreml", "--precision", "float64") == 2

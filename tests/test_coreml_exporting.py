@@ -239,6 +239,16 @@ def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path:
         assert error_of([want.numpy()], [got]) < 1e-5
 
 
+@pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 5, 5), (2, 6, 2, 5, 5)], ids=len)
+@pytest.mark.parametrize("slopes", [1, 6])
+def test_prelu_takes_its_slopes_on_every_rank(shape: tuple[int, ...], slopes: int, tmp_path: Path) -> None:
+    layer = nn.PReLU(slopes)
+    nn.init.uniform_(layer.weight, -0.5, 0.5)
+    model, x = CompressedModel(nn.Sequential(layer).eval(), {}), torch.randn(shape)
+    path = export_coreml(model, (x,), tmp_path / "m.mlpackage", precision="float32").path
+    assert verify(path, model, (x,)).passed
+
+
 @pytest.mark.parametrize("layer", [nn.GRU(8, 16, 2, batch_first=True), nn.LSTM(8, 16, bidirectional=True)])
 def test_recurrent_layers_are_not_unrolled(layer: nn.Module, tmp_path: Path) -> None:
     model = pruned(Call(lambda m, x: m[0](x)[0], layer))

@@ -118,3 +118,14 @@ def test_the_two_modes_of_the_page_are_those_of_the_code() -> None:
     assert f"{paper.ratio(paper.dense_until):g} an epoch from epoch {paper.dense_until} of 100" in modes["ramp"][0]
     assert (paper.phase(99), auto.phase(69), auto.phase(70)) == ("ramp", "ramp", "frozen")
     assert modes["frozen finish"] == ["none", "the last 30 % of the steps"]
+
+
+def test_the_licences_are_those_of_the_installed_packages() -> None:
+    from bench.licences import licence, requirements
+
+    rows = [line.strip("| ").split(" | ") for line in (ROOT / "docs" / "licences.md").read_text().splitlines()[7:]]
+    listed = {package: (group, terms) for package, group, terms in rows}
+    assert {package: group for package, (group, _) in listed.items()} == requirements()
+    for package, (_, terms) in listed.items():
+        assert terms != "not installed"
+        assert licence(package) in (terms, "not installed"), package

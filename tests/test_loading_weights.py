@@ -256,3 +256,31 @@ def test_weights_that_are_not_finite_are_named(value: float, tmp_path: Path) -> 
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(FileError, match=r"weight 'head\.weight' has values that are not finite"):
         load_model(tmp_path / "m.pt", FACTORY)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "1.running_mean",
+            float("nan"),
+            r"buffer '1\.running_mean'.* not finite, the first nan at \[2\]",
+        ),
+        (
+            "1.running_var",
+            float("inf"),
+            r"buffer '1\.running_var'.* not finite, the first inf at \[2\]",
+        ),
+        ("1.running_var", -0.5, r"buffer '1\.running_var' has variances below zero, the first -0\.5 at \[2\]"),
+        ("1.weight", float("inf"), r"weight '1\.weight'.* not finite, the first inf at \[2\]"),
+    ],
+)
+def test_unsound_statistics_are_named_with_their_place(tmp_path: Path, name: str, value: float, message: str) -> None:
+    def build() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+
+    state = build().state_dict()
+    state[name][2] = value
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(FileError, match=message):
+        load_model(tmp_path / "model.pt", build)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import DivergedError, UsageError
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.masks import apply_soft_mask
@@ -343,8 +344,34 @@ def test_one_shot_needs_no_data(dense: Model) -> None:
 
 
 def test_a_loss_that_explodes_is_reported(dense: Model) -> None:
-    with pytest.raises(UsageError, match="the loss became"):
+    with pytest.raises(DivergedError, match="the loss became"):
         prune(dense, Blobs(), Recipe(epochs=1, options={"learning_rate": 1e30}))
+
+
+def test_a_loss_beyond_a_thousand_times_its_start_stops_the_run(dense: Model, tmp_path: Path) -> None:
+    class Late(Blobs):
+        """A loss that runs away in the third of its epochs."""
+
+        calls = 0
+
+        def loss(self, outputs: Any, batch: Any) -> torch.Tensor:
+            value = super().loss(outputs, batch)
+            if self.module_trains(outputs):
+                self.calls += 1
+            return value * (1e6 if self.calls > 2 * len(self.train_loader(0)) + 1 else 1)
+
+        def module_trains(self, outputs: torch.Tensor) -> bool:
+            return outputs.requires_grad
+
+    with pytest.raises(
+        DivergedError, match=r"in epoch [23], from .* at first; the state after epoch [12] is kept"
+    ) as stop:
+        prune(dense, Late(), Recipe(epochs=4), checkpoint_dir=tmp_path)
+    assert stop.value.exit_code == 1
+    saved = torch.load(tmp_path / "training_state.pt", weights_only=True)
+    assert saved["epochs_done"] in (1, 2)
+    assert all(bool(torch.isfinite(value).all()) for value in saved["module"].values())
+    assert saved["threads"] == torch.get_num_threads()
 
 
 def test_distillation_follows_the_dense_model(dense: Model) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.exporting import export
-from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
 from idp_deploy.inspection import inspect
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
@@ -78,3 +78,83 @@ def test_onnxruntime_folds_decoded_gates_into_the_recurrent_operators(tmp_path: 
     assert len(recurrent) == 3
     assert all({node.input[1], node.input[2]} <= constants for node in recurrent)
     assert not {node.op_type for node in graph.node} & {"ScatterElements", "GatherElements", "CumSum", "BitShift"}
+
+
+@pytest.mark.parametrize("scheme", ["", "fp16", "int8-weights", "lut4"])
+def test_coreml_holds_every_gate_sparse_in_its_operators_and_loops(scheme: str, tmp_path: Path) -> None:
+    model, example = pruned(scheme)
+    artifact = export(model, "coreml", example, tmp_path / "m.mlpackage")
+    check(artifact.path, scheme)
+    assert not any("rearranged" in note for note in artifact.notes)
+    gates = [t for t in inspect(artifact.path).tensors if "weight" in t.name and t.entries >= 1024]
+    assert {t.value_bits for t in gates} <= {"int8-weights": {8.0}, "lut4": {4.0}}.get(scheme, {16.0, 32.0})
+
+
+class Text(nn.Module):
+    """Words looked up in a table that also is the head."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(200, 32)
+        self.mix = nn.Linear(32, 32)
+        self.head = nn.Linear(32, 200, bias=False)
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, words: Tensor) -> Tensor:
+        return self.head(self.mix(self.embed(words)).relu())
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("scheme", ["", "int8-weights"])
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("coreml", ".mlpackage"), ("tflite", ".tflite")])
+def test_pruned_tables_are_stored_sparse_and_proved(
+    format: FormatName, suffix: str, scheme: str, tied: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    example = (torch.randint(0, 200, (1, 9)),)
+    model = one_shot(Model(Text(tied).eval()), Recipe(0.8, options={"embeddings": True}))
+    model = quantize(model, scheme, example_inputs=example) if scheme else model
+    path = export(model, format, example, tmp_path / f"m{suffix}").path
+    parity = verify(path, model, example)
+    assert parity.passed, parity.notes
+    assert [p.parameter for p in parity.weights] == ["embed.weight", "mix.weight", *([] if tied else ["head.weight"])]
+    tables = [t for t in inspect(path).tensors if t.entries == 200 * 32]
+    if format == "tflite" and scheme:  # what reads a table behind two decoders sees garbage there
+        return
+    assert all(t.encoding != "dense" and t.zeros > 0.7 * t.entries for t in tables), tables
+    stored = sum(t.size_bytes for t in tables)
+    bound = sum(t.bound_bytes + 4 * 200 * bool(scheme) for t in tables[: 1 if tied else 2])
+    assert stored < 1.3 * bound + 500, (stored, bound)
+
+
+class Steps(nn.Module):
+    """Two steps of a cell, with or without a whole layer before it, which takes another way through the converter."""
+
+    def __init__(self, cell: nn.RNNCellBase, layered: bool) -> None:
+        super().__init__()
+        self.layer = nn.GRU(24, 24, batch_first=True) if layered else None
+        self.cell = cell
+
+    def forward(self, frames: Tensor) -> Tensor:
+        frames = frames if self.layer is None else self.layer(frames)[0]
+        state = self.cell(frames[:, 1], self.cell(frames[:, 0]))
+        return state[0] + state[1] if isinstance(state, tuple) else state
+
+
+CELLS = [nn.LSTMCell(24, 32), nn.GRUCell(24, 32, bias=False), nn.RNNCell(24, 32), nn.RNNCell(24, 32, True, "relu")]
+
+
+@pytest.mark.parametrize("layered", [False, True], ids=["alone", "behind a layer"])
+@pytest.mark.parametrize("cell", CELLS, ids=["lstm", "gru", "tanh", "relu"])
+@pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("coreml", ".mlpackage")])
+def test_single_steps_go_into_every_format(
+    format: FormatName, suffix: str, cell: nn.RNNCellBase, layered: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(1, 2, 24),)
+    model = one_shot(Model(Steps(cell, layered).eval()), Recipe(0.8))
+    path = export(model, format, example, tmp_path / f"m{suffix}").path
+    parity = verify(path, model, example)
+    assert parity.passed, parity.notes
+    assert len(parity.weights) == len(model.masks) == (4 if layered else 2)

@@ -101,12 +101,14 @@ def test_more_threads_are_never_slower(
         simulate(described(model, dtype), target, runtime=runtime, threads=min(n, most)) for n in sorted(threads)
     )
     if fewer.latency_ms is None:
-        assert "int8" in fewer.reason
+        assert "int8" in fewer.reason or "never measured" in fewer.reason
+        assert more.latency_ms is None
     else:
         assert latency(more).middle <= latency(fewer).middle * (1 + 1e-9)
 
 
-DOT = [(target.name, r.name) for target in list_targets() for r in target.runtimes if target.core(r).dot]
+DOT = [(target.name, r.name) for target in list_targets() for r in target.runtimes
+       if target.core(r).dot and r.family != "coreml-cpu"]  # fmt: skip
 
 
 @settings(deadline=None, max_examples=40)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from idp_deploy.errors import UsageError
-from idp_deploy.simulation.architectures import ALIASES, ARCHITECTURES, architecture, known
+from idp_deploy.simulation.architectures import ALIASES, ARCHITECTURES, architecture, described, known
+from idp_deploy.simulation.cost_model import INDEX, at_peak, effects_of, load_coefficients, quantities
 from idp_deploy.simulation.layers import Net
-from idp_deploy.simulation.work import as_dtype, with_zeros
+from idp_deploy.simulation.targets import folder, load_cores
+from idp_deploy.simulation.work import Workload, WorkOp, as_dtype, with_zeros
+from idp_deploy.simulation.workload import workload
+from tests.contents import TFLite
 
 # millions of multiply-accumulates and of parameters: the papers, torchvision's and Keras' model tables
 PUBLISHED = {
@@ -52,7 +57,7 @@ def test_counts_match_the_published_ones_within_one_percent(name: str) -> None:
     assert work.parameters / 1e6 == pytest.approx(parameters, rel=0.01)
 
 
-@pytest.mark.parametrize("name", [*ARCHITECTURES, *ALIASES])
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *ALIASES, *described()])
 def test_every_name_can_be_built(name: str) -> None:
     work = architecture(name)
     assert known(name)
@@ -86,3 +91,38 @@ def test_shapes_follow_strides_and_padding() -> None:
     assert Net("n", 9).conv(4, 3, 2, padding="valid").shape == (4, 4, 4)
     assert Net("n", 109).pool(3, 2, padding="ceil").shape == (54, 54, 3)
     assert Net("n", 4).branches(lambda n: n.conv(8), lambda n: n.conv(2)).shape == (4, 4, 10)
+
+
+def test_networks_as_a_benchmark_measured_them_are_architectures_of_their_own() -> None:
+    assert len(described()) == 27
+    assert architecture("ncnn_mobilenet").macs == architecture("mobilenet_v1_1.0_224").macs
+    assert architecture("ncnn_googlenet").macs != architecture("googlenet").macs
+    assert architecture("ncnn_resnet50").macs == pytest.approx(3858e6, rel=0.001)
+    assert "transcendental" in {op.op_class for op in architecture("ncnn_efficientnet_b0").ops}
+    assert "piecewise" in {op.op_class for op in architecture("ncnn_mobilenet_v3").ops}
+    assert max(op.groups for op in architecture("ncnn_regnety_400m").ops) == 55
+
+
+@pytest.mark.parametrize(
+    ("kind", "wanted"),
+    [
+        ("LOGISTIC", "transcendental"), ("TANH", "transcendental"), ("SOFTMAX", "transcendental"),
+        ("GELU", "transcendental"), ("LOCAL_RESPONSE_NORMALIZATION", "transcendental"), ("HARD_SWISH", "piecewise"),
+        ("ADD", "elementwise"), ("CONCATENATION", "memory"),
+    ],
+)  # fmt: skip
+def test_elementwise_work_is_told_apart_by_what_an_entry_costs(kind: str, wanted: str) -> None:
+    net = TFLite(8, 4).conv(4)
+    assert workload(net.op(kind, net.shape).contents()).ops[-1].op_class == wanted
+
+
+def test_an_exponential_costs_more_than_an_addition_and_a_wide_depthwise_has_a_term_of_its_own() -> None:
+    core = load_cores()["a76"]
+    add, swish = (WorkOp("x", c, input_bytes=4000, output_bytes=4000) for c in ("elementwise", "transcendental"))
+    model = load_coefficients(folder() / "coefficients.json")
+    for family in ("ncnn", "xnnpack", "tflite-builtin"):
+        cost = np.exp(model.log_cost(effects_of("single", family, core, "", "", "float32", 1)))
+        times = [float(at_peak(Workload("w", (op,)), family, core).sum(0) @ cost) for op in (add, swish)]
+        assert times[1] > 1.3 * times[0]
+    three, five = (WorkOp("d", "depthwise", macs=100, weights=9, kernel=k) for k in ((3, 3), (5, 5)))
+    assert quantities(three, "ncnn")[INDEX["depthwise5"]] == 0 < quantities(five, "ncnn")[INDEX["depthwise5"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from idp_deploy.cli import (
     inspecting,
     pruning,
     quantizing,
+    restoring,
     running,
     shrinking,
     simulating,
@@ -45,6 +47,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "export": (exporting.export, "idp-deploy export model.pruned.pt --to onnx"),
     "verify": (verifying.verify, "idp-deploy verify model.pruned.onnx model.pruned.pt"),
     "inspect": (inspecting.inspect, "idp-deploy inspect model.pruned.onnx"),
+    "restore": (restoring.restore, "idp-deploy restore model.slim.onnx"),
     "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
     "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
     "run": (running.run, "idp-deploy run"),
@@ -84,7 +87,23 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
     if not debug:
         _silence_libraries()
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM, raised so that temporary folders are removed on the way out."""
+
+
+_MAIN = os.getpid()
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN if os.getpid() == _MAIN else signal.SIG_DFL)
+    if os.getpid() != _MAIN:  # a worker that was forked, such as a DataLoader's: as if there were no handler
+        os.kill(os.getpid(), number)
+        return
+    raise _TerminatedError
 
 
 def _silence_libraries() -> None:
@@ -106,6 +125,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(result or ExitCode.OK)
     except typer.Exit as leave:
         return leave.exit_code
+    except _TerminatedError:
+        return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader of our output left, as `| head` does

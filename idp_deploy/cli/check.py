@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,9 @@ def check(
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="An earlier 'check --json'; worse fails.", show_default=False),
     ] = None,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="A baseline may lack checks, or metrics that are budgeted.")
+    ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Report, but never fail.")] = False,
     output: ReportFile = None,
     format: ReportFormat = "text",
@@ -38,9 +42,9 @@ def check(
 ) -> None:
     """Gate files on size and latency budgets per target.
 
-    Exits 1 where a limit is broken or a budgeted metric cannot be measured.
+    Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
     """
-    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, pairs
+    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, pairs, ungated
     from idp_deploy.reading import read
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
@@ -52,8 +56,8 @@ def check(
         raise UsageError("no artifact to check", way_out="name one, or run 'idp-deploy export' first")
     chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
     limits = chosen.budget_list()
-    if baseline:
-        limits += baseline_budgets(baseline)
+    earlier = baseline_budgets(baseline) if baseline else ()
+    configured, limits = limits, limits + earlier
     wanted = target or list(dict.fromkeys([*session.configuration.targets, *(b.target for b in limits)]))
     if not wanted:
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
@@ -61,6 +65,8 @@ def check(
     limits = tuple(b for b in limits if b.target in wanted)
     evidence = [Evidence(c, simulate(c, device)) for c, device in pairs(list(map(read, paths)), devices, limits)]
     report = gate(limits, evidence, strict=not artifacts)
+    if baseline and not allow_missing:
+        report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = missing(limits, evidence) if artifacts else ()
     passed = report.passed
     verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"

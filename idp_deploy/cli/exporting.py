@@ -33,6 +33,12 @@ def export(
     encoding: Annotated[
         str | None, typer.Option(metavar="auto|dense|…", help="How zeros are stored.", show_default=False)
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
@@ -63,15 +69,18 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
+    special: dict[FormatName, dict[str, str]] = {"coreml": {"precision": precision}} if precision else {}
     if verify:
         artifacts, parities = export_and_verify(
-            compressed, examples, where, source.stem, formats, chosen, data, say, refused=refused
+            compressed, examples, where, source.stem, formats, chosen, data, say, options=special, refused=refused
         )
     else:
         artifacts, parities = [], {}
         for name, path in zip(formats, places, strict=True):
             with refusals_of(name, refused):
-                artifacts.append(export_model(compressed, name, examples, path, encoding=chosen))
+                artifacts.append(
+                    export_model(compressed, name, examples, path, encoding=chosen, **special.get(name, {}))
+                )
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}

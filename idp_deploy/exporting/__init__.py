@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
 from idp_deploy.formats import known
 from idp_deploy.ledger import refuse_filled
+from idp_deploy.sealing import seal
 
 
 class Exporter(Protocol):
@@ -51,4 +53,5 @@ def export(
     """
     refuse_filled(model)
     exporter: Exporter = known(format).function("write")
-    return exporter(model, example_inputs, path, encoding=encoding, **options)
+    artifact = exporter(model, example_inputs, path, encoding=encoding, **options)
+    return replace(artifact, manifest={**artifact.manifest, "seal": seal(artifact.path)})

@@ -13,6 +13,7 @@ from typing import Any
 
 from idp_deploy import documents
 from idp_deploy.flow import MANIFEST_KEY, CompressedModel
+from idp_deploy.sealing import BLANK
 
 KEY = MANIFEST_KEY
 SCHEMA_VERSION = 1
@@ -47,6 +48,7 @@ def build(
         "layouts": dict(layouts or {}),
         "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
         "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
+        "seal": BLANK,  # the real one takes its place once the file is whole
         "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},
     }
 

@@ -27,6 +27,8 @@ CLASSES: dict[str, str] = {
     "pool": "a maximum or a mean over windows",
     "reduction": "one value of many",
     "elementwise": "arithmetic entry by entry",
+    "piecewise": "a few multiplications and clamps for every entry",
+    "transcendental": "an exponential, a logarithm or a power for every entry",
     "memory": "entries moved",
 }
 

@@ -78,7 +78,7 @@ def fill(
 
     Raises:
         FileError: missing, unexpected or differently shaped entries (listed, with the nearest names), integers where
-            floats belong, tied weights that differ, or a value that is not finite.
+            floats belong, tied weights that differ, a value that is not finite, or a variance below zero.
     """
     own = module.state_dict()
     for name in own.keys() & state.keys():
@@ -107,11 +107,18 @@ def fill(
             )
     for name, finite in _finite(module).items():
         if not finite and name not in masked:
-            raise FileError(
-                f"{path}: {'weight' if name in dict(module.named_parameters()) else 'buffer'} '{name}' has values that "
-                "are not finite",
-                way_out="train again from before they appeared",
-            )
+            kind = "weight" if name in dict(module.named_parameters()) else "buffer"
+            tensor = dict([*module.named_parameters(), *module.named_buffers()])[name]
+            raise _unsound(f"{path}: {kind} '{name}' has values that are not finite", tensor, ~torch.isfinite(tensor))
+    for name, buffer in module.named_buffers():
+        if name.rpartition(".")[2] == "running_var" and bool((buffer < 0).any()):
+            raise _unsound(f"{path}: buffer '{name}' has variances below zero", buffer, buffer < 0)
+
+
+def _unsound(what: str, tensor: Tensor, found: Tensor) -> FileError:
+    index = found.nonzero()[0].tolist()
+    first = f"the first {float(tensor[tuple(index)]):g} at {index}"
+    return FileError(f"{what}, {first}", way_out="train again from before they appeared")
 
 
 def resize(module: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]]) -> None:

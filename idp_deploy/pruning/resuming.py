@@ -34,6 +34,7 @@ class TrainingState:
     optimizer: dict[str, Any]
     scheduler: dict[str, Any]
     pruner: dict[str, Any]
+    threads: int = 0  # of torch, on which the last bits of every sum depend; 0 where an earlier version did not say
 
 
 def fingerprint_of(module: nn.Module) -> str:

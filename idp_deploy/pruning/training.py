@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import DivergedError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
 from idp_deploy.ownership import claim
 from idp_deploy.pruning.allocation import Layer, allocate
@@ -21,6 +22,9 @@ from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, chec
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
 from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything, to_device
+
+DIVERGED = 1e3  # times its start: a loss beyond is no training any more
+_SMALL_LOSS = 1e-2  # a model that has learnt its task begins near zero, and pruning rightly costs more than that
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,8 @@ def prune(
         The trained weights with their masks; `harden` makes the zeros exact.
 
     Raises:
-        UsageError: a recipe that cannot be meant, a loss that is no longer finite, a state of another run.
+        UsageError: a recipe that cannot be meant, a state of another run.
+        DivergedError: the loss is no longer finite, or beyond DIVERGED times what it was at first.
     """
     from accelerate import Accelerator
 
@@ -73,7 +78,7 @@ def prune(
     check_options(recipe.method, recipe.mode, recipe.options)
     chosen = {**known_options(recipe.method, recipe.mode), **recipe.options}
     settings = {name: chosen[name] for name in TRAINING_OPTIONS}
-    with own_randomness():
+    with own_randomness(), _own_threads():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
         module = deepcopy(model.module).to(accelerator.device).train()
@@ -84,12 +89,23 @@ def prune(
             claim(kept)
         fingerprint = fingerprint_of(model.module)
         start = load_state(kept, recipe, fingerprint) if resume and kept is not None else None
+        run.keeps_state = kept is not None
         first = run.restore(start) if start is not None else 0
         for epoch in range(first, recipe.epochs):
             run.epoch(epoch, progress)
             if kept is not None and accelerator.is_main_process:
                 save_state(kept, run.state(epoch + 1, fingerprint))
         return run.finish(model)
+
+
+@contextmanager
+def _own_threads() -> Iterator[None]:
+    """The caller's number of threads comes back: a resumed run takes that of the run it goes on with."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> CompressedModel:
@@ -148,6 +164,8 @@ class _Run:
     ) -> None:
         self.accelerator, self.module, self.teacher = accelerator, module, teacher
         self.task, self.recipe, self.settings = task, recipe, settings
+        self.start: float | None = None  # the first loss of this process
+        self.keeps_state = False
         optimizer = _optimizer(task, module, settings)
         accumulation = accelerator.gradient_accumulation_steps
         self.steps_per_epoch = math.ceil(_length(self.loader(0)) / accumulation)
@@ -189,11 +207,7 @@ class _Run:
             with self.accelerator.accumulate(self.wrapped):
                 loss = self.loss(batch)
                 total, batches = total + float(loss.detach()), batches + 1
-                if not math.isfinite(total):
-                    raise UsageError(
-                        f"the loss became {float(loss.detach())} in epoch {epoch + 1}",
-                        way_out="lower the learning rate of the task, or check its data",
-                    )
+                self.refuse_divergence(float(loss.detach()), epoch)
                 self.accelerator.backward(loss)
                 self.optimizer.step()
                 if self.accelerator.sync_gradients:
@@ -208,6 +222,19 @@ class _Run:
                 frozen = self.pruner.schedule.phase(self.pruner.steps) == "frozen"
                 hard = soft if frozen else evaluate(self.module, self.task)
             progress(replace(self.progress(epoch, total / max(batches, 1)), soft=soft, hard=hard))
+
+    def refuse_divergence(self, loss: float, epoch: int) -> None:
+        """Stop where the loss is no number or beyond DIVERGED times what it was at first."""
+        if self.start is None and math.isfinite(loss):
+            self.start = loss
+        limit = DIVERGED * max(abs(self.start or 0.0), _SMALL_LOSS)
+        if not math.isfinite(loss) or abs(loss) > limit:
+            began = "" if self.start is None else f", from {self.start:.4g} at first"
+            kept = f"; the state after epoch {epoch} is kept" if epoch and self.keeps_state else ""
+            raise DivergedError(
+                f"the loss became {loss:.4g} in epoch {epoch + 1}{began}{kept}",
+                way_out="lower the learning rate of the task, or check its data",
+            )
 
     def first_loss(self) -> Tensor:
         """The task's loss on the first training batch, the same in every process; running statistics are kept."""
@@ -253,10 +280,13 @@ class _Run:
             optimizer=self.bare_optimizer.state_dict(),
             scheduler=self.scheduler.state_dict(),
             pruner=self.pruner.state_dict(),
+            threads=torch.get_num_threads(),
         )
 
     def restore(self, state: TrainingState) -> int:
         """Put a saved state back; the number of epochs it has done."""
+        if state.threads:  # sums of another number of threads round otherwise
+            torch.set_num_threads(state.threads)
         self.module.load_state_dict(state.module)
         self.bare_optimizer.load_state_dict(state.optimizer)
         self.scheduler.load_state_dict(state.scheduler)

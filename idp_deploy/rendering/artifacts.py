@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity
+from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
 from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
 from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
+    from idp_deploy.restoring import Restored
     from idp_deploy.simulation.xnnpack import SparseLint
 
 
@@ -99,13 +100,18 @@ def parity_cases(parity: Parity) -> list[Case]:
         )
         for o in parity.outputs
     ]
-    weights = [
-        Case(
-            suite, f"weight {w.parameter}", w.passed, f"{w.zeros} zeros in the file, {w.expected_zeros} expected", file
-        )
-        for w in parity.weights
-    ]
+    weights = [Case(suite, f"weight {w.parameter}", w.passed, _of_a_weight(w), file) for w in parity.weights]
     return outputs + weights
+
+
+def _of_a_weight(proof: WeightProof) -> str:
+    """Zeros, and for a failed proof what differs."""
+    if not proof.tensor and not proof.passed:
+        return f"no tensor of the file is like it; {proof.expected_zeros} zeros expected"
+    counts = f"{proof.zeros} zeros in the file, {proof.expected_zeros} expected"
+    if proof.passed:
+        return counts
+    return f"{counts}; values differ from '{proof.tensor}' by up to {proof.max_relative_error:.1e} of the largest"
 
 
 def parity_data(parity: Parity) -> dict[str, Any]:
@@ -175,3 +181,19 @@ def verdict(passed: bool) -> State:
 def parity_state(parity: Parity | None) -> State:
     """A file that was not verified is a warning, not a success."""
     return "warn" if parity is None else verdict(parity.passed)
+
+
+def restored_document(restored: Restored) -> Document:
+    """What restore wrote, and how much smaller it is."""
+    share = show(restored.zeros / max(restored.entries, 1), "share")
+    rows = [
+        ("stored densely", str(restored.source), show(restored.before_bytes, "bytes")),
+        ("stored sparse", str(restored.path), show(restored.after_bytes, "bytes")),
+    ]
+    return Document(
+        f"wrote {restored.path}",
+        [Table("", ("what", "file", "size"), rows)],
+        asdict(restored) | {"source": str(restored.source), "path": str(restored.path)},
+        [f"{share} zeros; {restored.outputs} outputs in onnxruntime are bit-equal"],
+        next=f"idp-deploy inspect {restored.path}",
+    )

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from idp_deploy.rendering.document import Document, Table
+from idp_deploy.rendering.estimates import rests_on
 
 if TYPE_CHECKING:
+    from idp_deploy.flow import Basis
     from idp_deploy.simulation.targets import Target
 
 
-def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = ()) -> Document:
-    """One row a device, and a note for each file that is none."""
+def devices_document(
+    targets: Sequence[Target], rows_behind: Mapping[str, int], unusable: Sequence[Exception] = ()
+) -> Document:
+    """One row a device, and a note for each file that is none. `rows_behind`: target → its published measurements."""
     rows = [
-        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence) for t in targets
+        (
+            t.name,
+            t.device,
+            t.soc,
+            " ".join(dict.fromkeys(r.format for r in t.runtimes)),
+            t.confidence,
+            _rows(t, rows_behind[t.name]),
+        )
+        for t in targets
     ]
-    columns = ("target", "device", "chip", "formats", "confidence")
+    columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
     left_out = [str(error) for error in unusable]
     data = {"targets": [t.model_dump(mode="json") for t in targets], "left_out": left_out}
     notes = [f"left out: {message}" for message in left_out]
-    return Document("Targets", [Table("", columns, rows)], data, notes, next="idp-deploy targets pixel-4")
+    return Document(
+        "Targets", [Table("", columns, rows, frozenset({5}))], data, notes, next="idp-deploy targets pixel-4"
+    )
 
 
-def device_document(target: Target) -> Document:
-    """One device in full."""
+def device_document(target: Target, bases: Sequence[Basis | None]) -> Document:
+    """One device in full. `bases`: what an estimate rests on, for each of its runtimes."""
     facts = [
         ("chip", target.soc),
         ("cores", _cores(target)),
@@ -32,10 +46,13 @@ def device_document(target: Target) -> Document:
         ("memory bandwidth", f"{target.dram_gb_per_s:g} GB/s at the peak" if target.dram_gb_per_s else "unknown"),
         ("confidence", target.confidence),
     ]
-    runtimes = [(r.name, r.format, r.core, "yes" if r.sparse else "no", r.source or "–") for r in target.runtimes]
+    runtimes = [
+        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(basis), r.source or "–")
+        for r, basis in zip(target.runtimes, bases, strict=True)
+    ]
     tables = [
         Table("", ("what", "value"), facts),
-        Table("runtimes", ("runtime", "format", "core", "runs zeros sparse", "source"), runtimes),
+        Table("runtimes", ("runtime", "format", "core", "runs zeros sparse", "estimates rest on", "source"), runtimes),
         Table("sources", ("source",), [(source,) for source in target.sources]),
     ]
     if target.measurements:
@@ -47,6 +64,15 @@ def device_document(target: Target) -> Document:
         tables.append(Table("your measurements", columns, measured, frozenset({2, 4})))
     title = f"{target.name}: {target.device}"
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
+
+
+def _behind(basis: Basis | None) -> str:
+    return rests_on(basis) if basis else "no published row: an anchor of yours"
+
+
+def _rows(target: Target, published: int) -> str:
+    """Published rows of the very device, and its user's own."""
+    return f"{published} + {len(target.measurements)} yours" if target.measurements else str(published)
 
 
 def _cores(target: Target) -> str:

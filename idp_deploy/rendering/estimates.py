@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idp_deploy.flow import EmulationCounts, Estimate, FormatName, Interval, Measurement
+from idp_deploy.flow import Basis, EmulationCounts, Estimate, FormatName, Interval, Measurement
 from idp_deploy.rendering.document import Bar, Document, Plot, Table
 from idp_deploy.units import show
 
@@ -26,16 +26,32 @@ def interval(value: Interval | None, reason: str = "") -> str:
     return f"{middle} ({low} to {high})"
 
 
+def rests_on(basis: Basis | None) -> str:
+    """`18 rows of this device, ±9 %`; the error is the mean one of such predictions on rows they had not seen."""
+    if basis is None:
+        return "–"
+    rows = f"{basis.rows} row{'s' * (basis.rows != 1)}"
+    others = f"{rows} of {basis.devices} device{'s' * (basis.devices != 1)}"
+    what = {
+        "measured": f"{rows} of this device",
+        "calibrated": others,
+        "specification": f"specification, {others} with other runtimes",
+        "anchored": f"your anchor, {others}" if basis.rows else "your anchor alone",
+    }[basis.origin]
+    return f"{what}, ±{basis.expected_error * 100:.0f} %" if basis.expected_error is not None else what
+
+
 def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
     """One row a file and target. `skipped` is the share of MACs that sparse kernels leave out."""
     return Table(
         title,
-        ("target", "runtime", "latency (90 % interval)", "size", "gzip", "memory", "skipped"),
+        ("target", "runtime", "latency (90 % interval)", "rests on", "size", "gzip", "memory", "skipped"),
         [
             (
                 e.target,
                 e.runtime if e.latency_ms else f"{e.runtime} ({e.format})",
                 interval(e.latency_ms, e.reason),
+                rests_on(e.basis),
                 show(e.size_bytes, "bytes"),
                 show(e.gzip_bytes or None, "bytes"),
                 show(e.resident_weight_bytes + e.peak_activation_bytes, "bytes"),
@@ -43,7 +59,7 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
             )
             for e in estimates
         ],
-        frozenset({3, 4, 5, 6}),
+        frozenset({4, 5, 6, 7}),
         ["" if e.latency_ms else "warn" for e in estimates],
     )
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 from idp_deploy.errors import UsageError
 from idp_deploy.simulation import classic_nets as classic
 from idp_deploy.simulation import mobile_nets as mobile
 from idp_deploy.simulation.layers import Net
+from idp_deploy.simulation.targets import folder
 from idp_deploy.simulation.work import Workload
 
 ARCHITECTURES: dict[str, Callable[[], Net]] = {
@@ -77,10 +80,16 @@ ALIASES = {
 }  # fmt: skip
 
 
+@cache
+def described() -> dict[str, Path]:
+    """Networks as a benchmark measured them, where they are not the textbook's: descriptions in targets/networks."""
+    return {f"ncnn_{path.stem}": path for path in sorted((folder() / "networks").glob("*.json"))}
+
+
 def known(name: str) -> bool:
     """Whether `architecture(name)` succeeds."""
     name = ALIASES.get(name, name)
-    return name in ARCHITECTURES or _scaled(name) is not None
+    return name in ARCHITECTURES or name in described() or _scaled(name) is not None
 
 
 def _scaled(name: str) -> Net | None:
@@ -96,9 +105,20 @@ def architecture(name: str) -> Workload:
         UsageError: unknown name; the message lists the nearest ones.
     """
     canonical = ALIASES.get(name, name)
+    if canonical in described():
+        from idp_deploy.simulation.descriptions import read_description
+
+        return replace(read_description(described()[canonical])[0], name=name)
     net = ARCHITECTURES[canonical]() if canonical in ARCHITECTURES else _scaled(canonical)
     if net is None:
-        choices = [*ARCHITECTURES, *ALIASES, "mobilenet_v1_0.5_160", "mobilenet_v2_0.75_192", "mnasnet_1.3_224"]
+        choices = [
+            *ARCHITECTURES,
+            *described(),
+            *ALIASES,
+            "mobilenet_v1_0.5_160",
+            "mobilenet_v2_0.75_192",
+            "mnasnet_1.3_224",
+        ]
         near = difflib.get_close_matches(name, choices, 3, 0.3)
         raise UsageError(f"unknown architecture {name!r}", way_out=f"nearest: {', '.join(near)}" if near else "")
     net.name = name

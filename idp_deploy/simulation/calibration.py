@@ -16,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.cost_model import (
     PRIOR_MEAN,
     PRIOR_SHIFT,
-    TERM_FREEDOM,
     TERMS,
     Core,
     Effect,
@@ -34,20 +34,40 @@ from idp_deploy.simulation.cost_model import (
     kind_of,
     precision_of,
 )
+from idp_deploy.simulation.targets import shipped
+from idp_deploy.simulation.uncertainty import FREEDOM, Levels, seen
 from idp_deploy.simulation.work import Workload, as_dtype, with_zeros
 
 # level → standard deviation of what an effect changes in all terms alike, and in each term by itself
-CPU_LEVELS = {
-    "all": (0.3, 0.4), "family": (0.4, 0.12), "core": (0.4, 0.4), "family-core": (0.2, 0.1), "device": (0.06, 0.04),
-    "group": (0.06, 0.08), "precision": (0.5, 0.4), "family-precision": (0.2, 0.2), "core-precision": (0.15, 0.1),
-    "threads": (0.2, 0.2), "device-threads": (0.15, 0.1), "family-threads": (0.1, 0.1),
+SINGLE_LEVELS = {
+    "all": (0.19, 0.83), "family": (0.25, 0.1), "core": (1.02, 0.4), "family-core": (0.1, 0.16), "device": (0.04, 0.04),
+    "group": (0.15, 0.06),
 }  # fmt: skip
-ACCELERATOR_LEVELS = CPU_LEVELS | {"all": (1.0, 1.0), "family": (1.0, 1.0), "core": (0.5, 0.4)}
-LEVELS = {"single": CPU_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEVELS, "accelerator": ACCELERATOR_LEVELS}
+CPU_LEVELS = {
+    "all": (0.12, 0.3), "family": (0.15, 0.05), "core": (0.64, 0.25), "family-core": (0.25, 0.06),
+    "device": (0.06, 0.04), "group": (0.15, 0.06), "precision": (1.5, 0.25), "family-precision": (0.13, 0.5),
+    "core-precision": (0.15, 0.1), "device-precision": (0.05, 0.05), "threads": (1.0, 0.3),
+    "threads-memory": (0.05, 0.4), "device-threads": (0.15, 0.1), "family-threads": (0.06, 0.16),
+}  # fmt: skip
+ACCELERATOR_LEVELS = {
+    "all": (1.0, 1.0), "family": (1.0, 1.0), "core": (0.5, 0.4), "family-core": (0.2, 0.1), "device": (0.06, 0.04),
+    "group": (0.06, 0.08), "precision": (0.5, 0.4), "family-precision": (0.2, 0.2), "core-precision": (0.15, 0.1),
+    "device-precision": (0.1, 0.05),
+}  # fmt: skip
+LEVELS: dict[str, Levels] = {
+    "single": SINGLE_LEVELS, "cpu": CPU_LEVELS, "coreml-cpu": ACCELERATOR_LEVELS, "accelerator": ACCELERATOR_LEVELS,
+}  # fmt: skip
+# models left out together, and devices (0: each by itself): folds, fewer where a fit takes long
+FOLDS = {"single": (40, 0), "cpu": (20, 6), "coreml-cpu": (20, 0), "accelerator": (20, 0)}
 NOISE = 0.08
 PRIOR = np.array([PRIOR_MEAN[term] for term in TERMS])
-FREEDOM = np.array([TERM_FREEDOM[term] for term in TERMS])
 ROBUST = 2.5  # residuals beyond this many NOISE are weighted down
+# networks of one benchmark that others publish, nearly the same, under names of their own: left out together
+SAME_NETWORKS = {
+    "ncnn_mobilenet": "mobilenet_v1_1.0_224", "ncnn_mobilenet_v2": "mobilenet_v2_1.0_224", "ncnn_vgg16": "vgg16",
+    "ncnn_resnet18": "resnet18", "ncnn_resnet50": "resnet50", "ncnn_squeezenet": "squeezenet_1.1_227",
+    "ncnn_mnasnet": "mnasnet_1.0", "ncnn_alexnet": "alexnet", "mnasnet": "mnasnet_1.0",
+}  # fmt: skip
 ANCHORS = ("mobilenet_v1_1.0_224", "mobilenet_v2_1.0_224", "resnet50", "ssdlite_mobilenet_v2_300", "squeezenet_1.1_227")
 
 
@@ -69,8 +89,17 @@ class Row:
     @property
     def effects(self) -> list[Effect]:
         """The effects that speak in it."""
-        core = self.core.calibrated_as
-        return effects_of(self.kind, self.family, core, self.device, self.group, self.precision, self.threads)
+        return effects_of(self.kind, self.family, self.core, self.device, self.group, self.precision, self.threads)
+
+    @property
+    def kind_alone(self) -> str:
+        """The fit that speaks for it, whichever fit it helps."""
+        return kind_of(self.family, self.precision, self.threads)
+
+    @property
+    def network(self) -> str:
+        """Its model by the name that other publications give the same one."""
+        return SAME_NETWORKS.get(self.model, self.model)
 
     @property
     def place(self) -> tuple[str, str, str, str]:
@@ -78,15 +107,20 @@ class Row:
         return (self.family, self.device, self.core.name, self.group)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Fit:
     """The most probable effects, and what is needed to predict another row."""
 
     rows: Sequence[Row]
-    levels: dict[str, tuple[float, float]]
+    levels: Levels
     shares: np.ndarray  # (rows, terms)
     weights: np.ndarray  # α of the Gaussian process
     spread: np.ndarray  # K + noise, (rows, rows)
+
+    @cached_property
+    def known(self) -> dict[tuple[str, str], np.ndarray]:
+        """What groups say about every effect (`uncertainty.seen`)."""
+        return seen((r.effects, r.device, r.network, share) for r, share in zip(self.rows, self.shares, strict=True))
 
     def effects(self) -> dict[tuple[str, str], np.ndarray]:
         """Every effect's change of c; its sum over a row's effects plus the prior is that row's c."""
@@ -108,37 +142,40 @@ def prior(row: Row) -> np.ndarray:
 def load_rows(folder: Path, cores: dict[str, Core]) -> list[Row]:
     """Every dense row of `measurements/published.csv`."""
     rows = []
-    with (folder / "measurements" / "published.csv").open(newline="") as handle:
-        for line in csv.DictReader(handle):
-            if line["sparsity"] != "0":
-                continue
-            core = replace(cores[line["core"]], ghz=float(line["ghz"] or 1.0))
-            work = architecture(line["model"])
-            if line["precision"] != "float32":
-                work = as_dtype(work, line["precision"])
-            precision = precision_of(line["precision"], core)
-            kind = kind_of(line["family"], precision, int(line["threads"]))
-            rows.append(
-                Row(
-                    device=line["device"], core=core, family=line["family"], group=line["source"].split("@")[0],
-                    model=line["model"], precision=precision, threads=int(line["threads"]),
-                    latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0), kind=kind,
-                )
-            )  # fmt: skip
+    devices = {target.measured_as: target for target in shipped(folder)}
+    for line in _lines_of(folder / "measurements" / "published.csv"):
+        if line["sparsity"] != "0":
+            continue
+        core = replace(cores[line["core"]], ghz=float(line["ghz"] or 1.0))
+        if line["device"] in devices:
+            core = devices[line["device"]].using(core, int(line["threads"]))
+        work = architecture(line["model"])
+        if line["precision"] != "float32":
+            work = as_dtype(work, line["precision"])
+        precision = precision_of(line["precision"], core)
+        kind = kind_of(line["family"], precision, int(line["threads"]))
+        rows.append(
+            Row(
+                device=line["device"], core=core, family=line["family"], group=line["source"].split("@")[0],
+                model=line["model"], precision=precision, threads=int(line["threads"]),
+                latency_ms=float(line["latency_ms"]), peak_ms=at_peak(work, line["family"], core).sum(0), kind=kind,
+            )
+        )  # fmt: skip
     return rows
 
 
 Parts = tuple[np.ndarray, np.ndarray]  # kernel in common and per term
 
 
-def overlaps(rows: Sequence[Row], levels: dict[str, tuple[float, float]]) -> Parts:
+def overlaps(rows: Sequence[Row], levels: Levels) -> Parts:
     """What every pair of rows has in common.  → (rows, rows) twice"""
     common, each = np.zeros((2, len(rows), len(rows)))
+    effects = [row.effects for row in rows]
     for level, (a, b) in levels.items():
         ids: dict[str, int] = {}
         which, times = np.full(len(rows), -1), np.zeros(len(rows))
-        for i, row in enumerate(rows):
-            for name, identity, z in row.effects:
+        for i, found in enumerate(effects):
+            for name, identity, z in found:
                 if name == level:
                     which[i], times[i] = ids.setdefault(identity, len(ids)), z
         same = (which[:, None] == which[None, :]) * np.outer(times, times)
@@ -147,7 +184,7 @@ def overlaps(rows: Sequence[Row], levels: dict[str, tuple[float, float]]) -> Par
     return common, each
 
 
-def fit(rows: Sequence[Row], levels: dict[str, tuple[float, float]], parts: Parts | None = None) -> Fit:
+def fit(rows: Sequence[Row], levels: Levels, parts: Parts | None = None) -> Fit:
     """The most probable effects of all rows together."""
     from scipy.linalg import solve
 
@@ -176,61 +213,68 @@ def fit(rows: Sequence[Row], levels: dict[str, tuple[float, float]], parts: Part
     return Fit(rows, levels, shares, alpha, spread)
 
 
-def predict(model: Fit, rows: Sequence[Row], cross: Parts, own: Parts) -> tuple[np.ndarray, np.ndarray]:
-    """Log latency of other rows, and its covariance.  → (rows,), (rows, rows)"""
+def predict(model: Fit, rows: Sequence[Row], cross: Parts) -> np.ndarray:
+    """c of other rows.  → (rows, terms)"""
     c = np.array([prior(row) for row in rows]) + (cross[0] @ model.weights)[:, None]
-    c += cross[1] @ (model.weights[:, None] * model.shares * FREEDOM**2)
-    times = np.array([row.peak_ms for row in rows]) * np.exp(c)
-    totals = times.sum(1)
-    shares = times / totals[:, None]
-    between = cross[0] + cross[1] * ((shares * FREEDOM**2) @ model.shares.T)
-    before = own[0] + own[1] * ((shares * FREEDOM**2) @ shares.T)
-    return np.log(totals), before - between @ np.linalg.solve(model.spread, between.T)
-
-
-def anchored(mean: np.ndarray, covariance: np.ndarray, anchor: int, latency_ms: float) -> np.ndarray:
-    """Predictions after one of the rows was measured."""
-    gain = covariance[:, anchor] / (covariance[anchor, anchor] + NOISE**2)
-    return mean + gain * (math.log(latency_ms) - mean[anchor])
+    return c + cross[1] @ (model.weights[:, None] * model.shares * FREEDOM**2)
 
 
 def sparse_penalties(
     folder: Path, cores: dict[str, Core], effects: dict[tuple[str, str], np.ndarray]
-) -> dict[str, float]:
-    """Cost of a non-zero weight run sparse over one run dense, by class of core.
+) -> dict[str, tuple[float, float]]:
+    """Cost of a non-zero weight run sparse over one run dense, by class of core, and how far speed-ups lie from it.
 
-    The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`.
+    The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`; the distance is the
+    root of the mean square, with one degree of freedom taken.
     """
     from scipy.optimize import minimize_scalar
 
     cases: dict[str, list[Callable[[float], float]]] = {}
-    with (folder / "measurements" / "sparse_speedups.csv").open(newline="") as handle:
-        for line in csv.DictReader(handle):
-            core = replace(cores[line["core"]], ghz=float(line["ghz"]))
-            dense = architecture(line["model"])
-            found = [
-                e
-                for e in effects_of("single", line["family"], core.calibrated_as, "", "", "float32", 1)
-                if e[:2] in effects
-            ]
-            cost = np.exp(PRIOR + sum((effects[e[:2]] for e in found), np.zeros(len(TERMS))))
+    for line in _lines_of(folder / "measurements" / "sparse_speedups.csv"):
+        core = replace(cores[line["core"]], ghz=float(line["ghz"]))
+        dense = architecture(line["model"])
+        told = [e for e in effects_of("single", line["family"], core, "", "", "float32", 1) if e[:2] in effects]
+        cost = np.exp(PRIOR + sum((effects[e[:2]] for e in told), np.zeros(len(TERMS))))
 
-            def miss(
-                penalty: float,
-                line: dict[str, str] = line,
-                core: Core = core,
-                dense: Workload = dense,
-                cost: np.ndarray = cost,
-            ) -> float:
-                sparse = with_zeros(dense, float(line["zeros"]))
-                times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
-                return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
+        def miss(
+            penalty: float,
+            line: dict[str, str] = line,
+            core: Core = core,
+            dense: Workload = dense,
+            cost: np.ndarray = cost,
+        ) -> float:
+            sparse = with_zeros(dense, float(line["zeros"]))
+            times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
+            return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
 
-            cases.setdefault(core.sparse_class, []).append(miss)
-    return {
-        name: round(float(minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10)).x), 4)
-        for name, misses in sorted(cases.items())
-    }
+        cases.setdefault(core.sparse_class, []).append(miss)
+    found: dict[str, tuple[float, float]] = {}
+    for name, misses in sorted(cases.items()):
+        best = minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10))
+        found[name] = (round(float(best.x), 4), round(math.sqrt(float(best.fun) / max(1, len(misses) - 1)), 4))
+    return found
+
+
+def little_too(folder: Path) -> float:
+    """How far runs over big and little cores together lie from runs on the big ones alone: |log|, nine in ten devices'.
+
+    From `measurements/big_and_little.csv` beside the same networks with as many threads as there are big cores.
+    """
+    alone: dict[tuple[str, ...], list[tuple[int, float]]] = {}
+    for line in _lines_of(folder / "measurements" / "published.csv"):
+        key = (line["device"], line["core"], line["model"], line["precision"])
+        alone.setdefault(key, []).append((int(line["threads"]), float(line["latency_ms"])))
+    ratios: dict[str, list[float]] = {}
+    for line in _lines_of(folder / "measurements" / "big_and_little.csv"):
+        most, latency_ms = max(alone.get((line["device"], line["core"], line["model"], line["precision"]), [(0, 0.0)]))
+        if most > 1:
+            ratios.setdefault(line["device"], []).append(abs(math.log(float(line["latency_ms"]) / latency_ms)))
+    return round(float(np.quantile([np.quantile(found, 0.9) for found in ratios.values()], 0.9)), 3)
+
+
+def _lines_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as handle:
+        return list(csv.DictReader(handle))
 
 
 def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -247,29 +291,35 @@ def clocks(rows: Sequence[Row]) -> dict[str, float]:
 
 def main() -> None:
     """Fit, hold out, and write `coefficients.json` beside the measurements."""
-    from idp_deploy.simulation.holdouts import held_out, widths
+    from idp_deploy.simulation.evidence import counted
+    from idp_deploy.simulation.holdouts import held_out, typical_errors, widths
     from idp_deploy.simulation.targets import folder, load_cores
 
     rows = load_rows(folder(), load_cores())
     effects: dict[tuple[str, str], np.ndarray] = {}
     error: dict[str, float] = {}
-    counts: dict[str, int] = {}
+    typical: dict[str, float] = {}
+    known: dict[tuple[str, str], np.ndarray] = {}
     for kind, levels in LEVELS.items():
         chosen = rows_of(rows, kind)
-        effects |= fit(chosen, levels).effects()
-        found, behind = widths(held_out(chosen, levels), kind)
-        error, counts = error | found, counts | behind
+        model = fit(chosen, levels)
+        effects, known = effects | model.effects(), known | model.known
+        met = [error for error in held_out(chosen, levels, *FOLDS[kind]) if error.row.kind_alone == kind]
+        error, typical = error | widths(met), typical | typical_errors(met)
     record = {
         "command": "python -m idp_deploy.simulation.calibration",
         "terms": TERMS,
         "noise": NOISE,
         "levels": LEVELS,
-        "error": {name: round(error[name], 6) for name in sorted(error)},
-        "held_out": dict(sorted(counts.items())),
+        "error": {name: round(error[name], 4) for name in sorted(error)},
+        "typical": {name: round(typical[name], 4) for name in sorted(typical)},
+        "rows": counted(rows),
         "clocks": clocks(rows),
         "models": {name: architecture(name).macs for name in sorted({row.model for row in rows})},
+        "little_too": little_too(folder()),
         "sparse_penalty": sparse_penalties(folder(), load_cores(), effects),
-        "effects": {":".join(key): [round(float(x), 6) for x in effects[key]] for key in sorted(effects)},
+        "effects": {":".join(key): [round(float(x), 4) for x in effects[key]] for key in sorted(effects)},
+        "known": {":".join(key): [round(float(x), 3) for x in known[key]] for key in sorted(known)},
     }
     write_bytes(folder() / "coefficients.json", (_lines(record) + "\n").encode())
 

@@ -239,9 +239,9 @@ def encoder(net: Net, layers: int, width: int, heads: int, hidden: int, *, rows:
         for _ in range(3):
             net.shape = (rows, 1, width)
             net.linear(width)
-        net.matmul(rows, width // heads, rows, heads).pointwise().matmul(width // heads, rows, rows, heads)
+        net.matmul(rows, width // heads, rows, heads).activation("softmax").matmul(width // heads, rows, rows, heads)
         net.shape = (rows, 1, width)
-        net.linear(width).pointwise(2).pointwise().linear(hidden).pointwise().linear(width).pointwise(2)
+        net.linear(width).pointwise(2).pointwise().linear(hidden).activation("gelu").linear(width).pointwise(2)
     return net.pointwise()
 
 

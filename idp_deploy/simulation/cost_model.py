@@ -28,22 +28,25 @@ import numpy as np
 
 from idp_deploy.simulation.work import Workload, WorkOp
 
-COMPUTE = ("pointwise", "winograd", "conv", "stem", "depthwise")
+COMPUTE = ("pointwise", "matmul", "ragged", "winograd", "conv", "stem", "depthwise", "depthwise5")
 TRAFFIC = (
     "pointwise_out", "winograd_io", "depthwise_io", "conv_io", "linear_weights", "weights", "elementwise", "pooling",
-    "memory",
+    "memory", "piecewise", "transcendental",
 )  # fmt: skip
 TERMS = (*COMPUTE, *TRAFFIC, "overhead")
 INDEX = {term: i for i, term in enumerate(TERMS)}
 BYTES_PER_CYCLE = 4.0  # unit of traffic; the coefficients hold the distance from it
 OVERHEAD_MS_GHZ = 0.01  # unit of overhead: ten thousand cycles an operator
-FEW = 15  # held-out errors below which a quantile of them is not trusted by itself
+USUAL_DRAM = 15.0  # GB/s, where a device's memory is not known
 ACCELERATOR_GHZ = 10.0  # stands in for the clock of GPUs and engines in the units of traffic and overhead
 
 # runtimes with Winograd kernels for float 3×3 convolutions of stride 1
 WINOGRAD = frozenset({"ncnn", "paddle-lite", "paddle-lite-armv7", "tnn", "mnn", "bolt", "coreml-cpu"})
+# runtimes that run a grouped convolution as one convolution a group
+GROUP_BY_GROUP = frozenset({"ncnn"})
 CPU_FAMILIES = frozenset({*WINOGRAD, "xnnpack", "tflite-builtin", "onnxruntime"})
 ACCELERATOR_FAMILIES = frozenset({"coreml-gpu", "coreml-ane", "qnn", "tflite-gpu"})
+PORTABLE_FAMILIES = CPU_FAMILIES - {"coreml-cpu"}  # run on any CPU
 FAMILIES = CPU_FAMILIES | ACCELERATOR_FAMILIES
 SPARSE_FAMILIES = frozenset({"xnnpack", "paddle-lite", "paddle-lite-armv7"})
 
@@ -57,7 +60,10 @@ class Core:
     flops_per_cycle: float = 8.0
     tops: float = 0.0  # of gpu and npu, float16
     ghz: float = 1.0
+    dram_gb_per_s: float = 0.0  # of the device it is in; 0: unknown
     in_order: bool = False
+    little: bool = False  # an efficiency core that issues out of order; those that issue in order are little anyway
+    aarch32: bool = True  # runs 32-bit builds
     dot: bool = False
     i8mm: bool = False
     fp16: bool = False
@@ -67,6 +73,11 @@ class Core:
     def calibrated_as(self) -> str:
         """The core type to look for in the coefficients."""
         return self.like or self.name
+
+    @property
+    def is_little(self) -> bool:
+        """Whether it sits beside bigger cores, not among them: threads do not spread well over both."""
+        return self.in_order or self.little
 
     @property
     def macs_per_ms(self) -> float:
@@ -98,6 +109,8 @@ def unit_ms(core: Core) -> np.ndarray:
     units = np.full(len(TERMS), 1 / (ghz * 1e6 * BYTES_PER_CYCLE))
     units[: len(COMPUTE)] = 1 / core.macs_per_ms
     units[INDEX["pooling"]] /= 4  # a window's entries are compared four at a time
+    if core.kind == "cpu":  # weights used once come from memory, on their way past the core
+        units[INDEX["linear_weights"]] += 1e-6 / (core.dram_gb_per_s or USUAL_DRAM)
     units[INDEX["overhead"]] = OVERHEAD_MS_GHZ / ghz
     return units
 
@@ -113,29 +126,38 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
     def put(term: str, amount: float) -> None:
         amounts[INDEX[term]] += amount
 
-    put("overhead", 1)
+    put("overhead", op.groups if family in GROUP_BY_GROUP else 1)
     kept = op.nonzero / op.weights if op.sparse and op.weights else 1.0
     macs = op.macs * kept * penalty if op.sparse else op.macs
     width = op.resident_bytes / (op.weights + op.biases) if op.weights else 0.0
     weight_bytes = op.weights * kept * width
     if op.op_class in ("conv1x1", "conv", "depthwise"):
         put("weights", weight_bytes)
-    if op.op_class == "conv1x1" or (op.op_class == "linear" and (op.rows > 4 or not op.weights)):
+    winograd = op.op_class == "conv" and family in WINOGRAD and op.kernel == (3, 3) and op.stride == 1
+    in_tiles = winograd and op.dtype not in ("int8", "uint8")
+    if op.op_class in ("conv1x1", "conv") and (op.out_channels % 4 or (op.in_channels % 4 and op.in_channels > 4)):
+        put(
+            "ragged", macs if in_tiles or not winograd else macs / 4
+        )  # beside what whole vectors of channels would take
+    if op.op_class == "conv1x1":
         put("pointwise", macs)
         put("conv_io", op.activation_bytes)
-        if op.op_class == "conv1x1":
-            put("pointwise_out", op.output_bytes)
+        put("pointwise_out", op.output_bytes)
+    elif op.op_class == "linear" and (op.rows > 4 or not op.weights):
+        put("matmul", macs)
+        put("conv_io", op.activation_bytes)
     elif op.op_class == "linear":
         put("linear_weights", weight_bytes)
     elif op.op_class == "depthwise":
-        put("depthwise", macs)
+        put("depthwise5" if max(op.kernel) >= 5 else "depthwise", macs)
         put("depthwise_io", op.activation_bytes)
     elif op.op_class == "conv":
         if op.in_channels <= 4:
             put("stem", macs)
-        elif family in WINOGRAD and op.kernel == (3, 3) and op.stride == 1:
-            put("winograd", macs)
+        elif winograd:
+            put("winograd", macs * _tiled(op.rows) if in_tiles else macs)
             put("winograd_io", op.activation_bytes)
+            put("weights", 3 * weight_bytes)  # a transformed kernel has four times the entries
             return amounts
         else:
             put("conv", macs)
@@ -146,7 +168,19 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
         put("pooling", op.output_bytes * op.kernel[0] * op.kernel[1])
     else:
         put("elementwise", op.activation_bytes)
+    if op.op_class in ("piecewise", "transcendental"):
+        put(op.op_class, op.output_bytes)  # beside what an addition would take
     return amounts
+
+
+def _tiled(positions: int) -> float:
+    """Work done over work asked for where outputs come in tiles of 4×4.
+
+    >>> _tiled(56 * 56), _tiled(7 * 7)
+    (1.0, 1.306122448979592)
+    """
+    side = math.sqrt(positions)
+    return (4 * math.ceil(side / 4)) ** 2 / positions if positions else 1.0
 
 
 def at_peak(workload: Workload, family: str, core: Core, penalty: float = 1.0) -> np.ndarray:
@@ -172,37 +206,37 @@ def kind_of(family: str, precision: str, threads: int) -> str:
     return "single" if precision == "float32" and threads == 1 else "cpu"
 
 
+def hunger(core: Core) -> float:
+    """How much arithmetic a core can do for a byte of the memory it shares: log of flops a byte."""
+    flops = core.flops_per_cycle * core.ghz
+    return math.log(flops / (core.dram_gb_per_s or USUAL_DRAM))
+
+
 def effects_of(
-    kind: str, family: str, core: str, device: str, group: str, precision: str, threads: int
+    kind: str, family: str, core: Core, device: str, group: str, precision: str, threads: int
 ) -> list[Effect]:
     """Which effects speak in a situation. `device` and `group` may be "" where unknown."""
-    log_threads = math.log(threads)
+    log_threads, starved = math.log(threads), hunger(core)
+    name = core.calibrated_as
     found: list[Effect] = [
-        ("all", "", 1.0), ("family", family, 1.0), ("core", core, 1.0), ("family-core", f"{family}|{core}", 1.0),
-        ("device", device, 1.0), ("group", f"{family}|{device}|{core}|{group}", 1.0),
+        ("all", "", 1.0), ("family", family, 1.0), ("core", name, 1.0), ("family-core", f"{family}|{name}", 1.0),
+        ("device", device, 1.0), ("group", f"{family}|{device}|{name}|{group}", 1.0),
     ]  # fmt: skip
     if precision != "float32":
         found += [
             ("precision", precision, 1.0),
             ("family-precision", f"{family}|{precision}", 1.0),
-            ("core-precision", f"{core}|{precision}", 1.0),
+            ("core-precision", f"{name}|{precision}", 1.0),
+            ("device-precision", f"{family}|{device}|{name}|{precision}", 1.0),
         ]
     if threads > 1 and kind == "cpu":  # the others bring threads of their own, or have none
         found += [
             ("threads", "", log_threads),
-            ("device-threads", f"{device}|{core}", log_threads),
+            ("threads-memory", "", log_threads * starved),
+            ("device-threads", f"{device}|{name}", log_threads),
             ("family-threads", family, log_threads),
         ]
     return [(level, f"{kind}/{identity}", times) for level, identity, times in found]
-
-
-def half_width(own: float, count: int, everyone: float) -> float:
-    """Of a runtime family's interval, in log, from the quantile of its `count` errors; of few, or everyone's.
-
-    >>> half_width(0.1, 20, 0.3), half_width(0.1, 4, 0.3), half_width(0.5, 4, 0.3)
-    (0.1, 0.3, 0.5)
-    """
-    return own if count >= FEW else max(own, everyone)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,12 +247,15 @@ class Coefficients:
     effects: Mapping[tuple[str, str], np.ndarray]  # (level, identity) → (terms,)
     levels: Mapping[str, Mapping[str, tuple[float, float]]]  # kind → level → deviation in common, and of each term
     noise: float  # of one measurement, in log
-    # kind|precision|cell[|family, |known core, |new core] → 90 % quantile of |log(predicted / measured)|, held out
-    error: Mapping[str, float]
-    held_out: Mapping[str, int]  # by the same names: errors behind each
+    known: Mapping[tuple[str, str], np.ndarray]  # by the same names: groups behind each (`uncertainty.seen`)
+    error: Mapping[str, float]  # kind|cell[|situation] → half-width of the 90 % interval in spreads, held out
     models: Mapping[str, int]  # calibrated architectures → MACs
     clocks: Mapping[str, float]  # family|device|core|publication → GHz it was measured at
-    sparse_penalty: Mapping[str, float]  # class of core → cost of a non-zero weight run sparse over one run dense
+    rows: Mapping[str, int]  # calibrated rows by `evidence.situation`
+    typical: Mapping[str, float]  # by the names of `error`: mean of |predicted / measured - 1|, held out
+    # class of core → cost of a non-zero weight run sparse over one run dense, and in log how far speed-ups lie from it
+    sparse_penalty: Mapping[str, tuple[float, float]]
+    little_too: float  # |log| of runs over big and little cores together over runs on the big ones: nine in ten
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
         """c of every term; threads never raise one (in no published series do more of them take longer).  → (terms,)"""
@@ -231,87 +268,29 @@ class Coefficients:
                 total += change
         return total + np.minimum(by_threads, 0.0)
 
-    def expected_error(self, kind: str, precision: str, cell: str, family: str, core: str) -> float:
-        """Half-width in log of the 90 % interval: of the runtime family where enough of its errors are known.
-
-        From specifications alone it also matters whether any device with that type of core was ever measured. An
-        arithmetic that nobody measured there has the widest error of the others, half as much again.
-        """
-        name = f"{kind}|{precision}|{cell}"
-        everyone = self.error.get(name, 0.0)
-        if not everyone:
-            others = [e for key, e in self.error.items() if key.startswith(f"{kind}|") and key.split("|")[2] == cell]
-            return 1.5 * max(others)
-        own, count = self.error.get(f"{name}|{family}", 0.0), self.held_out.get(f"{name}|{family}", 0)
-        if cell in ("device", "both"):
-            seen = ("core", f"{kind}/{core}") in self.effects
-            everyone = self.error.get(f"{name}|{'known' if seen else 'new'} core", everyone)
-            if not seen:
-                return max(everyone, own)
-        return half_width(own, count, everyone)
-
-    def few_errors(self, kind: str, precision: str, cell: str, family: str) -> int | None:
-        """How many errors of its own a family's interval rests on, where they are too few to stand alone."""
-        count = self.held_out.get(f"{kind}|{precision}|{cell}|{family}", 0)
-        return count if count < FEW else None
-
-    def uncertainty(self, effects: Sequence[Effect]) -> np.ndarray:
-        """Covariance of c from the effects that nothing is known about; the first effect (all) names the kind.
-
-        → (terms, terms)
-        """
-        common, each = 0.03**2, 0.03**2
-        freedom = np.array([TERM_FREEDOM[term] for term in TERMS])
-        levels = self.levels[effects[0][1].rstrip("/")]
-        for level, identity, times in effects:
-            if (level, identity) not in self.effects:
-                a, b = levels[level]
-                common, each = common + (times * a) ** 2, each + (times * b) ** 2
-        n = len(TERMS)
-        return common * np.ones((n, n)) + each * np.diag(freedom**2)
+    def of_cell(self, table: Mapping[str, float], kind: str, cell: str, situation: str) -> float:
+        """Of `error` or `typical`: the situation's entry, or everyone's in the cell, or else the largest."""
+        everyone = [value for name, value in table.items() if name.startswith(f"{kind}|")]
+        return table.get(f"{kind}|{cell}|{situation}", table.get(f"{kind}|{cell}", max(everyone)))
 
 
-THREAD_LEVELS = frozenset({"threads", "device-threads", "family-threads"})
+THREAD_LEVELS = frozenset({"threads", "threads-memory", "device-threads", "family-threads"})
 # Where the thread and precision effects start from before any measurement: four threads about 2.3 times faster.
 PRIOR_SHIFT = {"threads": -0.6}
 # Start of c for every term: a published-kernel guess of its efficiency, e.g. pointwise at exp(-0.2) = 82 % of peak.
 PRIOR_MEAN = {
-    "pointwise": 0.2, "winograd": -0.5, "conv": 0.4, "stem": 0.7, "depthwise": 1.0, "pointwise_out": -0.5,
-    "winograd_io": 1.7, "depthwise_io": 0.9, "conv_io": -0.5, "linear_weights": 0.6, "weights": 0.0,
-    "elementwise": -0.2, "pooling": 0.0, "memory": 0.4, "overhead": 0.0,
+    "pointwise": 0.2, "matmul": 0.4, "ragged": -1.0, "winograd": -0.5, "conv": 0.4, "stem": 0.7, "depthwise": 1.0,
+    "depthwise5": 0.8, "pointwise_out": -0.5, "winograd_io": 1.7, "depthwise_io": 0.9, "conv_io": -0.5,
+    "linear_weights": 0.6, "weights": 0.0, "elementwise": -0.2, "pooling": 0.0, "memory": 0.4, "piecewise": 0.0,
+    "transcendental": 1.5, "overhead": 0.0,
 }  # fmt: skip
-
-
-# How much of the levels' freedom a term has: little where kernels are known to come close to the machine.
+# How much of the levels' freedom a term has; found with them, on groups left out.
 TERM_FREEDOM = {
-    "pointwise": 0.3, "winograd": 0.7, "conv": 1.0, "stem": 1.0, "depthwise": 1.0, "pointwise_out": 1.0,
-    "winograd_io": 1.5, "depthwise_io": 0.5, "conv_io": 1.0, "linear_weights": 1.0, "weights": 1.0,
-    "elementwise": 0.5, "pooling": 0.5, "memory": 0.5, "overhead": 1.0,
+    "pointwise": 0.48, "matmul": 0.3, "ragged": 0.81, "winograd": 0.7, "conv": 1.6, "stem": 0.3, "depthwise": 0.51,
+    "depthwise5": 1.3, "pointwise_out": 1.0, "winograd_io": 1.15, "depthwise_io": 1.66, "conv_io": 2.08,
+    "linear_weights": 0.62, "weights": 2.5, "elementwise": 2.05, "pooling": 0.5, "memory": 0.3, "piecewise": 0.62,
+    "transcendental": 2.4, "overhead": 0.51,
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Observation:
-    """A measured latency of some work: milliseconds at peak by term, and the milliseconds met."""
-
-    peak_ms: np.ndarray  # (terms,)
-    latency_ms: float
-
-
-def adapted(log_cost: np.ndarray, covariance: np.ndarray, seen: Sequence[Observation], noise: float) -> np.ndarray:
-    """Move c to agree with measurements on the device itself, as far as its uncertainty allows.
-
-    Gauss-Newton on  Σ (log predicted − log measured)² / noise² + (c − c₀)ᵀ covariance⁻¹ (c − c₀).  → (terms,)
-    """
-    start, current = log_cost, log_cost.copy()
-    for _ in range(12):
-        times = np.array([o.peak_ms for o in seen]) * np.exp(current)
-        totals = times.sum(1)
-        shares = times / totals[:, None]
-        target = np.log([o.latency_ms for o in seen]) - np.log(totals) + shares @ (current - start)
-        spread = shares @ covariance @ shares.T + noise**2 * np.eye(len(seen))
-        current = start + covariance @ shares.T @ np.linalg.solve(spread, target)
-    return current
 
 
 @cache
@@ -322,11 +301,14 @@ def load_coefficients(path: Path) -> Coefficients:
     return Coefficients(
         prior=np.array([PRIOR_MEAN[term] for term in TERMS]),
         effects={tuple(key.split(":", 1)): np.array(row)[order] for key, row in raw["effects"].items()},  # type: ignore[misc]
+        known={tuple(key.split(":", 1)): np.array(row) for key, row in raw["known"].items()},  # type: ignore[misc]
         levels=raw["levels"],
         noise=raw["noise"],
         error=raw["error"],
-        held_out=raw["held_out"],
         models=raw["models"],
         clocks=raw["clocks"],
-        sparse_penalty=raw["sparse_penalty"],
+        rows=raw["rows"],
+        typical=raw["typical"],
+        sparse_penalty={name: (penalty, spread) for name, (penalty, spread) in raw["sparse_penalty"].items()},
+        little_too=raw["little_too"],
     )

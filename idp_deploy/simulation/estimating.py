@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.flow import Basis, Contents, Estimate, FormatName, Interval, OpEstimate
 from idp_deploy.formats import suffixes
 from idp_deploy.formats.operators import classes_of
 from idp_deploy.reading import read
@@ -22,21 +22,26 @@ from idp_deploy.simulation.cost_model import (
     Coefficients,
     Core,
     Effect,
-    Observation,
-    adapted,
     at_peak,
     effects_of,
     kind_of,
     load_coefficients,
     precision_of,
 )
+from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target, folder
+from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
+from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 from idp_deploy.simulation.workload import workload
 from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 COVERAGE = 0.9
+NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
+SPARSE_IN_ORDER = frozenset(
+    {"a53", "a55"}
+)  # in-order cores of which sparse timings, or their close relatives', are known
 # Weights stay as stored until they are used: sparse and palettized ones cost less traffic. Checked against Apple's
 # published 75 %-sparse ResNet50 (1.19 times faster on an A16) and MobileNetV2 (1.04 times).
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
@@ -80,10 +85,12 @@ def simulate(
         raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:
-        return _answer(
-            loaded, target, "none", work, None, f"{target.device} runs no {loaded.format} files", (), notes, transfer
-        )
+        missing = f"has no {runtime}: it runs {', '.join(r.name for r in target.runtimes)}"
+        reason = f"{target.device} {missing if runtime else f'runs no {loaded.format} files'}"
+        return _answer(loaded, target, runtime or "none", work, None, reason, (), notes, transfer)
     core = target.core(chosen)
+    used, note = _threads(threads, target, chosen, core)
+    notes += note
     if chosen.family in ACCELERATOR_FAMILIES and work.dtype == "float32":
         work = as_dtype(work, "float16")  # these engines compute in float16 whatever the file holds
     if chosen.family in COMPRESSED_IN_MEMORY:
@@ -94,9 +101,6 @@ def simulate(
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
     work = work if change is None else change(work)
-    reason = _not_estimable(work, chosen, classes_of(loaded.format))
-    if reason:
-        return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     model = coefficients or load_coefficients(folder() / "coefficients.json")
     anchors = {
         f"{m.model}@{m.precision}": m.latency_ms
@@ -104,17 +108,34 @@ def simulate(
         if (m.runtime, m.threads) == (chosen.name, threads)
     }
     anchors |= anchor or {}
+    precision = precision_of(work.dtype, core)
+    basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
+    reason = _not_estimable(work, chosen, core, classes_of(loaded.format))
+    if basis is None and not anchors:
+        reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
+    if reason:
+        return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     core = core if anchors else _as_measured(core, target, chosen, model)
-    case = _Situation(target, chosen, core, threads, model, work, anchors)
-    peak = at_peak(work, chosen.family, core, model.sparse_penalty[core.sparse_class])
-    by_op = (peak * np.exp(case.log_cost)).sum(1)
-    if threads > 1 and not anchors:  # its fit is another one: it may not contradict the one for a single thread
-        alone = _Situation(target, chosen, core, 1, model, work, anchors)
-        by_op *= min(1.0, float((peak * np.exp(alone.log_cost)).sum() / by_op.sum()))
-    total = float(by_op.sum())
-    spread = math.exp(case.error)
-    interval = Interval(total / spread, total, total * spread, COVERAGE)
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, case.basis], transfer)
+    cases = [_Situation(target, chosen, core, n, model, work, anchors) for n in range(1, used + 1)]
+    case = cases[-1]
+    # fits of one thread and of more may not contradict each other, nor may clocks: more threads are never slower
+    by_op = case.by_op * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(case.by_op.sum()))
+    interval = _interval(by_op, math.hypot(case.error, model.little_too if used < threads and case.threaded else 0.0))
+    if anchors and basis is not None:
+        free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, {})
+        without = _interval(free.by_op, free.error)
+        notes.append(
+            f"without the anchor: {without.middle:.3g} ms ({without.low:.3g} to {without.high:.3g}); "
+            f"the anchor moves it by {interval.middle / without.middle - 1:+.0%}"
+        )
+    basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
+    basis = replace(basis, origin="anchored") if anchors else basis
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], transfer, basis)
+
+
+def _interval(by_op: np.ndarray, error: float) -> Interval:
+    total, spread = float(by_op.sum()), math.exp(error)
+    return Interval(total / spread, total, total * spread, COVERAGE)
 
 
 @dataclass(frozen=True)
@@ -149,6 +170,8 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     share = zeros / max(1, sum(op.weights for op in work.ops))
     if runtime.sparse and runtime.family in SPARSE_FAMILIES and found.runs_sparse:
         notes = ["an in-order core: sparse kernels can be slower than dense ones here"] if core.in_order else []
+        if core.in_order and core.calibrated_as not in SPARSE_IN_ORDER:
+            notes.append(f"no evidence of what sparse kernels take on {core.name}: taken as on the A53")
         return with_sparse(work, frozenset(found.sparse_ops)), notes
     if share < 0.3:
         return work, []
@@ -158,7 +181,23 @@ def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> 
     return work, [f"runs dense: {runtime.name} has no sparse kernels; zeros save bytes here, not time"]
 
 
-def _not_estimable(work: Workload, runtime: Runtime, classes: Mapping[str, str]) -> str:
+def _threads(threads: int, target: Target, runtime: Runtime, core: Core) -> tuple[int, list[str]]:
+    """How many threads count, and a note where that is not what was asked for."""
+    if runtime.family in OWN_FAMILIES:
+        note = f"{runtime.name} brings threads of its own: {threads} threads change nothing here"
+        return 1, [note] if threads > 1 else []
+    alike = max(1, target.alike(core))
+    if threads <= alike:
+        return threads, []
+    return alike, [
+        f"{threads} threads count as {alike}: {target.device} has {alike} cores of the kind that runs "
+        f"{runtime.name}, and work spread over big and little cores waits for the little ones"
+    ]
+
+
+def _not_estimable(work: Workload, runtime: Runtime, core: Core, classes: Mapping[str, str]) -> str:
+    if runtime.family == "paddle-lite-armv7" and not core.aarch32:
+        return f"a 32-bit build does not run on {core.name}, which has no 32-bit instructions"
     if runtime.family in ACCELERATOR_FAMILIES and work.dtype in ("int8", "uint8"):
         return f"no number for int8 on {runtime.core}: published latencies there do not follow the work"
     if not work.ops:
@@ -185,7 +224,7 @@ def _as_measured(core: Core, target: Target, runtime: Runtime, model: Coefficien
 
 
 class _Situation:
-    """Coefficients for one work on one runtime of one device, and the error to expect of them."""
+    """What one work takes on one runtime of one device with so many threads, and the error to expect."""
 
     def __init__(
         self,
@@ -197,38 +236,47 @@ class _Situation:
         work: Workload,
         anchors: Mapping[str, float],
     ) -> None:
+        core = target.using(core, threads) if core.kind == "cpu" else core
         precision = precision_of(work.dtype, core)
         kind = kind_of(runtime.family, precision, threads)
-        device, core_type = target.measured_as, core.calibrated_as
-        effects = effects_of(kind, runtime.family, core_type, device, "", precision, threads)
-        prefix = f"{kind}/{runtime.family}|{device}|{core_type}|"
+        device = target.measured_as
+        effects = effects_of(kind, runtime.family, core, device, "", precision, threads)
+        prefix = f"{kind}/{runtime.family}|{device}|{core.calibrated_as}|"
         groups = [name for level, name in model.effects if level == "group" and name.startswith(prefix)]
         groups = groups if device else []
         if groups and not anchors:
             spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
             effects = [effect for effect in effects if effect[0] != "group"] + spread
-        self.log_cost = model.log_cost(effects)
+        log_cost, uncertain = model.log_cost(effects), covariance(effects, model.levels[kind], model.known)
+        penalty, penalty_spread = model.sparse_penalty[core.sparse_class]
         if anchors:
-            penalty = model.sparse_penalty[core.sparse_class]
             seen = [_observation(name, ms, work.dtype, runtime, core, penalty) for name, ms in anchors.items()]
-            self.log_cost = adapted(self.log_cost, model.uncertainty(effects), seen, model.noise)
+            log_cost, uncertain = adapted(log_cost, uncertain, seen, model.noise)
+        times = at_peak(work, runtime.family, core, penalty) * np.exp(log_cost)
+        self.by_op = times.sum(1)
         measured = model.models.get(work.name)
         new_model = measured is None or abs(measured - work.macs) > 0.01 * measured
         if groups:
             cell = "model" if new_model else "same"
             clock = f" at {core.ghz:.3g} GHz" if core.kind == "cpu" else ""
-            self.basis = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
+            says = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
         else:
             cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
-            self.basis = f"no published measurement of this device with {runtime.family}: from specifications"
+            says = f"no published measurement of this device with {runtime.family}: from specifications"
         if anchors:
-            self.basis += f", anchored by {', '.join(anchors)}"
-        self.error = model.expected_error(kind, precision, cell, runtime.family, core_type)
+            says += f", anchored by {', '.join(anchors)}"
+        where = situation(runtime.family, precision, threads)
+        half = model.of_cell(model.error, kind, cell, where)
+        total = float(times.sum())
+        sparse = sum(float(ms) for op, ms in zip(work.ops, self.by_op, strict=True) if op.sparse) / total
+        dense_error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
+        self.error = math.hypot(dense_error, NINE_IN_TEN * sparse * penalty_spread)
+        self.typical = model.of_cell(model.typical, kind, cell, where)
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
-            self.error = max(self.error, UNKNOWN_FAMILY, model.expected_error(kind, precision, "both", "", core_type))
-            self.basis += f"; {runtime.family} itself was never measured"
-        elif (few := model.few_errors(kind, precision, cell, runtime.family)) is not None:
-            self.basis += f"; the interval also from other runtimes (held-out errors of {runtime.family} itself: {few})"
+            self.error = max(self.error, UNKNOWN_FAMILY)
+            says += f"; {runtime.family} itself was never measured"
+        self.notes = [says]
+        self.threaded = runtime.family not in OWN_FAMILIES
 
 
 def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
@@ -260,6 +308,7 @@ def _answer(
     by_op: Sequence[float] | np.ndarray,
     notes: Sequence[str],
     transfer: bool,
+    basis: Basis | None = None,
 ) -> Estimate:
     contents = loaded.contents
     gzip_bytes, brotli_bytes = estimated_transfer_bytes(loaded.path) if contents and transfer else (0, 0)
@@ -276,5 +325,5 @@ def _answer(
         reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
-        notes=tuple(notes),
+        notes=tuple(notes), basis=basis,
     )  # fmt: skip

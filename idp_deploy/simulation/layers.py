@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from idp_deploy.simulation.work import Workload, WorkOp
+from idp_deploy.simulation.work import ACTIVATIONS, Workload, WorkOp
 
 Shape = tuple[int, int, int]  # height, width, channels
 
@@ -42,6 +42,7 @@ class Net:
         biases: int = 0,
         kernel: tuple[int, int] = (1, 1),
         stride: int = 1,
+        groups: int = 1,
         dtype: str = "float32",
     ) -> Net:
         read = self._elements() if read is None else read
@@ -51,7 +52,7 @@ class Net:
                 name=f"{len(self.ops):03d}_{op_class}", op_class=op_class, macs=macs, weights=weights, nonzero=weights,
                 biases=biases, stored_bytes=4 * (weights + biases), resident_bytes=4 * (weights + biases),
                 input_bytes=4 * read, output_bytes=4 * written, dtype=dtype, kernel=kernel, stride=stride,
-                in_channels=self.shape[2], out_channels=out[2],
+                in_channels=self.shape[2], out_channels=out[2], groups=groups,
             )
         )  # fmt: skip
         self.peak = max(self.peak, 4 * (read + written))
@@ -91,8 +92,9 @@ class Net:
             biases=out * bias,
             kernel=kernel,
             stride=stride,
+            groups=1 if op_class == "depthwise" else groups,
         )
-        return self if act in ("relu", "linear") else self.pointwise()
+        return self.activation(act)
 
     def depthwise(self, kernel: int = 3, stride: int = 1, *, act: str = "relu", multiplier: int = 1) -> Net:
         """One filter a channel."""
@@ -110,8 +112,13 @@ class Net:
         return self
 
     def pointwise(self, operands: int = 1) -> Net:
-        """Add, multiply, hard-swish, sigmoid, normalization: element by element over `operands` tensors."""
+        """Add, multiply, normalization: element by element over `operands` tensors."""
         return self._add("elementwise", self.shape, read=operands * self._elements())
+
+    def activation(self, kind: str) -> Net:
+        """A row of ACTIVATIONS: an operator of its own, or nothing where it belongs to the one before."""
+        op_class = ACTIVATIONS[kind]
+        return self._add(op_class, self.shape) if op_class else self
 
     def norm(self) -> Net:
         """A batch normalization that no convolution before it can take in: a scale and a shift a channel."""
@@ -146,12 +153,12 @@ class Net:
             channels += self.shape[2]
         return self.move((self.shape[0], self.shape[1], channels))
 
-    def squeeze_excite(self, inner: int, *, gates: int = 2) -> Net:
+    def squeeze_excite(self, inner: int, *, gates: int = 2, act: str = "hard_sigmoid") -> Net:
         """Mean, two 1×1 convolutions, a gate, and the product with the input; `gates` extra activations."""
         start = self.shape
         self.mean().conv(inner).conv(start[2])
         for _ in range(gates - 1):
-            self.pointwise()
+            self.activation(act)
         self.shape = start
         return self.pointwise(2)
 

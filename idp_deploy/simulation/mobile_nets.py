@@ -84,7 +84,7 @@ def inverted(
             net.conv(round(start * expansion), act=act)
         net.depthwise(kernel, stride, act=act)
         if squeeze:
-            net.squeeze_excite(squeeze, gates=gates)
+            net.squeeze_excite(squeeze, gates=gates, act="sigmoid" if act == "swish" else "hard_sigmoid")
         net.conv(channels, act="linear")
 
     if stride == 1 and start == channels:
@@ -126,7 +126,7 @@ def mobilenet_v3(
             squeeze=0 if minimal or not squeeze else divisible(wide / 4),
         )
     net.conv(divisible(rows[-1][1] * width), act=swish).mean().linear(hidden)
-    return (net if minimal else net.pointwise()).linear(1000)
+    return (net if minimal else net.activation("hard_swish")).linear(1000)
 
 
 def mnasnet(width: float = 1.0, size: int = 224) -> Net:

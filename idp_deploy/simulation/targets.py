@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from idp_deploy import documents
 from idp_deploy.errors import UsageError
 from idp_deploy.formats.validation import KnownFormat
-from idp_deploy.simulation.cost_model import FAMILIES, Core
+from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
 
 
 class _Strict(BaseModel):
@@ -72,13 +72,20 @@ class Target(_Strict):
     def runtime(self, format_name: str, name: str | None = None) -> Runtime | None:
         """The runtime called `name`, or the first for a format; a CPU family by its own name runs any format.
 
+        None where the device runs no such format, or where the runtime needs a chip that the target does not list.
+
         Raises:
-            UsageError: no such runtime here.
+            UsageError: nobody knows such a runtime.
         """
         for runtime in self.runtimes:
             if runtime.name == name or (name is None and runtime.format == format_name):
                 return runtime
         if name is None:
+            return None
+        for runtime in self.runtimes:
+            if runtime.family == name and name not in PORTABLE_FAMILIES:
+                return runtime
+        if name in FAMILIES - PORTABLE_FAMILIES:
             return None
         if name in FAMILIES:
             return Runtime(name=name, format=format_name, family=name, core=self.cores[0].type)  # type: ignore[arg-type]
@@ -87,9 +94,20 @@ class Target(_Strict):
 
     def core(self, runtime: Runtime) -> Core:
         """The core a runtime runs on, at this device's clock."""
-        core = load_cores()[runtime.core]
+        core = replace(load_cores()[runtime.core], dram_gb_per_s=self.dram_gb_per_s or 0.0)
         clocks = [group.ghz for group in self.cores if group.type == runtime.core]
         return replace(core, ghz=clocks[0]) if clocks else core
+
+    def using(self, core: Core, threads: int) -> Core:
+        """A core at the mean clock of as many of its type as there are threads, with the device's memory."""
+        core = replace(core, dram_gb_per_s=self.dram_gb_per_s or 0.0)
+        clocks = [group.ghz for group in self.cores if group.type == core.name for _ in range(group.count)][:threads]
+        return replace(core, ghz=core.ghz * sum(clocks) / len(clocks) / clocks[0]) if clocks else core
+
+    def alike(self, core: Core) -> int:
+        """How many cores are of the runtime's kind: big ones and those in between, or little ones."""
+        cores = load_cores()
+        return sum(group.count for group in self.cores if cores[group.type].is_little == core.is_little)
 
 
 def folder() -> Path:
@@ -121,21 +139,26 @@ def parse(path: Path) -> Target:
         target = Target.model_validate(documents.parse_toml(documents.read_text(path)) | {"name": path.stem})
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}", way_out="remove it or make it readable") from error
-    except ValueError as error:
-        raise UsageError(
-            f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
-        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(
             f"{path}: '{where}': {first['msg']}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
+        ) from error
     for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
         _among(path, "core", used, load_cores())
     for runtime in target.runtimes:
         _among(path, "runtime family", runtime.family, FAMILIES)
     return target
+
+
+def shipped(where: Path) -> list[Target]:
+    """The devices that come with the package."""
+    return [parse(path) for path in sorted(where.glob("*.toml")) if path.name != "cores.toml"]
 
 
 def _among(path: Path, what: str, name: str, known: Any) -> None:

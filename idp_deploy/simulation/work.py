@@ -1,8 +1,9 @@
 """A file as work: one `WorkOp` an operator that really runs, with its arithmetic and its traffic.
 
 An operator here is what remains after the fusions every mobile runtime does: batch norm and the cheap activations
-(ReLU, ReLU6, clamp) belong to the operator before them; hard-swish, sigmoid, add, pooling and concatenation stand
-alone.
+(ReLU, ReLU6, clamp) belong to the operator before them; add, pooling and concatenation stand alone. So do activations
+of a few multiplications (piecewise: hard-swish, hard-sigmoid) and those that need an exponential or a power
+(transcendental: swish, sigmoid, tanh, GELU, softmax, local response normalization), which cost more than an addition.
 """
 
 from __future__ import annotations
@@ -10,7 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-OP_CLASSES = ("conv1x1", "conv", "depthwise", "linear", "elementwise", "memory", "unknown")
+OP_CLASSES = (
+    "conv1x1", "conv", "depthwise", "linear", "elementwise", "piecewise", "transcendental", "memory", "unknown",
+)  # fmt: skip
+WEIGHTED = OP_CLASSES[:4]
+# activation → class of the operator it is by itself; "" where every runtime does it on the way out of another
+ACTIVATIONS = {
+    "linear": "", "relu": "", "relu6": "", "leaky_relu": "", "hard_swish": "piecewise", "hard_sigmoid": "piecewise",
+    **dict.fromkeys(("swish", "sigmoid", "tanh", "gelu", "mish", "elu", "exp", "softmax", "lrn"), "transcendental"),
+}  # fmt: skip
 WIDTHS = {
     "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1,
     "int16": 2, "int32": 4, "int64": 8, "float64": 8, "int4": 1, "uint4": 1,
@@ -40,6 +49,7 @@ class WorkOp:
     stride: int = 1
     in_channels: int = 0
     out_channels: int = 0
+    groups: int = 1  # of a convolution that is not depthwise
     sparse: bool = False  # the runtime skips its zeros
 
     @property

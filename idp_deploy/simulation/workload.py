@@ -8,7 +8,7 @@ from math import prod
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
 from idp_deploy.formats.operators import classes_of, is_channels_last
-from idp_deploy.simulation.work import WIDTHS, Workload, WorkOp
+from idp_deploy.simulation.work import WEIGHTED, WIDTHS, Workload, WorkOp
 
 
 def workload(contents: Contents) -> Workload:
@@ -109,7 +109,7 @@ class _Reading:
         shape = self._shape(op.outputs[0]) if op.outputs else ()
         first = self._shape(op.inputs[0]) if op.inputs else ()
         op_class, macs, kernel, stride, channels = self._arithmetic(op, weight, first, shape)
-        if op_class in ("elementwise", "memory", "unknown") and weight is not None:
+        if op_class not in WEIGHTED and weight is not None:
             biases, weight = biases + weight.size, None
         dtype = self._dtype(op, weight)
         width = WIDTHS.get(dtype, 4)
@@ -121,6 +121,7 @@ class _Reading:
             stored_bytes=sum(t.size_bytes for t in tensors), resident_bytes=(weights + biases) * width,
             input_bytes=self._bytes(op.inputs), output_bytes=self._bytes(op.outputs), dtype=dtype, kernel=kernel,
             stride=stride, in_channels=channels[0], out_channels=channels[1],
+            groups=_groups(op_class, weights, kernel, channels),
         )  # fmt: skip
 
     def _arithmetic(
@@ -144,6 +145,8 @@ class _Reading:
             return "unknown", prod(first[:-1]) * self._recurrent(op), *none
         if found == "pool":
             return ("elementwise", 0, *_window(attributes), (0, 0))
+        if found in ("transcendental", "piecewise"):
+            return (found, 0, *none)
         if found in ("reduction", "elementwise", "fused"):
             return ("elementwise", 0, *none)
         if found in ("memory", "table", "pad"):
@@ -201,6 +204,14 @@ class _Reading:
             peak = max(peak, sum(alive.values()))
             alive = {name: size for name, size in alive.items() if last.get(name, -1) > index}
         return peak
+
+
+def _groups(op_class: str, weights: int, kernel: tuple[int, int], channels: tuple[int, int]) -> int:
+    """Of a convolution: its input channels over those that one filter sees."""
+    if op_class not in ("conv", "conv1x1") or not weights:
+        return 1
+    a_filter = weights // max(1, kernel[0] * kernel[1] * channels[1])
+    return max(1, channels[0] // max(1, a_filter))
 
 
 def _window(attributes: Mapping[str, object]) -> tuple[tuple[int, int], int]:

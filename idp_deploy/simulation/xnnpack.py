@@ -16,6 +16,7 @@ from idp_deploy.flow import Contents, GraphOp, StoredTensor
 from idp_deploy.formats.operators import classes_of
 
 THRESHOLD = 2 / 3
+CHEAP = ("elementwise", "piecewise", "transcendental")
 ADDING = frozenset({"ADD", "MUL"})
 POINTWISE = frozenset(
     (
@@ -239,7 +240,7 @@ class _Graph:
             if any(len(self._shape(name)) != 4 for name in (*known, *op.outputs)) or op.weights:
                 yield Finding("operator", op.name, f"{kind} of something else than two 4-D activations", "keep 4-D")
         elif kind not in POINTWISE:
-            known_word = classes_of("tflite").get(kind) in ("elementwise", "fused", "memory", "table")
+            known_word = classes_of("tflite").get(kind) in (*CHEAP, "fused", "memory", "table")
             fix = "replace it, or move it after the mean" if known_word else "XNNPACK does not know it"
             yield Finding("operator", op.name, f"{kind} is not allowed inside the cluster", fix)
         if outside and kind != "PAD":

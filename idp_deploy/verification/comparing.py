@@ -29,6 +29,10 @@ def with_model(
         allowed = declared(contents, runtime, quantization) if tolerance is None else Tolerance(tolerance)
         if len(calls[0]) != len(names):
             notes.append(f"{runtime} gives {len(calls[0])} outputs where the model gives {len(names)}")
+        parities += [
+            OutputParity(runtime, f"output {extra}, which the model lacks", math.inf, 0.0)
+            for extra in range(len(names), len(calls[0]))
+        ]
         for i, name in enumerate(names):
             wanted = [call[i] for call in expected]
             given = [call[i] if i < len(call) else None for call in calls]

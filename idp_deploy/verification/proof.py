@@ -18,6 +18,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
+from idp_deploy.verification.factors import scaled
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching
 
@@ -89,10 +90,11 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
         used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
         folded = {name: captured.weight(name) for name in raw if name in used}
         acts = {name: reaching(captured.module, name) for name in folded}
+        every = dict(model.module.named_parameters(remove_duplicate=False))
         for name, parameter in raw.items():  # a tied weight goes by one of its names
-            twin = next((t for t in used if t in raw and raw[t] is parameter), None)
+            twin = next((t for t in sorted(used) if t in every and every[t] is parameter), None)
             if name not in used and twin is not None:
-                folded[name], acts[name] = folded[twin], acts[twin]
+                folded[name], acts[name] = captured.weight(twin), reaching(captured.module, twin)
     gates = {name: weight.gates for name, weight in prunable_weights(model.module).items()}
     references: dict[str, list[Reference]] = {}
     for name in model.masks:
@@ -112,6 +114,9 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             Reference(name, v.astype(np.float32), quantized, acts.get(name), gates=gates.get(name, 1)) for v in values
         ]
         references[name] += [Reference(name, v, False, computed=True) for v in made]
+        if captured is not None and name in folded:
+            factored = scaled(captured.module, captured.aliases.get(name, name), folded[name])
+            references[name] += [Reference(name, v, quantized, acts.get(name), computed=True) for v in factored]
     return references
 
 

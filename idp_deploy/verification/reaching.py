@@ -49,7 +49,7 @@ def reaching(module: fx.GraphModule, name: str) -> np.ndarray:
 
     A bool array of the parameter's shape. Entries whose every use is computed from constants alone are False.
     """
-    fed = _fed(module.graph)
+    fed = fed_nodes(module.graph)
     shape = tuple(module.get_parameter(name).shape)
     found = np.zeros(int(np.prod(shape, dtype=np.int64)), bool)
     numbers = torch.arange(found.size).reshape(shape)
@@ -73,7 +73,7 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
     float32 arrays with as many entries as the parameter, each with at least its zeros; empty where it goes into sums.
     """
     parameter = module.get_parameter(name)
-    fed, known = _fed(module.graph), dict[fx.Node, Any]()
+    fed, known = fed_nodes(module.graph), dict[fx.Node, Any]()
     zeros = int((parameter == 0).sum())
     found = []
     derived = {node for node in module.graph.nodes if node.op == "get_attr" and node.target == name}
@@ -82,24 +82,24 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
             continue
         derived.add(node)
         if any(user in fed or user.op == "output" for user in node.users):
-            value = _value(module, node, known)
+            value = value_of(module, node, known)
             if isinstance(value, Tensor) and value.numel() == parameter.numel() and int((value == 0).sum()) >= zeros:
                 found.append(value.detach().float().numpy())
     return found
 
 
-def _value(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
+def value_of(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
     """What a node that no input feeds gives, its sources remembered in `known`."""
     if node not in known:
         if node.op == "get_attr":
             known[node] = attribute(module, str(node.target))
         else:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: _value(module, source, known))
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: value_of(module, source, known))
             known[node] = node.target(*args, **kwargs)  # type: ignore[operator]
     return known[node]
 
 
-def _fed(graph: fx.Graph) -> set[fx.Node]:
+def fed_nodes(graph: fx.Graph) -> set[fx.Node]:
     """Nodes whose value depends on an input."""
     fed: set[fx.Node] = set()
     for node in graph.nodes:

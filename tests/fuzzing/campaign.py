@@ -61,7 +61,9 @@ class _Child:
         self._pipe: Connection = ours
         command = [sys.executable, "-m", "tests.fuzzing.campaign", "--child", kind, str(seed), str(folder)]
         fd = theirs.fileno()
-        self._process = subprocess.Popen([*command, str(fd)], pass_fds=[fd], stdout=subprocess.DEVNULL, stderr=None)
+        self._process = subprocess.Popen(
+            [*command, str(fd)], pass_fds=[fd], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         theirs.close()
         self._first = True
 

@@ -301,10 +301,13 @@ def _program(file: Path, random: Random, *, constants: bool) -> str:
 
     model = Model_pb2.Model()
     model.ParseFromString(file.read_bytes())
-    places = trees.protobuf(model)
     if constants:
-        places = (p for p in places if "/values" in p.path or p.path.endswith("/bytes"))
-    said = _change(places, random)
+        leaves = [p for p in trees.protobuf(model) if p.drop is not None and "/immediateValue/tensor/" in p.path]
+        place = random.choice([p for p in leaves if isinstance(p.value, int | float)])
+        place.set(not place.value if isinstance(place.value, bool) else type(place.value)(place.value * 2 + 1) % 2**20)
+        said = f"{place.path} = {str(place.value)[:20]} changed"
+    else:
+        said = _change(trees.protobuf(model), random)
     file.write_bytes(model.SerializeToString(deterministic=True))
     return said
 

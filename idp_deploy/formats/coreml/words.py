@@ -19,11 +19,16 @@ WORDS: dict[str, str] = {
         reduce_log_sum_exp reduce_argmax reduce_argmin topk
     """,
     "elementwise": """
-        add sub mul real_div floor_div pow sqrt rsqrt exp log abs square erf sigmoid sigmoid_hard tanh gelu
-        silu leaky_relu prelu elu softplus softsign softmax maximum minimum select equal not_equal greater
-        greater_equal less less_equal logical_and logical_or logical_not cast layer_norm instance_norm
-        l2_norm inverse floor ceil round sign sin cos cumsum mod thresholded_relu local_response_norm
-        linear_activation range_1d
+        add sub mul real_div floor_div sqrt rsqrt abs square leaky_relu prelu softsign maximum minimum select
+        equal not_equal greater greater_equal less less_equal logical_and logical_or logical_not cast layer_norm
+        instance_norm l2_norm inverse floor ceil round sign cumsum mod thresholded_relu linear_activation
+        range_1d
+    """,
+    "piecewise": """
+        sigmoid_hard
+    """,
+    "transcendental": """
+        pow exp log erf sigmoid tanh gelu silu elu softplus softmax sin cos local_response_norm
     """,
     "memory": """
         concat slice_by_index slice_by_size split transpose gather_along_axis gather_nd tile stack

@@ -19,12 +19,17 @@ WORDS: dict[str, str] = {
         ReduceL2 ReduceSumSquare ReduceLogSumExp ArgMax ArgMin TopK
     """,
     "elementwise": """
-        Add Sub Mul Div Pow Sqrt Exp Log Neg Abs Erf Sigmoid Tanh Gelu HardSwish HardSigmoid LeakyRelu PRelu
-        Elu Selu Celu Mish Softplus Softsign Softmax LogSoftmax Max Min Mean Sum Where Equal Greater
+        Add Sub Mul Div Sqrt Neg Abs LeakyRelu PRelu Softsign Max Min Mean Sum Where Equal Greater
         GreaterOrEqual Less LessOrEqual And Or Not Xor Cast LayerNormalization RMSNormalization
-        InstanceNormalization GroupNormalization LpNormalization Reciprocal Floor Ceil Round Sign Sin Cos
-        CumSum Mod IsNaN Range ThresholdedRelu LRN Trilu Swish QuickGelu DynamicQuantizeLinear QLinearAdd
-        QLinearMul QLinearSigmoid QLinearLeakyRelu QLinearSoftmax
+        InstanceNormalization GroupNormalization LpNormalization Reciprocal Floor Ceil Round Sign CumSum Mod
+        IsNaN Range ThresholdedRelu Trilu DynamicQuantizeLinear QLinearAdd QLinearMul QLinearLeakyRelu
+    """,
+    "piecewise": """
+        HardSwish HardSigmoid
+    """,
+    "transcendental": """
+        Pow Exp Log Erf Sigmoid Tanh Gelu Elu Selu Celu Mish Softplus Softmax LogSoftmax Sin Cos LRN Swish
+        QuickGelu QLinearSigmoid QLinearSoftmax
     """,
     "memory": """
         Concat Slice Split Transpose Resize Upsample GatherElements GatherND Tile Expand DepthToSpace

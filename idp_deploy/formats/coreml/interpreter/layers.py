@@ -162,12 +162,18 @@ def _local_response_norm(call: Call) -> Tensor:
     return F.local_response_norm(call["x"], int(call.scalar("size")), *settings)
 
 
+def _upsampled(call: Call, axis: int, product: float) -> int:
+    """The extent that the program declares: 10 rows times 2.3 are 23, where float32 multiplies to 22.99."""
+    declared = call.operation.outputs[0].shape[axis] if call.operation.outputs[0].shape else -1
+    return declared if declared == round(product) else math.floor(product)
+
+
 @op("upsample_nearest_neighbor")
 def _upsample_nearest(call: Call) -> Tensor:
     x = call["x"]
     for axis, name in ((-2, "scale_factor_height"), (-1, "scale_factor_width")):
         factor, extent = float(call.scalar(name, 1)), x.shape[axis]
-        places = (torch.arange(math.floor(extent * factor)) / factor).floor().long().clamp(max=extent - 1)
+        places = (torch.arange(_upsampled(call, axis, extent * factor)) / factor).floor().long().clamp(max=extent - 1)
         x = x.index_select(axis, places)
     return x
 
@@ -179,7 +185,7 @@ def _upsample_bilinear(call: Call) -> Tensor:
     if call.scalar("half_pixel_centers") is not None and not call.scalar("align_corners", True):
         mode = "UNALIGN_CORNERS" if call.scalar("half_pixel_centers") else "DEFAULT"
     for axis, name in ((-2, "scale_factor_height"), (-1, "scale_factor_width")):
-        x = _interpolate(x, axis, math.floor(x.shape[axis] * float(call.scalar(name, 1))), mode)
+        x = _interpolate(x, axis, _upsampled(call, axis, x.shape[axis] * float(call.scalar(name, 1))), mode)
     return x
 
 

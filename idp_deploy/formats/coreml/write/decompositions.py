@@ -72,9 +72,16 @@ def _prod(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
     return product.unsqueeze(dim) if keepdim else product
 
 
+def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
+    a_channel = x.dim() > 1 and slopes.numel() > 1
+    slopes = slopes.reshape([-1 if axis == 1 else 1 for axis in range(x.dim())]) if a_channel else slopes
+    return torch.relu(x) - slopes * torch.relu(torch.neg(x))
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.meshgrid.default: _meshgrid,
     aten.meshgrid.indexing: _meshgrid,
+    aten.prelu.default: _prelu,
     aten.prod.dim_int: _prod,
     aten.rsub.Scalar: _rsub,
     aten.rsub.Tensor: _rsub,

@@ -35,6 +35,7 @@ from idp_deploy.formats.coreml.write.blob import inline_small
 from idp_deploy.formats.coreml.write.compacting import compact
 from idp_deploy.formats.coreml.write.weights import Storage, store
 from idp_deploy.formats.notes import Placement, storage_notes
+from idp_deploy.masks import prunable_weights
 
 ENCODINGS = ("auto", "dense", "sparse")
 PRECISIONS = ("float16", "float32")
@@ -80,6 +81,7 @@ def export_coreml(
     storage = Storage(
         weights,
         {name: mask for name, mask in captured.masks.items() if name in weights},
+        {n: w.gates for n, w in prunable_weights(model.module).items() if w.gates > 1 and n in weights},
         encoding=encoding,
         scheme=scheme,
         covered=model.quantization.covered if model.quantization else frozenset(),
@@ -144,7 +146,7 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
         if values.size and not np.abs(values).max() <= largest:
             raise ConversionError(
                 f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
-                way_out="export with precision float32",
+                way_out="export with --precision float32",
             )
 
 

@@ -17,6 +17,7 @@ from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
+from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.recurrences import RECURRENT
 
@@ -44,6 +45,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
     crop_explicitly(module, held_by_coreml)
+    spell_out_cells(module)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
@@ -121,6 +123,8 @@ def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
         return ""
     if packet in _MISREAD or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"
+    if packet is aten.prelu and node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]
+        return "coremltools takes a slope a channel for images only"
     for keyword, value in node.kwargs.items():
         if keyword not in _HARMLESS and (packet, keyword) not in _READ and value != _default(node, keyword):
             return f"coremltools would drop {keyword}={value!r}"

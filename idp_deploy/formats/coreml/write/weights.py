@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Storage:
 
     weights: Mapping[str, np.ndarray]  # parameters and buffers by name, float32
     masks: Mapping[str, np.ndarray]  # True = kept
+    gates: Mapping[str, int] = field(default_factory=dict)  # matrices stacked in a recurrent weight
     encoding: str = "auto"  # auto | dense | sparse
     scheme: str = ""  # "" | int8 | lut4
     covered: frozenset[str] = frozenset()  # parameters that the scheme is for
@@ -54,7 +56,8 @@ def store(program: Any, storage: Storage) -> None:
         values, tensor = op.outputs[0].val, op.outputs[0].name
         match = _find(values, tensor, storage)
         if match.names:
-            tensor = _rename(op, match.names[0], taken)
+            part = f"_{match.gates[0]}" if len(match.gates) == 1 < match.of else ""
+            tensor = _rename(op, match.names[0] + part, taken)
             storage.placed.setdefault(match.names[0], tensor)
             by_content[tensor] = match
         if values.ndim < 2:
@@ -84,9 +87,12 @@ def _rename(op: Any, parameter: str, taken: set[str]) -> str:
 class _Match:
     names: tuple[str, ...] = ()  # parameters that hold these numbers, the likeliest first
     transposed: bool = False
+    gates: tuple[int, ...] = ()  # of a recurrent weight, those that are here, in this order
+    of: int = 1  # gates it has
 
     def lay_out(self, parameter: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        return (parameter.T if self.transposed else parameter).reshape(shape)
+        chosen = _gates(parameter, self.of, self.gates) if self.gates else parameter
+        return (chosen.T if self.transposed else chosen).reshape(shape)
 
 
 def _constants(program: Any) -> Iterator[Any]:
@@ -116,7 +122,24 @@ def _find(values: np.ndarray, tensor: str, storage: Storage) -> _Match:
         if names:
             names.sort(key=lambda name: (name.replace(".", "_") not in tensor, name in storage.placed))
             return _Match(tuple(names), transposed)
+    for name, count in storage.gates.items():
+        for gates in _orders(count, values.size, storage.weights[name].size):
+            found = _gates(storage.weights[name], count, gates)
+            if found.shape == values.shape and _agree(found.reshape(-1), values.reshape(-1)):
+                return _Match((name,), False, gates, count)
     return _Match()
+
+
+def _orders(count: int, size: int, whole: int) -> Iterator[tuple[int, ...]]:
+    """Gates that may make up a constant of `size` entries: all in another order, as `lstm` has them, or one by one."""
+    if size == whole:
+        yield from permutations(range(count))
+    elif size * count == whole:
+        yield from ((gate,) for gate in range(count))
+
+
+def _gates(weight: np.ndarray, count: int, gates: tuple[int, ...]) -> np.ndarray:
+    return np.concatenate([np.split(weight, count)[gate] for gate in gates])
 
 
 def _agree(weight: np.ndarray, values: np.ndarray) -> bool:

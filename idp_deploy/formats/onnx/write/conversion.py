@@ -14,6 +14,7 @@ import torch
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.refusing import module_of, refuse_projections
+from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
@@ -72,15 +73,6 @@ def _strip(model: onnx.ModelProto) -> None:
         copies = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
         del graph.initializer[:]
         graph.initializer.extend(copies)
-
-
-def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of If and Loop bodies among them."""
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from all_nodes(inner)
 
 
 def _name_boundary(model: onnx.ModelProto, outputs: list[str]) -> None:

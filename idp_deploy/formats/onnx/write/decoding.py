@@ -20,7 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.encodings import ESCAPE, encode
-from idp_deploy.formats.onnx.write.conversion import all_nodes
+from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
 # fewer where another tensor has as many entries

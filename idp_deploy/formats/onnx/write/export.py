@@ -47,7 +47,8 @@ def export_onnx(
 
     Args:
         encoding: auto takes the smallest of dense, bitmask, gaps8 and gaps4 for each tensor; one of these names uses
-            it wherever it is smaller than dense; sparse-initializer uses ONNX's own sparse constants.
+            it wherever it is smaller than dense; portable takes gaps8 and gaps4 only; sparse-initializer uses ONNX's
+            own sparse constants.
         dynamic_batch: leave the batch free where the model allows it.
         external_data_above: a model of more bytes than this keeps its tensors in a second file beside `path`.
 

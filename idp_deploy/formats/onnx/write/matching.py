@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from idp_deploy.capturing import Captured
+if TYPE_CHECKING:
+    from idp_deploy.capturing import Captured
 
 
 @dataclass(frozen=True, eq=False)

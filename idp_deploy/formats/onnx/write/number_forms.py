@@ -16,6 +16,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.storing import Weight, cost
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
 
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 _RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
 
 
@@ -36,6 +37,18 @@ def _forms(plain: Weight, scheme: str | None) -> Iterator[Weight]:
         indices, palette = palettize(plain.values, plain.mask)
         if np.allclose(dequantize_palette(indices, palette), plain.values, rtol=_RELATIVE, atol=0):
             yield Weight(plain.name, indices, plain.mask, palette=palette)
+
+
+def exact_forms(plain: Weight) -> Iterator[Weight]:
+    """The narrower forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
+    if plain.values.dtype != np.float32 or plain.values.ndim < 2:
+        return
+    halves = plain.values.astype(np.float16) if np.abs(plain.values).max(initial=0) < _LARGEST_HALF else None
+    if halves is not None and np.array_equal(halves.astype(np.float32), plain.values):
+        yield Weight(plain.name, halves, plain.mask, half=True)
+    for form in _integers(plain):
+        if form.scale is not None and np.array_equal(form.values.astype(np.float32) * form.scale, plain.values):
+            yield form
 
 
 def _half(plain: Weight) -> Weight:

@@ -14,7 +14,8 @@ from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_gra
 from idp_deploy.formats.onnx.write.matching import copies
 
 SPARSE_INITIALIZER = "sparse-initializer"
-ENCODINGS = ("auto", "dense", *OVERHEAD, SPARSE_INITIALIZER)
+PORTABLE = ("gaps8", "gaps4")  # decoded by operators that every runtime tried knows; bits need BitwiseAnd
+ENCODINGS = ("auto", "portable", "dense", *OVERHEAD, SPARSE_INITIALIZER)
 SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
 # A gaps4 tensor adds 0.4 ms to loading and up to 5 ms where it is large, gaps8 a quarter of that (onnxruntime 1.31,
 # bench.onnx_runtime): four bits a position must save more than their nodes.
@@ -96,8 +97,8 @@ def choose(weight: Weight, encoding: str) -> str:
     if encoding == SPARSE_INITIALIZER:
         fits = weight.palette is None and bool(weight.mask.any())
         return SPARSE_INITIALIZER if fits and _bytes(weight, SPARSE_INITIALIZER) < weight.values.nbytes else "dense"
-    if encoding == "auto":
-        return smallest(weight.mask, weight.bits, tuple(OVERHEAD), _WORTH)
+    if encoding in ("auto", "portable"):
+        return smallest(weight.mask, weight.bits, PORTABLE if encoding == "portable" else tuple(OVERHEAD), _WORTH)
     return smallest(weight.mask, weight.bits, (encoding,), OVERHEAD)
 
 

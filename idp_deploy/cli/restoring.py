@@ -1,0 +1,34 @@
+"""restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy.cli.options import Json, ReportFormat
+from idp_deploy.cli.output import emit, output_path, ready
+from idp_deploy.cli.session import existing
+
+
+def restore(
+    artifact: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A pruned ONNX file of any tool.")],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="OUT.onnx", help="Default: FILE.sparse.onnx.", show_default=False),
+    ] = None,
+    encoding: Annotated[str, typer.Option(metavar="auto|portable|…", help="How zeros are stored.")] = "auto",
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """Store the zeros of an ONNX file sparse again, after a tool wrote them out; needs no model.
+
+    Both files give the same outputs in onnxruntime, bit for bit, or nothing is written.
+    """
+    from idp_deploy.rendering.artifacts import restored_document
+    from idp_deploy.restoring import restore as restore_file
+
+    ready(format)
+    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse.onnx"), existing(artifact))
+    emit(restored_document(restore_file(artifact, path, encoding=encoding)), format=format, json=json)

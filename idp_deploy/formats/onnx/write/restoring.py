@@ -1,0 +1,84 @@
+"""restore an .onnx file: the zeros that another tool stored densely are left out again. Imports no torch.
+
+A tool that folds constants (onnxslim, onnxruntime's own optimizer, a graph editor) writes our sparse weights out, and
+a pruner of another kind never left them out. The graph stays as that tool made it; only its constants are stored
+anew. A weight is stored in narrower numbers only where these mean exactly the same values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from idp_deploy import files
+from idp_deploy.errors import ConversionError
+from idp_deploy.formats.onnx.write.decoding import Decoder
+from idp_deploy.formats.onnx.write.number_forms import exact_forms
+from idp_deploy.formats.onnx.write.storing import SHARED_ENTRIES, Store, Weight, cost
+
+OLDEST_OPSET = 11  # CumSum and ScatterElements
+_BITWISE_OPSET = 18  # BitwiseAnd
+_LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
+_DOMAINS = ("", "ai.onnx")
+
+
+def restore_onnx(source: Path, path: Path, *, encoding: str = "auto") -> int:
+    """Write `source` to `path` with its constants stored sparse; returns the bytes written.
+
+    Raises:
+        ConversionError: its opset has no operators to decode with, or it does not fit into one file.
+    """
+    proto = onnx.load(source)
+    opset = next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
+    if opset < OLDEST_OPSET:
+        raise ConversionError(
+            f"{source} uses ONNX opset {opset}; sparse weights need opset {OLDEST_OPSET} or newer",
+            way_out="write the file with a newer opset first (onnx.version_converter.convert_version)",
+        )
+    if encoding == "auto" and opset < _BITWISE_OPSET:
+        encoding = "portable"
+    graph = proto.graph
+    tensors = [*_constants(graph), *graph.initializer]
+    del graph.initializer[:]
+    weights = []
+    for tensor in tensors:
+        values = numpy_helper.to_array(tensor)
+        plain = Weight(tensor.name, values, values != 0)
+        weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
+    decoder = Decoder(graph)
+    store = Store(decoder, encoding, weights)
+    for weight in weights:
+        store.add(weight)
+    decoder.finish()
+    _no_longer_inputs(graph)
+    if proto.ByteSize() > _LARGEST_MESSAGE:
+        raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
+    files.write_bytes(path, proto.SerializeToString(deterministic=True))
+    return files.size_bytes(path)
+
+
+def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Take the tensors out of the graph's Constant nodes."""
+    found, kept = [], []
+    for node in graph.node:
+        constant = node.op_type == "Constant" and node.domain in _DOMAINS
+        tensor = next((a.t for a in node.attribute if constant and a.name == "value"), None)
+        if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES:
+            tensor.name = node.output[0]
+            found.append(tensor)
+        else:
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return found
+
+
+def _no_longer_inputs(graph: onnx.GraphProto) -> None:
+    """Old files list constants among the inputs as well; what nodes restore now must not stand there."""
+    restored = {name for node in graph.node for name in node.output}
+    kept = [value for value in graph.input if value.name not in restored]
+    del graph.input[:]
+    graph.input.extend(kept)

@@ -1,0 +1,98 @@
+"""Constant factors in front of and behind a weight, which converters multiply into it.
+
+An image that forward brings to [-1, 1] before a convolution, or a layer scale behind one: the file holds the weight
+times the factor. The factors are the model's own, read from its graph, never fitted to the file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from idp_deploy.verification.reaching import fed_nodes, value_of
+
+aten = torch.ops.aten
+_LINEAR = (aten.linear,)
+_CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
+_SHIFTS = (aten.add, aten.sub)
+_FACTORS = (aten.mul, aten.div)
+
+
+def scaled(module: fx.GraphModule, name: str, values: np.ndarray) -> list[np.ndarray]:
+    """`values` of weight `name` times the constants in front of its layer, behind it, and both (first one, then more).
+
+    float32 arrays of the same shape with the same zeros. A weight with several uses has no one factor and gives none.
+    """
+    uses = [user for node in module.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users]
+    if len(uses) != 1 or _kind(uses[0]) not in (*_LINEAR, *_CONVOLUTIONS) or len(uses[0].args) < 2:
+        return []
+    layer = uses[0]
+    convolution = _kind(layer) in _CONVOLUTIONS
+    fed = fed_nodes(module.graph)
+    front = _products(module, fed, layer.args[0], convolution, backwards=True)
+    behind = _products(module, fed, layer, convolution, backwards=False)
+    inputs = [shaped for f in front if (shaped := _along(f, values.shape[1], 1, values.ndim)) is not None]
+    outputs = [shaped for f in behind if (shaped := _along(f, values.shape[0], 0, values.ndim)) is not None]
+    both = [first * last for first in inputs for last in outputs]
+    return [(values * factor).astype(np.float32) for factor in (*inputs, *outputs, *both)]
+
+
+def _products(
+    module: fx.GraphModule, fed: set[fx.Node], start: Any, convolution: bool, *, backwards: bool
+) -> list[np.ndarray]:
+    """Products of the first, the first two, … constant factors from `start` on, each one number or one a channel."""
+    products: list[np.ndarray] = []
+    node = start
+    while isinstance(node, fx.Node):
+        if not backwards:
+            if len(node.users) != 1:
+                break
+            (node,) = node.users
+        if _kind(node) not in (*_SHIFTS, *_FACTORS) or len(node.args) < 2:
+            break
+        moving = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and arg in fed]
+        if len(moving) != 1 or (_kind(node) is aten.div and node.args[0] is not moving[0]):
+            break
+        if _kind(node) in _FACTORS:
+            other = node.args[1] if node.args[0] is moving[0] else node.args[0]
+            factor = _per_channel(
+                value_of(module, other, {}) if isinstance(other, fx.Node) else other, node, convolution
+            )
+            if factor is None:
+                break
+            step = 1 / factor if _kind(node) is aten.div else factor
+            products.append(products[-1] * step if products else step)
+        elif not backwards:
+            break  # a sum behind the layer is its bias: what follows scales that too
+        if backwards:
+            node = moving[0]
+    return products
+
+
+def _per_channel(value: Any, node: fx.Node, convolution: bool) -> np.ndarray | None:
+    """A factor as one number or as one a channel; None where it varies along something else, or is 0 or infinite."""
+    tensor = value.detach().double() if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+    if not bool(torch.isfinite(tensor).all()) or bool((tensor == 0).any()):
+        return None
+    result = node.meta.get("val")
+    dims = result.dim() if isinstance(result, Tensor) else 4
+    axis = dims - 1 if not convolution else 1
+    shape = (1,) * (dims - tensor.dim()) + tuple(tensor.shape)
+    if len(shape) != dims or any(extent != 1 for i, extent in enumerate(shape) if i != axis):
+        return None
+    return tensor.reshape(-1).numpy()
+
+
+def _along(factor: np.ndarray, extent: int, axis: int, dims: int) -> np.ndarray | None:
+    if factor.size not in (1, extent):
+        return None
+    shape = [1] * dims
+    shape[axis] = factor.size
+    return factor.reshape(shape)
+
+
+def _kind(node: fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None)

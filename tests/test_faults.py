@@ -1,0 +1,100 @@
+"""What a command that is killed leaves behind: the old file or the new one, and nothing temporary."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from idp_deploy.files import replacing, workspace, write_bytes
+from tests.test_pipeline import package
+
+ROOT = Path(__file__).parents[1]
+# it writes half a file and then waits to be killed, inside the command line's own handling of signals
+WRITER = """
+import sys, time
+from pathlib import Path
+from idp_deploy.cli import main
+from idp_deploy.files import replacing
+def wait(*_, **__):
+    with replacing(Path("out.pt")) as temporary:
+        temporary.write_bytes(b"half")
+        Path("ready").touch()
+        time.sleep(60)
+sys.modules["idp_deploy.cli.app"].app = wait
+main([])
+"""
+
+
+def killed(folder: Path, number: int) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (folder / "ready").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.wait(60)
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_the_old_file_and_nothing_else(tmp_path: Path, number: int, code: int) -> None:
+    (tmp_path / "out.pt").write_bytes(b"old")
+    process = killed(tmp_path, number)
+    assert process.returncode == code
+    assert "no file was changed half-way" in (process.stderr.read() if process.stderr else "")
+    assert (tmp_path / "out.pt").read_bytes() == b"old"
+    assert sorted(os.listdir(tmp_path)) == ["out.pt", "ready"]
+
+
+def test_what_a_killed_command_left_goes_with_the_next(tmp_path: Path) -> None:
+    killed(tmp_path, signal.SIGKILL)
+    assert len(os.listdir(tmp_path)) == 2
+    write_bytes(tmp_path / "other", b"")
+    assert sorted(os.listdir(tmp_path)) == ["other", "ready"]
+
+
+def test_the_temporary_folder_of_a_living_command_and_folders_of_the_user_stay(tmp_path: Path) -> None:
+    for name in (".idp-deploy", ".idp-deploy-notes", ".idp-deploy-my_notes"):
+        (tmp_path / name).mkdir()
+    with workspace(tmp_path) as one:
+        (one / "file").write_text("1")
+        write_bytes(tmp_path / "other", b"")
+        with workspace(tmp_path) as another:
+            assert {one.name, another.name} <= set(os.listdir(tmp_path))
+        assert (one / "file").exists()
+    assert sorted(os.listdir(tmp_path)) == [".idp-deploy", ".idp-deploy-my_notes", ".idp-deploy-notes", "other"]
+
+
+def test_a_package_moved_out_of_the_way_when_the_command_was_killed_comes_back(tmp_path: Path) -> None:
+    retired = tmp_path / f".idp-deploy-{0:032x}" / "retired"
+    retired.mkdir(parents=True)
+    package(retired / "net.mlpackage", "old")
+    write_bytes(tmp_path / "other", b"")
+    assert sorted(os.listdir(tmp_path)) == ["net.mlpackage", "other"]
+    assert (tmp_path / "net.mlpackage" / "Manifest.json").exists()
+
+
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    import resource
+
+    write_bytes(tmp_path / "file", b"old")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError), replacing(tmp_path / "file") as temporary:
+            temporary.write_bytes(b"x" * (1 << 17))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]

@@ -1,0 +1,138 @@
+"""A file that was changed after export: what its seal tells, and what verify finds behind a broken one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import onnx
+import pytest
+
+from idp_deploy.errors import IdpDeployError
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.sealing import BLANK, intact, seal
+from idp_deploy.verification import verify
+from tests.fuzzing.mutations import mutate
+from tests.fuzzing.seeds import INPUTS, SCHEMES, Seed, make
+
+CASES = [(format, scheme) for format, schemes in SCHEMES.items() for scheme in schemes]
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Seed]:
+    made = make(tmp_path_factory.mktemp("seeds"), frozenset(SCHEMES))
+    return {(seed.kind, seed.scheme): seed for seed in made}
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Callable[[Path], Path]:
+    def copied(path: Path) -> Path:
+        target = tmp_path / path.name
+        return Path(shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target))
+
+    return copied
+
+
+@pytest.mark.parametrize(("format", "scheme"), CASES)
+def test_an_exported_file_is_sealed_and_one_bit_breaks_it(
+    format: FormatName, scheme: str, seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]
+) -> None:
+    path = copy(seeds[format, scheme].path)
+    assert intact(path) is True
+    holder = next(p for p in [path, *path.rglob("*")] if p.is_file() and p.name != "Manifest.json")
+    data = bytearray(holder.read_bytes())
+    data[len(data) // 2] ^= 1
+    holder.write_bytes(data)
+    assert intact(path) is False
+    assert seal(path) not in ("", BLANK)
+
+
+@pytest.mark.parametrize(("format", "scheme"), CASES)
+def test_no_changed_constant_passes_as_what_was_exported(
+    format: FormatName, scheme: str, seeds: dict[tuple[str, str], Seed], tmp_path: Path
+) -> None:
+    """Single bits and values of weights, biases, scales and tables, at random; all are named, none is accepted."""
+    good = seeds[format, scheme]
+    model = good.model()
+    for number in range(3):
+        bad = tmp_path / f"{number}{good.path.suffix}"
+        said = mutate(format, good.path, bad, Random(number), "constant")
+        assert said
+        try:
+            parity = verify(bad, model, INPUTS)
+        except IdpDeployError:  # also right: it no longer loads
+            continue
+        assert not parity.passed or "what a fresh export holds" in " ".join(parity.notes), said
+
+
+def test_a_changed_description_is_told_and_passes(
+    seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]
+) -> None:
+    good = seeds["onnx", "int8"]
+    path = copy(good.path)
+    proto = onnx.load(path)
+    proto.doc_string = "ours, with a note"
+    onnx.save(proto, path)
+    parity = verify(path, good.model(), INPUTS)
+    assert parity.passed
+    assert any("what it holds is what a fresh export holds" in note for note in parity.notes)
+
+
+def test_an_int8_bias_that_moves_outputs_within_the_rms_tolerance_is_found(
+    seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]
+) -> None:
+    good = seeds["onnx", "int8"]
+    path = copy(good.path)
+    proto = onnx.load(path)
+    bias = next(t for t in proto.graph.initializer if t.data_type == onnx.TensorProto.INT32 and len(t.dims) == 1)
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] += max(1, int(abs(values).max() // 20))
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    onnx.save(proto, path)
+    parity = verify(path, good.model(), INPUTS)
+    assert not parity.passed
+    assert bias.name in {w.tensor for w in parity.weights if not w.passed}
+
+
+def test_more_outputs_than_the_model_has_fail(seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]) -> None:
+    good = seeds["onnx", ""]
+    path = copy(good.path)
+    proto = onnx.load(path)
+    inner = proto.graph.node[-1].input[0]
+    proto.graph.output.append(onnx.helper.make_tensor_value_info(inner, onnx.TensorProto.FLOAT, None))
+    onnx.save(proto, path)
+    assert not verify(path, good.model(), INPUTS).passed
+
+
+@dataclass
+class _Spy:
+    """How often the model was exported."""
+
+    count: int = 0
+
+
+def test_an_intact_file_is_not_exported_again(
+    seeds: dict[tuple[str, str], Seed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spy = _Spy()
+
+    def counting(*_: object, **__: object) -> None:
+        spy.count += 1
+
+    monkeypatch.setattr("idp_deploy.verification.against_fresh", counting)
+    good = seeds["onnx", "int8"]
+    assert verify(good.path, good.model(), INPUTS).passed
+    assert spy.count == 0
+
+
+def test_the_seal_is_the_same_every_time(seeds: dict[tuple[str, str], Seed], tmp_path: Path) -> None:
+    good = seeds["onnx", ""]
+    model: CompressedModel = good.model()
+    again = export(model, "onnx", INPUTS, tmp_path / "net.onnx")
+    assert again.path.read_bytes() == good.path.read_bytes()
+    assert json.loads(onnx.load(good.path).metadata_props[0].value)["seal"] == again.manifest["seal"]
