@@ -1,7 +1,7 @@
 """Regions of a traced graph that a context manager makes: autocast switched off, gradients switched on.
 
 torch.export keeps such a region as one operator that calls a graph of its own, in which converters and proofs see
-neither operators nor weights. What the context manager asks for holds in every file anyway, so its body takes its place.
+neither operators nor weights. What the context manager asks for holds in every file anyway: its body takes its place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def inline_regions(module: fx.GraphModule) -> None:
 
 
 def _inline(module: fx.GraphModule, region: fx.Node) -> None:
-    before = _BEFORE_BODY[region.target]
+    before = _BEFORE_BODY[region.target]  # type: ignore[index]
     settings, (held, *operands) = region.args[:before], region.args[before:]
     if (
         region.target is _AUTOCAST and settings[0] == "cpu" and settings[2]

@@ -71,8 +71,6 @@ def test_autocast_switched_off_changes_no_file(format: FormatName, tmp_path: Pat
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_autocast_switched_on_is_refused_by_name(format: FormatName, tmp_path: Path) -> None:
-    with pytest.raises(
-        ConversionError, match=r"forward switches autocast on \(torch\.autocast\('cpu', torch\.bfloat16"
-    ):
+    with pytest.raises(ConversionError, match=r"forward switches autocast on \(torch\.autocast\('cpu'"):
         export(model(LinearAttention(enabled=True)), format, FRAMES, tmp_path / f"net{FORMATS[format].suffix}")
     assert not list(tmp_path.iterdir())

@@ -48,7 +48,7 @@ def test_other_schemes_keep_faint_channels() -> None:
 
 
 @pytest.mark.parametrize("shift", [1.0, 0.0])
-@pytest.mark.parametrize("format", [name for name in FORMATS if name != "coreml"])
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_file_agrees(format: FormatName, shift: float, tmp_path: Path) -> None:
     quantized = quantize(slimmed(shift), "int8", example_inputs=IMAGE)
     path = export(quantized, format, IMAGE, tmp_path / f"net{FORMATS[format].suffix}").path
