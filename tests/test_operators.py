@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, ExitCode
 from idp_deploy.exporting import export
+from idp_deploy.exporting.refusing import refuse_random
 from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
@@ -152,3 +153,39 @@ def test_what_float16_rounds_to_zero_is_said(tmp_path: Path) -> None:
     path = export(model, "coreml", inputs, tmp_path / "net.mlpackage").path
     said = f"{lost} entries of 'cls_token' are below the smallest number of float16, and no zeros to prove"
     assert said in verify(path, model, inputs).notes
+
+
+RANDOM: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "'dropout' in the model": lambda m, x: F.dropout(m.layer(x), 0.5, training=True),
+    "'dropout' in module 'layer'": lambda m, x: m.layer(x),
+    "'randn_like'": lambda m, x: m.layer(x) + torch.randn_like(x),
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("what", RANDOM)
+def test_a_random_forward_is_refused_before_anything_is_compared(what: str, format: FormatName, tmp_path: Path) -> None:
+    layer: nn.Module = Call(lambda m, x: F.dropout(x)) if "layer" in what else nn.Linear(8, 8)
+    model = CompressedModel(Call(RANDOM[what], layer=layer).eval(), {})
+    named = what.removesuffix(" in the model")
+    with pytest.raises(ConversionError, match=f"two answers for one input: .* by {named}") as caught:
+        export(model, format, (torch.ones(ROW),), tmp_path / f"net{FORMATS[format].suffix}")
+    assert caught.value.exit_code == ExitCode.FILE
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_random_model_is_not_compared_with_a_file_either(tmp_path: Path) -> None:
+    layer = nn.Linear(8, 8)
+    quiet, noisy = (Call(RANDOM["'dropout' in the model"] if on else lambda m, x: m.layer(x), layer=layer)
+                    for on in (False, True))  # fmt: skip
+    path = export(CompressedModel(quiet.eval(), {}), "onnx", (torch.ones(ROW),), tmp_path / "net.onnx").path
+    with pytest.raises(ConversionError, match="two answers for one input: output 0 differs"):
+        verify(path, CompressedModel(noisy.eval(), {}), (torch.ones(ROW),))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Dropout(0.5), nn.RReLU(), nn.LSTM(8, 8, 2, dropout=0.3), nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3)],
+)
+def test_what_is_random_in_training_alone_is_no_refusal(layer: nn.Module) -> None:
+    refuse_random(capture(CompressedModel(layer.eval(), {}), (torch.ones(1, 4, 8),)))

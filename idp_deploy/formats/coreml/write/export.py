@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.exporting.refusing import naming_onnx, refuse_projections
+from idp_deploy.exporting.refusing import naming_onnx, refuse_projections, refuse_random
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
@@ -73,6 +73,7 @@ def export_coreml(
     scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
     target = _target(deployment_target, encoding, precision, scheme)
     captured = capture(model, example_inputs)
+    refuse_random(captured)
     refuse_returned_inputs(captured, "Core ML")
     refuse_projections(captured, "Core ML")
     weights = _weights(captured)

@@ -17,7 +17,7 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.refusing import naming_onnx
+from idp_deploy.exporting.refusing import naming_onnx, refuse_random
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement, storage_notes
@@ -66,6 +66,7 @@ def export_tflite(
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
+    refuse_random(captured)
     refuse_returned_inputs(captured, "TFLite")
     with naming_onnx(captured):
         converted = convert(captured, _calibration(model, example_inputs))
