@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.formats.external_data import DATA_OF
 from idp_deploy.reading import read
 
 CHECKPOINT = "idp-deploy/1"  # what a checkpoint says under "format"
 TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the next
 COMPARISON = "idp-deploy comparison, version 1"
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
-
-_DATA_OF = re.compile(r"(.+\.onnx)\.[0-9a-f]{12}\.data")
 
 
 def claim(path: Path) -> Path:
@@ -48,24 +45,10 @@ def set_aside(folder: Path) -> Path:
     return next(place for place in (folder / name for name in names) if _is_free(place))
 
 
-def remove_data(path: Path, keep: Collection[str] = ()) -> None:
-    """Weights that an earlier export left beside the ONNX file `path`: those whose name is proved by their content."""
-    for old in path.parent.glob(f"{glob.escape(path.name)}.*.data"):
-        if old.name in keep or old.is_symlink() or not old.is_file() or not _DATA_OF.fullmatch(old.name):
-            continue
-        if old.name == data_name(path, files.sha256(old)):
-            old.unlink()
-
-
-def data_name(path: Path, sha256: str) -> str:
-    """What the weights beside an ONNX file are called, after their content."""
-    return f"{path.name}.{sha256[:12]}.data"
-
-
 def _is_free(place: Path) -> bool:
     if place.is_symlink() or not place.is_dir():
         return not os.path.lexists(place)
-    data = {path: _DATA_OF.fullmatch(path.name) for path in place.iterdir()}  # beside the ONNX file they belong to
+    data = {path: DATA_OF.fullmatch(path.name) for path in place.iterdir()}  # beside the ONNX file they belong to
     return all(is_ours(place / found[1] if found else path) for path, found in data.items())
 
 
