@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idp_deploy.errors import ConversionError
+from idp_deploy.flow import Value
 from idp_deploy.formats.coreml.interpreter.call import Call
 from idp_deploy.formats.coreml.interpreter.machine import OPS, Interpreter
 from idp_deploy.formats.coreml.read.program import Operation, load
@@ -22,7 +23,7 @@ from tests import coreml_files as by_hand
 def run(kind: str, **arguments: Any) -> Any:
     """One row on plain values: numbers and lists become tensors."""
     given = {k: v if isinstance(v, (Tensor, str)) or k == "values" else torch.tensor(v) for k, v in arguments.items()}
-    operation = Operation(kind, kind, {}, (), {})
+    operation = Operation(kind, kind, {}, (Value("y", (), ""),), {})  # no shape declared
     return OPS[kind](Call(operation, given, None))  # type: ignore[arg-type]
 
 

@@ -80,6 +80,7 @@ def targets(
     """List the device profiles, show one with its sources, or write one for a device of your own."""
     from idp_deploy.rendering.devices import device_document, devices_document
     from idp_deploy.simulation.creating import new_target
+    from idp_deploy.simulation.evidence import standing
     from idp_deploy.simulation.targets import load_target, read_targets
 
     ready(format, output)
@@ -87,11 +88,14 @@ def targets(
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
         anchors = dict(parse_anchor(text) for text in anchor or [])
-        document = device_document(
-            new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
-        )
+        made = new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
+        document = device_document(made, standing(made))
+    elif name:
+        target = load_target(name)
+        document = device_document(target, standing(target))
     else:
-        document = device_document(load_target(name)) if name else devices_document(*read_targets())
+        known, unusable = read_targets()
+        document = devices_document([(target, standing(target)) for target in known], unusable)
     emit(document, format=format, json=json, output=output)
 
 

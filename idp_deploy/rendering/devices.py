@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from idp_deploy.flow import Basis
 from idp_deploy.rendering.document import Document, Table
 from idp_deploy.rendering.estimates import rests_on
-from idp_deploy.simulation.cost_model import load_coefficients
-from idp_deploy.simulation.evidence import behind
-from idp_deploy.simulation.targets import folder
 
 if TYPE_CHECKING:
-    from idp_deploy.simulation.targets import Runtime, Target
+    from idp_deploy.simulation.evidence import Standing
+    from idp_deploy.simulation.targets import Target
 
 
-def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = ()) -> Document:
+def devices_document(known: Sequence[tuple[Target, Standing]], unusable: Sequence[Exception] = ()) -> Document:
     """One row a device, and a note for each file that is none."""
+    targets = [target for target, _ in known]
     rows = [
-        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence, _rows(t))
-        for t in targets
+        (
+            t.name,
+            t.device,
+            t.soc,
+            " ".join(dict.fromkeys(r.format for r in t.runtimes)),
+            t.confidence,
+            _rows(t, standing),
+        )
+        for t, standing in known
     ]
     columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
     left_out = [str(error) for error in unusable]
@@ -30,7 +37,7 @@ def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = 
     )
 
 
-def device_document(target: Target) -> Document:
+def device_document(target: Target, standing: Standing) -> Document:
     """One device in full."""
     facts = [
         ("chip", target.soc),
@@ -40,8 +47,8 @@ def device_document(target: Target) -> Document:
         ("confidence", target.confidence),
     ]
     runtimes = [
-        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(target, r), r.source or "–")
-        for r in target.runtimes
+        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(basis), r.source or "–")
+        for r, basis in zip(target.runtimes, standing.runtimes, strict=True)
     ]
     tables = [
         Table("", ("what", "value"), facts),
@@ -59,17 +66,12 @@ def device_document(target: Target) -> Document:
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
 
 
-def _rows(target: Target) -> str:
+def _rows(target: Target, standing: Standing) -> str:
     """Published rows of the very device, and its user's own."""
-    counts = load_coefficients(folder() / "coefficients.json").rows
-    here = sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
-    return f"{here} + {len(target.measurements)} yours" if target.measurements else str(here)
+    return f"{standing.rows} + {len(target.measurements)} yours" if target.measurements else str(standing.rows)
 
 
-def _behind(target: Target, runtime: Runtime) -> str:
-    """What an estimate of a float file on one core rests on."""
-    counts, core = load_coefficients(folder() / "coefficients.json").rows, target.core(runtime)
-    basis = behind(counts, runtime.family, core, target.measured_as, "float32", 1)
+def _behind(basis: Basis | None) -> str:
     return rests_on(basis) if basis else "no published row: an anchor of yours"
 
 

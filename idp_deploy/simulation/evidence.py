@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import Basis
-from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of
+from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of, load_coefficients
+from idp_deploy.simulation.targets import Target, folder
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.fitting import Row
@@ -75,4 +77,21 @@ def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precisio
     return (
         f"{family} was never measured on {core.name} (only on {', '.join(measured)}), and engines of other "
         "generations do not tell; one measurement on the device would do: --anchor MODEL=MS"
+    )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What estimates for a device rest on."""
+
+    rows: int  # published, of the very device
+    runtimes: tuple[Basis | None, ...]  # behind a float file on one core, in the order of the target's runtimes
+
+
+def standing(target: Target) -> Standing:
+    """What stands behind the estimates for `target` in the published measurements."""
+    counts, device = load_coefficients(folder() / "coefficients.json").rows, target.measured_as
+    return Standing(
+        sum(count for name, count in counts.items() if device and name.endswith(f"|{device}")),
+        tuple(behind(counts, r.family, target.core(r), device, "float32", 1) for r in target.runtimes),
     )
