@@ -10,6 +10,8 @@ from pathlib import Path
 
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import MANIFEST_KEY
+from idp_deploy.formats import suffixes
 from idp_deploy.formats.external_data import DATA_OF
 from idp_deploy.reading import read
 
@@ -35,7 +37,7 @@ def claim(path: Path) -> Path:
 
 def is_ours(path: Path) -> bool:
     """Whether a command of ours wrote this checkpoint, artifact, training state or comparison."""
-    recognise = _RECOGNISED.get(path.suffix)
+    recognise = _RECOGNISED.get(path.suffix, _is_artifact if path.suffix in suffixes() else None)
     return recognise is not None and recognise(path)
 
 
@@ -54,7 +56,7 @@ def _is_free(place: Path) -> bool:
 
 def _is_artifact(path: Path) -> bool:
     try:
-        return bool(read(path).metadata.get("idp_deploy"))
+        return bool(read(path).metadata.get(MANIFEST_KEY))
     except FileError:
         return False
 
@@ -85,7 +87,5 @@ def _is_comparison(path: Path) -> bool:
 _RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".pt": _is_saved,
     ".json": _is_comparison,
-    ".onnx": _is_artifact,
-    ".tflite": _is_artifact,
     ".mlpackage": lambda path: path.is_dir() and not files.why_kept(path),
 }

@@ -158,24 +158,26 @@ def import_table() -> str:
     lines = [f"- *{name}*: {_words(members)}" for name, members in groups.items()]
     lines += ["", "| room | what it says of itself | may enter |", "| --- | --- | --- |"]
     for name, entered in sorted(ALLOWED.items()):
-        left, words = set(entered), []
-        for group, members in groups.items():
-            if members <= entered:
-                left, words = left - members, [*words, f"*{group}*"]
-        says = "the front door" if name == "__init__" else _says(name)
-        lines.append(f"| `{name}` | {says} | {', '.join([*words, *([_words(left)] if left else [])]) or 'nothing'} |")
+        whole = [group for group, members in groups.items() if members <= entered]
+        left = entered.difference(*(groups[group] for group in whole))
+        goes = ", ".join([f"*{group}*" for group in whole] + ([_words(left)] if left else [])) or "nothing"
+        lines.append(f"| {_words([name])} | {'the front door' if name == '__init__' else _says(name)} | {goes} |")
     return "\n".join(lines)
 
 
 def _words(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in sorted(names))
+    return ", ".join(f"`{name.replace('formats.', 'formats/*/')}`" for name in sorted(names))
 
 
 def _says(name: str) -> str:
-    """The first sentence of a room's docstring; of a part of a format, that of the first format which has it."""
-    place = name.replace("formats.", "formats/*/") if "." in name else name
+    """The first line of a room's docstring; what `formats` says of a part that every format has."""
+    part = re.search(rf"formats/<format>/{name.rpartition('.')[2]}\S*\s+(.+)", _docstring("formats"))
+    return part[1] if part and "." in name else _docstring(name.replace("formats.", "formats/*/")).splitlines()[0]
+
+
+def _docstring(place: str) -> str:
     file = min(file for end in (".py", "/__init__.py") for file in PACKAGE.glob(place + end))
-    return (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0].replace("|", "\\|")
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -234,6 +236,12 @@ def test_converters_stay_in_their_rooms_and_load_lazily(path: Path) -> None:
             assert any(inside.startswith(prefix) for prefix in HEAVY[package]), f"{path} imports {package}"
     for name in imports(path, "top"):
         assert name.split(".")[0] not in HEAVY, f"{path} imports {name} at the top"
+
+
+def test_every_room_that_may_load_a_converter_does() -> None:
+    loads = {(name.split(".")[0], str(path.relative_to(PACKAGE))) for path in FILES for name in imports(path)}
+    for package, prefix in ((package, prefix) for package, rooms in HEAVY.items() for prefix in rooms):
+        assert any(what == package and where.startswith(prefix) for what, where in loads), (package, prefix)
 
 
 @pytest.mark.parametrize(
