@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from idp_deploy.flow import Basis
 from idp_deploy.rendering.document import Document, Table
 from idp_deploy.rendering.estimates import rests_on
 
 if TYPE_CHECKING:
-    from idp_deploy.simulation.evidence import Standing
+    from idp_deploy.flow import Basis
     from idp_deploy.simulation.targets import Target
 
 
-def devices_document(known: Sequence[tuple[Target, Standing]], unusable: Sequence[Exception] = ()) -> Document:
-    """One row a device, and a note for each file that is none."""
-    targets = [target for target, _ in known]
+def devices_document(
+    targets: Sequence[Target], rows_behind: Mapping[str, int], unusable: Sequence[Exception] = ()
+) -> Document:
+    """One row a device, and a note for each file that is none. `rows_behind`: target → its published measurements."""
     rows = [
         (
             t.name,
@@ -24,9 +24,9 @@ def devices_document(known: Sequence[tuple[Target, Standing]], unusable: Sequenc
             t.soc,
             " ".join(dict.fromkeys(r.format for r in t.runtimes)),
             t.confidence,
-            _rows(t, standing),
+            _rows(t, rows_behind[t.name]),
         )
-        for t, standing in known
+        for t in targets
     ]
     columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
     left_out = [str(error) for error in unusable]
@@ -37,8 +37,8 @@ def devices_document(known: Sequence[tuple[Target, Standing]], unusable: Sequenc
     )
 
 
-def device_document(target: Target, standing: Standing) -> Document:
-    """One device in full."""
+def device_document(target: Target, bases: Sequence[Basis | None]) -> Document:
+    """One device in full. `bases`: what an estimate rests on, for each of its runtimes."""
     facts = [
         ("chip", target.soc),
         ("cores", _cores(target)),
@@ -48,7 +48,7 @@ def device_document(target: Target, standing: Standing) -> Document:
     ]
     runtimes = [
         (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(basis), r.source or "–")
-        for r, basis in zip(target.runtimes, standing.runtimes, strict=True)
+        for r, basis in zip(target.runtimes, bases, strict=True)
     ]
     tables = [
         Table("", ("what", "value"), facts),
@@ -66,13 +66,13 @@ def device_document(target: Target, standing: Standing) -> Document:
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
 
 
-def _rows(target: Target, standing: Standing) -> str:
-    """Published rows of the very device, and its user's own."""
-    return f"{standing.rows} + {len(target.measurements)} yours" if target.measurements else str(standing.rows)
-
-
 def _behind(basis: Basis | None) -> str:
     return rests_on(basis) if basis else "no published row: an anchor of yours"
+
+
+def _rows(target: Target, published: int) -> str:
+    """Published rows of the very device, and its user's own."""
+    return f"{published} + {len(target.measurements)} yours" if target.measurements else str(published)
 
 
 def _cores(target: Target) -> str:

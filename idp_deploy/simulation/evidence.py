@@ -10,15 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import Basis
-from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of, load_coefficients
-from idp_deploy.simulation.targets import Target, folder
+from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.fitting import Row
+    from idp_deploy.simulation.targets import Target
 
 OWN_FAMILIES = frozenset({*ACCELERATOR_FAMILIES, "coreml-cpu"})  # what other runtimes need says nothing about them
 
@@ -66,6 +65,19 @@ def behind(
     return None
 
 
+def rows_of(counts: Mapping[str, int], target: Target) -> int:
+    """Published measurements of the very device."""
+    return sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
+
+
+def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
+    """What an estimate of a float file on one core rests on, for each runtime of the device."""
+    return [
+        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1)
+        for runtime in target.runtimes
+    ]
+
+
 def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precision: str) -> str:
     """What is missing, and what would bring a number."""
     if core.kind == "cpu":
@@ -77,21 +89,4 @@ def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precisio
     return (
         f"{family} was never measured on {core.name} (only on {', '.join(measured)}), and engines of other "
         "generations do not tell; one measurement on the device would do: --anchor MODEL=MS"
-    )
-
-
-@dataclass(frozen=True)
-class Standing:
-    """What estimates for a device rest on."""
-
-    rows: int  # published, of the very device
-    runtimes: tuple[Basis | None, ...]  # behind a float file on one core, in the order of the target's runtimes
-
-
-def standing(target: Target) -> Standing:
-    """What stands behind the estimates for `target` in the published measurements."""
-    counts, device = load_coefficients(folder() / "coefficients.json").rows, target.measured_as
-    return Standing(
-        sum(count for name, count in counts.items() if device and name.endswith(f"|{device}")),
-        tuple(behind(counts, r.family, target.core(r), device, "float32", 1) for r in target.runtimes),
     )
