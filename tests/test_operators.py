@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, ExitCode
 from idp_deploy.exporting import export
-from idp_deploy.exporting.refusing import refuse_random
+from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
