@@ -54,6 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
+    "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
@@ -66,7 +67,16 @@ ALLOWED: dict[str, set[str]] = {
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
+    | {
+        "pipeline",
+        "planning",
+        "restoring",
+        "configuration",
+        "inputs",
+        "rendering",
+        "formats.write",
+        "formats.runtimes",
+    },
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
