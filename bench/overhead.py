@@ -36,9 +36,10 @@ def stepper(masked: bool) -> tuple[Callable[[], None], nn.Module]:
     model = mobilenet_v1.build(width=1.0, classes=1000)
     images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
-    pruner = Pruner(model, sparsity=0.9, epochs=100_000, ramp=0.0) if masked else None
+    pruner = Pruner(model, sparsity=0.9, epochs=100_000, dense=0.0, ramp=0.0) if masked else None
     if pruner is not None:
         pruner.prepare()
+        assert pruner.report().zeros  # a step before the ramp would cost nothing and say nothing
 
     def step() -> None:
         optimizer.zero_grad()

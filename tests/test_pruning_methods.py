@@ -253,3 +253,30 @@ def test_without_a_finish_hardening_still_takes_what_the_method_chose(method: st
     masks = write_zeros(pruners[1].detach(), pruners[1].soft_masks())
     assert all(torch.equal(mask, masks[name]) for name, mask in finalized.masks.items())
     assert same(*models)
+
+
+def test_the_floor_of_idp_falls_from_one_to_nothing_until_the_mask_is_frozen() -> None:
+    layer = nn.Linear(64, 1, bias=False)
+    pruner = Pruner(layer, sparsity=0.5, epochs=10, dense=0.0, ramp=0.0)
+    pruner.prepare()
+    least = []
+    for _ in range(7):
+        layer.weight.grad = None
+        layer(torch.ones(1, 64)).sum().backward()
+        least.append(float(layer.weight.grad.min()))
+        pruner.step()
+    assert least == pytest.approx([1 - step / 7 for step in range(7)], abs=1e-2)
+
+
+@pytest.mark.parametrize(("width", "every"), [(256, 1), (300, 8)])
+def test_the_threshold_of_a_small_weight_is_exact_at_every_step_and_a_large_one_waits(width: int, every: int) -> None:
+    layer = nn.Linear(width, width, bias=False)
+    pruner = Pruner(layer, sparsity=0.9, epochs=100, dense=0.0, ramp=0.0)
+    pruner.prepare()
+    site, exact = pruner.sites[0], 0
+    for _ in range(8):
+        with torch.no_grad():
+            layer.weight.mul_(1.01)
+        pruner.step()
+        exact += bool(torch.isclose(site.state["t"], site.threshold(), rtol=1e-6))
+    assert exact == 8 // every

@@ -79,20 +79,26 @@ def targets(
 ) -> None:
     """List the device profiles, show one with its sources, or write one for a device of your own."""
     from idp_deploy.rendering.devices import device_document, devices_document
+    from idp_deploy.simulation.cost_model import load_coefficients
     from idp_deploy.simulation.creating import new_target
-    from idp_deploy.simulation.targets import load_target, read_targets
+    from idp_deploy.simulation.evidence import bases_of, rows_of
+    from idp_deploy.simulation.targets import folder, load_target, read_targets
 
     ready(format, output)
+    counts = load_coefficients(folder() / "coefficients.json").rows
+    if name is None:
+        found, unusable = read_targets()
+        document = devices_document(found, {one.name: rows_of(counts, one) for one in found}, unusable)
+        emit(document, format=format, json=json, output=output)
+        return
     if name == "new":
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
         anchors = dict(parse_anchor(text) for text in anchor or [])
-        document = device_document(
-            new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
-        )
+        device = new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
     else:
-        document = device_document(load_target(name)) if name else devices_document(*read_targets())
-    emit(document, format=format, json=json, output=output)
+        device = load_target(name)
+    emit(device_document(device, bases_of(counts, device)), format=format, json=json, output=output)
 
 
 def init(

@@ -17,30 +17,28 @@ from torch import Tensor
 SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mask is hard anyway
 CHUNK = 1 << 18  # entries: few enough for intermediate values to stay in a processor's cache
 
-FREE = (0.0, math.inf)  # bounds of the derivative that change nothing
-
 
 class _Soft(torch.autograd.Function):
     """ŵ = m(w)·w entry by entry. Only w is kept for backward: m is computed again there."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: float, gain: float) -> Tensor:
-        ctx.save_for_backward(w, t2, tau)
-        ctx.bounds = floor, gain
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(w, t2, tau, floor)
+        ctx.gain = gain
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
         return m.mul_(exact).to(w.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        w, t2, tau = ctx.saved_tensors
+        w, t2, tau, floor = ctx.saved_tensors
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact * exact
         m = (square - t2).div_(tau).sigmoid_()
         slope = torch.addcmul(m, square.div_(tau), m * (1 - m), value=2)
-        if ctx.bounds != FREE:
-            slope.clamp_(*ctx.bounds)
-        return slope.mul_(grad).to(grad.dtype), None, None, None, None
+        if ctx.gain < math.inf:
+            slope.clamp_(max=ctx.gain)
+        return torch.maximum(slope, floor, out=slope).mul_(grad).to(grad.dtype), None, None, None, None
 
 
 class _SoftByChunks(torch.autograd.Function):
@@ -89,20 +87,20 @@ class _SoftGroups(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: float, gain: float) -> Tensor:
-        ctx.save_for_backward(w, t2, tau)
-        ctx.bounds = floor, gain
+    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: Tensor, gain: float) -> Tensor:
+        ctx.save_for_backward(w, t2, tau, floor)
+        ctx.gain = gain
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = exact.square().mean(-1, keepdim=True).sub_(t2).div_(tau).sigmoid_()
         return (m * exact).to(w.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        w, t2, tau = ctx.saved_tensors
+        w, t2, tau, floor = ctx.saved_tensors
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact.square().mean(-1, keepdim=True)
         m = (square - t2).div_(tau).sigmoid_()
-        floor, gain = ctx.bounds
+        gain = ctx.gain
         boost = 2 * m * (1 - m) / tau
         m = m.clamp_min(floor)
         if gain < math.inf:
@@ -135,7 +133,7 @@ def apply_soft_mask(
     tau: Tensor | float,
     *,
     clip: bool = False,
-    floor: float = 0.0,
+    floor: Tensor | float = 0.0,
     shared: bool = False,
     elsewhere: Tensor | None = None,
 ) -> Tensor:
@@ -152,15 +150,16 @@ def apply_soft_mask(
         clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
         floor: the least derivative, 0 ≤ floor ≤ 1 (for `shared`, the Jacobian's least eigenvalue).
     """
-    bounds = floor, 1.0 if clip else math.inf
+    gain = 1.0 if clip else math.inf
     if not shared and elsewhere is None and _by_chunks(w, t, tau):
         plain_tau = max(float(tau), SMALLEST_TEMPERATURE)
-        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, *bounds)
+        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, float(floor), gain)
         return masked
     t2, tau = _scalars(w, t, tau)
     if elsewhere is not None:
         t2 = t2 - elsewhere
-    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, *bounds)
+    floor = torch.as_tensor(floor, dtype=t2.dtype, device=w.device)
+    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, floor, gain)
 
 
 def _by_chunks(w: Tensor, t: Tensor | float, tau: Tensor | float) -> bool:

@@ -124,5 +124,5 @@ def _check_sparsity(sites: list[Site], sparsity: float) -> None:
 
 def _idp_defaults(mode: str, optimizer: Any) -> dict[str, Any]:
     if mode == "paper":
-        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "refresh": 1}
+        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1}
     return {"clip": False} if isinstance(bare_optimizer(optimizer), ADAPTIVE) else {}

@@ -33,7 +33,7 @@ TRAINING_OPTIONS: Mapping[str, Any] = {
     "warmup": 0.1,  # share of the steps in which the rate rises
 }
 
-_SHARES = {"floor", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
+_SHARES = {"floor", "floor_end", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
 _POSITIVE = {"temperature", "kappa", "kappa_end", "rate", "distill_temperature", "learning_rate", "score_rate"}
 _COUNTS = {"refresh", "interval", "phases", "rounds"}  # whole, from 1
 _WORDS = {"scope": ("layer", "global"), "start": ("random", "magnitude")}

@@ -38,9 +38,9 @@ class Pruner:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
-        mode: "auto" (τ = t²/10 a layer, derivative held above 0.5 and below 1, ERK, from 90 % zeros LAMP, an early
-            cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper" (τ =
-            1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+        mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, ERK, from 90 % zeros LAMP,
+            an early cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper"
+            (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch, len(loader) / accumulation; None where `step()` is called once an

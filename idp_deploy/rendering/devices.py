@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from idp_deploy.rendering.document import Document, Table
 from idp_deploy.rendering.estimates import rests_on
-from idp_deploy.simulation.cost_model import load_coefficients
-from idp_deploy.simulation.evidence import behind
-from idp_deploy.simulation.targets import folder
 
 if TYPE_CHECKING:
-    from idp_deploy.simulation.targets import Runtime, Target
+    from idp_deploy.flow import Basis
+    from idp_deploy.simulation.targets import Target
 
 
-def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = ()) -> Document:
-    """One row a device, and a note for each file that is none."""
+def devices_document(
+    targets: Sequence[Target], rows_behind: Mapping[str, int], unusable: Sequence[Exception] = ()
+) -> Document:
+    """One row a device, and a note for each file that is none. `rows_behind`: target → its published measurements."""
     rows = [
-        (t.name, t.device, t.soc, " ".join(dict.fromkeys(r.format for r in t.runtimes)), t.confidence, _rows(t))
+        (
+            t.name,
+            t.device,
+            t.soc,
+            " ".join(dict.fromkeys(r.format for r in t.runtimes)),
+            t.confidence,
+            _rows(t, rows_behind[t.name]),
+        )
         for t in targets
     ]
     columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
@@ -30,8 +37,8 @@ def devices_document(targets: Sequence[Target], unusable: Sequence[Exception] = 
     )
 
 
-def device_document(target: Target) -> Document:
-    """One device in full."""
+def device_document(target: Target, bases: Sequence[Basis | None]) -> Document:
+    """One device in full. `bases`: what an estimate rests on, for each of its runtimes."""
     facts = [
         ("chip", target.soc),
         ("cores", _cores(target)),
@@ -40,8 +47,8 @@ def device_document(target: Target) -> Document:
         ("confidence", target.confidence),
     ]
     runtimes = [
-        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(target, r), r.source or "–")
-        for r in target.runtimes
+        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(basis), r.source or "–")
+        for r, basis in zip(target.runtimes, bases, strict=True)
     ]
     tables = [
         Table("", ("what", "value"), facts),
@@ -59,18 +66,13 @@ def device_document(target: Target) -> Document:
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
 
 
-def _rows(target: Target) -> str:
-    """Published rows of the very device, and its user's own."""
-    counts = load_coefficients(folder() / "coefficients.json").rows
-    here = sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
-    return f"{here} + {len(target.measurements)} yours" if target.measurements else str(here)
-
-
-def _behind(target: Target, runtime: Runtime) -> str:
-    """What an estimate of a float file on one core rests on."""
-    counts, core = load_coefficients(folder() / "coefficients.json").rows, target.core(runtime)
-    basis = behind(counts, runtime.family, core, target.measured_as, "float32", 1)
+def _behind(basis: Basis | None) -> str:
     return rests_on(basis) if basis else "no published row: an anchor of yours"
+
+
+def _rows(target: Target, published: int) -> str:
+    """Published rows of the very device, and its user's own."""
+    return f"{published} + {len(target.measurements)} yours" if target.measurements else str(published)
 
 
 def _cores(target: Target) -> str:

@@ -87,8 +87,8 @@ class Document:
     notes: Sequence[str] = ()
     cases: Sequence[Case] = ()
     plots: Sequence[Plot | Curves] = ()
-    summary: str = ""  # one line to end with
     next: str = ""  # the command a user would type now
+    summary: str = ""  # one line to end with
 
     @property
     def passed(self) -> bool:

@@ -17,6 +17,7 @@ from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.calibration import Row
+    from idp_deploy.simulation.targets import Target
 
 OWN_FAMILIES = frozenset({*ACCELERATOR_FAMILIES, "coreml-cpu"})  # what other runtimes need says nothing about them
 
@@ -62,6 +63,19 @@ def behind(
         if found:
             return Basis(origin, sum(found.values()), len({key[4] for key in found}))  # type: ignore[arg-type]
     return None
+
+
+def rows_of(counts: Mapping[str, int], target: Target) -> int:
+    """Published measurements of the very device."""
+    return sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
+
+
+def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
+    """What an estimate of a float file on one core rests on, for each runtime of the device."""
+    return [
+        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1)
+        for runtime in target.runtimes
+    ]
 
 
 def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precision: str) -> str:

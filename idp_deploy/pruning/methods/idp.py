@@ -11,6 +11,8 @@ from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
 from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
+SMALL = 1 << 16  # entries of a weight whose t is found anew at every step: that costs nothing next to the step itself
+
 
 class IDP(Method):
     """ŵ = sigmoid((w² − t²)/τ)·w with t recomputed after every step; w stays dense and can come back.
@@ -19,11 +21,13 @@ class IDP(Method):
 
     `temperature` is τ, or None for τ = t²/κ a layer with κ = `kappa`: a fixed τ is soft only where t happens to be near
     √τ. κ may move from `kappa` to `kappa_end` over the ramp, geometrically. The derivative m + (2w²/τ)·m·(1 − m) is
-    bounded by 1 with `clip` and from below by `floor`, which lets pruned weights go on learning; neither touches the
-    forward. The `Pruner` leaves `clip` out where it knows that the optimizer divides by the size of each entry's own
-    gradients: a bound keeps SGD from overshooting at the threshold, and only takes information from Adam. `detach`
+    bounded by 1 with `clip` and from below by a floor, which lets pruned weights go on learning while the mask is being
+    chosen: it falls evenly from `floor` where the ramp begins to `floor_end` where the mask is frozen. Neither touches
+    the forward. The `Pruner` leaves `clip` out where it knows that the optimizer divides by the size of each entry's
+    own gradients: a bound keeps SGD from overshooting at the threshold, and only takes information from Adam. `detach`
     drops its second term altogether (a control). m follows w at every step; t is found anew every `refresh` steps,
-    layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer.
+    layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer; without `refresh` at every step for
+    weights of up to 65,536 entries, and every eight steps for larger ones, where looking would cost time.
     """
 
     name = "idp"
@@ -33,26 +37,24 @@ class IDP(Method):
         "kappa": 10.0,
         "kappa_end": None,
         "clip": True,
-        "floor": 0.5,
+        "floor": 1.0,
+        "floor_end": 0.0,
         "detach": False,
-        "refresh": 8,
+        "refresh": None,
     }
 
     def update(self, site: Site, step: int) -> None:
         if site.zeros == 0:
             site.state.clear()
             return
+        _keep(site, "floor", torch.tensor(self.floor(step), device=site.weight.device))
         if not self.due(site, step):
             return
         site.state["zeros"] = site.zeros
         t = site.threshold()
         tau = self.temperature(t, step)
-        if "t" in site.state and site.state["t"].shape == t.shape:
-            # the same tensors, so that a compiled forward need not be compiled again
-            site.state["t"].copy_(t)
-            site.state["tau"].copy_(tau)
-        else:
-            site.state["t"], site.state["tau"] = t.clone(), tau.clone()
+        _keep(site, "t", t)
+        _keep(site, "tau", tau)
         elsewhere = site.elsewhere()
         if elsewhere is not None:
             site.state["elsewhere"] = elsewhere
@@ -60,12 +62,13 @@ class IDP(Method):
     def forward(self, site: Site) -> Forward | None:
         if "t" not in site.state:
             return None
-        return partial(_soft, **{name: self.settings[name] for name in ("clip", "floor", "detach")})
+        return partial(_soft, **{name: self.settings[name] for name in ("clip", "detach")})
 
     def due(self, site: Site, step: int) -> bool:
         """Whether t is looked up again: layers take turns, and none waits while its ramp moves on."""
         waiting = abs(site.zeros - site.state.get("zeros", 0)) * 1000 < site.weight.numel()
-        turn = (step + self.order[site.name]) % int(self.settings["refresh"]) == 0
+        every = self.settings["refresh"] or (1 if site.weight.numel() <= SMALL else 8)
+        turn = (step + self.order[site.name]) % int(every) == 0
         return turn or not waiting or "t" not in site.state
 
     def temperature(self, t: Tensor, step: int) -> Tensor:
@@ -74,13 +77,32 @@ class IDP(Method):
             return torch.full_like(t, self.settings["temperature"])
         kappa, end = self.settings["kappa"], self.settings["kappa_end"]
         if end is not None:
-            span = max(self.schedule.frozen_from - self.schedule.dense_until, 1)
-            kappa *= (end / kappa) ** min(1.0, (step - self.schedule.dense_until) / span)
+            kappa *= (end / kappa) ** self.progress(step)
         return (t * t / kappa).clamp_min(SMALLEST_TEMPERATURE)
 
+    def floor(self, step: int) -> float:
+        """The least derivative at `step`."""
+        start, end = self.settings["floor"], self.settings["floor_end"]
+        return float(start if end is None else start + (end - start) * self.progress(step))
 
-def _soft(site: Site, w: Tensor, *, clip: bool, floor: float, detach: bool) -> Tensor:
+    def progress(self, step: int) -> float:
+        """From 0 where the ramp begins to 1 where the mask is frozen."""
+        span = max(self.schedule.frozen_from - self.schedule.dense_until, 1)
+        return min(1.0, (step - self.schedule.dense_until) / span)
+
+
+def _keep(site: Site, name: str, value: Tensor) -> None:
+    """Into the state, in the same tensor where there is one, so that a compiled forward need not be compiled again."""
+    there = site.state.get(name)
+    if there is not None and there.shape == value.shape:
+        there.copy_(value)
+    else:
+        site.state[name] = value.clone()
+
+
+def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
     axis, pattern, t, tau = site.where.output_axis, site.pattern, site.state["t"], site.state["tau"]
+    floor = site.state["floor"]
     units = pattern.to_units(w, axis)
     if detach:
         scores = units.detach().square().mean(-1, keepdim=True).sqrt() if pattern.shared else units.detach()
