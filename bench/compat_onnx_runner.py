@@ -70,7 +70,7 @@ def mnn(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
     from MNN import expr, nn
 
     converted = path.with_suffix(".mnn")
-    # not the command mnnconvert, which would first install a package that reports its use to the vendor
+    # not the command mnnconvert, which would first install its vendor's logging package by pip
     convert = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
     command = [sys.executable, "-c", convert, "-f", "ONNX", "--modelFile", path, "--MNNModel", converted]
     done = subprocess.run(

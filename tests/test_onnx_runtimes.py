@@ -107,6 +107,14 @@ def test_operators_of_other_tools_are_found_where_they_matter(
     assert lint(foreign(tmp_path / "a.onnx", kind, of_input=of_input), "openvino").verdict == verdict
 
 
+def test_rules_hold_in_a_file_whose_types_cannot_be_told(tmp_path: Path) -> None:
+    model = onnx.load(foreign(tmp_path / "a.onnx", "BitShift"))
+    model.graph.node.insert(0, helper.make_node("Add", ["a", "x"], ["odd"]))  # uint8 and float
+    model.graph.node.append(helper.make_node("Unheard", ["odd"], ["of"], domain="elsewhere"))
+    onnx.save(model, tmp_path / "a.onnx")
+    assert lint(tmp_path / "a.onnx", "openvino").verdict == "wrong"
+
+
 def test_the_worst_finding_is_the_verdict(exported: Any) -> None:
     found = lint(exported("mobilenet_v2", "auto"), "opencv-classic")
     ranks = [VERDICTS.index(finding.verdict) for finding in found.findings]
