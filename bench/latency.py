@@ -23,7 +23,8 @@ from types import MappingProxyType
 import numpy as np
 
 from idp_deploy.simulation.architectures import architecture
-from idp_deploy.simulation.calibration import ANCHORS, FOLDS, LEVELS, Row, load_rows, rows_of
+from idp_deploy.simulation.calibration import FOLDS, LEVELS, load_rows, rows_of
+from idp_deploy.simulation.fitting import ANCHORS, Row
 from idp_deploy.simulation.holdouts import CELLS, Error, held_out, width
 from idp_deploy.simulation.targets import folder, load_cores
 from idp_deploy.simulation.work import OP_CLASSES

@@ -22,9 +22,10 @@ from bench.latency import NAMES, RESULTS
 from idp_deploy.flow import Interval
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.architectures import architecture
-from idp_deploy.simulation.calibration import ANCHORS, LEVELS, Row, clocks, fit, load_rows, rows_of
+from idp_deploy.simulation.calibration import LEVELS, clocks, load_rows, rows_of
 from idp_deploy.simulation.cost_model import Coefficients, load_coefficients
 from idp_deploy.simulation.evidence import counted
+from idp_deploy.simulation.fitting import ANCHORS, Row, fit
 from idp_deploy.simulation.holdouts import fold, held_out, typical_errors, widths
 from idp_deploy.simulation.targets import CoreGroup, Runtime, Target, folder, load_cores
 

@@ -176,6 +176,32 @@ def refuse_returned_inputs(captured: Captured, format: str) -> None:
             )
 
 
+def refuse_projections(captured: Captured, format: str) -> None:
+    """ConversionError where an LSTM has proj_size: torch.onnx writes it as one without, which no runtime opens."""
+    for node in captured.module.graph.nodes:
+        if node.target is not torch.ops.aten.lstm.input:
+            continue
+        parameters, biased, layers, both = (node.args[i] for i in (2, 3, 4, 7))
+        if len(parameters) != layers * (2 if both else 1) * (4 if biased else 2):
+            raise ConversionError(
+                f"{format} has no LSTM with projections (proj_size){module_of('aten.lstm', captured)}",
+                way_out="leave proj_size out and put a linear layer behind the LSTM, or export to TFLite",
+            )
+
+
+def module_of(operator: str, captured: Captured) -> str:
+    """Where `operator` is first called, as " in module 'a.b' (Kind)"; "" where only a later pass brought it."""
+    leaf = operator.split(".")[1] if "." in operator else operator
+    for node in captured.module.graph.nodes:
+        if node.op == "call_function" and leaf.strip("_") in str(node.target):
+            stack: dict[str, Any] = node.meta.get("nn_module_stack") or {}
+            if stack:
+                path, kind = list(stack.values())[-1]
+                name = kind if isinstance(kind, str) else kind.__name__
+                return f" in module '{path or '(root)'}' ({name.rpartition('.')[2]})"
+    return ""
+
+
 def _spell_out(module: fx.GraphModule) -> None:
     """Rewrite, in place, what converters drop or refuse: x + α·y with the product spelled out, views of a whole."""
     aten = torch.ops.aten

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
 import zipfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.flow import MANIFEST_KEY
+from idp_deploy.formats import suffixes
+from idp_deploy.formats.external_data import DATA_OF
 from idp_deploy.reading import read
 
 CHECKPOINT = "idp-deploy/1"  # what a checkpoint says under "format"
 TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the next
 COMPARISON = "idp-deploy comparison, version 1"
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
-
-_DATA_OF = re.compile(r"(.+\.onnx)\.[0-9a-f]{12}\.data")
 
 
 def claim(path: Path) -> Path:
@@ -38,7 +37,7 @@ def claim(path: Path) -> Path:
 
 def is_ours(path: Path) -> bool:
     """Whether a command of ours wrote this checkpoint, artifact, training state or comparison."""
-    recognise = _RECOGNISED.get(path.suffix)
+    recognise = _RECOGNISED.get(path.suffix, _is_artifact if path.suffix in suffixes() else None)
     return recognise is not None and recognise(path)
 
 
@@ -48,30 +47,16 @@ def set_aside(folder: Path) -> Path:
     return next(place for place in (folder / name for name in names) if _is_free(place))
 
 
-def remove_data(path: Path, keep: Collection[str] = ()) -> None:
-    """Weights that an earlier export left beside the ONNX file `path`: those whose name is proved by their content."""
-    for old in path.parent.glob(f"{glob.escape(path.name)}.*.data"):
-        if old.name in keep or old.is_symlink() or not old.is_file() or not _DATA_OF.fullmatch(old.name):
-            continue
-        if old.name == data_name(path, files.sha256(old)):
-            old.unlink()
-
-
-def data_name(path: Path, sha256: str) -> str:
-    """What the weights beside an ONNX file are called, after their content."""
-    return f"{path.name}.{sha256[:12]}.data"
-
-
 def _is_free(place: Path) -> bool:
     if place.is_symlink() or not place.is_dir():
         return not os.path.lexists(place)
-    data = {path: _DATA_OF.fullmatch(path.name) for path in place.iterdir()}  # beside the ONNX file they belong to
+    data = {path: DATA_OF.fullmatch(path.name) for path in place.iterdir()}  # beside the ONNX file they belong to
     return all(is_ours(place / found[1] if found else path) for path, found in data.items())
 
 
 def _is_artifact(path: Path) -> bool:
     try:
-        return bool(read(path).metadata.get("idp_deploy"))
+        return bool(read(path).metadata.get(MANIFEST_KEY))
     except FileError:
         return False
 
@@ -102,7 +87,5 @@ def _is_comparison(path: Path) -> bool:
 _RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".pt": _is_saved,
     ".json": _is_comparison,
-    ".onnx": _is_artifact,
-    ".tflite": _is_artifact,
     ".mlpackage": lambda path: path.is_dir() and not files.why_kept(path),
 }

@@ -13,8 +13,9 @@ from idp_deploy import files
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
 from idp_deploy.formats import FORMATS
+from idp_deploy.formats.external_data import remove_data
 from idp_deploy.gating import Evidence, gate, pairs
-from idp_deploy.ownership import claim, remove_data, set_aside
+from idp_deploy.ownership import claim, set_aside
 from idp_deploy.reading import read
 
 if TYPE_CHECKING:

@@ -1,17 +1,26 @@
-"""The import table: which room may enter which. This table is the architecture."""
+"""The import table: which room may enter which. This table is the architecture, and docs/architecture.md shows it.
+
+`python -m tests.test_architecture` writes it there.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable
 from fnmatch import fnmatch
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
+PAGE = PACKAGE.parent / "docs" / "architecture.md"
+MARKS = ("<!-- the import table, by `python -m tests.test_architecture` -->", "<!-- end of the table -->")
+_ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 
 FOUNDATION = {"errors", "flow"}
 CORE = {
@@ -46,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
-    "formats": FOUNDATION | {"documents", "sealing"},
+    "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
     "formats.words": set(),
@@ -80,6 +89,12 @@ ALLOWED: dict[str, set[str]] = {
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
+# whose types a room may name, without loading them
+TYPES = {
+    "rendering": {"inspection", "pruning", "restoring", "simulation"}, "gating": {"simulation"}, "loading": {"tasks"},
+}  # fmt: skip
+# whose functions a room may name by string, loaded when a user asks for that row
+ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}
 HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},
@@ -98,41 +113,125 @@ def room(path: Path) -> str:
     return ".".join(("formats", *parts[2:3])) if parts[2:3] != ("__init__",) else "formats"
 
 
-def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Absolute module names imported by a file, TYPE_CHECKING blocks left out."""
-    found: set[str] = set()
+def imports(path: Path, *kinds: str) -> set[str]:
+    """Absolute names of the modules and attributes that a file imports.
 
-    def visit(node: ast.AST, nested: bool) -> None:
+    Args:
+        kinds: "top" (when the module is imported), "late" (when a function is called), "type" (for type checkers
+            alone), "row" (named by a string, "idp_deploy.room.file:function"); all of them unless given.
+    """
+    found: dict[str, set[str]] = {kind: set() for kind in ("top", "late", "type", "row")}
+
+    def visit(node: ast.AST, kind: str) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            return
-        if not (nested and top_level_only):
-            if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: relative import"
-                found.add(node.module or "")
-                found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            kind = "type"
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            kind = "late"
+        elif isinstance(node, ast.Import):
+            found[kind].update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found[kind].update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and _ROW.fullmatch(str(node.value)):
+            found["row"].add(str(node.value).partition(":")[0])
         for child in ast.iter_child_nodes(node):
-            visit(child, nested or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+            visit(child, kind)
 
-    visit(ast.parse(path.read_text()), False)
-    return found
+    visit(ast.parse(path.read_text()), "top")
+    return set().union(*(found[kind] for kind in kinds or found))
+
+
+def file_of(name: str) -> Path | None:
+    """The file of the package that holds an imported name; None where it is somebody else's."""
+    parts = name.split(".")
+    for end in (len(parts), len(parts) - 1):  # a module, or something in one
+        path = PACKAGE.parent.joinpath(*parts[:end])
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if parts[0] == PACKAGE.name and end and file.is_file():
+                return file
+    return None
+
+
+def circle(files: Iterable[Path]) -> list[str]:
+    """Files that import each other, the first again at the end; none where there is no circle."""
+    arrows = {file: {found for name in imports(file) if (found := file_of(name)) and found != file} for file in files}
+    try:
+        TopologicalSorter(arrows).prepare()
+    except CycleError as error:
+        return [str(file.relative_to(PACKAGE)) for file in error.args[1]]
+    return []
+
+
+def import_table() -> str:
+    """`ALLOWED` as docs/architecture.md shows it: every room, what it is, and where it may go."""
+    groups = {"foundation": FOUNDATION, "core": CORE, "stages": STAGES}
+    lines = [f"- *{name}*: {_words(members)}" for name, members in groups.items()]
+    lines += ["", "| room | what it says of itself | may enter |", "| --- | --- | --- |"]
+    for name, entered in sorted(ALLOWED.items()):
+        whole = [group for group, members in groups.items() if members <= entered]
+        left = entered.difference(*(groups[group] for group in whole))
+        goes = ", ".join([f"*{group}*" for group in whole] + ([_words(left)] if left else [])) or "nothing"
+        lines.append(f"| {_words([name])} | {'the front door' if name == '__init__' else _says(name)} | {goes} |")
+    return "\n".join(lines)
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name.replace('formats.', 'formats/*/')}`" for name in sorted(names))
+
+
+def _says(name: str) -> str:
+    """The first line of a room's docstring; what `formats` says of a part that every format has."""
+    part = re.search(rf"formats/<format>/{name.rpartition('.')[2]}\S*\s+(.+)", _docstring("formats"))
+    return part[1] if part and "." in name else _docstring(name.replace("formats.", "formats/*/")).splitlines()[0]
+
+
+def _docstring(place: str) -> str:
+    file = min(file for end in (".py", "/__init__.py") for file in PACKAGE.glob(place + end))
+    return ast.get_docstring(ast.parse(file.read_text())) or ""
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_follow_the_table(path: Path) -> None:
     here = room(path)
     assert here in ALLOWED, f"{here} is a new room: give it a row"
-    for name in imports(path):
-        there = _room_of(name)
-        if there and there != here:
-            assert there in ALLOWED[here], f"{path} imports {there}"
+    for more, *kinds in ({}, "top", "late"), (TYPES, "type"), (ROWS, "row"):
+        for file in filter(None, map(file_of, imports(path, *kinds))):
+            assert room(file) in ALLOWED[here] | more.get(here, set()) | {here}, f"{path} imports {room(file)}"
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    assert not circle(FILES)
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import idp_deploy.{name}.a",
+        "from idp_deploy.{name} import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from idp_deploy.{name}.a import A",
+        "def late():\n    from idp_deploy.{name}.a import A",
+        'ROWS = {{"a": "idp_deploy.{name}.a:A"}}',
+    ],
+)
+def test_a_circle_is_seen_whatever_closes_it(back: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "idp_deploy")
+    folder = tmp_path / "idp_deploy" / "room"
+    folder.mkdir(parents=True)
+    (folder / "a.py").write_text("from idp_deploy.room.b import B\n")
+    (folder / "b.py").write_text("B = 1\n")
+    assert not circle(folder.glob("*.py"))
+    (folder / "b.py").write_text(back.format(name="room") + "\n")
+    assert set(circle(folder.glob("*.py"))) == {"room/a.py", "room/b.py"}
+
+
+def test_the_architecture_page_shows_this_table() -> None:
+    assert import_table() in PAGE.read_text(), "run 'python -m tests.test_architecture'"
 
 
 @pytest.mark.parametrize("path", [p for p in FILES if "formats" in p.parts], ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_a_format_imports_no_other_format(path: Path) -> None:
     own = path.relative_to(PACKAGE).parts[1]
-    for name in imports(path):
+    for name in imports(path, "top", "late", "type"):
         parts = name.split(".")
         other = parts[2:3] and (PACKAGE / "formats" / parts[2]).is_dir() and parts[2] != own
         assert parts[:2] != ["idp_deploy", "formats"] or not other, f"{path} imports {name}"
@@ -145,8 +244,14 @@ def test_converters_stay_in_their_rooms_and_load_lazily(path: Path) -> None:
         package = name.split(".")[0]
         if package in HEAVY:
             assert any(inside.startswith(prefix) for prefix in HEAVY[package]), f"{path} imports {package}"
-    for name in imports(path, top_level_only=True):
+    for name in imports(path, "top"):
         assert name.split(".")[0] not in HEAVY, f"{path} imports {name} at the top"
+
+
+def test_every_room_that_may_load_a_converter_does() -> None:
+    loads = {(name.split(".")[0], str(path.relative_to(PACKAGE))) for path in FILES for name in imports(path)}
+    for package, prefix in ((package, prefix) for package, rooms in HEAVY.items() for prefix in rooms):
+        assert any(what == package and where.startswith(prefix) for what, where in loads), (package, prefix)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +273,6 @@ def test_the_wheel_carries_every_package_and_the_targets() -> None:
         assert file.is_dir() or file.suffix == ".py" or any(fnmatch(inside, p) for p in patterns), inside
 
 
-def _room_of(name: str) -> str | None:
-    """The room of an imported module, or None where the name is no module of the package."""
-    path = PACKAGE.parent.joinpath(*name.split("."))
-    if not name.startswith("idp_deploy.") or not (path.is_dir() or path.with_suffix(".py").is_file()):
-        return None
-    return room(path.with_suffix(".py") if not path.is_dir() else path / "__init__.py")
+if __name__ == "__main__":
+    before, rest = PAGE.read_text().split(MARKS[0])
+    PAGE.write_text(f"{before}{MARKS[0]}\n{import_table()}\n{MARKS[1]}{rest.split(MARKS[1])[1]}")

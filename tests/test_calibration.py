@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from idp_deploy.simulation.calibration import LEVELS, Row, fit, little_too, load_rows, rows_of, sparse_penalties
+from idp_deploy.simulation.calibration import LEVELS, little_too, load_rows, rows_of, sparse_penalties
 from idp_deploy.simulation.cost_model import INDEX, TERMS, effects_of, kind_of, load_coefficients
+from idp_deploy.simulation.fitting import Row, fit
 from idp_deploy.simulation.holdouts import Error, held_out, width
 from idp_deploy.simulation.targets import folder, load_cores
 from idp_deploy.simulation.uncertainty import covariance

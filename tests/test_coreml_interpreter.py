@@ -12,21 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.formats.coreml.interpreter.machine import OPS, Call, Interpreter
+from idp_deploy.flow import Value
+from idp_deploy.formats.coreml.interpreter.call import Call
+from idp_deploy.formats.coreml.interpreter.machine import OPS, Interpreter
 from idp_deploy.formats.coreml.read.program import Operation, load
 from idp_deploy.verification import run_file
 from tests import coreml_files as by_hand
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _rows(tmp_path_factory: pytest.TempPathFactory) -> None:
-    Interpreter(load(by_hand.package(tmp_path_factory.mktemp("m") / "m.mlpackage", [], outputs=())))  # registers them
-
-
 def run(kind: str, **arguments: Any) -> Any:
     """One row on plain values: numbers and lists become tensors."""
     given = {k: v if isinstance(v, (Tensor, str)) or k == "values" else torch.tensor(v) for k, v in arguments.items()}
-    operation = Operation(kind, kind, {}, (), {})
+    operation = Operation(kind, kind, {}, (Value("y", (), ""),), {})  # no shape declared
     return OPS[kind](Call(operation, given, None))  # type: ignore[arg-type]
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from idp_deploy.errors import UsageError
 from idp_deploy.simulation import classic_nets as classic
 from idp_deploy.simulation import mobile_nets as mobile
+from idp_deploy.simulation.descriptions import read_description
 from idp_deploy.simulation.layers import Net
 from idp_deploy.simulation.targets import folder
 from idp_deploy.simulation.work import Workload
@@ -106,9 +107,7 @@ def architecture(name: str) -> Workload:
     """
     canonical = ALIASES.get(name, name)
     if canonical in described():
-        from idp_deploy.simulation.descriptions import read_description
-
-        return replace(read_description(described()[canonical])[0], name=name)
+        return replace(read_description(described()[canonical], architecture)[0], name=name)
     net = ARCHITECTURES[canonical]() if canonical in ARCHITECTURES else _scaled(canonical)
     if net is None:
         choices = [

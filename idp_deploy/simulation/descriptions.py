@@ -32,7 +32,7 @@ in_channels = 32               # optional: kernel, stride, in_channels, out_chan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -44,7 +44,6 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import FormatName
 from idp_deploy.formats.validation import KnownFormat
-from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.work import ACTIVATIONS, WEIGHTED, Workload, WorkOp, as_dtype
 
 SUFFIXES = (".toml", ".json")
@@ -174,8 +173,11 @@ class Description(_Strict):
         return replace(work, ops=ops)
 
 
-def read_description(path: Path) -> tuple[Workload, FormatName]:
+def read_description(path: Path, architecture: Callable[[str], Workload]) -> tuple[Workload, FormatName]:
     """The work a file describes, and the format whose runtime is meant.
+
+    Args:
+        architecture: the work of a published network that a description may start from, by name.
 
     Raises:
         FileError: not TOML or JSON, or a key that is unknown, missing or out of range; the message names it.

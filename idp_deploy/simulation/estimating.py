@@ -152,7 +152,7 @@ class Loaded:
 def load(artifact: Path | Contents) -> Loaded:
     """Read a model file or a description. FileError: it is broken, or neither by its suffix."""
     if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
-        work, format_name = descriptions.read_description(artifact)
+        work, format_name = descriptions.read_description(artifact, architecture)
         return Loaded(artifact, format_name, work, None)
     if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in suffixes():
         known_suffixes = ", ".join((*suffixes(), *descriptions.SUFFIXES))

@@ -16,7 +16,7 @@ from idp_deploy.flow import Basis
 from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of
 
 if TYPE_CHECKING:
-    from idp_deploy.simulation.calibration import Row
+    from idp_deploy.simulation.fitting import Row
     from idp_deploy.simulation.targets import Target
 
 OWN_FAMILIES = frozenset({*ACCELERATOR_FAMILIES, "coreml-cpu"})  # what other runtimes need says nothing about them

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from idp_deploy.simulation.calibration import ANCHORS, NOISE, Fit, Parts, Row, fit, overlaps, predict
+from idp_deploy.simulation.fitting import ANCHORS, NOISE, Fit, Parts, Row, fit, overlaps, predict
 from idp_deploy.simulation.uncertainty import Levels, Observation, adapted, covariance, situation, spread
 
 CELLS = ("same", "model", "device", "both", "device+anchor", "both+anchor")  # what is new to the fit, with one anchor

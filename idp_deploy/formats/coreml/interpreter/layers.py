@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idp_deploy.formats.coreml.interpreter.machine import Call, op
+from idp_deploy.formats.coreml.interpreter.call import Call, Row, adding_to
+
+ROWS: dict[str, Row] = {}
+op = adding_to(ROWS)
 
 _CONVOLVE: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSE: dict[int, Callable[..., Tensor]] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

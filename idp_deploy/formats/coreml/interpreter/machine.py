@@ -1,15 +1,14 @@
 """A reference interpreter of ML programs: Core ML itself runs on Apple systems only, so the file is run here.
 
 One row an operator in `OPS`, defined by the public reference of MIL (coremltools' operator documentation); the rows
-live in `coreml_ops_*`. Each is computed in float32 and rounded to the type the program declares, which is how float16
-is emulated; what accelerators do inside one operator is not known and not modelled. An operator without a row, or a
-result whose shape is not the declared one, is a named failure, never a guess.
+stand in the files beside this one. Each is computed in float32 and rounded to the type the program declares, which is
+how float16 is emulated; what accelerators do inside one operator is not known and not modelled. An operator without a
+row, or a result whose shape is not the declared one, is a named failure, never a guess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,78 +17,18 @@ from torch import Tensor
 
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Value
+from idp_deploy.formats.coreml.interpreter import layers, math, recurrent, shape
+from idp_deploy.formats.coreml.interpreter.call import TYPES, Call, Row
 from idp_deploy.formats.coreml.read.constexpr import Weights, is_constexpr
 from idp_deploy.formats.coreml.read.program import Block, Constant, Operation, Program, walk
 
-TYPES = {
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "bool": torch.bool,
-    "int8": torch.int8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "uint8": torch.uint8,
-    "uint16": torch.int32,
-    "uint32": torch.int64,
-}
-
-Row = Callable[["Call"], Any]
-OPS: dict[str, Row] = {}
-
-
-def op(*kinds: str) -> Callable[[Row], Row]:
-    """Add a row to `OPS` under each of its names."""
-
-    def add(row: Row) -> Row:
-        for kind in kinds:
-            OPS[kind] = row
-        return row
-
-    return add
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """One operator with its arguments at hand. Float16 arguments arrive as float32."""
-
-    operation: Operation
-    arguments: Mapping[str, Any]  # by parameter; a list where the parameter takes several
-    interpreter: Interpreter
-    environment: dict[str, Any] = field(default_factory=dict)
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self.arguments:
-            raise ConversionError(f"{self.operation.kind} ({self.operation.name}) lacks its parameter {name!r}")
-        return self.arguments[name]
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The argument, or `default` where the program leaves it out."""
-        return self.arguments.get(name, default)
-
-    def numbers(self, name: str, default: Any = None) -> list[int]:
-        """A vector parameter as Python integers."""
-        value = self.get(name)
-        if value is None:
-            return list(default) if default is not None else []
-        return [int(v) for v in value.reshape(-1)] if isinstance(value, Tensor) else [int(value)]
-
-    def scalar(self, name: str, default: Any = None) -> Any:
-        """A scalar parameter as a plain value."""
-        value = self.get(name)
-        return default if value is None else value.item() if isinstance(value, Tensor) else value
+OPS: dict[str, Row] = layers.ROWS | math.ROWS | recurrent.ROWS | shape.ROWS
 
 
 class Interpreter:
     """Runs one program. Constants are decoded once; `run` may be called often."""
 
     def __init__(self, program: Program) -> None:
-        import idp_deploy.formats.coreml.interpreter.layers
-        import idp_deploy.formats.coreml.interpreter.math
-        import idp_deploy.formats.coreml.interpreter.recurrent
-        import idp_deploy.formats.coreml.interpreter.shape  # noqa: F401  (each adds its rows)
-
         self.program = program
         operations = list(walk(program.block))
         unknown = sorted({o.kind for o in operations if not _is_constant(o) and o.kind not in OPS})
@@ -149,7 +88,7 @@ class Interpreter:
                 for name, args in operation.inputs.items()
                 if args
             }
-            call = Call(operation, arguments, self, environment)
+            call = Call(operation, arguments, self.run_block, environment)
             try:
                 results = OPS[operation.kind](call)
             except (RuntimeError, IndexError, ValueError, TypeError, KeyError) as error:

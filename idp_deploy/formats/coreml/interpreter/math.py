@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idp_deploy.formats.coreml.interpreter.machine import OPS, TYPES, Call, op
+from idp_deploy.formats.coreml.interpreter.call import TYPES, Call, Row, adding_to
+
+ROWS: dict[str, Row] = {}
+op = adding_to(ROWS)
 
 _UNARY: dict[str, Callable[[Tensor], Tensor]] = {
     "abs": torch.abs,
@@ -96,9 +99,9 @@ def _reduction(kind: str) -> Callable[[Call], Tensor]:
     return row
 
 
-OPS.update({kind: _unary(kind) for kind in _UNARY})
-OPS.update({kind: _binary(kind) for kind in _BINARY})
-OPS.update({kind: _reduction(kind) for kind in _REDUCTIONS})
+ROWS.update({kind: _unary(kind) for kind in _UNARY})
+ROWS.update({kind: _binary(kind) for kind in _BINARY})
+ROWS.update({kind: _reduction(kind) for kind in _REDUCTIONS})
 
 
 def _same_type(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

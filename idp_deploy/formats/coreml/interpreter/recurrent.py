@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idp_deploy.formats.coreml.interpreter.machine import Call, op
+from idp_deploy.formats.coreml.interpreter.call import Call, Row, adding_to
+
+ROWS: dict[str, Row] = {}
+op = adding_to(ROWS)
 
 _MOST_STEPS = 100_000  # of one loop
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -109,16 +112,16 @@ def _while_loop(call: Call) -> tuple[Any, ...]:
     condition, body = call.operation.blocks
     state = list(call["loop_vars"])
     for _ in range(_MOST_STEPS):
-        if not bool(call.interpreter.run_block(condition, state, call.environment)[0]):
+        if not bool(call.run_block(condition, state, call.environment)[0]):
             return tuple(state)
-        state = call.interpreter.run_block(body, state, call.environment)
+        state = call.run_block(body, state, call.environment)
     raise ValueError(f"a loop of more than {_MOST_STEPS} steps")
 
 
 @op("cond")
 def _cond(call: Call) -> tuple[Any, ...]:
     taken = call.operation.blocks[0 if bool(call["pred"]) else 1]
-    return tuple(call.interpreter.run_block(taken, [], call.environment))
+    return tuple(call.run_block(taken, [], call.environment))
 
 
 @op("make_list")

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idp_deploy.formats.coreml.interpreter.machine import Call, op
+from idp_deploy.formats.coreml.interpreter.call import Call, Row, adding_to
+
+ROWS: dict[str, Row] = {}
+op = adding_to(ROWS)
 
 
 @op("reshape")

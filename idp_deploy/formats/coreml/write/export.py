@@ -24,9 +24,9 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
+from idp_deploy.capturing import Captured, capture, refuse_projections, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.exporting.refusing import naming_onnx, refuse_projections
+from idp_deploy.exporting.ways_out import naming_onnx
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
@@ -104,6 +104,7 @@ def export_coreml(
     )
     with files.replacing(path, package=True) as temporary:
         coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
+        coreml_package.open_with_coremltools(temporary)
     return Artifact(
         path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
     )

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 import onnx
 import torch
 
-from idp_deploy.capturing import Captured
+from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.refusing import module_of, refuse_projections
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
 

@@ -20,6 +20,7 @@ from idp_deploy.capturing import capture
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
+from idp_deploy.formats.external_data import data_name, remove_data
 from idp_deploy.formats.notes import Placement, storage_notes
 from idp_deploy.formats.onnx.write.conversion import convert
 from idp_deploy.formats.onnx.write.decoding import Decoder
@@ -27,7 +28,6 @@ from idp_deploy.formats.onnx.write.matching import Match, match
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
-from idp_deploy.ownership import data_name, remove_data
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message

@@ -17,7 +17,7 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.refusing import naming_onnx
+from idp_deploy.exporting.ways_out import naming_onnx
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement, storage_notes
