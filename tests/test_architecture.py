@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
+    "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
@@ -76,13 +77,22 @@ ALLOWED: dict[str, set[str]] = {
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
+    | {
+        "pipeline",
+        "planning",
+        "restoring",
+        "configuration",
+        "inputs",
+        "rendering",
+        "formats.write",
+        "formats.runtimes",
+    },
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"inspection", "pruning", "restoring", "simulation"}, "gating": {"simulation"}, "loading": {"tasks"},
+    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"}, "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}
