@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
-    "capturing": FOUNDATION | {"lifting", "recurrences"},
+    "capturing": FOUNDATION | {"lifting", "recurrences", "regions"},
+    "regions": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
