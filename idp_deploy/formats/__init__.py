@@ -33,6 +33,7 @@ class Format:
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     extra: str = ""  # of ours that brings both
+    vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
 
     def function(self, role: str) -> Callable[..., Any]:
@@ -41,7 +42,7 @@ class Format:
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
         """
-        for package in {"write": self.converter, "open": self.runtime}.get(role, ()):
+        for package in {"write": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -69,6 +70,7 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.coreml.read.contents:read_coreml",
             open="idp_deploy.formats.coreml.run:open_coreml",
             words="idp_deploy.formats.coreml.words",
+            vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
         ),

@@ -108,7 +108,15 @@ class _Reading:
         weight, biases = self._weights(op)
         shape = self._shape(op.outputs[0]) if op.outputs else ()
         first = self._shape(op.inputs[0]) if op.inputs else ()
-        op_class, macs, kernel, stride, channels = self._arithmetic(op, weight, first, shape)
+        try:
+            op_class, macs, kernel, stride, channels = self._arithmetic(op, weight, first, shape)
+        except (
+            ArithmeticError,
+            LookupError,
+            TypeError,
+            ValueError,
+        ):  # shapes and attributes that contradict each other
+            op_class, macs, kernel, stride, channels = "unknown", 0, (1, 1), 1, (0, 0)
         if op_class not in WEIGHTED and weight is not None:
             biases, weight = biases + weight.size, None
         dtype = self._dtype(op, weight)

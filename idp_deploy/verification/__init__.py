@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.errors import MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session
@@ -88,7 +89,8 @@ def verify(
     if model is not None:
         refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
-    notes = list(contents.warnings)
+    whole = intact(contents.path)
+    notes = [*contents.warnings, *_vendors_word(contents, whole)]
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if example is None:
         calls = calls_from_file(contents, seeds=seeds + 1)
@@ -114,7 +116,7 @@ def verify(
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
         more += dead_activations(module, calls)
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
-        if agrees and intact(contents.path) is False:
+        if agrees and whole is False:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
             parities, proofs, more = (*parities, *again), (*proofs, *differing), (*more, *said)
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
@@ -169,6 +171,22 @@ def _accuracy(
 def evaluation_copy(model: CompressedModel) -> nn.Module:
     """The module on the CPU in eval mode; the caller's is untouched."""
     return deepcopy(model.module).cpu().eval()
+
+
+def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
+    """Let the maker's own reader open the file, unless it is still as we wrote it and did then; what was not done.
+
+    Raises:
+        FileError: it does not open.
+    """
+    row = FORMATS[contents.format]
+    if not row.vendor or whole:
+        return []
+    try:
+        row.function("vendor")(contents.path)
+    except MissingDependencyError as error:
+        return [f"not opened by {', '.join(row.converter)}: {error.message}"]
+    return []
 
 
 def _blame(contents: Contents, model: CompressedModel, call: Call, tolerance: float) -> list[str]:

@@ -87,9 +87,12 @@ class _Child:
 
 def serve(kind: str, seed: int, folder: Path, descriptor: int) -> None:
     """The child's side."""
+    import torch
+
     from tests.fuzzing.cases import run_case
     from tests.fuzzing.seeds import make
 
+    torch.set_num_threads(1)  # tiny layers: more threads would only wait for each other
     seeds = make(folder, frozenset({kind}))
     pipe = Connection(descriptor)
     with tempfile.TemporaryDirectory() as own:

@@ -112,7 +112,10 @@ def packed_bytes(dtype: str, entries: int) -> int:
 
 def bits_of(dtype: str) -> int:
     """Bits of one entry: "uint4" → 4, "bool" → 8."""
-    return 8 if dtype == "bool" else int(dtype.lstrip("abcdefghijklmnopqrstuvwxyz"))
+    digits = dtype.lstrip("abcdefghijklmnopqrstuvwxyz")
+    if not digits.isdecimal() and dtype != "bool":
+        raise FileError(f"entries of type {dtype!r} are no numbers")
+    return 8 if dtype == "bool" else int(digits)
 
 
 def unpack(data: bytes, dtype: str, entries: int) -> np.ndarray:

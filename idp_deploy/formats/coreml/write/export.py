@@ -104,6 +104,7 @@ def export_coreml(
     )
     with files.replacing(path, package=True) as temporary:
         coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
+        coreml_package.open_with_coremltools(temporary)
     return Artifact(
         path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
     )

@@ -15,6 +15,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from idp_deploy.errors import FileError
+
 _AUTHOR = "com.apple.CoreML"
 _DATE = "com.github.apple.coremltools.conversion_date"
 
@@ -54,3 +56,16 @@ def write(directory: Path, spec: Any, weights: bytes, metadata: dict[str, str]) 
         "rootModelIdentifier": identifiers["model.mlmodel"],
     }
     (directory / "Manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+
+
+def open_with_coremltools(path: Path) -> None:
+    """Let Apple's own reader take the package. FileError: it does not."""
+    from coremltools.models.utils import load_spec
+
+    try:
+        spec = load_spec(str(path))
+    except Exception as error:  # its C++ side raises RuntimeError, protobuf a type of its own
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise FileError(f"coremltools cannot open {path}: {first}", way_out="export it again") from error
+    if not spec.WhichOneof("Type"):
+        raise FileError(f"coremltools finds no model in {path}", way_out="export it again")

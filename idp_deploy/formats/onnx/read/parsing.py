@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ def parse(path: Path) -> onnx.ModelProto:
             model = inliner.inline_local_functions(model)
         except Exception as error:
             raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
+    about = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
+    _check_texts([*about, *(entry.domain for entry in model.opset_import), *_texts(model.graph)], path)
     _check_names(model.graph, frozenset(), path)
     return model
 
@@ -47,6 +49,27 @@ def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield attribute.g
         elif attribute.type == onnx.AttributeProto.GRAPHS:
             yield from attribute.graphs
+
+
+def _texts(graph: onnx.GraphProto) -> Iterator[object]:
+    """Every name in a graph and the graphs inside it."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        yield value.name
+        yield from (extent.dim_param for extent in value.type.tensor_type.shape.dim)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (sparse_name(tensor) for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+        for body in subgraphs(node):
+            yield from _texts(body)
+
+
+def _check_texts(texts: Iterable[object], path: Path) -> None:
+    """protobuf gives back what is no UTF-8 as bytes."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise FileError(f"{path}: a name in it is no text: {text!r:.80}", way_out="the file is damaged")
 
 
 def sparse_name(tensor: onnx.SparseTensorProto) -> str:

@@ -1,0 +1,19 @@
+"""A slice of the fuzz campaign (`make fuzz`): damaged files of every kind end in an answer, never in anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing.campaign import KINDS, campaign
+
+CASES = 300
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_damaged_file_brings_it_down_or_passes_for_the_good_one(kind: str, tmp_path: Path) -> None:
+    counts, bad = campaign([kind], CASES, seed=20, folder=tmp_path)
+    assert not bad, "\n".join(bad)
+    assert sum(counts.values()) == CASES
+    assert counts[kind, "refused"] + counts[kind, "differs"] > CASES // 4
