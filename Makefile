@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs calibrate compat fuzz emulator clean
+.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -42,6 +42,9 @@ bench-%: $(STAMP)  ## one claim measured again: bench-sizes, bench-latency, benc
 compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-runtime, each in its own environment
 	$(BIN)/python -m bench.compat
 	$(BIN)/python -m bench.compat_tflite
+
+compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
+	$(BIN)/python -m bench.compat_onnx
 
 fuzz: $(STAMP)  ## damaged files of every kind, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

@@ -24,6 +24,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.lifting import attribute, lift
 from idp_deploy.recurrences import whole_recurrences
+from idp_deploy.regions import inline_regions
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -127,6 +128,7 @@ def capture(
         raise ConversionError(
             f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"
         ) from error
+    inline_regions(graph_module)
     _spell_out(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
@@ -206,7 +208,7 @@ def _spell_out(module: fx.GraphModule) -> None:
     """Rewrite, in place, what converters drop or refuse: x + α·y with the product spelled out, views of a whole."""
     aten = torch.ops.aten
     for node in list(module.graph.nodes):
-        if node.target is torch.ops.prims.view_of.default:
+        if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
@@ -270,29 +272,31 @@ def export_program(
 def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]:
     """Fold y = γ(conv(x) − μ)/√(σ² + ε) + β into the layer before it, in place; returns the folded pairs.
 
-    Folded only where the layer's output and its weight have no other user. Shapes: w (out, in/groups, …) is scaled
-    along its output axis; transposed convolutions have w (in, out/groups, …).
+    Folded only where the layer's output has no other user, nor the weight, but for layers with the same norm behind
+    them: a tower that runs on two inputs. Shapes: w (out, in/groups, …) is scaled along its output axis; transposed
+    convolutions have w (in, out/groups, …).
     """
     graph = graph_module.graph
     folded: list[tuple[str, str]] = []
-    uses: dict[str, int] = {}
+    users: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         if node.op == "get_attr":
-            uses[str(node.target)] = uses.get(str(node.target), 0) + len(node.users)
+            users.setdefault(str(node.target), []).extend(node.users)
     for node in list(graph.nodes):
-        if node.op != "call_function" or node.target is not _BATCH_NORM:
+        if node.op != "call_function" or node.target is not _BATCH_NORM or not node.users:
             continue
         arguments: tuple[Any, ...] = node.args
         layer, gamma, beta, mean, var, training, _, eps = arguments[:8]
-        if training or not isinstance(layer, fx.Node) or layer.target not in _CONVOLUTIONS or len(layer.users) > 1:
+        if training or not isinstance(layer, fx.Node) or layer.target not in _CONVOLUTIONS:
             continue
-        source: Any = layer.args[0]
         weight_node: Any = layer.args[1]
         bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
-        if weight_node.op != "get_attr" or uses[weight_node.target] > 1:
+        if weight_node.op != "get_attr":
             continue
-        if layer.target is torch.ops.aten.linear.default and source.meta["val"].dim() != 2:
-            continue  # batch norm normalises axis 1, which is not the linear layer's output axis
+        layers = users[weight_node.target]
+        norms = [_norm_after(layer, weight_node.target) for layer in layers]
+        if any(norm is None or _setting(norm) != _setting(node) for norm in norms):
+            continue
         weight, mean_v, var_v = (attribute(graph_module, n.target) for n in (weight_node, mean, var))
         scale = torch.rsqrt(var_v.double() + eps)
         if gamma is not None:
@@ -305,24 +309,45 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
         groups: Any = (layer.args[6] if len(layer.args) > 6 else 1) if layer.target in _TRANSPOSED else None
         scaled = weight.double() * _along_outputs(scale, weight, groups)
         _assign(graph_module, weight_node.target, scaled.to(weight.dtype))
-        if bias_node is not None and uses[bias_node.target] == 1:
-            _assign(graph_module, bias_node.target, shift.to(weight.dtype))
-        else:
-            name = weight_node.target.rpartition(".")[0] + ".folded_bias"
-            name = name.removeprefix(".")
-            _assign(graph_module, name, shift.to(weight.dtype))
-            with graph.inserting_before(layer):
-                bias_node = graph.get_attr(name)
-            if "val" in weight_node.meta:
-                bias_node.meta["val"] = shift.to(weight.dtype)
-            layer.args = (layer.args[0], weight_node, bias_node, *layer.args[3:])
-        node.replace_all_uses_with(layer)
-        graph.erase_node(node)
+        own_bias = bias_node is not None and set(users[bias_node.target]) == set(layers)
+        name = (
+            bias_node.target if own_bias else f"{weight_node.target.rpartition('.')[0]}.folded_bias".removeprefix(".")
+        )
+        _assign(graph_module, name, shift.to(weight.dtype))
+        for layer, norm in zip(layers, norms, strict=True):
+            assert norm is not None
+            if not own_bias:
+                with graph.inserting_before(layer):
+                    bias_node = graph.get_attr(name)
+                if "val" in weight_node.meta:
+                    bias_node.meta["val"] = shift.to(weight.dtype)
+                layer.args = (*layer.args[:2], bias_node, *layer.args[3:])
+            norm.replace_all_uses_with(layer)
+            graph.erase_node(norm)
         folded.append((str(weight_node.target), str(gamma.target) if gamma is not None else ""))
     graph.eliminate_dead_code()
     graph_module.delete_all_unused_submodules()
     graph_module.recompile()
     return tuple(folded)
+
+
+def _norm_after(layer: fx.Node, weight: str) -> fx.Node | None:
+    """The batch norm that alone reads what this layer makes with `weight`."""
+    norm, *others = (*layer.users, None)
+    operands: Any = layer.args
+    if layer.target not in _CONVOLUTIONS or operands[1].target != weight or norm is None or any(others):
+        return None
+    if layer.target is torch.ops.aten.linear.default and operands[0].meta["val"].dim() != 2:
+        return None  # batch norm normalises axis 1, which is not the linear layer's output axis
+    return norm if norm.target is _BATCH_NORM and norm.args[0] is layer else None
+
+
+def _setting(norm: fx.Node) -> tuple[Any, ...]:
+    """What decides how a norm folds: the layer's kind, bias and groups, and the norm's own tensors."""
+    layer: Any = norm.args[0]
+    read = (*layer.args[2:3], *norm.args[1:5])
+    names = [argument.target if isinstance(argument, fx.Node) else argument for argument in read]
+    return (layer.target, *names, *norm.args[5:6], *norm.args[7:8], *layer.args[6:])
 
 
 def _along_outputs(scale: Tensor, weight: Tensor, transposed_groups: int | None) -> Tensor:

@@ -51,6 +51,8 @@ Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) →
 THRESHOLD_DB = 15.0  # noise of 3 % of a layer's power; 8 bits give 35 to 50 dB, palettes 18 to 30
 _WATCHED_CALLS = 8  # how many calibration calls the noise of activations is measured on
 _RANDOM_CALLS = 16
+_BIAS_STEPS = 2.0**28  # of int32's 2³¹: ranges differ a little between runtimes, and sums need room
+_LEAST_WEIGHT = 1e-9  # ai-edge-quantizer's `min_bound`
 _AMBIGUOUS = "a grouped transposed convolution: formats differ in which of its weights share a scale"
 _UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
 
@@ -108,7 +110,6 @@ def quantize(
     [[0.300048828125, 0.0]]
     """
     _require_scheme(model, scheme)
-    refuse_filled(model)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if scheme == "int8" and example is None:
         raise UsageError(
@@ -119,12 +120,14 @@ def quantize(
     for name, weight in module.named_parameters():
         if not bool(torch.isfinite(weight).all()):
             raise ConversionError(f"'{name}' has values that are infinite or not a number", way_out="retrain it first")
+    refuse_filled(model)
     if scheme == "lut4" and example is None and any(isinstance(owner, _BatchNorm) for owner in module.modules()):
         raise UsageError(
             "a palette must be made after batch norm is folded, for which the model must run",
             way_out="give a task or example inputs (--task, --inputs)",
         )
-    unabsorbed = _absorb_batch_norm(model, module, example) if example is not None else set()
+    captured = capture(model, example) if example is not None else None
+    unabsorbed = _absorb_batch_norm(captured, module) if captured is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
     _refuse_unsound(calls)
     axes = _quantizable(module, model.masks)
@@ -138,6 +141,9 @@ def quantize(
             values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
         quantized[name] = quantizer(values, axis)
         weight_db[name] = signal_to_noise_db(values, quantized[name])
+    if scheme == "int8" and captured is not None:
+        biases = {name: bias for name, bias in _biases(captured).items() if name in axes and name not in unabsorbed}
+        notes += _silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
     activation_db = _activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
     if scheme.startswith("int8"):
@@ -240,10 +246,9 @@ def _too_noisy(
 
 
 @torch.no_grad()
-def _absorb_batch_norm(model: CompressedModel, module: nn.Module, example: tuple[Any, ...]) -> set[str]:
+def _absorb_batch_norm(captured: Captured, module: nn.Module) -> set[str]:
     """Move each foldable norm's scale into the weight before it, in place; returns the weights where that failed."""
-    captured = capture(model, example)
-    graph = captured.module.graph
+    graph, biases = captured.module.graph, _biases(captured)
     still_used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     norms = Counter(gamma_name for _, gamma_name in captured.folded)
     failed = set()
@@ -253,7 +258,7 @@ def _absorb_batch_norm(model: CompressedModel, module: nn.Module, example: tuple
         if not isinstance(owner, _BatchNorm) or shared or owner.bias is None:
             failed.add(weight_name)
             continue
-        shift = _folded_bias(captured, weight_name)
+        shift = biases[weight_name]
         bias = _bias_beside(module, weight_name)
         owner.bias.copy_(shift if bias is None else shift - bias)
         assert owner.weight is not None and owner.running_mean is not None and owner.running_var is not None  # noqa: PT018
@@ -264,12 +269,14 @@ def _absorb_batch_norm(model: CompressedModel, module: nn.Module, example: tuple
     return failed
 
 
-def _folded_bias(captured: Captured, weight_name: str) -> Tensor:
+def _biases(captured: Captured) -> dict[str, Tensor]:
+    """Weight name → the bias of its layer, batch norm folded in."""
+    found = {}
     for node in captured.module.graph.nodes:
         read = [str(a.target) if isinstance(a, fx.Node) and a.op == "get_attr" else "" for a in node.args[:3]]
-        if node.op == "call_function" and len(read) == 3 and read[1] == weight_name:
-            return attribute(captured.module, read[2])
-    raise AssertionError(f"{weight_name} was folded and has no bias")
+        if node.op == "call_function" and len(read) == 3 and read[1] and read[2]:
+            found[read[1]] = attribute(captured.module, read[2])
+    return found
 
 
 def _bias_beside(module: nn.Module, weight_name: str) -> Tensor | None:
@@ -279,6 +286,59 @@ def _bias_beside(module: nn.Module, weight_name: str) -> Tensor | None:
 def _owner(module: nn.Module, parameter_name: str) -> nn.Module | None:
     """The module that holds a parameter; None for the empty name of a norm without parameters."""
     return module.get_submodule(parameter_name.rpartition(".")[0]) if parameter_name else None
+
+
+# ── faint channels ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+def _silence_faint_channels(
+    module: nn.Module,
+    quantized: dict[str, np.ndarray],
+    axes: Mapping[str, int],
+    biases: Mapping[str, Tensor],
+    calls: Sequence[tuple[Any, ...]],
+) -> tuple[str, ...]:
+    """Zero, in `quantized`, the channels whose bias no integer can hold beside their weights; a note for each weight.
+
+    Integer kernels add a bias in int32, in steps of s_in · s_w. Where network slimming has pushed a batch norm's factor
+    to almost zero, s_w is so small that the bias overflows; what such weights add to it is lost in 8 bits anyway.
+    TFLite's quantizer takes weights below `_LEAST_WEIGHT` for zero whatever their bias is.
+    """
+    lows, highs = dict.fromkeys(biases, 0.0), dict.fromkeys(biases, 0.0)
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+            if inputs and isinstance(inputs[0], Tensor) and inputs[0].numel():
+                lows[name] = min(lows[name], float(inputs[0].min()))
+                highs[name] = max(highs[name], float(inputs[0].max()))
+
+        return hook
+
+    owners = {name: _owner(module, name) for name in biases}
+    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in owners.items() if layer is not None]
+    try:
+        for call in calls:
+            module(*call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    notes = []
+    for name, bias in biases.items():
+        channels = np.moveaxis(quantized[name], axes[name], 0)
+        peaks = np.abs(channels.reshape(len(channels), -1)).max(axis=1)
+        if peaks.shape != tuple(bias.shape):  # the groups of a transposed convolution
+            continue
+        step = peaks / 127 * (highs[name] - lows[name]) / 255
+        drowned = (step > 0) & (np.abs(bias.double().numpy()) > _BIAS_STEPS * step)
+        faint = (peaks > 0) & (drowned | (peaks < _LEAST_WEIGHT))
+        channels[faint] = 0.0  # a view
+        if faint.any():
+            notes.append(
+                f"{int(faint.sum())} of {len(faint)} channels of '{name}' are zero in int8: "
+                f"their weights, at most {peaks[faint].max():.1e}, are lost beside their bias"
+            )
+    return tuple(notes)
 
 
 # ── noise of activations ────────────────────────────────────────────────────────────────────────────────────────────

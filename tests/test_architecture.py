@@ -44,7 +44,8 @@ ALLOWED: dict[str, set[str]] = {
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
-    "capturing": FOUNDATION | {"lifting", "recurrences"},
+    "capturing": FOUNDATION | {"lifting", "recurrences", "regions"},
+    "regions": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
@@ -63,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
+    "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
@@ -75,13 +77,23 @@ ALLOWED: dict[str, set[str]] = {
     "cli": FOUNDATION
     | CORE
     | STAGES
-    | {"pipeline", "planning", "restoring", "configuration", "inputs", "rendering", "formats.write"},
+    | {
+        "pipeline",
+        "planning",
+        "restoring",
+        "configuration",
+        "inputs",
+        "rendering",
+        "formats.write",
+        "formats.runtimes",
+    },
     "__main__": {"cli"},
     "__init__": FOUNDATION | CORE | STAGES | {"pipeline"},
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"inspection", "pruning", "restoring", "simulation"}, "gating": {"simulation"}, "loading": {"tasks"},
+    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}

@@ -107,7 +107,7 @@ def test_onnxruntime_folds_every_decode_node(kind, exported, tmp_path):
 
 @pytest.mark.parametrize("kind", ENCODINGS)
 def test_no_weight_is_decoded_by_what_other_runtimes_get_wrong(kind, exported):
-    """OpenVINO broadcasts BitShift wrongly, OpenCV refuses it; both divide uint8 wrongly."""
+    """OpenVINO broadcasts BitShift and divides uint8 wrongly, OpenCV refuses BitShift."""
     proto = onnx.shape_inference.infer_shapes(onnx.load(exported[kind].path))
     types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.value_info}
     types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}

@@ -39,7 +39,7 @@ def test_a_folded_file_is_as_small_again_as_our_export(scheme, tmp_path):
     ours = export_onnx(model, inputs, tmp_path / "ours.onnx")
     dense = folded(ours.path, tmp_path)
     restored = restore(dense, tmp_path / "again.onnx")
-    weighed = [sum(t.size_bytes for t in read(path).tensors if len(t.shape) > 1) for path in (ours.path, restored.path)]
+    weighed = [sum(t.size_bytes for t in read(path).tensors) for path in (ours.path, restored.path)]
     assert restored.before_bytes > 1.3 * ours.size_bytes
     assert weighed[1] < 1.01 * weighed[0]  # the graph around the weights is the other tool's
     x = inputs[0].numpy()
@@ -108,3 +108,37 @@ def test_the_source_is_never_overwritten(tmp_path):
     source = foreign(tmp_path / "m.onnx")
     assert CliRunner().invoke(app, ["restore", str(source), "-o", str(source)]).exit_code != 0
     assert read(source).tensor("w").encoding == "dense"
+
+
+def layer(path, *, off):
+    """An int8 matrix product whose bias has the scale of input × weight, but for `off` in one channel."""
+    generator = np.random.default_rng(0)
+    weight = (generator.integers(-99, 99, (64, 96)) * (generator.random((64, 96)) < 0.1)).astype(np.int8)
+    of_input, of_weight = np.float32(0.1), generator.random(96).astype(np.float32)
+    of_bias = of_input * of_weight
+    of_bias[3] = np.nextafter(of_bias[3], np.float32(np.inf)) if off else of_bias[3]
+    stored = {
+        "s": of_input, "sw": of_weight, "sb": of_bias, "z": np.int8(0), "w": weight,
+        "b": generator.integers(-99, 99, 96).astype(np.int32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "sw"], ["wd"], axis=1),
+        helper.make_node("DequantizeLinear", ["b", "sb"], ["bd"], axis=0),
+        helper.make_node("Gemm", ["xd", "wd", "bd"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k]) for n, k in (("x", 64), ("y", 96)))
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
+    graph = helper.make_graph(nodes, "g", [x], [y], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+def test_a_scale_is_computed_only_where_it_is_the_product_bit_for_bit(tmp_path):
+    for off in (False, True):
+        restored = restore(layer(tmp_path / "a.onnx", off=off), tmp_path / "b.onnx")
+        graph = onnx.load(restored.path).graph
+        computed = [node for node in graph.node if node.op_type == "Mul" and "sb" in node.output]
+        assert bool(computed) is not off
+        assert ("sb" in {tensor.name for tensor in graph.initializer}) is off

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,13 +13,19 @@ from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import UsageError
 
+if TYPE_CHECKING:
+    from idp_deploy.formats.onnx.runtimes import RuntimeLint
+
 
 def inspect(
     artifact: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage or .tflite file, of any tool.")],
     runtime: Annotated[
         str | None,
         typer.Option(
-            metavar="xnnpack", help="Also say whether this runtime runs the zeros sparse.", show_default=False
+            metavar="xnnpack|openvino|…",
+            help="Also say what this runtime does with the file: xnnpack with a .tflite; openvino, opencv, mnn, tract "
+            "and others with an .onnx.",
+            show_default=False,
         ),
     ] = None,
     output: ReportFile = None,
@@ -31,14 +38,30 @@ def inspect(
     from idp_deploy.rendering.inspections import inspection_document
 
     ready(format, output, artifact)
-    if runtime not in (None, "xnnpack"):
-        raise UsageError(
-            f"unknown runtime {runtime!r}", way_out="--runtime xnnpack is what runs zeros sparse on phones"
-        )
     inspection = inspect_file(existing(artifact))
-    findings = None
-    if runtime:
+    sparse = runtime_lint = None
+    if runtime == "xnnpack":
         from idp_deploy.simulation.xnnpack import lint
 
-        findings = lint(read(artifact))
-    emit(inspection_document(inspection, findings), format=format, json=json, output=output)
+        sparse = lint(read(artifact))
+    elif runtime is not None:
+        runtime_lint = _lint(artifact, inspection.format, runtime)
+    emit(inspection_document(inspection, sparse, runtime_lint), format=format, json=json, output=output)
+
+
+def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:
+    """What a tool that opens .onnx files does with this one.
+
+    Raises:
+        UsageError: an unknown runtime, with the nearest, or a file of another format.
+    """
+    from idp_deploy.formats.onnx.runtimes import lint, runtimes
+
+    names = ["xnnpack", *runtimes()]
+    if name not in names:
+        near = get_close_matches(name.lower(), names, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(names)}"
+        raise UsageError(f"unknown runtime {name!r}", way_out=hint)
+    if file_format != "onnx":
+        raise UsageError(f"{artifact}: what is known of {name} is of .onnx files", way_out="export --to onnx")
+    return lint(artifact, name)

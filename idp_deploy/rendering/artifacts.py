@@ -65,6 +65,7 @@ def export_document(
                 "size_bytes": a.size_bytes,
                 "dense_bytes": dense.get(a.format),
                 "parity": parity_data(parities[a.path]) if a.path in parities else None,
+                "layouts": _layouts(a),
                 "manifest": dict(a.manifest),
             }
             for a in artifacts
@@ -77,6 +78,15 @@ def export_document(
     }
     table = Table("", columns, rows, frozenset({2, 3}), states)
     return Document("Export", [table], data, notes, cases, summary=summary(model), next=next)
+
+
+def _layouts(artifact: Artifact) -> dict[str, dict[str, str]]:
+    """The layout of each input and output: "model", or what the file has instead."""
+    turned = artifact.manifest.get("layouts", {})
+    return {
+        side: {name: turned.get(name, "model") for name in artifact.manifest.get(side, ())}
+        for side in ("inputs", "outputs")
+    }
 
 
 def parity_summary(parity: Parity) -> str:

@@ -9,11 +9,14 @@ from idp_deploy.rendering.document import Document, State, Table
 from idp_deploy.units import show
 
 if TYPE_CHECKING:  # rendering knows the shapes of these, not their rooms
+    from idp_deploy.formats.onnx.runtimes import RuntimeLint
     from idp_deploy.inspection import Inspection
     from idp_deploy.simulation.xnnpack import SparseLint
 
 
-def inspection_document(inspection: Inspection, lint: SparseLint | None = None) -> Document:
+def inspection_document(
+    inspection: Inspection, lint: SparseLint | None = None, runtime: RuntimeLint | None = None
+) -> Document:
     """Per tensor: shape, dtype, zeros, encoding, bytes, bound; then totals and what a download takes."""
     rows = [
         (
@@ -34,7 +37,9 @@ def inspection_document(inspection: Inspection, lint: SparseLint | None = None) 
     ]
     if lint is not None:
         tables.append(lint_table(lint))
-    data = {**asdict(inspection), "lint": asdict(lint) if lint else None}
+    if runtime is not None:
+        tables.append(runtime_table(runtime))
+    data = {**asdict(inspection), "lint": lint and asdict(lint), "runtime": runtime and asdict(runtime)}
     return Document(f"{inspection.path} ({inspection.format})", tables, data, inspection.warnings)
 
 
@@ -50,6 +55,19 @@ def lint_table(lint: SparseLint) -> Table:
         [(f.op, f.rule, f.message, f.fix) for f in lint.findings],
         states=[state] * len(lint.findings),
     )
+
+
+def runtime_table(lint: RuntimeLint) -> Table:
+    """What a tool does with this file: each thing it does not take, and the way out."""
+    title = f"{lint.title} {lint.version}"
+    if not lint.findings:
+        verdict = "nothing known stands against this file; what was run: " + lint.source
+        return Table(title, ("verdict",), [(verdict,)], states=["good"])
+    rows = [
+        (f.verdict, f.op + (f" and {f.count - 1} more" if f.count > 1 else ""), f.message, f.fix) for f in lint.findings
+    ]
+    states: list[State] = ["warn" if f.verdict == "dense again" else "bad" for f in lint.findings]
+    return Table(f"{title}: {lint.verdict}", ("verdict", "where", "finding", "fix"), rows, states=states)
 
 
 def lint_summary(lint: SparseLint) -> str:

@@ -7,11 +7,12 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.errors import MissingDependencyError
+from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session
@@ -84,7 +85,7 @@ def verify(
 
     Raises:
         UsageError: the model's weights were written to after they were hardened. FileError: the file is broken.
-        ConversionError: an operator that the reference interpreter does not know.
+        ConversionError: an operator that the reference interpreter does not know, or a model whose answers are random.
     """
     if model is not None:
         refuse_filled(model)
@@ -109,6 +110,7 @@ def verify(
     else:
         module = evaluation_copy(model)
         expected = [arrays(output) for output in _run(module, calls)]
+        _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
         if contents.format == "coreml" and not all(parity.passed for parity in parities):
             more = (*more, *_blame(contents, model, calls[0], max(parity.tolerance for parity in parities)))
@@ -200,6 +202,15 @@ def _blame(contents: Contents, model: CompressedModel, call: Call, tolerance: fl
         f"the first operator to part from the model is {found.kind} {found.operation!r}: "
         f"its result is off by {found.relative_error:.1e}"
     ]
+
+
+def _refuse_two_answers(first: Arrays, second: Arrays) -> None:
+    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+        if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(np.abs(a).max(initial=0.0)), equal_nan=True):
+            raise ConversionError(
+                f"the model gives two answers for one input: output {i} differs from one run to the next",
+                way_out="give dropout training=self.training, and take other random numbers as an input",
+            )
 
 
 def _run(module: nn.Module, calls: Sequence[Call]) -> list[Any]:

@@ -15,6 +15,8 @@ from idp_deploy.flow import StoredTensor, WeightProof
 _INTEGER_STEP = 1 / 127  # of the largest value: one step of a symmetric int8 weight
 _ROUNDING = 2.0**-20  # relative, where float32 was multiplied in another order
 _HALF_ROUNDING = 2.0**-9  # where a scale or a palette is kept in float16; a wrong integer is off by 1/127 at least
+_HALF_LEAST = 2.0**-24  # the smallest number that float16 has
+_HALF_SCALE = 128 * _HALF_LEAST / 2  # how far 127 is off where it and its scale were rounded to multiples of that
 _PREFIX = 4096  # entries that tell most tensors apart before all are touched
 
 
@@ -123,14 +125,18 @@ class Pair:
         """Entry by entry: whether the stored value is what this type can hold of the expected one."""
         tensor, wanted = self.stored.tensor, rounded(expected, self.stored.tensor.dtype)
         if tensor.dtype.startswith("float") and "lut" not in tensor.encoding:
+            # what float16 rounds to zero is that, or, as coremltools has it, the smallest number there is
+            lost = (wanted == 0) & (expected != 0) & (np.abs(actual) <= _HALF_LEAST)
             if self.exact and not self.reference.quantized and not self.reference.computed:
-                return actual == wanted
+                return (actual == wanted) | lost
             slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else _ROUNDING)
-            return (np.abs(actual - wanted) <= slack) & ((actual == 0) == (wanted == 0))
+            return (np.abs(actual - wanted) <= slack) & ((actual == 0) == (wanted == 0)) | lost
         difference = np.abs(actual - expected)
         if self.reference.quantized:
-            slack = np.abs(expected) * (_HALF_ROUNDING if self.stored.half else _ROUNDING)
-            return (difference <= slack) & ((actual == 0) == (expected == 0))
+            least = _HALF_SCALE if self.stored.half else 0.0
+            slack = np.maximum(least, np.abs(expected) * (_HALF_ROUNDING if self.stored.half else _ROUNDING))
+            kept = (actual != 0) | (np.abs(expected) <= least)
+            return (difference <= slack) & np.where(expected == 0, actual == 0, kept)
         step = self.reference.largest * _INTEGER_STEP
         return (difference <= 0.51 * step) & ((actual == 0) | (expected != 0))
 

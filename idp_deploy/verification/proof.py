@@ -76,7 +76,20 @@ def prove_weights(
     if captured is not None:
         explained = {name for proof in proofs if proof.passed for name in proof.tensor.split(" + ")}
         proofs += altered(captured, model.masks, stored, explained)
+        notes += _lost_in_half(captured, stored)
     return tuple(proofs), tuple(notes)
+
+
+def _lost_in_half(captured: Captured, stored: Sequence[Stored]) -> list[str]:
+    """A note for each float weight of which the file's float16 cannot tell entries from zero."""
+    if not any(candidate.tensor.dtype == "float16" for candidate in stored):
+        return []
+    notes = []
+    for name in sorted({str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}):
+        values = captured.weight(name)
+        if values.dtype == np.float32 and (lost := int(((values != 0) & (rounded(values, "float16") == 0)).sum())):
+            notes.append(f"{lost} entries of '{name}' are below the smallest number of float16, and no zeros to prove")
+    return notes
 
 
 def _references(model: CompressedModel, captured: Captured | None, notes: list[str]) -> dict[str, list[Reference]]:

@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_projections, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.ways_out import naming_onnx
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
@@ -73,6 +74,7 @@ def export_coreml(
     scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
     target = _target(deployment_target, encoding, precision, scheme)
     captured = capture(model, example_inputs)
+    refuse_random(captured)
     refuse_returned_inputs(captured, "Core ML")
     refuse_projections(captured, "Core ML")
     weights = _weights(captured)

@@ -6,8 +6,8 @@ versions) and every shape is static (a node with a data-dependent shape, such as
 What a decode graph costs at rest is its nodes: names are short, and constants are shared by the whole file.
 
 The operators are chosen by what runtimes do with them (bench.compat_onnx runs each encoding through each). BitShift
-broadcast over bytes is wrong in OpenVINO as soon as a matrix product reads the weight, and OpenCV refuses it, as do
-both Mod and Div of uint8: so bits are tested by BitwiseAnd and a cast to bool, halves of bytes split in int32.
+broadcast over bytes is wrong in OpenVINO as soon as a matrix product reads the weight, and OpenCV refuses it; Mod and
+Div of uint8 are wrong in OpenVINO: so bits are tested by BitwiseAnd and a cast to bool, halves of bytes split in int32.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from onnx.external_data_helper import set_external_data
 from idp_deploy import files
 from idp_deploy.capturing import capture
 from idp_deploy.errors import UsageError
+from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.external_data import data_name, remove_data
@@ -59,6 +60,7 @@ def export_onnx(
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     captured = capture(model, example_inputs, dynamic_batch=dynamic_batch)
+    refuse_random(captured)
     proto = convert(captured)
     notes = [] if captured.dynamic_batch or not dynamic_batch else ["the model fixes its batch: the file does too"]
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}

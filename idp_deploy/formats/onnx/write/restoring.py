@@ -7,6 +7,7 @@ anew. A weight is stored in narrower numbers only where these mean exactly the s
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from idp_deploy.formats.onnx.write.storing import SHARED_ENTRIES, Store, Weight,
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _BITWISE_OPSET = 18  # BitwiseAnd
+_PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
 
@@ -43,15 +45,20 @@ def restore_onnx(source: Path, path: Path, *, encoding: str = "auto") -> int:
     graph = proto.graph
     tensors = [*_constants(graph), *graph.initializer]
     del graph.initializer[:]
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+    products = _products(graph, constants)
     weights = []
-    for tensor in tensors:
-        values = numpy_helper.to_array(tensor)
-        plain = Weight(tensor.name, values, values != 0)
+    for name, values in constants.items():
+        if name in products:
+            continue
+        plain = Weight(name, values, values != 0)
         weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
     decoder = Decoder(graph)
     store = Store(decoder, encoding, weights)
     for weight in weights:
         store.add(weight)
+    for name, factors in products.items():
+        decoder.node("Mul", *factors, output=name)
     decoder.finish()
     _no_longer_inputs(graph)
     if proto.ByteSize() > _LARGEST_MESSAGE:
@@ -74,6 +81,28 @@ def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     del graph.node[:]
     graph.node.extend(kept)
     return found
+
+
+def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
+    """Scales of int32 biases, as names: bias → (input, weight) whose product it is, bit for bit.
+
+    That is how an int8 layer's bias is rounded, and what a tool that folds constants writes out: four bytes a channel.
+    """
+    scales = {node.output[0]: node.input[1] for node in graph.node if node.op_type == "DequantizeLinear"}
+    found: dict[str, tuple[str, str]] = {}
+    for node in graph.node:
+        triple = [scales.get(name, "") for name in node.input]
+        if len(triple) != 3 or not all(name in constants for name in triple):
+            continue
+        x, weight, bias = triple
+        if constants[x].size != 1:
+            continue  # activations with a scale a channel: their bias is no such product
+        values, product = constants[bias], constants[x] * constants[weight]
+        same = values.dtype == product.dtype and np.array_equal(values, product)
+        if same and values.size >= _PRODUCT_ENTRIES and bias not in (x, weight):
+            found[bias] = x, weight
+    factors = {name for pair in found.values() for name in pair}
+    return {bias: pair for bias, pair in found.items() if bias not in factors}
 
 
 def _no_longer_inputs(graph: onnx.GraphProto) -> None:

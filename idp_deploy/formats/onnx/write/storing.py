@@ -14,7 +14,7 @@ from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_gra
 from idp_deploy.formats.onnx.write.matching import copies
 
 SPARSE_INITIALIZER = "sparse-initializer"
-PORTABLE = ("gaps8", "gaps4")  # decoded by operators that every runtime tried knows; bits need BitwiseAnd
+PORTABLE = ("gaps8", "gaps4")  # no BitwiseAnd, which bits need and some runtimes lack
 ENCODINGS = ("auto", "portable", "dense", *OVERHEAD, SPARSE_INITIALIZER)
 SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
 # A gaps4 tensor adds 0.4 ms to loading and up to 5 ms where it is large, gaps8 a quarter of that (onnxruntime 1.31,

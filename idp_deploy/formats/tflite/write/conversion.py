@@ -81,6 +81,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)
     crop_explicitly(captured.module, held_by_tflite)
+    pad_rows(captured.module)
     channel_last = image_inputs(captured.module)
     inputs = _tensors(captured.example_inputs)
     flat = FlatIO(captured.module, captured.example_inputs, frozenset())
@@ -134,6 +135,27 @@ def image_inputs(module: fx.GraphModule) -> frozenset[int]:
                     seen.add(user)
                     frontier.append(user)
     return frozenset(found)
+
+
+def pad_rows(module: fx.GraphModule) -> None:
+    """1-D convolutions with padding="same", in place: the converter, which makes them 2-D, takes the word for numbers.
+
+    Of an odd number of entries one more lies at the end: window 4 → 1 before, 2 behind.
+    """
+    aten = torch.ops.aten
+    for node in module.graph.nodes:
+        if node.target is not aten.conv1d.padding:
+            continue
+        left_out = (None, [1], "valid", [1], 1)[len(node.args) - 2 :]
+        arguments: tuple[Any, ...] = (*node.args, *left_out)
+        x, weight, bias, stride, padding, dilation, groups = arguments
+        entries = dilation[0] * (weight.meta["val"].shape[-1] - 1) if padding == "same" else 0
+        with module.graph.inserting_before(node):
+            if entries % 2:
+                x = module.graph.call_function(aten.constant_pad_nd.default, (x, [0, 1]))
+        node.target = aten.conv1d.default
+        node.args = (x, weight, bias, stride, [entries // 2], dilation, groups)
+    module.recompile()
 
 
 def keep_spatial_means(module: fx.GraphModule) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
+from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.ways_out import naming_onnx
 from idp_deploy.flow import Artifact, CompressedModel
 from idp_deploy.formats import manifest
@@ -66,6 +67,7 @@ def export_tflite(
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
+    refuse_random(captured)
     refuse_returned_inputs(captured, "TFLite")
     with naming_onnx(captured):
         converted = convert(captured, _calibration(model, example_inputs))
@@ -91,12 +93,24 @@ def export_tflite(
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
             files.write_bytes(path, content)
-            notes = (*storage_notes(model, placed, encoding), *([note] if note else []))
+            notes = (*_layout_notes(record), *storage_notes(model, placed, encoding), *([note] if note else []))
             return Artifact(path, "tflite", len(content), record, notes)
     if scheme == "int8":
         raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
     with naming_onnx(captured):
         raise ConversionError(explain(captured.module, failure), way_out="leave that operator out")
+
+
+def _layout_notes(record: Mapping[str, Any]) -> list[str]:
+    """Which inputs lie otherwise in the file than in the model: a runtime takes the wrong layout without a word."""
+    turned = [name for name, layout in record["layouts"].items() if layout == "NHWC"]
+    if not turned:
+        return []
+    verb = "takes" if len(turned) == 1 else "take"
+    return [
+        f"layout: {', '.join(turned)} {verb} images as NHWC (batch, height, width, channels) where the model takes "
+        "NCHW; outputs keep the model's layout"
+    ]
 
 
 def _stored(

@@ -24,7 +24,6 @@ _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 # 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
 _DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
-_DEAD_SCALE = 1e-9  # no living channel has weights this small against activations of any use
 
 
 def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
@@ -119,7 +118,7 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         if len(scales) != values.shape[axis]:
             continue
         channels = np.moveaxis(values, axis, 0).reshape(len(scales), -1)
-        dead = ~channels.any(axis=1) | (scales < _DEAD_SCALE)
+        dead = ~channels.any(axis=1)
         if not dead.any():
             continue
         scales[dead] = scales[~dead].max() if (~dead).any() else 1.0

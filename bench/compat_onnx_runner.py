@@ -1,0 +1,128 @@
+"""Runs .onnx files inside one tool's own environment: python compat_onnx_runner.py TOOL FOLDER LIMIT < case names.
+
+Needs numpy and that tool alone. For each case (NAME.onnx, and NAME.npz with `input_I` in the file's order) it prints a
+JSON line when it starts and another when it ends, and leaves the outputs in NAME.TOOL.npz. A case that takes longer
+than LIMIT seconds ends the process by SIGALRM, native code or not: the caller starts another one behind it.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+def onnxruntime(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, inputs))
+
+
+def onnxslim(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    slimmed = path.with_suffix(".onnxslim")
+    subprocess.run(
+        [Path(sys.executable).with_name("onnxslim"), path, slimmed], check=True, capture_output=True, timeout=limit / 2
+    )
+    return onnxruntime(slimmed, inputs, limit)
+
+
+def openvino(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import openvino
+
+    model = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    found = model(inputs)
+    return [np.array(found[output]) for output in model.outputs]
+
+
+def opencv_new(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import cv2
+
+    return _opencv(path, inputs, cv2.dnn.ENGINE_NEW)
+
+
+def opencv_classic(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import cv2
+
+    return _opencv(path, inputs, cv2.dnn.ENGINE_CLASSIC)
+
+
+def _opencv(path: Path, inputs: Arrays, engine: int) -> list[np.ndarray]:
+    import cv2
+
+    net = cv2.dnn.readNetFromONNX(str(path), engine)
+    for name, array in inputs.items():
+        net.setInput(array, name)
+    return [np.array(net.forward())]
+
+
+def mnn(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    from MNN import expr, nn
+
+    converted = path.with_suffix(".mnn")
+    # not the command mnnconvert, which would first install its vendor's logging package by pip
+    convert = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+    command = [sys.executable, "-c", convert, "-f", "ONNX", "--modelFile", path, "--MNNModel", converted]
+    done = subprocess.run(
+        [*command, "--bizCode", "x"], stdin=subprocess.DEVNULL, capture_output=True, timeout=limit / 2, check=False
+    )
+    if not converted.exists():  # the exit code is 0 all the same
+        raise RuntimeError("no file: " + (done.stdout + done.stderr).decode(errors="replace").strip()[-200:])
+    names = json.loads(path.with_suffix(".json").read_text())["outputs"]
+    net = nn.load_module_from_file(str(converted), list(inputs), names)
+    found = net.forward([expr.const(x, x.shape, expr.NCHW, expr.float) for x in inputs.values()])
+    outputs = found if isinstance(found, (list, tuple)) else [found]
+    return [np.array(expr.convert(output, expr.NCHW).read()) for output in outputs]
+
+
+def tract(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import tract
+
+    model = tract.onnx().load(str(path))
+    for i, array in enumerate(inputs.values()):
+        model.set_input_fact(i, ",".join(map(str, array.shape)) + ",f32")
+    return [output.to_numpy() for output in model.into_model().into_runnable().run(list(inputs.values()))]
+
+
+RUNNERS: dict[str, Callable[[Path, Arrays, int], list[np.ndarray]]] = {
+    "onnxruntime": onnxruntime, "onnxslim": onnxslim, "openvino": openvino, "opencv-new": opencv_new,
+    "opencv-classic": opencv_classic, "mnn": mnn, "tract": tract,
+}  # fmt: skip
+
+
+def main(tool: str, folder: Path, limit: int, names: list[str]) -> None:
+    versions = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
+    _say(versions=versions)
+    for name in names:
+        path = folder / f"{name}.onnx"
+        arrays, described = np.load(folder / f"{name}.npz"), json.loads(path.with_suffix(".json").read_text())
+        inputs = {key: arrays[f"input_{i}"] for i, key in enumerate(described["inputs"])}
+        _say(start=name)
+        signal.alarm(limit)
+        try:
+            outputs = RUNNERS[tool](path, inputs, limit)
+        except Exception as error:  # every tool refuses in its own way; each is a result
+            _say(case=name, refused=" ".join(f"{type(error).__name__}: {error}".split())[-240:])
+        else:
+            np.savez(folder / f"{name}.{tool}.npz", *outputs)
+            slimmed = path.with_suffix(f".{tool}")
+            _say(case=name, bytes=slimmed.stat().st_size if slimmed.exists() else None)
+        signal.alarm(0)
+
+
+def _say(**message: object) -> None:
+    print("@", json.dumps(message), sep="", flush=True)  # tools write to this stream too
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), sys.stdin.read().split())

@@ -1,0 +1,141 @@
+"""inspect --runtime NAME: each rule met by a file that has what it speaks of, and by no other."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner
+
+from bench.compat_onnx import TOOLS, table
+from idp_deploy.cli.app import app
+from idp_deploy.errors import UsageError
+from idp_deploy.formats.onnx.runtimes import VERDICTS, lint, runtimes
+from idp_deploy.formats.onnx.write.export import export_onnx
+from idp_deploy.quantization import quantize
+from tests.zoo import ZOO, pruned
+
+ROOT = Path(__file__).parents[1]
+RESULTS = max((ROOT / "bench" / "results").glob("compat_onnx-*.json"))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """(network, encoding) → its file, exported once."""
+    folder, done = tmp_path_factory.mktemp("runtimes"), {}
+
+    def path(network: str, encoding: str) -> Path:
+        if (network, encoding) not in done:
+            model, inputs = pruned(ZOO[network]), ZOO[network].example_inputs()
+            done[network, encoding] = export_onnx(
+                model, inputs, folder / f"{network}-{encoding}.onnx", encoding=encoding
+            ).path
+        return done[network, encoding]
+
+    return path
+
+
+def measured() -> list[tuple[str, str, str, str]]:
+    """Every float32 row of the matrix: runtime, network, encoding, verdict."""
+    names = {
+        title: next(name for name in runtimes() if name in (tool.runner, tool.runner.removesuffix("-new")))
+        for title, tool in TOOLS.items()
+    }
+    rows = json.loads(RESULTS.read_text())["rows"]
+    return [
+        (names[row["tool"]], row["network"], row["encoding"], row["verdict"])
+        for row in rows
+        if row["scheme"] == "float32" and row["network"] in ("mobilenet_v2", "gru")
+    ]
+
+
+@pytest.mark.parametrize(("runtime", "network", "encoding", "verdict"), dict.fromkeys(measured()))
+def test_a_file_of_ours_gets_the_verdict_of_the_matrix(
+    runtime: str, network: str, encoding: str, verdict: str, exported: Any
+) -> None:
+    found = lint(exported(network, encoding), runtime)
+    unopened = ("refuses", "crashes")  # a tool may do either with what it does not know
+    assert found.verdict == verdict or (found.verdict in unopened and verdict in unopened)
+    assert bool(found.findings) is (verdict != "right")
+
+
+def test_an_int8_file_is_told_what_mnn_does_with_it(tmp_path: Path) -> None:
+    entry = ZOO["keyword_spotter"]
+    model = quantize(pruned(entry), "int8", example_inputs=entry.example_inputs())
+    path = export_onnx(model, entry.example_inputs(), tmp_path / "a.onnx", encoding="dense").path
+    assert lint(path, "mnn").verdict == "refuses"
+    assert lint(path, "openvino").verdict == "right"
+
+
+def test_the_table_in_the_docs_is_that_of_the_results() -> None:
+    assert table(json.loads(RESULTS.read_text())["rows"]) in (ROOT / "docs" / "formats.md").read_text()
+
+
+def foreign(path: Path, kind: str, *, of_input: bool = False) -> Path:
+    """Another tool's file: `kind` of two uint8 vectors, behind it a product with the input; or of the input itself."""
+    operands = [numpy_helper.from_array(np.array(v, np.uint8), n) for n, v in (("a", [6, 9, 8]), ("b", [1, 2, 1]))]
+    options = {"direction": "RIGHT"} if kind == "BitShift" else {}
+    nodes = [helper.make_node(kind, ["x" if of_input else "a", "b"], ["c"], **options)]
+    nodes.append(helper.make_node("Cast", ["c"], ["y" if of_input else "w"], to=TensorProto.FLOAT))
+    if not of_input:
+        nodes.append(helper.make_node("Mul", ["x", "w"], ["y"]))
+    kinds = (TensorProto.UINT8 if of_input else TensorProto.FLOAT, TensorProto.FLOAT)
+    x, y = (helper.make_tensor_value_info(n, k, [3]) for n, k in zip("xy", kinds, strict=True))
+    graph = helper.make_graph(nodes, "g", [x], [y], operands)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_input", "verdict"),
+    [
+        ("BitShift", False, "wrong"),
+        ("BitShift", True, "right"),  # only weights are known to come out wrong
+        ("Div", False, "wrong"),
+        ("Div", True, "wrong"),
+        ("Mul", False, "right"),
+    ],
+)
+def test_operators_of_other_tools_are_found_where_they_matter(
+    kind: str, of_input: bool, verdict: str, tmp_path: Path
+) -> None:
+    assert lint(foreign(tmp_path / "a.onnx", kind, of_input=of_input), "openvino").verdict == verdict
+
+
+def test_rules_hold_in_a_file_whose_types_cannot_be_told(tmp_path: Path) -> None:
+    model = onnx.load(foreign(tmp_path / "a.onnx", "BitShift"))
+    model.graph.node.insert(0, helper.make_node("Add", ["a", "x"], ["odd"]))  # uint8 and float
+    model.graph.node.append(helper.make_node("Unheard", ["odd"], ["of"], domain="elsewhere"))
+    onnx.save(model, tmp_path / "a.onnx")
+    assert lint(tmp_path / "a.onnx", "openvino").verdict == "wrong"
+
+
+def test_the_worst_finding_is_the_verdict(exported: Any) -> None:
+    found = lint(exported("mobilenet_v2", "auto"), "opencv-classic")
+    ranks = [VERDICTS.index(finding.verdict) for finding in found.findings]
+    assert ranks == sorted(ranks)
+    assert found.verdict == found.findings[0].verdict
+
+
+def test_every_rule_is_of_a_version_that_was_run() -> None:
+    pinned = {tool.runner: tool.requirements for tool in TOOLS.values()}
+    runners = {"opencv": "opencv-new"}
+    for name, runtime in runtimes().items():
+        assert any(f"=={runtime.version}" in r for r in pinned[runners.get(name, name)]), name
+        assert (ROOT / runtime.source.partition(";")[0]).exists()
+        assert all(rule.verdict in VERDICTS and rule.fix and rule.message for rule in runtime.rules)
+
+
+def test_inspect_says_it_and_names_the_nearest_of_an_unknown_runtime(exported: Any, tmp_path: Path) -> None:
+    path = str(exported("gru", "gaps8"))
+    said = CliRunner().invoke(app, ["inspect", path, "--runtime", "openvino"])
+    assert said.exit_code == 0
+    assert "OpenVINO 2026.4.1: refuses" in said.output
+    unknown = CliRunner().invoke(app, ["inspect", path, "--runtime", "openvno"])
+    assert isinstance(unknown.exception, UsageError)
+    assert "did you mean 'openvino'?" in str(unknown.exception)
