@@ -92,8 +92,8 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
-    "gating": {"simulation"}, "loading": {"tasks"},
+    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"}, "gating": {"simulation"},
+    "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}

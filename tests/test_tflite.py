@@ -222,3 +222,14 @@ def test_a_changed_weight_fails_verification(
     changed = tmp_path / "changed.tflite"
     changed.write_bytes(bytes(content))
     assert not verify(changed, model, inputs).passed
+
+
+def test_export_says_which_inputs_a_runtime_takes_otherwise(
+    mobile: tuple[CompressedModel, tuple[Tensor]], tmp_path: Path
+) -> None:
+    """Fed as the model takes it, the file computes something else without an error."""
+    model, inputs = mobile
+    images = export_tflite(model, inputs, tmp_path / "images.tflite")
+    assert any("args_0 takes images as NHWC" in note for note in images.notes)
+    rows = export_tflite(pruned(nn.Linear(8, 4)), (torch.randn(1, 8),), tmp_path / "rows.tflite")
+    assert not any("NHWC" in note for note in rows.notes)
