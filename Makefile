@@ -29,8 +29,9 @@ check: $(STAMP)  ## lint, types, doctests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules idp_deploy tests/test_architecture.py -q
 
-docs: $(STAMP)  ## docs/cli.md, made from --help
+docs: $(STAMP)  ## docs/cli.md, made from --help, and the import table
 	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
+	$(BIN)/python -m tests.test_architecture
 
 calibrate: $(STAMP)  ## refit the cost model from targets/measurements
 	$(BIN)/python -m idp_deploy.simulation.calibration

@@ -33,17 +33,16 @@ class Metric:
 
     unit: Unit
     at_least: bool = False  # the limit is a floor, not a ceiling
-    meaning: str = ""
 
 
 METRICS: Mapping[str, Metric] = {
-    "size": Metric("bytes", meaning="bytes on disk"),
-    "gzip": Metric("bytes", meaning="bytes to download, gzip"),
-    "brotli": Metric("bytes", meaning="bytes to download, brotli"),
-    "latency": Metric("ms", meaning="simulated time of one inference"),
-    "memory": Metric("bytes", meaning="resident weights plus peak activations"),
-    "sparsity": Metric("share", at_least=True, meaning="zeros of the prunable weights, read from the file"),
-    "error": Metric("error", meaning="largest relative output error against the model"),
+    "size": Metric("bytes"),  # bytes on disk
+    "gzip": Metric("bytes"),  # bytes to download, gzip
+    "brotli": Metric("bytes"),  # bytes to download, brotli
+    "latency": Metric("ms"),  # simulated time of one inference
+    "memory": Metric("bytes"),  # resident weights plus peak activations
+    "sparsity": Metric("share", at_least=True),  # zeros of the prunable weights, read from the file
+    "error": Metric("error"),  # largest relative output error against the model
 }
 
 

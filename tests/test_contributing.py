@@ -61,3 +61,19 @@ def test_a_format_touches_five_files_outside_its_folder_and_the_page_says_which(
     given = {f"idp_deploy/{name}.py" for name in ("exporting/__init__", "formats/manifest", "formats/notes")}
     given |= {f"idp_deploy/formats/{name}.py" for name in ("sessions", "operators")}
     assert recipe - given == set(listed)
+
+
+def test_every_attack_names_tests_that_exist() -> None:
+    (section,) = re.findall(r"^## Attacks .*?(?=^## |\Z)", (ROOT / "docs/threat-model.md").read_text(), re.S | re.M)
+    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    for row in rows:
+        held = re.findall(r"`(tests/\w+\.py)::(\w+)`", row)
+        assert held, row
+        for path, test in held:
+            assert re.search(rf"^def {test}\(", (ROOT / path).read_text(), flags=re.M), (path, test)
+
+
+def test_every_hostile_test_is_on_the_list() -> None:
+    page = (ROOT / "docs/threat-model.md").read_text()
+    for path in ROOT.glob("tests/test_*hostile.py"):
+        assert f"tests/{path.name}::" in page, path.name

@@ -79,6 +79,8 @@ ROWS = (
     unnamed("export net.pt --to tflite", "net.tflite"),
     unnamed("export net.pt --to coreml", "net.mlpackage", package=True),
     unnamed("export net.pt --to coreml --no-verify", "net.mlpackage", package=True),
+    Row("restore dense/net.onnx -o new.onnx", "new.onnx"),
+    unnamed("restore dense/net.onnx", "dense/net.sparse.onnx"),
     Row("verify net.onnx net.pt -o report", "report"),
     Row("inspect net.onnx -o report", "report"),
     Row("simulate net.onnx -o report", "report"),
@@ -193,6 +195,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "prune model.pt --soft",
             "prune model.pt --one-shot --pattern channel -o model.channels.pt",
             "export net.pt --to all",
+            "export net.pt --to onnx --encoding dense -o dense",
         ):
             assert _run(line.split(), debug=False) == 0
         (folder / "ours.compare.json").write_text(json.dumps({"kind": "idp-deploy comparison, version 1"}))
