@@ -120,3 +120,43 @@ def test_sensitivity_in_training_takes_the_gradient_of_the_tasks_loss() -> None:
     assert soft["4.weight"].zeros >= 16 * 47
     with pytest.raises(UsageError, match="sensitivity looks at calibration data"):
         Pruner(network(), sparsity=0.5, allocation="sensitivity", epochs=1).finalize()
+
+
+def ranked_by_sorting(some: list[Layer], scores: list[torch.Tensor], total: int) -> dict[str, int]:
+    """The definition, in memory of its own size: all units of all layers in one order."""
+    guarded = []
+    for layer, score in zip(some, scores, strict=True):
+        flat = score.flatten().double().clone()
+        flat[flat.topk((layer.entries - layer.most_zeros) // layer.unit).indices] = torch.inf
+        guarded.append(flat)
+    owner = torch.cat([torch.full_like(flat, i) for i, flat in enumerate(guarded)])
+    size = torch.cat([torch.full_like(flat, layer.unit) for layer, flat in zip(some, guarded, strict=True)])
+    everything = torch.cat(guarded)
+    order = torch.sort(everything, stable=True).indices
+    gone = (size[order].cumsum(0) <= total) & (everything[order] < torch.inf)
+    return {layer.name: int(size[order][gone & (owner[order] == i)].sum()) for i, layer in enumerate(some)}
+
+
+def lamp_scores(layer: Layer) -> torch.Tensor:
+    squares = layer.pattern.scores(layer.weight, layer.output_axis).double().square().flatten()
+    ordered, index = squares.sort()
+    remaining = ordered.flip(0).cumsum(0).flip(0)
+    return torch.empty_like(squares).scatter_(0, index, ordered / remaining.clamp_min(1e-300))
+
+
+@settings(deadline=None, max_examples=80)
+@given(shapes, st.sampled_from(["unstructured", "channel"]), st.integers(0, 100), st.booleans(), st.integers(0, 99))
+def test_ranking_by_halving_is_ranking_by_sorting(
+    found: list[tuple[int, ...]], pattern: str, percent: int, coarse: bool, seed: int
+) -> None:
+    """Ties and zeros included: coarse weights take a handful of values."""
+    some = layers(*found, pattern=pattern)
+    for layer in some:
+        layer.weight.copy_((layer.weight * 2).round() / 2 if coarse else layer.weight)
+        layer.weight[torch.rand(layer.weight.shape, generator=torch.Generator().manual_seed(seed)) < 0.3] = 0
+    total = sum(layer.most_zeros for layer in some) * percent // 100
+    caps = {layer.name: layer.most_zeros for layer in some}
+    wanted = ranked_by_sorting(some, [lamp_scores(layer) for layer in some], total)
+    assert ALLOCATIONS["lamp"](some, total, caps) == wanted
+    magnitudes = [layer.pattern.scores(layer.weight, layer.output_axis) for layer in some]
+    assert ALLOCATIONS["global"](some, total, caps) == ranked_by_sorting(some, magnitudes, total)

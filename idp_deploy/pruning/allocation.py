@@ -7,15 +7,17 @@ in larger units), and leave every output row at least one unit wherever the targ
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from idp_deploy.errors import UsageError
 from idp_deploy.masks import NM, Channel, Pattern
 
+_CHUNK = 1 << 20
 LAMP_FROM = 0.9  # zeros, from which LAMP keeps more accuracy than ERK
 
 
@@ -74,6 +76,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
         UsageError: unknown allocation, a sparsity that would leave some weight without a single entry, or one below
             what N:M layers bring by themselves.
 
+    >>> import torch
     >>> layers = [Layer("wide", torch.randn(64, 64)), Layer("thin", torch.randn(8, 64))]
     >>> budgets = allocate(layers, 0.9, "erk")
     >>> budgets, sum(budgets.values()) == round(0.9 * (64 * 64 + 8 * 64))
@@ -129,7 +132,7 @@ def uniform(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dic
 
 def global_magnitude(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
     """One ranking of |w| over all layers; a layer's zeros are what falls below (the IDP paper's choice)."""
-    return _rank(layers, [layer.pattern.scores(layer.weight, layer.output_axis) for layer in layers], total, caps)
+    return _rank(layers, [_Ordered(_ascending(_magnitudes(layer))) for layer in layers], total, caps)
 
 
 def lamp(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
@@ -137,13 +140,8 @@ def lamp(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[s
 
     Source: Lee et al. 2021, arXiv 2010.07611.
     """
-    scores = []
-    for layer in layers:
-        squares = layer.pattern.scores(layer.weight, layer.output_axis).double().square().flatten()
-        ordered, index = squares.sort()
-        remaining = ordered.flip(0).cumsum(0).flip(0)
-        scores.append(torch.empty_like(squares).scatter_(0, index, ordered / remaining.clamp_min(1e-300)))
-    return _rank(layers, scores, total, caps)
+    ordered = [_ascending(_magnitudes(layer)) for layer in layers]
+    return _rank(layers, [_Ordered(values, _squares_from(values)) for values in ordered], total, caps)
 
 
 def sensitivity(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
@@ -162,8 +160,8 @@ def sensitivity(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) ->
                 "allocation sensitivity looks at calibration data",
                 way_out="give the pruner loss=callable, or use `prune` with a task",
             )
-        importance = (layer.weight.detach().double() * layer.gradient.double()).square()
-        scores.append(layer.pattern.unit_scores(importance, layer.output_axis))
+        importance = layer.weight.detach().double().mul_(layer.gradient).square_()
+        scores.append(_Ordered(_ascending(layer.pattern.unit_scores(importance, layer.output_axis))))
     return _rank(layers, scores, total, caps)
 
 
@@ -196,22 +194,84 @@ def _fill(layers: Sequence[Layer], shares: Sequence[float], total: int, caps: Ma
     return {layer.name: layer.entries - value for layer, value in zip(layers, at(high), strict=True)}
 
 
-def _rank(layers: Sequence[Layer], scores: Sequence[Tensor], total: int, caps: Mapping[str, int]) -> dict[str, float]:
-    """Zeros a layer when the units of all layers go in one order, each layer's best ones excepted."""
-    guarded, sizes = [], []
-    for layer, score in zip(layers, scores, strict=True):
-        flat = score.detach().flatten().double().clone()
-        protected = (layer.entries - caps[layer.name]) // layer.unit
-        flat[flat.topk(min(protected, flat.numel())).indices] = torch.inf
-        guarded.append(flat)
-        sizes.append(torch.full_like(flat, layer.unit))
-    owner = torch.cat([torch.full_like(s, i) for i, s in enumerate(sizes)])
-    order = torch.sort(torch.cat(guarded), stable=True).indices
-    size = torch.cat(sizes)[order]
-    gone = (size.cumsum(0) <= total) & (torch.cat(guarded)[order] < torch.inf)
-    zeros = torch.zeros(len(layers), dtype=torch.float64, device=size.device)
-    zeros.scatter_add_(0, owner[order][gone].long(), size[gone])
-    return {layer.name: float(z) for layer, z in zip(layers, zeros, strict=True)}
+class _Ordered:
+    """A layer's scores, ascending, at 4 or 12 bytes a unit: magnitudes and, for LAMP, the sum of squares from each on.
+
+    Scores are computed where they are asked for: a few thousand times, whatever the size of the net.
+    """
+
+    def __init__(self, values: np.ndarray, squares_from: np.ndarray | None = None) -> None:
+        self.values, self.squares_from = values, squares_from
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def score(self, k: int) -> float:
+        value = float(self.values[k])
+        return value if self.squares_from is None else value * value / max(float(self.squares_from[k]), 1e-300)
+
+
+def _magnitudes(layer: Layer) -> Tensor:
+    return layer.pattern.scores(layer.weight.detach(), layer.output_axis)
+
+
+def _ascending(scores: Tensor) -> np.ndarray:
+    """The entries in order; sorts the tensor's own memory where that is on the CPU."""
+    values = scores.detach().flatten().cpu().numpy()
+    values.sort()
+    return values
+
+
+def _squares_from(values: np.ndarray) -> np.ndarray:
+    """Σ v² over each entry and all after it, added up from the largest down.
+
+    >>> _squares_from(np.array([1.0, 2.0, 3.0]))
+    array([14., 13.,  9.])
+    """
+    sums, carry = np.empty(len(values)), 0.0
+    for end in range(len(values), 0, -_CHUNK):
+        start = max(0, end - _CHUNK)
+        squares = np.square(values[start:end][::-1].astype(np.float64))
+        squares[0] += carry
+        sums[start:end] = np.cumsum(squares)[::-1]
+        carry = sums[start]
+    return sums
+
+
+def _rank(layers: Sequence[Layer], scores: Sequence[_Ordered], total: int, caps: Mapping[str, int]) -> dict[str, float]:
+    """Zeros a layer when the units of all layers go in one order, each layer's best ones excepted.
+
+    The score at which `total` is passed is found by halving the order of floating-point numbers, in which neighbours
+    are neighbouring integers. Units of that very score go in the order of the layers.
+    """
+    units = [layer.unit for layer in layers]
+    may_go = [
+        max(0, len(score) - (layer.entries - caps[layer.name]) // layer.unit)
+        for layer, score in zip(layers, scores, strict=True)
+    ]
+
+    def gone(bits: int) -> list[int]:
+        bound = float(np.int64(bits).view(np.float64))
+        pairs = zip(scores, may_go, strict=True)
+        return [bisect_right(range(most), bound, key=score.score) for score, most in pairs]
+
+    low, high = -1, (infinite := int(np.float64(np.inf).view(np.int64)))
+    while high - low > 1:  # at `low` everything fits, at `high` it is too much or all
+        middle = (low + high) // 2
+        if sum(unit * count for unit, count in zip(units, gone(middle), strict=True)) <= total:
+            low = middle
+        else:
+            high = middle
+    counts = gone(low) if low >= 0 else [0] * len(layers)
+    room = total - sum(unit * count for unit, count in zip(units, counts, strict=True))
+    for i, most in enumerate(gone(high) if high < infinite else []):
+        tied = min(most - counts[i], room // units[i])
+        room -= tied * units[i]
+        all_of_them = counts[i] + tied == most
+        counts[i] += tied
+        if not all_of_them:
+            break
+    return {layer.name: float(unit * count) for layer, unit, count in zip(layers, units, counts, strict=True)}
 
 
 def _to_units(
