@@ -121,12 +121,18 @@ def package(
     data = path / "Data" / "com.apple.CoreML"
     (data / "weights").mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(model)
-    items = {"a": {"path": "com.apple.CoreML/model.mlmodel"}}
+    items = {"a": _item("model.mlmodel")}
     if blob is not None:
         (data / "weights" / "weight.bin").write_bytes(bytes(blob.data))
-        items["b"] = {"path": "com.apple.CoreML/weights"}
-    (path / "Manifest.json").write_text(json.dumps({"rootModelIdentifier": "a", "itemInfoEntries": items}))
+        items["b"] = _item("weights")
+    manifest = {"fileFormatVersion": "1.0.0", "rootModelIdentifier": "a", "itemInfoEntries": items}
+    (path / "Manifest.json").write_text(json.dumps(manifest))
     return path
+
+
+def _item(name: str) -> dict[str, str]:
+    """coremltools opens no package in which one of these is missing."""
+    return {"author": "com.apple.CoreML", "description": "by hand", "name": name, "path": f"com.apple.CoreML/{name}"}
 
 
 def linear_package(path: Path, *, sparse: bool = True) -> Path:
