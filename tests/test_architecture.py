@@ -269,6 +269,8 @@ def test_the_wheel_carries_every_package_and_the_targets() -> None:
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
     assert set(settings["packages"]) == found | {"idp_deploy.targets"}
+    assert "py.typed" in settings["package-data"]["idp_deploy"]
+    assert (PACKAGE / "py.typed").exists()
     patterns = settings["package-data"]["idp_deploy.targets"]
     for file in (PACKAGE.parent / "targets").rglob("*"):
         inside = str(file.relative_to(PACKAGE.parent / "targets"))
