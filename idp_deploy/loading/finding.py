@@ -14,6 +14,7 @@ from idp_deploy.loading.entries import Entries, looks_averaged, prefixes, same, 
 from idp_deploy.loading.factories import did_you_mean
 
 # by last segment: entries that a file may have too many or too few of, since no inference reads them
+BEFORE_AVERAGING = ("current_model_state",)  # Lightning's WeightAveraging: the average itself is its `state_dict`
 COUNTERS = ("num_batches_tracked", "n_averaged")
 _TRIED = 50  # prefixes that are looked at closely
 
@@ -104,6 +105,11 @@ def fits(entries: Entries, spellings: Sequence[Wanted]) -> list[Fit]:
     return sorted(found, key=lambda fit: len(fit.missing) + len(fit.unexpected) + len(fit.shapes))[:1]
 
 
+def _kind(others: Sequence[Fit]) -> str:
+    averaged = any(looks_averaged(fit.prefix) for fit in others)
+    return "averaged ones (EMA)" if averaged else "the weights before averaging"
+
+
 def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) -> tuple[Fit, list[str]]:
     """The one that is meant, and what should be said about the others.
 
@@ -129,6 +135,7 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
         if not any(same(fit.state, other.state) for other in distinct):
             distinct.append(fit)
     raw = [fit for fit in distinct if not looks_averaged(fit.prefix)] or distinct
+    raw = [fit for fit in raw if fit.prefix.partition(".")[0] not in BEFORE_AVERAGING] or raw
     if len(raw) > 1:
         raise UsageError(
             f"{path} holds several sets of weights that fit {factory}: {_listed(raw)}",
@@ -138,7 +145,7 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
     said = []
     if others := [fit for fit in distinct if fit is not chosen]:
         said.append(
-            f"{path}: taking the weights {_listed([chosen])}; averaged ones (EMA) that differ stand {_listed(others)}: "
+            f"{path}: taking the weights {_listed([chosen])}; {_kind(others)} that differ stand {_listed(others)}: "
             f"--weights-key {others[0].prefix} takes those"
         )
     taken = {fit.prefix for fit in fitting}
