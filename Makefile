@@ -18,7 +18,7 @@ demo: $(STAMP)  ## train, prune, export, verify, simulate and gate a model on re
 	$(BIN)/python -m sample_models.demo
 
 test: $(STAMP)  ## the test suite
-	$(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers: more threads each would only wait for each other
 
 test-slow: $(STAMP)  ## the suites that take minutes
 	$(BIN)/python -m pytest -m slow
