@@ -62,17 +62,19 @@ def workspace(folder: Path) -> Iterator[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     _sweep(folder)
-    while True:
-        holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
-        holder.mkdir(mode=0o700)
-        lock = _locked(holder)
-        if lock is not None:
-            break  # else another command swept it away before it was locked
+    lock: int | None = None
+    holder = folder
     try:
+        while lock is None:  # another command may sweep it away before it is locked
+            holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
+            holder.mkdir(mode=0o700)
+            lock = _locked(holder)
         yield holder
     finally:
-        shutil.rmtree(holder, ignore_errors=True)
-        os.close(lock)
+        if holder != folder:
+            shutil.rmtree(holder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
 
 
 def _locked(holder: Path) -> int | None:
@@ -105,13 +107,14 @@ def _sweep(folder: Path) -> None:
 
 def _swap(new: Path, place: Path, retired: Path) -> None:
     """Put one package in the place of another, which ends at `retired`, or stays where the new one cannot come."""
-    place.rename(retired)
-    try:
+    try:  # a signal may come between any two lines
+        place.rename(retired)
         if reason := why_kept(retired):  # somebody put something into it since it was looked at
             raise _kept(place, reason)
         new.rename(place)
     except BaseException:
-        retired.rename(place)
+        if retired.exists() and not place.exists():
+            retired.rename(place)
         raise
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from idp_deploy.files import replacing, workspace, write_bytes
+from idp_deploy.files import move, replacing, workspace, write_bytes
 from tests.test_pipeline import package
 
 ROOT = Path(__file__).parents[1]
@@ -99,3 +99,24 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_an_interruption_right_after_a_rename_of_a_swap_loses_no_package(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old package, or the new one, whole; a signal comes between any two lines."""
+    place, made = package(tmp_path / "m.mlpackage", "old"), package(tmp_path / "made", "new")
+    real, count = Path.rename, iter(range(1, 99))
+
+    def interrupted(self: Path, target: Path) -> Path:
+        moved = real(self, target)
+        if next(count) == after:
+            raise KeyboardInterrupt
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        move(made, place)
+    assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == ("old" if after == 1 else "new")
+    assert not list(tmp_path.glob(".idp-deploy-*"))
