@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from idp_deploy.isolation import ForeignError, Session, open_isolated
 from idp_deploy.isolation.wire import pack, unpack
 
 Arrays = Mapping[str, np.ndarray]
+ROOT = Path(__file__).parents[1]
 
 
 class Foreign:
@@ -121,7 +123,8 @@ def test_no_child_outlives_its_command() -> None:
         "print(json.dumps(session().call('pid')[0]), flush=True); os.kill(os.getpid(), signal.{})"
     )
     for end in ("SIGKILL", "SIGINT"):
-        run = subprocess.run([sys.executable, "-c", code.format(end)], capture_output=True, text=True, check=False)
+        command, environment = [sys.executable, "-c", code.format(end)], {**os.environ, "PYTHONPATH": str(ROOT)}
+        run = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         pid = json.loads(run.stdout)
         deadline = time.monotonic() + 10
         while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
