@@ -8,7 +8,6 @@ weights and the outputs alone. It protects from accidents and from tools, not fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from glob import escape
 from pathlib import Path
 
@@ -24,11 +23,9 @@ def seal(path: Path) -> str:
     found = _find(path)
     if found is None:
         return ""
-    holder, at, _ = found
-    digest = _digest(path, holder, at)
-    data = bytearray(documents.read_bytes(holder))
-    data[at : at + DIGITS] = digest.encode()
-    files.write_bytes(holder, bytes(data))
+    holder, data, at = found
+    digest = _digest(path, holder, data, at)
+    files.write_bytes(holder, data[:at] + digest.encode() + data[at + DIGITS :])
     return digest
 
 
@@ -39,36 +36,34 @@ def intact(path: Path) -> bool | None:
         OSError: it cannot be read.
     """
     found = _find(path)
-    if found is None or found[2] == BLANK.encode():
+    if found is None:
         return None
-    holder, at, value = found
-    return value == _digest(path, holder, at).encode()
+    holder, data, at = found
+    value = data[at : at + DIGITS]
+    return None if value == BLANK.encode() else value == _digest(path, holder, data, at).encode()
 
 
-def _find(path: Path) -> tuple[Path, int, bytes] | None:
-    """(the file that holds the seal, where, what it says)."""
+def _find(path: Path) -> tuple[Path, bytes, int] | None:
+    """(the file that holds the seal, its content, where the seal stands in it)."""
     for member in files.members(path):
         data = documents.read_bytes(member)
         at = data.rfind(_BEFORE)
         if at >= 0:
-            start = at + len(_BEFORE)
-            return member, start, data[start : start + DIGITS]
+            return member, data, at + len(_BEFORE)
     return None
 
 
-def _digest(path: Path, holder: Path, at: int) -> str:
+def _digest(path: Path, holder: Path, data: bytes, at: int) -> str:
     digest = hashlib.sha256()
-    for member in _parts(path):
-        data = documents.read_bytes(member)
-        if member == holder:
-            data = data[:at] + BLANK.encode() + data[at + DIGITS :]
+    for member in (*files.members(path), *sorted(path.parent.glob(f"{escape(path.name)}.????????????.data"))):
         if path.is_dir():
             digest.update(str(member.relative_to(path)).encode() + b"\0")
-        digest.update(len(data).to_bytes(8, "little") + data)
+        digest.update(member.stat().st_size.to_bytes(8, "little"))
+        if member == holder:
+            for part in (memoryview(data)[:at], BLANK.encode(), memoryview(data)[at + DIGITS :]):
+                digest.update(part)
+        else:
+            with member.open("rb") as file:
+                while chunk := file.read(1 << 20):
+                    digest.update(chunk)
     return digest.hexdigest()[:DIGITS]
-
-
-def _parts(path: Path) -> Iterator[Path]:
-    """Every file that belongs to it: a package's members, and the tensors that a large ONNX file keeps beside it."""
-    yield from files.members(path)
-    yield from sorted(path.parent.glob(f"{escape(path.name)}.????????????.data"))

@@ -22,7 +22,15 @@ from idp_deploy.reading import read
 
 PAGE = (Path(__file__).parents[1] / "docs" / "manifest.md").read_text()
 SCHEMA: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", PAGE, flags=re.S)[0])
-TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "null": type(None)}
+TYPES = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "boolean": bool,
+    "integer": int,
+    "number": (int, float),
+    "null": type(None),
+}
 WORDS: dict[str, Callable[[Any, Any], bool]] = {  # of JSON Schema, as far as the page uses them: (value, what is said)
     "type": lambda value, kinds: any(isinstance(value, TYPES[kind]) for kind in np.atleast_1d(kinds)),
     "const": lambda value, one: value == one,

@@ -136,3 +136,23 @@ def test_the_seal_is_the_same_every_time(seeds: dict[tuple[str, str], Seed], tmp
     again = export(model, "onnx", INPUTS, tmp_path / "net.onnx")
     assert again.path.read_bytes() == good.path.read_bytes()
     assert json.loads(onnx.load(good.path).metadata_props[0].value)["seal"] == again.manifest["seal"]
+
+
+@pytest.mark.parametrize(
+    ("format", "scheme", "options"),
+    [("tflite", "int8", {"encoding": "dense"}), ("coreml", "", {"precision": "float32"})],
+)
+def test_a_file_is_held_against_one_that_was_exported_with_the_same_options(
+    format: FormatName, scheme: str, options: dict[str, str], seeds: dict[tuple[str, str], Seed], tmp_path: Path
+) -> None:
+    """With others the fresh file would be built otherwise, and nothing but outputs could be compared."""
+    good = seeds[format, scheme]
+    path = export(good.model(), format, INPUTS, tmp_path / good.path.name, **options).path  # type: ignore[arg-type]
+    holder = next(p for p in [path, *sorted(path.rglob("*.mlmodel"))] if p.is_file())
+    seal_at = holder.read_bytes().rfind(b'"seal":"') + 8
+    data = bytearray(holder.read_bytes())
+    data[seal_at : seal_at + 32] = b"f" * 32
+    holder.write_bytes(data)
+    parity = verify(path, good.model(), INPUTS)
+    assert parity.passed
+    assert any("what it holds is what a fresh export holds" in note for note in parity.notes), parity.notes

@@ -27,6 +27,7 @@ def build(
     outputs: Sequence[str],
     weights: Mapping[str, str],
     layouts: Mapping[str, str] | None = None,
+    options: Mapping[str, str | bool | None] | None = None,
     packages: Sequence[str] = ("torch",),
 ) -> dict[str, Any]:
     """The manifest as plain values.
@@ -36,6 +37,7 @@ def build(
         outputs: the file's output names in the order of the flattened model outputs.
         weights: parameter name → tensor name in the file; those without a mask are left out.
         layouts: input or output name → "NHWC" where the file's layout is not the model's.
+        options: what the exporter was asked for; what was left to it (None) is left out.
         packages: whose versions to record.
     """
     return {
@@ -46,6 +48,7 @@ def build(
         "inputs": list(inputs),
         "outputs": list(outputs),
         "layouts": dict(layouts or {}),
+        "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
         "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
         "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
         "seal": BLANK,  # the real one takes its place once the file is whole
@@ -81,7 +84,7 @@ def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
         inner = found.get(key, {})
         if not (isinstance(inner, dict) and all(isinstance(text, str) for text in inner.values())):
             return _ignored(f"'{key}' is no mapping of names")
-    for key in ("zeros", "versions", "provenance"):
+    for key in ("zeros", "versions", "provenance", "options"):
         if not isinstance(found.get(key, {}), dict):
             return _ignored(f"'{key}' is no mapping")
     return found, ""

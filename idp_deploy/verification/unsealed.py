@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, OutputParity, StoredTensor, WeightProof
+from idp_deploy.formats import FORMATS
 from idp_deploy.reading import read
 from idp_deploy.verification.calls import Arrays
 from idp_deploy.verification.comparing import error_of, output_names
@@ -46,7 +48,7 @@ def against_fresh(
     with tempfile.TemporaryDirectory(prefix="idp-deploy-") as folder:
         path = Path(folder) / contents.path.name
         try:
-            export(model, contents.format, example_inputs, path)
+            export(model, contents.format, example_inputs, path, **_options(contents))
         except IdpDeployError as error:
             note = (
                 f"changed since it was exported, and the checkpoint could not be exported to compare: {error.message}"
@@ -70,6 +72,13 @@ def against_fresh(
     else:
         note = "its bytes changed since it was exported; what it holds is what a fresh export holds"
     return tuple(parities), proofs[:_MOST], (note,)
+
+
+def _options(contents: Contents) -> dict[str, Any]:
+    """What the file says it was exported with, as far as its format's exporter takes that."""
+    said = contents.manifest.get("options", {})
+    taken = signature(FORMATS[contents.format].function("write")).parameters
+    return {name: value for name, value in said.items() if name in taken and isinstance(value, str | bool)}
 
 
 def _shape_of(contents: Contents) -> tuple[Any, ...]:

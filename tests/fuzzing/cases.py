@@ -127,7 +127,7 @@ def _model(good: Seed) -> CompressedModel:
     return good.model()
 
 
-def _exported(good: Path, _model: object, _format: str, _inputs: object, path: Path) -> None:
+def _exported(good: Path, _model: object, _format: str, _inputs: object, path: Path, **_: object) -> None:
     """An export gives the same bytes every time (tested elsewhere): once is enough."""
     (shutil.copytree if good.is_dir() else shutil.copy)(good, path)
 

@@ -44,7 +44,7 @@ _INTEGERS = (
     -(2**63),
 )
 _FLOATS = (0.0, -0.0, 1.0, -1.0, 1e-45, 1e30, math.nan, math.inf, -math.inf)
-_TEXTS = ("", "\0", "a" * 5000, "../../x", "/dev/null", "x\ud800"[:1], "é\u202e", "%s%n", "{}", "[" * 5000, "nan", "-1")
+_TEXTS = ("", "\0", "a" * 5000, "../../x", "/dev/null", "é\u202e", "%s%n", "{}", "[" * 5000, "nan", "-1")
 _ODD: tuple[Any, ...] = (None, True, [], {}, "text", 0, -1, 1.5, 10**400, [[]], {"a": {}}, float("nan"))
 _INTERESTING_WORDS = (0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 0x10000)
 _HEADER = 512  # bytes where structure is dense

@@ -102,6 +102,7 @@ def export_coreml(
         inputs=inputs,
         outputs=outputs,
         weights=storage.placed,
+        options={"encoding": encoding, "precision": precision, "deployment_target": deployment_target},
         packages=("torch", "coremltools"),
     )
     with files.replacing(path, package=True) as temporary:

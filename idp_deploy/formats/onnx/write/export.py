@@ -77,6 +77,7 @@ def export_onnx(
         inputs=[value.name for value in proto.graph.input],
         outputs=[value.name for value in proto.graph.output],
         weights={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
+        options={"encoding": encoding, "dynamic_batch": dynamic_batch},
         packages=("torch", "onnx", "onnxscript"),
     )
     proto.metadata_props.add(key=manifest.KEY, value=manifest.dumps(entry))

@@ -86,7 +86,7 @@ def export_tflite(
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
-    record = _manifest(model, converted, matches, outputs)
+    record = _manifest(model, converted, matches, outputs, encoding)
     base, calls = serialize(tflite), _calls(converted, record)
     for storing, note in wanted.attempts():
         content, placed = _stored(base, matches, masks, storing, record)
@@ -240,7 +240,7 @@ def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
 
 
 def _manifest(
-    model: CompressedModel, converted: Converted, matches: Mapping[int, Match], outputs: Sequence[str]
+    model: CompressedModel, converted: Converted, matches: Mapping[int, Match], outputs: Sequence[str], encoding: str
 ) -> dict[str, Any]:
     names: dict[str, str] = {}
     for found in matches.values():
@@ -251,6 +251,7 @@ def _manifest(
         outputs=outputs,
         weights=names,
         layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
+        options={"encoding": encoding},
         packages=("torch", "litert-torch", "ai-edge-litert"),
     )
 
