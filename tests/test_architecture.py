@@ -70,7 +70,12 @@ ALLOWED: dict[str, set[str]] = {
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
-    "pipeline": FOUNDATION | CORE | STAGES,
+    "shipping": FOUNDATION | CORE | STAGES,
+    "fingerprints": {"files"},
+    "history": {"documents", "files", "fingerprints", "ownership"},
+    "stages": FOUNDATION | CORE | STAGES | {"shipping"},
+    "expecting": FOUNDATION | CORE,
+    "pipeline": {"flow", "stages"},
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "ledger", "units"},
@@ -78,7 +83,11 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | STAGES
     | {
-        "pipeline",
+        "stages",
+        "shipping",
+        "fingerprints",
+        "history",
+        "expecting",
         "planning",
         "restoring",
         "configuration",
@@ -93,7 +102,7 @@ ALLOWED: dict[str, set[str]] = {
 # whose types a room may name, without loading them
 TYPES = {
     "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
-    "gating": {"simulation"}, "loading": {"tasks"},
+    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}

@@ -88,6 +88,7 @@ ROWS = (
     Row("run -o report", "report"),
     unnamed("run", "out/model.pruned.pt"),
     unnamed("run", "out/model.pruned.onnx"),
+    unnamed("run", "out/model.run.json"),
     Row(f"{COMPARE} -o report", "report"),
     unnamed(COMPARE, "model.compare.json"),
     Row("targets -o report", "report"),
