@@ -12,11 +12,11 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import PathFinder
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -116,18 +116,15 @@ def code_of(specs: Iterable[str]) -> Code:
             continue
         seen.add(name)
         todo.append(name.rpartition(".")[0])  # a package's __init__ runs before its modules
-        spec = _find(name)
-        if spec is None:
+        place = _find(name)
+        if place is None or (place.origin is None and place.inside):
             continue
-        origin = Path(spec.origin) if spec.has_location and spec.origin else None
-        if origin is None and spec.submodule_search_locations is not None:
-            continue  # a folder without __init__
-        if origin is None or not is_local(origin):
+        if place.origin is None or not is_local(place.origin):
             installed.add(name.partition(".")[0])
             continue
-        found[name] = origin
-        if origin.suffix == ".py":
-            todo += _imported(origin, name, spec.submodule_search_locations is not None)
+        found[name] = place.origin
+        if place.origin.suffix == ".py":
+            todo += _imported(place.origin, name, bool(place.inside))
     return Code(tuple(sorted(set(found.values()))), tuple(sorted(installed - set(sys.stdlib_module_names))))
 
 
@@ -141,22 +138,30 @@ def is_local(path: Path) -> bool:
     )
 
 
-def _find(name: str) -> ModuleSpec | None:
-    """The spec of a module, without importing its parents as `importlib.util.find_spec` would."""
-    parent, _, _ = name.rpartition(".")
-    places: Sequence[str] | None = [os.getcwd(), *sys.path]
-    if parent:
-        above = _find(parent)
-        places = above.submodule_search_locations if above else None
-        if places is None:
-            return None
-    if (found := PathFinder.find_spec(name, places)) is not None or parent:
-        return found
-    for finder in sys.meta_path:  # editable installs bring finders of their own
+@dataclass(frozen=True)
+class _Place:
+    """Where a module lies: its file, if it has one, and the folders of its submodules, if it has any."""
+
+    origin: Path | None
+    inside: tuple[str, ...]
+
+
+def _find(name: str) -> _Place | None:
+    """A module's place, without importing its parents as `importlib.util.find_spec` would."""
+    parent, _, last = name.rpartition(".")
+    above = _find(parent) if parent else _Place(None, (os.getcwd(), *sys.path))
+    if above is None or not above.inside:
+        return None
+    spec = PathFinder.find_spec(last, above.inside)
+    for finder in sys.meta_path if spec is None and not parent else ():  # editable installs bring finders of their own
         look = getattr(finder, "find_spec", None)
-        if look is not None and (found := look(name, None)) is not None:
-            return found  # type: ignore[no-any-return]
-    return None
+        spec = spec or (look(name, None) if look is not None else None)
+    if spec is None:
+        return None
+    if spec.has_location and spec.origin:
+        return _Place(Path(spec.origin), tuple(spec.submodule_search_locations or ()))
+    folders = (str(Path(place, last)) for place in above.inside)  # a package without __init__
+    return _Place(None, tuple(folder for folder in folders if os.path.isdir(folder)))
 
 
 def _imported(path: Path, module: str, is_package: bool) -> list[str]:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -61,8 +61,8 @@ class _Record:
     digests: dict[str, str] = field(default_factory=dict)
 
 
-class Listener:
-    """Hears of the stages of a run; this one says nothing."""
+class Listener(Protocol):
+    """Hears of the stages of a run."""
 
     def begins(self, name: str, why: str) -> None:
         """A stage begins, and why."""
@@ -89,7 +89,7 @@ class History:
         self._record = _read(path)
         self.digests = Digests(self._record.digests)
         self.stages: dict[str, Stage] = {}
-        self._listener: Listener = Listener()
+        self._listener: Listener | None = None
         self._stopped = dict(self._record.begun)
         self._ran: set[str] = set()
         self._done: set[str] = set()
@@ -156,10 +156,12 @@ class History:
                 pass
             else:
                 self._done.add(name)
-                self._listener.skipped(name)
+                if self._listener is not None:
+                    self._listener.skipped(name)
                 return found
         stage = self.stages[name]
-        self._listener.begins(name, self.why(name))
+        if self._listener is not None:
+            self._listener.begins(name, self.why(name))
         self._record.stages.pop(name, None)
         self._record.begun.clear()
         self._record.begun[name] = _plain(stage.inputs)
@@ -168,7 +170,8 @@ class History:
         own = [self.path, *(path for other in self.stages.values() for path in other.outputs)]
         with watching(self._roots if stage.runs_code else [], without=own) as seen:
             result = work()
-        self._listener.ended(name)
+        if self._listener is not None:
+            self._listener.ended(name)
         self._ran.add(name)
         made = outputs(result) if outputs else stage.outputs
         if finished(result):

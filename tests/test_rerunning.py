@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -180,7 +180,13 @@ def test_what_depends_on_a_change_would_run_again_and_nothing_else(
     assert foretold(capsys) == list(expected)
 
 
-@pytest.mark.parametrize("change", ["weights", "quantize.scheme", "the artifact replaced by something else"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "the artifact replaced by something else",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("weights", "quantize.scheme", "a budget")),
+    ],
+)
 def test_what_is_foretold_is_done(change: str, project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, expected = CHANGES[change]
     make(project)
@@ -216,12 +222,13 @@ def test_a_skipped_run_reports_the_same(project: Path) -> None:
 def test_a_run_with_nothing_to_do_takes_under_two_seconds_and_loads_no_torch(project: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (project / "out").rglob("*")}
     code = "import sys; from idp_deploy.cli.app import _run; sys.exit(_run(['run'], False) or 'torch' in sys.modules)"
-    walls = []
+    took = []
     for _ in range(3):
-        started = time.monotonic()
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-c", code], cwd=project, check=True, capture_output=True)
-        walls.append(time.monotonic() - started)
-    assert min(walls) < 2
+        now = resource.getrusage(resource.RUSAGE_CHILDREN)
+        took.append(now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime)
+    assert min(took) < 1.5  # of the processor, since others may be at work here
     assert {path: path.stat().st_mtime_ns for path in (project / "out").rglob("*")} == before
 
 
@@ -240,6 +247,7 @@ def test_a_killed_run_goes_on_where_it_was(project: Path) -> None:
     assert {path.name: path.read_bytes() for path in (project / "out").glob("w.pruned*")} == expected
 
 
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_from_its_last_epoch(project: Path) -> None:
     edit("idp-deploy.toml", "epochs = 1", "epochs = 3")(project)
     assert go(project)[0] == 0
@@ -273,14 +281,14 @@ def test_a_dry_run_before_the_first_tells_time_and_size_and_writes_nothing(proje
 
 
 def test_a_file_that_disagrees_is_no_finished_stage(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from idp_deploy.flow import Parity
+    from idp_deploy.flow import OutputParity
 
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
     for name in ("tiny", "net", "data", "layers", "more_things"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Parity, "passed", property(lambda _: False))
+        patch.setattr(OutputParity, "passed", property(lambda _: False))
         assert _run(["run", "--force"], debug=False) == 1
     assert go(project)[1] == list(STAGES[2:])
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from idp_deploy.cli import check as check_file
 from idp_deploy.cli import (
+    beginning,
     comparing,
     environment,
     exporting,
@@ -26,6 +26,7 @@ from idp_deploy.cli import (
     simulating,
     verifying,
 )
+from idp_deploy.cli import check as check_file
 from idp_deploy.errors import ExitCode, IdpDeployError
 
 app = typer.Typer(
@@ -53,7 +54,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "run": (running.run, "idp-deploy run"),
     "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
     "targets": (environment.targets, "idp-deploy targets pixel-4"),
-    "init": (environment.init, "idp-deploy init"),
+    "init": (beginning.init, "idp-deploy init"),
     "doctor": (environment.doctor, "idp-deploy doctor"),
 }
 

@@ -21,7 +21,6 @@ from rich.progress import (
 from rich.text import Text
 
 from idp_deploy.cli.output import console, say
-from idp_deploy.history import Listener
 from idp_deploy.units import duration
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 TRAINING = "prune"  # the stage that trains
 
 
-class StageLines(Listener):
+class StageLines:
     """The stages of a run: a line each with its time and what is left of it on a terminal, one line each elsewhere.
 
     Args:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.depending import labels, stages_of
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.progress import EpochTable, StageLines
@@ -16,15 +15,13 @@ from idp_deploy.cli.pruning import plan as sparsity_for
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.files import size_bytes
-from idp_deploy.history import History
 from idp_deploy.rendering.document import Document
-from idp_deploy.rendering.runs import Foretold, plan_document
-from idp_deploy.rendering.verdicts import report_document
-from idp_deploy.stages import PRUNE, Plan, Run
 
 if TYPE_CHECKING:
     from idp_deploy.expecting import Expectation
     from idp_deploy.flow import Model, Recipe
+    from idp_deploy.history import History
+    from idp_deploy.stages import Plan
     from idp_deploy.tasks import Task
 
 
@@ -48,6 +45,11 @@ def run(
 
     Exits 1 where a budget is broken or a file does not agree with the model.
     """
+    from idp_deploy.cli.depending import stages_of
+    from idp_deploy.history import History
+    from idp_deploy.rendering.verdicts import report_document
+    from idp_deploy.stages import Run
+
     ready(format, output, *([config] if config else []))
     session = open_session(config=config)
     weights = _weights(session)
@@ -93,6 +95,8 @@ def _weights(session: Session) -> Path:
 
 
 def _plan(session: Session, weights: Path) -> Plan:
+    from idp_deploy.stages import Plan
+
     settings = session.configuration
     return Plan(
         model=lambda: session.model(weights),
@@ -121,6 +125,10 @@ def _recipe(session: Session, model: Model, task: Task | None) -> Recipe:
 
 def _foretold(session: Session, plan: Plan, history: History) -> Document:
     """What would run; where a stage never ran, model and task are loaded to tell what it will take."""
+    from idp_deploy.cli.depending import labels
+    from idp_deploy.rendering.runs import Foretold, plan_document
+    from idp_deploy.stages import PRUNE
+
     rows = []
     expected = None
     for name in plan.names:
