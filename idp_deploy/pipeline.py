@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ def deploy(
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
     encoding: str = "auto",
+    options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     one_shot: bool = False,
     inputs: tuple[Any, ...] | None = None,
     progress: Any = None,
@@ -39,6 +40,7 @@ def deploy(
     Args:
         folder: where `<stem>.pruned.pt` and the exported files go.
         targets: device names to simulate beside those that `budgets` name.
+        options: for each format what its exporter alone takes (`precision`, `io`).
         one_shot: prune by magnitude, without training; then `task` may be None, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
         announce: told each stage as it begins.
@@ -54,6 +56,7 @@ def deploy(
         budgets=budgets,
         scheme=scheme,
         encoding=encoding,
+        options=options or {},
         one_shot=one_shot,
         inputs=None if inputs is None else lambda _task: inputs,
     )

@@ -45,6 +45,7 @@ class Plan:
     budgets: Sequence[Budget] = ()
     scheme: str | None = None
     encoding: str = "auto"
+    options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
     one_shot: bool = False  # by magnitude, without training
     inputs: Callable[[Task | None], tuple[Any, ...]] | None = None  # None: the task's
     checkpoint: Callable[[Path], CompressedModel] | None = None  # reads what an earlier run left
@@ -266,6 +267,7 @@ class Run:
             plan.encoding,
             self._task,
             self._announce,
+            plan.options,
         )
         return parities[artifact.path]
 

@@ -49,6 +49,7 @@ def stages_of(session: Session, plan: Plan, weights: Path, digests: Digests) -> 
     for format in plan.formats:
         inputs[EXPORT.format(format)] = {
             "export.encoding": plan.encoding,
+            **{f"export.{key}": value for key, value in plan.options.get(format, {}).items()},
             **names,
             **code,
             **versions([*_WRITES, *FORMATS[format].packages]),

@@ -109,6 +109,7 @@ def _plan(session: Session, weights: Path) -> Plan:
         budgets=settings.budget_list(),
         scheme=settings.quantize.scheme,
         encoding=settings.export.encoding,
+        options=settings.export.special(settings.export.to),
         one_shot=settings.prune.one_shot,
         inputs=session.example_inputs,
         checkpoint=session.compressed,
