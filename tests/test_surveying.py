@@ -223,14 +223,8 @@ def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callabl
     assert not (folder / "ran.txt").exists()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=() if name == "a class with arguments that the weights tell" else pytest.mark.slow)
-        for name, row in FOLDERS.items()
-        if row.model
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, row in FOLDERS.items() if row.model])
 def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) -> None:
     folder = made(name)
     for line in (["init"], ["run"], ["check"]):

@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
     "targets": (environment.targets, "idp-deploy targets pixel-4"),
     "init": (beginning.init, "idp-deploy init"),
+    "new": (beginning.new, "idp-deploy new my-project"),
     "doctor": (environment.doctor, "idp-deploy doctor"),
 }
 

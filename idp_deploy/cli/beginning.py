@@ -1,4 +1,4 @@
-"""init: how to begin."""
+"""init and new: how to begin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from idp_deploy import files
 from idp_deploy.cli.options import Json, ReportFormat
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.document import Document, Table
@@ -62,3 +62,23 @@ def init(
         format=format,
         json=json,
     )
+
+
+def new(
+    name: Annotated[Path, typer.Argument(metavar="NAME", help="Folder to write, which is not there yet.")],
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """Write a whole small project that runs: model, task, trained weights, configuration, CI.
+
+    Its data are drawn by itself: put your own in their place.
+    """
+    from idp_deploy.starting import new_project
+
+    ready(format)
+    say(f"writing {name} and training its model, which takes some seconds")
+    written = new_project(name)
+    data = {"folder": str(name), "files": [str(path) for path in written]}
+    rows = [(str(path),) for path in written]
+    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {name} && idp-deploy run")
+    emit(document, format=format, json=json)
