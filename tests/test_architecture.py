@@ -25,7 +25,7 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing",
+    "reading", "formats", "ledger", "sealing", "facts",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
+    "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
     "lifting": set(),
     "recurrences": set(),

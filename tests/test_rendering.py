@@ -10,7 +10,7 @@ import pytest
 
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering import RENDERERS, render
-from idp_deploy.rendering.document import Bar, Case, Curves, Document, Plot, Point, Table
+from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
 
 EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
 
@@ -23,7 +23,13 @@ def document(passed: bool = False) -> Document:
         [EVIL],
         [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, EVIL, "m.tflite")],
         [
-            Plot("latency", "ms", [Bar(EVIL, 3.0, 2.0, 4.0, 3.5), Bar("other", 0.004)]),
+            Journey("way", [Step(EVIL, [EVIL], 1.0)], [Step("onnx", ["1 MB"], 0.1, "bad")]),
+            Chart(
+                "latency",
+                "ms",
+                [EVIL, "other"],
+                {EVIL: [Bar(3.0, 2.0, 4.0, 3.5, 5.0, True), Bar(0.004)], "none": [Bar(None), Bar(None, text=EVIL)]},
+            ),
             Curves(
                 "accuracy", "share", {EVIL: [Point(0.9, 0.7, 0.6, 0.8), Point(0.95, 0.5)], "none": []}, ("dense", 0.9)
             ),
