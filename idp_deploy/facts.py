@@ -1,4 +1,4 @@
-"""What a file holds of every layer, counted in the file: zeros, bytes, and what these bytes could be. Imports no torch."""
+"""What a file holds of every layer, counted in the file: zeros, bytes, and what these could be. Imports no torch."""
 
 from __future__ import annotations
 

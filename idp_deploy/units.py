@@ -103,16 +103,17 @@ class Scale:
         return f"{self.number(value)} {self.suffix}".rstrip() if self.number(value) != "–" else "–"
 
 
+# unit → the least of the largest values that is told in it
 _STEPS: Mapping[Unit, tuple[tuple[str, float], ...]] = {
     "bytes": (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)),
-    "ms": (("µs", 1e-3), ("ms", 1.0), ("s", 1e3)),
+    "ms": (("µs", 1e-3), ("ms", 0.1), ("s", 1e3)),
     "share": (("%", 0.01),),
     "error": (("", 1.0),),
 }
 
 
 def scale(values: Iterable[float | None], unit: Unit) -> Scale:
-    """The unit in which the largest of `values` has one to three digits before the point.
+    """The unit that fits the largest of `values`, for all of them.
 
     >>> axis = scale([0.005, 0.0104], "ms")
     >>> axis.text(0.005), axis.text(0.0104)
@@ -120,7 +121,8 @@ def scale(values: Iterable[float | None], unit: Unit) -> Scale:
     """
     largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
     steps = _STEPS[unit]
-    suffix, factor = next((step for step in reversed(steps) if largest >= step[1]), steps[0])
+    suffix = next((name for name, least in reversed(steps) if largest >= least), steps[0][0])
+    factor = _FACTORS[unit][suffix]
     if suffix == "B":
         return Scale(factor, suffix, 0)
     if unit == "share":

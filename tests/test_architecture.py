@@ -73,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
+    "diffing": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
@@ -81,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "pipeline",
         "planning",
+        "diffing",
         "restoring",
         "configuration",
         "inputs",
@@ -93,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row

@@ -1,8 +1,9 @@
 """Which module of the model an operator or a tensor of a file was: the same name in every format.
 
-The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names where
-these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`), as those
-of the same form that the manifest does name. Anything else, as in most files of other tools, keeps the operator's name.
+The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names
+where these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`),
+as those of the same form that the manifest names. Anything else, as in many files of other tools, keeps the operator's
+name.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""render: Document → text, JSON, Markdown, JUnit, GitHub annotations, HTML or PNG: the only place that lays out results."""
+"""render: Document → text, JSON, Markdown, JUnit, GitHub, HTML or PNG: the only place that lays out results."""
 
 from __future__ import annotations
 

@@ -76,12 +76,13 @@ def budget_chart(checks: Sequence[Check], estimates: Sequence[Estimate]) -> Char
             bars.append(Bar(None, state="bad", text=check.verdict))
             continue
         span = spans.get((check.artifact, budget.target)) if budget.metric == "latency" else None
+        low, high = (span.low / budget.limit, span.high / budget.limit) if span else (None, None)
         relation = "≥" if metric.at_least else "≤"
         bars.append(
             Bar(
                 check.value / budget.limit,
-                span and span.low / budget.limit,
-                span and span.high / budget.limit,
+                low,
+                high,
                 limit=1.0,
                 state="good" if check.verdict == "pass" else "bad",
                 text=f"{show(check.value, metric.unit)} {relation} {show(budget.limit, metric.unit)}"
@@ -93,9 +94,7 @@ def budget_chart(checks: Sequence[Check], estimates: Sequence[Estimate]) -> Char
     return Chart("Budgets, as a share of the limit", "share", rows, {"of the limit": bars}, "budget", "", note, _FAR)
 
 
-def latency_chart(
-    estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None
-) -> Chart:
+def latency_chart(estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None) -> Chart:
     """Simulated time of a file on a target beside that of the same file without its zeros."""
     limits = limits or {}
     timed = [e for e in estimates if e.latency_ms]
@@ -168,9 +167,7 @@ def layer_times(estimates: Sequence[Estimate], first: Sequence[str] = ()) -> Cha
     rows = [row for row in dict.fromkeys([*first, *(r for found in times for r in found)]) if row in named]
     rows = [row for row in rows if row != WITHOUT_WEIGHTS] + [WITHOUT_WEIGHTS] * (WITHOUT_WEIGHTS in named)
     labels = _labels((e.artifact.name, f"{e.target} {e.format}") for e in estimates)
-    series = {
-        label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(labels, times, strict=True)
-    }
+    series = {label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(labels, times, strict=True)}
     note = "The other tone runs sparse. Behind each bar: the same layer had it no zeros."
     return Chart("Time of each layer, simulated", "ms", rows, series, "layer", "dense", note)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, select_autoescape
@@ -116,14 +115,3 @@ def _cell(bar: Bar, chart: Chart, axis: Scale) -> Cell:
         whisker,
         None if bar.limit is None else place(bar.limit),
     )
-
-
-def identifier(title: str) -> str:
-    """A fragment to jump to.
-
-    >>> identifier("Size against the bound")
-    'size-against-the-bound'
-    """
-    return re.sub(r"\W+", "-", title.lower()).strip("-")
-
-
