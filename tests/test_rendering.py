@@ -147,6 +147,24 @@ def test_text_is_plain_when_piped_and_names_the_next_command() -> None:
     assert "1.2 MB" in text
 
 
+def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    columns = ("target", "latency", "rests on", "size")
+    table = Table(
+        "t", columns, [("pixel-4", "0.47 ms", "word " * 30, "1 MB"), ("b", "1 ms", "–", "2 MB")], frozenset({1, 3})
+    )
+    lines = str(render(Document("t", [table]), "text")).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert [line.split() for line in lines if "MB" in line] == [
+        ["pixel-4", "0.47", "ms", "1", "MB"],
+        ["b", "1", "ms", "2", "MB"],
+    ]
+    assert "    rests on: word word" in "\n".join(lines)
+    assert "\x1b" not in "".join(lines)
+
+
 def test_an_unknown_renderer_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'json'"):
         render(document(), "jsn")

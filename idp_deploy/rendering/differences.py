@@ -26,9 +26,9 @@ def difference_document(difference: Difference) -> Document:
         tables.append(
             Table(
                 f"layers that changed: {len(changed)} of {len(difference.layers)}",
-                ("layer", "what", "zeros before", "after", "bytes before", "after", "stored before", "after", "values"),
+                ("layer", "what", "zeros", "bytes", "stored", "values"),
                 [_row(layer) for layer in changed],
-                frozenset({2, 3, 4, 5, 8}),
+                frozenset({2, 3, 5}),
             )
         )
     data = {
@@ -91,14 +91,20 @@ def _summary_table(difference: Difference) -> Table:
 
 
 def _row(layer: LayerChange) -> tuple[str, ...]:
-    def of(one: Layer | None) -> tuple[str, str, str]:
-        if one is None:
-            return "–", "–", "–"
-        return show(one.zeros / max(one.entries, 1), "share"), show(one.size_bytes, "bytes"), one.encoding
-
-    (zeros, size, stored), (zeros_after, size_after, stored_after) = of(layer.before), of(layer.after)
+    before, after = layer.before, layer.after
+    sides = [one for one in (before, after) if one is not None]
+    shares = scale((one.zeros / max(one.entries, 1) for one in sides), "share")
+    sizes = scale((one.size_bytes for one in sides), "bytes")
+    zeros = _both(*(None if one is None else shares.number(one.zeros / max(one.entries, 1)) for one in (before, after)))
+    size = _both(*(None if one is None else sizes.number(one.size_bytes) for one in (before, after)))
+    stored = _both(*(None if one is None else one.encoding for one in (before, after)))
     moved = "–" if layer.moved is None else f"±{layer.moved * 100:.2g} %"
-    return layer.name, layer.kind, zeros, zeros_after, size, size_after, stored, stored_after, moved
+    return layer.name, layer.kind, f"{zeros} {shares.suffix}", f"{size} {sizes.suffix}", stored, moved
+
+
+def _both(before: str | None, after: str | None) -> str:
+    """`12.2 → 90.0`, and once what is the same."""
+    return before if before == after and before else f"{before or '–'} → {after or '–'}"
 
 
 def _percent(ratio: float | None) -> str:

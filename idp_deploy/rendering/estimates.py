@@ -58,7 +58,7 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
             )
             for e in estimates
         ],
-        frozenset({4, 5, 6, 7}),
+        frozenset({2, 4, 5, 6, 7}),
         ["" if e.latency_ms else "warn" for e in estimates],
     )
 

@@ -62,6 +62,7 @@ def _section(picture: Chart | Curves | Journey, index: int) -> dict[str, object]
         "columns": columns,
         "unit": axis.suffix,
         "rows": list(zip(picture.rows, cells, strict=True)),
+        "longest": max(len(cell.text) for row in cells for cell in row),  # so that all tracks are as long
         "has_sparse": any(bar.sparse for bar in picture.bars()),
         "has_limit": any(bar.limit is not None for bar in picture.bars()),
     }
