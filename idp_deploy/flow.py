@@ -276,7 +276,7 @@ class Contents:
 class OutputParity:
     """One output of one runtime against the model: max |file − model| / max |model| over every seeded input."""
 
-    runtime: str  # onnxruntime, litert-xnnpack, litert-builtin, coreml-interpreter-float16, …
+    runtime: str  # onnxruntime, litert-xnnpack, litert-builtin, litert-compiled, coreml-interpreter-float16, …
     output: str
     max_relative_error: float
     tolerance: float

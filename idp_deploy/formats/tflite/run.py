@@ -1,4 +1,4 @@
-"""Run a .tflite file in LiteRT on this machine, twice: through XNNPACK, and through the builtin kernels alone."""
+"""Run a .tflite file in LiteRT on this machine: through XNNPACK, the builtin kernels alone, and CompiledModel."""
 
 from __future__ import annotations
 
@@ -6,22 +6,29 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents
-from idp_deploy.formats.sessions import Arrays, Session, first_line
-from idp_deploy.formats.tflite.litert import RUNTIMES, Detail, Litert, dequantized, quantized
+from idp_deploy.formats.sessions import Arrays, Sessions, first_line
+from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES, Detail, Litert, dequantized, quantized
 from idp_deploy.isolation import ForeignError
 
 
-def open_tflite(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
-    """A session in each runtime.
+def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
+    """A session in each runtime, and a note where CompiledModel is not there or does not take the file.
 
     Where the file fixes a batch of 1 and a call brings more, its samples run one by one and the outputs are joined.
 
     Raises:
         FileError: a runtime cannot read or prepare the file, or ends over it.
     """
-    return {runtime: _Interpreter(contents, runtime, threads).run for runtime in RUNTIMES}
+    sessions = Sessions((runtime, _Interpreter(contents, runtime, threads).run) for runtime in RUNTIMES)
+    try:
+        sessions[COMPILED] = _Interpreter(contents, COMPILED, threads).run
+    except FileError as error:  # the interpreter has just taken the file
+        if not isinstance(error.__cause__, ForeignError):
+            raise
+        sessions.notes = (f"not run by {COMPILED}: {first_line(error.__cause__)}",)
+    return sessions
 
 
 class _Interpreter:
