@@ -25,7 +25,7 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing",
+    "reading", "formats", "ledger", "sealing", "facts",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
+    "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
     "lifting": set(),
     "recurrences": set(),
@@ -79,6 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "expecting": FOUNDATION | CORE,
     "pipeline": {"flow", "stages"},
     "planning": FOUNDATION | CORE | STAGES,
+    "diffing": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
@@ -93,6 +95,7 @@ ALLOWED: dict[str, set[str]] = {
         "surveying",
         "starting",
         "planning",
+        "diffing",
         "restoring",
         "configuration",
         "inputs",
@@ -105,7 +108,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row

@@ -142,9 +142,14 @@ def test_a_package_that_somebody_writes_into_meanwhile_stays(
     if system == "without":
         monkeypatch.setattr("ctypes.CDLL", lambda _: None)
     place = package(tmp_path / "m.mlpackage", "old")
-    with pytest.raises(UsageError, match=r"holds mine\.txt"), replacing(place, package=True) as temporary:
-        package(temporary, "new")
-        (place / "mine.txt").write_text("mine")
+
+    def write_while_another_writes() -> None:
+        with replacing(place, package=True) as temporary:
+            package(temporary, "new")
+            (place / "mine.txt").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"holds mine\.txt"):
+        write_while_another_writes()
     assert (place / "mine.txt").read_text() == "mine"
     assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == "old"
     assert os.listdir(tmp_path) == ["m.mlpackage"]

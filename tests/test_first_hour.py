@@ -44,7 +44,7 @@ def replay(folder: Path, page: str) -> str:
 
 
 def measured(page: str) -> str:
-    """Without what differs from machine to machine and release to release: times, bytes, errors, and columns' widths."""
+    """Without what differs from one machine or release to the next: times, bytes, errors, the widths of columns."""
     page = re.sub(r"≈? ?\d+(\.\d+)?(e-\d+)? ?(min|h|s|kB|MB|ms|µs|B|%)?\b", "#", page)
     return re.sub(r"[ ─-]+", " ", page)
 

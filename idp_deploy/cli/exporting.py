@@ -58,6 +58,7 @@ def export(
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.exporting import export as export_model
+    from idp_deploy.facts import facts_of
     from idp_deploy.reading import read
     from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.simulation.xnnpack import lint
@@ -92,7 +93,16 @@ def export(
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = lint(contents["tflite"]) if "tflite" in contents else None
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
-    document = export_document(artifacts, parities, dense, found, model=compressed, next=follow, refused=refused)
+    document = export_document(
+        artifacts,
+        parities,
+        dense,
+        found,
+        model=compressed,
+        next=follow,
+        refused=refused,
+        files=[facts_of(one) for one in contents.values()],
+    )
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
