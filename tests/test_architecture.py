@@ -58,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
-    "formats.litert": {"errors", "isolation"},
+    "formats.litert": {"errors", "isolation", "formats"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
     "formats.words": set(),
     # never encodings, never write: the proof must not share code with it

@@ -39,6 +39,12 @@ def export(
             metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
         ),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float|int8", help="What an int8 TFLite file takes and gives. [default: float]", show_default=False
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
@@ -61,6 +67,7 @@ def export(
     session = open_session(model, task, inputs, config, trust, weights_key)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
+    special = session.configuration.export.special(formats, precision=precision, io=io)
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
@@ -70,7 +77,6 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
-    special: dict[FormatName, dict[str, str]] = {"coreml": {"precision": precision}} if precision else {}
     if verify:
         artifacts, parities = export_and_verify(
             compressed, examples, where, source.stem, formats, chosen, data, say, options=special, refused=refused
