@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
+from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.external_data import remove_data
 from idp_deploy.gating import Evidence, gate, pairs
@@ -26,7 +26,7 @@ Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True, eq=False)
-class Deployment:
+class Deployment(Shown):
     """What a run leaves behind."""
 
     compressed: CompressedModel
