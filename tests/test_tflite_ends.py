@@ -32,7 +32,9 @@ def calibrated(module: nn.Module, *shape: int) -> tuple[CompressedModel, tuple[T
 
 @pytest.mark.parametrize("scheme", [None, "fp16", "int8-weights", "int8"])
 def test_every_tensor_has_a_name_of_its_own(scheme: str | None, tmp_path: Path) -> None:
-    model, inputs = pruned(Mobile()), (torch.randn(1, 3, 32, 32),)
+    module, inputs = Mobile(), (torch.randn(1, 3, 32, 32),)
+    module.train()(torch.randn(16, 3, 32, 32))
+    model = pruned(module)
     if scheme:
         model = quantize(model, scheme, example_inputs=inputs)
     path = export_tflite(model, inputs, tmp_path / "m.tflite").path
