@@ -24,6 +24,7 @@ from idp_deploy.cli import (
     quantizing,
     restoring,
     running,
+    schemas,
     shrinking,
     simulating,
     verifying,
@@ -57,6 +58,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
     "targets": (environment.targets, "idp-deploy targets pixel-4"),
     "init": (environment.init, "idp-deploy init"),
+    "schema": (schemas.schema, "idp-deploy schema configuration -o idp-deploy.schema.json"),
     "doctor": (environment.doctor, "idp-deploy doctor"),
 }
 
