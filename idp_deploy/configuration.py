@@ -37,6 +37,7 @@ class PruneTable(_Table):
     pattern: str = "unstructured"
     mode: str = "auto"
     allocation: str = "auto"
+    one_shot: bool = False  # by magnitude, without data and without training
     epochs: int | None = Field(default=None, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)

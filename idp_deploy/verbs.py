@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 def deploy(
     model: nn.Module | Model,
-    task: Task,
+    task: Task | None = None,
     recipe: Recipe | None = None,
     *,
     to: Sequence[FormatName] = ("onnx",),
@@ -44,6 +44,8 @@ def deploy(
     budgets: Sequence[Budget] | Limits = (),
     scheme: str | None = None,
     encoding: str = "auto",
+    one_shot: bool = False,
+    inputs: tuple[Any, ...] | None = None,
     announce: Callable[[str], None] = lambda _: None,
     **recipe_fields: Any,
 ) -> Deployment:
@@ -55,6 +57,8 @@ def deploy(
         targets: devices to simulate beside those that `budgets` name.
         budgets: limits as in configuration, `{"pixel-4": {"tflite": {"size": "600 kB"}}}`, or as `Budget`s.
         scheme: fp16, int8, int8-weights or lut4.
+        one_shot: prune by magnitude, without training; then there need be no task, where `inputs` are given.
+        inputs: one call's positional arguments; the task's by default.
         announce: told each stage as it begins.
 
     Returns:
@@ -76,6 +80,8 @@ def deploy(
         budgets=_budgets(budgets),
         scheme=scheme,
         encoding=encoding,
+        one_shot=one_shot,
+        inputs=inputs,
         announce=announce,
     )
 

@@ -71,7 +71,14 @@ ALLOWED: dict[str, set[str]] = {
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
-    "pipeline": FOUNDATION | CORE | STAGES,
+    "shipping": FOUNDATION | CORE | STAGES,
+    "fingerprints": {"files"},
+    "history": {"documents", "files", "fingerprints", "ownership"},
+    "stages": FOUNDATION | CORE | STAGES | {"shipping"},
+    "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
+    "starting": {"errors", "files"},
+    "expecting": FOUNDATION | CORE,
+    "pipeline": {"flow", "stages"},
     "planning": FOUNDATION | CORE | STAGES,
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
@@ -83,7 +90,13 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | STAGES
     | {
-        "pipeline",
+        "stages",
+        "shipping",
+        "fingerprints",
+        "history",
+        "expecting",
+        "surveying",
+        "starting",
         "planning",
         "diffing",
         "schemas",
@@ -100,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
 # whose types a room may name, without loading them
 TYPES = {
     "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
-    "gating": {"simulation"}, "loading": {"tasks"},
+    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}

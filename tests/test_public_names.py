@@ -23,7 +23,8 @@ from tests.reports import report
 WORDS = {
     "check": "artifacts * targets budgets baseline",
     "compare": "model task recipe * methods sparsities seeds options",
-    "deploy": "model task recipe * to output stem targets budgets scheme encoding announce recipe_fields",
+    "deploy": "model task recipe * to output stem targets budgets scheme encoding one_shot inputs announce "
+    "recipe_fields",
     "diff": "before after targets",
     "export": "model format example_inputs path * encoding options",
     "gate": "budgets evidence * strict",
@@ -115,6 +116,24 @@ def test_a_plain_module_goes_through_with_its_zeros_as_they_stand(tmp_path: Path
     parity = idp_deploy.verify(artifact.path, net, example)
     assert parity.passed
     assert parity.weights[0].zeros == 64
+
+
+def test_deploy_goes_from_a_plain_module_to_a_gated_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)).eval()
+    done = idp_deploy.deploy(
+        net,
+        sparsity=0.8,
+        one_shot=True,
+        inputs=(torch.zeros(1, 64),),
+        output=tmp_path,
+        stem="net",
+        budgets={"pixel-4": {"onnx": {"size": "100 kB", "sparsity": "80 %"}}},
+    )
+    assert done.report.passed
+    assert [artifact.path for artifact in done.artifacts] == [tmp_path / "net.pruned.onnx"]
+    assert "Run: " in str(done._repr_html_())
+    assert idp_deploy.check(done.artifacts[0].path, targets=["pixel-4"]).files[0].sparsity >= 0.8
 
 
 def test_verbs_take_text_for_paths_and_devices(file: Path) -> None:

@@ -1,16 +1,14 @@
-"""targets, init and doctor: what there is, how to begin, what is missing."""
+"""targets and doctor: what there is, what is missing."""
 
 from __future__ import annotations
 
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from idp_deploy import files
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
 from idp_deploy.cli.output import emit, ready
 from idp_deploy.errors import ExitCode, UsageError
@@ -31,30 +29,6 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pillow": ("the sample tasks", "samples"),
     "pyarrow": ("Parquet tables in recipes", "recipes"),
 }
-
-STARTER = """\
-# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file.
-model = "my_package.model:build"       # callable that returns the nn.Module
-task = "my_package.data:task"          # callable that returns data, loss and metric
-weights = "model.pt"                   # a state dict (.pt or .safetensors)
-output = "build"
-targets = ["pixel-4", "iphone-12"]
-
-[prune]
-target = 0.9                           # share of zeros over the prunable weights
-# epochs = 20
-# skip = ["stem.*"]
-
-[export]
-to = ["onnx", "coreml", "tflite"]
-
-# [quantize]
-# scheme = "int8-weights"
-
-[budgets.pixel-4.tflite]
-size = "1 MB"
-latency = "20 ms"
-"""
 
 
 def targets(
@@ -99,18 +73,6 @@ def targets(
     else:
         device = load_target(name)
     emit(device_document(device, bases_of(counts, device)), format=format, json=json, output=output)
-
-
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-) -> None:
-    """Write a configuration to fill in."""
-    files.landing(path)
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
-    files.write_bytes(path, STARTER.encode())
-    emit(Document(f"wrote {path}", next="edit it, then: idp-deploy run"))
 
 
 def doctor(

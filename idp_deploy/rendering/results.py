@@ -23,7 +23,7 @@ DOCUMENTS: Mapping[str, Callable[[Any], Document]] = {
     "inspection.Inspection": inspection_document,
     "diffing.Difference": difference_document,
     "pruning.comparing.Comparison": lambda comparison: comparison_document(comparison, "score"),
-    "pipeline.Deployment": lambda deployment: report_document(deployment.report, title=f"Run: {deployment.checkpoint}"),
+    "stages.Deployment": lambda deployment: report_document(deployment.report, title=f"Run: {deployment.checkpoint}"),
 }
 
 
