@@ -99,6 +99,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("prune", "pattern"): "unstructured, N:M such as 2:4, block:1x4, or channel.",
     ("prune", "mode"): "How IDP chooses temperature, allocation and ramp.",
     ("prune", "allocation"): "How zeros are shared out over the layers.",
+    ("prune", "one-shot"): "Prune by magnitude, without data and without training.",
     ("prune", "epochs"): "Training epochs while pruning.",
     ("prune", "learning-rate"): "Of the training while pruning.",
     ("prune", "seed"): "Same seed, input and versions give the same bytes.",

@@ -288,7 +288,7 @@ def test_light_modules_import_no_torch(statement: str) -> None:
 def test_the_wheel_carries_every_package_and_the_targets() -> None:
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
-    assert set(settings["packages"]) == found | {"idp_deploy.targets"}
+    assert set(settings["packages"]) == found | {"idp_deploy.targets", "sample_models", "sample_models.recipes"}
     assert "py.typed" in settings["package-data"]["idp_deploy"]
     assert (PACKAGE / "py.typed").exists()
     patterns = settings["package-data"]["idp_deploy.targets"]

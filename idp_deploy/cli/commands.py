@@ -63,7 +63,7 @@ COMMANDS: dict[str, Row] = {
     ),
     "diff": Row(
         "diffing:diff",
-        "idp-deploy diff model.onnx model.pruned.onnx --target pixel-4",
+        "idp-deploy diff model.slim.onnx model.pruned.onnx --target pixel-4",
         "Say what differs between two files: size, zeros, estimated latency, and the layers that changed.",
     ),
     "check": Row(
