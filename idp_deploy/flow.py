@@ -484,6 +484,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """One change that would mend a broken budget, and the value it would leave by prediction."""
+
+    change: str
+    command: str  # the words to add to `idp-deploy`
+    value: float  # in the metric's base unit
+    meets: bool  # the limit
+
+
+@dataclass(frozen=True)
 class Check:
     """One budget against one artifact."""
 
@@ -493,6 +503,17 @@ class Check:
     verdict: Verdict
     detail: str = ""  # the interval, the layer most responsible
     fix: str = ""  # one suggestion, where it failed
+    marginal: bool = False  # the limit lies within the interval of the value
+    layer: str = ""  # the one most responsible, where it failed
+    remedy: Remedy | None = None  # what `fix` says, in parts
+
+    @property
+    def over(self) -> float:
+        """Share of the limit by which a failed check misses it; infinite where there is no value."""
+        if self.verdict == "pass":
+            return 0.0
+        missed = abs(self.value - self.budget.limit) if self.value is not None else float("inf")
+        return missed / abs(self.budget.limit) if self.budget.limit else float("inf")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ class CheckRow(TypedDict):
     verdict: str
     detail: str
     fix: str
+    over: float | None  # share of the limit, where it is broken
+    marginal: bool  # the interval of a latency straddles the limit
+    layer: str  # the one most responsible
+    remedy: dict[str, Any] | None  # one change, with what it would leave of the metric
 
 
 class ParityRow(TypedDict):
@@ -113,6 +117,8 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("export", "encoding"): "How zeros are stored: auto takes the fewest bytes for each weight, dense stores them.",
     ("export", "precision"): "What Core ML computes in.",
     ("export", "io"): "What an int8 TFLite file takes and gives: int8 or float.",
+    ("baseline",): "How `check --baseline` judges.",
+    ("baseline", "tolerances"): 'By how much a metric may get worse than the baseline: latency = "2 %".',
     ("budgets",): 'Limits: [budgets.<device>.<format>] with quantities such as size = "600 kB", latency = "4 ms".',
 }
 

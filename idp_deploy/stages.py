@@ -272,6 +272,7 @@ class Run:
         return parities[artifact.path]
 
     def _gate(self, pruned: Compressed, final: Compressed, parities: Mapping[FormatName, Parity]) -> Report:
+        from idp_deploy.remedies import remedied
         from idp_deploy.simulation import simulate
         from idp_deploy.simulation.targets import load_target
 
@@ -292,7 +293,8 @@ class Run:
             "parameters": final.parameters,
             "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
         }
-        return replace(gate(plan.budgets, evidence, strict=True), facts=facts)
+        report = remedied(gate(plan.budgets, evidence, strict=True), evidence, devices)
+        return replace(report, facts=facts)
 
 
 def _parameters(model: CompressedModel) -> int:

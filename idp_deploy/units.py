@@ -143,7 +143,7 @@ def duration(seconds: float) -> str:
     """A time to wait, in the unit that says enough of it.
 
     >>> [duration(s) for s in (0.34, 4.26, 75, 4000, 200_000)]
-    ['0.3 s', '4.3 s', '1 min 15 s', '1 h 7 min', '55 h 33 min']
+    ['0.3 s', '4.3 s', '1 min 15 s', '1 h 6 min', '55 h 33 min']
     """
     if seconds < 10:
         return f"{seconds:.1f} s"

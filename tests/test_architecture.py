@@ -71,10 +71,11 @@ ALLOWED: dict[str, set[str]] = {
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
+    "remedies": FOUNDATION | CORE | STAGES | {"facts"},
     "shipping": FOUNDATION | CORE | STAGES,
     "fingerprints": {"files"},
     "history": {"documents", "files", "fingerprints", "ownership"},
-    "stages": FOUNDATION | CORE | STAGES | {"shipping"},
+    "stages": FOUNDATION | CORE | STAGES | {"shipping", "remedies"},
     "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
@@ -91,6 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     | STAGES
     | {
         "stages",
+        "remedies",
         "shipping",
         "fingerprints",
         "history",
