@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from idp_deploy.lifting import attribute
+from idp_deploy.capturing import attribute
 
 
 @torch.no_grad()
