@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,18 @@ def three_factors(m: Any, x: Tensor) -> Tensor:
     return m.last(torch.einsum("bti,bsi,bsj->btj", tokens, tokens.tanh(), tokens))
 
 
+def buckets(m: Any, x: Tensor) -> Tensor:
+    """Places in a table of distances, computed in place, as T5 has them; and a sum begun with zeros."""
+    places = torch.arange(8)
+    distances = (places[None] - places[:, None]) * 1
+    found = torch.zeros_like(distances)
+    found += (distances > 0).long() * 4
+    found += torch.where(distances.abs() < 2, distances.abs(), 2)
+    total = torch.zeros_like(m.first(x))
+    total += m.first(x).tanh()
+    return m.last(total + m.table(found).mean(1))
+
+
 def choices(m: Any, x: Tensor) -> Tensor:
     """Conditions joined by &, | and ~, classes as rows of ones and zeros."""
     y = m.first(x)
@@ -96,6 +109,31 @@ def choices(m: Any, x: Tensor) -> Tensor:
 def bags(m: Any, x: Tensor) -> Tensor:
     ids = (x.abs() * 4).long().clamp(max=9)
     return m.last(torch.cat([m.mean(ids), m.sum(ids, per_sample_weights=x), m.largest(ids)], 1))
+
+
+def fused_attention(m: Any, x: Tensor) -> Tensor:
+    """Three layers of their own in front of an attention that scales what they give."""
+    heads = [layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (m.query, m.key, m.value)]
+    return m.last(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def turned() -> nn.Module:
+    """GPT-2's linear layers, whose weight is (in, out)."""
+    layer = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    return nn.Sequential(layer(16, 12), nn.GELU(approximate="tanh"), layer(3, 16))
+
+
+@dataclass
+class Found:
+    """What a detector of somebody's returns."""
+
+    boxes: Tensor
+    scores: dict[str, Tensor]
+
+
+def found(m: Any, x: Tensor) -> Found:
+    features = m.first(x).relu()
+    return Found(m.last(features), {"best": features.amax(1)})
 
 
 def attended(m: Any, x: Tensor, memory: Tensor) -> Tensor:
@@ -131,7 +169,14 @@ CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], .
         lambda: Call(attended, own=nn.MultiheadAttention(12, 2, batch_first=True), norm=nn.LayerNorm(12),
                      cross=nn.MultiheadAttention(12, 3, batch_first=True), last=nn.Linear(12, 3)),
         (SEQUENCE, (1, 5, 12))),
+    "attention of three layers": (
+        lambda: Call(fused_attention, **{k: nn.Linear(12, 8) for k in ("query", "key", "value")}, last=nn.Linear(8, 3)),
+        (SEQUENCE,)),
+    "linear layers turned around": (turned, (SEQUENCE,)),
+    "a dataclass of its own": (lambda: Call(found, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "a sum of three factors": (lambda: Call(three_factors, first=nn.Linear(12, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
+    "buckets": (
+        lambda: Call(buckets, first=nn.Linear(12, 6), table=nn.Embedding(8, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
     "choices": (lambda: Call(choices, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "bags of words": (
         lambda: Call(
@@ -207,14 +252,26 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
-    ("place", "outputs"), {r"\[1\]": lambda y: (y, None), r"\['loss'\]": lambda y: {"y": y, "loss": None}}.items()
+    ("place", "outputs"),
+    {"[1]": lambda y: (y, None), "['loss']": lambda y: {"y": [y, y + 1], "loss": None}}.items(),
 )
-def test_an_output_that_is_none_is_refused_by_its_place(
+def test_an_output_that_is_none_is_left_out_and_said(
     place: str, outputs: Callable[[Tensor], Any], format: FormatName, tmp_path: Path
 ) -> None:
-    module = Call(lambda m, x: outputs(m.layer(x)), layer=nn.Linear(8, 4))
-    with pytest.raises(ConversionError, match=f"output {place} is None, not a tensor") as caught:
-        export(CompressedModel(module, {}), format, (torch.ones(ROW),), tmp_path / f"net{FORMATS[format].suffix}")
+    model = CompressedModel(Call(lambda m, x: outputs(m.layer(x)), layer=nn.Linear(8, 4)), {})
+    inputs = (torch.ones(ROW),)
+    artifact = export(model, format, inputs, tmp_path / f"net{FORMATS[format].suffix}")
+    assert f"output {place} is None: the file has no such output" in artifact.notes
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed
+    assert len({o.output for o in parity.outputs}) == (2 if "loss" in place else 1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_model_that_returns_none_alone_is_refused(format: FormatName, tmp_path: Path) -> None:
+    model = CompressedModel(Call(lambda m, x: [None]), {})
+    with pytest.raises(ConversionError, match=r"output \[0\] is None, not a tensor") as caught:
+        export(model, format, (torch.ones(ROW),), tmp_path / f"net{FORMATS[format].suffix}")
     assert caught.value.exit_code == ExitCode.FILE
     assert not list(tmp_path.iterdir())
 

@@ -24,6 +24,8 @@ _LAYERS = {
 _NORMS = {aten.layer_norm, aten.group_norm, aten.batch_norm, aten.instance_norm, aten.rms_norm}
 _SUMS, _PRODUCTS = {aten.add, aten.sub, aten.rsub}, {aten.mul, aten.div}
 _SUMS_AND_PRODUCTS = _SUMS | _PRODUCTS
+# how many of the first arguments an operator multiplies by a constant of its own
+_SCALE_INSIDE = {aten.batch_norm: 1, aten.scaled_dot_product_attention: 3}
 _VIEWS = {
     aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t, aten.squeeze,
     aten.unsqueeze, aten.contiguous, aten.clone, aten.dropout, aten.expand, aten.slice, aten.select, aten.chunk,
@@ -39,9 +41,10 @@ def keep_apart(module: fx.GraphModule) -> None:
         for source in in_front:
             if source in fed and (_kind(source) in _NORMS or _scaled(source, fed) is not None):
                 fed |= _separate(module, source, tuple(source.users), barrier)
-        scaled = node.args[0] if _kind(node) is aten.batch_norm else _scaled(node, fed, _PRODUCTS)
-        if isinstance(scaled, fx.Node) and _kind(_layer_of(scaled, fed)) in _LAYERS:
-            fed |= _separate(module, scaled, (node,), barrier)
+        scaled = node.args[: _SCALE_INSIDE.get(_kind(node), 0)] or (_scaled(node, fed, _PRODUCTS),)
+        for source in scaled:
+            if isinstance(source, fx.Node) and _kind(_layer_of(source, fed)) in _LAYERS:
+                fed |= _separate(module, source, (node,), barrier)
     module.recompile()
 
 
@@ -66,7 +69,7 @@ def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
 
 
 def _separate(module: fx.GraphModule, source: fx.Node, users: Collection[fx.Node], barrier: Any) -> set[fx.Node]:
-    if any(user.target is barrier for user in users):
+    if any(user.target is barrier for user in users) or source not in [x for u in users for x in u.all_input_nodes]:
         return set()  # it is already
     with module.graph.inserting_after(source):
         apart = module.graph.call_function(barrier, (source,))

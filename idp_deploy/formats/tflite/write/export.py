@@ -91,7 +91,12 @@ def export_tflite(
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
             files.write_bytes(path, content)
-            notes = (*_layout_notes(record), *storage_notes(model, placed, encoding), *([note] if note else []))
+            notes = (
+                *captured.notes,
+                *_layout_notes(record),
+                *storage_notes(model, placed, encoding),
+                *([note] if note else []),
+            )
             return Artifact(path, "tflite", len(content), record, notes)
     if scheme == "int8":
         raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
