@@ -51,8 +51,8 @@ class Captured:
     """A model as a flat graph module in eval mode.
 
     `module` takes the original positional arguments and returns the original outputs, None left out; its parameters
-    keep their dotted names (`module.get_parameter("features.0.weight")`). `masks` are numpy bools of the prunable weights
-    (True = kept), valid for the folded weights: folding multiplies, so zeros stay zeros.
+    keep their dotted names (`module.get_parameter("features.0.weight")`). `masks` are numpy bools of the prunable
+    weights (True = kept), valid for the folded weights: folding multiplies, so zeros stay zeros.
     """
 
     module: fx.GraphModule
