@@ -17,7 +17,14 @@ from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.constants import fold_constants
-from idp_deploy.exporting.spelling import BITS_OF_TRUTH, adaptive_avg_pool3d, circular_pad, embedding_bag, spell_out
+from idp_deploy.exporting.spelling import (
+    BITS_OF_TRUTH,
+    Row,
+    adaptive_avg_pool3d,
+    circular_pad,
+    embedding_bag,
+    spell_out,
+)
 from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
@@ -39,7 +46,7 @@ _READ = {
     (aten.div, "rounding_mode"),
     (aten.einsum, "path"),  # an order of the sums, no other sum
 }
-_SPELLED = {
+_SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: circular_pad,

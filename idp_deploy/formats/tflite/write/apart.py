@@ -42,9 +42,9 @@ def keep_apart(module: fx.GraphModule) -> None:
             if source in fed and (_kind(source) in _NORMS or _scaled(source, fed) is not None):
                 fed |= _separate(module, source, tuple(source.users), barrier)
         scaled = node.args[: _SCALE_INSIDE.get(_kind(node), 0)] or (_scaled(node, fed, _PRODUCTS),)
-        for source in scaled:
-            if isinstance(source, fx.Node) and _kind(_layer_of(source, fed)) in _LAYERS:
-                fed |= _separate(module, source, (node,), barrier)
+        for operand in scaled:
+            if isinstance(operand, fx.Node) and _kind(_layer_of(operand, fed)) in _LAYERS:
+                fed |= _separate(module, operand, (node,), barrier)
     module.recompile()
 
 

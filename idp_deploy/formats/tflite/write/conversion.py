@@ -20,6 +20,7 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.spelling import (
     BITS_OF_TRUTH,
+    Row,
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
@@ -39,7 +40,7 @@ _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)
 _LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
 # most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told
-_SPELLED = {
+_SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
