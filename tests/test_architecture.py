@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
-    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
+    "restoring": FOUNDATION | CORE,
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},

@@ -45,6 +45,7 @@ def check(
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
     """
     from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, pairs, ungated
+    from idp_deploy.inspection import redundancy_of
     from idp_deploy.reading import read
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
@@ -63,15 +64,17 @@ def check(
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
-    evidence = [Evidence(c, simulate(c, device)) for c, device in pairs(list(map(read, paths)), devices, limits)]
+    contents = [read(path) for path in paths]
+    evidence = [Evidence(c, simulate(c, device)) for c, device in pairs(contents, devices, limits)]
     report = gate(limits, evidence, strict=not artifacts)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = missing(limits, evidence) if artifacts else ()
+    redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
     verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
     emit(
-        report_document(report, title=f"Check: {verdict}", unanswered=unanswered),
+        report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant),
         format=format,
         json=json,
         output=output,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Budget, Check, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_table, latency_plot
 from idp_deploy.units import METRICS, show
+
+if TYPE_CHECKING:
+    from idp_deploy.inspection import Redundancy
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -34,7 +38,13 @@ def check_table(checks: Sequence[Check]) -> Table:
     )
 
 
-def report_document(report: Report, *, title: str = "Check", unanswered: Sequence[Budget] = ()) -> Document:
+def report_document(
+    report: Report,
+    *,
+    title: str = "Check",
+    unanswered: Sequence[Budget] = (),
+    redundant: Mapping[Path, Redundancy] | None = None,
+) -> Document:
     """The gate's verdicts, then what they rest on."""
     tables: list[Table] = []
     if report.facts:
@@ -46,6 +56,7 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
         tables.append(check_table(report.checks))
     notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
     notes += [f"{c.budget.target} {c.budget.format} latency: {c.detail}" for c in report.checks if _narrow(c)]
+    notes += [f"{path}: {found.message}" for path, found in (redundant or {}).items()]
     notes += estimate_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
     limits = {(c.budget.target, c.budget.format): c.budget.limit for c in report.checks if c.budget.metric == "latency"}
@@ -54,6 +65,7 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
         "estimates": [asdict(e) for e in report.estimates],
         "parities": [parity_data(p) for p in report.parities],
         "facts": dict(report.facts),
+        "sparse_bytes": {str(path): found.sparse_bytes for path, found in (redundant or {}).items()},
     }
     cases = [case for p in report.parities for case in parity_cases(p)] + [check_case(c) for c in report.checks]
     return Document(title, tables, data, notes, cases, [latency_plot(report.estimates, limits)])
