@@ -23,6 +23,7 @@ from idp_deploy.formats.tflite.write.graph import (
     constants,
     kind,
     merge_equal_constants,
+    name_the_rest,
     operator,
     schema,
 )
@@ -79,6 +80,7 @@ def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
         decoders.append(operator(model, "DENSIFY", [source], [constant.index]))
     graph.operators[:0] = decoders
     compact(model)
+    name_the_rest(model)
     return serialize(model)
 
 
