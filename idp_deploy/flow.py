@@ -16,12 +16,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
+
+
+class Shown:
+    """A result that a notebook shows as a page. The front door says how, so that this file imports nothing."""
+
+    page: ClassVar[Callable[[Any], str] | None] = None
+
+    def _repr_html_(self) -> str | None:
+        return Shown.page(self) if Shown.page is not None else None
+
 
 FormatName = str  # a row of `formats.FORMATS`: onnx, coreml, tflite
 INSIDE = "inside."  # before the role of a weight that an operator's body reads, where its operators are not listed
@@ -336,7 +346,7 @@ class WeightProof:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Shown):
     """The result of `verify`. `notes` says what could not be checked."""
 
     artifact: Artifact
@@ -396,7 +406,7 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
 
     artifact: Path
@@ -507,7 +517,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What `check` and `run` hand to a renderer."""
 
     checks: Sequence[Check] = ()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Artifact, Budget, FormatName, Parity, Report
+from idp_deploy.flow import Artifact, Budget, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.ownership import claim, displace
@@ -88,7 +88,7 @@ class Compressed:
 
 
 @dataclass(frozen=True, eq=False)
-class Deployment:
+class Deployment(Shown):
     """What a run leaves behind."""
 
     checkpoint: Path

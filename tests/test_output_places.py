@@ -96,6 +96,7 @@ ROWS = (
     Row("targets -o report", "report"),
     Row("targets new my-board --force", "targets/my-board.toml"),
     Row("init my.toml --force", "my.toml"),
+    Row("schema report -o new.json", "new.json"),
     Row("new demo", "demo", folder=True),
     Row("doctor -o report", "report"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import sys
 import warnings
@@ -61,7 +62,12 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
+        from idp_deploy.cli.environment import runtimes
+
         print(f"idp-deploy {version('idp-deploy')}")
+        print(f"torch {version('torch')}, Python {platform.python_version()}")
+        for suffix, words in runtimes().items():
+            print(f"verifies {suffix} in {words}")
         raise typer.Exit
 
 

@@ -63,7 +63,7 @@ COMMANDS: dict[str, Row] = {
     ),
     "diff": Row(
         "diffing:diff",
-        "idp-deploy diff model.onnx model.pruned.onnx --target pixel-4",
+        "idp-deploy diff model.slim.onnx model.pruned.onnx --target pixel-4",
         "Say what differs between two files: size, zeros, estimated latency, and the layers that changed.",
     ),
     "check": Row(
@@ -89,6 +89,11 @@ COMMANDS: dict[str, Row] = {
         "beginning:new",
         "idp-deploy new my-project",
         "Write a whole small project that runs: model, task, trained weights, configuration, CI.",
+    ),
+    "schema": Row(
+        "schemas:schema",
+        "idp-deploy schema configuration -o idp-deploy.schema.json",
+        "Print a JSON Schema: for editors that complete idp-deploy.toml, and programs that read reports.",
     ),
     "doctor": Row("environment:doctor", "idp-deploy doctor", "Print versions, and what is missing for which command."),
 }

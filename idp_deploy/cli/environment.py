@@ -12,6 +12,7 @@ import typer
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
 from idp_deploy.cli.output import emit, ready
 from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.document import Document, State, Table
 
 # package → (what it is for, extra that brings it; "" for a core package)
@@ -29,6 +30,9 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pillow": ("the sample tasks", "samples"),
     "pyarrow": ("Parquet tables in recipes", "recipes"),
 }
+
+
+INTERPRETER = "an interpreter of idp-deploy's own, in the file's precision"
 
 
 def targets(
@@ -110,9 +114,35 @@ def doctor(
         rows += [("emulator", f"missing: {what}", "simulate --emulate") for what in lacks]
         rows += [] if lacks else [("emulator", "ready", "simulate --emulate")]
         states += ["warn"] * len(lacks) or ["good"]
-    here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    data = {"python": sys.version, "platform": platform.platform(), "packages": found, "emulator_missing": lacks}
+    verifiers = runtimes()
+    checks = Table(
+        "what verifies a file here",
+        ("format", "runs in"),
+        [(name, words) for name, words in verifiers.items()],
+        states=["warn" if "missing" in words else "good" for words in verifiers.values()],
+    )
+    machine = f"{platform.system()} {platform.machine()}"
+    here = f"idp-deploy {version('idp-deploy')}, Python {platform.python_version()} on {machine}"
+    data: dict[str, object] = {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "packages": found,
+        "emulator_missing": lacks,
+    }
+    data["verifiers"] = verifiers
     table = Table("", ("package", "version", "for"), rows, states=states)
-    emit(Document(here, [table], data), format=format, json=json, output=output)
+    emit(Document(here, [table, checks], data), format=format, json=json, output=output)
     if broken:
         raise typer.Exit(ExitCode.DEPENDENCY)
+
+
+def runtimes() -> dict[str, str]:
+    """Suffix → what `verify` runs such a file in on this machine, with its version."""
+    found = {}
+    for row in FORMATS.values():
+        try:
+            packages = [name.replace("_", "-") for name in row.runtime]
+            found[row.suffix] = ", ".join(f"{name} {version(name)}" for name in packages) or INTERPRETER
+        except PackageNotFoundError as missing:
+            found[row.suffix] = f"{missing.name} is missing: pip install 'idp-deploy[{row.extra}]'"
+    return found
