@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.export  # older releases register the operators below with it
 from torch import fx
 
 from idp_deploy.errors import ConversionError
