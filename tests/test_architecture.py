@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
-    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
+    "restoring": FOUNDATION | CORE,
     "remedies": FOUNDATION | CORE | STAGES | {"facts"},
     "shipping": FOUNDATION | CORE | STAGES,
     "fingerprints": {"files"},
