@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.export  # older releases register the operators below with it
+import torch._higher_order_ops.wrap  # what registers the operators below, in every release
 from torch import fx
 
 from idp_deploy.errors import ConversionError
