@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz emulator clean
+OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
+  tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
+
+.PHONY: help demo test test-oldest test-slow check docs calibrate compat compat-onnx fuzz emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -20,6 +23,11 @@ demo: $(STAMP)  ## train, prune, export, verify, simulate and gate a model on re
 test: $(STAMP)  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers: more threads each would only wait for each other
 
+test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 $(OLDEST)
+
 test-slow: $(STAMP)  ## the suites that take minutes
 	$(BIN)/python -m pytest -m slow
 
@@ -29,10 +37,11 @@ check: $(STAMP)  ## lint, types, doctests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules idp_deploy tests/test_architecture.py -q
 
-docs: $(STAMP)  ## docs/cli.md, made from --help, and the import table
+docs: $(STAMP)  ## what is generated (docs/cli.md, schemas, the import table), then the site: build/site/index.html
 	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
 	for name in configuration report baseline manifest; do $(BIN)/python -m idp_deploy schema $$name -o docs/schemas/$$name.schema.json; done
 	$(BIN)/python -m tests.test_architecture
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 calibrate: $(STAMP)  ## refit the cost model from targets/measurements
 	$(BIN)/python -m idp_deploy.simulation.calibration
