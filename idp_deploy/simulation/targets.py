@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -195,6 +195,13 @@ def _tool(found: Tool) -> Target:
         name=found.name, device=title, soc="", cores=(), runtimes=(runtime,), sources=(found.source,),
         confidence="measured", is_tool=True,
     )  # fmt: skip
+
+
+def data_files(names: Iterable[str]) -> list[Path]:
+    """The files that estimates on these devices come from; what is no device has none."""
+    found = {path.stem: path for path in reversed([*_files()])}
+    shared = [folder() / "coefficients.json", folder() / "cores.toml"]
+    return [*shared, *(found[name] for name in dict.fromkeys(names) if name in found)]
 
 
 def list_targets() -> list[Target]:
