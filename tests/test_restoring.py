@@ -264,4 +264,4 @@ def test_a_size_budget_that_a_dense_file_breaks_names_the_way_out(tmp_path, monk
     (tmp_path / "budgets.toml").write_text('[budgets.pixel-4.onnx]\nsize = "10 kB"\n')
     checked = CliRunner().invoke(app, ["check", str(source), "--budgets", "budgets.toml", "--json"])
     assert checked.exit_code == 1
-    assert f"idp-deploy restore {source}" in json.loads(checked.stdout)["checks"][0]["fix"]
+    assert f"restore {source}" in json.loads(checked.stdout)["checks"][0]["fix"]
