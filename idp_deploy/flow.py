@@ -426,6 +426,8 @@ class Estimate(Shown):
     notes: tuple[str, ...] = ()
     basis: Basis | None = None  # where there is a latency
     dense_latency_ms: float | None = None  # the middle, had the file no zeros
+    unfit: str = ""  # what keeps the runtime from running this file as it is meant: refused, or wrong without an error
+    way_out: str = ""  # of that
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """gate: what was read, simulated and verified × budgets → Report.
 
 A budget holds when its value is on the right side of the limit; a latency is compared by the middle of its interval,
-and the detail says when the interval crosses the limit. What could not be measured fails its budget.
+and the detail says when the interval crosses the limit. What could not be measured fails its budget, and so does every
+metric of a file that the target's runtime refuses or computes wrongly.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     value, reason = VALUES[budget.metric](evidence)
     if value is None:
         return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
+    if evidence.estimate.unfit:  # no limit holds of a file that does not run as it is meant
+        return Check(budget, evidence.contents.path, value, "fail", evidence.estimate.unfit, evidence.estimate.way_out)
     slack = 0.5 / max(sparsity(evidence.contents)[2], 1) if metric.at_least else 0.0  # a share is a count rounded
     passed = value >= budget.limit - slack if metric.at_least else value <= budget.limit
     detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""

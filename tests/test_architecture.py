@@ -54,7 +54,7 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
+    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert", "formats.runtimes"},
     "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import UsageError
+from idp_deploy.formats.onnx.runtimes import Runtime as Tool
+from idp_deploy.formats.onnx.runtimes import runtimes as tools
 from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
 
@@ -68,6 +70,7 @@ class Target(_Strict):
     measured_as: str = ""  # the device's name in measurements/published.csv, where it has rows
     measurements: tuple[Measured, ...] = ()
     notes: tuple[str, ...] = ()
+    is_tool: bool = Field(default=False, exclude=True)  # no device, but a program that opens files on many
 
     def runtime(self, format_name: str, name: str | None = None) -> Runtime | None:
         """The runtime called `name`, or the first for a format; a CPU family by its own name runs any format.
@@ -168,7 +171,7 @@ def _among(path: Path, what: str, name: str, known: Any) -> None:
 
 
 def load_target(name: str) -> Target:
-    """The device called `name`; the user's ./targets comes first.
+    """The device called `name`, the user's ./targets first, or a tool of `formats.onnx.runtimes`: openvino, mnn, …
 
     Raises:
         UsageError: unknown; the nearest names are listed.
@@ -176,10 +179,22 @@ def load_target(name: str) -> Target:
     for path in _files():
         if path.stem == name:
             return parse(path)
-    names = sorted({path.stem for path in _files()})
+    if name in tools():
+        return _tool(tools()[name])
+    names = sorted({path.stem for path in _files()} | set(tools()))
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     near = difflib.get_close_matches(plain, names, 3, 0.3) or names[:3]
     raise UsageError(f"unknown target {name!r}", way_out=f"nearest: {', '.join(near)}; 'idp-deploy targets' lists all")
+
+
+def _tool(found: Tool) -> Target:
+    """A program that opens .onnx files as something to aim at: it takes a file or does not, and no latency is known."""
+    title = f"{found.title} {found.version}"
+    runtime = Runtime.model_construct(name=found.name, format="onnx", family="", core="", source=found.source)
+    return Target.model_construct(
+        name=found.name, device=title, soc="", cores=(), runtimes=(runtime,), sources=(found.source,),
+        confidence="measured", is_tool=True,
+    )  # fmt: skip
 
 
 def data_files(names: Iterable[str]) -> list[Path]:
