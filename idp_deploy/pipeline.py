@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
+from idp_deploy.aiming import aim, compile_artifact
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import Artifact, Budget, CompressedModel, FormatName, Parity, Report
 from idp_deploy.formats import FORMATS
@@ -42,7 +43,7 @@ def deploy(
     *,
     folder: Path,
     stem: str = "model",
-    formats: Sequence[FormatName],
+    formats: Sequence[str],
     targets: Sequence[str],
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
@@ -55,6 +56,7 @@ def deploy(
 
     Args:
         folder: where `<stem>.pruned.pt` and the exported files go.
+        formats: what to write; "ethos-u" also compiles the .tflite file for those of the targets that have one.
         targets: device names to simulate beside those that `budgets` name.
         options: for each format what its exporter alone takes (`precision`, `io`).
         announce: told each stage as it begins.
@@ -71,8 +73,10 @@ def deploy(
     checkpoint = final = claim(folder / f"{stem}.pruned.pt")
     if scheme:
         final = claim(folder / f"{stem}.pruned.{scheme}.pt")
-    claim_artifacts(folder, final.stem, formats)
     devices = {name: load_target(name) for name in dict.fromkeys([*targets, *(b.target for b in budgets)])}
+    aimed = aim(formats, list(devices.values()), scheme=scheme, encoding=encoding, options=options)
+    claim_artifacts(folder, final.stem, aimed.formats)
+    aimed.places(folder, final.stem)
     dense = evaluate(model.module, task)
     announce(f"pruning to {recipe.sparsity:.0%} zeros with {recipe.method}")
     compressed = harden(prune(model, task, recipe, progress=progress), task)
@@ -89,8 +93,20 @@ def deploy(
         checkpoint = final
         save_checkpoint(compressed, checkpoint)
     artifacts, parities = export_and_verify(
-        compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce, options
+        compressed,
+        task.example_inputs(),
+        folder,
+        checkpoint.stem,
+        aimed.formats,
+        encoding,
+        task,
+        announce,
+        aimed.options,
     )
+    for artifact in artifacts if aimed.compile_for else ():
+        if artifact.format == "tflite" and parities[artifact.path].passed:
+            for device in aimed.compile_for:
+                announce(f"wrote {compile_artifact(artifact.path, device).path}, compiled by Vela")
     announce("simulating")
     contents = [read(artifact.path) for artifact in artifacts]
     evidence = [
@@ -155,8 +171,8 @@ def export_and_verify(
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
-                made, more = stage / name, (options or {}).get(format, {})
-                artifact = export(model, format, example_inputs, made, encoding=encoding, **more)
+                made, more = stage / name, {"encoding": encoding, **(options or {}).get(format, {})}
+                artifact = export(model, format, example_inputs, made, **more)
                 announce(f"verifying {name}")
                 parity = verify(made, model, example_inputs, task=task)
                 home = folder if parity.passed else set_aside(folder)

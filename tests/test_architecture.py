@@ -53,10 +53,11 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
+    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert", "vendors"},
     "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
+    "vendors": {"errors", "isolation"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
@@ -71,7 +72,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
-    "pipeline": FOUNDATION | CORE | STAGES,
+    "aiming": FOUNDATION | CORE | {"formats", "vendors"},
+    "pipeline": FOUNDATION | CORE | STAGES | {"aiming"},
     "planning": FOUNDATION | CORE | STAGES,
     "diffing": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
@@ -80,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | STAGES
     | {
+        "aiming",
         "pipeline",
         "planning",
         "diffing",
@@ -95,6 +98,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
+    "aiming": {"simulation"},
     "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
@@ -105,6 +109,7 @@ HEAVY = {
     "litert_torch": {"formats/tflite/write"},
     "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
+    "ethosu": {"vendors/vela"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

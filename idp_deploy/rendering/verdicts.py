@@ -9,7 +9,7 @@ from typing import Any
 from idp_deploy.flow import Budget, Check, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
-from idp_deploy.rendering.estimates import estimate_notes, estimate_table
+from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, show
 
@@ -42,12 +42,12 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
         tables.append(_model_table(report.facts))
     if report.parities:
         tables.append(_file_table(report))
-    tables.append(estimate_table(report.estimates, "estimates (simulated, not measured)"))
+    tables += estimate_tables(report.estimates)
     if report.checks:
         tables.append(check_table(report.checks))
     notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
     notes += [f"{c.budget.target} {c.budget.format} latency: {c.detail}" for c in report.checks if _narrow(c)]
-    notes += estimate_notes(report.estimates)
+    notes += estimate_notes(report.estimates) + vendor_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
     data = {
         "checks": [check_data(c) for c in report.checks],

@@ -21,6 +21,11 @@ def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
     Raises:
         FileError: a runtime cannot read or prepare the file, or ends over it.
     """
+    if any(op.kind == "CUSTOM:ethos-u" for op in contents.ops):
+        raise FileError(
+            f"{contents.path} is compiled for Ethos-U, which no runtime of this machine computes",
+            way_out="verify the .tflite that it was made of, or run it in Arm's models (FVP)",
+        )
     sessions = Sessions((runtime, _Interpreter(contents, runtime, threads).run) for runtime in RUNTIMES)
     try:
         sessions[COMPILED] = _Interpreter(contents, COMPILED, threads).run
