@@ -47,7 +47,7 @@ compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and othe
 	$(BIN)/python -m bench.compat_onnx
 
 ethos-u: $(STAMP)  ## the extra [ethos-u] in an environment of its own, and its tests
-	$(PYTHON) -m venv $(VENV)-$@ --system-site-packages
+	$(PYTHON) -m venv $(VENV)-$@
 	echo $(abspath $(VENV))/lib/python*/site-packages > $$(echo $(VENV)-$@/lib/python*/site-packages)/base.pth
 	$(VENV)-$@/bin/python -m pip install --quiet --quiet --constraint constraints.txt 'ethos-u-vela>=5.2,<5.3'
 	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest tests/test_$(subst -,_,$@).py
