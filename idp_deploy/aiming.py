@@ -21,7 +21,7 @@ from idp_deploy.vendors import vela
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
-_WANTED = "tflite"  # what Vela reads
+WANTED = "tflite"  # what Vela reads
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ def aim(
     wanted = {COMPILED_FROM.get(name, name) for name in outputs}
     formats = tuple(format for format in FORMATS if format in wanted)
     chosen = {format: dict(more) for format, more in (options or {}).items()}
-    if not npus or _WANTED not in formats:
+    if not npus or WANTED not in formats:
         return Aim(formats, chosen)
-    others = [t.name for t in targets if not t.compiler and t.runtime(_WANTED)]
+    others = [t.name for t in targets if not t.compiler and t.runtime(WANTED)]
     names = ", ".join(target.name for target in npus)
     if others and not compiled:
         note = f"tflite: stored for {others[0]}; for {names} export it again: --to tflite --target {npus[0].name}"
         return Aim(formats, chosen, notes=(note,))
-    more = chosen.setdefault(_WANTED, {})
+    more = chosen.setdefault(WANTED, {})
     notes = []
     if encoding == "auto":
         more["encoding"] = "dense"
@@ -101,4 +101,4 @@ def compile_artifact(artifact: Path, target: Target) -> Artifact:
     notes.append(
         f"{path.name}: no runtime on this machine computes it; {artifact.name}, which it is made of, is verified"
     )
-    return Artifact(path, _WANTED, len(made.content), notes=tuple(notes))
+    return Artifact(path, WANTED, len(made.content), notes=tuple(notes))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from idp_deploy.encodings import bound_bytes
 from idp_deploy.files import transfer_bytes
-from idp_deploy.flow import Contents, FormatName, StoredTensor
+from idp_deploy.flow import Contents, FormatName, Shown, StoredTensor
 from idp_deploy.reading import read
 
 _WORTH_SAYING_BYTES = 10_000
@@ -35,7 +35,7 @@ class TensorReport:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Inspection(Shown):
     """What `inspect` found. Sums over tensors leave out what a file holds besides them (the graph, padding)."""
 
     path: Path

@@ -35,6 +35,7 @@ class Format:
     extra: str = ""  # of ours that brings both
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
         """What does `role` ("write", "read" or "open") for this format.
@@ -62,6 +63,7 @@ FORMATS: dict[FormatName, Format] = {
             runtime=("onnxruntime",),
             extra="all",
             timed=True,
+            packages=("onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             "coreml",
@@ -73,6 +75,7 @@ FORMATS: dict[FormatName, Format] = {
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            packages=("coremltools",),
         ),
         Format(
             "tflite",
@@ -85,6 +88,7 @@ FORMATS: dict[FormatName, Format] = {
             runtime=("ai_edge_litert",),
             extra="tflite",
             timed=True,
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
     )
 }
