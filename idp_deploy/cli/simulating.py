@@ -61,7 +61,7 @@ def simulate(
         changes = {
             (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
             for (file, device), estimate in zip(pairs, estimates, strict=True)
-            if not device.compiler
+            if device.cores
         }
     measurements = []
     if measure:
@@ -84,6 +84,6 @@ def simulate(
         files=[facts_of(file.contents) for file in files if file.contents],
     )
     emit(document, format=format, json=json, output=output)
-    refused = [e.reason for (_, device), e in zip(pairs, estimates, strict=True) if device.compiler and not e.vendor]
+    refused = [e.reason for (_, device), e in zip(pairs, estimates, strict=True) if not device.cores and not e.vendor]
     if refused:
         raise ConversionError(refused[0])

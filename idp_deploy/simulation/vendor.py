@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents, CpuOperator, Estimate, OpEstimate, VendorEstimate
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import Runtime, Target
 from idp_deploy.simulation.workload import workload
-from idp_deploy.vendors import vela
+from idp_deploy.vendors import tflm, vela
 
 Answer = tuple[VendorEstimate | None, str, tuple[OpEstimate, ...]]  # or the reason why there is none
 _FLOAT = "Vela puts no operator on the NPU"
@@ -79,6 +79,20 @@ def _vela(contents: Contents, runtime: Runtime) -> Answer:
     return found, "", ops
 
 
+def _tflm(contents: Contents, runtime: Runtime) -> Answer:
+    """The arena is tried out on this machine; what lies in it is the same on a microcontroller, but for pointers."""
+    densified = [tensor.name for tensor in contents.tensors if tensor.encoding in ("csr", "block")]
+    if densified:
+        reason = f"DENSIFY is not registered in {tflm.RUNTIME}, and {densified[0]} is stored through it"
+        return None, f"{reason}: export --to tflite --encoding tflm", ()
+    try:
+        arena = tflm.least_arena(contents.parsed, contents.path.name)
+    except FileError as error:
+        return None, str(error), ()
+    setting = "the smallest arena on this machine, whose pointers take 8 bytes"
+    return VendorEstimate(tflm.name(), setting, contents.size_bytes, arena_bytes=arena), "", ()
+
+
 def _reason(made: vela.Compiled, row: vela.Row) -> str:
     return made.reasons.get(row.name, "Vela does not say why")
 
@@ -87,4 +101,4 @@ def _why(made: vela.Compiled, rows: list[vela.Row]) -> str:
     return f"{rows[0].kind} {rows[0].name!r}: {_reason(made, rows[0])}" if rows else "it has none"
 
 
-ESTIMATORS: Mapping[str, Callable[[Contents, Runtime], Answer]] = {"vela": _vela}
+ESTIMATORS: Mapping[str, Callable[[Contents, Runtime], Answer]] = {"vela": _vela, "tflm": _tflm}
