@@ -15,6 +15,7 @@ from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
 
@@ -197,7 +198,9 @@ def _blame_size(evidence: Evidence) -> tuple[str, str]:
     dense = [t for t in tensors if not t.is_sparse and t.zeros > t.size / 2]
     if dense:
         wasted = sum(t.zeros * t.value_bits / 8 for t in dense)
-        return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: export with --encoding auto"
+        restorable = FORMATS[evidence.contents.format].restore
+        way_out = f"idp-deploy restore {evidence.contents.path}, or " if restorable else ""
+        return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: {way_out}export with --encoding auto"
     if heaviest.zeros < heaviest.size / 2:
         return detail, f"{heaviest.name} is {show(heaviest.zeros / heaviest.size, 'share')} zero: prune it further"
     return detail, "quantize (--scheme int8-weights), or prune further"

@@ -55,6 +55,7 @@ def check(
     from idp_deploy.cli.provenance import provenance
     from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, ungated
     from idp_deploy.gating import pairs as paired
+    from idp_deploy.inspection import redundancy_of
     from idp_deploy.reading import read
     from idp_deploy.remedies import remedied
     from idp_deploy.simulation import simulate
@@ -77,14 +78,16 @@ def check(
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
-    evidence = [Evidence(c, simulate(c, device)) for c, device in paired(list(map(read, paths)), devices, limits)]
+    contents = [read(path) for path in paths]
+    evidence = [Evidence(c, simulate(c, device)) for c, device in paired(contents, devices, limits)]
     report = remedied(gate(limits, evidence, strict=not artifacts), evidence, devices)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = missing(limits, evidence) if artifacts else ()
+    redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
     verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
-    document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered)
+    document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
     emit(document, format=format, json=json, output=output)
     if not passed and not exit_zero:

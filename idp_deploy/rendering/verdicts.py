@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Budget, Check, Interval, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
@@ -12,6 +13,9 @@ from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, show
+
+if TYPE_CHECKING:
+    from idp_deploy.inspection import Redundancy
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -35,7 +39,13 @@ def check_table(checks: Sequence[Check]) -> Table:
     )
 
 
-def report_document(report: Report, *, title: str = "Check", unanswered: Sequence[Budget] = ()) -> Document:
+def report_document(
+    report: Report,
+    *,
+    title: str = "Check",
+    unanswered: Sequence[Budget] = (),
+    redundant: Mapping[Path, Redundancy] | None = None,
+) -> Document:
     """The gate's verdicts, then what they rest on."""
     tables: list[Table] = []
     if report.facts:
@@ -48,6 +58,7 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
     close = [c for c in report.checks if c.marginal and c.verdict == "pass"]
     notes += [f"{c.budget.target} {c.budget.format} latency is marginal: {c.detail}" for c in close]
+    notes += [f"{path}: {found.message}" for path, found in (redundant or {}).items()]
     notes += estimate_notes(report.estimates) + vendor_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
     data = {
@@ -55,6 +66,7 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
         "estimates": [asdict(e) for e in report.estimates],
         "parities": [parity_data(p) for p in report.parities],
         "facts": dict(report.facts),
+        "sparse_bytes": {str(path): found.sparse_bytes for path, found in (redundant or {}).items()},
         "files": [asdict(one) for one in report.files],
     }
     cases = [case for p in report.parities for case in parity_cases(p)]
