@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
 
-.PHONY: help demo test test-oldest test-slow check docs calibrate compat compat-onnx fuzz emulator clean
+.PHONY: help demo test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm fuzz emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -55,6 +55,14 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 
 compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
 	$(BIN)/python -m bench.compat_onnx
+
+ethos-u: PACKAGE := ethos-u-vela>=5.2,<5.3
+tflm: PACKAGE := tflite-micro
+ethos-u tflm: $(STAMP)  ## the extra of that name in an environment of its own, and its tests
+	$(PYTHON) -m venv $(VENV)-$@
+	echo $(abspath $(VENV))/lib/python*/site-packages > $$(echo $(VENV)-$@/lib/python*/site-packages)/base.pth
+	$(VENV)-$@/bin/python -m pip install --quiet --quiet --constraint constraints.txt '$(PACKAGE)'
+	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest tests/test_$(subst -,_,$@).py
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

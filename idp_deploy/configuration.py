@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
-from idp_deploy.formats import FORMATS
-from idp_deploy.formats.validation import KnownFormat
+from idp_deploy.formats import COMPILED_FROM, FORMATS
+from idp_deploy.formats.validation import KnownFormat, KnownOutput
 from idp_deploy.units import METRICS, parse
 
 PREFIX = "IDP_DEPLOY_"
@@ -55,7 +55,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[KnownFormat, ...] = tuple(FORMATS)
+    to: tuple[KnownOutput, ...] = tuple(FORMATS)
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None
@@ -69,6 +69,7 @@ class ExportTable(_Table):
             UsageError: an argument that none of `formats` takes.
         """
         words = {"coreml": ("precision", precision, self.precision), "tflite": ("io", io, self.io)}
+        formats = [COMPILED_FROM.get(format, format) for format in formats]
         for format, (word, asked, _) in words.items():
             if asked and format not in formats:
                 raise UsageError(f"--{word} is for {format}, which is not exported", way_out=f"add --to {format}")

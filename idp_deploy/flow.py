@@ -406,8 +406,44 @@ class Basis:
 
 
 @dataclass(frozen=True)
+class CpuOperator:
+    """An operator that a neural processing unit leaves to the processor beside it."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VendorEstimate:
+    """What the vendor's own software says of a file: neither simulated by us nor measured on the device.
+
+    None where it does not say. `flash_bytes` is what the program keeps of the model: the compiled file, or the file.
+    """
+
+    software: str  # "Vela 5.2.0"
+    setting: str  # what it was asked about
+    flash_bytes: int
+    original_weight_bytes: int | None = None
+    encoded_weight_bytes: int | None = None
+    sram_bytes: int | None = None
+    dram_bytes: int | None = None
+    arena_bytes: int | None = None  # the smallest with which the runtime allocates and runs
+    flash_traffic_bytes: int | None = None  # of one inference, read and written
+    dram_traffic_bytes: int | None = None
+    sram_traffic_bytes: int | None = None
+    cycles: Mapping[str, int] = field(default_factory=dict)  # npu, sram, dram, flash: the largest binds; total
+    latency_ms: float | None = None
+    npu_operators: int | None = None
+    cpu_operators: tuple[CpuOperator, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Estimate(Shown):
-    """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
+    """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why.
+
+    Where a vendor's software answers, what it says stands in `vendor` and `latency_ms` is None.
+    """
 
     artifact: Path
     format: FormatName
@@ -425,6 +461,7 @@ class Estimate(Shown):
     ops: tuple[OpEstimate, ...] = ()
     notes: tuple[str, ...] = ()
     basis: Basis | None = None  # where there is a latency
+    vendor: VendorEstimate | None = None
     dense_latency_ms: float | None = None  # the middle, had the file no zeros
     unfit: str = ""  # what keeps the runtime from running this file as it is meant: refused, or wrong without an error
     way_out: str = ""  # of that
@@ -480,7 +517,7 @@ class Budget:
 
     target: str
     format: FormatName
-    metric: str  # size | transfer | latency | memory | sparsity | error
+    metric: str  # a row of `units.METRICS`
     limit: float
     source: str  # where it was written, e.g. "pyproject.toml [tool.idp-deploy.budgets.pixel-4.tflite]"
 

@@ -68,8 +68,8 @@ def export_and_verify(
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
-                made, more = stage / name, (options or {}).get(format, {})
-                artifact = export(model, format, example_inputs, made, encoding=encoding, **more)
+                made, more = stage / name, {"encoding": encoding, **(options or {}).get(format, {})}
+                artifact = export(model, format, example_inputs, made, **more)
                 announce(f"verifying {name}")
                 parity = verify(made, model, example_inputs, task=task)
                 home = folder if parity.passed else set_aside(folder)

@@ -54,10 +54,11 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert", "formats.runtimes"},
+    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert", "formats.runtimes", "vendors"},
     "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
+    "vendors": {"errors", "isolation"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
@@ -65,22 +66,23 @@ ALLOWED: dict[str, set[str]] = {
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
-    "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
+    "formats.run": FOUNDATION | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION
     | CORE
     | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE,
+    "aiming": FOUNDATION | CORE | {"formats", "vendors"},
     "remedies": FOUNDATION | CORE | STAGES | {"facts"},
     "shipping": FOUNDATION | CORE | STAGES,
     "fingerprints": {"files"},
     "history": {"documents", "files", "fingerprints", "ownership"},
-    "stages": FOUNDATION | CORE | STAGES | {"shipping", "remedies"},
+    "stages": FOUNDATION | CORE | STAGES | {"aiming", "shipping", "remedies"},
     "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
-    "pipeline": {"flow", "stages"},
+    "pipeline": {"aiming", "flow", "simulation", "stages"},
     "planning": FOUNDATION | CORE | STAGES,
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
@@ -92,6 +94,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | STAGES
     | {
+        "aiming",
         "stages",
         "remedies",
         "shipping",
@@ -115,8 +118,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
+    "aiming": {"simulation"},
     "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
-    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history"}, "pipeline": {"tasks"},
+    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}
@@ -125,6 +129,8 @@ HEAVY = {
     "litert_torch": {"formats/tflite/write"},
     "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
+    "ethosu": {"vendors/vela"},
+    "tflite_micro": {"vendors/tflm"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

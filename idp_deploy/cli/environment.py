@@ -26,6 +26,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "litert-torch": ("writing TFLite files", "tflite"),
     "ai-edge-litert": ("running TFLite files", "tflite"),
     "ai-edge-quantizer": ("int8 TFLite files", "tflite"),
+    "ethos-u-vela": ("Ethos-U targets", "ethos-u"),
+    "tflite-micro": ("running files as a microcontroller does", "tflm"),
     "scikit-learn": ("the sample tasks", "samples"),
     "pillow": ("the sample tasks", "samples"),
     "pyarrow": ("Parquet tables in recipes", "recipes"),

@@ -10,7 +10,7 @@ import typer
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
 from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing, open_session
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.rendering.estimates import estimate_document
 
 
@@ -61,6 +61,7 @@ def simulate(
         changes = {
             (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
             for (file, device), estimate in zip(pairs, estimates, strict=True)
+            if device.cores
         }
     measurements = []
     if measure:
@@ -83,3 +84,6 @@ def simulate(
         files=[facts_of(file.contents) for file in files if file.contents],
     )
     emit(document, format=format, json=json, output=output)
+    refused = [e.reason for (_, device), e in zip(pairs, estimates, strict=True) if not device.cores and not e.vendor]
+    if refused:
+        raise ConversionError(refused[0])

@@ -97,6 +97,9 @@ FORMATS: dict[FormatName, Format] = {
 }
 
 
+COMPILED_FROM: dict[str, FormatName] = {"ethos-u": "tflite"}  # what a vendor's compiler makes, and of which format
+
+
 def known(name: str) -> Format:
     """The row of this name; UsageError where there is none."""
     if name not in FORMATS:

@@ -31,9 +31,10 @@ from idp_deploy.simulation.cost_model import (
 )
 from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
 from idp_deploy.simulation.size import estimated_transfer_bytes
-from idp_deploy.simulation.targets import Runtime, Target, folder
+from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
+from idp_deploy.simulation.vendor import vendor_estimate
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 from idp_deploy.simulation.workload import workload
 from idp_deploy.simulation.xnnpack import SparseLint, lint
@@ -84,8 +85,10 @@ def simulate(
     if chosen is not None and target.is_tool:
         reason = f"{target.device} runs on many devices: no latency is estimated"
         return _answer(loaded, target, chosen.name, loaded.work, None, reason, (), list(loaded.work.notes), transfer)
+    if chosen is not None and chosen.family in VENDORS:
+        return vendor_estimate(loaded.contents, target, chosen, transfer=transfer)
     cores = sum(group.count for group in target.cores)
-    if not 1 <= threads <= cores:
+    if chosen is not None and not 1 <= threads <= cores:
         raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:

@@ -75,7 +75,7 @@ def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
     if target.is_tool:
         return [None] * len(target.runtimes)
     return [
-        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1)
+        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1) if runtime.core else None
         for runtime in target.runtimes
     ]
 

@@ -20,6 +20,8 @@ from idp_deploy.formats.onnx.runtimes import runtimes as tools
 from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
 
+VENDORS = frozenset({"vela", "tflm"})  # families of `simulation.vendor`
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,13 +35,22 @@ class CoreGroup(_Strict):
     ghz: float = Field(gt=0, lt=10)
 
 
+class Compiler(_Strict):
+    """What Vela is to compile for."""
+
+    accelerator: str  # ethos-u55-128
+    system: str  # a System_Config of Arm's vela.ini: clocks and memories around the NPU
+    memory: str  # a Memory_Mode of it: which memory holds weights and which activations
+
+
 class Runtime(_Strict):
     """One way of running a file on the device."""
 
     name: str
     format: KnownFormat
-    family: str  # whose efficiencies: a family of the cost model
-    core: str  # a row of cores.toml: one of the device's cores, its GPU or its neural engine
+    family: str  # whose efficiencies: a family of the cost model; or of VENDORS, whose own software answers
+    core: str = ""  # a row of cores.toml: one of the device's cores, its GPU or its neural engine; not for VENDORS
+    compiler: Compiler | None = None  # of family "vela"
     sparse: bool = False  # has kernels that skip zero weights
     source: str = ""
 
@@ -61,7 +72,7 @@ class Target(_Strict):
     name: str
     device: str
     soc: str
-    cores: tuple[CoreGroup, ...] = Field(min_length=1)
+    cores: tuple[CoreGroup, ...] = ()  # none where a vendor's software answers for the whole chip
     runtimes: tuple[Runtime, ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(min_length=1)
     confidence: Literal["measured", "specification", "assumed"]
@@ -90,10 +101,15 @@ class Target(_Strict):
                 return runtime
         if name in FAMILIES - PORTABLE_FAMILIES:
             return None
-        if name in FAMILIES:
+        if name in FAMILIES and self.cores:
             return Runtime(name=name, format=format_name, family=name, core=self.cores[0].type)  # type: ignore[arg-type]
         near = difflib.get_close_matches(name, [r.name for r in self.runtimes] + sorted(FAMILIES), 3, 0.3)
         raise UsageError(f"target '{self.name}' has no runtime {name!r}", way_out=f"nearest: {', '.join(near)}")
+
+    @property
+    def compiler(self) -> Compiler | None:
+        """What its vendor's compiler is to compile for, where it has one."""
+        return next((runtime.compiler for runtime in self.runtimes if runtime.compiler), None)
 
     def core(self, runtime: Runtime) -> Core:
         """The core a runtime runs on, at this device's clock."""
@@ -152,10 +168,16 @@ def parse(path: Path) -> Target:
         raise UsageError(
             f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error
-    for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
+    ours = [runtime for runtime in target.runtimes if runtime.family not in VENDORS]
+    for used in [*(group.type for group in target.cores), *(runtime.core for runtime in ours)]:
         _among(path, "core", used, load_cores())
     for runtime in target.runtimes:
-        _among(path, "runtime family", runtime.family, FAMILIES)
+        _among(path, "runtime family", runtime.family, FAMILIES | VENDORS)
+    lacking = "cores" if ours and not target.cores else ""
+    lacking = lacking or next(("compiler" for r in target.runtimes if (r.family == "vela") != bool(r.compiler)), "")
+    if lacking:
+        way_out = "compare it with pixel-4 or ethos-u55-128, which 'idp-deploy targets' shows"
+        raise UsageError(f"{path}: '{lacking}' does not fit its runtimes", way_out=way_out)
     return target
 
 

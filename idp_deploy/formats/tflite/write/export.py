@@ -9,6 +9,7 @@ fixed: a batch of 1 is what phones run.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from idp_deploy.formats.tflite.write.graph import (
 )
 from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
 from idp_deploy.formats.tflite.write.matching import Match, match
+from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, store_constants
@@ -55,7 +57,7 @@ def export_tflite(
         example_inputs: positional arguments of forward; their shapes become the file's. Integers of 64 bits become
             32 bits wide in the file.
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
-            that layout on every weight that has a mask.
+            that layout on every weight that has a mask; tflm stores them for TensorFlow Lite Micro alone.
         io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
 
     Raises:
@@ -96,6 +98,8 @@ def export_tflite(
         content, placed = _stored(base, matches, masks, storing, record)
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
+            if encoding == "tflm":
+                content, placed = _for_micro(content, placed)
             files.write_bytes(path, content)
             notes = (
                 *captured.notes,
@@ -130,6 +134,16 @@ def _stored(
     tflite = parse(base)
     placed = store_constants(tflite, matches, masks, storing)
     return _finish(tflite, record), placed
+
+
+def _for_micro(content: bytes, placed: Mapping[str, Placement]) -> tuple[bytes, dict[str, Placement]]:
+    """A file that LiteRT has just taken, with its weights behind decoders that LiteRT does not know."""
+    tflite = parse(content)
+    packed = behind_decoders(tflite)
+    compact(tflite)
+    return serialize(tflite), {
+        name: replace(one, is_sparse=True) if name in packed else one for name, one in placed.items()
+    }
 
 
 def _quantized(model: CompressedModel) -> set[str]:
