@@ -32,9 +32,12 @@ class Format:
     words: str  # module with WORDS and CHANNELS_LAST
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
-    extra: str = ""  # of ours that brings both
+    reader: tuple[str, ...] = ()  # those that reading needs
+    extra: str = ""  # of ours that brings them
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    package: bool = False  # whether it is a folder
+    by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
 
     def function(self, role: str) -> Callable[..., Any]:
         """What does `role` ("write", "read" or "open") for this format.
@@ -42,7 +45,8 @@ class Format:
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
         """
-        for package in {"write": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
+        needs = {"write": self.converter, "vendor": self.converter, "open": self.runtime, "read": self.reader}
+        for package in needs.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -73,6 +77,7 @@ FORMATS: dict[FormatName, Format] = {
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            package=True,
         ),
         Format(
             "tflite",
@@ -85,6 +90,20 @@ FORMATS: dict[FormatName, Format] = {
             runtime=("ai_edge_litert",),
             extra="tflite",
             timed=True,
+        ),
+        Format(
+            "coreai",
+            ".aimodel",
+            write="idp_deploy.formats.coreai.write.export:export_coreai",
+            read="idp_deploy.formats.coreai.read.contents:read_coreai",
+            open="idp_deploy.formats.coreai.run:open_coreai",
+            words="idp_deploy.formats.coreai.words",
+            converter=("coreai", "coreai_torch"),
+            reader=("coreai",),
+            runtime=("coreai",),
+            extra="coreai",
+            package=True,
+            by_name_alone=True,
         ),
     )
 }
