@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz emulator clean
+.PHONY: help demo test test-slow check docs calibrate compat compat-onnx coreai fuzz emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -45,6 +45,12 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 
 compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
 	$(BIN)/python -m bench.compat_onnx
+
+coreai: $(STAMP)  ## Core AI's libraries and the vendor's own tool in an environment of their own, and the tests of that format
+	$(PYTHON) -m venv $(VENV)-coreai
+	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev,coreai]' coreai-opt==0.3.0
+	OMP_NUM_THREADS=1 $(VENV)-coreai/bin/python -m pytest -n 2 tests/test_coreai.py tests/test_coreai_export.py tests/test_coreai_run.py
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

@@ -27,6 +27,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "litert-torch": ("writing TFLite files", "tflite"),
     "ai-edge-litert": ("running TFLite files", "tflite"),
     "ai-edge-quantizer": ("int8 TFLite files", "tflite"),
+    "coreai-core": ("reading and running Core AI files", "coreai"),
+    "coreai-torch": ("writing Core AI files", "coreai"),
     "scikit-learn": ("the sample tasks", "samples"),
     "pillow": ("the sample tasks", "samples"),
     "pyarrow": ("Parquet tables in recipes", "recipes"),

@@ -13,7 +13,7 @@ from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import FormatName
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -36,7 +36,9 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
+            metavar="float16|float32",
+            help="What Core ML and Core AI compute in. [default: float16]",
+            show_default=False,
         ),
     ] = None,
     io: Annotated[
@@ -132,4 +134,4 @@ def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
     unknown = [name for name in names if name not in (*FORMATS, "all")]
     if unknown:
         raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(FORMATS)} or all")
-    return tuple(f for f in FORMATS if "all" in names or f in names)
+    return tuple(f for f in FORMATS if ("all" in names and f in usual()) or f in names)

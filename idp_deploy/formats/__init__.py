@@ -36,7 +36,9 @@ class Format:
     extra: str = ""  # of ours that brings them
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    no_latency: str = ""  # why no device has one for its files
     package: bool = False  # whether it is a folder
+    half_scales: bool = False  # whether the scales of integers may be float16
     by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
 
     def function(self, role: str) -> Callable[..., Any]:
@@ -78,6 +80,7 @@ FORMATS: dict[FormatName, Format] = {
             converter=("coremltools",),
             extra="coreml",
             package=True,
+            half_scales=True,
         ),
         Format(
             "tflite",
@@ -102,7 +105,9 @@ FORMATS: dict[FormatName, Format] = {
             reader=("coreai",),
             runtime=("coreai",),
             extra="coreai",
+            no_latency="no latency of Core AI has been published; it begins with macOS 27 and iOS 27",
             package=True,
+            half_scales=True,
             by_name_alone=True,
         ),
     )
@@ -114,6 +119,11 @@ def known(name: str) -> Format:
     if name not in FORMATS:
         raise UsageError(f"unknown format {name!r}", way_out=f"one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def usual() -> tuple[FormatName, ...]:
+    """What "all" means: the formats that `idp-deploy[all]` brings."""
+    return tuple(row.name for row in FORMATS.values() if not row.by_name_alone)
 
 
 def suffixes() -> dict[str, FormatName]:

@@ -1,9 +1,9 @@
 """The parts of an .aimodel folder, each read once and no more of it than a size allows.
 
-    model.aimodel/
-      main.mlirb       the program and its constants, MLIR bytecode
-      main.hash        its SHA-256
-      metadata.json    who made it, and entries of the maker's own under "creatorDefinedMetadata"
+model.aimodel/
+  main.mlirb       the program and its constants, MLIR bytecode
+  main.hash        its SHA-256
+  metadata.json    who made it, and entries of the maker's own under "creatorDefinedMetadata"
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from idp_deploy.errors import FileError
 
 _MOST_ENTRIES = 1 << 33  # what a shape may promise
 _MOST_OPERATORS = 1 << 20
-_PACKED = {"uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6, "int2": 2, "int4": 4}
+_PACKED = {"uint1": 1, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6, "int2": 2, "int4": 4, "f4E2M1FN": 4}
+_SMALL = {  # MLIR's word → that of ml_dtypes, which comes with Apple's libraries
+    "f8E4M3FN": "float8_e4m3fn", "f8E5M2": "float8_e5m2", "f8E8M0FNU": "float8_e8m0fnu", "f4E2M1FN": "float4_e2m1fn",
+}  # fmt: skip
 _PLAIN = (
     "bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "float32", "float64",
 )  # fmt: skip
@@ -57,6 +60,9 @@ class Constant:
         """The numbers in their shape; entries narrower than a byte take one. ValueError: a type that numpy lacks."""
         if self.data is None:
             return np.broadcast_to(np.array(self.splat).astype(_wide(self.dtype)), self.shape)
+        if self.dtype in _SMALL:
+            entries = _unpack(self.data, "uint4", self.size) if self.dtype in _PACKED else self.data
+            return entries.view(_small(self.dtype)).astype(np.float32).reshape(self.shape)
         if self.dtype in _PACKED:
             return _unpack(self.data, self.dtype, self.size).reshape(self.shape)
         if self.dtype == "bfloat16":
@@ -151,16 +157,26 @@ class _Parsing:
 def _numpy(dtype: str) -> np.dtype[Any]:
     if dtype == "bfloat16":
         return np.dtype("<u2")
-    if dtype not in _PLAIN and not (dtype.startswith("f8") or dtype.startswith("f4")):
+    if dtype in _SMALL:
+        return np.dtype(np.uint8)
+    if dtype not in _PLAIN:
         raise ValueError(f"constants of the type {dtype!r}")
-    return np.dtype(np.uint8) if dtype not in _PLAIN else np.dtype(dtype)
+    return np.dtype(dtype)
+
+
+def _small(dtype: str) -> np.dtype[Any]:
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, _SMALL[dtype]))
 
 
 def _wide(dtype: str) -> np.dtype[Any]:
     """numpy's type for entries of a packed or unknown one."""
+    if dtype == "bfloat16" or dtype in _SMALL:
+        return np.dtype(np.float32)
     if dtype in _PACKED:
         return np.dtype(np.uint8 if dtype.startswith("u") else np.int8)
-    return np.dtype(np.float32) if dtype == "bfloat16" else _numpy(dtype)
+    return _numpy(dtype)
 
 
 def _unpack(data: np.ndarray, dtype: str, entries: int) -> np.ndarray:

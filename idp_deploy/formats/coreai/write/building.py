@@ -85,8 +85,8 @@ class Builder:
     def constant(self, values: np.ndarray, role: str, element: Any = None, packed: np.ndarray | None = None) -> Any:
         """A constant of numpy's type, or of `element` with its `packed` bytes."""
         from coreai._compiler.dialects import coreai
-        from coreai._compiler.ir import DenseElementsAttr, RankedTensorType
         from coreai._compiler.dialects.coreai.constant import create_elements_attr
+        from coreai._compiler.ir import DenseElementsAttr, RankedTensorType
 
         kind = RankedTensorType.get(values.shape, element if element is not None else _element(values.dtype))
         data = np.ascontiguousarray(values if packed is None else packed)

@@ -7,7 +7,6 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 
@@ -43,9 +42,7 @@ def _explained(error: Exception, captured: Captured) -> ConversionError:
     text = " ".join(said.split("The above")[0].split())[:300] or type(error).__name__
     found = _OPERATOR.search(text)
     where = module_of(f"aten.{found[1].partition('.')[0]}", captured) if found else ""
-    return ConversionError(
-        f"Core AI's converter cannot take this model{where}: {text}", way_out="use another operator"
-    )
+    return ConversionError(f"Core AI's converter cannot take this model{where}: {text}", way_out="use another operator")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,9 @@ def refuse_overflow(captured: Captured) -> None:
             continue
         largest = float(tensor.abs().max())
         if not largest <= _LARGEST:
-            raise ConversionError(f"weight {name!r} reaches {largest:g}, beyond float16's {_LARGEST:g}", way_out=_WAY_OUT)
+            raise ConversionError(
+                f"weight {name!r} reaches {largest:g}, beyond float16's {_LARGEST:g}", way_out=_WAY_OUT
+            )
 
 
 def in_half(captured: Captured) -> ExportedProgram:
