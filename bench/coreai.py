@@ -64,7 +64,7 @@ def sizes(checkpoint: Path) -> dict[str, Any]:
 
 
 def _batches(task: Any) -> Iterator[tuple[torch.Tensor, np.ndarray]]:
-    pairs = [batch for batch in task.validation_loader()]
+    pairs = list(task.validation_loader())
     images, labels = (torch.cat([pair[i] for pair in pairs]) for i in (0, 1))
     for start in range(0, len(images) - BATCH + 1, BATCH):
         yield images[start : start + BATCH], labels[start : start + BATCH].numpy()

@@ -1,4 +1,4 @@
-"""Model packages are folders: which of them may make way for another, told by content, with no library of their makers."""
+"""Model packages are folders: which may make way for another, told by content, with no library of their makers."""
 
 from __future__ import annotations
 

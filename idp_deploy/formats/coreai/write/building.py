@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-_INLINE_BYTES = 1024  # below it a constant lies in the program, from it on in a resource, as the libraries do
+_NUMPY = {
+    "f16": "<f2", "f32": "<f4", "si8": "i1", "ui8": "u1", "si16": "<i2", "ui16": "<u2", "si32": "<i4", "ui32": "<u4",
+}  # fmt: skip
 _LABEL = "weight:"  # before a parameter's name, as the reader finds it
 
 
@@ -50,8 +52,6 @@ class Builder:
     """Makes operators in front of one constant at a time, all under the name of one weight."""
 
     def __init__(self) -> None:
-        self._label = ""
-        self._unnamed = 0
         self._location: Any = None
 
     @contextmanager
@@ -60,9 +60,8 @@ class Builder:
         from coreai._compiler.ir import InsertionPoint
         from coreai.authoring import DebugInfo
 
-        self._label = label.replace('"', "'")
         with op.context:
-            self._location = DebugInfo.unknown().with_metadata(_LABEL + self._label)._to_mlir()
+            self._location = DebugInfo.unknown().with_metadata(_LABEL + label.replace('"', "'"))._to_mlir()
             with self._location, InsertionPoint(op):
                 yield
 
@@ -71,37 +70,24 @@ class Builder:
         op.result.replace_all_uses_with(value)
         op.operation.erase()
 
-    def rename(self, op: Any) -> None:
-        """Give the resource of a constant that stays, whose name is drawn at random, one that is not."""
-        from coreai._compiler.ir import DenseElementsAttr
-
-        kind = op.result.type
-        if isinstance(op.attributes["value"], DenseElementsAttr) or not getattr(kind, "has_static_shape", False):
-            return
-        self._unnamed += 1
-        with op.context:
-            op.attributes["value"] = _resource(_bytes_of(op), f"constant_{self._unnamed}", kind)
-
-    def constant(self, values: np.ndarray, role: str, element: Any = None, packed: np.ndarray | None = None) -> Any:
+    def constant(self, values: np.ndarray, element: Any = None, packed: np.ndarray | None = None) -> Any:
         """A constant of numpy's type, or of `element` with its `packed` bytes."""
         from coreai._compiler.dialects import coreai
-        from coreai._compiler.dialects.coreai.constant import create_elements_attr
         from coreai._compiler.ir import DenseElementsAttr, RankedTensorType
 
         kind = RankedTensorType.get(values.shape, element if element is not None else _element(values.dtype))
-        data = np.ascontiguousarray(values if packed is None else packed)
         value: Any
         if values.size and (values == values.reshape(-1)[0]).all():
             value = DenseElementsAttr.get_splat(kind, _scalar(kind.element_type, values.reshape(-1)[0]))
-        elif data.nbytes < _INLINE_BYTES:
-            value = create_elements_attr(self._location, kind, _frozen(data))
+        elif element is not None and element.width == 4:  # inline it would take a byte an entry
+            value = _resource(self._location, kind, packed)
         else:
-            value = _resource(data.reshape(-1).view(np.uint8), f"{self._label}.{role}", kind)
+            value = _inline(values if packed is None else packed, kind)
         return coreai.ConstantOp(value=value, loc=self._location).result
 
     def sparse(self, values: np.ndarray, mask: np.ndarray) -> Any:
         """`values` where `mask` is set, in its order, and zero elsewhere."""
-        return self.sparse_of(self.constant(values, "values"), mask)
+        return self.sparse_of(self.constant(values), mask)
 
     def sparse_of(self, values: Any, mask: np.ndarray) -> Any:
         """The same of values that are decoded themselves."""
@@ -109,7 +95,7 @@ class Builder:
         from coreai._compiler.ir import IntegerType
 
         packed = np.packbits(mask.reshape(-1), bitorder="little")
-        bits = self.constant(mask.astype(np.uint8), "mask", IntegerType.get_unsigned(1), packed)
+        bits = self.constant(mask.astype(np.uint8), IntegerType.get_unsigned(1), packed)
         sparse = coreai.BuildSparseWithBitmaskOp(values, bits, loc=self._location).result
         return coreai.SparseWithBitmaskToDenseOp(sparse, loc=self._location).result
 
@@ -117,9 +103,9 @@ class Builder:
         """integers · scales, in the type of the scales: the runtime takes no other for the result."""
         from coreai._compiler.dialects import coreai
 
-        scale = self.constant(scales, "scales")
-        shift = self.constant(np.zeros(scales.shape, np.int8), "shift")
-        bias = self.constant(np.zeros(scales.shape, scales.dtype), "bias")
+        scale = self.constant(scales)
+        shift = self.constant(np.zeros(scales.shape, np.int8))
+        bias = self.constant(np.zeros(scales.shape, scales.dtype))
         return coreai.BlockwiseShiftScaleOp(integers, scale, shift, bias, loc=self._location).result
 
     def palette(self, indices: np.ndarray, table: np.ndarray) -> Any:
@@ -129,23 +115,36 @@ class Builder:
 
         flat = np.append(indices.reshape(-1), np.zeros(indices.size % 2, np.uint8))
         packed = (flat[::2] | flat[1::2] << 4).astype(np.uint8)
-        places = self.constant(indices, "values", IntegerType.get_unsigned(4), packed)
-        lut = self.constant(table.reshape((1,) * indices.ndim + (16, 1)), "palette")
-        axis = self.constant(np.zeros((), np.int16), "axis")
+        places = self.constant(indices, IntegerType.get_unsigned(4), packed)
+        lut = self.constant(table.reshape((1,) * indices.ndim + (16, 1)))
+        axis = self.constant(np.zeros((), np.int16))
         return coreai.LutToDenseOp(places, lut, axis, loc=self._location).result
 
 
-def _resource(data: np.ndarray, name: str, kind: Any) -> Any:
-    from coreai._compiler.ir import DenseResourceElementsAttr
+def inline(op: Any) -> None:
+    """Move the numbers of a constant that stays from a resource, whose name the library draws at random, into it."""
+    from coreai._compiler.ir import DenseElementsAttr
 
-    return DenseResourceElementsAttr.get_from_buffer(_frozen(data), name, kind, alignment=64)
+    kind = op.result.type
+    dtype = _NUMPY.get(str(getattr(kind, "element_type", "")))
+    if dtype and not isinstance(op.attributes["value"], DenseElementsAttr) and kind.has_static_shape:
+        with op.context:
+            op.attributes["value"] = _inline(_bytes_of(op).view(dtype).reshape(tuple(kind.shape)), kind)
 
 
-def _frozen(data: np.ndarray) -> np.ndarray:
-    """A copy that nobody changes while the program lives."""
-    kept = data.copy()
-    kept.flags.writeable = False
-    return kept
+def _inline(values: np.ndarray, kind: Any) -> Any:
+    from coreai._compiler.ir import DenseElementsAttr
+
+    data = np.ascontiguousarray(values)
+    return DenseElementsAttr.get(data) if data.dtype.kind == "f" else DenseElementsAttr.get(data, type=kind)
+
+
+def _resource(location: Any, kind: Any, packed: np.ndarray | None) -> Any:
+    from coreai._compiler.dialects.coreai.constant import create_elements_attr
+
+    data = np.ascontiguousarray(packed)
+    data.flags.writeable = False
+    return create_elements_attr(location, kind, data)
 
 
 def _element(dtype: np.dtype[Any]) -> Any:

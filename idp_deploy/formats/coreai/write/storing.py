@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.formats.coreai.write.building import Builder, constants, values_of
+from idp_deploy.formats.coreai.write.building import Builder, constants, inline, values_of
 from idp_deploy.formats.coreai.write.matching import Match, Matching
 from idp_deploy.quantizers import palettize, quantize_int8
 
@@ -52,12 +52,12 @@ def store(program: Any, storage: Storage) -> None:
     for op in constants(program):
         values = values_of(op)
         if values is None or values.dtype not in (np.float16, np.float32) or values.size < _FEWEST:
-            builder.rename(op)
+            inline(op)
             continue
         match = matching.find(values)
         label = next((name for name in match.names if name not in storage.encodings), "")
         if not label:
-            builder.rename(op)
+            inline(op)
             continue
         axis = _channels(match, values, storage)
         mask = _kept(values, match, storage)
@@ -123,7 +123,7 @@ def _compressed(
         assert axis is not None
         q, scale = quantize_int8(exact, axis)
         scales = np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != axis)).astype(values.dtype)
-        integers = builder.sparse(q.reshape(-1)[kept], mask) if is_sparse else builder.constant(q, "values")
+        integers = builder.sparse(q.reshape(-1)[kept], mask) if is_sparse else builder.constant(q)
         return builder.scaled(integers, scales)
     if choice.endswith("lut4"):
         indices, lut = palettize(exact, mask, bits=4)
@@ -133,4 +133,4 @@ def _compressed(
         return builder.sparse_of(builder.palette(indices.reshape(-1)[kept], table), mask)
     if is_sparse:
         return builder.sparse(values.reshape(-1)[kept], mask)
-    return builder.constant(values, "values")
+    return builder.constant(values)
