@@ -13,7 +13,7 @@ from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import FormatName
-from idp_deploy.formats import FORMATS, usual
+from idp_deploy.formats import usual, written
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -25,7 +25,7 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option(metavar=f"{'|'.join(FORMATS)}|all", help="Repeatable.", show_default=False)
+        list[str] | None, typer.Option(metavar=f"{'|'.join(written())}|all", help="Repeatable.", show_default=False)
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -131,7 +131,7 @@ def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
     Raises:
         UsageError: an unknown format.
     """
-    unknown = [name for name in names if name not in (*FORMATS, "all")]
+    unknown = [name for name in names if name not in (*written(), "all")]
     if unknown:
-        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(FORMATS)} or all")
-    return tuple(f for f in FORMATS if ("all" in names and f in usual()) or f in names)
+        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(written())} or all")
+    return tuple(f for f in written() if ("all" in names and f in usual()) or f in names)

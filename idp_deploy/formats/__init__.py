@@ -26,10 +26,10 @@ class Format:
 
     name: FormatName
     suffix: str
-    write: str  # as `exporting.Exporter`
     read: str  # (path) → Contents
-    open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
+    write: str = ""  # as `exporting.Exporter`; none where files are only read
+    open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     reader: tuple[str, ...] = ()  # those that reading needs
@@ -46,7 +46,11 @@ class Format:
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
+            UsageError: files of this format are only read here.
         """
+        if not getattr(self, role):
+            what = {"write": "written", "open": "run"}.get(role, "opened")
+            raise UsageError(f"{self.suffix} files are not {what} here", way_out="inspect, check and diff take them")
         needs = {"write": self.converter, "vendor": self.converter, "open": self.runtime, "read": self.reader}
         for package in needs.get(role, ()):
             require(package, self.extra)
@@ -110,6 +114,14 @@ FORMATS: dict[FormatName, Format] = {
             half_scales=True,
             by_name_alone=True,
         ),
+        Format(
+            "executorch",
+            ".pte",
+            read="idp_deploy.formats.executorch.read.contents:read_executorch",
+            words="idp_deploy.formats.executorch.words",
+            no_latency="what a delegate runs is not in the public schema of a .pte",
+            by_name_alone=True,
+        ),
     )
 }
 
@@ -124,6 +136,11 @@ def known(name: str) -> Format:
 def usual() -> tuple[FormatName, ...]:
     """What "all" means: the formats that `idp-deploy[all]` brings."""
     return tuple(row.name for row in FORMATS.values() if not row.by_name_alone)
+
+
+def written() -> tuple[FormatName, ...]:
+    """The formats that are written, not only read."""
+    return tuple(row.name for row in FORMATS.values() if row.write)
 
 
 def suffixes() -> dict[str, FormatName]:
