@@ -1,7 +1,7 @@
 """Core AI: `.aimodel` files beside those of Apple's own tool, and the Core ML interpreter beside Apple's runtime.
 
-    python -m bench.coreai sizes CHECKPOINT.pt     the demo's pruned network; coreai-opt 0.3.0 is needed as well
-    python -m bench.coreai zoo                     every network of tests/zoo.py in both formats
+    python -m bench.coreai sizes CHECKPOINT.pt [FORM…]   the demo's pruned network; coreai-opt 0.3.0 is needed as well
+    python -m bench.coreai zoo [NAME…]                   every network of tests/zoo.py in both formats
 
 Needs the extra [coreai]. Sizes are of whole folders, accuracy is over the task's whole validation set, and outputs are
 compared in float32.
@@ -41,14 +41,15 @@ FORMS = {"float32": (None, "float32"), "float16": (None, "float16"), "int8": ("i
 RESULTS = Path(__file__).parent / "results"
 
 
-def sizes(checkpoint: Path) -> dict[str, Any]:
+def sizes(checkpoint: Path, forms: list[str]) -> dict[str, Any]:
     """Ours and the vendor's file of one network in every number form: bytes and accuracy."""
     model, task = load_checkpoint(checkpoint, mobilenet_v1.build), digits.task()
     batches = list(_batches(task))
     example = (batches[0][0],)
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for form, (scheme, precision) in FORMS.items():
+        for form in forms or FORMS:
+            scheme, precision = FORMS[form]
             compressed = quantize(model, scheme, task=task) if scheme else model
             ours, theirs = Path(folder) / "ours.aimodel", Path(folder) / "theirs.aimodel"
             export(compressed, "coreai", example, ours, precision=precision)
@@ -145,10 +146,10 @@ def main() -> None:
     warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("sizes", "zoo"))
-    parser.add_argument("arguments", nargs="*", help="sizes: a checkpoint; zoo: names, all of them by default")
+    parser.add_argument("arguments", nargs="*", help="sizes: a checkpoint, number forms; zoo: names; all by default")
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
-    rows = sizes(Path(given.arguments[0])) if given.what == "sizes" else zoo(given.arguments)
+    rows = sizes(Path(given.arguments[0]), given.arguments[1:]) if given.what == "sizes" else zoo(given.arguments)
     packages = {name: version(name) for name in ("coreai-core", "coreai-torch", "torch", "coremltools")}
     text = json.dumps({"what": given.what, "versions": packages, "rows": rows}, indent=1) + "\n"
     if given.output:
