@@ -61,7 +61,9 @@ class Builder:
         from coreai.authoring import DebugInfo
 
         with op.context:
-            self._location = DebugInfo.unknown().with_metadata(_LABEL + label.replace('"', "'"))._to_mlir()
+            unnamed = DebugInfo.unknown()
+            named = unnamed.with_metadata(_LABEL + label.replace('"', "'")) if label else unnamed
+            self._location = named._to_mlir()
             with self._location, InsertionPoint(op):
                 yield
 

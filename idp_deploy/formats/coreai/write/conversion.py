@@ -7,8 +7,11 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
+from torch._ops import OpOverload
+from torch.export import ExportedProgram
 
 from idp_deploy.capturing import Captured, module_of
 from idp_deploy.errors import ConversionError
@@ -30,11 +33,27 @@ def convert(captured: Captured, precision: str) -> bytes:
         program = in_half(captured) if precision == "float16" else captured.program()
         names = {"input_names": captured.input_names(), "output_names": captured.output_names()}
         try:
-            program = program.run_decompositions(get_decomp_table())
+            program = _decomposed(program, get_decomp_table())
             converter = TorchConverter(mode=TorchConverter.Mode.RELEASE)
             return bytecode_of(converter.add_exported_program(program, **names).to_coreai())
         except Exception as error:  # the converter raises every kind; what failed is in its text
             raise _explained(error, captured) from error
+
+
+def _decomposed(program: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:
+    """In the converter's own operators, and where it lacks one (ELU), in those that torch makes of that."""
+    from coreai_torch._aten_to_core import _aten_to_core_resolver
+    from torch._decomp import get_decompositions
+
+    program = program.run_decompositions(table)
+    calls = {node.target for node in program.graph.nodes if node.op == "call_function"}
+    missing = [op for op in calls if isinstance(op, OpOverload) and _leaf(op) not in _aten_to_core_resolver]
+    known = get_decompositions(missing)
+    return program.run_decompositions(table | known) if known else program
+
+
+def _leaf(operator: OpOverload) -> str:
+    return str(operator).removeprefix("aten.")
 
 
 def _explained(error: Exception, captured: Captured) -> ConversionError:
@@ -42,7 +61,10 @@ def _explained(error: Exception, captured: Captured) -> ConversionError:
     text = " ".join(said.split("The above")[0].split())[:300] or type(error).__name__
     found = _OPERATOR.search(text)
     where = module_of(f"aten.{found[1].partition('.')[0]}", captured) if found else ""
-    return ConversionError(f"Core AI's converter cannot take this model{where}: {text}", way_out="use another operator")
+    return ConversionError(
+        f"Core AI's converter cannot take this model{where}: {text}",
+        way_out="use another operator, or export to another format",
+    )
 
 
 @contextlib.contextmanager

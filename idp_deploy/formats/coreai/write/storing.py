@@ -56,15 +56,13 @@ def store(program: Any, storage: Storage) -> None:
             continue
         match = matching.find(values)
         label = next((name for name in match.names if name not in storage.encodings), "")
-        if not label:
-            inline(op)
-            continue
         axis = _channels(match, values, storage)
         mask = _kept(values, match, storage)
         choice = _smallest(values, mask, match, axis, storage)
-        storage.encodings[label] = choice
+        if label:
+            storage.encodings[label] = choice
         for name in match.names:  # tied weights: stored once, found under every name
-            storage.placed.setdefault(name, label)
+            storage.placed.setdefault(name, label or storage.placed.get(name, name))
         with builder.before(op, label):
             builder.replace(op, _compressed(builder, values, mask, choice, axis, _exact(values, match, storage)))
 
@@ -82,7 +80,7 @@ def _kept(values: np.ndarray, match: Match, storage: Storage) -> np.ndarray:
 
 def _exact(values: np.ndarray, match: Match, storage: Storage) -> np.ndarray:
     """The parameter's float32 numbers, from which integers and palettes are made."""
-    return match.lay_out(storage.weights[match.names[0]], values.shape)
+    return match.lay_out(storage.weights[match.names[0]], values.shape) if match.names else values
 
 
 def _smallest(values: np.ndarray, mask: np.ndarray, match: Match, axis: int | None, storage: Storage) -> str:
