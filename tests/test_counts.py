@@ -16,7 +16,7 @@ from torch import nn
 from idp_deploy import files
 from idp_deploy.cli import main
 from idp_deploy.flow import CompressedModel
-from idp_deploy.pipeline import export_and_verify
+from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
 from tests.formats_here import HERE
 from tests.tflite_files import adding

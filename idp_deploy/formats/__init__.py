@@ -30,6 +30,7 @@ class Format:
     words: str  # module with WORDS and CHANNELS_LAST
     write: str = ""  # as `exporting.Exporter`; none where files are only read
     open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
+    restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     reader: tuple[str, ...] = ()  # those that reading needs
@@ -40,9 +41,10 @@ class Format:
     package: bool = False  # whether it is a folder
     half_scales: bool = False  # whether the scales of integers may be float16
     by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
+    packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
-        """What does `role` ("write", "read" or "open") for this format.
+        """What does `role` ("write", "read", "open", "restore" or "vendor") for this format.
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
@@ -69,9 +71,11 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
             words="idp_deploy.formats.onnx.words",
+            restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
             runtime=("onnxruntime",),
             extra="all",
             timed=True,
+            packages=("onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             "coreml",
@@ -85,6 +89,7 @@ FORMATS: dict[FormatName, Format] = {
             extra="coreml",
             package=True,
             half_scales=True,
+            packages=("coremltools",),
         ),
         Format(
             "tflite",
@@ -93,10 +98,12 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",
+            restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
             timed=True,
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
         Format(
             "coreai",
@@ -113,6 +120,7 @@ FORMATS: dict[FormatName, Format] = {
             package=True,
             half_scales=True,
             by_name_alone=True,
+            packages=("coreai-core", "coreai-torch"),
         ),
         Format(
             "executorch",
