@@ -84,7 +84,7 @@ class Inspection(Shown):
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Look into an .onnx, .mlpackage or .tflite file, ours or another tool's.
+    """Look into an .onnx, .mlpackage, .tflite, .aimodel or .pte file, ours or another tool's.
 
     Transfer sizes are gzip at level 6 and brotli at quality 5, a package's files compressed one by one.
 

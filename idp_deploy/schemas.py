@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from idp_deploy.configuration import Configuration
 from idp_deploy.flow import Estimate, FileFacts, OutputParity, WeightProof
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import COMPILED_FROM, FORMATS, written
 from idp_deploy.formats.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from idp_deploy.rendering.document import SCHEMA_VERSION
 from idp_deploy.units import METRICS
@@ -152,7 +152,7 @@ def configuration() -> dict[str, Any]:
         null = any(one.get("type") == "null" for one in node.pop("anyOf", []))
         node.pop("type", None)
         node["enum"] = [*words, *([None] if null else [])]
-    _node(schema, ("export", "to"))["items"] = {"enum": list(FORMATS)}
+    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM]}
     limits = {name: {"type": ["string", "number"], "description": _metric(name)} for name in METRICS}
     of_a_format = {"type": "object", "properties": limits, "additionalProperties": False}
     schema["properties"]["budgets"] |= {

@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "ledger": FOUNDATION,
-    "files": FOUNDATION | {"documents"},
+    "files": FOUNDATION | {"documents", "packages"},
+    "packages": {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
     "facts": FOUNDATION | {"encodings", "formats"},
@@ -50,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "regions": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
-    "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
+    "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
@@ -61,12 +62,14 @@ ALLOWED: dict[str, set[str]] = {
     "vendors": {"errors", "isolation"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
+    "formats.native": {"errors", "isolation"},
     "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
     "formats.words": set(),
     # never encodings, never write: the proof must not share code with it
-    "formats.read": FOUNDATION | {"documents", "files", "formats"},
+    "formats.read": FOUNDATION | {"documents", "files", "formats", "formats.native"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
-    "formats.run": FOUNDATION | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert"},
+    "formats.run": FOUNDATION
+    | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert", "formats.native"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION
     | CORE
@@ -128,6 +131,8 @@ HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},
     "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
+    "coreai": {"formats/coreai/write", "formats/coreai/native"},
+    "coreai_torch": {"formats/coreai/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
     "ethosu": {"vendors/vela"},
     "tflite_micro": {"vendors/tflm"},

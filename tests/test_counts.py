@@ -16,9 +16,9 @@ from torch import nn
 from idp_deploy import files
 from idp_deploy.cli import main
 from idp_deploy.flow import CompressedModel
-from idp_deploy.formats import FORMATS
 from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
+from tests.formats_here import HERE
 from tests.tflite_files import adding
 
 W = np.zeros((8, 8), np.float32)
@@ -90,6 +90,6 @@ def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
     torch.manual_seed(0)
     module = build().eval()
     x = torch.randn(1, 3, 16, 16)
-    _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(FORMATS))
+    _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(HERE))
     assert all(parity.passed for parity in parities.values())
     assert 2 <= len(traces) <= 4

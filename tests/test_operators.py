@@ -21,6 +21,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
+from tests.formats_here import HERE
 
 
 class Call(nn.Module):
@@ -218,7 +219,7 @@ def built(name: str) -> tuple[CompressedModel, tuple[Tensor, ...]]:
         return CompressedModel(module, masks), tuple(torch.randn(shape) for shape in shapes)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", CONSTRUCTIONS)
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
     model, inputs = built(name)
@@ -250,7 +251,7 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
         torch.testing.assert_close(quantized.module(*inputs), expected, atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize(
     ("place", "outputs"),
     {"[1]": lambda y: (y, None), "['loss']": lambda y: {"y": [y, y + 1], "loss": None}}.items(),
@@ -292,7 +293,7 @@ RANDOM: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("what", RANDOM)
 def test_a_random_forward_is_refused_before_anything_is_compared(what: str, format: FormatName, tmp_path: Path) -> None:
     layer: nn.Module = Call(lambda m, x: F.dropout(x)) if "layer" in what else nn.Linear(8, 8)

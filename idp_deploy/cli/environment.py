@@ -28,6 +28,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "ai-edge-quantizer": ("int8 TFLite files", "tflite"),
     "ethos-u-vela": ("Ethos-U targets", "ethos-u"),
     "tflite-micro": ("running files as a microcontroller does", "tflm"),
+    "coreai-core": ("reading and running Core AI files", "coreai"),
+    "coreai-torch": ("writing Core AI files", "coreai"),
     "scikit-learn": ("the sample tasks", "samples"),
     "pillow": ("the sample tasks", "samples"),
     "pyarrow": ("Parquet tables in recipes", "recipes"),

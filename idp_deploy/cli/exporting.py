@@ -23,7 +23,7 @@ from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import FormatName
-from idp_deploy.formats import COMPILED_FROM, FORMATS
+from idp_deploy.formats import COMPILED_FROM, usual, written
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -36,7 +36,7 @@ def export(
     ] = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar=f"{'|'.join((*FORMATS, *COMPILED_FROM))}|all", help="Repeatable.", show_default=False),
+        typer.Option(metavar=f"{'|'.join((*written(), *COMPILED_FROM))}|all", help="Repeatable.", show_default=False),
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -47,7 +47,9 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
+            metavar="float16|float32",
+            help="What Core ML and Core AI compute in. [default: float16]",
+            show_default=False,
         ),
     ] = None,
     io: Annotated[
@@ -160,8 +162,8 @@ def parse_outputs(names: Sequence[str]) -> tuple[str, ...]:
     Raises:
         UsageError: an unknown format.
     """
-    known = (*FORMATS, *COMPILED_FROM)
+    known = (*written(), *COMPILED_FROM)
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown:
         raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(known)} or all")
-    return tuple(f for f in known if ("all" in names and f in FORMATS) or f in names)
+    return tuple(f for f in known if ("all" in names and f in usual()) or f in names)

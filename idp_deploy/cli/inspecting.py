@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage or .tflite file, of any tool.")],
+    artifact: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage, .tflite, .aimodel or .pte file, of any tool.")
+    ],
     runtime: Annotated[
         str | None,
         typer.Option(

@@ -26,16 +26,21 @@ class Format:
 
     name: FormatName
     suffix: str
-    write: str  # as `exporting.Exporter`
     read: str  # (path) → Contents
-    open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
+    write: str = ""  # as `exporting.Exporter`; none where files are only read
+    open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
-    extra: str = ""  # of ours that brings both
+    reader: tuple[str, ...] = ()  # those that reading needs
+    extra: str = ""  # of ours that brings them
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    no_latency: str = ""  # why no device has one for its files
+    package: bool = False  # whether it is a folder
+    half_scales: bool = False  # whether the scales of integers may be float16
+    by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
     packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
@@ -43,8 +48,13 @@ class Format:
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
+            UsageError: files of this format are only read here.
         """
-        for package in {"write": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
+        if not getattr(self, role):
+            what = {"write": "written", "open": "run"}.get(role, "opened")
+            raise UsageError(f"{self.suffix} files are not {what} here", way_out="inspect, check and diff take them")
+        needs = {"write": self.converter, "vendor": self.converter, "open": self.runtime, "read": self.reader}
+        for package in needs.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -77,6 +87,8 @@ FORMATS: dict[FormatName, Format] = {
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            package=True,
+            half_scales=True,
             packages=("coremltools",),
         ),
         Format(
@@ -93,6 +105,31 @@ FORMATS: dict[FormatName, Format] = {
             timed=True,
             packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
+        Format(
+            "coreai",
+            ".aimodel",
+            write="idp_deploy.formats.coreai.write.export:export_coreai",
+            read="idp_deploy.formats.coreai.read.contents:read_coreai",
+            open="idp_deploy.formats.coreai.run:open_coreai",
+            words="idp_deploy.formats.coreai.words",
+            converter=("coreai", "coreai_torch"),
+            reader=("coreai",),
+            runtime=("coreai",),
+            extra="coreai",
+            no_latency="no latency of Core AI has been published; it begins with macOS 27 and iOS 27",
+            package=True,
+            half_scales=True,
+            by_name_alone=True,
+            packages=("coreai-core", "coreai-torch"),
+        ),
+        Format(
+            "executorch",
+            ".pte",
+            read="idp_deploy.formats.executorch.read.contents:read_executorch",
+            words="idp_deploy.formats.executorch.words",
+            no_latency="what a delegate runs is not in the public schema of a .pte",
+            by_name_alone=True,
+        ),
     )
 }
 
@@ -105,6 +142,16 @@ def known(name: str) -> Format:
     if name not in FORMATS:
         raise UsageError(f"unknown format {name!r}", way_out=f"one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def usual() -> tuple[FormatName, ...]:
+    """What "all" means: the formats that `idp-deploy[all]` brings."""
+    return tuple(row.name for row in FORMATS.values() if not row.by_name_alone)
+
+
+def written() -> tuple[FormatName, ...]:
+    """The formats that are written, not only read."""
+    return tuple(row.name for row in FORMATS.values() if row.write)
 
 
 def suffixes() -> dict[str, FormatName]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Basis, Contents, Estimate, FormatName, Interval, OpEstimate
-from idp_deploy.formats import suffixes
+from idp_deploy.formats import FORMATS, suffixes
 from idp_deploy.formats.onnx import runtimes as tools
 from idp_deploy.formats.operators import classes_of
 from idp_deploy.reading import read
@@ -93,7 +93,9 @@ def simulate(
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:
         missing = f"has no {runtime}: it runs {', '.join(r.name for r in target.runtimes)}"
+        none = FORMATS[loaded.format].no_latency if loaded.format in FORMATS else ""
         reason = f"{target.device} {missing if runtime else f'runs no {loaded.format} files'}"
+        reason = none if none and not runtime else reason
         return _answer(loaded, target, runtime or "none", work, None, reason, (), notes, transfer)
     core = target.core(chosen)
     used, note = _threads(threads, target, chosen, core)

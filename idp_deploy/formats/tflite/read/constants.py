@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.flow import StoredTensor
-from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
+from idp_deploy.formats.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import TYPES
 from idp_deploy.formats.tflite.read.tensors import data_of, place, shape_of, sparsity_of, stored_entries, unpacked
 

@@ -13,8 +13,8 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, Value
 from idp_deploy.formats import manifest
+from idp_deploy.formats.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.constants import Constants
-from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import (
     ARGUMENTS,
     IN_SECOND_OPTIONS,
@@ -50,7 +50,7 @@ def read_tflite(path: Path) -> Contents:
         data = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
-    file = Flatbuffer(data, path)
+    file = Flatbuffer(data, path, "TFLite")
     if data[4:8] != _IDENTIFIER:
         raise FileError(f"{path} is not a TFLite file: it lacks the identifier TFL3", way_out="check the path")
     model = file.root()
