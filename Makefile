@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz emulator clean
+.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz chaos emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -48,6 +48,9 @@ compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and othe
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+
+chaos: $(STAMP)  ## commands that are killed, find the disk full, meet or lose a worker (KILLS=200 SEED=1)
+	$(BIN)/python -m tests.chaos.campaign --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
 
 emulator: $(STAMP)  ## what `simulate --emulate` needs, in a private folder
 	PYTHON=$(abspath $(BIN)/python) emulator/setup.sh

@@ -62,7 +62,7 @@ def workspace(folder: Path) -> Iterator[Path]:
 
     It is locked while its process lives, and a lock that can be had tells that nobody is left to use the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     _sweep(folder)
     lock: int | None = None
     holder = folder
@@ -70,7 +70,7 @@ def workspace(folder: Path) -> Iterator[Path]:
         while lock is None:  # another command may sweep it away before it is locked
             holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
             _holders.add(holder.absolute())
-            holder.mkdir(mode=0o700)
+            holder.mkdir(mode=0o700, parents=True)
             lock = _locked(holder)
         yield holder
     finally:  # a signal may come in here as well: what it leaves is removed as the process ends
@@ -79,6 +79,9 @@ def workspace(folder: Path) -> Iterator[Path]:
             _holders.discard(holder.absolute())
         if lock is not None:
             os.close(lock)
+        with suppress(OSError):  # there is something in it, which is why it was made
+            for empty in made:
+                empty.rmdir()
 
 
 _holders: set[Path] = set()  # temporary folders that this process has in use
@@ -118,6 +121,11 @@ def _sweep(folder: Path) -> None:
         os.close(lock)
 
 
+def holds_leftovers(folder: Path) -> bool:
+    """Whether a killed command left a temporary folder in it, or a living one works there."""
+    return any(_HOLDER.fullmatch(path.name) for path in folder.glob(".idp-deploy-*"))
+
+
 def _discard(holder: Path) -> None:
     for package in (holder / _RETIRED).glob("*"):
         if not os.path.lexists(holder.parent / package.name):
@@ -126,7 +134,7 @@ def _discard(holder: Path) -> None:
 
 
 def _swap(new: Path, place: Path, retired: Path) -> None:
-    """Put one package in the place of another, in one step where the system can; else the old one waits in `retired`."""
+    """Put one package in the place of another: in one step, or where the system has none by way of `retired`."""
     if _exchange(new, place):
         if reason := why_kept(new):  # somebody put something into it since it was looked at
             _exchange(new, place)
