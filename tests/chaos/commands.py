@@ -71,14 +71,14 @@ COMMANDS = (
     Command(
         "run",
         ("run", "idp-deploy.toml"),
-        tuple(f"build/model.pruned{end}" for end in (".pt", *(f".int8-weights.{e}" for e in ("pt", "onnx", "mlpackage")))),
+        tuple(f"build/model.pruned.{end}" for end in ("pt", *(f"int8-weights.{e}" for e in ("pt", "onnx", "mlpackage")))),
         _EXPORTING,
     ),
     Command(
         "compare",
         (
-            *("compare", "model.pt", "--methods", "idp,gmp", "--seeds", "2", "--epochs", "1", "--target", "0.8", *_CODE),
-            *("--json", "-o", "report.json"),
+            *("compare", "model.pt", "--methods", "idp,gmp", "--seeds", "2", "--epochs", "1", "--target", "0.8"),
+            *(*_CODE, "--json", "-o", "report.json"),
         ),
         ("report.json",),
         resumes=True,

@@ -102,7 +102,7 @@ class Server:
         if not select.select([self._process.stdout], [], [], seconds)[0]:
             if not patient:
                 self._process.kill()
-                raise TimeoutError(f"no end after {seconds:.0f} s")
+                raise TimeoutError(f"no end after {seconds:.0f} s: {(self._folder / 'stderr').read_text()}")
             return None
         return json.loads(self._process.stdout.readline())
 

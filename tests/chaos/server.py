@@ -1,12 +1,13 @@
 """Commands in processes that can be killed, without the seconds that importing takes: each is a fork of this one.
 
-python -m tests.chaos.server MODULE… imports these at first. It reads one JSON request a line and answers with the process
-id, then with how the process ended. A fork runs the command line as `idp-deploy` would, and its handlers of exit.
+python -m tests.chaos.server MODULE… imports these at first. It reads one JSON request a line and answers with the
+process id, then with how the process ended. A fork runs the command line as `idp-deploy` would, and its exit handlers.
 """
 
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+HANG_SECONDS = 100.0  # after which a command says on stderr where it stands
 # what changes a folder, and opening a file: before each of them the process may be killed
 STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.symlink", "os.truncate", "open"}
 
@@ -49,6 +51,7 @@ def _become(request: dict[str, Any]) -> None:
         opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, number)
         os.close(opened)
+    faulthandler.dump_traceback_later(HANG_SECONDS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if request["step"] is not None:
