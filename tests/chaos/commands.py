@@ -71,7 +71,10 @@ COMMANDS = (
     Command(
         "run",
         ("run", "idp-deploy.toml"),
-        tuple(f"build/model.pruned.{end}" for end in ("pt", *(f"int8-weights.{e}" for e in ("pt", "onnx", "mlpackage")))),
+        (
+            "build/model.pruned.pt",
+            *(f"build/model.pruned.int8-weights.{suffix}" for suffix in ("pt", "onnx", "mlpackage")),
+        ),
         _EXPORTING,
     ),
     Command(

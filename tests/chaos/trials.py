@@ -19,6 +19,7 @@ from tests.chaos.process import Ended, Server, members
 CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 143, signal.SIGINT: 130}
 DISK = "3m"
 _PAGE = 4096
+_FOREIGN = ("torchinductor_", "pymp-")  # PyTorch's own, kept for all programs; Python's, of a worker that was killed
 _UNTOUCHED = ("model.pt", "pruned.pt", "notes.txt", "idp-deploy.toml")
 
 
@@ -134,7 +135,7 @@ def _faults(known: Known, folder: Path, ended: Ended, codes: Iterable[int]) -> l
     faults = []
     if ended.status not in set(codes):
         faults.append(f"ended with {ended.status}: {ended.stderr[-300:]}")
-    if "Traceback" in ended.stderr or "unexpected" in ended.stderr or ended.stderr.count("error:") > 1:
+    if "Traceback" in ended.stderr or "error: unexpected" in ended.stderr or ended.stderr.count("error:") > 1:
         faults.append(f"says {ended.stderr[-600:]}")
     if ended.left:
         faults.append("a process of it stayed")
@@ -148,8 +149,7 @@ def _faults(known: Known, folder: Path, ended: Ended, codes: Iterable[int]) -> l
 
 def _leftovers(folder: Path, server: Server) -> list[str]:
     found = [str(path.relative_to(folder)) for path in folder.rglob(".idp-deploy-*")]
-    cache = "torchinductor_"  # PyTorch's own, kept for all programs
-    found += [str(path) for path in server.temporary.iterdir() if not path.name.startswith(cache)]
+    found += [str(path) for path in server.temporary.iterdir() if not path.name.startswith(_FOREIGN)]
     return [f"{name} was left" for name in found]
 
 
