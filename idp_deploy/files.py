@@ -134,7 +134,7 @@ def _discard(holder: Path) -> None:
 
 
 def _swap(new: Path, place: Path, retired: Path) -> None:
-    """Put one package in the place of another: in one step, or where the system has none by way of `retired`."""
+    """One package takes another's place, in one step where the system can; else the old one waits in `retired`."""
     if _exchange(new, place):
         if reason := why_kept(new):  # somebody put something into it since it was looked at
             _exchange(new, place)

@@ -145,13 +145,13 @@ def test_a_package_that_somebody_writes_into_meanwhile_stays(
         monkeypatch.setattr("ctypes.CDLL", lambda _: None)
     place = package(tmp_path / "m.mlpackage", "old")
 
-    def meanwhile() -> None:
+    def write_while_another_writes() -> None:
         with replacing(place, package=True) as temporary:
             package(temporary, "new")
             (place / "mine.txt").write_text("mine")
 
     with pytest.raises(UsageError, match=r"holds mine\.txt"):
-        meanwhile()
+        write_while_another_writes()
     assert (place / "mine.txt").read_text() == "mine"
     assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == "old"
     assert os.listdir(tmp_path) == ["m.mlpackage"]

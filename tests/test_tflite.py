@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.run import RUNTIMES
 from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.verification import run_file, verify
@@ -68,7 +68,7 @@ def exported(mobile: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: py
 def test_zeros_are_the_masks_and_outputs_agree(mobile: tuple[CompressedModel, tuple[Tensor]], exported: Path) -> None:
     model, inputs = mobile
     parity = verify(exported, model, inputs)
-    assert {o.runtime for o in parity.outputs} == set(RUNTIMES)
+    assert {o.runtime for o in parity.outputs} == {*RUNTIMES, COMPILED}
     assert parity.passed, parity
     contents = read_tflite(exported)
     for name, mask in model.masks.items():
@@ -144,7 +144,7 @@ def test_a_file_of_another_tool_takes_images_in_the_layout_that_fits(exported: P
     path = tmp_path / "foreign.tflite"
     path.write_bytes(serialize(foreign))
     x = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
-    assert run_file(path, [(x,)]).keys() == set(RUNTIMES)
+    assert run_file(path, [(x,)]).keys() == {*RUNTIMES, COMPILED}
     for runtime, outputs in run_file(path, [(x,)]).items():
         assert np.array_equal(outputs[0][0], run_file(exported, [(x,)])[runtime][0][0])
 

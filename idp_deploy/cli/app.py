@@ -16,6 +16,7 @@ import typer
 from idp_deploy.cli import check as check_file
 from idp_deploy.cli import (
     comparing,
+    diffing,
     environment,
     exporting,
     inspecting,
@@ -50,6 +51,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "inspect": (inspecting.inspect, "idp-deploy inspect model.pruned.onnx"),
     "restore": (restoring.restore, "idp-deploy restore model.slim.onnx"),
     "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
+    "diff": (diffing.diff, "idp-deploy diff model.onnx model.pruned.onnx --target pixel-4"),
     "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
     "run": (running.run, "idp-deploy run"),
     "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),

@@ -11,6 +11,12 @@ Arrays = tuple[np.ndarray, ...]
 Session = Callable[[Arrays], Arrays]
 
 
+class Sessions(dict[str, Session]):
+    """By runtime; `notes` say which of them could not be asked, and why."""
+
+    notes: tuple[str, ...] = ()
+
+
 def as_float32(array: np.ndarray) -> np.ndarray:
     """Any float as float32, other numbers as they are."""
     return array.astype(np.float32) if array.dtype.kind == "f" else array

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
-from idp_deploy.formats.sessions import Session
+from idp_deploy.formats.sessions import Session, Sessions
 from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
 from idp_deploy.sealing import intact
@@ -36,14 +36,14 @@ from idp_deploy.verification.tolerance import quantized_activations
 from idp_deploy.verification.unsealed import against_fresh
 
 
-def open_file(contents: Contents, *, threads: int = 1) -> Mapping[str, Session]:
-    """A session in every runtime of the file's format.
+def open_file(contents: Contents, *, threads: int = 1) -> Sessions:
+    """A session in every runtime of the file's format, and notes on those that could not be asked.
 
     Raises:
         MissingDependencyError: the runtime is not installed. FileError: the file does not load.
     """
-    opened: Mapping[str, Session] = FORMATS[contents.format].function("open")(contents, threads=threads)
-    return opened
+    opened = FORMATS[contents.format].function("open")(contents, threads=threads)
+    return opened if isinstance(opened, Sessions) else Sessions(opened)
 
 
 def run_file(file: Path | Contents, calls: Sequence[Arrays]) -> dict[str, list[Arrays]]:
@@ -103,6 +103,7 @@ def verify(
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
     given = [arrays(call) for call in calls]
     sessions = open_file(contents)
+    notes += sessions.notes
     results = {name: [session(call) for call in given] for name, session in sessions.items()}
     proofs: tuple[WeightProof, ...] = ()
     if model is None:

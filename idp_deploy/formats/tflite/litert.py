@@ -1,7 +1,11 @@
-"""LiteRT behind the pipe: a loaded file in one of its two kernel sets. Only the child imports the library itself."""
+"""LiteRT behind the pipe: a file in its interpreter, with either set of kernels, or in its CompiledModel.
+
+Only the child imports the library itself.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import FileError, require
+from idp_deploy.formats.sessions import as_float32
 from idp_deploy.isolation import ForeignError, Session, open_isolated
 
-RUNTIMES = ("litert-xnnpack", "litert-builtin")
+RUNTIMES = ("litert-xnnpack", "litert-builtin")  # the interpreter's kernel sets
+COMPILED = "litert-compiled"  # the interface that LiteRT moves to; XNNPACK stands behind it as well
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Litert:
 
     def __init__(self, content: bytes, runtime: str, about: str, *, threads: int = 1) -> None:
         require("ai_edge_litert", "tflite")
-        place = f"{__name__}:Native"
+        place = place_of(runtime)
         try:
             self._session: Session = open_isolated(
                 place, runtime=runtime, about=about, content=content, kernels=runtime, threads=threads
@@ -57,6 +63,11 @@ class Litert:
         """CPU milliseconds of one more inference on the arrays of the last call, measured in the child."""
         value, _ = self._session.call("time_ms")
         return float(value)
+
+
+def place_of(runtime: str) -> str:
+    """The child's class for a runtime."""
+    return f"{__name__}:{'Compiled' if runtime == COMPILED else 'Native'}"
 
 
 class Native:
@@ -81,20 +92,7 @@ class Native:
 
     def details(self, _: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Inputs and outputs as the interpreter lists them."""
-        found = {"inputs": self.interpreter.get_input_details(), "outputs": self.interpreter.get_output_details()}
-        return {
-            role: [
-                {
-                    "name": entry["name"],
-                    "shape": [int(n) for n in entry["shape"]],
-                    "dtype": np.dtype(entry["dtype"]).str,
-                    "scale": float(entry["quantization"][0]),
-                    "zero_point": int(entry["quantization"][1]),
-                }
-                for entry in entries
-            ]
-            for role, entries in found.items()
-        }, {}
+        return _listed(self.interpreter), {}
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> tuple[None, dict[str, np.ndarray]]:
         """One inference; arrays by position."""
@@ -109,6 +107,100 @@ class Native:
         start = time.process_time()
         self.interpreter.invoke()
         return (time.process_time() - start) * 1e3, {}
+
+
+class Compiled:
+    """The child's object for CompiledModel, which tells tensors apart by their index in the file.
+
+    Raises:
+        ValueError: an input or output of a type that its buffers cannot hold (such as int64), or listed twice.
+    """
+
+    def __init__(self, content: bytes, *, kernels: str, threads: int) -> None:
+        from ai_edge_litert.compiled_model import CompiledModel
+        from ai_edge_litert.cpu_options import CpuOptions
+        from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.options import Options
+
+        options = Options(HardwareAccelerator.CPU, cpu_options=CpuOptions(num_threads=threads))
+        self.model = CompiledModel.from_buffer(content, options=options)
+        interpreter = Interpreter(model_content=content)  # lists what CompiledModel does not: order, scales
+        self.listed = _listed(interpreter)
+        self.key = self.model.get_signature_by_index(0)["key"]
+        self.inputs = _places(self.model.get_input_tensor_details(self.key), interpreter.get_input_details())
+        self.outputs = _places(self.model.get_output_tensor_details(self.key), interpreter.get_output_details())
+
+    @staticmethod
+    def prepare() -> None:
+        """Import the library, and let it load what it has for accelerators."""
+        from ai_edge_litert.environment import Environment
+
+        Environment.create()
+
+    def details(self, _: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Inputs and outputs as the interpreter lists them."""
+        return self.listed, {}
+
+    def run(self, arrays: Mapping[str, np.ndarray]) -> tuple[None, dict[str, np.ndarray]]:
+        """One inference; arrays by position."""
+        given = {name: self.model.create_input_buffer_by_name(self.key, name) for name in self.inputs}
+        made = {name: self.model.create_output_buffer_by_name(self.key, name) for name in self.outputs}
+        for name, position in self.inputs.items():
+            given[name].write(arrays[str(position)])
+        self.model.run_by_name(self.key, given, made)
+        results = {}
+        for name, position in self.outputs.items():
+            entry = self.listed["outputs"][position]
+            flat = made[name].read(math.prod(entry["shape"]), np.dtype(entry["dtype"]))
+            results[str(position)] = flat.reshape(entry["shape"])
+        return None, results
+
+
+def _places(named: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """A signature's names → positions among the file's tensors."""
+    from ai_edge_litert.tensor_buffer import TensorBuffer
+
+    by_index = {int(entry["index"]): i for i, entry in enumerate(listed)}
+    if len(by_index) < len(listed) or len(named) != len(listed):
+        raise ValueError("an input or output is listed twice")
+    for entry in listed:
+        TensorBuffer.create_from_host_memory(np.zeros(1, entry["dtype"]))  # says which types it holds
+    return {name: by_index[int(details["index"])] for name, details in named.items()}
+
+
+def _listed(interpreter: Any) -> dict[str, Any]:
+    """Inputs and outputs as plain values."""
+    found = {"inputs": interpreter.get_input_details(), "outputs": interpreter.get_output_details()}
+    return {
+        role: [
+            {
+                "name": entry["name"],
+                "shape": [int(n) for n in entry["shape"]],
+                "dtype": np.dtype(entry["dtype"]).str,
+                "scale": float(entry["quantization"][0]),
+                "zero_point": int(entry["quantization"][1]),
+            }
+            for entry in entries
+        ]
+        for role, entries in found.items()
+    }
+
+
+def quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    """Floats as the levels of an integer input; other arrays in the type that the input has."""
+    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
+        limits = np.iinfo(detail.dtype)
+        levels = np.rint(array / detail.scale) + detail.zero_point
+        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
+    return np.array(array, detail.dtype, order="C")
+
+
+def dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    """The numbers that an integer output stands for; any float as float32."""
+    if detail.scale and array.dtype.kind in "iu":
+        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
+    return as_float32(array)
 
 
 def first_line(error: Exception) -> str:

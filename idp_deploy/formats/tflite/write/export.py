@@ -24,6 +24,7 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement, storage_notes
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Converted, convert, explain
+from idp_deploy.formats.tflite.write.ends import integer_ends, refuse_io
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
     compact,
@@ -31,6 +32,7 @@ from idp_deploy.formats.tflite.write.graph import (
     kind,
     mean_single_places,
     merge_equal_constants,
+    name_the_rest,
     schema,
 )
 from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
@@ -46,7 +48,7 @@ _WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML f
 
 
 def export_tflite(
-    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto"
+    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto", io: str = "float"
 ) -> Artifact:
     """Write `model` as a .tflite file that stock LiteRT loads.
 
@@ -55,16 +57,18 @@ def export_tflite(
             32 bits wide in the file.
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
             that layout on every weight that has a mask.
+        io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
 
     Raises:
         ConversionError: an operator or a scheme TFLite cannot hold, or a file that fails its check; nothing is
-            written then. UsageError: an unknown encoding.
+            written then. UsageError: an unknown encoding, or integers asked of a model that computes floats.
     """
     path = Path(path)
     quantization = model.quantization
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
+    refuse_io(io, scheme)
     wanted = plan(encoding, scheme, _quantized(model))
     captured = capture(model, example_inputs)
     refuse_random(captured)
@@ -81,19 +85,21 @@ def export_tflite(
     outputs = captured.output_names()
     _name_outputs(tflite, outputs)
     _name(tflite, matches)
+    ends: tuple[str, ...] = ()
     if scheme == "int8":
         tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
+        ends = integer_ends(tflite) if io == "int8" else ()
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
-    record = _manifest(model, converted, matches, outputs, encoding)
+    record = _manifest(model, converted, matches, outputs, {"encoding": encoding, "io": io})
     base, calls = serialize(tflite), _calls(converted, record)
     for storing, note in wanted.attempts():
         content, placed = _stored(base, matches, masks, storing, record)
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
             files.write_bytes(path, content)
-            notes = (*_layout_notes(record), *storage_notes(model, placed, encoding), *([note] if note else []))
+            notes = (*_layout_notes(record), *ends, *storage_notes(model, placed, encoding), *([note] if note else []))
             return Artifact(path, "tflite", len(content), record, notes)
     if scheme == "int8":
         raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
@@ -240,7 +246,11 @@ def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
 
 
 def _manifest(
-    model: CompressedModel, converted: Converted, matches: Mapping[int, Match], outputs: Sequence[str], encoding: str
+    model: CompressedModel,
+    converted: Converted,
+    matches: Mapping[int, Match],
+    outputs: Sequence[str],
+    options: Mapping[str, str],
 ) -> dict[str, Any]:
     names: dict[str, str] = {}
     for found in matches.values():
@@ -251,7 +261,7 @@ def _manifest(
         outputs=outputs,
         weights=names,
         layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
-        options={"encoding": encoding},
+        options=options,
         packages=("torch", "litert-torch", "ai-edge-litert"),
     )
 
@@ -263,6 +273,7 @@ def _finish(tflite: Any, record: Mapping[str, Any]) -> bytes:
     tflite.metadata = [*(m for m in tflite.metadata or [] if m.name in _KEPT_METADATA), entry]
     tflite.metadataBuffer, tflite.description = None, "idp-deploy"
     compact(tflite)
+    name_the_rest(tflite)
     return serialize(tflite)
 
 
