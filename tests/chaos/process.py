@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _SECONDS = 120.0  # a command; more is a hang
+_START_SECONDS = 600.0  # importing everything, on a busy machine
 _MOMENT = 0.02  # between two looks at a running command
 
 
@@ -35,6 +36,7 @@ class Server:
 
     def __init__(self, folder: Path, modules: Iterable[str]) -> None:
         folder.mkdir()
+        (folder / "stderr").touch()
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self._folder = folder
@@ -45,7 +47,7 @@ class Server:
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1"},
         )
-        self._answer(_SECONDS)
+        self._answer(_START_SECONDS)
 
     def run(
         self,

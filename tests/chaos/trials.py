@@ -135,7 +135,9 @@ def _faults(known: Known, folder: Path, ended: Ended, codes: Iterable[int]) -> l
     faults = []
     if ended.status not in set(codes):
         faults.append(f"ended with {ended.status}: {ended.stderr[-300:]}")
-    if "Traceback" in ended.stderr or "error: unexpected" in ended.stderr or ended.stderr.count("error:") > 1:
+    ignored = "Exception ignored in" in ended.stderr  # Python drops what is raised in a callback: the command goes on
+    traced = "Traceback" in ended.stderr and not ignored
+    if traced or "error: unexpected" in ended.stderr or ended.stderr.count("error:") > 1:
         faults.append(f"says {ended.stderr[-600:]}")
     if ended.left:
         faults.append("a process of it stayed")
