@@ -108,9 +108,8 @@ def export_coreml(
     with files.replacing(path, package=True) as temporary:
         coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
         coreml_package.open_with_coremltools(temporary)
-    return Artifact(
-        path, "coreml", files.size_bytes(path), provenance, _notes(model, storage, target, deployment_target)
-    )
+    notes = (*captured.notes, *_notes(model, storage, target, deployment_target))
+    return Artifact(path, "coreml", files.size_bytes(path), provenance, notes)
 
 
 def _target(requested: str | None, encoding: str, precision: str, scheme: str) -> str:

@@ -71,7 +71,7 @@ def export_onnx(
     if quantization is not None and quantization.scheme == "int8":
         proto = quantize_static(proto, quantization.calibration, floats)
     placed = _encode(proto.graph, matches, quantization.scheme if quantization else None, floats, encoding)
-    notes += storage_notes(model, placed, encoding)
+    notes += [*captured.notes, *storage_notes(model, placed, encoding)]
     entry = manifest.build(
         model,
         inputs=[value.name for value in proto.graph.input],

@@ -40,7 +40,6 @@ from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, store_constants
-from idp_deploy.formats.tflite.write.unfusing import unfuse_factors
 
 _KEPT_METADATA = (b"min_runtime_version",)
 _WAY_OUT_INT8 = "use --scheme int8-weights, which keeps activations float"
@@ -81,7 +80,6 @@ def export_tflite(
     mean_single_places(tflite)
     parameters, masks = _parameters(model, captured)
     matches = match({c.index: c.values for c in constants(tflite)}, parameters)
-    matches = unfuse_factors(tflite, matches, parameters)
     outputs = captured.output_names()
     _name_outputs(tflite, outputs)
     _name(tflite, matches)
@@ -99,7 +97,13 @@ def export_tflite(
         failure = failure_of(content, calls, TOLERANCES[scheme])
         if not failure:
             files.write_bytes(path, content)
-            notes = (*_layout_notes(record), *ends, *storage_notes(model, placed, encoding), *([note] if note else []))
+            notes = (
+                *captured.notes,
+                *_layout_notes(record),
+                *ends,
+                *storage_notes(model, placed, encoding),
+                *([note] if note else []),
+            )
             return Artifact(path, "tflite", len(content), record, notes)
     if scheme == "int8":
         raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
