@@ -59,7 +59,7 @@ def workspace(folder: Path) -> Iterator[Path]:
 
     It is locked while its process lives, and a lock that can be had tells that nobody is left to use the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     _sweep(folder)
     lock: int | None = None
     holder = folder
@@ -67,7 +67,7 @@ def workspace(folder: Path) -> Iterator[Path]:
         while lock is None:  # another command may sweep it away before it is locked
             holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
             _holders.add(holder.absolute())
-            holder.mkdir(mode=0o700)
+            holder.mkdir(mode=0o700, parents=True)
             lock = _locked(holder)
         yield holder
     finally:  # a signal may come in here as well: what it leaves is removed as the process ends
@@ -76,6 +76,9 @@ def workspace(folder: Path) -> Iterator[Path]:
             _holders.discard(holder.absolute())
         if lock is not None:
             os.close(lock)
+        with suppress(OSError):  # there is something in it, which is why it was made
+            for empty in made:
+                empty.rmdir()
 
 
 _holders: set[Path] = set()  # temporary folders that this process has in use
@@ -113,6 +116,11 @@ def _sweep(folder: Path) -> None:
             continue
         _discard(holder)
         os.close(lock)
+
+
+def holds_leftovers(folder: Path) -> bool:
+    """Whether a killed command left a temporary folder in it, or a living one works there."""
+    return any(_HOLDER.fullmatch(path.name) for path in folder.glob(".idp-deploy-*"))
 
 
 def _discard(holder: Path) -> None:

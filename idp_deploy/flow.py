@@ -65,6 +65,7 @@ class Provenance:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[str, ...] = ()  # ("prune --target 0.9 --method idp", "quantize int8", …)
+    threads: int = 0  # of torch as it trained, on which the last bits of every sum depend; 0: not known, or no training
 
 
 # ── the model on its way ────────────────────────────────────────────────────────────────────────────────────────────
