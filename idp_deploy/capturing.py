@@ -150,7 +150,8 @@ def traced_once() -> Iterator[None]:
 
     Whoever opens this promises that the model's weights stay as they are until it ends.
     """
-    token = _scope.set({})
+    known = _scope.get()
+    token = _scope.set({} if known is None else known)
     try:
         yield
     finally:

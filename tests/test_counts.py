@@ -17,7 +17,7 @@ from idp_deploy import files
 from idp_deploy.cli import main
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats import FORMATS
-from idp_deploy.pipeline import export_and_verify
+from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
 from tests.tflite_files import adding
 

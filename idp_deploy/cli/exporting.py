@@ -59,8 +59,8 @@ def export(
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.exporting import export as export_model
     from idp_deploy.facts import facts_of
-    from idp_deploy.pipeline import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.reading import read
+    from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.simulation.xnnpack import lint
 
     ready(format)

@@ -30,14 +30,16 @@ class Format:
     read: str  # (path) → Contents
     open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
+    restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     extra: str = ""  # of ours that brings both
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
-        """What does `role` ("write", "read" or "open") for this format.
+        """What does `role` ("write", "read", "open", "restore" or "vendor") for this format.
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
@@ -59,9 +61,11 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
             words="idp_deploy.formats.onnx.words",
+            restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
             runtime=("onnxruntime",),
             extra="all",
             timed=True,
+            packages=("onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             "coreml",
@@ -73,6 +77,7 @@ FORMATS: dict[FormatName, Format] = {
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            packages=("coremltools",),
         ),
         Format(
             "tflite",
@@ -81,10 +86,12 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",
+            restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
             timed=True,
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
     )
 }
