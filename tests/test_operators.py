@@ -139,8 +139,8 @@ def found(m: Any, x: Tensor) -> Found:
 def differences(m: Any, x: Tensor) -> Tensor:
     """Steps between neighbours; numbers where a condition holds, on either side or on both."""
     y = m.first(x)
-    steps = torch.where(y.diff(dim=-1) > 0, 1.0, -0.5)
-    return m.last(torch.where(y > 1, 0.5, torch.where(y > -1, y, -2.0)) + F.pad(steps, (1, 0)))
+    steps = torch.where(y.diff(dim=-1, prepend=y[:, :1] - 1) > 0, 1.0, -0.5)
+    return m.last(torch.where(y > 1, 0.5, torch.where(y > -1, y, -2.0)) + steps)
 
 
 def attended(m: Any, x: Tensor, memory: Tensor) -> Tensor:

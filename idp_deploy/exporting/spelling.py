@@ -155,8 +155,10 @@ def _windows(extent: int, wanted: int) -> list[tuple[int, int]]:
 
 def diff(x: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor | None:
     """Each entry less the one before it."""
-    if n != 1 or prepend is not None or append is not None:
+    if n != 1:
         return None
+    parts = [part for part in (prepend, x, append) if part is not None]
+    x = torch.cat(parts, dim) if len(parts) > 1 else x
     before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
     return before ^ after if x.dtype == torch.bool else after - before
 
