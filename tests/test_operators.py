@@ -137,6 +137,13 @@ def found(m: Any, x: Tensor) -> Found:
     return Found(m.last(features), {"best": features.amax(1)})
 
 
+def differences(m: Any, x: Tensor) -> Tensor:
+    """Steps between neighbours; numbers where a condition holds, on either side or on both."""
+    y = m.first(x)
+    steps = torch.where(y.diff(dim=-1, prepend=y[:, :1] - 1) > 0, 1.0, -0.5)
+    return m.last(torch.where(y > 1, 0.5, torch.where(y > -1, y, -2.0)) + steps)
+
+
 def attended(m: Any, x: Tensor, memory: Tensor) -> Tensor:
     """Query of one sequence, keys and values of another, the future masked by −∞, factors behind."""
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
@@ -176,6 +183,7 @@ CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], .
     "linear layers turned around": (turned, (SEQUENCE,)),
     "a dataclass of its own": (lambda: Call(found, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "a sum of three factors": (lambda: Call(three_factors, first=nn.Linear(12, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
+    "differences": (lambda: Call(differences, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "buckets": (
         lambda: Call(buckets, first=nn.Linear(12, 6), table=nn.Embedding(8, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
     "choices": (lambda: Call(choices, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
