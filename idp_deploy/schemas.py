@@ -261,5 +261,5 @@ def _registered() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 def _metric(name: str) -> str:
-    example = {"bytes": "600 kB", "ms": "4 ms", "share": "90 %", "error": "1e-3"}[METRICS[name].unit]
+    example = {"bytes": "600 kB", "ms": "4 ms", "share": "90 %", "error": "1e-3", "count": "0"}[METRICS[name].unit]
     return f'{"At least" if METRICS[name].at_least else "At most"}, such as "{example}".'
