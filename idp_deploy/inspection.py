@@ -144,6 +144,8 @@ def redundancy_of(contents: Contents) -> Redundancy | None:
     largest = max(wasteful, key=lambda t: t.zeros * t.value_bits)
     what = f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}'"
     again = sparse_bytes(contents)
+    if again is None and contents.manifest and len(dense) < len(contents.tensors):
+        return None  # ours, and sparse wherever that was smaller
     if again is None:
         return Redundancy(f"{what}: export this model with sparse weight encodings to leave them out", None)
     if contents.size_bytes - again < _WORTH_SAYING_BYTES:

@@ -182,6 +182,7 @@ def manifest() -> dict[str, Any]:
         **dict.fromkeys(("factory", "task", "input_sha256"), text),
         "seed": {"type": "integer"},
         "versions": texts,
+        "threads": count,
         "steps": {"type": "array", "items": text},
     }
     properties: dict[str, Any] = {
