@@ -282,9 +282,9 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
     """
     try:
         content = documents.parse_json(documents.read_text(path))
-        told = provenance_of(content)
+        rows, told = content["checks"], provenance_of(content)
         found = []
-        for row in content["checks"]:
+        for row in rows:
             if row["value"] is None:
                 continue
             metric = METRICS[row["metric"]]
@@ -314,4 +314,5 @@ def provenance_of(report: Mapping[str, object]) -> str:
     if not isinstance(told, Mapping):
         return ""
     words = {"version": "idp-deploy {}", "date": "{}", "commit": "commit {:.10}"}
-    return ", ".join(text.format(str(told[key])) for key, text in words.items() if told.get(key))
+    said = {key: told[key] for key in words if isinstance(told.get(key), str)}
+    return ", ".join(words[key].format(f"{text:.40}") for key, text in said.items() if text)
