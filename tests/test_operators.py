@@ -276,7 +276,7 @@ def test_an_output_that_is_none_is_left_out_and_said(
     assert len({o.output for o in parity.outputs}) == (2 if "loss" in place else 1)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_a_model_that_returns_none_alone_is_refused(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Call(lambda m, x: [None]), {})
     with pytest.raises(ConversionError, match=r"output \[0\] is None, not a tensor") as caught:

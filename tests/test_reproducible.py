@@ -15,6 +15,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.loading import save_checkpoint
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import own_threads
+from tests.formats_here import HERE
 
 EXAMPLE = (torch.randn(2, 16, 48, 48, generator=torch.Generator().manual_seed(1)),)
 
@@ -61,7 +62,7 @@ def test_quantize_gives_the_same_bytes_on_one_thread_and_two(scheme: str, tmp_pa
     assert sha256(tmp_path / "1.pt") == sha256(tmp_path / "2.pt")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_export_gives_the_same_bytes_on_one_thread_and_two(format: FormatName, tmp_path: Path) -> None:
     for threads in (1, 2):
         (tmp_path / str(threads)).mkdir()
