@@ -74,7 +74,7 @@ fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
 
 chaos: $(STAMP)  ## commands that are killed, find the disk full, meet or lose a worker (KILLS=200 SEED=1)
-	$(BIN)/python -m tests.chaos.campaign --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
+	$(BIN)/python -m tests.chaos.killing --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
 
 emulator: $(STAMP)  ## what `simulate --emulate` needs, in a private folder
 	PYTHON=$(abspath $(BIN)/python) emulator/setup.sh

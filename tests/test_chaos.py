@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 def test_nothing_is_torn_or_left_and_what_comes_next_reaches_the_same_bytes() -> None:
     if not Path("/proc/self/stat").exists():
         pytest.skip("processes are looked for in /proc")
-    command = [sys.executable, "-m", "tests.chaos.campaign", "--commands", "prune,quantize,workers"]
+    command = [sys.executable, "-m", "tests.chaos.killing", "--commands", "prune,quantize,workers"]
     done = subprocess.run(
         [*command, "--kills", "10", "--others", "2", "--seed", "20"],
         cwd=ROOT, capture_output=True, text=True,

@@ -299,7 +299,7 @@ def test_unusable_requests(tmp_path: Path) -> None:
         simulate(contents, PIXEL, anchor={"gone.tflite": 3.0})
     table = tmp_path / "work.csv"
     table.write_text("op,macs\n")
-    with pytest.raises(FileError, match=r"neither a model nor a description .*\.tflite, \.toml, \.json"):
+    with pytest.raises(FileError, match=r"neither a model nor a description .*\.tflite, .*\.toml, \.json"):
         simulate(table, PIXEL)
 
 

@@ -338,7 +338,7 @@ def _answer(
         )
         for index, op in enumerate(work.ops)
     )  # fmt: skip
-    unfit, way_out, told = _taken(loaded, runtime)
+    unfit, way_out, told = _taken(loaded, runtime) if target.is_tool else ("", "", [])
     return Estimate(
         artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
         reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),

@@ -1,6 +1,6 @@
 """The campaign: commands that are killed, that find the disk full, that meet another, that lose a worker.
 
-python -m tests.chaos.campaign --kills 200 --seed 1
+python -m tests.chaos.killing --kills 200 --seed 1
 """
 
 from __future__ import annotations
