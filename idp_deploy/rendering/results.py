@@ -17,9 +17,9 @@ from idp_deploy.rendering.verdicts import report_document
 
 # where the type is → its document
 DOCUMENTS: Mapping[str, Callable[[Any], Document]] = {
-    "flow.Report": lambda report: report_document(report, title="Report"),
-    "flow.Estimate": lambda estimate: estimate_document([estimate], layers=True),
-    "flow.Parity": parity_document,
+    "flow.gate.Report": lambda report: report_document(report, title="Report"),
+    "flow.answers.Estimate": lambda estimate: estimate_document([estimate], layers=True),
+    "flow.answers.Parity": parity_document,
     "inspection.Inspection": inspection_document,
     "diffing.Difference": difference_document,
     "pruning.comparing.Comparison": lambda comparison: comparison_document(comparison, "score"),
@@ -35,7 +35,7 @@ def document_of(result: object) -> Document:
     """
     if isinstance(result, Document):
         return result
-    if isinstance(result, (list, tuple)) and result and all(_where(one) == "flow.Estimate" for one in result):
+    if isinstance(result, (list, tuple)) and result and all(_where(one) == "flow.answers.Estimate" for one in result):
         return estimate_document(result, layers=True)
     if _where(result) not in DOCUMENTS:
         known = ", ".join(name.rpartition(".")[2] for name in DOCUMENTS)
