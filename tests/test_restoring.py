@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from idp_deploy.cli.app import app
 from idp_deploy.errors import ConversionError, FileError, UsageError
-from idp_deploy.formats.onnx.write.export import export_onnx
+from idp_deploy.exporting import export
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
@@ -36,7 +36,7 @@ def test_a_folded_file_is_as_small_again_as_our_export(scheme, tmp_path):
     model, inputs = pruned(entry), entry.example_inputs()
     if scheme != "float32":
         model = quantize(model, scheme, example_inputs=inputs)
-    ours = export_onnx(model, inputs, tmp_path / "ours.onnx")
+    ours = export(model, "onnx", inputs, tmp_path / "ours.onnx")
     dense = folded(ours.path, tmp_path)
     restored = restore(dense, tmp_path / "again.onnx")
     weighed = [sum(t.size_bytes for t in read(path).tensors) for path in (ours.path, restored.path)]

@@ -25,8 +25,9 @@ import torch
 from bench.real.networks import NETWORKS, Published
 from bench.real.packages import weights
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.exporting import EXPORTERS, export
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS
 from idp_deploy.inspection import inspect
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
@@ -54,7 +55,7 @@ def measure(name: str, format: FormatName, target: float, scheme: str, wheels: P
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         try:
-            path = export(model, format, inputs, Path(folder) / f"m{EXPORTERS[format][1]}").path
+            path = export(model, format, inputs, Path(folder) / f"m{FORMATS[format].suffix}").path
             exported = time.process_time()
             parity = verify(path, model, inputs)
         except IdpDeployError as error:
@@ -80,7 +81,7 @@ def main() -> int:
     """Measure, print a table, keep the figures; 1 where a right file was refused or a wrong one passed."""
     parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
-    parser.add_argument("--formats", nargs="+", choices=list(EXPORTERS), default=list(EXPORTERS))
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--target", type=float, default=0.8)
     parser.add_argument("--scheme", default="", help="quantize first, as int8-weights")
     parser.add_argument("--wheels", type=Path, help="keep the wheels here", default=None)

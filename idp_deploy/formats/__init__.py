@@ -1,6 +1,6 @@
 """The formats: one row each, and a folder that no other format's code knows.
 
-    formats/<format>/write    convert and store (may load the format's converter)
+    formats/<format>/write    a model → Converted, once; Converted → Written, often (may load the format's converter)
     formats/<format>/read     a file → Contents; shares nothing with write, loads neither converter nor torch
     formats/<format>/run.py   Contents → a session for each runtime of this machine
     formats/<format>/words.py its words for operators, by what they do
@@ -26,7 +26,9 @@ class Format:
 
     name: FormatName
     suffix: str
-    write: str  # as `exporting.Exporter`
+    title: str  # as people write it
+    convert: str  # (captured, quantization, encoding, **its own options) → Converted, as in `formats.writing`
+    store: str  # (converted, masks, manifest as text) → Written
     read: str  # (path) → Contents
     open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
@@ -35,14 +37,17 @@ class Format:
     extra: str = ""  # of ours that brings both
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     timed: bool = False  # whether a runtime on this machine says something about speed
+    free_batch: bool = False  # whether a file can leave the batch open
+    widest: bool = False  # whether it takes what other formats refuse, and may be named as the way out
+    versions: tuple[str, ...] = ("torch",)  # packages that decide what is written
 
     def function(self, role: str) -> Callable[..., Any]:
-        """What does `role` ("write", "read" or "open") for this format.
+        """What does `role` ("convert", "store", "read", "open", …) for this format.
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
         """
-        for package in {"write": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
+        for package in {"convert": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -55,29 +60,39 @@ FORMATS: dict[FormatName, Format] = {
         Format(
             "onnx",
             ".onnx",
-            write="idp_deploy.formats.onnx.write.export:export_onnx",
+            "ONNX",
+            convert="idp_deploy.formats.onnx.write.export:convert_onnx",
+            store="idp_deploy.formats.onnx.write.export:store_onnx",
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
             words="idp_deploy.formats.onnx.words",
             runtime=("onnxruntime",),
             extra="all",
             timed=True,
+            free_batch=True,
+            widest=True,
+            versions=("torch", "onnx", "onnxscript"),
         ),
         Format(
             "coreml",
             ".mlpackage",
-            write="idp_deploy.formats.coreml.write.export:export_coreml",
+            "Core ML",
+            convert="idp_deploy.formats.coreml.write.export:convert_coreml",
+            store="idp_deploy.formats.coreml.write.export:store_coreml",
             read="idp_deploy.formats.coreml.read.contents:read_coreml",
             open="idp_deploy.formats.coreml.run:open_coreml",
             words="idp_deploy.formats.coreml.words",
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            versions=("torch", "coremltools"),
         ),
         Format(
             "tflite",
             ".tflite",
-            write="idp_deploy.formats.tflite.write.export:export_tflite",
+            "TFLite",
+            convert="idp_deploy.formats.tflite.write.export:convert_tflite",
+            store="idp_deploy.formats.tflite.write.export:store_tflite",
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",
@@ -85,6 +100,7 @@ FORMATS: dict[FormatName, Format] = {
             runtime=("ai_edge_litert",),
             extra="tflite",
             timed=True,
+            versions=("torch", "litert-torch", "ai-edge-litert"),
         ),
     )
 }

@@ -77,7 +77,7 @@ def against_fresh(
 def _options(contents: Contents) -> dict[str, Any]:
     """What the file says it was exported with, as far as its format's exporter takes that."""
     said = contents.manifest.get("options", {})
-    taken = signature(FORMATS[contents.format].function("write")).parameters
+    taken = {*signature(FORMATS[contents.format].function("convert")).parameters, "dynamic_batch"}
     return {name: value for name, value in said.items() if name in taken and isinstance(value, str | bool)}
 
 

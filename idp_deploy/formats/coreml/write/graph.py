@@ -16,10 +16,10 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.recurrences import RECURRENT
+from idp_deploy.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten
 

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
+from idp_deploy.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
@@ -31,7 +31,7 @@ _MEAN = torch.ops.aten.mean.dim
 
 
 @dataclass(frozen=True, eq=False)
-class Converted:
+class Lowered:
     """The converter's file and how its signature maps to the model's flattened inputs and outputs.
 
     Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
@@ -68,7 +68,7 @@ class FlatIO(nn.Module):
         return tuple(x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor))
 
 
-def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Converted:
+def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Lowered:
     """Run litert_torch on `captured`.
 
     Args:
@@ -98,7 +98,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
                 f"TFLite conversion fails at {explain(captured.module, str(error) or type(error).__name__)}",
                 way_out=_way_out(str(error)),
             ) from error
-    return Converted(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
+    return Lowered(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
 
 
 def _tensors(call: Any) -> list[Tensor]:
