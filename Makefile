@@ -46,7 +46,7 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
 	$(BIN)/python -m bench.compat_onnx
 
-fuzz: $(STAMP)  ## damaged files of every kind, 10,000 each (CASES=10000 SEED=1), in child processes with limits
+fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
 
 emulator: $(STAMP)  ## what `simulate --emulate` needs, in a private folder

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,26 @@ class ExportTable(_Table):
 
     to: tuple[KnownFormat, ...] = tuple(FORMATS)
     encoding: str = "auto"
+    precision: str | None = None
+    io: str | None = None
+
+    def special(
+        self, formats: Sequence[FormatName], *, precision: str | None = None, io: str | None = None
+    ) -> dict[FormatName, dict[str, str]]:
+        """What one format's exporter alone is asked for; an argument goes before what the file says.
+
+        Raises:
+            UsageError: an argument that none of `formats` takes.
+        """
+        words = {"coreml": ("precision", precision, self.precision), "tflite": ("io", io, self.io)}
+        for format, (word, asked, _) in words.items():
+            if asked and format not in formats:
+                raise UsageError(f"--{word} is for {format}, which is not exported", way_out=f"add --to {format}")
+        return {
+            format: {word: value}
+            for format, (word, asked, configured) in words.items()
+            if format in formats and (value := asked or configured)
+        }
 
 
 class Configuration(_Table):

@@ -6,6 +6,8 @@ nothing else makes way for a Core ML package.
 
 from __future__ import annotations
 
+import atexit
+import ctypes
 import gzip
 import hashlib
 import os
@@ -27,6 +29,7 @@ MANIFEST_BYTES = 1 << 20  # a package's own is half a kilobyte
 _WEIGHTS = re.compile(r"(\d+-)?weight\.bin")  # numbered where a package holds several models
 _HOLDER = re.compile(r"\.idp-deploy-[0-9a-f]{32}")
 _RETIRED = "retired"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
 _DEBUGGING = Path("executorch_debug_handle_mapping.json")  # coremltools writes it beside the manifest
 
 
@@ -48,8 +51,7 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         if package and place.is_dir():
-            (holder / _RETIRED).mkdir()
-            _swap(temporary, place, holder / _RETIRED / place.name)
+            _swap(temporary, place, holder / _RETIRED)
         else:  # never takes the place of a folder, or with a folder that of a file, since the system refuses that
             os.replace(temporary, place)
 
@@ -67,14 +69,28 @@ def workspace(folder: Path) -> Iterator[Path]:
     try:
         while lock is None:  # another command may sweep it away before it is locked
             holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
+            _holders.add(holder.absolute())
             holder.mkdir(mode=0o700)
             lock = _locked(holder)
         yield holder
-    finally:
+    finally:  # a signal may come in here as well: what it leaves is removed as the process ends
         if holder != folder:
             shutil.rmtree(holder, ignore_errors=True)
+            _holders.discard(holder.absolute())
         if lock is not None:
             os.close(lock)
+
+
+_holders: set[Path] = set()  # temporary folders that this process has in use
+
+
+def _remove_own() -> None:
+    for holder in _holders:
+        _discard(holder)
+
+
+atexit.register(_remove_own)
+os.register_at_fork(after_in_child=_holders.clear)  # they are the parent's
 
 
 def _locked(holder: Path) -> int | None:
@@ -98,24 +114,43 @@ def _sweep(folder: Path) -> None:
     for holder in folder.glob(".idp-deploy-*"):
         if not _HOLDER.fullmatch(holder.name) or (lock := _locked(holder)) is None:
             continue
-        for package in (holder / _RETIRED).glob("*"):
-            if not os.path.lexists(folder / package.name):
-                package.rename(folder / package.name)
-        shutil.rmtree(holder, ignore_errors=True)
+        _discard(holder)
         os.close(lock)
 
 
+def _discard(holder: Path) -> None:
+    for package in (holder / _RETIRED).glob("*"):
+        if not os.path.lexists(holder.parent / package.name):
+            package.rename(holder.parent / package.name)
+    shutil.rmtree(holder, ignore_errors=True)
+
+
 def _swap(new: Path, place: Path, retired: Path) -> None:
-    """Put one package in the place of another, which ends at `retired`, or stays where the new one cannot come."""
+    """One package takes another's place, in one step where the system can; else the old one waits in `retired`."""
+    if _exchange(new, place):
+        if reason := why_kept(new):  # somebody put something into it since it was looked at
+            _exchange(new, place)
+            raise _kept(place, reason)
+        return
+    retired.mkdir()
+    old = retired / place.name
     try:  # a signal may come between any two lines
-        place.rename(retired)
-        if reason := why_kept(retired):  # somebody put something into it since it was looked at
+        place.rename(old)
+        if reason := why_kept(old):
             raise _kept(place, reason)
         new.rename(place)
     except BaseException:
-        if retired.exists() and not place.exists():
-            retired.rename(place)
+        if old.exists() and not place.exists():
+            old.rename(place)
         raise
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two names change places in one step; False where that cannot be: Linux alone is asked."""
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    if call is None:
+        return False
+    return int(call(_HERE, os.fsencode(one.absolute()), _HERE, os.fsencode(other.absolute()), _EXCHANGE)) == 0
 
 
 def move(source: Path, path: Path) -> None:

@@ -269,6 +269,39 @@ class Contents:
         raise KeyError(name)
 
 
+@dataclass(frozen=True)
+class Layer:
+    """What a file holds of one module: its prunable weights, or where it has none all of its constants."""
+
+    name: str  # the module, or the operator where the file does not tell
+    entries: int
+    zeros: int
+    size_bytes: int
+    dense_bytes: int  # with the zeros stored, at the same precision
+    bound_bytes: float  # no lossless code of random positions is smaller on average
+    encoding: str
+    tensors: tuple[str, ...] = ()  # whose zeros and bytes these are
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file holds, counted in the file."""
+
+    path: Path
+    format: FormatName
+    size_bytes: int
+    dense_bytes: int
+    bound_bytes: float  # every tensor at its bound, beside what the file holds besides them
+    zeros: int  # of the prunable weights
+    prunable: int
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros of prunable, in [0, 1]; 0.0 where nothing is prunable."""
+        return self.zeros / self.prunable if self.prunable else 0.0
+
+
 # ── verification ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -343,6 +376,8 @@ class OpEstimate:
     activation_bytes: int
     latency_ms: float | None
     runs_sparse: bool = False
+    layer: str = ""  # the module it was, or its own name where the file does not tell
+    dense_latency_ms: float | None = None  # with every weight counted
 
 
 @dataclass(frozen=True)
@@ -380,6 +415,7 @@ class Estimate:
     ops: tuple[OpEstimate, ...] = ()
     notes: tuple[str, ...] = ()
     basis: Basis | None = None  # where there is a latency
+    dense_latency_ms: float | None = None  # the middle, had the file no zeros
 
 
 @dataclass(frozen=True)
@@ -457,6 +493,7 @@ class Report:
     estimates: Sequence[Estimate] = ()
     parities: Sequence[Parity] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a run: metric, accuracy, zeros, prunable, dense_bytes
+    files: Sequence[FileFacts] = ()
 
     @property
     def passed(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
+from idp_deploy.facts import facts_of
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
@@ -52,7 +53,13 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: boo
             for b in missing(budgets, evidence)
         ]
     parities = {e.contents.path: e.parity for e in evidence if e.parity}
-    return Report(checks, [e.estimate for e in evidence], list(parities.values()))
+    files = {e.contents.path: e.contents for e in evidence}
+    return Report(
+        checks,
+        [e.estimate for e in evidence],
+        list(parities.values()),
+        files=[facts_of(contents) for contents in files.values()],
+    )
 
 
 def pairs(

@@ -47,6 +47,7 @@ def deploy(
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
     encoding: str = "auto",
+    options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     progress: Any = None,
     announce: Announce = lambda _: None,
 ) -> Deployment:
@@ -55,6 +56,7 @@ def deploy(
     Args:
         folder: where `<stem>.pruned.pt` and the exported files go.
         targets: device names to simulate beside those that `budgets` name.
+        options: for each format what its exporter alone takes (`precision`, `io`).
         announce: told each stage as it begins.
     """
     from idp_deploy.hardening import harden
@@ -87,7 +89,7 @@ def deploy(
         checkpoint = final
         save_checkpoint(compressed, checkpoint)
     artifacts, parities = export_and_verify(
-        compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce
+        compressed, task.example_inputs(), folder, checkpoint.stem, formats, encoding, task, announce, options
     )
     announce("simulating")
     contents = [read(artifact.path) for artifact in artifacts]

@@ -95,7 +95,7 @@ class _Candidates:
             return gate(self.budgets, evidence)
 
     def _conversion(self, format: FormatName, compressed: CompressedModel, *, is_whole: bool) -> Conversion:
-        """One that holds `compressed`: of the dense model, once, unless channels left it or a converter hid a weight."""
+        """One that holds `compressed`: the dense model's, unless channels were removed or a converter hid a weight."""
         if is_whole and format not in self.converted:
             kept = {name: torch.ones_like(mask) for name, mask in compressed.masks.items()}
             dense = CompressedModel(self.model.module, kept)

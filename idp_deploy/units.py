@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -84,6 +84,51 @@ def show(value: float | None, unit: Unit) -> str:
     if unit == "share":
         return f"{value * 100:.2f} %"
     return f"{value:.1e}"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One unit and one number of decimals for every value of an axis or a column."""
+
+    factor: float  # of a value in the base unit
+    suffix: str
+    digits: int
+
+    def number(self, value: float | None) -> str:
+        """Without the unit; "–" for an unknown."""
+        return "–" if value is None or math.isnan(value) else f"{value / self.factor:.{self.digits}f}"
+
+    def text(self, value: float | None) -> str:
+        """With it."""
+        return f"{self.number(value)} {self.suffix}".rstrip() if self.number(value) != "–" else "–"
+
+
+# unit → the least of the largest values that is told in it
+_STEPS: Mapping[Unit, tuple[tuple[str, float], ...]] = {
+    "bytes": (("B", 1.0), ("kB", 1e3), ("MB", 1e6), ("GB", 1e9)),
+    "ms": (("µs", 1e-3), ("ms", 0.1), ("s", 1e3)),
+    "share": (("%", 0.01),),
+    "error": (("", 1.0),),
+}
+
+
+def scale(values: Iterable[float | None], unit: Unit) -> Scale:
+    """The unit that fits the largest of `values`, for all of them.
+
+    >>> axis = scale([0.005, 0.0104], "ms")
+    >>> axis.text(0.005), axis.text(0.0104)
+    ('5.0 µs', '10.4 µs')
+    """
+    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+    steps = _STEPS[unit]
+    suffix = next((name for name, least in reversed(steps) if largest >= least), steps[0][0])
+    factor = _FACTORS[unit][suffix]
+    if suffix == "B":
+        return Scale(factor, suffix, 0)
+    if unit == "share":
+        return Scale(factor, suffix, 1)
+    leading = math.floor(math.log10(largest / factor)) if largest else 0
+    return Scale(factor, suffix, max(1, 2 - leading))  # one at least: the smallest are to be told from nothing
 
 
 def _three(value: float) -> str:

@@ -25,7 +25,7 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing",
+    "reading", "formats", "ledger", "sealing", "facts",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": FOUNDATION | {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
+    "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
     "lifting": set(),
     "recurrences": set(),
@@ -57,7 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
     "isolation": {"errors"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
-    "formats.litert": {"errors", "isolation"},
+    "formats.litert": {"errors", "isolation", "formats"},
     "formats.write": FOUNDATION | CORE | {"recurrences", "transposed", "isolation", "formats.litert"},
     "formats.words": set(),
     # never encodings, never write: the proof must not share code with it
@@ -72,6 +73,7 @@ ALLOWED: dict[str, set[str]] = {
     "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
+    "diffing": FOUNDATION | CORE | STAGES,
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
@@ -80,6 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     | {
         "pipeline",
         "planning",
+        "diffing",
         "restoring",
         "configuration",
         "inputs",
@@ -92,7 +95,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from idp_deploy.errors import UsageError
 from idp_deploy.files import move, replacing, workspace, write_bytes
 from tests.test_pipeline import package
 
@@ -106,6 +107,7 @@ def test_an_interruption_right_after_a_rename_of_a_swap_loses_no_package(
     after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old package, or the new one, whole; a signal comes between any two lines."""
+    monkeypatch.setattr("ctypes.CDLL", lambda _: None)  # a system without a swap in one step
     place, made = package(tmp_path / "m.mlpackage", "old"), package(tmp_path / "made", "new")
     real, count = Path.rename, iter(range(1, 99))
 
@@ -120,3 +122,54 @@ def test_an_interruption_right_after_a_rename_of_a_swap_loses_no_package(
         move(made, place)
     assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == ("old" if after == 1 else "new")
     assert not list(tmp_path.glob(".idp-deploy-*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="renameat2 is a call of Linux")
+def test_packages_are_swapped_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, made = package(tmp_path / "m.mlpackage", "old"), package(tmp_path / "made", "new")
+    moved: list[Path] = []
+    monkeypatch.setattr(Path, "rename", lambda self, _: moved.append(self))
+    move(made, place)
+    assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == "new"
+    assert not moved
+    assert os.listdir(tmp_path) == ["m.mlpackage"]
+
+
+@pytest.mark.parametrize("system", ["with a swap", "without"])
+def test_a_package_that_somebody_writes_into_meanwhile_stays(
+    system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if system == "without":
+        monkeypatch.setattr("ctypes.CDLL", lambda _: None)
+    place = package(tmp_path / "m.mlpackage", "old")
+
+    def write_while_another_writes() -> None:
+        with replacing(place, package=True) as temporary:
+            package(temporary, "new")
+            (place / "mine.txt").write_text("mine")
+
+    with pytest.raises(UsageError, match=r"holds mine\.txt"):
+        write_while_another_writes()
+    assert (place / "mine.txt").read_text() == "mine"
+    assert (place / "Data/com.apple.CoreML/model.mlmodel").read_text() == "old"
+    assert os.listdir(tmp_path) == ["m.mlpackage"]
+
+
+def test_a_signal_while_the_temporary_folder_is_removed_leaves_none(tmp_path: Path) -> None:
+    """The first of all moments: at the end of a command, when nothing seems left to interrupt."""
+    script = """
+import shutil
+from pathlib import Path
+from idp_deploy.files import write_bytes
+real = shutil.rmtree
+def interrupted(*_, **__):
+    shutil.rmtree = real
+    raise KeyboardInterrupt
+shutil.rmtree = interrupted
+write_bytes(Path("file"), b"new")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True
+    )
+    assert b"KeyboardInterrupt" in done.stderr
+    assert os.listdir(tmp_path) == ["file"]

@@ -84,6 +84,7 @@ ROWS = (
     Row("verify net.onnx net.pt -o report", "report"),
     Row("inspect net.onnx -o report", "report"),
     Row("simulate net.onnx -o report", "report"),
+    Row("diff dense/net.onnx net.onnx -o report", "report"),
     Row("check net.onnx -o report", "report"),
     Row("run -o report", "report"),
     unnamed("run", "out/model.pruned.pt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,7 +11,7 @@ import pytest
 
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering import RENDERERS, render
-from idp_deploy.rendering.document import Bar, Case, Curves, Document, Plot, Point, Table
+from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
 
 EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
 
@@ -23,7 +24,13 @@ def document(passed: bool = False) -> Document:
         [EVIL],
         [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, EVIL, "m.tflite")],
         [
-            Plot("latency", "ms", [Bar(EVIL, 3.0, 2.0, 4.0, 3.5), Bar("other", 0.004)]),
+            Journey("way", [Step(EVIL, [EVIL], 1.0)], [Step("onnx", ["1 MB"], 0.1, "bad")]),
+            Chart(
+                "latency",
+                "ms",
+                [EVIL, "other"],
+                {EVIL: [Bar(3.0, 2.0, 4.0, 3.5, 5.0, True), Bar(0.004)], "none": [Bar(None), Bar(None, text=EVIL)]},
+            ),
             Curves(
                 "accuracy", "share", {EVIL: [Point(0.9, 0.7, 0.6, 0.8), Point(0.95, 0.5)], "none": []}, ("dense", 0.9)
             ),
@@ -34,10 +41,13 @@ def document(passed: bool = False) -> Document:
 
 @pytest.mark.parametrize("name", RENDERERS)
 def test_every_renderer_is_deterministic_and_ends_in_a_newline(name: str) -> None:
-    text = render(document(), name)
-    assert text == render(document(), name)
-    assert text.endswith("\n")
-    assert "\x1b[" not in text
+    report = render(document(), name)
+    assert report == render(document(), name)
+    if isinstance(report, bytes):
+        assert report.startswith(b"\x89PNG")
+        return
+    assert report.endswith("\n")
+    assert "\x1b[" not in report
 
 
 @pytest.mark.parametrize("name", RENDERERS)
@@ -46,7 +56,7 @@ def test_every_renderer_takes_an_empty_document(name: str) -> None:
 
 
 def test_json_is_strict_and_carries_a_schema_version() -> None:
-    data = json.loads(render(document(), "json"), parse_constant=lambda word: pytest.fail(word))
+    data = json.loads(str(render(document(), "json")), parse_constant=lambda word: pytest.fail(word))
     assert data["schema_version"] == 1
     assert data["passed"] is False
     assert data["checks"][0] == {"metric": "size", "value": 1.2e6, "path": "a/b", "bad": None}
@@ -61,31 +71,98 @@ def test_junit_counts_failures_and_survives_markup() -> None:
 
 
 def test_github_escapes_what_would_end_a_command() -> None:
-    lines = render(document(), "github").splitlines()
+    lines = str(render(document(), "github")).splitlines()
     assert lines[0].startswith("::error file=m.tflite,title=pixel-4 tflite latency::")
     assert "%0Anew: line" in lines[0]
     assert lines[-1].endswith("Check: 1/2 passed")
 
 
 def test_markdown_keeps_a_row_on_a_line() -> None:
-    rows = [line for line in render(document(), "markdown").splitlines() if line.startswith("| ")]
+    rows = [line for line in str(render(document(), "markdown")).splitlines() if line.startswith("| ")]
     assert len(rows) == 4
     assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
 
 
 def test_html_is_one_file_without_foreign_markup() -> None:
-    html = render(document(), "html")
+    html = str(render(document(), "html"))
     assert "<script>" not in html
     assert "http" not in html.replace("http://www.w3.org", "")
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 1
     assert "90.00 % zeros" in html
     assert "dense" in html
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, and the text under each kind."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def test_what_a_page_draws_is_also_read_and_reached_by_keyboard() -> None:
+    page = Page(str(render(document(), "html")))
+    said = " ".join("".join(page.text).split())
+    assert "3.00, runs sparse, interval 2.00 to 4.00 ms, limit 3.50 ms" in said
+    assert all(attributes.get("scope") for tag, attributes in page.elements if tag == "th")
+    wide = [attributes for _, attributes in page.elements if attributes.get("class") == "wide"]
+    assert wide
+    assert all(a.get("tabindex") == "0" and a.get("aria-label") for a in wide if "role" in a)
+    drawn = [a for _, a in page.elements if a.get("class") in ("track", "curves", "legend")]
+    assert all(a.get("aria-hidden") == "true" for a in drawn)
+    identifiers = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(identifiers) == len(set(identifiers))
+    jumps = {str(a["href"]) for tag, a in page.elements if tag == "a"}
+    assert jumps <= {f"#{name}" for name in identifiers}
+
+
+def test_an_axis_has_one_unit() -> None:
+    html = str(render(Document("t", pictures=[Chart("c", "ms", ["a", "b"], {"s": [Bar(0.005), Bar(0.0104)]})]), "html"))
+    assert "in µs" in html
+    assert "5.0" in html
+    assert "10.4" in html
+    assert "ms<" not in html
+
+
+def test_a_comment_that_would_be_too_long_says_what_it_leaves_out() -> None:
+    tables = [Table(f"t{i}", ("a",), [("x" * 300,)] * 30) for i in range(9)]
+    text = str(render(Document("t", tables, notes=["last"]), "markdown"))
+    assert len(text) < 65_536
+    assert "<details><summary>t0: 30 rows</summary>" in text
+    assert "3 parts are left out" in text
+    assert "last" in text
 
 
 def test_text_is_plain_when_piped_and_names_the_next_command() -> None:
     text = render(document(), "text")
     assert "Next: idp-deploy run" in text
     assert "1.2 MB" in text
+
+
+def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    columns = ("target", "latency", "rests on", "size")
+    table = Table(
+        "t", columns, [("pixel-4", "0.47 ms", "word " * 30, "1 MB"), ("b", "1 ms", "–", "2 MB")], frozenset({1, 3})
+    )
+    lines = str(render(Document("t", [table]), "text")).splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert [line.split() for line in lines if "MB" in line] == [
+        ["pixel-4", "0.47", "ms", "1", "MB"],
+        ["b", "1", "ms", "2", "MB"],
+    ]
+    assert "    rests on: word word" in "\n".join(lines)
+    assert "\x1b" not in "".join(lines)
 
 
 def test_an_unknown_renderer_names_the_nearest() -> None:

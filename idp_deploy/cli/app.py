@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ import typer
 from idp_deploy.cli import check as check_file
 from idp_deploy.cli import (
     comparing,
+    diffing,
     environment,
     exporting,
     inspecting,
@@ -49,6 +51,7 @@ COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
     "inspect": (inspecting.inspect, "idp-deploy inspect model.pruned.onnx"),
     "restore": (restoring.restore, "idp-deploy restore model.slim.onnx"),
     "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
+    "diff": (diffing.diff, "idp-deploy diff model.onnx model.pruned.onnx --target pixel-4"),
     "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
     "run": (running.run, "idp-deploy run"),
     "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
@@ -87,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
     if not debug:
         _silence_libraries()
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
 
 
@@ -95,12 +98,9 @@ class _TerminatedError(KeyboardInterrupt):
     """SIGTERM, raised so that temporary folders are removed on the way out."""
 
 
-_MAIN = os.getpid()
-
-
-def _terminate(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_IGN if os.getpid() == _MAIN else signal.SIG_DFL)
-    if os.getpid() != _MAIN:  # a worker that was forked, such as a DataLoader's: as if there were no handler
+def _terminate(main_process: int, number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN if os.getpid() == main_process else signal.SIG_DFL)
+    if os.getpid() != main_process:  # a worker that was forked, such as a DataLoader's: as if there were no handler
         os.kill(os.getpid(), number)
         return
     raise _TerminatedError

@@ -39,6 +39,12 @@ def export(
             metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
         ),
     ] = None,
+    io: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float|int8", help="What an int8 TFLite file takes and gives. [default: float]", show_default=False
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
@@ -52,6 +58,7 @@ def export(
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.exporting import export as export_model
+    from idp_deploy.facts import facts_of
     from idp_deploy.pipeline import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.reading import read
     from idp_deploy.simulation.xnnpack import lint
@@ -60,6 +67,7 @@ def export(
     session = open_session(model, task, inputs, config, trust, weights_key)
     formats = parse_formats(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
+    special = session.configuration.export.special(formats, precision=precision, io=io)
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
@@ -69,7 +77,6 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
-    special: dict[FormatName, dict[str, str]] = {"coreml": {"precision": precision}} if precision else {}
     if verify:
         artifacts, parities = export_and_verify(
             compressed, examples, where, source.stem, formats, chosen, data, say, options=special, refused=refused
@@ -86,7 +93,16 @@ def export(
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = lint(contents["tflite"]) if "tflite" in contents else None
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
-    document = export_document(artifacts, parities, dense, found, model=compressed, next=follow, refused=refused)
+    document = export_document(
+        artifacts,
+        parities,
+        dense,
+        found,
+        model=compressed,
+        next=follow,
+        refused=refused,
+        files=[facts_of(one) for one in contents.values()],
+    )
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)

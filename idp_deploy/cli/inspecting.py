@@ -33,6 +33,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Per weight: shape, zeros, encoding, bytes and the bound; in total: size and what a download takes."""
+    from idp_deploy.facts import facts_of
     from idp_deploy.inspection import inspect as inspect_file
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
@@ -46,7 +47,8 @@ def inspect(
         sparse = lint(read(artifact))
     elif runtime is not None:
         runtime_lint = _lint(artifact, inspection.format, runtime)
-    emit(inspection_document(inspection, sparse, runtime_lint), format=format, json=json, output=output)
+    document = inspection_document(inspection, sparse, runtime_lint, facts_of(read(artifact)))
+    emit(document, format=format, json=json, output=output)
 
 
 def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:

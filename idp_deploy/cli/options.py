@@ -57,7 +57,7 @@ WeightsKey = Annotated[
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Read a .pt2 program: doing so can run code that it holds.")]
 ReportFormat = Annotated[
-    str, typer.Option("--format", metavar="text|json|markdown|junit|github|html", help="How the result is written.")
+    str, typer.Option("--format", metavar="text|json|markdown|junit|github|html|png", help="How the result is written.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 ReportFile = Annotated[

@@ -17,16 +17,19 @@ from idp_deploy.rendering.document import Document
 
 def emit(document: Document, *, format: str = "text", json: bool = False, output: Path | None = None) -> None:
     """Print the document, or write it to `output`; on GitHub also append it to the step summary."""
-    text = render(document, "json" if json else format)
-    if output is None:
-        sys.stdout.write(text)
-    else:
-        files.write_bytes(output, text.encode())
+    report = render(document, "json" if json else format)
+    content = report if isinstance(report, bytes) else report.encode()
+    if output is not None:
+        files.write_bytes(output, content)
         say(f"wrote {output}")
+    elif isinstance(report, bytes):
+        sys.stdout.buffer.write(content)
+    else:
+        sys.stdout.write(report)
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if format == "github" and summary:
         with open(summary, "a", encoding="utf-8") as handle:
-            handle.write(render(document, "markdown"))
+            handle.write(str(render(document, "markdown")))
 
 
 def ready(format: str, output: Path | None = None, *sources: Path) -> None:
@@ -37,6 +40,8 @@ def ready(format: str, output: Path | None = None, *sources: Path) -> None:
     """
     if format not in RENDERERS:
         render(Document(""), format)
+    if format == "png" and output is None and sys.stdout.isatty():
+        raise UsageError("a picture is nothing for a terminal", way_out="pass -o report.png, or send stdout to a file")
     if output is not None:
         writable(output, *sources)
 

@@ -60,6 +60,7 @@ def run(
             budgets=settings.budget_list(),
             scheme=settings.quantize.scheme,
             encoding=settings.export.encoding,
+            options=settings.export.special(settings.export.to),
             progress=progress,
             announce=say,
         )

@@ -38,6 +38,7 @@ def simulate(
     config: Config = None,
 ) -> None:
     """Say how long a file takes on a device, with an interval, and what runs sparse there."""
+    from idp_deploy.facts import facts_of
     from idp_deploy.simulation import simulate as simulate_file
     from idp_deploy.simulation.estimating import load
     from idp_deploy.simulation.targets import load_target
@@ -73,5 +74,12 @@ def simulate(
         from idp_deploy.simulation.emulator import emulate as emulate_file
 
         counts = [emulate_file(file.contents or file.path, device, runtime=runtime) for file, device in pairs]
-    document = estimate_document(estimates, layers=layers, changes=changes, measurements=measurements, counts=counts)
+    document = estimate_document(
+        estimates,
+        layers=layers,
+        changes=changes,
+        measurements=measurements,
+        counts=counts,
+        files=[facts_of(file.contents) for file in files if file.contents],
+    )
     emit(document, format=format, json=json, output=output)

@@ -44,11 +44,14 @@ def verify(
 
     Exits 1 where an output or a weight differs.
     """
+    from idp_deploy.facts import facts_of
+    from idp_deploy.reading import read
     from idp_deploy.verification import verify as verify_file
 
     ready(format, output, artifact, *([checkpoint] if checkpoint else []))
     session = open_session(model, task, inputs, config, trust, weights_key)
     existing(artifact)
+    compressed = None
     if checkpoint is None:
         say("no model is given: the file is checked by itself, runtime against runtime")
         parity = verify_file(artifact, None, None)
@@ -56,6 +59,7 @@ def verify(
         compressed = session.compressed(existing(checkpoint))
         data = session.task()
         parity = verify_file(artifact, compressed, session.example_inputs(data), task=data)
-    emit(parity_document(parity), format=format, json=json, output=output)
+    document = parity_document(parity, facts_of(read(artifact)), compressed)
+    emit(document, format=format, json=json, output=output)
     if not parity.passed:
         raise typer.Exit(ExitCode.GATE)

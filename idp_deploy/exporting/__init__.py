@@ -13,7 +13,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from idp_deploy.capturing import Captured, capture

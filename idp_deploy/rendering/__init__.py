@@ -1,4 +1,4 @@
-"""render: Document → text, JSON, Markdown, JUnit, GitHub annotations or HTML: the only place that lays out results."""
+"""render: Document → text, JSON, Markdown, JUnit, GitHub, HTML or PNG: the only place that lays out results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import Document
 
-# name → module:function taking a Document and returning the text of the report
+# name → module:function taking a Document and returning the report
 RENDERERS: Mapping[str, str] = {
     "text": "idp_deploy.rendering.text:to_text",
     "json": "idp_deploy.rendering.machine:to_json",
@@ -17,11 +17,12 @@ RENDERERS: Mapping[str, str] = {
     "github": "idp_deploy.rendering.machine:to_github",
     "markdown": "idp_deploy.rendering.markdown:to_markdown",
     "html": "idp_deploy.rendering.html:to_html",
+    "png": "idp_deploy.rendering.drawing:to_png",  # bytes
 }
 
 
-def render(document: Document, name: str) -> str:
-    """The report called `name`.
+def render(document: Document, name: str) -> str | bytes:
+    """The report called `name`; bytes where it is a picture.
 
     Raises:
         UsageError: no such renderer; names the nearest.
@@ -33,5 +34,5 @@ def render(document: Document, name: str) -> str:
             way_out=f"did you mean {close[0]!r}?" if close else f"one of {', '.join(RENDERERS)}",
         )
     module, _, function = RENDERERS[name].partition(":")
-    renderer: Callable[[Document], str] = getattr(import_module(module), function)
+    renderer: Callable[[Document], str | bytes] = getattr(import_module(module), function)
     return renderer(document)

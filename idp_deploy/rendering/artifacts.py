@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.errors import IdpDeployError
-from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity, WeightProof
+from idp_deploy.flow import Artifact, CompressedModel, FileFacts, FormatName, Parity, WeightProof
 from idp_deploy.ledger import shortfall, summary
 from idp_deploy.rendering.document import Case, Document, State, Table
+from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
 
@@ -28,6 +29,7 @@ def export_document(
     model: CompressedModel,
     next: str = "",
     refused: Mapping[FormatName, IdpDeployError] | None = None,
+    files: Sequence[FileFacts] = (),
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
     rows, states, cases = [], [], []
@@ -77,7 +79,8 @@ def export_document(
         "refused": {format: str(error) for format, error in (refused or {}).items()},
     }
     table = Table("", columns, rows, frozenset({2, 3}), states)
-    return Document("Export", [table], data, notes, cases, summary=summary(model), next=next)
+    pictures = report_pictures(files, [], parities=list(parities.values()))
+    return Document("Export", [table], data, notes, cases, pictures, summary=summary(model), next=next)
 
 
 def _layouts(artifact: Artifact) -> dict[str, dict[str, str]]:
@@ -137,8 +140,13 @@ def parity_data(parity: Parity) -> dict[str, Any]:
     }
 
 
-def parity_document(parity: Parity) -> Document:
-    """Every output of every runtime, then every weight proved from the file."""
+def parity_document(parity: Parity, facts: FileFacts | None = None, model: CompressedModel | None = None) -> Document:
+    """Every output of every runtime, then every weight proved from the file.
+
+    Args:
+        facts: what the file holds, for the pictures.
+        model: what it was held against.
+    """
     outputs = Table(
         "outputs against the model" if parity.weights else "outputs, runtime against runtime",
         ("runtime", "output", "max error", "tolerance", "verdict"),
@@ -180,7 +188,16 @@ def parity_document(parity: Parity) -> Document:
         rows = [(runtime, f"{value * 100:.2f} %") for runtime, value in parity.metrics.items()]
         tables.append(Table("accuracy of the file on the task", ("runtime", "accuracy"), rows, frozenset({1})))
     title = f"{parity.artifact.path}: {'agrees with the model' if parity.passed else 'FAILED verification'}"
-    return Document(title, tables, parity_data(parity), parity.notes, parity_cases(parity))
+    said = summary(model) if model is not None and model.prunable else ""
+    return Document(
+        title,
+        tables,
+        parity_data(parity),
+        [note for note in parity.notes if note != said],
+        parity_cases(parity),
+        report_pictures([facts], [], parities=[parity]) if facts else [],
+        summary=said,
+    )
 
 
 def verdict(passed: bool) -> State:

@@ -60,4 +60,4 @@ def comparison_document(comparison: Comparison, metric: str) -> Document:
         ("dense", comparison.dense),
     )
     title = f"Comparison: dense {metric} {show(comparison.dense, 'share')}"
-    return Document(title, tables, asdict(comparison), plots=[curves])
+    return Document(title, tables, asdict(comparison), pictures=[curves])

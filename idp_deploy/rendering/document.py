@@ -1,10 +1,12 @@
-"""What every command hands to a renderer: tables of text beside the plain data they were made from."""
+"""What every command hands to a renderer: tables of text and charts beside the plain data they were made from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from idp_deploy.units import Scale, Unit, scale
 
 State = Literal["", "good", "bad", "warn"]
 
@@ -39,22 +41,53 @@ class Case:
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar of a plot, with an optional interval. Values are in `unit`'s base."""
+    """One bar of a chart. Values are in the base of the chart's unit; None is an unknown and draws nothing.
 
-    label: str
-    value: float
+    `beside` is what the bar is held against, drawn in another tone behind it: the dense model's, an earlier run's.
+    """
+
+    value: float | None
     low: float | None = None
     high: float | None = None
     limit: float | None = None
+    beside: float | None = None
+    sparse: bool = False  # the runtime skips its zeros
+    state: State = ""
+    text: str = ""  # in place of the number in the chart's unit
+
+    def extents(self) -> Iterator[float]:
+        """Every value that the axis has to reach."""
+        yield from (v for v in (self.value, self.high, self.limit, self.beside) if v is not None)
 
 
 @dataclass(frozen=True)
-class Plot:
-    """Horizontal bars, drawn only by the HTML report."""
+class Chart:
+    """Horizontal bars over one axis: a row a thing, a column a series, so that the same thing stands side by side."""
 
     title: str
-    unit: str
-    bars: Sequence[Bar]
+    unit: Unit
+    rows: Sequence[str]  # labels
+    series: Mapping[str, Sequence[Bar]]  # name → a bar a row
+    head: str = ""  # what the labels are: "layer", "target"
+    beside: str = ""  # what `Bar.beside` is: "dense"
+    note: str = ""  # how to read it
+    reach: float | None = None  # the axis ends here, and what is beyond is cut
+
+    def bars(self) -> Iterator[Bar]:
+        """All of them."""
+        for bars in self.series.values():
+            yield from bars
+
+    @property
+    def axis(self) -> Scale:
+        """The unit of every number, by the bars alone: what they are held against may be far larger."""
+        return scale((bar.value for bar in self.bars()), self.unit)
+
+    @property
+    def end(self) -> float:
+        """Where the axis ends."""
+        most = max((value for bar in self.bars() for value in bar.extents()), default=0.0)
+        return most if self.reach is None else min(most, self.reach)
 
 
 @dataclass(frozen=True)
@@ -69,12 +102,34 @@ class Point:
 
 @dataclass(frozen=True)
 class Curves:
-    """Named series over a share of zeros, with a level to hold them against, drawn only by the HTML report."""
+    """Named series over a share of zeros, with a level to hold them against."""
 
     title: str
-    unit: str
+    unit: Unit
     series: Mapping[str, Sequence[Point]]
     level: tuple[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One station on the way from the dense model to the shipped file. `share`: its bytes of the largest's."""
+
+    name: str
+    facts: Sequence[str]
+    share: float | None = None
+    state: State = ""
+
+
+@dataclass(frozen=True)
+class Journey:
+    """The way a model went, as one picture: stages that follow each other, then what came of them side by side."""
+
+    title: str
+    stages: Sequence[Step]
+    ends: Sequence[Step] = ()
+
+
+Picture = Chart | Curves | Journey
 
 
 @dataclass(frozen=True)
@@ -86,7 +141,7 @@ class Document:
     data: Mapping[str, Any] = field(default_factory=dict)  # JSON-ready; becomes the json report
     notes: Sequence[str] = ()
     cases: Sequence[Case] = ()
-    plots: Sequence[Plot | Curves] = ()
+    pictures: Sequence[Picture] = ()
     next: str = ""  # the command a user would type now
     summary: str = ""  # one line to end with
 
@@ -94,3 +149,14 @@ class Document:
     def passed(self) -> bool:
         """Whether every case passed."""
         return all(case.passed for case in self.cases)
+
+    @property
+    def drawn(self) -> tuple[Picture, ...]:
+        """The pictures that have something in them."""
+        return tuple(picture for picture in self.pictures if _is_filled(picture))
+
+
+def _is_filled(picture: Picture) -> bool:
+    if isinstance(picture, Chart):
+        return any(bar.value is not None for bar in picture.bars())
+    return bool(picture.series if isinstance(picture, Curves) else picture.stages)

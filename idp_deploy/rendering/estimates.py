@@ -7,23 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idp_deploy.flow import Basis, EmulationCounts, Estimate, FormatName, Interval, Measurement
-from idp_deploy.rendering.document import Bar, Document, Plot, Table
-from idp_deploy.units import show
+from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement
+from idp_deploy.rendering.document import Document, Table
+from idp_deploy.rendering.figures import layer_table, layer_times, report_pictures
+from idp_deploy.units import Scale, scale, show
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.advice import Advice
 
 
-def interval(value: Interval | None, reason: str = "") -> str:
-    """`3.2 ms (2.6 to 3.9)`; the reason where there is no number."""
+def interval(value: Interval | None, reason: str = "", axis: Scale | None = None) -> str:
+    """`3.20 ms (2.60 to 3.90)`, in the unit of `axis` or its own; the reason where there is no number."""
     if value is None:
         return f"not estimable: {reason}" if reason else "not estimable"
-    low, middle, high = (show(x, "ms") for x in (value.low, value.middle, value.high))
-    units = {text.rpartition(" ")[2] for text in (low, middle, high)}
-    if len(units) == 1:
-        low, high = low.partition(" ")[0], high.partition(" ")[0]
-    return f"{middle} ({low} to {high})"
+    axis = axis or scale((value.middle,), "ms")
+    return f"{axis.text(value.middle)} ({axis.number(value.low)} to {axis.number(value.high)})"
 
 
 def rests_on(basis: Basis | None) -> str:
@@ -43,6 +41,7 @@ def rests_on(basis: Basis | None) -> str:
 
 def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
     """One row a file and target. `skipped` is the share of MACs that sparse kernels leave out."""
+    axis = scale((e.latency_ms.middle for e in estimates if e.latency_ms), "ms")
     return Table(
         title,
         ("target", "runtime", "latency (90 % interval)", "rests on", "size", "gzip", "memory", "skipped"),
@@ -50,7 +49,7 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
             (
                 e.target,
                 e.runtime if e.latency_ms else f"{e.runtime} ({e.format})",
-                interval(e.latency_ms, e.reason),
+                interval(e.latency_ms, e.reason, axis),
                 rests_on(e.basis),
                 show(e.size_bytes, "bytes"),
                 show(e.gzip_bytes or None, "bytes"),
@@ -59,7 +58,7 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
             )
             for e in estimates
         ],
-        frozenset({4, 5, 6, 7}),
+        frozenset({2, 4, 5, 6, 7}),
         ["" if e.latency_ms else "warn" for e in estimates],
     )
 
@@ -106,17 +105,18 @@ def estimate_notes(estimates: Sequence[Estimate]) -> list[str]:
     return [f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in about.items()]
 
 
-def layer_table(estimate: Estimate) -> Table:
-    """Where the time goes, in execution order."""
+def op_table(estimate: Estimate) -> Table:
+    """Where the time goes, in execution order, in one unit."""
+    axis = scale((op.latency_ms for op in estimate.ops), "ms")
     total = sum(op.latency_ms or 0.0 for op in estimate.ops) or 1.0
     return Table(
         f"{estimate.artifact.name} on {estimate.target}, op by op",
-        ("op", "class", "time", "share", "MACs", "run", "weights", "sparse"),
+        ("layer", "class", "time", "share", "MACs", "run", "weights", "sparse"),
         [
             (
-                op.name,
+                op.layer or op.name,
                 op.op_class,
-                show(op.latency_ms, "ms"),
+                axis.text(op.latency_ms),
                 f"{(op.latency_ms or 0.0) / total * 100:.1f} %",
                 f"{op.macs / 1e6:.2f} M",
                 f"{op.executed_macs / 1e6:.2f} M",
@@ -136,11 +136,16 @@ def estimate_document(
     changes: Mapping[tuple[Path, str], Sequence[Advice]] | None = None,
     measurements: Sequence[Measurement] = (),
     counts: Sequence[EmulationCounts] = (),
+    files: Sequence[FileFacts] = (),
 ) -> Document:
     """Estimates (simulated) and, where asked for, measurements of this host, never in one table."""
     tables = [estimate_table(estimates, "estimates (simulated, not measured)")]
     if layers:
-        tables += [layer_table(e) for e in estimates if e.ops]
+        timed = [e for e in estimates if e.ops and e.latency_ms]
+        if len(timed) > 1:
+            tables.append(layer_table(layer_times(timed), "time of each layer"))
+        else:
+            tables += [op_table(e) for e in timed]
         tables += [advice_table(target, found) for (_, target), found in (changes or {}).items() if found]
     if measurements:
         rows = [
@@ -161,37 +166,8 @@ def estimate_document(
     data = {
         "counts": [asdict(c) for c in counts],
         "estimates": [asdict(e) for e in estimates],
+        "files": [asdict(one) for one in files],
         "measurements": [asdict(m) for m in measurements],
     }
-    plots = [latency_plot(estimates)]
-    if layers:
-        plots += [
-            Plot(
-                f"{e.artifact.name} on {e.target}: time by op",
-                "ms",
-                [Bar(op.name + " · sparse" * op.runs_sparse, op.latency_ms) for op in e.ops if op.latency_ms],
-            )
-            for e in estimates
-        ]
     notes = estimate_notes(estimates) + [f"{c.target}/{c.artifact.name}: {note}" for c in counts for note in c.notes]
-    return Document("Simulation", tables, data, notes, plots=plots)
-
-
-def latency_plot(estimates: Sequence[Estimate], limits: Mapping[tuple[str, FormatName], float] | None = None) -> Plot:
-    """Bars with intervals; a vertical mark where a budget stands."""
-    limits = limits or {}
-    return Plot(
-        "simulated latency, 90 % interval",
-        "ms",
-        [
-            Bar(
-                f"{e.target} {e.format}",
-                e.latency_ms.middle,
-                e.latency_ms.low,
-                e.latency_ms.high,
-                limits.get((e.target, e.format)),
-            )
-            for e in estimates
-            if e.latency_ms
-        ],
-    )
+    return Document("Simulation", tables, data, notes, pictures=report_pictures(files, estimates))

@@ -6,16 +6,21 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from idp_deploy.rendering.document import Document, State, Table
+from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import show
 
 if TYPE_CHECKING:  # rendering knows the shapes of these, not their rooms
+    from idp_deploy.flow import FileFacts
     from idp_deploy.formats.onnx.runtimes import RuntimeLint
     from idp_deploy.inspection import Inspection
     from idp_deploy.simulation.xnnpack import SparseLint
 
 
 def inspection_document(
-    inspection: Inspection, lint: SparseLint | None = None, runtime: RuntimeLint | None = None
+    inspection: Inspection,
+    lint: SparseLint | None = None,
+    runtime: RuntimeLint | None = None,
+    facts: FileFacts | None = None,
 ) -> Document:
     """Per tensor: shape, dtype, zeros, encoding, bytes, bound; then totals and what a download takes."""
     rows = [
@@ -40,7 +45,8 @@ def inspection_document(
     if runtime is not None:
         tables.append(runtime_table(runtime))
     data = {**asdict(inspection), "lint": lint and asdict(lint), "runtime": runtime and asdict(runtime)}
-    return Document(f"{inspection.path} ({inspection.format})", tables, data, inspection.warnings)
+    title = f"{inspection.path} ({inspection.format})"
+    return Document(title, tables, data, inspection.warnings, pictures=report_pictures([facts], []) if facts else [])
 
 
 def lint_table(lint: SparseLint) -> Table:

@@ -17,6 +17,7 @@ def to_json(document: Document) -> str:
         "schema_version": SCHEMA_VERSION,
         "title": document.title,
         "passed": document.passed,
+        **({"summary": document.summary} if document.summary else {}),
         **document.data,
         "notes": list(document.notes),
     }

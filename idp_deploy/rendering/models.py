@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import CompressedModel, MaskedModel
-from idp_deploy.rendering.document import Document, Table
+from idp_deploy.ledger import summary
+from idp_deploy.rendering.document import Bar, Chart, Document, Table
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
@@ -62,7 +63,26 @@ def compression_document(
         ]
         if skipped:
             notes.append(f"not pruned: {', '.join(skipped)}")
-    return Document(f"wrote {path}", tables, data, notes, next=next)
+    said = summary(model) if isinstance(model, CompressedModel) and model.prunable else ""
+    return Document(
+        f"wrote {path}", tables, data, notes, pictures=_pictures(model, accuracies), next=next, summary=said
+    )
+
+
+def _pictures(model: CompressedModel | MaskedModel, accuracies: Mapping[str, float]) -> list[Chart]:
+    """Accuracy stage by stage, and the zeros of each weight."""
+    if isinstance(model, MaskedModel):
+        sizes = {name: weight.numel() for name, weight in model.module.named_parameters()}
+        zeros = {name: mask.zeros / max(sizes[name], 1) for name, mask in model.soft_masks.items()}
+    else:
+        zeros = {
+            name: (mask.numel() - int(mask.sum()) - model.filled.get(name, 0)) / max(mask.numel(), 1)
+            for name, mask in model.masks.items()
+        }
+    return [
+        Chart("Accuracy", "share", list(accuracies), {"accuracy": [Bar(v) for v in accuracies.values()]}, "stage"),
+        Chart("Zeros of each weight", "share", list(zeros), {"zeros": [Bar(v) for v in zeros.values()]}, "weight"),
+    ]
 
 
 def shrinking_document(

@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from io import StringIO
+from textwrap import wrap
+from typing import Literal
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -14,6 +18,8 @@ from rich.text import Text
 from idp_deploy.rendering.document import Document, State, Table
 
 _STYLES: dict[State, str] = {"": "", "good": "green", "bad": "bold red", "warn": "yellow"}
+GAP = 2  # spaces between columns
+INDENT = "    "
 PIPED_WIDTH = 200  # wide enough that no row of ours wraps where a program reads it
 
 
@@ -32,7 +38,7 @@ def to_text(document: Document) -> str:
     for table in document.tables:
         if table.title:  # by itself: as part of a narrow table it would be broken to the table's width
             console.print(Text(table.title))
-        console.print(_table(table))
+        _print_table(console, table)
     for case in document.cases:
         if not case.passed:
             console.print(Text(f"FAIL {case.suite} {case.name}: {case.message}", style=_STYLES["bad"]))
@@ -46,11 +52,44 @@ def to_text(document: Document) -> str:
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
 
 
-def _table(table: Table) -> RichTable:
+def _print_table(console: Console, table: Table) -> None:
+    """A row a line. Columns that do not fit go below their row, the widest words first: folded cells are not read."""
+    shown, below = _fitted(table, console.width)
+    if not below:
+        console.print(_grid(table, shown))
+        return
+    plain = Console(file=StringIO(), width=console.width, color_system=None)
+    plain.print(_grid(table, shown))
+    assert isinstance(plain.file, StringIO)
+    head, *lines = plain.file.getvalue().splitlines()
+    console.print(Text(head, style="bold"))
+    for index, line in enumerate(lines):  # one a row: every cell fits
+        row, style = table.rows[index], _STYLES[table.state(index)]
+        console.print(Text(line.rstrip(), style=style))
+        more = "; ".join(f"{table.columns[i]}: {row[i]}" for i in below if row[i] not in ("", "–"))
+        for part in wrap(more, console.width - len(INDENT)):
+            console.print(Text(INDENT + part, style="dim"))
+
+
+def _fitted(table: Table, width: int) -> tuple[list[int], list[int]]:
+    """Columns side by side, and those below."""
+    widths = [
+        max(cell_len(text) for text in (name, *(row[i] for row in table.rows))) for i, name in enumerate(table.columns)
+    ]
+    shown = list(range(len(widths)))
+    while len(shown) > 1 and sum(widths[i] + GAP for i in shown) - GAP > width:
+        shown.remove(max(shown[1:], key=lambda i: (i not in table.numeric, widths[i], i)))
+    if sum(widths[i] + GAP for i in shown) - GAP > width:  # even the first is too wide: fold it, and all
+        return list(range(len(widths))), []
+    return shown, [i for i in range(len(widths)) if i not in shown]
+
+
+def _grid(table: Table, columns: Sequence[int]) -> RichTable:
     grid = RichTable(box=None, pad_edge=False)
-    for index, column in enumerate(table.columns):
-        numeric = index in table.numeric
-        grid.add_column(column, justify="right" if numeric else "left", no_wrap=numeric or index == 0, overflow="fold")
+    for i in columns:
+        numeric = i in table.numeric
+        justify: Literal["left", "right"] = "right" if numeric else "left"
+        grid.add_column(table.columns[i], justify=justify, no_wrap=numeric or i == 0, overflow="fold")
     for index, row in enumerate(table.rows):
-        grid.add_row(*(Text(cell) for cell in row), style=_STYLES[table.state(index)])
+        grid.add_row(*(Text(row[i]) for i in columns), style=_STYLES[table.state(index)])
     return grid

@@ -9,7 +9,8 @@ from typing import Any
 from idp_deploy.flow import Budget, Check, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
-from idp_deploy.rendering.estimates import estimate_notes, estimate_table, latency_plot
+from idp_deploy.rendering.estimates import estimate_notes, estimate_table
+from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, show
 
 
@@ -48,15 +49,16 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     notes += [f"{c.budget.target} {c.budget.format} latency: {c.detail}" for c in report.checks if _narrow(c)]
     notes += estimate_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
-    limits = {(c.budget.target, c.budget.format): c.budget.limit for c in report.checks if c.budget.metric == "latency"}
     data = {
         "checks": [check_data(c) for c in report.checks],
         "estimates": [asdict(e) for e in report.estimates],
         "parities": [parity_data(p) for p in report.parities],
         "facts": dict(report.facts),
+        "files": [asdict(one) for one in report.files],
     }
     cases = [case for p in report.parities for case in parity_cases(p)] + [check_case(c) for c in report.checks]
-    return Document(title, tables, data, notes, cases, [latency_plot(report.estimates, limits)])
+    pictures = report_pictures(report.files, report.estimates, report.checks, report.parities, report.facts)
+    return Document(title, tables, data, notes, cases, pictures)
 
 
 def _model_table(facts: Mapping[str, Any]) -> Table:

@@ -93,6 +93,7 @@ def simulate(
     notes += note
     if chosen.family in ACCELERATOR_FAMILIES and work.dtype == "float32":
         work = as_dtype(work, "float16")  # these engines compute in float16 whatever the file holds
+    dense = work
     if chosen.family in COMPRESSED_IN_MEMORY:
         work = replace(
             work, ops=tuple(replace(op, resident_bytes=min(op.resident_bytes, op.stored_bytes)) for op in work.ops)
@@ -100,7 +101,7 @@ def simulate(
     if loaded.lint is not None:
         work, note = _sparse(work, loaded.lint, chosen, core)
         notes += note
-    work = work if change is None else change(work)
+    work, dense = (work, dense) if change is None else (change(work), change(dense))
     model = coefficients or load_coefficients(folder() / "coefficients.json")
     anchors = {
         f"{m.model}@{m.precision}": m.latency_ms
@@ -116,10 +117,15 @@ def simulate(
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     core = core if anchors else _as_measured(core, target, chosen, model)
-    cases = [_Situation(target, chosen, core, n, model, work, anchors) for n in range(1, used + 1)]
-    case = cases[-1]
-    # fits of one thread and of more may not contradict each other, nor may clocks: more threads are never slower
-    by_op = case.by_op * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(case.by_op.sum()))
+
+    def over_threads(what: Workload) -> tuple[_Situation, np.ndarray]:
+        """Fits of one thread and of more may not contradict each other, nor may clocks: more are never slower."""
+        cases = [_Situation(target, chosen, core, n, model, what, anchors) for n in range(1, used + 1)]
+        times = cases[-1].by_op
+        return cases[-1], times * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(times.sum()))
+
+    case, by_op = over_threads(work)
+    dense_by_op = by_op if dense == work else over_threads(dense)[1]
     interval = _interval(by_op, math.hypot(case.error, model.little_too if used < threads and case.threaded else 0.0))
     if anchors and basis is not None:
         free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, {})
@@ -130,7 +136,8 @@ def simulate(
         )
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
     basis = replace(basis, origin="anchored") if anchors else basis
-    return _answer(loaded, target, chosen.name, work, interval, "", by_op, [*notes, *case.notes], transfer, basis)
+    notes += case.notes
+    return _answer(loaded, target, chosen.name, work, interval, "", by_op, notes, transfer, basis, dense_by_op)
 
 
 def _interval(by_op: np.ndarray, error: float) -> Interval:
@@ -309,6 +316,7 @@ def _answer(
     notes: Sequence[str],
     transfer: bool,
     basis: Basis | None = None,
+    dense_by_op: Sequence[float] | np.ndarray = (),
 ) -> Estimate:
     contents = loaded.contents
     gzip_bytes, brotli_bytes = estimated_transfer_bytes(loaded.path) if contents and transfer else (0, 0)
@@ -316,7 +324,8 @@ def _answer(
         OpEstimate(
             name=op.name, op_class=op.op_class, macs=op.macs, executed_macs=op.executed_macs,
             weight_bytes=op.resident_bytes, activation_bytes=op.activation_bytes,
-            latency_ms=float(by_op[index]) if len(by_op) else None, runs_sparse=op.sparse,
+            latency_ms=float(by_op[index]) if len(by_op) else None, runs_sparse=op.sparse, layer=op.layer or op.name,
+            dense_latency_ms=float(dense_by_op[index]) if len(dense_by_op) else None,
         )
         for index, op in enumerate(work.ops)
     )  # fmt: skip
@@ -325,5 +334,5 @@ def _answer(
         reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
-        notes=tuple(notes), basis=basis,
+        notes=tuple(notes), basis=basis, dense_latency_ms=float(sum(dense_by_op)) if len(dense_by_op) else None,
     )  # fmt: skip

@@ -51,6 +51,7 @@ class WorkOp:
     out_channels: int = 0
     groups: int = 1  # of a convolution that is not depthwise
     sparse: bool = False  # the runtime skips its zeros
+    layer: str = ""  # the module it was
 
     @property
     def activation_bytes(self) -> int:

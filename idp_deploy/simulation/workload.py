@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from math import prod
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
+from idp_deploy.formats.layer_names import LayerNames
 from idp_deploy.formats.operators import classes_of, is_channels_last
 from idp_deploy.simulation.work import WEIGHTED, WIDTHS, Workload, WorkOp
 
@@ -30,6 +31,7 @@ class _Reading:
         for op in contents.ops:
             for name in op.inputs:
                 self.readers.setdefault(name, []).append(op)
+        self.layers = LayerNames(contents)
         self.unknown_extents = False
 
     def workload(self) -> Workload:
@@ -129,7 +131,7 @@ class _Reading:
             stored_bytes=sum(t.size_bytes for t in tensors), resident_bytes=(weights + biases) * width,
             input_bytes=self._bytes(op.inputs), output_bytes=self._bytes(op.outputs), dtype=dtype, kernel=kernel,
             stride=stride, in_channels=channels[0], out_channels=channels[1],
-            groups=_groups(op_class, weights, kernel, channels),
+            groups=_groups(op_class, weights, kernel, channels), layer=self.layers.of(op),
         )  # fmt: skip
 
     def _arithmetic(

@@ -32,7 +32,7 @@ from tests.fuzzing.mutations import WAYS, mutate
 from tests.fuzzing.seeds import FACTORY, INPUTS, Seed
 
 FINE = {"unchanged", "refused", "differs", "equal", "read"}
-ARTIFACTS = {"onnx", "tflite", "coreml"}
+ARTIFACTS = {"onnx", "tflite", "coreml", "manifest"}
 _SLACK = 2.0  # an accepted file may miss the tolerance on other inputs by this factor: it was declared for these
 
 

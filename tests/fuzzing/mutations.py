@@ -1,7 +1,8 @@
 """mutate: one damage to a good file, drawn from a seeded generator, by its bytes or by what it means.
 
 Three ways: `bytes` (flips, cuts, repeats anywhere), `structure` (a field, a name, an entry of the parsed file), and
-`constant` (one bit or one value of a stored weight, bias, scale or table; the file stays well formed).
+`constant` (one bit or one value of a stored weight, bias, scale or table; the file stays well formed). Of a `manifest`
+it is the JSON in the file that is damaged.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.flow import MANIFEST_KEY
 from tests.fuzzing import trees
 from tests.fuzzing.trees import Place
 
@@ -54,7 +56,9 @@ def mutate(kind: str, source: Path, target: Path, random: Random, way: str) -> s
     """Write a damaged copy of `source` at `target`; what was done, in words. Empty where nothing could be changed."""
     if source.is_dir():
         shutil.copytree(source, target)
-        return _package(target, random, way)
+        return _package(target, random, "manifest" if kind == "manifest" else way)
+    if kind == "manifest":
+        kind, way = source.suffix[1:], "manifest"
     data = source.read_bytes()
     changed, said = (_by_bytes(data, random) if way == "bytes" else _BY_MEANING[kind](data, random, way)) or (b"", "")
     target.write_bytes(changed)
@@ -149,7 +153,10 @@ def _onnx(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
     from onnx import numpy_helper
 
     model = onnx.load_from_string(data)
-    if way == "constant":
+    if way == "manifest":
+        entry = next(e for e in model.metadata_props if e.key == MANIFEST_KEY)
+        entry.value, said = _text(entry.value, random)
+    elif way == "constant":
         tensor = random.choice(model.graph.initializer)
         values = _nudge(numpy_helper.to_array(tensor), random)
         tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
@@ -164,7 +171,11 @@ def _tflite(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(data, 0))
-    if way == "constant":
+    if way == "manifest":
+        entry = next(m for m in model.metadata if m.name == MANIFEST_KEY.encode())
+        text, said = _document(bytes(model.buffers[entry.buffer].data), random)
+        model.buffers[entry.buffer].data = np.frombuffer(text, np.uint8)
+    elif way == "constant":
         graph = model.subgraphs[0]
         read = [t for t in graph.tensors if t.buffer and _holds(model.buffers[t.buffer])]
         tensor = random.choice(read)
@@ -199,6 +210,17 @@ def _json(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
     document = json.loads(data)
     said = _change(trees.plain(document), random, odd=True)
     return json.dumps(document).encode(), said
+
+
+def _document(data: bytes, random: Random) -> tuple[bytes, str]:
+    """A manifest damaged as text or as JSON."""
+    return _by_bytes(data, random) if random.random() < 0.3 else _json(data, random, "structure")
+
+
+def _text(value: str, random: Random) -> tuple[str, str]:
+    """The same where only text can stand."""
+    changed, said = _document(value.encode(), random)
+    return changed.decode("utf-8", "ignore"), said
 
 
 def _toml(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
@@ -265,13 +287,15 @@ def _package(folder: Path, random: Random, way: str) -> str:
     """A Core ML package: its manifest, its program or its weights."""
     program = folder / "Data/com.apple.CoreML/model.mlmodel"
     weights = folder / "Data/com.apple.CoreML/weights/weight.bin"
+    if way == "manifest":
+        return _program(program, random, way)
     if way == "constant":
         file = random.choice([f for f in (program, weights) if f.exists()])
         if file == weights:
             raw = np.frombuffer(file.read_bytes(), np.uint8)
             file.write_bytes(_nudge(raw, random).tobytes())
             return "a bit of weight.bin"
-        return _program(file, random, constants=True)
+        return _program(file, random, way)
     if way == "structure":
         match random.randrange(8):
             case 0:
@@ -289,19 +313,22 @@ def _package(folder: Path, random: Random, way: str) -> str:
                 file.symlink_to("/dev/null")
                 return f"{file.name} a link out of the package"
             case _:
-                return _program(program, random, constants=False)
+                return _program(program, random, way)
     file = random.choice(sorted(p for p in folder.rglob("*") if p.is_file()))
     changed, said = _by_bytes(file.read_bytes(), random)
     file.write_bytes(changed)
     return f"{file.name}: {said}"
 
 
-def _program(file: Path, random: Random, *, constants: bool) -> str:
+def _program(file: Path, random: Random, way: str) -> str:
     from coremltools.proto import Model_pb2
 
     model = Model_pb2.Model()
     model.ParseFromString(file.read_bytes())
-    if constants:
+    if way == "manifest":
+        metadata = model.description.metadata.userDefined
+        metadata[MANIFEST_KEY], said = _text(metadata[MANIFEST_KEY], random)
+    elif way == "constant":
         leaves = [p for p in trees.protobuf(model) if p.drop is not None and "/immediateValue/tensor/" in p.path]
         place = random.choice([p for p in leaves if isinstance(p.value, int | float)])
         place.set(not place.value if isinstance(place.value, bool) else type(place.value)(place.value * 2 + 1) % 2**20)

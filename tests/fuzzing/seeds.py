@@ -24,6 +24,7 @@ SCHEMES: dict[FormatName, tuple[str, ...]] = {
 FACTORY = "tests.fuzzing.seeds:net"
 INPUTS = (torch.linspace(-1, 1, 2 * 8 * 8).reshape(1, 2, 8, 8).sin(),)
 ZEROS = 0.8
+MANIFESTS = "int8-weights"  # the scheme of the files whose manifests are damaged: all formats have it
 
 CONFIGURATION = """\
 # comments stay
@@ -101,12 +102,13 @@ def make(folder: Path, kinds: frozenset[str]) -> list[Seed]:
             model = _compressed(scheme)
             save_checkpoint(model, checkpoint)
         for format, schemes in SCHEMES.items():
-            if format not in kinds or scheme not in schemes:
+            wanted = {format} | ({"manifest"} if scheme == MANIFESTS else set())
+            if scheme not in schemes or not wanted & kinds:
                 continue
             path = checkpoint.with_suffix(FORMATS[format].suffix)
             if not path.exists():
                 export(model or load_any(checkpoint, FACTORY), format, INPUTS, path)
-            seeds.append(Seed(format, path, checkpoint, scheme))
+            seeds += [Seed(kind, path, checkpoint, scheme) for kind in sorted(wanted & kinds)]
         if "pt" in kinds:
             seeds.append(Seed("pt", checkpoint))
     plain = net().state_dict()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import FileError, require
+from idp_deploy.formats.sessions import as_float32
 from idp_deploy.isolation import ForeignError, Session, open_isolated
 
 RUNTIMES = ("litert-xnnpack", "litert-builtin")  # the interpreter's kernel sets
@@ -184,6 +185,22 @@ def _listed(interpreter: Any) -> dict[str, Any]:
         ]
         for role, entries in found.items()
     }
+
+
+def quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    """Floats as the levels of an integer input; other arrays in the type that the input has."""
+    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
+        limits = np.iinfo(detail.dtype)
+        levels = np.rint(array / detail.scale) + detail.zero_point
+        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
+    return np.array(array, detail.dtype, order="C")
+
+
+def dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
+    """The numbers that an integer output stands for; any float as float32."""
+    if detail.scale and array.dtype.kind in "iu":
+        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
+    return as_float32(array)
 
 
 def first_line(error: Exception) -> str:

@@ -8,8 +8,8 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents
-from idp_deploy.formats.sessions import Arrays, Sessions, as_float32, first_line
-from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES, Detail, Litert
+from idp_deploy.formats.sessions import Arrays, Sessions, first_line
+from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES, Detail, Litert, dequantized, quantized
 from idp_deploy.isolation import ForeignError
 
 
@@ -68,12 +68,12 @@ class _Interpreter:
         return tuple(np.concatenate(parts) for parts in zip(*pieces, strict=True))
 
     def _invoke(self, arrays: Sequence[np.ndarray]) -> Arrays:
-        given = {d.position: _quantized(array, d) for d, array in zip(self.inputs, arrays, strict=True)}
+        given = {d.position: quantized(array, d) for d, array in zip(self.inputs, arrays, strict=True)}
         try:
             results = self.litert.run([given[i] for i in range(len(given))])
         except ForeignError as error:
             raise ConversionError(f"{self.runtime} fails to run {self.name}: {first_line(error)}") from error
-        return tuple(self._leaving(_dequantized(results[d.position], d), d) for d in self.outputs)
+        return tuple(self._leaving(dequantized(results[d.position], d), d) for d in self.outputs)
 
     def _arriving(self, array: np.ndarray, detail: Detail) -> np.ndarray:
         """The array in the file's layout; without a manifest, the layout in which the shape fits."""
@@ -98,17 +98,3 @@ def _ordered(details: Sequence[Detail], names: Iterable[str]) -> list[Detail]:
     wanted = list(names)
     known = len(wanted) == len(details) and all(name in by_name for name in wanted)
     return [by_name[name] for name in wanted] if known else list(details)
-
-
-def _quantized(array: np.ndarray, detail: Detail) -> np.ndarray:
-    if detail.scale and detail.dtype.kind in "iu" and array.dtype.kind == "f":
-        limits = np.iinfo(detail.dtype)
-        levels = np.rint(array / detail.scale) + detail.zero_point
-        return np.clip(levels, limits.min, limits.max).astype(detail.dtype)
-    return np.array(array, detail.dtype, order="C")
-
-
-def _dequantized(array: np.ndarray, detail: Detail) -> np.ndarray:
-    if detail.scale and array.dtype.kind in "iu":
-        return (array.astype(np.float32) - detail.zero_point) * np.float32(detail.scale)
-    return as_float32(array)

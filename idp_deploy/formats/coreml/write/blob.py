@@ -1,4 +1,4 @@
-"""The weight file: its records read and added, and in the end without its small change: short tensors move into the program, the rest stay in one blob.
+"""The weight file: records read and added, and in the end without its small change, which moves into the program.
 
 A record of weight.bin takes a header of 64 bytes, its data are padded to 64, and the program refers to it in some 40
 more. A tensor of a few hundred bytes is cheaper written into the program, where Core ML programs keep their integers

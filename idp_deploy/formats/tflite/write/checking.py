@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from idp_deploy.errors import FileError
-from idp_deploy.formats.tflite.litert import RUNTIMES, Litert, first_line
+from idp_deploy.formats.tflite.litert import RUNTIMES, Litert, dequantized, first_line, quantized
 from idp_deploy.isolation import ForeignError
 
 Named = Mapping[str, np.ndarray]
@@ -61,8 +61,8 @@ def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: 
 
 
 def _run(litert: Litert, inputs: Named) -> dict[str, np.ndarray]:
-    results = litert.run([inputs[detail.name] for detail in litert.inputs])
-    return {detail.name: result for detail, result in zip(litert.outputs, results, strict=True)}
+    results = litert.run([quantized(inputs[detail.name], detail) for detail in litert.inputs])
+    return {detail.name: dequantized(result, detail) for detail, result in zip(litert.outputs, results, strict=True)}
 
 
 def relative_error(result: np.ndarray, wanted: np.ndarray, *, rms: bool = False) -> float:

@@ -24,6 +24,7 @@ from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
+from idp_deploy.formats.tflite.write.ends import integer_ends, refuse_io
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
     compact,
@@ -31,6 +32,7 @@ from idp_deploy.formats.tflite.write.graph import (
     kind,
     mean_single_places,
     merge_equal_constants,
+    name_the_rest,
     schema,
 )
 from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
@@ -57,7 +59,9 @@ class _Source:
     module: fx.GraphModule  # for naming what a runtime stops at
 
 
-def convert_tflite(captured: Captured, quantization: Quantization | None, encoding: str) -> Converted:
+def convert_tflite(
+    captured: Captured, quantization: Quantization | None, encoding: str, *, io: str = "float"
+) -> Converted:
     """The model as a TFLite file that stock LiteRT loads.
 
     Shapes are those of the example inputs. Integers of 64 bits become 32 bits wide in the file.
@@ -65,13 +69,16 @@ def convert_tflite(captured: Captured, quantization: Quantization | None, encodi
     Args:
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
             that layout on every weight that has a mask.
+        io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
 
     Raises:
-        ConversionError: an operator or a scheme TFLite cannot hold. UsageError: an unknown encoding.
+        ConversionError: an operator or a scheme TFLite cannot hold. UsageError: an unknown encoding, or integers asked
+            of a model that computes floats.
     """
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
+    refuse_io(io, scheme)
     wanted = plan(encoding, scheme, _quantized(captured, quantization))
     refuse_returned_inputs(captured, "TFLite")
     lowered = convert(captured, _calibration(captured, quantization))
@@ -85,8 +92,10 @@ def convert_tflite(captured: Captured, quantization: Quantization | None, encodi
     outputs = captured.output_names()
     _name_outputs(tflite, outputs)
     _name(tflite, matches)
+    ends: tuple[str, ...] = ()
     if scheme == "int8":
         tflite, matches = _integers(tflite, matches, lowered, wanted.quantized)
+        ends = integer_ends(tflite) if io == "int8" else ()
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
@@ -102,7 +111,7 @@ def convert_tflite(captured: Captured, quantization: Quantization | None, encodi
         tensors={found.parameter: found.parameter for found in matches.values()},
         fixed=frozenset(found.parameter for found in matches.values() if not found.exact),
         layouts=layouts,
-        notes=_layout_notes(layouts),
+        notes=(*_layout_notes(layouts), *ends),
     )
 
 
@@ -270,4 +279,5 @@ def _finish(tflite: Any, record: str) -> bytes:
     tflite.metadata = [*(m for m in tflite.metadata or [] if m.name in _KEPT_METADATA), entry]
     tflite.metadataBuffer, tflite.description = None, "idp-deploy"
     compact(tflite)
+    name_the_rest(tflite)
     return serialize(tflite)

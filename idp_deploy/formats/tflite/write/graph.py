@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,36 @@ def compact(model: Any) -> None:
     for graph in model.subgraphs:
         for op in graph.operators:
             op.opcodeIndex = codes.index(op.opcodeIndex)
+
+
+def name_the_rest(model: Any) -> None:
+    """Give every tensor without a name one of its own, after what it is made of: profilers and quantizers ask for it.
+
+    A weight that DENSIFY makes of `fc.weight` is called `fc.weight#densify`.
+    """
+    taken: set[str] = set()
+    for graph in model.subgraphs:
+        taken |= {_text(tensor.name) for tensor in graph.tensors if tensor.name}
+        made = {int(t): op for op in graph.operators for t in op.outputs}
+        for index, tensor in enumerate(graph.tensors):
+            if tensor.name:
+                continue
+            base = "constant"
+            if index in made:
+                op = made[index]
+                source = graph.tensors[int(op.inputs[0])] if len(op.inputs) else tensor
+                base = f"{_text(source.name).partition('#')[0]}#{kind(model, op).lower()}".removeprefix("#")
+            tensor.name = next(name for name in _numbered(base) if name not in taken)
+            taken.add(tensor.name)
+
+
+def _numbered(base: str) -> Iterator[str]:
+    yield base
+    yield from (f"{base}{i}" for i in count(1))
+
+
+def _text(name: str | bytes | None) -> str:
+    return name.decode() if isinstance(name, bytes) else name or ""
 
 
 def _scaled(tensor: Any) -> bool:

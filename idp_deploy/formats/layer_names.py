@@ -1,0 +1,67 @@
+"""Which module of the model an operator or a tensor of a file was: the same name in every format.
+
+The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names
+where these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`),
+as those of the same form that the manifest names. Anything else, as in many files of other tools, keeps the operator's
+name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from idp_deploy.flow import Contents, GraphOp
+
+_PARAMETER = re.compile(r"(?P<module>.+)\.(?:weight|bias|folded_bias|\w+_proj_weight|\w+_proj_bias)(?:_\w+)?")
+_NUMBER = re.compile(r"\d+")
+KERNELS_FIRST = ("weight", "bias")  # roles of an operator, the one that names it first
+
+
+def key_of(name: str) -> str:
+    """What layers of different formats are matched by: no format keeps every character.
+
+    >>> key_of("features.1.0") == key_of("features_1_0")
+    True
+    """
+    return re.sub(r"\W+", "_", name).strip("_").lower()
+
+
+class LayerNames:
+    """Modules by tensor and by operator of one file."""
+
+    def __init__(self, contents: Contents) -> None:
+        parameters = contents.manifest.get("weights", {})
+        self._parameters = {tensor: name for name, tensor in parameters.items()}
+        self._forms = _forms(self._parameters)
+
+    def of_tensor(self, name: str) -> str:
+        """The module whose weight or bias the tensor is; "" where its name does not tell."""
+        parameter = self._parameters.get(name) or self._as_others(name) or name
+        if name in self._parameters:
+            return parameter.rpartition(".")[0] or parameter
+        found = _PARAMETER.fullmatch(parameter)
+        return found["module"] if found else ""
+
+    def of(self, op: GraphOp) -> str:
+        """The module the operator was, else its own name."""
+        tensors = sorted(op.weights.items(), key=lambda item: _rank(item[0]))
+        return next((module for _, tensor in tensors if (module := self.of_tensor(tensor))), op.name)
+
+    def _as_others(self, name: str) -> str:
+        """`name` with its dots, if the manifest spells another of the same form: `features_N_N_weight`."""
+        numbers = iter(_NUMBER.findall(name))
+        return re.sub("#", lambda _: next(numbers), self._forms.get(_NUMBER.sub("#", name), ""))
+
+
+def _forms(parameters: Mapping[str, str]) -> dict[str, str]:
+    """Form of a tensor's name → form of its parameter's, numbers apart; only where all of a form agree."""
+    found: dict[str, set[str]] = {}
+    for tensor, parameter in parameters.items():
+        if _NUMBER.findall(tensor) == _NUMBER.findall(parameter):
+            found.setdefault(_NUMBER.sub("#", tensor), set()).add(_NUMBER.sub("#", parameter))
+    return {form: forms.pop() for form, forms in found.items() if len(forms) == 1}
+
+
+def _rank(role: str) -> tuple[int, str]:
+    return (KERNELS_FIRST.index(role) if role in KERNELS_FIRST else len(KERNELS_FIRST), role)

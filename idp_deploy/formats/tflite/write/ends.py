@@ -1,0 +1,103 @@
+"""ends: what an int8 file takes and gives — float32, converted inside by an operator of its own, or the integers.
+
+A neural processing unit computes no floats, so the QUANTIZE behind a float input and the DEQUANTIZE before a float
+output each stay on the processor beside it. With integers at the ends they are not there; scale and zero point stand
+in the tensor, and the caller converts (which a camera's or a microphone's bytes hardly need).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from idp_deploy.errors import UsageError
+from idp_deploy.formats.tflite.write.graph import kind, schema
+
+IO = ("float", "int8")
+_WAY_OUT = "quantize it first: idp-deploy quantize MODEL.pt --scheme int8"
+
+
+def refuse_io(io: str, scheme: str | None) -> None:
+    """UsageError where nobody knows `io`, or where integers at the ends would have floats behind them."""
+    if io not in IO:
+        raise UsageError(f"--io takes {' or '.join(IO)}, not {io!r}", way_out="leave it out for float")
+    if io == "int8" and scheme != "int8":
+        what = "this model is not quantized" if scheme is None else f"the scheme {scheme!r} leaves activations float"
+        raise UsageError(f"--io int8 needs int8 activations, and {what}", way_out=_WAY_OUT)
+
+
+def integer_ends(model: Any) -> tuple[str, ...]:
+    """Let inputs and outputs be the int8 tensors behind and before them, in place; a note for each that cannot."""
+    graph = model.subgraphs[0]
+    graph.inputs, graph.outputs = [int(t) for t in graph.inputs], [int(t) for t in graph.outputs]
+    notes = [_input(model, graph, place) for place in range(len(graph.inputs))]
+    notes += [_output(model, graph, place) for place in range(len(graph.outputs))]
+    return tuple(note for note in notes if note)
+
+
+def _input(model: Any, graph: Any, place: int) -> str:
+    """Several int8 tensors may be made of one input: the one of the widest range becomes it, the rest are made of it.
+
+    Readers of the same scale read it directly.
+    """
+    index = graph.inputs[place]
+    tensor = graph.tensors[index]
+    readers = [op for op in graph.operators if index in [int(t) for t in op.inputs]]
+    if tensor.type != schema().TensorType.FLOAT32 or not readers:
+        return ""
+    others = sorted({kind(model, op) for op in readers if not _makes(model, graph, op, "QUANTIZE")})
+    if others or index in graph.outputs:
+        return f"io: input {tensor.name} stays float32, since {', '.join(others) or 'an output'} takes it in float"
+    made = [int(op.outputs[0]) for op in readers]
+    widest = max(made, key=lambda t: float(graph.tensors[t].quantization.scale[0]))
+    same = {t for t in made if _levels(graph.tensors[t]) == _levels(graph.tensors[widest])}
+    for op in list(readers):
+        if int(op.outputs[0]) in same:
+            graph.operators.remove(op)
+        else:
+            op.inputs = [widest]
+    for op in graph.operators:
+        op.inputs = [widest if int(t) in same else int(t) for t in op.inputs]
+    graph.outputs = [widest if t in same else t for t in graph.outputs]
+    _becomes(model, graph, index, widest)
+    graph.inputs[place] = widest
+    return ""
+
+
+def _output(model: Any, graph: Any, place: int) -> str:
+    index = graph.outputs[place]
+    tensor = graph.tensors[index]
+    if tensor.type != schema().TensorType.FLOAT32:
+        return ""
+    makers = [op for op in graph.operators if index in [int(t) for t in op.outputs]]
+    readers = [op for op in graph.operators if index in [int(t) for t in op.inputs]]
+    ends = {*graph.inputs, *graph.outputs}
+    found = [op for op in makers if kind(model, op) == "DEQUANTIZE"]
+    if not found or readers or int(found[0].inputs[0]) in ends or not _is_int8(graph.tensors[int(found[0].inputs[0])]):
+        why = "an operator reads it in float" if readers else "no int8 tensor stands for it alone"
+        return f"io: output {tensor.name} stays float32, since {why}"
+    source = int(found[0].inputs[0])
+    graph.operators.remove(found[0])
+    _becomes(model, graph, index, source)
+    graph.outputs[place] = source
+    return ""
+
+
+def _becomes(model: Any, graph: Any, end: int, integers: int) -> None:
+    """The int8 tensor takes the place of a float end: its name, and its entry in the signatures."""
+    graph.tensors[integers].name, graph.tensors[end].name = graph.tensors[end].name, None
+    for signature in model.signatureDefs or []:
+        for entry in [*signature.inputs, *signature.outputs]:
+            if int(entry.tensorIndex) == end:
+                entry.tensorIndex = integers
+
+
+def _makes(model: Any, graph: Any, op: Any, name: str) -> bool:
+    return kind(model, op) == name and _is_int8(graph.tensors[int(op.outputs[0])])
+
+
+def _is_int8(tensor: Any) -> bool:
+    return bool(tensor.type == schema().TensorType.INT8)
+
+
+def _levels(tensor: Any) -> tuple[float, int]:
+    return float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])

@@ -1,0 +1,105 @@
+"""Layers go by the name of their module, in every format and as far as a file tells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from idp_deploy.exporting import export
+from idp_deploy.facts import facts_of
+from idp_deploy.flow import CompressedModel, Contents, GraphOp
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.layer_names import LayerNames, key_of
+from idp_deploy.pruning import one_shot
+from idp_deploy.reading import read
+from idp_deploy.simulation import simulate
+from idp_deploy.simulation.targets import load_target
+from tests.contents import TFLite, tensor
+
+
+class Net(nn.Module):
+    """Names that a format may spoil: numbers, underscores, one inside another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem_conv = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
+        self.stages = nn.ModuleList([nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1)])
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem_conv(x)
+        for stage in self.stages:
+            x = stage(x).relu()
+        return self.head(x.mean((2, 3)))
+
+
+MODULES = ["stem_conv.0", "stages.0", "stages.1", "head"]
+EXAMPLE = (torch.zeros(1, 3, 16, 16),)
+
+
+@pytest.fixture(scope="module")
+def pruned() -> CompressedModel:
+    from idp_deploy.flow import Model, Recipe
+
+    torch.manual_seed(0)
+    return one_shot(Model(Net().eval()), Recipe(sparsity=0.8))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_layer_has_the_name_of_its_module_in_every_format(
+    format: str, pruned: CompressedModel, tmp_path: Path
+) -> None:
+    pytest.importorskip({"onnx": "onnx", "coreml": "coremltools", "tflite": "litert_torch"}.get(format, "onnx"))
+    path = tmp_path / f"net{FORMATS[format].suffix}"
+    export(pruned, format, EXAMPLE, path)
+    contents = read(path)
+    assert [layer.name for layer in facts_of(contents).layers] == MODULES
+    target = next(t for name in ("iphone-12", "pixel-4") if (t := load_target(name)).runtime(format))
+    weighted = [op.layer for op in simulate(contents, target).ops if op.weight_bytes]
+    assert weighted == MODULES
+
+
+def op(name: str, **weights: str) -> GraphOp:
+    return GraphOp(name, "CONV_2D", ("x",), ("y",), weights=weights)
+
+
+def contents(manifest: dict[str, str] | None = None) -> Contents:
+    built = TFLite().conv(8).contents()
+    return replace(built, metadata={"idp_deploy": {"weights": manifest}} if manifest else {})
+
+
+def test_a_file_of_another_tool_keeps_the_operators_names_unless_its_weights_are_parameters() -> None:
+    names = LayerNames(contents())
+    assert names.of(op("/features/0/Conv", weight="onnx::Conv_17")) == "/features/0/Conv"
+    assert names.of(op("node_conv2d", weight="features.0.weight", bias="b")) == "features.0"
+    assert names.of(op("Net/Conv2d_0/Relu6", weight="Net/Conv2d_0/weights")) == "Net/Conv2d_0/Relu6"
+
+
+def test_a_name_without_dots_is_read_as_the_manifest_spells_others_of_its_form() -> None:
+    names = LayerNames(contents({"block.1.conv_a.weight": "block_1_conv_a_weight", "w.weight": "w"}))
+    assert names.of_tensor("block_1_conv_a_weight") == "block.1.conv_a"
+    assert names.of_tensor("block_7_conv_a_weight") == "block.7.conv_a"
+    assert names.of_tensor("other_7_conv_weight") == ""
+    assert names.of_tensor("w") == "w"
+
+
+def test_forms_that_contradict_each_other_are_no_rule() -> None:
+    names = LayerNames(contents({"a.1.b_c.weight": "a_1_b_c_weight", "a_2.b.c.weight": "a_2_b_c_weight"}))
+    assert names.of_tensor("a_3_b_c_weight") == ""
+
+
+def test_keys_of_the_same_module_agree_across_formats() -> None:
+    assert len({key_of(name) for name in ("a.0.b", "a_0_b", "A/0/b")}) == 1
+
+
+def test_facts_count_each_weight_of_a_module_that_is_called_twice_once() -> None:
+    built = TFLite().conv(8, zeros=0.5)
+    twice = replace(built.contents(), ops=(*built.contents().ops, *built.contents().ops))
+    (layer,) = facts_of(twice).layers
+    assert (layer.entries, layer.zeros) == (24, 12)
+    assert facts_of(twice).dense_bytes == twice.dense_bytes
+    assert tensor("w", (24,)).size == 24
