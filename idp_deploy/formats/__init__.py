@@ -36,7 +36,8 @@ class Format:
     runtime: tuple[str, ...] = ()  # those that running needs
     extra: str = ""  # of ours that brings both
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
-    timed: bool = False  # whether a runtime on this machine says something about speed
+    time: str = ""  # (contents, threads) → (runtime, () → CPU ms of an inference), where this machine can say that
+    emulated: str = ""  # package of the emulated arm64 machine that runs it
     free_batch: bool = False  # whether a file can leave the batch open
     widest: bool = False  # whether it takes what other formats refuse, and may be named as the way out
     versions: tuple[str, ...] = ("torch",)  # packages that decide what is written
@@ -47,7 +48,12 @@ class Format:
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
         """
-        for package in {"convert": self.converter, "vendor": self.converter, "open": self.runtime}.get(role, ()):
+        for package in {
+            "convert": self.converter,
+            "vendor": self.converter,
+            "open": self.runtime,
+            "time": self.runtime,
+        }.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -68,7 +74,8 @@ FORMATS: dict[FormatName, Format] = {
             words="idp_deploy.formats.onnx.words",
             runtime=("onnxruntime",),
             extra="all",
-            timed=True,
+            time="idp_deploy.formats.onnx.run:time_onnx",
+            emulated="onnxruntime",
             free_batch=True,
             widest=True,
             versions=("torch", "onnx", "onnxscript"),
@@ -99,7 +106,8 @@ FORMATS: dict[FormatName, Format] = {
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
-            timed=True,
+            time="idp_deploy.formats.tflite.run:time_tflite",
+            emulated="ai_edge_litert",
             versions=("torch", "litert-torch", "ai-edge-litert"),
         ),
     )

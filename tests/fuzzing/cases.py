@@ -94,7 +94,7 @@ def _artifact(good: Seed, bad: Path) -> tuple[str, str]:
     for tensor in contents.tensors:
         tensor.values()
     inspection_document(inspect(bad))
-    estimate_document([simulate(contents, load_target("pixel-4"))], layers=True)
+    estimate_document({"estimates": [simulate(contents, load_target("pixel-4"))]}, layers=True)
     model = _model(good)
     with patch.object(proof, "capture", _captured), patch.object(unsealed, "export", partial(_exported, good.path)):
         parity = verify(bad, model, INPUTS)
