@@ -8,6 +8,7 @@ from pathlib import Path
 from idp_deploy.encodings import bound_bytes
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, FormatName, StoredTensor
+from idp_deploy.formats import FORMATS
 from idp_deploy.reading import read
 
 _WORTH_SAYING_BYTES = 10_000
@@ -127,7 +128,7 @@ def _warnings(contents: Contents, tensors: tuple[TensorReport, ...]) -> list[str
     wasted = sum(tensor.zeros * tensor.value_bits / 8 for tensor in wasteful)
     if wasted < _WORTH_SAYING_BYTES:
         return []
-    again = contents.format == "onnx"
+    again = FORMATS[contents.format].restore
     way_out = f"idp-deploy restore {contents.path}" if again else "export this model with sparse weight encodings"
     largest = max(wasteful, key=lambda tensor: tensor.zeros * tensor.value_bits)
     return [

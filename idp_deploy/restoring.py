@@ -14,6 +14,7 @@ import numpy as np
 from idp_deploy import files
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents, Value
+from idp_deploy.formats import FORMATS
 from idp_deploy.reading import read
 
 CALLS = 2  # seeded inputs that both files are run on
@@ -44,27 +45,25 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
         UsageError: another format, or nothing to gain.
         ConversionError: the file cannot hold sparse weights, or did not compute the same afterwards.
     """
-    from idp_deploy.formats.onnx.run import open_onnx
-    from idp_deploy.formats.onnx.write.restoring import restore_onnx
-    from idp_deploy.formats.onnx.write.storing import ENCODINGS
-
-    if encoding not in ENCODINGS:
-        raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     before = read(source)
-    if before.format != "onnx":
+    row = FORMATS[before.format]
+    if not row.restore:
+        suffixes = " or ".join(one.suffix for one in FORMATS.values() if one.restore)
         raise UsageError(
-            f"{source} is not an .onnx file", way_out=f"export --to {before.format} stores the model's zeros sparse"
+            f"{source} is not an {suffixes} file",
+            way_out=f"export --to {before.format} stores the model's zeros sparse",
         )
+    open_file = row.function("open")
     calls, expected = _outputs(before)
     with files.replacing(path) as temporary:
-        size = restore_onnx(source, temporary, encoding=encoding)
+        size = row.function("restore")(source, temporary, encoding=encoding)
         if size >= before.size_bytes:
             raise UsageError(
                 f"{source} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
                 way_out="prune the model first; or this file stores its zeros sparse already",
             )
         after = read(temporary)
-        (session,) = open_onnx(after).values()
+        (session,) = open_file(after).values()
         for call, wanted in zip(calls, expected, strict=True):
             for name, a, b in zip(after.interface.outputs, session(call), wanted, strict=True):
                 if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
@@ -83,9 +82,7 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
 
 def _outputs(contents: Contents) -> tuple[list[tuple[np.ndarray, ...]], list[tuple[np.ndarray, ...]]]:
     """Seeded calls that the file runs, and what it makes of them."""
-    from idp_deploy.formats.onnx.run import open_onnx
-
-    (session,) = open_onnx(contents).values()
+    (session,) = FORMATS[contents.format].function("open")(contents).values()
     problem: ConversionError | None = None
     for extent in _FREE:
         generator = np.random.default_rng(0)

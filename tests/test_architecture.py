@@ -25,7 +25,7 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing", "facts",
+    "reading", "formats", "ledger", "sealing", "facts", "distance",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -53,24 +53,24 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert"},
+    "simulation": FOUNDATION | CORE,
     "transposed": {"errors"},
-    "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
+    "distance": set(),
+    "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
     "formats.write": FOUNDATION | CORE | {"recurrences", "transposed", "isolation", "formats.litert"},
     "formats.words": set(),
+    "formats.xnnpack": FOUNDATION | {"formats", "formats.words"},
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION | {"documents", "files", "formats"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
-    "formats.bisect": FOUNDATION
-    | CORE
-    | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
+    "formats.bisect": FOUNDATION | CORE | {"formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
-    "restoring": FOUNDATION | CORE | {"formats.run", "formats.write"},
+    "restoring": FOUNDATION | CORE,
     "pipeline": FOUNDATION | CORE | STAGES,
     "planning": FOUNDATION | CORE | STAGES,
     "diffing": FOUNDATION | CORE | STAGES,
@@ -95,11 +95,13 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
-    "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {"diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
-ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}
+ROWS = {
+    "formats": {"formats.write", "formats.read", "formats.run", "formats.words", "formats.bisect", "formats.xnnpack"},
+}
 HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.files import sha256, size_bytes
@@ -19,7 +20,6 @@ from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.verification import run_file, verify
-from idp_deploy.verification.comparing import error_of
 
 pytest.importorskip("coremltools")
 

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from idp_deploy.distance import error_of
 from idp_deploy.exporting import export
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import run_file
-from idp_deploy.verification.comparing import error_of
 from idp_deploy.verification.proof import prove_weights
 from tests.zoo import ZOO, flat, pruned
 

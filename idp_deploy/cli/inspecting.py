@@ -42,7 +42,7 @@ def inspect(
     inspection = inspect_file(existing(artifact))
     sparse = runtime_lint = None
     if runtime == "xnnpack":
-        from idp_deploy.simulation.xnnpack import lint
+        from idp_deploy.formats.linting import lint
 
         sparse = lint(read(artifact))
     elif runtime is not None:

@@ -21,13 +21,14 @@ from typing import NamedTuple
 from idp_deploy.errors import ConversionError, MissingDependencyError, UsageError
 from idp_deploy.flow import Contents, EmulationCounts
 from idp_deploy.formats import FORMATS
+from idp_deploy.formats.linting import lint
+from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.reading import read
 from idp_deploy.simulation.emulator_profiles import identity, profile, write_root
 from idp_deploy.simulation.question import Question
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, with_sparse
 from idp_deploy.simulation.workload import workload
-from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 WAY_OUT = "'make emulator' in a clone of idp-deploy sets it up"
 MARK = "IDP-DEPLOY "  # before each line of the plugin

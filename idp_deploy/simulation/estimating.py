@@ -13,6 +13,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Basis, Contents, Estimate, Interval, OpEstimate
 from idp_deploy.formats import suffixes
 from idp_deploy.formats.operators import classes_of
+from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
 from idp_deploy.simulation.cost_model import (
@@ -34,7 +35,6 @@ from idp_deploy.simulation.targets import Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
-from idp_deploy.simulation.xnnpack import SparseLint
 
 COVERAGE = 0.9
 NINE_IN_TEN = 1.645  # standard deviations of a normal distribution

@@ -9,13 +9,14 @@ from pathlib import Path
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, FormatName
 from idp_deploy.formats import suffixes
+from idp_deploy.formats.linting import lint
+from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.reading import read
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload
 from idp_deploy.simulation.workload import workload
-from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 
 @dataclass(frozen=True)

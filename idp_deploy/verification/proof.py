@@ -16,6 +16,7 @@ import numpy as np
 from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
+from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 from idp_deploy.verification.factors import scaled
@@ -45,7 +46,7 @@ def prove_weights(
     references = _references(model, captured, notes)
     ours = contents.manifest
     hints = ours.get("weights", {})
-    stored = [Stored(tensor, half_scales=contents.format == "coreml") for tensor in contents.tensors]
+    stored = [Stored(tensor, half_scales=FORMATS[contents.format].half_scales) for tensor in contents.tensors]
     by_size: dict[int, list[Stored]] = {}
     for candidate in (*stored, *(half for whole in stored for half in whole.directions())):
         by_size.setdefault(candidate.tensor.size, []).append(candidate)

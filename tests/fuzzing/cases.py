@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from idp_deploy import capturing
+from idp_deploy.distance import error_of
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import CompressedModel, Contents
 from idp_deploy.inspection import inspect
@@ -27,7 +28,6 @@ from idp_deploy.rendering.inspections import inspection_document
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import proof, run_file, unsealed, verify
-from idp_deploy.verification.comparing import error_of
 from tests.fuzzing.mutations import WAYS, mutate
 from tests.fuzzing.seeds import FACTORY, INPUTS, Seed
 

@@ -15,10 +15,10 @@ import onnx
 from onnx import numpy_helper
 
 from idp_deploy import files
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import SHARED_ENTRIES, Store, Weight, cost
+from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _BITWISE_OPSET = 18  # BitwiseAnd
@@ -31,8 +31,11 @@ def restore_onnx(source: Path, path: Path, *, encoding: str = "auto") -> int:
     """Write `source` to `path` with its constants stored sparse; returns the bytes written.
 
     Raises:
+        UsageError: unknown encoding.
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
     """
+    if encoding not in ENCODINGS:
+        raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     proto = onnx.load(source)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
     if opset < OLDEST_OPSET:
