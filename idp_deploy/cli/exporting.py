@@ -12,7 +12,7 @@ from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFor
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.flow import FormatName
+from idp_deploy.flow import Contents, FormatName
 from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.artifacts import export_document
 
@@ -77,9 +77,13 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
+    seen: dict[Path, Contents] = {}
     if verify:
         artifacts, parities = export_and_verify(
-            compressed, examples, where, source.stem, formats, chosen, data, say, options=special, refused=refused
+            *(compressed, examples, where, source.stem, formats, chosen, data, say),
+            options=special,
+            refused=refused,
+            contents=seen,
         )
     else:
         artifacts, parities = [], {}
@@ -89,9 +93,9 @@ def export(
                     export_model(compressed, name, examples, path, encoding=chosen, **special.get(name, {}))
                 )
     remember("artifacts", [a.path for a in artifacts])
-    contents = {a.format: read(a.path) for a in artifacts}
+    contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
-    found = lint(contents["tflite"]) if "tflite" in contents else None
+    found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
     document = export_document(
         artifacts,

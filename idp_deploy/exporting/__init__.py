@@ -124,10 +124,9 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
         options={name: value for name, value in conversion.options.items() if isinstance(value, str | bool)},
         packages=row.versions,
     )
-    written: Written = row.function("store")(converted, masks, manifest.dumps(entry))
-    if proved and written.proved:
-        with naming_the_widest(conversion.format, model, conversion.example_inputs):
-            written = written.proved()
+    role = "prove" if proved and row.prove else "store"
+    with naming_the_widest(conversion.format, model, conversion.example_inputs):
+        written: Written = row.function(role)(converted, masks, manifest.dumps(entry))
     size = written.save(path)
     entry["seal"] = seal(path)
     notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)

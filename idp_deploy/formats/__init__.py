@@ -35,6 +35,7 @@ class Format:
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     extra: str = ""  # of ours that brings both
+    prove: str = ""  # as `store`: the first form that the format's runtimes compute right, where they take wrong ones
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
@@ -107,6 +108,7 @@ FORMATS: dict[FormatName, Format] = {
             "TFLite",
             convert="idp_deploy.formats.tflite.write.export:convert_tflite",
             store="idp_deploy.formats.tflite.write.export:store_tflite",
+            prove="idp_deploy.formats.tflite.write.export:prove_tflite",
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",

@@ -37,7 +37,6 @@ class Written:
     save: Callable[[Path], int]  # writes it, atomically; the bytes on the disk
     placed: Mapping[str, Placement]  # by parameter
     notes: tuple[str, ...] = ()
-    proved: Callable[[], Written] | None = None  # runs it; itself, or another form that the format's runtimes take
 
 
 def pruned(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from idp_deploy.capturing import Captured, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
+from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
 from idp_deploy.formats.tflite.write.ends import integer_ends, refuse_io
@@ -116,31 +117,37 @@ def convert_tflite(
 
 
 def store_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
-    """The file as it was planned. Proved, it is the first of the plan's attempts that both of LiteRT's kernel sets
-    compute right; ConversionError where there is none."""
+    """The file as it was planned."""
     source: _Source = converted.source
-    attempts = source.plan.attempts()
+    content, placed = _stored(source, masks, source.plan, record)
+    return Written(partial(_save, content), placed)
 
-    def written(attempt: int) -> tuple[bytes, Written]:
-        storing, note = attempts[attempt]
-        tflite = parse(source.content)
-        prune_constants(tflite, source.matches, masks)
-        placed = store_constants(tflite, source.matches, masks, storing)
-        content = _finish(tflite, record)
-        return content, Written(partial(_save, content), placed, (note,) if note else (), proved)
 
-    def proved() -> Written:
-        failure = ""
-        for attempt in range(len(attempts)):
-            content, made = (first, planned) if attempt == 0 else written(attempt)
-            failure = failure_of(content, source.calls, TOLERANCES[source.plan.scheme])
-            if not failure:
-                return made
-        way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
-        raise ConversionError(explain(source.module, failure), way_out=way_out)
+def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """The first of the plan's attempts that both of LiteRT's kernel sets compute right.
 
-    first, planned = written(0)
-    return planned
+    Raises:
+        ConversionError: none is.
+    """
+    source: _Source = converted.source
+    failure = ""
+    for storing, note in source.plan.attempts():
+        content, placed = _stored(source, masks, storing, record)
+        failure = failure_of(content, source.calls, TOLERANCES[source.plan.scheme])
+        if not failure:
+            return Written(partial(_save, content), placed, (note,) if note else ())
+    way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
+    raise ConversionError(explain(source.module, failure), way_out=way_out)
+
+
+def _stored(
+    source: _Source, masks: Mapping[str, np.ndarray], storing: Plan, record: str
+) -> tuple[bytes, dict[str, Placement]]:
+    """The file with its constants stored according to a plan, and how each parameter lies in it."""
+    tflite = parse(source.content)
+    prune_constants(tflite, source.matches, masks)
+    placed = store_constants(tflite, source.matches, masks, storing)
+    return _finish(tflite, record), placed
 
 
 def _save(content: bytes, path: Path) -> int:
