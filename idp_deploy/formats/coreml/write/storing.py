@@ -101,7 +101,8 @@ def _record(entries: int, width: int = 1) -> int:
 
 def _replace(block: Any, replaced: Mapping[str, list[Any]]) -> None:
     """Put operators into the places of the constants they restore, here and in the blocks inside."""
-    for inner in [block, *(b for op in operations(block) for b in op.blocks)]:
+    nested = [inner for op in operations(block) for inner in op.blocks]
+    for inner in reversed([block, *nested]):  # from the inside: a list that is written anew copies what is in it
         if any(op.type == "const" and op.outputs[0].name in replaced for op in inner.operations):
             new = [
                 made for op in inner.operations for made in replaced.get(op.outputs[0].name if op.outputs else "", [op])
