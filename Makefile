@@ -31,6 +31,7 @@ check: $(STAMP)  ## lint, types, doctests
 
 docs: $(STAMP)  ## docs/cli.md, made from --help, and the import table
 	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
+	for name in configuration report baseline manifest; do $(BIN)/python -m idp_deploy schema $$name -o docs/schemas/$$name.schema.json; done
 	$(BIN)/python -m tests.test_architecture
 
 calibrate: $(STAMP)  ## refit the cost model from targets/measurements

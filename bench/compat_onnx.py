@@ -51,7 +51,7 @@ class Tool:
 
 
 _OPENCV = ("opencv-python-headless==5.0.0.93", "numpy==2.4.6")
-_NEWEST = ("onnxruntime==1.32.0", "numpy==2.4.6", "onnx==1.23.2", "onnxslim==0.1.98")
+_NEWEST = ("onnxruntime==1.32.0", "numpy==2.4.6", "onnx==1.23.2", "onnxslim==0.1.98", "onnxsim==0.8.1")
 TOOLS = {
     "onnxruntime 1.20.1": Tool("onnxruntime", ("onnxruntime==1.20.1", "numpy==1.26.4")),
     "onnxruntime 1.32.0": Tool("onnxruntime", _NEWEST),

@@ -74,7 +74,10 @@ def step(name: str, folder: Path) -> Callable[[], Any]:
         simulate(folder / "small.tflite")
         return lambda: simulate(folder / "m.tflite")
     if verb == "export":
-        from idp_deploy.pipeline import export_and_verify
+        try:
+            from idp_deploy.shipping import export_and_verify
+        except ImportError:  # where it was before
+            from idp_deploy.pipeline import export_and_verify  # type: ignore[attr-defined,no-redef]
 
         export_and_verify(*small, folder, "small", FORMATS)
         model, inputs = pruned(MODELS[what])

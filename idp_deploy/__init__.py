@@ -9,42 +9,67 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy.flow import Shown
+
 if TYPE_CHECKING:
-    from idp_deploy.exporting import export
-    from idp_deploy.flow import Artifact, Budget, CompressedModel, Contents, Estimate, Model, Parity, Recipe, Report
+    from idp_deploy.flow import (
+        Artifact,
+        Budget,
+        CompressedModel,
+        Contents,
+        Estimate,
+        MaskedModel,
+        Model,
+        Parity,
+        Recipe,
+        Report,
+    )
     from idp_deploy.gating import gate
     from idp_deploy.hardening import harden
     from idp_deploy.inspection import inspect
     from idp_deploy.loading import load_checkpoint, load_model, load_task, save_checkpoint
-    from idp_deploy.pipeline import deploy
-    from idp_deploy.pruning import Pruner, one_shot, prune
-    from idp_deploy.quantization import quantize
+    from idp_deploy.pruning import Pruner
     from idp_deploy.reading import read
     from idp_deploy.shrinking import shrink
-    from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
     from idp_deploy.tasks import Task
-    from idp_deploy.verification import verify
+    from idp_deploy.verbs import (
+        check,
+        compare,
+        deploy,
+        diff,
+        export,
+        one_shot,
+        prune,
+        quantize,
+        render,
+        restore,
+        simulate,
+        targets,
+        verify,
+    )
 
-_HOMES = {
-    **dict.fromkeys(
-        ("Artifact", "Budget", "CompressedModel", "Contents", "Estimate", "Model", "Parity", "Recipe", "Report"), "flow"
+# module → the names that come from it
+_ROOMS = {
+    "flow": (
+        "Artifact", "Budget", "CompressedModel", "Contents", "Estimate", "MaskedModel", "Model", "Parity", "Recipe",
+        "Report",
     ),
-    **dict.fromkeys(("load_checkpoint", "load_model", "load_task", "save_checkpoint"), "loading"),
-    **dict.fromkeys(("Pruner", "one_shot", "prune"), "pruning"),
-    "Task": "tasks",
-    "deploy": "pipeline",
-    "export": "exporting",
-    "gate": "gating",
-    "harden": "hardening",
-    "inspect": "inspection",
-    "load_target": "simulation.targets",
-    "quantize": "quantization",
-    "read": "reading",
-    "shrink": "shrinking",
-    "simulate": "simulation",
-    "verify": "verification",
-}
+    "gating": ("gate",),
+    "hardening": ("harden",),
+    "inspection": ("inspect",),
+    "loading": ("load_checkpoint", "load_model", "load_task", "save_checkpoint"),
+    "pruning": ("Pruner",),
+    "reading": ("read",),
+    "shrinking": ("shrink",),
+    "simulation.targets": ("load_target",),
+    "tasks": ("Task",),
+    "verbs": (
+        "check", "compare", "deploy", "diff", "export", "one_shot", "prune", "quantize", "render", "restore",
+        "simulate", "targets", "verify",
+    ),
+}  # fmt: skip
+_HOMES = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "Artifact",
@@ -52,13 +77,17 @@ __all__ = [
     "CompressedModel",
     "Contents",
     "Estimate",
+    "MaskedModel",
     "Model",
     "Parity",
     "Pruner",
     "Recipe",
     "Report",
     "Task",
+    "check",
+    "compare",
     "deploy",
+    "diff",
     "export",
     "gate",
     "harden",
@@ -71,9 +100,12 @@ __all__ = [
     "prune",
     "quantize",
     "read",
+    "render",
+    "restore",
     "save_checkpoint",
     "shrink",
     "simulate",
+    "targets",
     "verify",
 ]
 
@@ -92,3 +124,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _page(result: object) -> str:
+    """What a notebook shows of a result."""
+    page: str = import_module("idp_deploy.rendering.results").page_of(result)
+    return page
+
+
+Shown.page = staticmethod(_page)

@@ -25,6 +25,7 @@ from idp_deploy.flow import CompressedModel
 from idp_deploy.lifting import attribute, lift
 from idp_deploy.recurrences import whole_recurrences
 from idp_deploy.regions import inline_regions
+from idp_deploy.returning import know_structures, leave_out_nones
 
 _CONVOLUTIONS = {
     torch.ops.aten.conv1d.default,
@@ -49,9 +50,9 @@ _BATCH_NORM = torch.ops.aten.batch_norm.default
 class Captured:
     """A model as a flat graph module in eval mode.
 
-    `module` takes the original positional arguments and returns the original outputs; its parameters keep their
-    dotted names (`module.get_parameter("features.0.weight")`). `masks` are numpy bools of the prunable weights
-    (True = kept), valid for the folded weights: folding multiplies, so zeros stay zeros.
+    `module` takes the original positional arguments and returns the original outputs, None left out; its parameters
+    keep their dotted names (`module.get_parameter("features.0.weight")`). `masks` are numpy bools of the prunable
+    weights (True = kept), valid for the folded weights: folding multiplies, so zeros stay zeros.
     """
 
     module: fx.GraphModule
@@ -62,6 +63,7 @@ class Captured:
     traced: ExportedProgram  # what torch.export made of the model, before folding
     original: nn.Module  # what was traced
     aliases: Mapping[str, str] = field(default_factory=dict)  # a tied weight's other names → the one in `module`
+    notes: tuple[str, ...] = ()  # what the graph leaves out of what forward returns
 
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
@@ -107,7 +109,7 @@ class Captured:
 
     def program(self) -> ExportedProgram:
         """`module` as converters take it."""
-        lifted = lift(self.module, self.traced)
+        lifted = lift(self.module, self.traced) if not self.notes else None
         if lifted is not None:
             return lifted
         return export_program(self.module, self.example_inputs, dynamic_batch=self.dynamic_batch)[0]
@@ -135,12 +137,13 @@ def capture(
             f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"
         ) from error
     inline_regions(graph_module)
+    notes = leave_out_nones(graph_module)
     _spell_out(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
     aliases = _aliases(module, graph_module)
-    return Captured(graph_module, example_inputs, masks, dynamic, folded, program, module, aliases)
+    return Captured(graph_module, example_inputs, masks, dynamic, folded, program, module, aliases, notes)
 
 
 _Trace = tuple[nn.Module, ExportedProgram, bool]
@@ -153,7 +156,8 @@ def traced_once() -> Iterator[None]:
 
     Whoever opens this promises that the model's weights stay as they are until it ends.
     """
-    token = _scope.set({})
+    known = _scope.get()
+    token = _scope.set({} if known is None else known)
     try:
         yield
     finally:
@@ -267,7 +271,12 @@ def export_program(
             except Exception:  # the model fixes its batch; a static graph is still right
                 pass
         try:
-            return torch.export.export(module, example_inputs), False
+            try:
+                return torch.export.export(module, example_inputs), False
+            except RuntimeError as error:
+                if "not a known type" not in str(error) or not know_structures(module(*example_inputs)):
+                    raise
+                return torch.export.export(module, example_inputs), False
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ConversionError(

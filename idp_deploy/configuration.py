@@ -37,6 +37,7 @@ class PruneTable(_Table):
     pattern: str = "unstructured"
     mode: str = "auto"
     allocation: str = "auto"
+    one_shot: bool = False  # by magnitude, without data and without training
     epochs: int | None = Field(default=None, ge=0)
     learning_rate: float | None = Field(default=None, gt=0)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -78,6 +79,26 @@ class ExportTable(_Table):
         }
 
 
+class BaselineTable(_Table):
+    """`[tool.idp-deploy.baseline]`"""
+
+    tolerances: dict[str, float | str] = {}  # metric → share by which it may get worse: 0.02 or "2 %"
+
+
+def tolerances(table: Mapping[str, float | str]) -> dict[str, float]:
+    """Metric → share, as `[baseline] tolerances` and `--tolerance` give them.
+
+    Raises:
+        UsageError: an unknown metric, or no share.
+    """
+    for metric in table:
+        if metric not in METRICS:
+            raise UsageError(
+                f"unknown metric {metric!r} in the baseline's tolerances", way_out=_nearest(metric, METRICS)
+            )
+    return {metric: parse(value, "share") for metric, value in table.items()}
+
+
 class Configuration(_Table):
     """The whole of `[tool.idp-deploy]`. Relative paths are relative to the file they were read from."""
 
@@ -91,6 +112,7 @@ class Configuration(_Table):
     prune: PruneTable = PruneTable()
     quantize: QuantizeTable = QuantizeTable()
     export: ExportTable = ExportTable()
+    baseline: BaselineTable = BaselineTable()
     budgets: dict[str, dict[KnownFormat, dict[str, float | str]]] = {}
 
     source: Path | None = Field(default=None, exclude=True)
@@ -107,8 +129,9 @@ class Configuration(_Table):
         Raises:
             UsageError: an unknown metric (with the nearest) or an unreadable quantity.
         """
+        text = _text(self.source)
         return tuple(
-            _budget(target, format, metric, limit, self.source)
+            _budget(target, format, metric, limit, self.source, text)
             for target, formats in self.budgets.items()
             for format, limits in formats.items()
             for metric, limit in limits.items()
@@ -180,7 +203,7 @@ def environment_keys() -> dict[str, tuple[str, ...]]:
     return keys
 
 
-_TABLES = {"rules", "options"}  # a variable holds one value
+_TABLES = {"rules", "options", "tolerances"}  # a variable holds one value
 _LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip")}
 
 
@@ -208,8 +231,17 @@ def _number_or_text(text: str) -> float | str:
         return text
 
 
-def _budget(target: str, format: FormatName, metric: str, limit: float | str, source: Path | None) -> Budget:
-    where = f"{source.name if source else 'configuration'} budgets.{target}.{format}"
+def _text(source: Path | None) -> str:
+    try:
+        return documents.read_text(source) if source else ""
+    except (OSError, ValueError):
+        return ""
+
+
+def _budget(target: str, format: FormatName, metric: str, limit: float | str, source: Path | None, text: str) -> Budget:
+    keys = ("budgets", target, format, metric)
+    line = documents.line_of(text, keys) or documents.line_of(text, ("tool", "idp-deploy", *keys))
+    where = f"{source.name if source else 'configuration'}{f':{line}' if line else ''} budgets.{target}.{format}"
     if metric not in METRICS:
         raise UsageError(f"unknown budget metric {metric!r} in {where}", way_out=_nearest(metric, METRICS))
     try:

@@ -18,7 +18,7 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.facts import facts_of
 from idp_deploy.files import transfer_bytes
-from idp_deploy.flow import Contents, Estimate, FileFacts, Layer, StoredTensor
+from idp_deploy.flow import Contents, Estimate, FileFacts, Layer, Shown, StoredTensor
 from idp_deploy.formats.layer_names import key_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
@@ -63,7 +63,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Shown):
     """What `diff` found between two files."""
 
     before: Side

@@ -9,8 +9,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,25 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def line_of(text: str, keys: Sequence[str]) -> int | None:
+    """The line of a TOML text, from 1, with a key of a table; None where it is not written on a line of its own.
+
+    >>> line_of('a = 1\n[budgets.pixel-4.onnx]\nsize = "1 MB"\n', ("budgets", "pixel-4", "onnx", "size"))
+    3
+    """
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[([^\[\]]+)\]\s*(#|$)", line):
+            table = _parts(header[1])
+        elif (assigned := re.match(r"\s*([\w.\"'-]+)\s*=", line)) and [*table, *_parts(assigned[1])] == list(keys):
+            return number
+    return None
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -16,12 +16,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from torch import nn
+
+
+class Shown:
+    """A result that a notebook shows as a page. The front door says how, so that this file imports nothing."""
+
+    page: ClassVar[Callable[[Any], str] | None] = None
+
+    def _repr_html_(self) -> str | None:
+        return Shown.page(self) if Shown.page is not None else None
+
 
 FormatName = str  # a row of `formats.FORMATS`: onnx, coreml, tflite
 INSIDE = "inside."  # before the role of a weight that an operator's body reads, where its operators are not listed
@@ -336,7 +346,7 @@ class WeightProof:
 
 
 @dataclass(frozen=True)
-class Parity:
+class Parity(Shown):
     """The result of `verify`. `notes` says what could not be checked."""
 
     artifact: Artifact
@@ -396,7 +406,7 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Shown):
     """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
 
     artifact: Path
@@ -474,6 +484,16 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Remedy:
+    """One change that would mend a broken budget, and the value it would leave by prediction."""
+
+    change: str
+    command: str  # the words to add to `idp-deploy`
+    value: float  # in the metric's base unit
+    meets: bool  # the limit
+
+
+@dataclass(frozen=True)
 class Check:
     """One budget against one artifact."""
 
@@ -483,10 +503,21 @@ class Check:
     verdict: Verdict
     detail: str = ""  # the interval, the layer most responsible
     fix: str = ""  # one suggestion, where it failed
+    marginal: bool = False  # the limit lies within the interval of the value
+    layer: str = ""  # the one most responsible, where it failed
+    remedy: Remedy | None = None  # what `fix` says, in parts
+
+    @property
+    def over(self) -> float:
+        """Share of the limit by which a failed check misses it; infinite where there is no value."""
+        if self.verdict == "pass":
+            return 0.0
+        missed = abs(self.value - self.budget.limit) if self.value is not None else float("inf")
+        return missed / abs(self.budget.limit) if self.budget.limit else float("inf")
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """What `check` and `run` hand to a renderer."""
 
     checks: Sequence[Check] = ()

@@ -15,6 +15,7 @@ from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, show
 
@@ -111,9 +112,10 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     passed = value >= budget.limit - slack if metric.at_least else value <= budget.limit
     detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""
     if passed:
-        return Check(budget, evidence.contents.path, value, "pass", detail)
+        return Check(budget, evidence.contents.path, value, "pass", detail, marginal=bool(detail))
     responsible, fix = BLAME[budget.metric](evidence)
-    return Check(budget, evidence.contents.path, value, "fail", detail or responsible, fix)
+    told = "; ".join(filter(None, (detail, responsible)))
+    return Check(budget, evidence.contents.path, value, "fail", told, fix, marginal=bool(detail))
 
 
 def _crossing(budget: Budget, evidence: Evidence, passed: bool) -> str:
@@ -175,7 +177,9 @@ def _blame_size(evidence: Evidence) -> tuple[str, str]:
     dense = [t for t in tensors if not t.is_sparse and t.zeros > t.size / 2]
     if dense:
         wasted = sum(t.zeros * t.value_bits / 8 for t in dense)
-        return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: export with --encoding auto"
+        restorable = FORMATS[evidence.contents.format].restore
+        way_out = f"idp-deploy restore {evidence.contents.path}, or " if restorable else ""
+        return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: {way_out}export with --encoding auto"
     if heaviest.zeros < heaviest.size / 2:
         return detail, f"{heaviest.name} is {show(heaviest.zeros / heaviest.size, 'share')} zero: prune it further"
     return detail, "quantize (--scheme int8-weights), or prune further"
@@ -212,25 +216,29 @@ BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
 # ── regressions against an earlier report ───────────────────────────────────────────────────────────────────────────
 
 
-def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tuple[Budget, ...]:
-    """The values of an earlier `check --json`, loosened by `tolerance`, as budgets.
+def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = None) -> tuple[Budget, ...]:
+    """The values of an earlier `check --json` as budgets, each loosened by its metric's tolerance.
+
+    Args:
+        tolerances: metric → share; BASELINE_TOLERANCE where there is none.
 
     Raises:
         FileError: not a report of `check --json`.
     """
     try:
-        rows = documents.parse_json(documents.read_text(path))["checks"]
-        return tuple(
-            Budget(
-                str(row["target"]),
-                row["format"],
-                row["metric"],
-                row["value"] * (1 - tolerance if METRICS[row["metric"]].at_least else 1 + tolerance),
-                f"baseline {path.name} ({show(row['value'], METRICS[row['metric']].unit)} + {tolerance:.0%})",
-            )
-            for row in rows
-            if row["value"] is not None
-        )
+        content = documents.parse_json(documents.read_text(path))
+        told = provenance_of(content)
+        found = []
+        for row in content["checks"]:
+            if row["value"] is None:
+                continue
+            metric = METRICS[row["metric"]]
+            loose = (tolerances or {}).get(row["metric"], BASELINE_TOLERANCE)
+            limit = row["value"] * (1 - loose if metric.at_least else 1 + loose)
+            allowed = f"{show(row['value'], metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
+            source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
+            found.append(Budget(str(row["target"]), row["format"], row["metric"], limit, source))
+        return tuple(found)
     except FileNotFoundError:
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
@@ -239,3 +247,16 @@ def baseline_budgets(path: Path, *, tolerance: float = BASELINE_TOLERANCE) -> tu
         raise FileError(
             f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
         ) from None
+
+
+def provenance_of(report: Mapping[str, object]) -> str:
+    """Who wrote an earlier report, when and from which commit, as it says itself.
+
+    >>> provenance_of({"provenance": {"version": "0.1.0", "date": "2026-01-31", "commit": "0123456789abcdef"}})
+    'idp-deploy 0.1.0, 2026-01-31, commit 0123456789'
+    """
+    told = report.get("provenance")
+    if not isinstance(told, Mapping):
+        return ""
+    words = {"version": "idp-deploy {}", "date": "{}", "commit": "commit {:.10}"}
+    return ", ".join(text.format(str(told[key])) for key, text in words.items() if told.get(key))

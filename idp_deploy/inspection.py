@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from idp_deploy.encodings import bound_bytes
 from idp_deploy.files import transfer_bytes
-from idp_deploy.flow import Contents, FormatName, StoredTensor
-from idp_deploy.formats import FORMATS
+from idp_deploy.flow import Contents, FormatName, Shown, StoredTensor
+from idp_deploy.formats.redundancy import sparse_bytes
 from idp_deploy.reading import read
+from idp_deploy.units import show
 
 _WORTH_SAYING_BYTES = 10_000
 
@@ -36,7 +38,15 @@ class TensorReport:
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Redundancy:
+    """Zeros stored densely, in words. `sparse_bytes`: what the file could take; None where it must be exported anew."""
+
+    message: str
+    sparse_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Inspection(Shown):
     """What `inspect` found. Sums over tensors leave out what a file holds besides them (the graph, padding)."""
 
     path: Path
@@ -50,6 +60,7 @@ class Inspection:
     ops: int
     ours: bool  # carries our manifest
     warnings: tuple[str, ...] = ()
+    sparse_bytes: int | None = None  # what `restore` would write, where zeros are stored densely
 
     @property
     def tensor_bytes(self) -> int:
@@ -83,6 +94,7 @@ def inspect(path: Path | str) -> Inspection:
     contents = read(path)
     tensors = tuple(describe(tensor) for tensor in contents.tensors)
     gzip_bytes, brotli_bytes = transfer_bytes(contents.path)
+    redundancy = redundancy_of(contents)
     return Inspection(
         path=contents.path,
         format=contents.format,
@@ -94,7 +106,8 @@ def inspect(path: Path | str) -> Inspection:
         outputs=_values(contents, contents.outputs),
         ops=len(contents.ops),
         ours=bool(contents.manifest),
-        warnings=(*contents.warnings, *_warnings(contents, tensors)),
+        warnings=(*contents.warnings, *([redundancy.message] if redundancy else [])),
+        sparse_bytes=redundancy.sparse_bytes if redundancy else None,
     )
 
 
@@ -118,23 +131,27 @@ def _values(contents: Contents, names: tuple[str, ...]) -> tuple[tuple[str, tupl
     return tuple((value.name, value.shape, value.dtype) for value in values)
 
 
-def _warnings(contents: Contents, tensors: tuple[TensorReport, ...]) -> list[str]:
-    """Zeros that take room, where leaving them out would have been smaller."""
-    wasteful = [
-        tensor
-        for stored, tensor in zip(contents.tensors, tensors, strict=True)
-        if not stored.is_sparse and tensor.size_bytes - tensor.bound_bytes > 0.1 * tensor.size_bytes
-    ]
-    wasted = sum(tensor.zeros * tensor.value_bits / 8 for tensor in wasteful)
+def redundancy_of(contents: Contents) -> Redundancy | None:
+    """Zeros that take room where leaving them out would be smaller; None where there are none worth a word.
+
+    The size that the file could have is that of the file `restore` would write, before it is run.
+    """
+    dense = [t for t in contents.tensors if not t.is_sparse]
+    wasteful = [t for t in dense if t.size_bytes - describe(t).bound_bytes > 0.1 * t.size_bytes]
+    wasted = sum(t.zeros * t.value_bits / 8 for t in wasteful)
     if wasted < _WORTH_SAYING_BYTES:
-        return []
-    again = FORMATS[contents.format].restore
-    way_out = f"idp-deploy restore {contents.path}" if again else "export this model with sparse weight encodings"
-    largest = max(wasteful, key=lambda tensor: tensor.zeros * tensor.value_bits)
-    return [
-        f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}': "
-        f"{way_out} to leave them out"
-    ]
+        return None
+    largest = max(wasteful, key=lambda t: t.zeros * t.value_bits)
+    what = f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}'"
+    again = sparse_bytes(contents)
+    if again is None:
+        return Redundancy(f"{what}: export this model with sparse weight encodings to leave them out", None)
+    if contents.size_bytes - again < _WORTH_SAYING_BYTES:
+        return None  # they cost less than what would restore them
+    share = sum(t.zeros for t in contents.tensors) / sum(t.size for t in contents.tensors)
+    sizes = f"{show(contents.size_bytes, 'bytes')} at {show(share, 'share')} zeros, {show(again, 'bytes')}"
+    way_out = f"idp-deploy restore {shlex.quote(str(contents.path))}"
+    return Redundancy(f"{what}: {sizes} as this tool stores it: {way_out}", again)
 
 
 def _counted(tensors: int) -> str:

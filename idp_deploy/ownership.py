@@ -18,6 +18,7 @@ from idp_deploy.reading import read
 CHECKPOINT = "idp-deploy/1"  # what a checkpoint says under "format"
 TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the next
 COMPARISON = "idp-deploy comparison, version 1"
+RUN = "idp-deploy run, version 1"
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
 
 
@@ -35,8 +36,21 @@ def claim(path: Path) -> Path:
     return path
 
 
+def displace(path: Path) -> Path | None:
+    """Move aside what stands at `path` and is not ours, under a name that is free; None where nothing has to move.
+
+    For a place where we know to have written, and somebody has changed what we wrote.
+    """
+    if path.is_symlink() or not path.exists() or is_ours(path):
+        return None
+    names = chain([f"{path.name}.edited"], (f"{path.name}.edited-{number}" for number in count(2)))
+    free = next(place for place in map(path.with_name, names) if not os.path.lexists(place))
+    path.rename(free)
+    return free
+
+
 def is_ours(path: Path) -> bool:
-    """Whether a command of ours wrote this checkpoint, artifact, training state or comparison."""
+    """Whether a command of ours wrote this checkpoint, artifact, training state, comparison or record of a run."""
     recognise = _RECOGNISED.get(path.suffix, _is_artifact if path.suffix in suffixes() else None)
     return recognise is not None and recognise(path)
 
@@ -76,16 +90,16 @@ def _is_saved(path: Path) -> bool:
         return False
 
 
-def _is_comparison(path: Path) -> bool:
+def _is_record(path: Path) -> bool:
     try:
         content = documents.parse_json(documents.read_text(path))
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("kind") == COMPARISON
+    return isinstance(content, dict) and content.get("kind") in (COMPARISON, RUN)
 
 
 _RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".pt": _is_saved,
-    ".json": _is_comparison,
+    ".json": _is_record,
     ".mlpackage": lambda path: path.is_dir() and not files.why_kept(path),
 }

@@ -1,23 +1,28 @@
 """restore: a file whose zeros another tool stored densely → the same file, sparse again and proved equal.
 
-Needs neither the model nor PyTorch. The new file takes its name only after onnxruntime gave the same outputs, bit for
-bit, for both files on seeded inputs.
+Needs neither the model nor PyTorch. The new file takes its name only after every runtime of its format gave the same
+outputs for both files, bit for bit, on seeded inputs, and all its weights were read back with the same values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
 from idp_deploy import files
-from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import Contents, Value
+from idp_deploy.errors import ConversionError, FileError, UsageError
+from idp_deploy.flow import Contents, StoredTensor
 from idp_deploy.formats import FORMATS
+from idp_deploy.formats.redundancy import sparse_forms
+from idp_deploy.formats.sessions import Arrays
 from idp_deploy.reading import read
 
 CALLS = 2  # seeded inputs that both files are run on
+_KEEP = "keep the file as it is, and report this"
 _FREE = (1, 2, 16)  # extents tried for a free dimension: a batch of one, else what a sequence needs
 
 
@@ -31,79 +36,107 @@ class Restored:
     after_bytes: int
     zeros: int
     entries: int
-    outputs: int  # compared bit for bit
+    outputs: int  # compared bit for bit, in every one of `runtimes`
+    runtimes: tuple[str, ...]
 
 
 def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
-    """Store the zeros of any .onnx file sparse.
+    """Store the zeros of any .onnx or .tflite file sparse.
 
     Args:
-        encoding: as in `export --to onnx`.
+        encoding: as in `export --to` that format.
 
     Raises:
-        FileError: not an ONNX file, or one that onnxruntime does not load.
+        FileError: a broken file, or one that its runtime does not load.
         UsageError: another format, or nothing to gain.
         ConversionError: the file cannot hold sparse weights, or did not compute the same afterwards.
     """
     before = read(source)
-    row = FORMATS[before.format]
-    if not row.restore:
-        suffixes = " or ".join(one.suffix for one in FORMATS.values() if one.restore)
-        raise UsageError(
-            f"{source} is not an {suffixes} file",
-            way_out=f"export --to {before.format} stores the model's zeros sparse",
-        )
-    open_file = row.function("open")
+    files.landing(path)
+    forms = sparse_forms(before, encoding=encoding)
+    form: bytes | None = next(forms)
     calls, expected = _outputs(before)
-    with files.replacing(path) as temporary:
-        size = row.function("restore")(source, temporary, encoding=encoding)
-        if size >= before.size_bytes:
-            raise UsageError(
-                f"{source} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
-                way_out="prune the model first; or this file stores its zeros sparse already",
-            )
-        after = read(temporary)
-        (session,) = open_file(after).values()
-        for call, wanted in zip(calls, expected, strict=True):
-            for name, a, b in zip(after.interface.outputs, session(call), wanted, strict=True):
-                if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
-                    raise ConversionError(
-                        f"output '{name}' of {source} changed when its weights were stored sparse",
-                        way_out="keep the file as it is, and report this",
-                    )
-        if _zeros(after) != _zeros(before):
-            raise ConversionError(
-                f"{source} holds {_zeros(before)} zeros, its sparse copy {_zeros(after)}",
-                way_out="keep the file as it is, and report this",
-            )
-    entries = sum(tensor.size for tensor in before.tensors)
-    return Restored(source, path, before.size_bytes, size, _zeros(before), entries, len(before.outputs) * CALLS)
+    problem: ConversionError | FileError | None = None
+    while form is not None and len(form) < before.size_bytes:
+        with files.workspace(path.parent) as holder:
+            trial = holder / f"{path.stem}{FORMATS[before.format].suffix}"
+            trial.write_bytes(form)
+            problem = _difference(before, calls, expected, read(trial))
+        if problem is None:
+            files.write_bytes(path, form)
+            entries, zeros = (sum(getattr(t, count) for t in before.tensors) for count in ("size", "zeros"))
+            outputs = len(before.outputs) * CALLS
+            return Restored(source, path, before.size_bytes, len(form), zeros, entries, outputs, tuple(expected))
+        form = next(forms, None)
+    raise problem or UsageError(
+        f"{source} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
+        way_out="prune the model first; or this file stores its zeros sparse already",
+    )
 
 
-def _outputs(contents: Contents) -> tuple[list[tuple[np.ndarray, ...]], list[tuple[np.ndarray, ...]]]:
-    """Seeded calls that the file runs, and what it makes of them."""
-    (session,) = FORMATS[contents.format].function("open")(contents).values()
+def _difference(
+    before: Contents, calls: Sequence[Arrays], expected: dict[str, list[Arrays]], after: Contents
+) -> ConversionError | FileError | None:
+    """What the new file does otherwise than the old one; None where it is the same in every respect."""
+    try:
+        sessions = FORMATS[after.format].function("open")(after)
+        for runtime, wanted in expected.items():
+            if runtime not in sessions:
+                return ConversionError(f"{runtime} runs {before.path}, but not its sparse form", way_out=_KEEP)
+            for call, outputs in zip(calls, wanted, strict=True):
+                for name, a, b in zip(after.interface.outputs, sessions[runtime](call), outputs, strict=True):
+                    if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+                        return _changed(before, f"output '{name}'", runtime)
+    except (ConversionError, FileError) as error:
+        return error
+    known = {_digest(tensor) for tensor in after.tensors}
+    for tensor in before.tensors:
+        if _digest(tensor) not in known:
+            return _changed(before, f"weight '{tensor.name}'", "this tool's reader")
+    return None
+
+
+def _changed(before: Contents, what: str, runtime: str) -> ConversionError:
+    return ConversionError(
+        f"{what} of {before.path} changed in {runtime} when its weights were stored sparse",
+        way_out=_KEEP,
+    )
+
+
+def _digest(tensor: StoredTensor) -> bytes:
+    """Of the numbers a tensor means, whatever its shape and however it is stored; −0 is 0."""
+    values = (tensor.dequantize or tensor.values)()
+    values = values.astype(np.float32) if values.dtype == np.float16 else values
+    return blake2b(np.ascontiguousarray(values + np.zeros((), values.dtype)).tobytes(), digest_size=16).digest()
+
+
+def _outputs(contents: Contents) -> tuple[list[Arrays], dict[str, list[Arrays]]]:
+    """Seeded calls that the file runs, and what it makes of them in each runtime."""
+    sessions = FORMATS[contents.format].function("open")(contents)
     problem: ConversionError | None = None
     for extent in _FREE:
         generator = np.random.default_rng(0)
-        values = [contents.values[name] for name in contents.interface.inputs]
-        calls = [tuple(_drawn(value, extent, generator) for value in values) for _ in range(CALLS)]
+        names = contents.interface.inputs
+        calls = [tuple(_drawn(contents, name, extent, generator) for name in names) for _ in range(CALLS)]
         try:
-            outputs = [session(call) for call in calls]
+            return calls, {runtime: [run(call) for call in calls] for runtime, run in sessions.items()}
         except ConversionError as error:
             problem = problem or error
-        else:
-            return calls, outputs
     assert problem is not None
     raise problem
 
 
-def _drawn(value: Value, extent: int, generator: np.random.Generator) -> np.ndarray:
+def _drawn(contents: Contents, name: str, extent: int, generator: np.random.Generator) -> np.ndarray:
+    if name not in contents.values:  # the outputs do not depend on it: anything will do
+        return np.zeros(1, np.float32)
+    value = contents.values[name]
     shape = tuple(extent if n < 0 else n for n in value.shape)
-    if value.dtype.startswith("float"):
-        return generator.standard_normal(shape).astype(value.dtype)
-    return generator.integers(0, 2, shape).astype(value.dtype)  # ids, masks: 0 and 1 are within any table
-
-
-def _zeros(contents: Contents) -> int:
-    return sum(tensor.zeros for tensor in contents.tensors)
+    dtype = np.dtype(value.dtype)
+    if dtype.kind == "f":
+        drawn = generator.standard_normal(shape).astype(dtype)
+    elif dtype.kind in "iu" and dtype.itemsize == 1:  # what was a float once
+        drawn = generator.integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True)
+    else:
+        drawn = generator.integers(0, 2, shape).astype(dtype)  # ids, masks: 0 and 1 are within any table
+    turned = contents.interface.layouts.get(name) == "NHWC"  # sessions take what the model takes
+    return np.moveaxis(drawn, -1, 1) if turned else drawn

@@ -137,3 +137,18 @@ def _three(value: float) -> str:
         return "0"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, in the unit that says enough of it.
+
+    >>> [duration(s) for s in (0.34, 4.26, 75, 4000, 200_000)]
+    ['0.3 s', '4.3 s', '1 min 15 s', '1 h 6 min', '55 h 33 min']
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"

@@ -49,7 +49,11 @@ def test_environment_beats_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", sorted(environment_keys()))
 def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
-    sample = {"IDP_DEPLOY_EXPORT_TO": "onnx", "IDP_DEPLOY_PRUNE_LEARNING_RATE": "0.5"}.get(variable, "7")
+    sample = {
+        "IDP_DEPLOY_EXPORT_TO": "onnx",
+        "IDP_DEPLOY_PRUNE_LEARNING_RATE": "0.5",
+        "IDP_DEPLOY_PRUNE_ONE_SHOT": "True",
+    }.get(variable, "7")
     configuration = load(write(tmp_path, ""), environment={variable: sample})
     value: object = configuration
     for part in environment_keys()[variable]:
@@ -83,7 +87,7 @@ def test_budgets_are_in_base_units(tmp_path: Path) -> None:
     path = write(tmp_path, '[budgets.pixel-4.tflite]\nsize = "600 kB"\nlatency = "4 ms"\nsparsity = "90 %"\n')
     budgets = {budget.metric: budget for budget in load(path, environment={}).budget_list()}
     assert (budgets["size"].limit, budgets["latency"].limit, budgets["sparsity"].limit) == (600_000, 4, 0.9)
-    assert budgets["size"].source == "idp-deploy.toml budgets.pixel-4.tflite"
+    assert budgets["size"].source == "idp-deploy.toml:2 budgets.pixel-4.tflite"
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,6 @@ from idp_deploy.verification.proof import prove_weights
 from tests.test_zoo_export import REFUSED, Calls
 from tests.zoo import ZOO, Entry, pruned
 
-# entries of which a format's file holds one weight several times, multiplied by factors that differ
-REPEATED = {("tflite", "feature_pyramid")}
 FAST = ("mobilenet_v2", "bert", "two_inputs", "gru")
 Made = dict[str, tuple[Artifact, Contents]]
 
@@ -54,8 +52,7 @@ def check(entry: Entry, scheme: str | None, folder: Path) -> None:
     zeros, entries = zeros_and_entries(model)
     for format, (artifact, contents) in files.items():
         share, counted, size = sparsity(contents)
-        if (format, entry.name) not in REPEATED:
-            assert (counted, size) == (zeros, entries), (format, counted, size)
+        assert (counted, size) == (zeros, entries), (format, counted, size)
         assert share == pytest.approx(zeros / entries, abs=1e-3)
         proofs, _ = prove_weights(model, contents, entry.example_inputs())
         untold = [proof.parameter for proof in proofs if not told(proof, artifact, model)]

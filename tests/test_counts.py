@@ -17,7 +17,8 @@ from idp_deploy import files
 from idp_deploy.cli import main
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.formats import FORMATS
-from idp_deploy.pipeline import deploy, export_and_verify
+from idp_deploy.pipeline import deploy
+from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
 from tests.tflite_files import adding
 from tests.tiny_project.tiny import build, task

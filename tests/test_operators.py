@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,74 @@ def resized(**how: Any) -> Callable[[], nn.Module]:
     return lambda: Call(function, first=nn.Conv2d(3, 4, 3), last=nn.Conv2d(4, 3, 3))
 
 
+def channel_norm(m: Any, x: Tensor) -> Tensor:
+    """A layer norm over channels written out, its factor right before a convolution."""
+    x = m.first(x / 0.25 - 1.5)
+    x = (x - x.mean(1, keepdim=True)) / (x.var(1, keepdim=True, unbiased=False) + 1e-6).sqrt()
+    return m.last(x * m.norm.weight[:, None, None] + m.norm.bias[:, None, None])
+
+
+def three_factors(m: Any, x: Tensor) -> Tensor:
+    tokens = m.first(x)
+    return m.last(torch.einsum("bti,bsi,bsj->btj", tokens, tokens.tanh(), tokens))
+
+
+def buckets(m: Any, x: Tensor) -> Tensor:
+    """Places in a table of distances, computed in place, as T5 has them; and a sum begun with zeros."""
+    places = torch.arange(8)
+    distances = (places[None] - places[:, None]) * 1
+    found = torch.zeros_like(distances)
+    found += (distances > 0).long() * 4
+    found += torch.where(distances.abs() < 2, distances.abs(), 2)
+    total = torch.zeros_like(m.first(x))
+    total += m.first(x).tanh()
+    return m.last(total + m.table(found).mean(1))
+
+
+def choices(m: Any, x: Tensor) -> Tensor:
+    """Conditions joined by &, | and ~, classes as rows of ones and zeros."""
+    y = m.first(x)
+    chosen = ((y > -0.5) & (y < 1)) | ~(y > -1) ^ (y > 2)
+    return m.last(torch.where(chosen, y, -y) + F.one_hot(y.argmax(1), 6))
+
+
+def bags(m: Any, x: Tensor) -> Tensor:
+    ids = (x.abs() * 4).long().clamp(max=9)
+    return m.last(torch.cat([m.mean(ids), m.sum(ids, per_sample_weights=x), m.largest(ids)], 1))
+
+
+def fused_attention(m: Any, x: Tensor) -> Tensor:
+    """Three layers of their own in front of an attention that scales what they give."""
+    heads = [layer(x).unflatten(-1, (2, 4)).transpose(1, 2) for layer in (m.query, m.key, m.value)]
+    return m.last(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+
+def turned() -> nn.Module:
+    """GPT-2's linear layers, whose weight is (in, out)."""
+    layer = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    return nn.Sequential(layer(16, 12), nn.GELU(approximate="tanh"), layer(3, 16))
+
+
+@dataclass
+class Found:
+    """What a detector of somebody's returns."""
+
+    boxes: Tensor
+    scores: dict[str, Tensor]
+
+
+def found(m: Any, x: Tensor) -> Found:
+    features = m.first(x).relu()
+    return Found(m.last(features), {"best": features.amax(1)})
+
+
+def attended(m: Any, x: Tensor, memory: Tensor) -> Tensor:
+    """Query of one sequence, keys and values of another, the future masked by −∞, factors behind."""
+    mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+    x = m.norm(x + m.own(x, x, x, attn_mask=mask, need_weights=False)[0])
+    return m.last((x + m.cross(x, memory, memory)[0]) * 0.5) * m.norm.weight[:3]
+
+
 ROW, SEQUENCE, IMAGE = (2, 8), (1, 8, 12), (1, 3, 12, 10)
 CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], ...]]] = {
     "PReLU behind a linear layer": (
@@ -91,6 +160,43 @@ CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], .
     "a tower on two inputs": (tower, (IMAGE, IMAGE)),
     "a token of 1e-6": (ClassToken, ((1, 5, 8),)),
     "a size of an odd factor": (resized(size=(17, 13), mode="bilinear"), (IMAGE,)),
+    "factors of a norm before a linear layer": (
+        lambda: nn.Sequential(nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 3)),
+        (SEQUENCE,)),
+    "factors before convolutions": (
+        lambda: Call(channel_norm, first=nn.Conv2d(3, 8, 3), norm=nn.LayerNorm(8), last=nn.Conv2d(8, 4, 1)), (IMAGE,)),
+    "attention to another sequence": (
+        lambda: Call(attended, own=nn.MultiheadAttention(12, 2, batch_first=True), norm=nn.LayerNorm(12),
+                     cross=nn.MultiheadAttention(12, 3, batch_first=True), last=nn.Linear(12, 3)),
+        (SEQUENCE, (1, 5, 12))),
+    "attention of three layers": (
+        lambda: Call(fused_attention, **{k: nn.Linear(12, 8) for k in ("query", "key", "value")}, last=nn.Linear(8, 3)),
+        (SEQUENCE,)),
+    "linear layers turned around": (turned, (SEQUENCE,)),
+    "a dataclass of its own": (lambda: Call(found, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
+    "a sum of three factors": (lambda: Call(three_factors, first=nn.Linear(12, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
+    "buckets": (
+        lambda: Call(buckets, first=nn.Linear(12, 6), table=nn.Embedding(8, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
+    "choices": (lambda: Call(choices, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
+    "bags of words": (
+        lambda: Call(
+            bags, mean=nn.EmbeddingBag(10, 4, mode="mean"), sum=nn.EmbeddingBag(10, 4, mode="sum", padding_idx=0),
+            largest=nn.EmbeddingBag(10, 4, mode="max"), last=nn.Linear(12, 3),
+        ), (ROW,)),
+    "channels repeated": (
+        lambda: Call(lambda m, x: m.last(m.first(x) + x[:, :1].repeat(1, 4, 1, 1)),
+                     first=nn.Conv2d(3, 4, 1), last=nn.Conv2d(4, 3, 3)), (IMAGE,)),
+    "padding from the other end": (
+        lambda: nn.Sequential(nn.Conv2d(3, 6, 3, padding=(1, 2), padding_mode="circular"), nn.ReLU(),
+                              nn.Conv2d(6, 3, 3)), (IMAGE,)),
+    "pools of odd sizes": (
+        lambda: Call(lambda m, x: m.last(torch.cat([m.largest(m.first(x)), m.mean(m.first(x))], 1)),
+                     first=nn.Conv2d(3, 4, 3), largest=nn.AdaptiveMaxPool2d((3, 5)), mean=nn.AdaptiveAvgPool2d((3, 5)),
+                     last=nn.Conv2d(8, 3, 1)), (IMAGE,)),
+    "a volume": (
+        lambda: nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.MaxPool3d(2),
+                              nn.Conv3d(4, 4, 1), nn.AdaptiveAvgPool3d((1, 2, 2)), nn.Flatten(), nn.Linear(16, 3)),
+        ((1, 2, 4, 6, 7),)),
     "a fractional factor, recomputed": (
         resized(scale_factor=1.7, mode="bilinear", recompute_scale_factor=True), (IMAGE,)),
     "a fractional factor, corners aligned": (resized(scale_factor=1.7, mode="bilinear", align_corners=True), (IMAGE,)),
@@ -121,6 +227,18 @@ def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> Non
     assert parity.passed, [p for p in (*parity.outputs, *parity.weights) if not p.passed]
 
 
+@pytest.mark.parametrize(
+    "name", ["factors of a norm before a linear layer", "factors before convolutions", "attention to another sequence"]
+)
+def test_integer_weights_are_rounded_once(name: str, tmp_path: Path) -> None:
+    """Not again with the factors in front of their layer."""
+    model, inputs = built(name)
+    model = quantize(model, "int8-weights", example_inputs=inputs)
+    path = export(model, "tflite", inputs, tmp_path / "net.tflite").path
+    parity = verify(path, model, inputs)
+    assert parity.passed, [p for p in (*parity.outputs, *parity.weights) if not p.passed]
+
+
 def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
     model, inputs = built("a tower on two inputs")
     captured = capture(model, inputs)
@@ -134,14 +252,26 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
-    ("place", "outputs"), {r"\[1\]": lambda y: (y, None), r"\['loss'\]": lambda y: {"y": y, "loss": None}}.items()
+    ("place", "outputs"),
+    {"[1]": lambda y: (y, None), "['loss']": lambda y: {"y": [y, y + 1], "loss": None}}.items(),
 )
-def test_an_output_that_is_none_is_refused_by_its_place(
+def test_an_output_that_is_none_is_left_out_and_said(
     place: str, outputs: Callable[[Tensor], Any], format: FormatName, tmp_path: Path
 ) -> None:
-    module = Call(lambda m, x: outputs(m.layer(x)), layer=nn.Linear(8, 4))
-    with pytest.raises(ConversionError, match=f"output {place} is None, not a tensor") as caught:
-        export(CompressedModel(module, {}), format, (torch.ones(ROW),), tmp_path / f"net{FORMATS[format].suffix}")
+    model = CompressedModel(Call(lambda m, x: outputs(m.layer(x)), layer=nn.Linear(8, 4)), {})
+    inputs = (torch.ones(ROW),)
+    artifact = export(model, format, inputs, tmp_path / f"net{FORMATS[format].suffix}")
+    assert f"output {place} is None: the file has no such output" in artifact.notes
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed
+    assert len({o.output for o in parity.outputs}) == (2 if "loss" in place else 1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_model_that_returns_none_alone_is_refused(format: FormatName, tmp_path: Path) -> None:
+    model = CompressedModel(Call(lambda m, x: [None]), {})
+    with pytest.raises(ConversionError, match=r"output \[0\] is None, not a tensor") as caught:
+        export(model, format, (torch.ones(ROW),), tmp_path / f"net{FORMATS[format].suffix}")
     assert caught.value.exit_code == ExitCode.FILE
     assert not list(tmp_path.iterdir())
 

@@ -44,6 +44,7 @@ class Row:
     place: str
     named: bool = True  # by the user, so that any file there may be replaced
     package: bool = False
+    folder: bool = False  # that is written as a whole, where there is none
 
     @property
     def command(self) -> str:
@@ -89,11 +90,14 @@ ROWS = (
     Row("run -o report", "report"),
     unnamed("run", "out/model.pruned.pt"),
     unnamed("run", "out/model.pruned.onnx"),
+    unnamed("run", "out/model.run.json"),
     Row(f"{COMPARE} -o report", "report"),
     unnamed(COMPARE, "model.compare.json"),
     Row("targets -o report", "report"),
     Row("targets new my-board --force", "targets/my-board.toml"),
     Row("init my.toml --force", "my.toml"),
+    Row("schema report -o new.json", "new.json"),
+    Row("new demo", "demo", folder=True),
     Row("doctor -o report", "report"),
 )
 
@@ -161,6 +165,8 @@ def void(_: object) -> None:
 def is_written(row: Row, thing: str) -> bool:
     """What the table says: whether the command writes; else it refuses."""
     thing = thing.removeprefix("link to ")
+    if row.folder:
+        return thing in ("nothing", "empty folder")
     if row.package:
         return thing in ("nothing", "our package", "foreign package")
     return thing in ("nothing", "file of ours") or (row.named and thing == "other file")
@@ -258,7 +264,12 @@ def test_what_stands_at_the_output_is_kept_unless_it_may_be_replaced(
     lost = {name for name, value in before.items() if after.get(name) != value}
     assert all(Path(name).is_relative_to(written) for name in lost)
     if row.place not in ("model.compare.json", "new.resume/training_state.pt"):  # gone once the work is done
-        assert after[str(written)] != before.get(str(written)) or row.package or thing.endswith("file of ours")
+        assert (
+            after[str(written)] != before.get(str(written))
+            or row.package
+            or row.folder
+            or thing.endswith("file of ours")
+        )
     assert not [name for name in after if ".idp-deploy-" in name or ".tmp" in name]
 
 

@@ -17,7 +17,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.exporting import Conversion
 from idp_deploy.files import move, replacing, write_bytes
 from idp_deploy.flow import CompressedModel
-from idp_deploy.pipeline import export_and_verify
+from idp_deploy.shipping import export_and_verify
 from tests.tiny_project.tiny import build
 
 INPUTS = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)),)

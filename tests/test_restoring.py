@@ -1,5 +1,7 @@
-"""restore: dense ONNX files of any tool become sparse again, or stay as they are."""
+"""restore: dense files of any tool become sparse again, or stay as they are."""
 
+import json
+import re
 import subprocess
 import sys
 
@@ -7,15 +9,19 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch.nn.utils import prune
 from typer.testing import CliRunner
 
 from idp_deploy.cli.app import app
 from idp_deploy.errors import ConversionError, FileError, UsageError
 from idp_deploy.exporting import export
+from idp_deploy.inspection import inspect
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
+from idp_deploy.units import show
 from idp_deploy.verification import run_file
 from tests.zoo import ZOO, pruned
 
@@ -142,3 +148,119 @@ def test_a_scale_is_computed_only_where_it_is_the_product_bit_for_bit(tmp_path):
         computed = [node for node in graph.node if node.op_type == "Mul" and "sb" in node.output]
         assert bool(computed) is not off
         assert ("sb" in {tensor.name for tensor in graph.initializer}) is off
+
+
+# ── TFLite ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("scheme", ["float32", "fp16", "int8-weights", "int8"])
+@pytest.mark.parametrize("network", ["mobilenet_v2", "mixer"])
+def test_a_dense_tflite_file_is_as_small_as_our_sparse_one(network, scheme, tmp_path):
+    entry = ZOO[network]
+    model, inputs = pruned(entry), entry.example_inputs()
+    if scheme != "float32":
+        model = quantize(model, scheme, example_inputs=inputs)
+    ours = export(model, "tflite", inputs, tmp_path / "ours.tflite")
+    dense = export(model, "tflite", inputs, tmp_path / "dense.tflite", encoding="dense")
+    restored = restore(dense.path, tmp_path / "again.tflite")
+    slack = 16 * sum(tensor.is_sparse for tensor in read(ours.path).tensors)  # tables of a graph that is not quite ours
+    assert restored.after_bytes == restored.path.stat().st_size <= 1.002 * ours.size_bytes + slack
+    assert restored.runtimes[:2] == ("litert-xnnpack", "litert-builtin")
+    calls = [tuple(x.numpy() for x in entry.example_inputs(seed)) for seed in (1, 2)]
+    before, after = (run_file(path, calls) for path in (dense.path, restored.path))
+    for runtime in restored.runtimes:
+        for a, b in zip(before[runtime], after[runtime], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class Pruned(torch.nn.Module):
+    """A network that another tool pruned."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution, self.linear = torch.nn.Conv2d(3, 32, 3), torch.nn.Linear(32, 400)
+        self.wide = torch.nn.Linear(400, 50)
+        for module in (self.convolution, self.linear, self.wide):
+            prune.l1_unstructured(module, "weight", 0.9)
+            prune.remove(module, "weight")
+
+    def forward(self, x):
+        return self.wide(torch.relu(self.linear(torch.relu(self.convolution(x)).mean((2, 3)))))
+
+
+@pytest.fixture(scope="module")
+def converted():
+    """The same, dense, by litert-torch alone: no line of ours has touched it."""
+    import litert_torch
+
+    module = Pruned().eval()
+    return litert_torch.convert(module, (torch.randn(1, 3, 16, 16),)).model_content()
+
+
+def test_a_tflite_file_of_another_tool(converted, tmp_path):
+    source = tmp_path / "m.tflite"
+    source.write_bytes(converted)
+    restored = restore(source, tmp_path / "m.sparse.tflite")
+    assert restored.after_bytes < 0.35 * restored.before_bytes
+    assert source.read_bytes() == converted
+    assert {t.encoding for t in read(restored.path).tensors if t.zeros > 1000} <= {"csr", "block"}
+
+
+@pytest.mark.parametrize("recipe", ["dynamic_wi8_afp32", "weight_only_wi8_afp32"])
+def test_int8_of_another_tool_is_stored_sparse_where_runtimes_take_it(recipe, converted, tmp_path):
+    from ai_edge_quantizer import quantizer
+    from ai_edge_quantizer import recipe as recipes
+
+    (tmp_path / "float.tflite").write_bytes(converted)
+    made = quantizer.Quantizer(str(tmp_path / "float.tflite"), getattr(recipes, recipe)())
+    source = tmp_path / "m.tflite"
+    source.write_bytes(made.quantize().quantized_model)
+    if recipe.startswith("dynamic"):  # integer weights beside float activations: XNNPACK refuses sparse ones
+        with pytest.raises(UsageError, match="no zeros that would be smaller"):
+            restore(source, tmp_path / "again.tflite")
+        assert not (tmp_path / "again.tflite").exists()
+    else:
+        assert restore(source, tmp_path / "again.tflite").after_bytes < 0.7 * source.stat().st_size
+
+
+def test_a_damaged_tflite_file_is_one_message(converted, tmp_path):
+    source = tmp_path / "m.tflite"
+    for cut in (100, len(converted) // 2):
+        source.write_bytes(converted[:cut])
+        with pytest.raises(FileError):
+            restore(source, tmp_path / "out.tflite")
+    assert [path.name for path in tmp_path.iterdir()] == ["m.tflite"]
+
+
+# ── what inspect and check say of such files ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_inspect_and_check_say_how_large_a_dense_file_could_be(format, converted, tmp_path):
+    source = tmp_path / f"m.{format}"
+    if format == "tflite":
+        source.write_bytes(converted)
+    else:
+        foreign(source)
+    restored = restore(source, tmp_path / f"again.{format}")
+    found = inspect(source)
+    assert found.sparse_bytes == restored.after_bytes
+    (warning,) = found.warnings
+    before, after = (show(size, "bytes") for size in (source.stat().st_size, restored.after_bytes))
+    assert re.search(
+        rf": {before} at \d\d.* % zeros, {after} as this tool stores it: idp-deploy restore {source}$", warning
+    )
+    assert inspect(restored.path).warnings == ()
+    checked = CliRunner().invoke(app, ["check", str(source), "--target", "pixel-4", "--json"])
+    assert f"{source}: {warning}" in json.loads(checked.stdout)["notes"]
+    assert json.loads(checked.stdout)["sparse_bytes"] == {str(source): restored.after_bytes}
+
+
+def test_a_size_budget_that_a_dense_file_breaks_names_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = foreign(tmp_path / "m.onnx")
+    (tmp_path / "budgets.toml").write_text('[budgets.pixel-4.onnx]\nsize = "10 kB"\n')
+    checked = CliRunner().invoke(app, ["check", str(source), "--budgets", "budgets.toml", "--json"])
+    assert checked.exit_code == 1
+    assert f"idp-deploy restore {source}" in json.loads(checked.stdout)["checks"][0]["fix"]

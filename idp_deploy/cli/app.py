@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from idp_deploy.cli import check as check_file
-from idp_deploy.cli import (
-    comparing,
-    diffing,
-    environment,
-    exporting,
-    inspecting,
-    pruning,
-    quantizing,
-    restoring,
-    running,
-    shrinking,
-    simulating,
-    verifying,
-)
+from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.errors import ExitCode, IdpDeployError
+
+
+class _Commands(TyperGroup):
+    """COMMANDS, each loaded when it is asked for."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = dict.fromkeys(COMMANDS)  # type: ignore[assignment]  # the names, for what is nearest
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _command(cmd_name) if cmd_name in COMMANDS else None
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row.summary) for name, row in COMMANDS.items()])
+
+
+def _command(name: str) -> Any:
+    module, _, function = COMMANDS[name].function.partition(":")
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    found: Callable[..., Any] = getattr(import_module(f"idp_deploy.cli.{module}"), function)
+    alone.command(name, epilog=f"Example: {COMMANDS[name].example}")(found)
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="idp-deploy",
+    cls=_Commands,
     help="Prune a PyTorch model with IDP, export it sparse, prove it, simulate it, gate it.",
     epilog="Example: idp-deploy run",
     no_args_is_help=True,
@@ -40,35 +57,17 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-# command → (function, an example that runs: the last line of its help)
-COMMANDS: dict[str, tuple[Callable[..., Any], str]] = {
-    "prune": (pruning.prune, "idp-deploy prune model.pt --target 0.9"),
-    "harden": (pruning.harden, "idp-deploy harden model.soft.pt"),
-    "shrink": (shrinking.shrink, "idp-deploy shrink model.channels.pt"),
-    "quantize": (quantizing.quantize, "idp-deploy quantize model.pruned.pt --scheme int8-weights"),
-    "export": (exporting.export, "idp-deploy export model.pruned.pt --to onnx"),
-    "verify": (verifying.verify, "idp-deploy verify model.pruned.onnx model.pruned.pt"),
-    "inspect": (inspecting.inspect, "idp-deploy inspect model.pruned.onnx"),
-    "restore": (restoring.restore, "idp-deploy restore model.slim.onnx"),
-    "simulate": (simulating.simulate, "idp-deploy simulate model.pruned.onnx --target pixel-4"),
-    "diff": (diffing.diff, "idp-deploy diff model.onnx model.pruned.onnx --target pixel-4"),
-    "check": (check_file.check, "idp-deploy check model.pruned.onnx --target pixel-4"),
-    "run": (running.run, "idp-deploy run"),
-    "compare": (comparing.compare, "idp-deploy compare model.pt --methods idp,gmp --seeds 2"),
-    "targets": (environment.targets, "idp-deploy targets pixel-4"),
-    "init": (environment.init, "idp-deploy init"),
-    "doctor": (environment.doctor, "idp-deploy doctor"),
-}
-
-for _name, (_function, _example) in COMMANDS.items():
-    app.command(_name, epilog=f"Example: {_example}")(_function)
-
 
 def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
+        from idp_deploy.cli.environment import runtimes
+
         print(f"idp-deploy {version('idp-deploy')}")
+        print(f"torch {version('torch')}, Python {platform.python_version()}")
+        for suffix, words in runtimes().items():
+            print(f"verifies {suffix} in {words}")
         raise typer.Exit
 
 

@@ -11,7 +11,7 @@ import typer
 from idp_deploy import configuration as configuration_file
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
 from idp_deploy.cli.output import emit, ready
-from idp_deploy.cli.session import existing, newest_artifacts, open_session
+from idp_deploy.cli.session import existing, newest_artifacts, open_session, pairs
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.rendering.verdicts import report_document
 
@@ -31,6 +31,14 @@ def check(
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="An earlier 'check --json'; worse fails.", show_default=False),
     ] = None,
+    tolerance: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=SHARE",
+            help="By how much a metric may be worse than the baseline, repeatable: latency=5%. Default: 1 %.",
+            show_default=False,
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="A baseline may lack checks, or metrics that are budgeted.")
     ] = False,
@@ -44,8 +52,12 @@ def check(
 
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
     """
-    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, pairs, ungated
+    from idp_deploy.cli.provenance import provenance
+    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, ungated
+    from idp_deploy.gating import pairs as paired
+    from idp_deploy.inspection import redundancy_of
     from idp_deploy.reading import read
+    from idp_deploy.remedies import remedied
     from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
 
@@ -56,25 +68,27 @@ def check(
         raise UsageError("no artifact to check", way_out="name one, or run 'idp-deploy export' first")
     chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
     limits = chosen.budget_list()
-    earlier = baseline_budgets(baseline) if baseline else ()
+    allowed = configuration_file.tolerances(
+        {**session.configuration.baseline.tolerances, **pairs(tolerance or (), "--tolerance")}
+    )
+    earlier = baseline_budgets(baseline, tolerances=allowed) if baseline else ()
     configured, limits = limits, limits + earlier
     wanted = target or list(dict.fromkeys([*session.configuration.targets, *(b.target for b in limits)]))
     if not wanted:
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
-    evidence = [Evidence(c, simulate(c, device)) for c, device in pairs(list(map(read, paths)), devices, limits)]
-    report = gate(limits, evidence, strict=not artifacts)
+    contents = [read(path) for path in paths]
+    evidence = [Evidence(c, simulate(c, device)) for c, device in paired(contents, devices, limits)]
+    report = remedied(gate(limits, evidence, strict=not artifacts), evidence, devices)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = missing(limits, evidence) if artifacts else ()
+    redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
     verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
-    emit(
-        report_document(report, title=f"Check: {verdict}", unanswered=unanswered),
-        format=format,
-        json=json,
-        output=output,
-    )
+    document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
+    document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
+    emit(document, format=format, json=json, output=output)
     if not passed and not exit_zero:
         raise typer.Exit(ExitCode.GATE)

@@ -1,19 +1,18 @@
-"""targets, init and doctor: what there is, how to begin, what is missing."""
+"""targets and doctor: what there is, what is missing."""
 
 from __future__ import annotations
 
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from idp_deploy import files
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
 from idp_deploy.cli.output import emit, ready
 from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.document import Document, State, Table
 
 # package → (what it is for, extra that brings it; "" for a core package)
@@ -32,29 +31,8 @@ PACKAGES: dict[str, tuple[str, str]] = {
     "pyarrow": ("Parquet tables in recipes", "recipes"),
 }
 
-STARTER = """\
-# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file.
-model = "my_package.model:build"       # callable that returns the nn.Module
-task = "my_package.data:task"          # callable that returns data, loss and metric
-weights = "model.pt"                   # a state dict (.pt or .safetensors)
-output = "build"
-targets = ["pixel-4", "iphone-12"]
 
-[prune]
-target = 0.9                           # share of zeros over the prunable weights
-# epochs = 20
-# skip = ["stem.*"]
-
-[export]
-to = ["onnx", "coreml", "tflite"]
-
-# [quantize]
-# scheme = "int8-weights"
-
-[budgets.pixel-4.tflite]
-size = "1 MB"
-latency = "20 ms"
-"""
+INTERPRETER = "an interpreter of idp-deploy's own, in the file's precision"
 
 
 def targets(
@@ -101,18 +79,6 @@ def targets(
     emit(device_document(device, bases_of(counts, device)), format=format, json=json, output=output)
 
 
-def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-) -> None:
-    """Write a configuration to fill in."""
-    files.landing(path)
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
-    files.write_bytes(path, STARTER.encode())
-    emit(Document(f"wrote {path}", next="edit it, then: idp-deploy run"))
-
-
 def doctor(
     emulator: Annotated[bool, typer.Option("--emulator", help="Also what 'simulate --emulate' lacks.")] = False,
     format: ReportFormat = "text",
@@ -148,9 +114,35 @@ def doctor(
         rows += [("emulator", f"missing: {what}", "simulate --emulate") for what in lacks]
         rows += [] if lacks else [("emulator", "ready", "simulate --emulate")]
         states += ["warn"] * len(lacks) or ["good"]
-    here = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-    data = {"python": sys.version, "platform": platform.platform(), "packages": found, "emulator_missing": lacks}
+    verifiers = runtimes()
+    checks = Table(
+        "what verifies a file here",
+        ("format", "runs in"),
+        [(name, words) for name, words in verifiers.items()],
+        states=["warn" if "missing" in words else "good" for words in verifiers.values()],
+    )
+    machine = f"{platform.system()} {platform.machine()}"
+    here = f"idp-deploy {version('idp-deploy')}, Python {platform.python_version()} on {machine}"
+    data: dict[str, object] = {
+        "python": sys.version,
+        "platform": platform.platform(),
+        "packages": found,
+        "emulator_missing": lacks,
+    }
+    data["verifiers"] = verifiers
     table = Table("", ("package", "version", "for"), rows, states=states)
-    emit(Document(here, [table], data), format=format, json=json, output=output)
+    emit(Document(here, [table, checks], data), format=format, json=json, output=output)
     if broken:
         raise typer.Exit(ExitCode.DEPENDENCY)
+
+
+def runtimes() -> dict[str, str]:
+    """Suffix → what `verify` runs such a file in on this machine, with its version."""
+    found = {}
+    for row in FORMATS.values():
+        try:
+            packages = [name.replace("_", "-") for name in row.runtime]
+            found[row.suffix] = ", ".join(f"{name} {version(name)}" for name in packages) or INTERPRETER
+        except PackageNotFoundError as missing:
+            found[row.suffix] = f"{missing.name} is missing: pip install 'idp-deploy[{row.extra}]'"
+    return found

@@ -60,8 +60,8 @@ def export(
     from idp_deploy.exporting import export as export_model
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
-    from idp_deploy.pipeline import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.reading import read
+    from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
 
     ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)

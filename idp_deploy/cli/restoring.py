@@ -13,22 +13,22 @@ from idp_deploy.cli.session import existing
 
 
 def restore(
-    artifact: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="A pruned ONNX file of any tool.")],
+    artifact: Annotated[Path, typer.Argument(metavar="FILE", help="A pruned .onnx or .tflite file of any tool.")],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="OUT.onnx", help="Default: FILE.sparse.onnx.", show_default=False),
+        typer.Option("-o", "--output", metavar="OUT", help="Default: FILE.sparse.onnx or .tflite.", show_default=False),
     ] = None,
     encoding: Annotated[str, typer.Option(metavar="auto|portable|…", help="How zeros are stored.")] = "auto",
     format: ReportFormat = "text",
     json: Json = False,
 ) -> None:
-    """Store the zeros of an ONNX file sparse again, after a tool wrote them out; needs no model.
+    """Store the zeros of an ONNX or TFLite file sparse again, after a tool wrote them out; needs no model.
 
-    Both files give the same outputs in onnxruntime, bit for bit, or nothing is written.
+    Both files give the same outputs in every runtime of theirs, bit for bit, or nothing is written.
     """
     from idp_deploy.rendering.artifacts import restored_document
     from idp_deploy.restoring import restore as restore_file
 
     ready(format)
-    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse.onnx"), existing(artifact))
+    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), existing(artifact))
     emit(restored_document(restore_file(artifact, path, encoding=encoding)), format=format, json=json)

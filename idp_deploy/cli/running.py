@@ -1,20 +1,28 @@
-"""run: the whole pipeline from configuration."""
+"""run: the whole pipeline from configuration; what is done already is not done again."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
-from idp_deploy.cli.progress import EpochTable
-from idp_deploy.cli.pruning import plan
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.progress import EpochTable, StageLines
+from idp_deploy.cli.pruning import plan as sparsity_for
+from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import ExitCode, UsageError
-from idp_deploy.rendering.verdicts import report_document
+from idp_deploy.files import size_bytes
+from idp_deploy.rendering.document import Document
+
+if TYPE_CHECKING:
+    from idp_deploy.expecting import Expectation
+    from idp_deploy.flow import Model, Recipe
+    from idp_deploy.history import History
+    from idp_deploy.stages import Plan
+    from idp_deploy.tasks import Task
 
 
 def run(
@@ -22,51 +30,127 @@ def run(
         Path | None,
         typer.Argument(metavar="CONFIG", help="Default: idp-deploy.toml or pyproject.toml here.", show_default=False),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be done and why, and do nothing.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Do every stage again.")] = False,
     output: ReportFile = None,
     format: ReportFormat = "text",
     json: Json = False,
 ) -> None:
     """Prune, harden, quantize, export, verify, simulate and gate, as configured.
 
+    A stage whose inputs are as they were is not done again, and a run that was killed goes on where it was: inputs are
+    the contents of files, the configuration, the source of model and task, and versions.
+
     Exits 1 where a budget is broken or a file does not agree with the model.
     """
-    from idp_deploy.pipeline import deploy
-    from idp_deploy.tasks import rehearse
+    from idp_deploy.cli.depending import stages_of
+    from idp_deploy.history import History
+    from idp_deploy.rendering.verdicts import report_document
+    from idp_deploy.stages import Run
 
     ready(format, output, *([config] if config else []))
     session = open_session(config=config)
-    settings = session.configuration
-    task = session.task()
-    weights = settings.path(settings.weights)
-    if task is None or weights is None:
-        absent = "task" if task is None else "weights"
-        raise UsageError(
-            f"'run' needs '{absent}' in configuration", way_out="'idp-deploy init' writes a file to fill in"
-        )
-    recipe, device = session.recipe()
-    dense = session.model(existing(weights))
-    rehearse(dense.module, task)
-    if device is not None:
-        recipe = replace(recipe, sparsity=plan(session, dense, task, recipe, device))
-    with EpochTable() as progress:
-        deployment = deploy(
-            dense,
-            task,
-            recipe,
-            folder=settings.path(settings.output) or weights.parent,
-            stem=weights.stem,
-            formats=settings.export.to,
-            targets=settings.targets,
-            budgets=settings.budget_list(),
-            scheme=settings.quantize.scheme,
-            encoding=settings.export.encoding,
-            options=settings.export.special(settings.export.to),
-            progress=progress,
-            announce=say,
-        )
+    weights = _weights(session)
+    plan = _plan(session, weights)
+    source = session.configuration.source
+    roots = [Path.cwd(), *([source.parent] if source else [])]
+    history = History(plan.folder / f"{plan.stem}.run.json", roots, force=force)
+    history.expect(stages_of(session, plan, weights, history.digests))
+    if dry_run:
+        emit(_foretold(session, plan, history), format=format, json=json, output=output)
+        return
+    with StageLines(plan.names, history.seconds) as lines:
+        history.tell(lines)
+        deployment = Run(plan, announce=say, training=EpochTable(), history=history).go()
     remember("checkpoint", [deployment.checkpoint])
     remember("artifacts", [artifact.path for artifact in deployment.artifacts])
     document = report_document(deployment.report, title=f"Run: {weights}")
     emit(document, format=format, json=json, output=output)
     if not document.passed:
         raise typer.Exit(ExitCode.GATE)
+
+
+def _weights(session: Session) -> Path:
+    """The file of weights, once all is said that a run has to be told.
+
+    Raises:
+        UsageError: no weights, or no task and nothing that makes one needless. FileError: the file is missing.
+    """
+    settings = session.configuration
+    weights = settings.path(settings.weights)
+    if weights is None:
+        raise UsageError("'run' needs 'weights' in configuration", way_out="'idp-deploy init' writes a file to fill in")
+    if session.task_spec is None and not settings.prune.one_shot:
+        raise UsageError(
+            "'run' needs 'task' in configuration, since IDP trains",
+            way_out="name one, or set one-shot = true under prune for magnitude pruning without data",
+        )
+    if session.task_spec is None and not session.inputs:
+        raise UsageError(
+            "'run' without a task needs 'inputs' in configuration", way_out='such as inputs = ["1x3x224x224"]'
+        )
+    return existing(weights)
+
+
+def _plan(session: Session, weights: Path) -> Plan:
+    from idp_deploy.stages import Plan
+
+    settings = session.configuration
+    return Plan(
+        model=lambda: session.model(weights),
+        task=session.task,
+        recipe=lambda model, task: _recipe(session, model, task),
+        folder=settings.path(settings.output) or weights.parent,
+        stem=weights.stem,
+        formats=settings.export.to,
+        targets=settings.targets,
+        budgets=settings.budget_list(),
+        scheme=settings.quantize.scheme,
+        encoding=settings.export.encoding,
+        options=settings.export.special(settings.export.to),
+        one_shot=settings.prune.one_shot,
+        inputs=session.example_inputs,
+        checkpoint=session.compressed,
+    )
+
+
+def _recipe(session: Session, model: Model, task: Task | None) -> Recipe:
+    """As configured, and as sparse as its device wants it where it names one."""
+    recipe, device = session.recipe()
+    if device is None:
+        return recipe
+    return replace(recipe, sparsity=sparsity_for(session, model, task, recipe, device))
+
+
+def _foretold(session: Session, plan: Plan, history: History) -> Document:
+    """What would run; where a stage never ran, model and task are loaded to tell what it will take."""
+    from idp_deploy.cli.depending import labels
+    from idp_deploy.rendering.runs import Foretold, plan_document
+    from idp_deploy.stages import PRUNE
+
+    rows = []
+    expected = None
+    for name in plan.names:
+        stage, why, seconds = history.stages[name], history.why(name), history.seconds(name)
+        places = [path for path in plan.outputs(name) if path.exists()]
+        size = sum(size_bytes(path) for path in places) or None
+        rough = seconds is None
+        if rough:
+            expected = expected or _expected(session, plan)
+            size = size or expected.size_bytes.get(name.rpartition(" ")[2])
+            seconds = expected.training_seconds if name == PRUNE else None
+        rows.append(Foretold(name, why, labels(stage), list(map(str, stage.outputs)), seconds, size, rough))
+    notes = []
+    if expected is not None:
+        notes.append("≈ before the first run: a few training steps were timed, and bytes counted for zeros and values")
+    return plan_document(rows, notes)
+
+
+def _expected(session: Session, plan: Plan) -> Expectation:
+    from idp_deploy.expecting import expect
+
+    model, task = plan.model(), None if plan.one_shot else plan.task()
+    recipe, _ = session.recipe()
+    return expect(model.module, task, recipe, plan.scheme, tuple(plan.formats))

@@ -55,6 +55,12 @@ class Session:
             "the shape of the model's input is unknown", way_out="pass --inputs 1x3x224x224, or --task pkg.mod:task"
         )
 
+    @property
+    def device_name(self) -> str | None:
+        """The device that `[prune] target` names, where it is no share of zeros."""
+        target = self.configuration.prune.target
+        return str(target) if share(target) is None else None
+
     def recipe(self, **flags: Any) -> tuple[Recipe, Target | None]:
         """`[prune]` with every flag that was given laid over it, and the device where the target names one.
 

@@ -100,6 +100,7 @@ def convert(
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
         fixed = "the model fixes its batch: the file does too"
         converted = replace(converted, notes=(*converted.notes, fixed))
+    converted = replace(converted, notes=(*captured.notes, *converted.notes))
     used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}
     return Conversion(model, format, example_inputs, used, captured, converted)
 

@@ -32,6 +32,7 @@ class Format:
     read: str  # (path) → Contents
     open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
+    restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     extra: str = ""  # of ours that brings both
@@ -39,13 +40,13 @@ class Format:
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
-    restore: str = ""  # (source, path, encoding) → bytes written: zeros that another tool stored densely left out again
     half_scales: bool = False  # integers' scales are rounded to float16
     time: str = ""  # (contents, threads) → (runtime, () → CPU ms of an inference), where this machine can say that
     emulated: str = ""  # package of the emulated arm64 machine that runs it
     free_batch: bool = False  # whether a file can leave the batch open
     widest: bool = False  # whether it takes what other formats refuse, and may be named as the way out
-    versions: tuple[str, ...] = ("torch",)  # packages that decide what is written
+    versions: tuple[str, ...] = ("torch",)  # packages whose versions a file's manifest names
+    packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
         """What does `role` ("convert", "store", "read", "open", …) for this format.
@@ -77,14 +78,15 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
             words="idp_deploy.formats.onnx.words",
+            restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
             runtime=("onnxruntime",),
             extra="all",
-            restore="idp_deploy.formats.onnx.write.restoring:restore_onnx",
             time="idp_deploy.formats.onnx.run:time_onnx",
             emulated="onnxruntime",
             free_batch=True,
             widest=True,
             versions=("torch", "onnx", "onnxscript"),
+            packages=("onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             "coreml",
@@ -101,6 +103,7 @@ FORMATS: dict[FormatName, Format] = {
             converter=("coremltools",),
             extra="coreml",
             versions=("torch", "coremltools"),
+            packages=("coremltools",),
         ),
         Format(
             "tflite",
@@ -112,6 +115,7 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",
+            restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
@@ -119,6 +123,7 @@ FORMATS: dict[FormatName, Format] = {
             time="idp_deploy.formats.tflite.run:time_tflite",
             emulated="ai_edge_litert",
             versions=("torch", "litert-torch", "ai-edge-litert"),
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
     )
 }

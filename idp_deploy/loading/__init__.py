@@ -9,10 +9,11 @@ Code is named on the command line or in configuration and is never taken from in
 plain values, is read with `weights_only=True`, and every field of it is checked before use.
 """
 
-from idp_deploy.loading.checkpoints import load_any, load_checkpoint, load_model, save_checkpoint
+from idp_deploy.loading.checkpoints import as_it_stands, load_any, load_checkpoint, load_model, save_checkpoint
 from idp_deploy.loading.factories import load_module, load_task, resolve
 
 __all__ = [
+    "as_it_stands",
     "load_any",
     "load_checkpoint",
     "load_model",

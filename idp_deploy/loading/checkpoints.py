@@ -82,6 +82,11 @@ def load_any(
         return found
     model = _plain_model(path, source, factory, weights_key, announce)
     ledger.refuse_unhardened(str(path), _beside(path, content), dict(model.module.named_parameters()))
+    return as_it_stands(model)
+
+
+def as_it_stands(model: Model) -> CompressedModel:
+    """The model with every zero of its prunable weights taken as pruned."""
     masks = {}
     for name, weight in prunable_weights(model.module, embeddings=True).items():
         mask = model.module.get_parameter(name).detach() != 0

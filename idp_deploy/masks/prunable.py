@@ -13,6 +13,8 @@ _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight
 
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
+# linear layers of other libraries whose weight is (in, out), known by name so that nothing is imported: GPT-2's
+_TURNED = {"transformers.pytorch_utils.Conv1D"}
 
 Kind = Literal["linear", "convolution", "depthwise", "attention", "recurrent", "embedding"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -33,7 +35,7 @@ class Prunable:
 
     name: str
     kind: Kind
-    output_axis: int  # 1 for transposed convolutions, whose weight is (in, out/groups, *kernel)
+    output_axis: int  # 1 where the weight is (in, out/groups, *kernel), as of transposed convolutions
     places: tuple[Place, ...]
     gates: int = 1  # matrices (out/gates, in) stacked along the output axis: 4 of an LSTM, 3 of a GRU
 
@@ -63,7 +65,7 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False) -> dict[str
                 found[name] = replace(found[name], places=(*found[name].places, place))
             else:
                 kind = "embedding" if id(parameter) in tables else kind
-                axis = int(isinstance(owner, _TRANSPOSED))
+                axis = int(isinstance(owner, _TRANSPOSED) or _is_turned(owner))
                 found[name] = Prunable(name, kind, axis, (place,), _gates(owner, leaf, parameter.shape[0]))
     return found
 
@@ -78,13 +80,17 @@ def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
     if isinstance(owner, nn.modules.linear.NonDynamicallyQuantizableLinear):
         # attention passes this weight on as a tensor and never calls the layer
         return [("weight", "attention", path.rpartition(".")[0])]
-    if isinstance(owner, nn.Linear):
+    if isinstance(owner, nn.Linear) or _is_turned(owner):
         return [("weight", "linear", path)]
     if isinstance(owner, _RECURRENT):
         return [(leaf, "recurrent", path) for leaf in owner._parameters if leaf.startswith("weight_")]
     if isinstance(owner, _TABLES):
         return [("weight", "embedding", path)]
     return []
+
+
+def _is_turned(owner: nn.Module) -> bool:
+    return any(f"{kind.__module__}.{kind.__qualname__}" in _TURNED for kind in type(owner).__mro__)
 
 
 def _gates(owner: nn.Module, leaf: str, rows: int) -> int:

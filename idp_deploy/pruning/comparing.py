@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import product
 
-from idp_deploy.flow import Interval, Model, Recipe
+from idp_deploy.flow import Interval, Model, Recipe, Shown
 from idp_deploy.masks import write_zeros
 from idp_deploy.pruning.options import check_options, known_options, options_for
 from idp_deploy.pruning.results import Run
@@ -33,7 +33,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Shown):
     """Every run, and every method against the first one."""
 
     dense: float

@@ -221,6 +221,6 @@ def restored_document(restored: Restored) -> Document:
         f"wrote {restored.path}",
         [Table("", ("what", "file", "size"), rows)],
         asdict(restored) | {"source": str(restored.source), "path": str(restored.path)},
-        [f"{share} zeros; {restored.outputs} outputs in onnxruntime are bit-equal"],
+        [f"{share} zeros; {restored.outputs} outputs in {' and '.join(restored.runtimes)} are bit-equal"],
         next=f"idp-deploy inspect {restored.path}",
     )

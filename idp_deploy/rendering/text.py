@@ -41,7 +41,8 @@ def to_text(document: Document) -> str:
         _print_table(console, table)
     for case in document.cases:
         if not case.passed:
-            console.print(Text(f"FAIL {case.suite} {case.name}: {case.message}", style=_STYLES["bad"]))
+            line = Text(f"FAIL {case.suite} {case.name}: {case.message}", style=_STYLES["bad"])
+            console.print(line, soft_wrap=not terminal)  # one line each, for whoever searches a log
     for note in document.notes:
         console.print(Text(f"note: {note}", style="dim"))
     if document.summary:

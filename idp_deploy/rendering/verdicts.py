@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from idp_deploy.flow import Budget, Check, Report
+from idp_deploy.flow import Budget, Check, Interval, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_table
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, show
+
+if TYPE_CHECKING:
+    from idp_deploy.inspection import Redundancy
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -26,16 +30,22 @@ def check_table(checks: Sequence[Check]) -> Table:
                 c.budget.metric,
                 show(c.value, METRICS[c.budget.metric].unit),
                 show(c.budget.limit, METRICS[c.budget.metric].unit),
-                c.verdict,
+                f"{c.verdict}, marginal" if c.marginal else c.verdict,
             )
             for c in checks
         ],
         frozenset({3, 4}),
-        [verdict(c.verdict == "pass") for c in checks],
+        ["warn" if c.marginal and c.verdict == "pass" else verdict(c.verdict == "pass") for c in checks],
     )
 
 
-def report_document(report: Report, *, title: str = "Check", unanswered: Sequence[Budget] = ()) -> Document:
+def report_document(
+    report: Report,
+    *,
+    title: str = "Check",
+    unanswered: Sequence[Budget] = (),
+    redundant: Mapping[Path, Redundancy] | None = None,
+) -> Document:
     """The gate's verdicts, then what they rest on."""
     tables: list[Table] = []
     if report.facts:
@@ -46,7 +56,9 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
     if report.checks:
         tables.append(check_table(report.checks))
     notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
-    notes += [f"{c.budget.target} {c.budget.format} latency: {c.detail}" for c in report.checks if _narrow(c)]
+    close = [c for c in report.checks if c.marginal and c.verdict == "pass"]
+    notes += [f"{c.budget.target} {c.budget.format} latency is marginal: {c.detail}" for c in close]
+    notes += [f"{path}: {found.message}" for path, found in (redundant or {}).items()]
     notes += estimate_notes(report.estimates)
     notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
     data = {
@@ -54,9 +66,13 @@ def report_document(report: Report, *, title: str = "Check", unanswered: Sequenc
         "estimates": [asdict(e) for e in report.estimates],
         "parities": [parity_data(p) for p in report.parities],
         "facts": dict(report.facts),
+        "sparse_bytes": {str(path): found.sparse_bytes for path, found in (redundant or {}).items()},
         "files": [asdict(one) for one in report.files],
     }
-    cases = [case for p in report.parities for case in parity_cases(p)] + [check_case(c) for c in report.checks]
+    cases = [case for p in report.parities for case in parity_cases(p)]
+    ranges = {(e.artifact, e.target): e.latency_ms for e in report.estimates if e.latency_ms}
+    worst_first = sorted(report.checks, key=lambda check: -check.over)
+    cases += [check_case(c, ranges.get((c.artifact, c.budget.target))) for c in worst_first]
     pictures = report_pictures(report.files, report.estimates, report.checks, report.parities, report.facts)
     return Document(title, tables, data, notes, cases, pictures)
 
@@ -96,15 +112,35 @@ def check_data(check: Check) -> dict[str, Any]:
         "verdict": check.verdict,
         "detail": check.detail,
         "fix": check.fix,
+        "over": check.over if check.verdict == "fail" else None,  # share of the limit
+        "marginal": check.marginal,
+        "layer": check.layer,
+        "remedy": asdict(check.remedy) if check.remedy else None,
     }
 
 
-def check_case(check: Check) -> Case:
-    """The same as one test case."""
+def check_case(check: Check, latency: Interval | None = None) -> Case:
+    """The same as one test case, in one line.
+
+    Args:
+        latency: the interval behind a latency.
+    """
     unit = METRICS[check.budget.metric].unit
     relation = "≥" if METRICS[check.budget.metric].at_least else "≤"
-    message = f"{check.budget.metric} {show(check.value, unit)}, wanted {relation} {show(check.budget.limit, unit)}"
-    extra = "; ".join(filter(None, (_over(check) and f"over by {_over(check)}", check.detail, check.fix)))
+    between = ""
+    if latency and check.budget.metric == "latency":
+        between = f" ({show(latency.low, unit)} to {show(latency.high, unit)})"
+    value, limit = show(check.value, unit), show(check.budget.limit, unit)
+    message = f"{check.budget.metric} {value}{between}, wanted {relation} {limit}"
+    missed = "short" if METRICS[check.budget.metric].at_least else "over"
+    parts = (
+        _over(check) and f"{missed} by {_over(check)}",
+        "marginal" if check.marginal and check.verdict == "fail" else "",
+        check.detail,
+        f"most of it: {check.layer}" if check.layer and check.layer not in check.detail else "",
+        check.fix,
+    )
+    extra = "; ".join(filter(None, parts))
     return Case(
         f"{check.budget.target} {check.budget.format}",
         check.budget.metric,
@@ -112,11 +148,6 @@ def check_case(check: Check) -> Case:
         f"{message}; {extra}; limit from {check.budget.source}" if extra else message,
         str(check.artifact),
     )
-
-
-def _narrow(check: Check) -> bool:
-    """Passed, but the interval reaches over the limit."""
-    return check.verdict == "pass" and bool(check.detail)
 
 
 def _over(check: Check) -> str:

@@ -79,6 +79,23 @@ def halved(work: Workload, name: str) -> Workload:
     return replace(work, ops=tuple(ops))
 
 
+def narrowed(work: Workload, share: float) -> Workload:
+    """Without this share of the channels of every layer; what goes in and what comes out stay."""
+    left = 1 - share
+    weighted = [i for i, op in enumerate(work.ops) if op.weights]
+    first, last = (weighted[0], weighted[-1]) if weighted else (-1, -1)
+    ops = []
+    for i, op in enumerate(work.ops):
+        depthwise = op.op_class == "depthwise"
+        if op.weights:
+            outputs = 1.0 if i == last else left
+            ops.append(_scaled(op, inputs=1.0 if i == first else left, outputs=outputs, both=not depthwise))
+        else:
+            inside = first < i
+            ops.append(_scaled(op, inputs=left if inside else 1.0, outputs=left if inside and i < last else 1.0))
+    return replace(work, ops=tuple(ops))
+
+
 def _scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:
     share = inputs * outputs if both else outputs  # a depthwise weight has one channel, not two
     return replace(

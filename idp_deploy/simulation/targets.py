@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -180,6 +180,13 @@ def load_target(name: str) -> Target:
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     near = difflib.get_close_matches(plain, names, 3, 0.3) or names[:3]
     raise UsageError(f"unknown target {name!r}", way_out=f"nearest: {', '.join(near)}; 'idp-deploy targets' lists all")
+
+
+def data_files(names: Iterable[str]) -> list[Path]:
+    """The files that estimates on these devices come from; what is no device has none."""
+    found = {path.stem: path for path in reversed([*_files()])}
+    shared = [folder() / "coefficients.json", folder() / "cores.toml"]
+    return [*shared, *(found[name] for name in dict.fromkeys(names) if name in found)]
 
 
 def list_targets() -> list[Target]:

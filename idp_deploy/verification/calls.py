@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from idp_deploy.capturing import know_structures
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays
@@ -85,6 +86,7 @@ def _number(contents: Contents, name: str) -> np.dtype[Any]:
 
 def arrays(values: Any) -> Arrays:
     """The tensors of a call or of a model's outputs, flattened in order, as contiguous numpy arrays."""
+    know_structures(values)
     tensors = (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
     return tuple(
         np.asarray(t.detach().cpu().to(torch.float32 if t.dtype == torch.bfloat16 else t.dtype).numpy(), order="C")

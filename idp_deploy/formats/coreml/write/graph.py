@@ -19,7 +19,16 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.recurrences import RECURRENT
-from idp_deploy.transposed import crop_explicitly, held_by_coreml
+from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.spelling import (
+    BITS_OF_TRUTH,
+    Row,
+    adaptive_avg_pool3d,
+    circular_pad,
+    embedding_bag,
+    spell_out,
+)
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten
 
@@ -35,6 +44,13 @@ _READ = {
     (aten.baddbmm, "alpha"),
     (aten.baddbmm, "beta"),
     (aten.div, "rounding_mode"),
+    (aten.einsum, "path"),  # an order of the sums, no other sum
+}
+_SPELLED: dict[Any, Row] = {
+    aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    aten.embedding_bag.padding_idx: embedding_bag,
+    aten.pad.default: circular_pad,
+    **BITS_OF_TRUTH,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
@@ -44,6 +60,8 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    fold_constants(module)
+    spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml)
     spell_out_cells(module)
     for node in list(module.graph.nodes):

@@ -15,9 +15,14 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
+from idp_deploy.rewriting.spelling import adaptive_avg_pool3d, adaptive_max_pool2d, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
+_SPELLED = {  # pools of any size, for which ONNX has no operator
+    torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
+}
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
@@ -32,6 +37,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     """
     outputs = captured.output_names()
     refuse_projections(captured, "ONNX")
+    spell_out(captured.module, _SPELLED)
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
             exported = torch.onnx.export(

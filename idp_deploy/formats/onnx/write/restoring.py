@@ -7,15 +7,14 @@ anew. A weight is stored in narrower numbers only where these mean exactly the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from idp_deploy import files
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.flow import Contents
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost
@@ -27,15 +26,16 @@ _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
 
 
-def restore_onnx(source: Path, path: Path, *, encoding: str = "auto") -> int:
-    """Write `source` to `path` with its constants stored sparse; returns the bytes written.
+def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
+    """The file with its constants stored sparse: one way, and that is the smallest.
 
     Raises:
-        UsageError: unknown encoding.
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
+        UsageError: an unknown encoding.
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
+    source = contents.path
     proto = onnx.load(source)
     opset = next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
     if opset < OLDEST_OPSET:
@@ -66,8 +66,7 @@ def restore_onnx(source: Path, path: Path, *, encoding: str = "auto") -> int:
     _no_longer_inputs(graph)
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
-    files.write_bytes(path, proto.SerializeToString(deterministic=True))
-    return files.size_bytes(path)
+    yield proto.SerializeToString(deterministic=True)
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

@@ -18,7 +18,18 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
-from idp_deploy.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
+from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.rewriting.spelling import (
+    BITS_OF_TRUTH,
+    Row,
+    adaptive_avg_pool3d,
+    adaptive_max_pool2d,
+    embedding_bag,
+    one_hot,
+    repeat,
+    spell_out,
+)
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
@@ -28,6 +39,15 @@ _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The 
 _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
 _LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
+# most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told
+_SPELLED: dict[Any, Row] = {
+    torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
+    torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
+    torch.ops.aten.one_hot.default: one_hot,
+    torch.ops.aten.repeat.default: repeat,
+    **BITS_OF_TRUTH,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +98,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)
     crop_explicitly(captured.module, held_by_tflite)
@@ -91,6 +112,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
     with _quiet(), torch.no_grad(), torch.random.fork_rng():
         import litert_torch
 
+        keep_apart(captured.module)
         try:
             content = litert_torch.convert(flat, arriving).model_content()
         except Exception as error:

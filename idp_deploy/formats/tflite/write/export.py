@@ -41,7 +41,6 @@ from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
-from idp_deploy.formats.tflite.write.unfusing import unfuse_factors
 from idp_deploy.formats.writing import Converted, Written
 
 _KEPT_METADATA = (b"min_runtime_version",)
@@ -89,7 +88,6 @@ def convert_tflite(
     mean_single_places(tflite)
     parameters, masks = _parameters(captured)
     matches = match({c.index: c.values for c in constants(tflite)}, parameters)
-    matches = unfuse_factors(tflite, matches, parameters)
     outputs = captured.output_names()
     _name_outputs(tflite, outputs)
     _name(tflite, matches)

@@ -33,11 +33,11 @@ WEIGHTS: dict[str, tuple[int, int]] = {
 }
 _BIASES = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}
 # XNNPACK refuses int8 weights of a fully connected layer that come out of DENSIFY; convolutions are exact.
-_SPARSE_INT8 = frozenset({"CONV_2D", "GATHER", "EMBEDDING_LOOKUP"})
+SPARSE_INT8 = frozenset({"CONV_2D", "GATHER", "EMBEDDING_LOOKUP"})
 # Where XNNPACK runs DENSIFY → DEQUANTIZE itself it keeps the result: readers outside of it (a GATHER, say) see garbage.
-_BOTH_DECODERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
+BOTH_DECODERS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"})
 _LARGEST_FLOAT16 = 65504.0
-_PLAIN = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
+PLAIN = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def _store(
     tensor, shape = model.subgraphs[0].tensors[constant.index], constant.values.shape
     name = found.parameter if found else ""
     values, scales, axis = _narrowed(constant, name, plan, kinds)
-    if values.dtype not in _PLAIN or (values.dtype == np.int8 and scales is None and not kinds <= _SPARSE_INT8):
+    if values.dtype not in PLAIN or (values.dtype == np.int8 and scales is None and not kinds <= SPARSE_INT8):
         return []
     is_narrow = values.dtype != constant.values.dtype
     layout = None
@@ -136,7 +136,7 @@ def _store(
         mask = values != 0
         if found and name in masks:
             mask |= found.lay_out(masks[name], shape)
-        both = not is_narrow or (kinds <= _BOTH_DECODERS and not plan.one_decoder)
+        both = not is_narrow or (kinds <= BOTH_DECODERS and not plan.one_decoder)
         item = values.itemsize if both else constant.values.itemsize
         layout, size = sparse.smallest(mask, item, block=plan.block)
         if size + sparse.OVERHEAD_BYTES >= values.nbytes and not (plan.forced and name in masks):
@@ -145,7 +145,7 @@ def _store(
             values, scales, is_narrow = constant.values, None, False
     if layout is None and not is_narrow:
         return []
-    type_name = _PLAIN[values.dtype]
+    type_name = PLAIN[values.dtype]
     if layout is not None:
         stored = sparse.store(values, mask, layout)
         source = add_tensor(model, tensor, type_name, stored.values)

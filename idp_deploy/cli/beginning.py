@@ -1,0 +1,84 @@
+"""init and new: how to begin."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idp_deploy import files
+from idp_deploy.cli.options import Json, ReportFormat
+from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.errors import UsageError
+from idp_deploy.formats import FORMATS
+from idp_deploy.rendering.document import Document, Table
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """Look around in this folder and write a configuration that runs.
+
+    Python files are read, never imported; files of weights are read as data. What cannot be told is left to fill in.
+    """
+    from idp_deploy.surveying import survey
+    from idp_deploy.surveying.writing import write_toml
+
+    ready(format)
+    files.landing(path)
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
+    found = survey(Path.cwd())
+    missing = [row.name for row in FORMATS.values() if any(find_spec(package) is None for package in row.converter)]
+    usable = [name for name in FORMATS if name not in missing]
+    files.write_bytes(path, write_toml(found, path.absolute().parent, usable, missing).encode())
+    choice = found.choice
+    weights = choice.weights if choice else None
+    rows = [
+        ("model", choice.spec if choice else "not found"),
+        ("weights", weights.path.name if weights else "not found"),
+        ("task", found.task or "not found: pruning by magnitude, without data"),
+        ("inputs", f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"),
+    ]
+    notes = list(found.notes)
+    left = []
+    if choice is None or choice.unknown:
+        left.append("model")
+    if weights is None:
+        left.append("weights")
+    if not found.task and not found.inputs.inputs:
+        left.append("inputs")
+    if choice is not None and choice.unknown:
+        notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
+    data = {"file": str(path), "found": dict(rows), "fill_in": left}
+    follow = f"fill in {', '.join(left)} in {path}, then: idp-deploy run" if left else "idp-deploy run"
+    emit(
+        Document(f"wrote {path}", [Table("", ("what", "found"), rows)], data, notes, next=follow),
+        format=format,
+        json=json,
+    )
+
+
+def new(
+    name: Annotated[Path, typer.Argument(metavar="NAME", help="Folder to write, which is not there yet.")],
+    format: ReportFormat = "text",
+    json: Json = False,
+) -> None:
+    """Write a whole small project that runs: model, task, trained weights, configuration, CI.
+
+    Its data are drawn by itself: put your own in their place.
+    """
+    from idp_deploy.starting import new_project
+
+    ready(format)
+    say(f"writing {name} and training its model, which takes some seconds")
+    written = new_project(name)
+    data = {"folder": str(name), "files": [str(path) for path in written]}
+    rows = [(str(path),) for path in written]
+    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {name} && idp-deploy run")
+    emit(document, format=format, json=json)

@@ -1,0 +1,113 @@
+"""apart: keep constant factors in front of a layer, and behind it, out of its weight.
+
+The converter computes W(γx + β) + b as (Wγ)x + (b + Wβ), and γ(Wx + b) as (γW)x + γb: a layer norm before a linear
+layer, an image that forward normalises, a layer scale. The file would then hold a weight that the model does not have,
+which nobody could prove and which int8 would round anew. XLA's optimization barrier, which the converter drops at its
+end, keeps the two apart.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection
+from functools import cache
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+_LAYERS = {
+    aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d,
+    aten.conv_transpose3d, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum,
+}  # fmt: skip
+_NORMS = {aten.layer_norm, aten.group_norm, aten.batch_norm, aten.instance_norm, aten.rms_norm}
+_SUMS, _PRODUCTS = {aten.add, aten.sub, aten.rsub}, {aten.mul, aten.div}
+_SUMS_AND_PRODUCTS = _SUMS | _PRODUCTS
+# how many of the first arguments an operator multiplies by a constant of its own
+_SCALE_INSIDE = {aten.batch_norm: 1, aten.scaled_dot_product_attention: 3}
+_VIEWS = {
+    aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t, aten.squeeze,
+    aten.unsqueeze, aten.contiguous, aten.clone, aten.dropout, aten.expand, aten.slice, aten.select, aten.chunk,
+    aten.split, aten.split_with_sizes, aten.unbind,
+}  # fmt: skip
+
+
+def keep_apart(module: fx.GraphModule) -> None:
+    """Put a barrier, in place, between layers and the sums and products with constants next to them."""
+    fed, barrier = _fed(module.graph), _barrier()
+    for node in list(module.graph.nodes):
+        in_front = [_behind_views(x, fed) for x in node.all_input_nodes] if _kind(node) in _LAYERS else []
+        for source in in_front:
+            if source in fed and (_kind(source) in _NORMS or _scaled(source, fed) is not None):
+                fed |= _separate(module, source, tuple(source.users), barrier)
+        scaled = node.args[: _SCALE_INSIDE.get(_kind(node), 0)] or (_scaled(node, fed, _PRODUCTS),)
+        for operand in scaled:
+            if isinstance(operand, fx.Node) and _kind(_layer_of(operand, fed)) in _LAYERS:
+                fed |= _separate(module, operand, (node,), barrier)
+    module.recompile()
+
+
+def _scaled(node: fx.Node, fed: set[fx.Node], kinds: Collection[Any] = _SUMS_AND_PRODUCTS) -> fx.Node | None:
+    """What `node` scales or shifts by a constant, if it does."""
+    operands = node.args[:2] if _kind(node) in kinds else ()
+    moving = [x for x in operands if isinstance(x, fx.Node) and x in fed]
+    return moving[0] if len(operands) == 2 and len(moving) == 1 else None
+
+
+def _layer_of(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
+    """The operator before `node`, but for views and sums with constants."""
+    while (node := _behind_views(node, fed)) and (shifted := _scaled(node, fed, _SUMS)) is not None:
+        node = shifted
+    return node
+
+
+def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
+    while _kind(node) in _VIEWS and node in fed and len(node.all_input_nodes) == 1:
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _separate(module: fx.GraphModule, source: fx.Node, users: Collection[fx.Node], barrier: Any) -> set[fx.Node]:
+    if any(user.target is barrier for user in users) or source not in [x for u in users for x in u.all_input_nodes]:
+        return set()  # it is already
+    with module.graph.inserting_after(source):
+        apart = module.graph.call_function(barrier, (source,))
+    apart.meta = dict(source.meta)
+    for user in users:
+        user.replace_input_with(source, apart)
+    return {apart}
+
+
+def _fed(graph: fx.Graph) -> set[fx.Node]:
+    """Nodes whose value depends on an input."""
+    fed: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not fed.isdisjoint(node.all_input_nodes):
+            fed.add(node)
+    return fed
+
+
+def _kind(node: fx.Node) -> Any:
+    return aten.select if node.target is operator.getitem else getattr(node.target, "overloadpacket", None)
+
+
+@cache
+def _barrier() -> Any:
+    """An operator that gives what it takes, lowered to a barrier; it has no layout of its own."""
+    from litert_converter.mlir.dialects import stablehlo
+    from litert_torch._convert.fx_passes.optimize_layout_transposes_pass.layout_rewrite import rewriters
+    from litert_torch.backend.lowerings import registry
+
+    library = torch.library.Library("idp_deploy", "FRAGMENT")
+    library.define("apart(Tensor x) -> Tensor")
+    library.impl("apart", lambda x: x.clone(), "CompositeExplicitAutograd")
+    library.impl("apart", torch.empty_like, "Meta")
+    _held.append(library)
+    made = torch.ops.idp_deploy.apart.default
+    registry.lower(made)(lambda context, x: stablehlo.optimization_barrier([x]))
+    rewriters.register(made)(lambda node: None)
+    return made
+
+
+_held: list[torch.library.Library] = []  # an operator ends with the library that defined it

@@ -1,0 +1,118 @@
+"""restore a .tflite file: the zeros that another tool stored densely are left out. Imports no torch.
+
+The graph stays as that tool made it; each weight it stores densely comes out of a DENSIFY instead, in front of the
+DEQUANTIZE where there is one. Runtimes fail on some of these, so there are several forms, one more careful than the
+other; full int8 layers are rewritten as in our own export, where that lets their weights be sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.errors import ConversionError, require
+from idp_deploy.flow import Contents
+from idp_deploy.formats.tflite.write import sparse as sparse
+from idp_deploy.formats.tflite.write.graph import (
+    Constant,
+    add_tensor,
+    compact,
+    constants,
+    kind,
+    merge_equal_constants,
+    name_the_rest,
+    operator,
+    schema,
+)
+from idp_deploy.formats.tflite.write.pointwise import as_convolutions
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
+from idp_deploy.formats.tflite.write.storing import BOTH_DECODERS, PLAIN, SPARSE_INT8, WEIGHTS, Plan, plan
+
+Readers = Mapping[int, Sequence[tuple[Any, str, int]]]  # tensor → (operator, its kind, input position)
+
+
+def restored_tflite(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
+    """The file with its weights stored sparse in every way that may pay, the smallest first.
+
+    Raises:
+        ConversionError: parts of it lie outside of what can be rewritten.
+        UsageError: an unknown encoding. MissingDependencyError: LiteRT, which knows the schema, is not installed.
+    """
+    wanted = plan(encoding, None, ())
+    require("ai_edge_litert", "tflite")
+    _refuse_outside(contents, parse(contents.parsed))
+    careful = replace(wanted, one_decoder=True)
+    ways = ((wanted, True), (wanted, False), (careful, False))
+    forms = [_form(contents.parsed, storing, pointwise=pointwise) for storing, pointwise in ways]
+    yield from dict.fromkeys(sorted(forms, key=len))
+
+
+def _refuse_outside(contents: Contents, model: Any) -> None:
+    """Data that tables know by its place in the file alone would not be there any more."""
+    held = any(int(op.largeCustomOptionsOffset) > 1 for graph in model.subgraphs for op in graph.operators or ())
+    if held or model.externalBuffers or model.externalBufferGroups:
+        raise ConversionError(
+            f"{contents.path} keeps parts of its model outside of its tables",
+            way_out="convert the model into one plain .tflite file first",
+        )
+
+
+def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
+    model = parse(content)
+    merge_equal_constants(model)
+    if pointwise:
+        as_convolutions(model, {}, {})
+    graph, readers = model.subgraphs[0], _readers(model)
+    decoders = []
+    for constant in list(constants(model, floats_only=False)):
+        layout = _layout(constant, storing) if _may_be_sparse(model, constant, readers, storing) else None
+        if layout is None:
+            continue
+        tensor, values = graph.tensors[constant.index], constant.values
+        stored = sparse.store(values, values != 0, layout)
+        source = add_tensor(model, tensor, PLAIN[values.dtype], stored.values)
+        graph.tensors[source].sparsity = sparse.parameters(stored, values.shape)
+        graph.tensors[source].quantization, graph.tensors[source].name = tensor.quantization, tensor.name
+        tensor.name, tensor.buffer = None, 0
+        decoders.append(operator(model, "DENSIFY", [source], [constant.index]))
+    graph.operators[:0] = decoders
+    compact(model)
+    name_the_rest(model)
+    return serialize(model)
+
+
+def _readers(model: Any) -> Readers:
+    found: dict[int, list[tuple[Any, str, int]]] = {}
+    for op in model.subgraphs[0].operators:
+        for position, tensor in enumerate(op.inputs):
+            found.setdefault(int(tensor), []).append((op, kind(model, op), position))
+    return found
+
+
+def _may_be_sparse(model: Any, constant: Constant, readers: Readers, storing: Plan) -> bool:
+    """Whether it is a weight and all that read it, maybe through a DEQUANTIZE, take one that DENSIFY restores."""
+    direct = readers.get(constant.index, ())
+    widened = bool(direct) and all(word == "DEQUANTIZE" for _, word, _ in direct)
+    last = [r for op, _, _ in direct for r in readers.get(int(op.outputs[0]), ())] if widened else direct
+    kinds = {word for _, word, position in last if WEIGHTS.get(word, (None,))[0] == position}
+    if not kinds or len(kinds) != len({word for _, word, _ in last}):
+        return False
+    if widened:
+        return kinds <= BOTH_DECODERS and not storing.one_decoder and constant.values.dtype in PLAIN
+    if constant.values.dtype == np.int8:  # beside float activations it would be refused
+        tensors, whole = model.subgraphs[0].tensors, schema().TensorType.INT8
+        others = {int(op.inputs[0 if position else 1]) for op, word, position in last if word == "CONV_2D"}
+        return kinds <= SPARSE_INT8 and all(tensors[i].type == whole for i in others)
+    return constant.values.dtype == np.float32
+
+
+def _layout(constant: Constant, storing: Plan) -> sparse.Layout | None:
+    """The cheapest way to leave the zeros out, or None where that is no cheaper than keeping them."""
+    values = constant.values
+    if not values.size or storing.is_dense:
+        return None
+    layout, size = sparse.smallest(values != 0, values.itemsize, block=storing.block)
+    return layout if size + sparse.OVERHEAD_BYTES < values.nbytes else None

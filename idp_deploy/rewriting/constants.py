@@ -1,0 +1,71 @@
+"""constants: what forward computes from numbers and buffers alone, computed before a converter does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from idp_deploy.capturing import attribute
+
+
+@torch.no_grad()
+def fold_constants(module: fx.GraphModule) -> None:
+    """Replace, in place, results that depend on neither inputs nor parameters by buffers.
+
+    coremltools makes a mask of −∞ above the diagonal by a product with zeros, which is not a number, and lacks some of
+    the operators that masks and positions are made by.
+    """
+    known, written = _evaluate(module)
+    for node in list(module.graph.nodes):
+        value = known.get(node)
+        if not isinstance(value, Tensor) or node.op != "call_function" or _storage(value) in written:
+            continue
+        if any(user not in known for user in node.users):
+            name = f"constant_{node.name}"
+            module.register_buffer(name, value.contiguous().clone())
+            with module.graph.inserting_before(node):
+                constant = module.graph.get_attr(name)
+            constant.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+            node.replace_all_uses_with(constant, lambda user: user not in known)
+    for node in reversed(module.graph.nodes):  # also what writes in place, which no elimination of dead code takes out
+        folded = isinstance(known.get(node), Tensor) and _storage(known[node]) not in written
+        if folded and not node.users:
+            module.graph.erase_node(node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
+    """The value of every node that is constant, and the memory that such a value shares with one that is none.
+
+    That is memory which an operator writes to in place with something that is not constant, or after something that
+    is not has read it.
+    """
+    known: dict[fx.Node, Any] = {}
+    read: set[int] = set()
+    written: set[int] = set()
+    for node in module.graph.nodes:
+        sources = [known[source] for source in node.all_input_nodes if source in known]
+        memory = {_storage(x) for x in pytree.tree_leaves(sources) if isinstance(x, Tensor)}
+        writes = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        if node.op == "get_attr":
+            value = attribute(module, str(node.target))
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+                known[node] = value.clone()
+        elif node.op == "call_function" and len(sources) == len(node.all_input_nodes):
+            target = {_storage(sources[0])} if writes and sources and isinstance(sources[0], Tensor) else set()
+            written |= target & read
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+            known[node] = node.target(*args, **kwargs)
+        elif writes:
+            written |= memory
+        else:
+            read |= memory
+    return known, written
+
+
+def _storage(value: Tensor) -> int:
+    return value.untyped_storage().data_ptr()

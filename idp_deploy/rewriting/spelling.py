@@ -1,0 +1,168 @@
+"""spelling: operators that a converter lacks or gets wrong, said in other operators, in place in a captured graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+
+from idp_deploy.capturing import attribute
+
+aten = torch.ops.aten
+Row = Callable[..., Any]  # takes the operator's arguments; None where this call can stay as it is
+
+
+def spell_out(module: fx.GraphModule, rows: Mapping[Any, Row]) -> None:
+    """Replace every call of an operator in `rows` by what its row computes; the numbers stay the same."""
+    for node in list(module.graph.nodes):
+        if node.op == "call_function" and node.target in rows:
+            _replace(module, node, rows[node.target])
+    module.graph.eliminate_dead_code()
+    module.graph.lint()
+    module.recompile()
+
+
+def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
+    sources = node.all_input_nodes
+    fake = next((v.fake_mode for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, FakeTensor)), None)
+    said = True
+
+    def body(*tensors: Tensor) -> Any:
+        nonlocal said
+        given = dict(zip(sources, tensors, strict=True))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), given.__getitem__)
+        result = row(*args, **kwargs)
+        said = result is not None
+        return result if said else ()
+
+    traced = make_fx(body, pre_dispatch=True)(*(_value(module, source, fake) for source in sources))
+    if not said:
+        return
+    place = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    copies: dict[fx.Node, Any] = {}
+    arguments = iter(sources)
+    with module.graph.inserting_before(node):
+        for step in traced.graph.nodes:
+            if step.op == "placeholder":
+                copies[step] = next(arguments)
+            elif step.op == "output":
+                results = fx.node.map_arg(step.args[0], copies.__getitem__)
+            else:
+                copies[step] = module.graph.node_copy(step, copies.__getitem__)
+                copies[step].meta.update(place)
+            if step.op == "get_attr":  # a constant of the row's own
+                name = f"{node.name}_{step.target}".replace(".", "_")
+                module.register_buffer(name, attribute(traced, str(step.target)))
+                copies[step].target = name
+    if isinstance(results, fx.Node):
+        results.meta = {**node.meta, **{k: v for k, v in results.meta.items() if k == "val"}}
+        node.replace_all_uses_with(results)
+    else:
+        for user in list(node.users):  # getitem: the operator returns a tuple
+            assert user.target is operator.getitem
+            user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
+            module.graph.erase_node(user)
+    module.graph.erase_node(node)
+
+
+def _value(module: fx.GraphModule, node: fx.Node, fake: FakeTensorMode | None) -> Any:
+    if node.op == "get_attr" and fake is not None:
+        return fake.from_tensor(attribute(module, str(node.target)), static_shapes=True)
+    return node.meta["val"]
+
+
+def one_hot(x: Tensor, classes: int = -1) -> Tensor | None:
+    """1 at the class, 0 elsewhere, without a check of the range."""
+    return None if classes < 0 else (x.unsqueeze(-1) == torch.arange(classes)).long()
+
+
+def repeat(x: Tensor, repeats: list[int]) -> Tensor:
+    """Copies side by side, axis after axis."""
+    x = x.reshape([1] * (len(repeats) - x.dim()) + list(x.shape))
+    for axis, count in enumerate(repeats):
+        x = torch.cat([x] * count, axis) if count != 1 else x
+    return x
+
+
+def adaptive_max_pool2d(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor] | None:
+    """The largest of each window, rows first; its place, which nobody asks for on phones, is not told."""
+    for axis, wanted in zip((-2, -1), size, strict=True):
+        windows = _windows(x.shape[axis], wanted)
+        x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in windows], axis)
+    return x, x
+
+
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, ...] | None:
+    """Rows of a table summed, averaged or compared, of bags that are all of one length: a matrix of ids."""
+    bags = offsets.shape[0]
+    if include_last_offset or indices.dim() != 1 or indices.shape[0] % bags or (mode == 2 and padding_idx is not None):
+        return None
+    ids = indices.reshape(bags, -1)
+    rows = torch.nn.functional.embedding(ids, weight)
+    lengths: Any = ids.shape[1]
+    if padding_idx is not None and padding_idx >= 0:
+        counted = (ids != padding_idx).to(rows.dtype).unsqueeze(-1)
+        rows, lengths = rows * counted, counted.sum(1).clamp(min=1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(bags, -1, 1)
+    result = rows.amax(1) if mode == 2 else rows.sum(1) / lengths if mode == 1 else rows.sum(1)
+    return result, result, result, result
+
+
+def circular_pad(x: Tensor, pads: list[int], mode: str = "constant", value: float | None = None) -> Tensor | None:
+    """What lies at the other end, set beside each end."""
+    if mode != "circular" or min(pads) < 0:
+        return None
+    for i, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        axis, extent = -1 - i, x.shape[-1 - i]
+        parts = [x.narrow(axis, extent - before, before), x, x.narrow(axis, 0, after)]
+        x = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return x
+
+
+def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
+    """The mean of each window, axis after axis."""
+    for axis, wanted in zip((-3, -2, -1), size, strict=True):
+        windows = _windows(x.shape[axis], wanted)
+        x = torch.cat([x.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in windows], axis)
+    return x
+
+
+def _windows(extent: int, wanted: int) -> list[tuple[int, int]]:
+    """Where adaptive pooling looks: [start, end) for each result.
+
+    >>> _windows(7, 3)
+    [(0, 3), (2, 5), (4, 7)]
+    """
+    return [(i * extent // wanted, -(-(i + 1) * extent // wanted)) for i in range(wanted)]
+
+
+def _on_truth(logical: Callable[..., Tensor]) -> Row:
+    return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
+
+
+BITS_OF_TRUTH: dict[Any, Row] = {
+    aten.__and__.Tensor: _on_truth(torch.logical_and),
+    aten.__or__.Tensor: _on_truth(torch.logical_or),
+    aten.__xor__.Tensor: _on_truth(torch.ne),
+    aten.bitwise_and.Tensor: _on_truth(torch.logical_and),
+    aten.bitwise_or.Tensor: _on_truth(torch.logical_or),
+    aten.bitwise_xor.Tensor: _on_truth(torch.ne),
+    aten.bitwise_not.default: _on_truth(torch.logical_not),
+}

@@ -1,0 +1,41 @@
+"""survey: what lies in a folder that a configuration could be made of. Source is read, never imported or run.
+
+*.py ──sources──▶ modules, tasks, example tensors      *.pt, *.safetensors ──stored──▶ names and shapes
+                             └───────────fitting───────────┘
+                                           │
+                       Survey ──writing──▶ idp-deploy.toml
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from idp_deploy.surveying.fitting import Choice, choose
+from idp_deploy.surveying.shapes import Guess, guess
+from idp_deploy.surveying.sources import Found, read_folder
+from idp_deploy.surveying.stored import Stored, exports, read_weights
+
+__all__ = ["Choice", "Found", "Guess", "Stored", "Survey", "survey"]
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What was found, best first, and what stands in the way."""
+
+    choice: Choice | None  # the model, with its weights where they fit
+    task: str | None  # "pkg.mod:callable"
+    inputs: Guess
+    exports: tuple[Path, ...]  # files of other tools
+    notes: tuple[str, ...]
+
+
+def survey(folder: Path) -> Survey:
+    """Look around in a folder. Files of weights are read as data; a pickled module among them is named, not loaded."""
+    found = read_folder(folder)
+    stored, unusable = read_weights(folder)
+    choice, said = choose(found, stored)
+    others = exports(folder)
+    task = found.tasks[0] if found.tasks else None
+    inputs = Guess((), "the task gives them") if task else guess(found, choice, others)
+    return Survey(choice, task, inputs, others, (*found.notes, *unusable, *said))

@@ -1,0 +1,83 @@
+"""What the shapes of stored weights say of the arguments of the layers that hold them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from idp_deploy.surveying.sources import last_name
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A layer: its first arguments in order, and for each known one (parameter, axis) where its value stands."""
+
+    arguments: tuple[str, ...]
+    sizes: Mapping[str, tuple[str, int]]
+
+
+_CONV = Kind(
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+    {"in_channels": ("weight", 1), "out_channels": ("weight", 0), "kernel_size": ("weight", 2)},
+)
+_NORM = Kind(("num_features",), {"num_features": ("weight", 0)})
+_RECURRENT = Kind(
+    ("input_size", "hidden_size"), {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}
+)
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), _CONV),
+    **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), _NORM),
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _RECURRENT),
+    "Linear": Kind(("in_features", "out_features"), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
+    "Embedding": Kind(
+        ("num_embeddings", "embedding_dim"), {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}
+    ),
+}
+
+
+def leaves(layers: Mapping[str, ast.Call], prefix: str = "") -> Iterator[tuple[str, ast.Call]]:
+    """Layers by dotted name; a Sequential is looked into."""
+    for name, call in layers.items():
+        if last_name(call.func) == "Sequential":
+            inside = {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
+            yield from leaves(inside, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", call
+
+
+def argument(call: ast.Call, kind: Kind, name: str) -> ast.expr | None:
+    """What a layer was given under this name, by position or by keyword."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    index = kind.arguments.index(name)
+    return call.args[index] if index < len(call.args) else None
+
+
+def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
+    """The value of an expression that is a literal or the name of one; None where it is neither."""
+    if isinstance(node, ast.Name):
+        return constants.get(node.id)
+    try:
+        return ast.literal_eval(node) if node is not None else None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def solved(node: ast.expr, value: int) -> tuple[str, int] | None:
+    """(name, what it must be) where an expression is a name, or a whole multiple of one.
+
+    >>> solved(ast.parse("2 * width", mode="eval").body, 64)
+    ('width', 32)
+    """
+    if isinstance(node, ast.Name):
+        return node.id, value
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        for name, factor in ((node.left, node.right), (node.right, node.left)):
+            times = factor.value if isinstance(factor, ast.Constant) else None
+            if isinstance(name, ast.Name) and isinstance(times, int) and times and value % times == 0:
+                return name.id, value // times
+    return None

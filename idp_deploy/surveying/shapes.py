@@ -1,0 +1,212 @@
+"""The shape of the model's input, where source, weights or an exported file tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from idp_deploy.errors import IdpDeployError
+from idp_deploy.reading import read
+from idp_deploy.surveying.fitting import Choice, call_kind
+from idp_deploy.surveying.layers import KINDS, argument, leaves, literal
+from idp_deploy.surveying.sources import Found
+
+_DRAWN = ("randn", "rand", "zeros", "ones", "empty", "randint")
+_CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")  # what comes last in a pipeline first
+_SIZES = ("img_size", "image_size", "input_size", "crop_size", "resolution")
+_DATASETS = {"CIFAR10": 32, "CIFAR100": 32, "SVHN": 32, "MNIST": 28, "FashionMNIST": 28, "KMNIST": 28, "STL10": 96}
+_POOLED = ("AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AdaptiveMaxPool2d", "adaptive_max_pool2d")
+_LIKELY = (32, 28, 64, 96, 128, 160, 192, 224, 227, 256, 299)
+SEQUENCE = 32  # steps, where any number will do
+_POOLS = ("MaxPool2d", "AvgPool2d", "max_pool2d", "avg_pool2d")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Entries of `inputs`, empty where nothing tells them, and what told them."""
+
+    inputs: tuple[str, ...]
+    source: str
+    template: str = "1x3x224x224"  # to be filled in, where `inputs` is empty
+
+
+@dataclass(frozen=True)
+class _First:
+    """What the first layer says: dimensions with their batch, None where any size may stand."""
+
+    shape: tuple[int | None, ...]
+    dtype: str = ""
+
+
+def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess:
+    """The input shape, by the surest source that has one."""
+    first = _first(choice) if choice else None
+    if choice is None:
+        return Guess((), "no model was found")
+    for path in exports:
+        if (shapes := _of_export(path)) and len(shapes) == len(choice.inputs):
+            return Guess(shapes, f"as {path.name} takes it")
+    if len(choice.inputs) != 1:
+        return Guess((), f"forward takes {', '.join(choice.inputs)}", ",".join(["1x…"] * len(choice.inputs)))
+    for name, shape in _drawn(found):
+        if first is None or _agrees(shape, first.shape):
+            whole = "x".join(map(str, (1, *shape[1:]))) + (":int64" if name == "randint" else "")
+            return Guess((whole,), f"as torch.{name} makes it in the code")
+    if first is None:
+        return Guess((), "the first layer does not tell it")
+    if None not in first.shape:
+        return Guess((_text(first),), "as the first layer takes it")
+    if len(first.shape) == 4:
+        size, why = _image_size(found, choice, first)
+        if size:
+            return Guess((_text(first, size),), why)
+        return Guess((), "height and width cannot be told from the code", _text(first, 224))
+    if first.dtype or len(first.shape) == 3:
+        return Guess((_text(first, SEQUENCE),), f"{SEQUENCE} steps: any number will do")
+    return Guess((), "the first layer does not tell it", _text(first, 224))
+
+
+def _text(first: _First, size: int = 1) -> str:
+    return "x".join(str(extent or size) for extent in first.shape) + (f":{first.dtype}" if first.dtype else "")
+
+
+def _agrees(shape: Sequence[int], pattern: Sequence[int | None]) -> bool:
+    """
+    >>> _agrees((8, 3, 64, 64), (1, 3, None, None)), _agrees((8, 1, 64, 64), (1, 3, None, None))
+    (True, False)
+    """
+    rest = zip(shape[1:], pattern[1:], strict=False)
+    return len(shape) == len(pattern) and all(want in (None, extent) for extent, want in rest)
+
+
+def _stored(choice: Choice) -> dict[str, tuple[int, ...]]:
+    if choice.weights is None:
+        return {}
+    start = f"{choice.prefix}." if choice.prefix else ""
+    return {n.removeprefix(start): s for n, s in choice.weights.shapes.items() if n.startswith(start)}
+
+
+def _first(choice: Choice) -> _First | None:
+    """From the first layer with weights, in the order of the file; without a file, in that of the source."""
+    kinds = {name: call_kind(call) for name, call in leaves(choice.layers)}
+    for name, shape in _stored(choice).items():
+        layer, _, parameter = name.rpartition(".")
+        kind = kinds.get(layer, "")
+        if parameter == "weight_ih_l0":
+            return _First((1, None, shape[1]))
+        if parameter != "weight" or len(shape) < 2:
+            continue
+        if kind == "Embedding" or (not kind and "emb" in layer):
+            return _First((1, None), "int64")
+        if len(shape) == 2:
+            return _First((1, shape[1])) if kind == "Linear" or not kind else None
+        return _First((1, shape[1], *([None] * (len(shape) - 2))))
+    for _, call in leaves(choice.layers):
+        kind = call_kind(call)
+        size = literal(call.args[0], choice.arguments) if call.args else None
+        if kind in KINDS and isinstance(size, int):
+            dimensions = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3, "Linear": 0}.get(kind)
+            return _First((1, size, *([None] * dimensions))) if dimensions is not None else None
+    return None
+
+
+def _drawn(found: Found) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Shapes of example tensors in the code."""
+    for name in _DRAWN:
+        for call in found.calls.get(name, ()):
+            nodes = [word.value for word in call.keywords if word.arg == "size"] or list(call.args)
+            values = [literal(node, found.constants) for node in nodes]
+            if name == "randint" and values:
+                values = values[-1:]
+            flat = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
+            if len(flat) >= 2 and all(isinstance(v, int) and v > 0 for v in flat):
+                yield name, tuple(flat)  # type: ignore[arg-type]
+
+
+def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
+    if size := _flattened(found, choice, first):
+        return size, "the only usual size that gives the first linear layer its inputs"
+    for name in _CROPS:
+        for call in found.calls.get(name, ()):
+            value = literal(call.args[0], found.constants) if call.args else None
+            value = value[-1] if isinstance(value, tuple | list) and value else value
+            if isinstance(value, int):
+                return value, f"as {name} leaves it in the code"
+    for name, value in found.constants.items():
+        if name.lower() in _SIZES and isinstance(value, int):
+            return value, f"as {name} says in the code"
+    for name, size in _DATASETS.items():
+        if name in found.calls:
+            return size, f"as {name} has it"
+    if any(name in found.calls for name in _POOLED):
+        return 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
+    return 0, ""
+
+
+def _flattened(found: Found, choice: Choice, first: _First) -> int:
+    """The usual size at which convolutions and pools leave as many values as the first linear layer takes; else 0."""
+    shapes = _stored(choice)
+    steps: list[tuple[int, int, int]] = []  # kernel, stride, padding
+    channels, wanted = 0, 0
+    for name, call in leaves(choice.layers):
+        kind, shape = call_kind(call), shapes.get(f"{name}.weight")
+        if kind in _POOLED:
+            return 0
+        if kind == "Conv2d" and shape and not wanted:
+            padding = literal(argument(call, KINDS[kind], "padding"), found.constants)
+            stride = literal(argument(call, KINDS[kind], "stride"), found.constants)
+            same = padding == "same"
+            steps.append((shape[2], _int(stride, 1), shape[2] // 2 if same else _int(padding, 0)))
+            channels = shape[0]
+        elif kind in _POOLS and not wanted:
+            steps.append(_pool(call, found.constants))
+        elif kind == "Linear" and shape and not wanted:
+            wanted = shape[1]
+    declared = any(call_kind(call) in _POOLS for _, call in leaves(choice.layers))
+    if not declared:  # called in forward, one after each convolution
+        pools = [_pool(call, found.constants) for name in _POOLS for call in found.calls.get(name, ())]
+        steps = [step for pair in zip(steps, [*pools, *[(1, 1, 0)] * len(steps)], strict=False) for step in pair]
+    if not channels or not wanted:
+        return 0
+    sizes = sorted(_LIKELY, key=lambda size: (first.shape[1] == 1) != (size == 28))
+    return next((size for size in sizes if channels * _after(size, steps) ** 2 == wanted), 0)
+
+
+def _pool(call: object, constants: Mapping[str, object]) -> tuple[int, int, int]:
+    arguments = getattr(call, "args", [])
+    values = [literal(node, constants) for node in arguments if isinstance(literal(node, constants), int)]
+    words = {word.arg: literal(word.value, constants) for word in getattr(call, "keywords", [])}
+    kernel = _int(values[0] if values else words.get("kernel_size"), 2)
+    stride = _int(values[1] if len(values) > 1 else words.get("stride"), kernel)
+    return kernel, stride, _int(words.get("padding"), 0)
+
+
+def _after(size: int, steps: Sequence[tuple[int, int, int]]) -> int:
+    for kernel, stride, padding in steps:
+        size = (size + 2 * padding - kernel) // stride + 1
+        if size < 1:
+            return 0
+    return size
+
+
+def _int(value: object, default: int) -> int:
+    return value if isinstance(value, int) else default
+
+
+def _of_export(path: Path) -> tuple[str, ...]:
+    """Inputs of an exported file in the model's layout; nothing where an extent other than the batch is open."""
+    try:
+        contents = read(path)
+    except IdpDeployError:
+        return ()
+    if contents.format != "onnx":  # the others may have moved the channels
+        return ()
+    found = []
+    for name in contents.inputs:
+        value = contents.values.get(name)
+        if value is None or not value.shape or any(extent < 1 for extent in value.shape[1:]):
+            return ()
+        dtype = "" if value.dtype == "float32" else f":{value.dtype}"
+        found.append("x".join(map(str, (1, *value.shape[1:]))) + dtype)
+    return tuple(found)

@@ -1,0 +1,82 @@
+"""Files of weights and of other tools' exports in a folder, read as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from idp_deploy.errors import IdpDeployError
+from idp_deploy.formats import suffixes
+
+SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+MOST_BYTES = 4 << 30  # of a file that is looked into
+PLACES = ("", "weights", "checkpoints", "models", "model", "ckpt", "runs", "output", "outputs")
+_PLAIN = (int, float, str, bool)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """A file of weights: shapes by dotted name, wrappers' prefixes removed, and the plain values beside them."""
+
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    settings: Mapping[str, object]  # such as a checkpoint's hyper-parameters, by their last key
+    size_bytes: int  # of the largest set of weights in it
+
+
+def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
+    """Files of weights here and in folders that usually hold them, the likeliest first; and what is said of others."""
+    from idp_deploy.loading.entries import flatten, prefixes, unwrap
+    from idp_deploy.loading.reading_files import read_bytes, read_content
+
+    found: list[Stored] = []
+    notes: list[str] = []
+    for path in _weight_files(folder):
+        try:
+            content = read_content(path, read_bytes(path))
+            entries = flatten(content, path).renamed(unwrap)
+        except IdpDeployError as error:
+            notes.append(f"{path.relative_to(folder)} is left out: {error.message.removeprefix(f'{path} ')}")
+            continue
+        tensors = {name: tensor for name, tensor in entries.tensors.items() if "optim" not in name.partition(".")[0]}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if not shapes or _is_ours(content):
+            continue
+        bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+        tops = [top for top in prefixes(shapes) if "." not in top and top] or [""]
+        size = max(sum(count for name, count in bytes_of.items() if name.startswith(top)) for top in ("", *tops))
+        found.append(Stored(path, shapes, dict(_settings(content, 3)), size))
+    return sorted(found, key=_likelihood), notes
+
+
+def exports(folder: Path) -> tuple[Path, ...]:
+    """Files of the formats that we read, whoever wrote them."""
+    return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes()))
+
+
+def _weight_files(folder: Path) -> Iterator[Path]:
+    for place in PLACES:
+        inside = folder / place
+        for path in sorted(inside.iterdir()) if inside.is_dir() else ():
+            usable = path.suffix in SUFFIXES and path.is_file() and path.stat().st_size < MOST_BYTES
+            if usable and not path.name.startswith((".", "optimizer", "scheduler", "training_args")):
+                yield path
+
+
+def _likelihood(stored: Stored) -> tuple[bool, float]:
+    """What calls itself the best, then the newest."""
+    return ("best" not in stored.path.stem.lower(), -stored.path.stat().st_mtime)
+
+
+def _is_ours(content: Any) -> bool:
+    return isinstance(content, Mapping) and str(content.get("format", content.get("kind", ""))).startswith("idp-deploy")
+
+
+def _settings(content: Any, depth: int) -> Iterator[tuple[str, object]]:
+    if isinstance(content, Mapping) and depth:
+        for key, value in content.items():
+            if isinstance(key, str) and isinstance(value, _PLAIN):
+                yield key, value
+            yield from _settings(value, depth - 1)

@@ -1,0 +1,78 @@
+"""A survey as a configuration that runs, with comments; what nothing tells is left as a line to fill in."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from idp_deploy.surveying import Survey
+
+UNTRAINED = 0.5  # share of zeros where no data is known to train with
+HEADROOM = 1.1
+OVERHEAD = 64_000  # bytes of a graph beside its weights
+
+
+def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Sequence[str]) -> str:
+    """The text of `idp-deploy.toml` in `folder`.
+
+    Args:
+        formats: those that can be written here. missing: those whose extra is not installed.
+    """
+    choice = found.choice
+    weights = choice.weights if choice else None
+    one_shot = found.task is None
+    lines = ["# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file."]
+    if choice is None:
+        lines.append('model = "my_package.model:build"  # fill in: a callable that returns the nn.Module')
+    elif choice.unknown:
+        given = ", ".join([*(f"{k}={v!r}" for k, v in choice.arguments.items()), *(f"{k}=…" for k in choice.unknown)])
+        lines.append(f"# model = {quoted(f'{choice.definition.spec}({given})')}  # fill in what nothing here tells")
+    else:
+        lines.append(f"model = {quoted(choice.spec)}  # {_where(choice.definition.file, folder)}")
+    if found.task:
+        lines.append(f"task = {quoted(found.task)}  # data, loss and metric")
+    else:
+        lines.append('# task = "my_data:task"  # data, loss and metric; with one, remove one-shot below: IDP trains')
+    if weights is not None:
+        lines.append(f"weights = {quoted(_where(weights.path, folder))}")
+    else:
+        lines.append('# weights = "model.pt"  # fill in: a state dict (.pt or .safetensors)')
+    if found.inputs.inputs:
+        lines.append(f"inputs = {json.dumps(list(found.inputs.inputs))}  # {found.inputs.source}")
+    elif not found.task:
+        lines.append(f'# inputs = ["{found.inputs.template}"]  # fill in: {found.inputs.source}')
+    lines += [
+        'output = "build"',
+        'targets = ["pixel-4", "iphone-12"]  # \'idp-deploy targets\' lists them all',
+        "",
+        "[prune]",
+    ]
+    if one_shot:
+        lines += [
+            f"target = {UNTRAINED}  # share of zeros over the prunable weights; 0.9 and more where a task trains",
+            "one-shot = true  # by magnitude, without data: accuracy is not measured",
+        ]
+    else:
+        lines += ["target = 0.9  # share of zeros over the prunable weights", "# epochs = 20"]
+    lines += ["", "[export]", f"to = {json.dumps(list(formats))}"]
+    lines += [f"# {name}: pip install 'idp-deploy[{name}]'" for name in missing]
+    lines += ["", "# [quantize]", '# scheme = "int8-weights"', ""]
+    format = next((name for name in ("tflite", "onnx") if name in formats), "onnx")
+    limit = f"{(weights.size_bytes * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
+    lines += [
+        f"[budgets.pixel-4.{format}]  # what 'check' fails on: lower them to what you can afford",
+        f'size = "{limit}"' + ("  # what the dense weights take" if weights else ""),
+        '# latency = "20 ms"',
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A TOML string."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _where(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()

@@ -1,0 +1,276 @@
+"""The verbs of the command line in Python, under the same words.
+
+Each takes a module as it is as well as what an earlier verb returned, paths and device names as text, and returns a
+thing of `flow` that says everything the report would; `render(thing, "markdown")` writes that report, and a notebook
+shows it. Errors are those of the command line (`idp_deploy.errors`), with the same messages. What asks only about
+files imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from idp_deploy.configuration import Configuration
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.formats import FORMATS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from idp_deploy.diffing import Difference
+    from idp_deploy.flow import Artifact, Budget, Contents, Estimate, FormatName, MaskedModel, Parity, Report
+    from idp_deploy.pipeline import Deployment
+    from idp_deploy.pruning import Comparison, Progress
+    from idp_deploy.restoring import Restored
+    from idp_deploy.simulation.targets import Target
+    from idp_deploy.tasks import Task
+
+    Limits = Mapping[str, Mapping[FormatName, Mapping[str, float | str]]]  # device → format → metric → quantity
+
+
+def deploy(
+    model: nn.Module | Model,
+    task: Task | None = None,
+    recipe: Recipe | None = None,
+    *,
+    to: Sequence[FormatName] = ("onnx",),
+    output: Path | str = "build",
+    stem: str = "model",
+    targets: Sequence[str] = (),
+    budgets: Sequence[Budget] | Limits = (),
+    scheme: str | None = None,
+    encoding: str = "auto",
+    one_shot: bool = False,
+    inputs: tuple[Any, ...] | None = None,
+    announce: Callable[[str], None] = lambda _: None,
+    **recipe_fields: Any,
+) -> Deployment:
+    """`idp-deploy run`: prune, harden, quantize if asked, export, verify, simulate and gate.
+
+    Args:
+        recipe: how to prune; or its fields by name: `sparsity=0.9, epochs=20, pattern="2:4"`.
+        to: formats to write; `<output>/<stem>.pruned.<suffix>` each.
+        targets: devices to simulate beside those that `budgets` name.
+        budgets: limits as in configuration, `{"pixel-4": {"tflite": {"size": "600 kB"}}}`, or as `Budget`s.
+        scheme: fp16, int8, int8-weights or lut4.
+        one_shot: prune by magnitude, without training; then there need be no task, where `inputs` are given.
+        inputs: one call's positional arguments; the task's by default.
+        announce: told each stage as it begins.
+
+    Returns:
+        the compressed model, the files, and a report whose `passed` is the verdict of the gate.
+
+    Raises:
+        IdpDeployError: as the command line would end.
+    """
+    from idp_deploy import pipeline
+
+    return pipeline.deploy(
+        _model(model),
+        task,
+        _recipe(recipe, recipe_fields),
+        folder=Path(output),
+        stem=stem,
+        formats=tuple(to),
+        targets=tuple(targets),
+        budgets=_budgets(budgets),
+        scheme=scheme,
+        encoding=encoding,
+        one_shot=one_shot,
+        inputs=inputs,
+        announce=announce,
+    )
+
+
+def prune(
+    model: nn.Module | Model,
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint_dir: Path | None = None,
+    resume: bool = False,
+    **recipe_fields: Any,
+) -> MaskedModel:
+    """`idp-deploy prune --soft`: train with soft masks until the share of zeros is reached; `harden` comes next.
+
+    Args:
+        recipe: how to prune; or its fields by name.
+        progress: told after every epoch.
+        checkpoint_dir: where the state is kept that `resume` goes on from.
+    """
+    from idp_deploy import pruning
+
+    chosen = _recipe(recipe, recipe_fields)
+    return pruning.prune(_model(model), task, chosen, progress=progress, checkpoint_dir=checkpoint_dir, resume=resume)
+
+
+def one_shot(model: nn.Module | Model, recipe: Recipe | None = None, **recipe_fields: Any) -> CompressedModel:
+    """`idp-deploy prune --one-shot`: the smallest weights become zero, without data and without training."""
+    from idp_deploy import pruning
+
+    return pruning.one_shot(_model(model), _recipe(recipe, recipe_fields))
+
+
+def quantize(
+    model: nn.Module | CompressedModel,
+    scheme: str,
+    *,
+    task: Task | None = None,
+    example_inputs: tuple[Any, ...] | None = None,
+    **options: Any,
+) -> CompressedModel:
+    """`idp-deploy quantize`: fewer bits a weight; zeros stay exactly zero. Options as `quantization.quantize`."""
+    from idp_deploy import quantization
+
+    return quantization.quantize(_compressed(model), scheme, task=task, example_inputs=example_inputs, **options)
+
+
+def export(
+    model: nn.Module | CompressedModel,
+    format: FormatName,
+    example_inputs: tuple[Any, ...],
+    path: Path | str,
+    *,
+    encoding: str = "auto",
+    **options: Any,
+) -> Artifact:
+    """`idp-deploy export`: one file with sparse weight encodings. `verify` it before it ships."""
+    from idp_deploy import exporting
+
+    return exporting.export(_compressed(model), format, example_inputs, Path(path), encoding=encoding, **options)
+
+
+def verify(
+    artifact: Path | str | Contents,
+    model: nn.Module | CompressedModel | None = None,
+    example_inputs: Any = None,
+    *,
+    task: Task | None = None,
+    **options: Any,
+) -> Parity:
+    """`idp-deploy verify`: run the file here, hold it against the model, prove the zeros from the file."""
+    from idp_deploy import verification
+
+    against = None if model is None else _compressed(model)
+    return verification.verify(artifact, against, example_inputs, task=task, **options)
+
+
+def simulate(artifact: Path | str | Contents, target: Target | str, **options: Any) -> Estimate:
+    """`idp-deploy simulate`: how long one inference takes on a device. Options as `simulation.simulate`."""
+    from idp_deploy import simulation
+
+    file = Path(artifact) if isinstance(artifact, str) else artifact
+    return simulation.simulate(file, _target(target), **options)
+
+
+def check(
+    artifacts: Path | str | Sequence[Path | str],
+    *,
+    targets: Sequence[Target | str] = (),
+    budgets: Sequence[Budget] | Limits = (),
+    baseline: Path | str | None = None,
+) -> Report:
+    """`idp-deploy check`: the gate.
+
+    Args:
+        targets: devices to estimate on beside those that the budgets name.
+        budgets: as of `deploy`.
+        baseline: an earlier report of `check --json`; worse fails.
+    """
+    from idp_deploy import gating, reading, simulation
+
+    paths = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts)
+    limits = (*_budgets(budgets), *(gating.baseline_budgets(Path(baseline)) if baseline else ()))
+    devices = {device.name: device for device in map(_target, [*targets, *(b.target for b in limits)])}
+    if not devices:
+        raise UsageError("no target and no budget is named", way_out='pass targets=["pixel-4"], or budgets')
+    contents = [reading.read(Path(path)) for path in paths]
+    evidence = [
+        gating.Evidence(one, simulation.simulate(one, device))
+        for one, device in gating.pairs(contents, list(devices.values()), limits)
+    ]
+    return gating.gate(limits, evidence)
+
+
+def compare(
+    model: nn.Module | Model,
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    methods: Sequence[str],
+    sparsities: Sequence[float] = (0.9,),
+    seeds: Sequence[int] = (0, 1, 2),
+    **options: Any,
+) -> Comparison:
+    """`idp-deploy compare`: methods against each other on your own task, paired by seed."""
+    from idp_deploy.pruning import comparing
+
+    return comparing.compare(
+        _model(model), task, recipe or Recipe(), methods=methods, sparsities=sparsities, seeds=seeds, **options
+    )
+
+
+def diff(before: Path | str, after: Path | str, targets: Sequence[Target | str] = ()) -> Difference:
+    """`idp-deploy diff`: two files layer by layer, of any formats and tools."""
+    from idp_deploy import diffing
+
+    return diffing.diff(Path(before), Path(after), [_target(target) for target in targets])
+
+
+def restore(source: Path | str, path: Path | str, *, encoding: str = "auto") -> Restored:
+    """`idp-deploy restore`: the zeros of an .onnx file that another tool stored densely are left out again."""
+    from idp_deploy import restoring
+
+    return restoring.restore(Path(source), Path(path), encoding=encoding)
+
+
+def targets() -> tuple[Target, ...]:
+    """`idp-deploy targets`: every device profile there is, those under ./targets first."""
+    from idp_deploy.simulation.targets import read_targets
+
+    return tuple(read_targets()[0])
+
+
+def render(result: object, format: str = "text") -> str | bytes:
+    """The report of anything that a verb returned, in one of `--format`'s; bytes where it is a picture."""
+    from idp_deploy import rendering
+    from idp_deploy.rendering.results import document_of
+
+    return rendering.render(document_of(result), format)
+
+
+def _model(model: nn.Module | Model) -> Model:
+    return model if isinstance(model, Model) else Model(model)
+
+
+def _compressed(model: nn.Module | CompressedModel) -> CompressedModel:
+    from idp_deploy.loading import as_it_stands
+
+    return model if isinstance(model, CompressedModel) else as_it_stands(Model(model))
+
+
+def _target(target: Target | str) -> Target:
+    from idp_deploy.simulation.targets import load_target
+
+    return load_target(target) if isinstance(target, str) else target
+
+
+def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:
+    unknown = sorted(set(fields) - set(Recipe.__dataclass_fields__))
+    if unknown:
+        raise UsageError(f"a recipe has no {unknown[0]!r}", way_out=f"one of {', '.join(Recipe.__dataclass_fields__)}")
+    return replace(recipe or Recipe(), **fields)
+
+
+def _budgets(budgets: Sequence[Budget] | Limits) -> tuple[Budget, ...]:
+    if not isinstance(budgets, Mapping):
+        return tuple(budgets)
+    unknown = [format for formats in budgets.values() for format in formats if format not in FORMATS]
+    if unknown:
+        raise UsageError(f"unknown format {unknown[0]!r} in budgets", way_out=f"one of {', '.join(FORMATS)}")
+    return Configuration.model_validate({"budgets": budgets}).budget_list()
