@@ -17,7 +17,6 @@ import contextlib
 import io
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,9 +44,19 @@ _LIMIT_BYTES = 4.0e6  # of MobileNetV2: met by some candidates, so that the sear
 
 
 def spent() -> float:
-    """CPU seconds of this process and of those it has waited for."""
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    """CPU seconds of this process and of every process below it, those that still run among them."""
+    parents: dict[int, list[tuple[int, int]]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended, and its parent has its time
+            fields = stat.read_text().rpartition(")")[2].split()
+            parents.setdefault(int(fields[1]), []).append((int(stat.parent.name), sum(map(int, fields[11:15]))))
+    own = os.times()
+    ticks, waiting = 0, [os.getpid()]
+    while waiting:
+        for child, used in parents.get(waiting.pop(), []):
+            ticks += used
+            waiting.append(child)
+    return sum(own[:4]) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def step(name: str, folder: Path) -> Callable[[], Any]:
@@ -104,7 +113,7 @@ def once(name: str) -> None:
         run = step(name, Path(folder))
         start = spent()
         found = run()
-        print(json.dumps({"start": start, "result": found if isinstance(found, float) else None}))
+        print(json.dumps({"cpu_s": spent() - start, "result": found if isinstance(found, float) else None}))
 
 
 def sizes() -> None:
@@ -126,17 +135,15 @@ def sizes() -> None:
     print(json.dumps(found))
 
 
-def in_tree(tree: Path, *words: str) -> tuple[dict[str, Any], float]:
-    """This script's answer on the code of a tree, and the CPU seconds of the whole process."""
+def in_tree(tree: Path, *words: str) -> dict[str, Any]:
+    """This script's answer on the code of a tree."""
     environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n"}
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     command = [sys.executable, str(Path(__file__).resolve()), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tree, check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(done.stderr[-4000:])
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return json.loads(done.stdout.splitlines()[-1]), used
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @contextlib.contextmanager
@@ -158,8 +165,8 @@ def compare(name: str, base: Path, repeats: int) -> dict[str, Any]:
     results = {}
     for i in range(repeats):
         for way, tree in sorted({"before": base, "now": ROOT}.items(), reverse=bool(i % 2)):
-            answer, used = in_tree(tree, "--once", name)
-            runs[way].append(used - answer["start"])
+            answer = in_tree(tree, "--once", name)
+            runs[way].append(answer["cpu_s"])
             results[way] = answer["result"]
     before, now = (statistics.median(runs[way]) for way in ("before", "now"))
     row = {"before_cpu_s": before, "now_cpu_s": now, "ratio": now / before, "wanted": WANTED[name], "runs": runs}
@@ -185,7 +192,7 @@ def main() -> None:
     found: dict[str, Any] = {"command": "python -m bench.house" + " --sizes" * arguments.sizes, "base": arguments.base}
     with checked_out(arguments.base) as base:
         if arguments.sizes:
-            (before, _), (now, _) = (in_tree(tree, "--once-sizes") for tree in (base, ROOT))
+            before, now = (in_tree(tree, "--once-sizes") for tree in (base, ROOT))
             found["files"] = {name: [before.get(name), size] for name, size in now.items()}
             for name, (old, new) in found["files"].items():
                 if old != new:
