@@ -189,7 +189,7 @@ def main() -> None:
     if arguments.once_sizes:
         sizes()
         return
-    found: dict[str, Any] = {"command": "python -m bench.house" + " --sizes" * arguments.sizes, "base": arguments.base}
+    found: dict[str, Any] = {"command": " ".join(["python -m bench.house", *sys.argv[1:]]), "base": arguments.base}
     with checked_out(arguments.base) as base:
         if arguments.sizes:
             before, now = (in_tree(tree, "--once-sizes") for tree in (base, ROOT))
