@@ -4,7 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-slow check docs calibrate compat compat-onnx fuzz emulator clean
+OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
+  tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
+
+.PHONY: help demo test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz chaos emulator clean
 help:  ## this list
 	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -20,6 +23,11 @@ demo: $(STAMP)  ## train, prune, export, verify, simulate and gate a model on re
 test: $(STAMP)  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers: more threads each would only wait for each other
 
+test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 $(OLDEST)
+
 test-slow: $(STAMP)  ## the suites that take minutes
 	$(BIN)/python -m pytest -m slow
 
@@ -29,10 +37,11 @@ check: $(STAMP)  ## lint, types, doctests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules idp_deploy tests/test_architecture.py -q
 
-docs: $(STAMP)  ## docs/cli.md, made from --help, and the import table
+docs: $(STAMP)  ## what is generated (docs/cli.md, schemas, the import table), then the site: build/site/index.html
 	$(BIN)/python -m idp_deploy.cli.reference > docs/cli.md
 	for name in configuration report baseline manifest; do $(BIN)/python -m idp_deploy schema $$name -o docs/schemas/$$name.schema.json; done
 	$(BIN)/python -m tests.test_architecture
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 calibrate: $(STAMP)  ## refit the cost model from targets/measurements
 	$(BIN)/python -m idp_deploy.simulation.calibration
@@ -47,8 +56,25 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
 	$(BIN)/python -m bench.compat_onnx
 
+ethos-u: PACKAGE := ethos-u-vela>=5.2,<5.3
+tflm: PACKAGE := tflite-micro
+ethos-u tflm: $(STAMP)  ## the extra of that name in an environment of its own, and its tests
+	$(PYTHON) -m venv $(VENV)-$@
+	echo $(abspath $(VENV))/lib/python*/site-packages > $$(echo $(VENV)-$@/lib/python*/site-packages)/base.pth
+	$(VENV)-$@/bin/python -m pip install --quiet --quiet --constraint constraints.txt '$(PACKAGE)'
+	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest tests/test_$(subst -,_,$@).py
+
+coreai: $(STAMP)  ## Core AI's libraries and the vendor's own tool in an environment of their own, and the tests of that format
+	$(PYTHON) -m venv $(VENV)-coreai
+	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev,coreai]' coreai-opt==0.3.0
+	OMP_NUM_THREADS=1 $(VENV)-coreai/bin/python -m pytest -n 2 tests/test_coreai.py tests/test_coreai_export.py tests/test_coreai_run.py
+
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+
+chaos: $(STAMP)  ## commands that are killed, find the disk full, meet or lose a worker (KILLS=200 SEED=1)
+	$(BIN)/python -m tests.chaos.killing --kills $(or $(KILLS),200) --seed $(or $(SEED),1)
 
 emulator: $(STAMP)  ## what `simulate --emulate` needs, in a private folder
 	PYTHON=$(abspath $(BIN)/python) emulator/setup.sh

@@ -10,10 +10,11 @@ import json
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 RESULT = Path(__file__).with_name("results") / "allocation_memory.json"
-HOWS = ("uniform", "erk", "global", "lamp")
+HOWS = ("uniform", "erk", "global", "lamp", "sensitivity")
 
 
 def peak(how: str, millions: int) -> float:
@@ -25,6 +26,8 @@ def peak(how: str, millions: int) -> float:
     torch.manual_seed(0)
     side = 1 << 10
     layers = [Layer(f"l{i}", torch.randn(millions * 10**6 // (10 * side), side)) for i in range(10)]
+    if how == "sensitivity":
+        layers = [replace(layer, gradient=torch.randn_like(layer.weight)) for layer in layers]
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     allocate(layers, 0.9, how)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024

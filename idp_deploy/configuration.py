@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
-from idp_deploy.formats import FORMATS
-from idp_deploy.formats.validation import KnownFormat
+from idp_deploy.formats import COMPILED_FROM, usual
+from idp_deploy.formats.validation import KnownFormat, KnownOutput
 from idp_deploy.units import METRICS, parse
 
 PREFIX = "IDP_DEPLOY_"
@@ -55,7 +55,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[KnownFormat, ...] = tuple(FORMATS)
+    to: tuple[KnownOutput, ...] = usual()
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None
@@ -68,13 +68,19 @@ class ExportTable(_Table):
         Raises:
             UsageError: an argument that none of `formats` takes.
         """
-        words = {"coreml": ("precision", precision, self.precision), "tflite": ("io", io, self.io)}
-        for format, (word, asked, _) in words.items():
-            if asked and format not in formats:
-                raise UsageError(f"--{word} is for {format}, which is not exported", way_out=f"add --to {format}")
+        words = {"precision": (precision, self.precision), "io": (io, self.io)}
+        takers: dict[str, tuple[FormatName, ...]] = {"precision": ("coreml", "coreai"), "io": ("tflite",)}
+        formats = [COMPILED_FROM.get(format, format) for format in formats]
+        for word, (asked, _) in words.items():
+            if asked and not set(takers[word]).intersection(formats):
+                meant = " and ".join(takers[word])
+                raise UsageError(
+                    f"--{word} is for {meant}, which is not exported", way_out=f"add --to {takers[word][0]}"
+                )
         return {
             format: {word: value}
-            for format, (word, asked, configured) in words.items()
+            for word, (asked, configured) in words.items()
+            for format in takers[word]
             if format in formats and (value := asked or configured)
         }
 

@@ -59,7 +59,7 @@ def parse_json(text: str | bytes) -> Any:
 def line_of(text: str, keys: Sequence[str]) -> int | None:
     """The line of a TOML text, from 1, with a key of a table; None where it is not written on a line of its own.
 
-    >>> line_of('a = 1\n[budgets.pixel-4.onnx]\nsize = "1 MB"\n', ("budgets", "pixel-4", "onnx", "size"))
+    >>> line_of('a = 1\\n[budgets.pixel-4.onnx]\\nsize = "1 MB"\\n', ("budgets", "pixel-4", "onnx", "size"))
     3
     """
     table: list[str] = []

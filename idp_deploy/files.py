@@ -1,7 +1,7 @@
 """Writing so that an interrupted command leaves the old file or none: temporary sibling, sync, rename.
 
-Nothing but a file ever makes way for a file. A folder stays, whatever it is, save for one: a Core ML package that holds
-nothing else makes way for a Core ML package.
+Nothing but a file ever makes way for a file. A folder stays, whatever it is, save for one: a package (`packages`) that
+holds nothing else makes way for a package of its kind.
 """
 
 from __future__ import annotations
@@ -19,18 +19,15 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
-from idp_deploy import documents
+from idp_deploy import packages
 from idp_deploy.errors import FileError, UsageError
 
 GZIP_LEVEL = 6  # what web servers use by default
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
-MANIFEST_BYTES = 1 << 20  # a package's own is half a kilobyte
 
-_WEIGHTS = re.compile(r"(\d+-)?weight\.bin")  # numbered where a package holds several models
 _HOLDER = re.compile(r"\.idp-deploy-[0-9a-f]{32}")
 _RETIRED = "retired"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
-_DEBUGGING = Path("executorch_debug_handle_mapping.json")  # coremltools writes it beside the manifest
 
 
 @contextmanager
@@ -51,7 +48,7 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
         if package and place.is_dir():
-            _swap(temporary, place, holder / _RETIRED)
+            _swap(temporary, place, holder / _RETIRED, packages.kind_of(path))
         else:  # never takes the place of a folder, or with a folder that of a file, since the system refuses that
             os.replace(temporary, place)
 
@@ -62,7 +59,7 @@ def workspace(folder: Path) -> Iterator[Path]:
 
     It is locked while its process lives, and a lock that can be had tells that nobody is left to use the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     _sweep(folder)
     lock: int | None = None
     holder = folder
@@ -70,7 +67,7 @@ def workspace(folder: Path) -> Iterator[Path]:
         while lock is None:  # another command may sweep it away before it is locked
             holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
             _holders.add(holder.absolute())
-            holder.mkdir(mode=0o700)
+            holder.mkdir(mode=0o700, parents=True)
             lock = _locked(holder)
         yield holder
     finally:  # a signal may come in here as well: what it leaves is removed as the process ends
@@ -79,6 +76,9 @@ def workspace(folder: Path) -> Iterator[Path]:
             _holders.discard(holder.absolute())
         if lock is not None:
             os.close(lock)
+        with suppress(OSError):  # there is something in it, which is why it was made
+            for empty in made:
+                empty.rmdir()
 
 
 _holders: set[Path] = set()  # temporary folders that this process has in use
@@ -118,6 +118,11 @@ def _sweep(folder: Path) -> None:
         os.close(lock)
 
 
+def holds_leftovers(folder: Path) -> bool:
+    """Whether a killed command left a temporary folder in it, or a living one works there."""
+    return any(_HOLDER.fullmatch(path.name) for path in folder.glob(".idp-deploy-*"))
+
+
 def _discard(holder: Path) -> None:
     for package in (holder / _RETIRED).glob("*"):
         if not os.path.lexists(holder.parent / package.name):
@@ -125,10 +130,10 @@ def _discard(holder: Path) -> None:
     shutil.rmtree(holder, ignore_errors=True)
 
 
-def _swap(new: Path, place: Path, retired: Path) -> None:
+def _swap(new: Path, place: Path, retired: Path, kind: packages.Kind) -> None:
     """One package takes another's place, in one step where the system can; else the old one waits in `retired`."""
     if _exchange(new, place):
-        if reason := why_kept(new):  # somebody put something into it since it was looked at
+        if reason := kind.why_kept(new):  # somebody put something into it since it was looked at
             _exchange(new, place)
             raise _kept(place, reason)
         return
@@ -136,7 +141,7 @@ def _swap(new: Path, place: Path, retired: Path) -> None:
     old = retired / place.name
     try:  # a signal may come between any two lines
         place.rename(old)
-        if reason := why_kept(old):
+        if reason := kind.why_kept(old):
             raise _kept(place, reason)
         new.rename(place)
     except BaseException:
@@ -163,7 +168,7 @@ def landing(path: Path, *, package: bool = False) -> Path:
     """Where that which is written to `path` will lie: `path`, or what it links to.
 
     Args:
-        package: a Core ML package is to be written, which is a folder.
+        package: a package is to be written, which is a folder, of the kind that its suffix says.
 
     Raises:
         UsageError: a folder stands there (other than a package where one is to be written), a file where a package is
@@ -176,7 +181,7 @@ def landing(path: Path, *, package: bool = False) -> Path:
     if path.is_dir():
         if not package:
             raise UsageError(f"{path} is a directory", way_out="name a file: a folder is never replaced")
-        if reason := why_kept(path):
+        if reason := packages.kind_of(path).why_kept(path):
             raise _kept(path, reason)
     elif path.exists() and not path.is_file():
         raise UsageError(f"{path} is a device or a pipe, no file", way_out="name a file, or print to stdout")
@@ -186,35 +191,6 @@ def landing(path: Path, *, package: bool = False) -> Path:
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out="name another place with -o")
     return place
-
-
-def why_kept(folder: Path) -> str:
-    """Why a folder may not make way for a Core ML package; empty where it is one, of any maker, and nothing else."""
-    parts = _package_parts(folder)
-    if not parts:
-        return "is a directory, and no Core ML package"
-    homes = {parent for part in parts for parent in part.parents}
-    for entry in sorted(folder.rglob("*")):
-        inside = entry.relative_to(folder)
-        if entry.is_dir():
-            known = inside in homes or inside in parts
-        else:
-            known = inside in parts or (inside.parent in parts and _WEIGHTS.fullmatch(inside.name) is not None)
-        if not known or entry.is_symlink():
-            return f"holds {inside}, which is no part of a Core ML package"
-    return ""
-
-
-def _package_parts(folder: Path) -> set[Path]:
-    """The files and folders that a package's manifest lists, and its manifest; empty where there is none."""
-    manifest = folder / "Manifest.json"
-    try:
-        content = documents.parse_json(documents.read_bytes(manifest, limit=MANIFEST_BYTES))
-        listed = {Path("Data", entry["path"]) for entry in content["itemInfoEntries"].values()}
-        content["itemInfoEntries"][content["rootModelIdentifier"]]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        return set()
-    return listed | {Path(manifest.name), _DEBUGGING}
 
 
 def _kept(path: Path, reason: str) -> UsageError:

@@ -65,6 +65,7 @@ class Provenance:
     seed: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     steps: tuple[str, ...] = ()  # ("prune --target 0.9 --method idp", "quantize int8", …)
+    threads: int = 0  # of torch as it trained, on which the last bits of every sum depend; 0: not known, or no training
 
 
 # ── the model on its way ────────────────────────────────────────────────────────────────────────────────────────────
@@ -406,8 +407,44 @@ class Basis:
 
 
 @dataclass(frozen=True)
+class CpuOperator:
+    """An operator that a neural processing unit leaves to the processor beside it."""
+
+    name: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class VendorEstimate:
+    """What the vendor's own software says of a file: neither simulated by us nor measured on the device.
+
+    None where it does not say. `flash_bytes` is what the program keeps of the model: the compiled file, or the file.
+    """
+
+    software: str  # "Vela 5.2.0"
+    setting: str  # what it was asked about
+    flash_bytes: int
+    original_weight_bytes: int | None = None
+    encoded_weight_bytes: int | None = None
+    sram_bytes: int | None = None
+    dram_bytes: int | None = None
+    arena_bytes: int | None = None  # the smallest with which the runtime allocates and runs
+    flash_traffic_bytes: int | None = None  # of one inference, read and written
+    dram_traffic_bytes: int | None = None
+    sram_traffic_bytes: int | None = None
+    cycles: Mapping[str, int] = field(default_factory=dict)  # npu, sram, dram, flash: the largest binds; total
+    latency_ms: float | None = None
+    npu_operators: int | None = None
+    cpu_operators: tuple[CpuOperator, ...] | None = None
+
+
+@dataclass(frozen=True)
 class Estimate(Shown):
-    """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why."""
+    """Simulated, never measured. `latency_ms` is None where the data allow no number; `reason` says why.
+
+    Where a vendor's software answers, what it says stands in `vendor` and `latency_ms` is None.
+    """
 
     artifact: Path
     format: FormatName
@@ -425,7 +462,10 @@ class Estimate(Shown):
     ops: tuple[OpEstimate, ...] = ()
     notes: tuple[str, ...] = ()
     basis: Basis | None = None  # where there is a latency
+    vendor: VendorEstimate | None = None
     dense_latency_ms: float | None = None  # the middle, had the file no zeros
+    unfit: str = ""  # what keeps the runtime from running this file as it is meant: refused, or wrong without an error
+    way_out: str = ""  # of that
 
 
 @dataclass(frozen=True)
@@ -478,7 +518,7 @@ class Budget:
 
     target: str
     format: FormatName
-    metric: str  # size | transfer | latency | memory | sparsity | error
+    metric: str  # a row of `units.METRICS`
     limit: float
     source: str  # where it was written, e.g. "pyproject.toml [tool.idp-deploy.budgets.pixel-4.tflite]"
 

@@ -1,7 +1,8 @@
 """gate: what was read, simulated and verified × budgets → Report.
 
 A budget holds when its value is on the right side of the limit; a latency is compared by the middle of its interval,
-and the detail says when the interval crosses the limit. What could not be measured fails its budget.
+and the detail says when the interval crosses the limit. What could not be measured fails its budget, and so does every
+metric of a file that the target's runtime refuses or computes wrongly.
 """
 
 from __future__ import annotations
@@ -108,6 +109,8 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     value, reason = VALUES[budget.metric](evidence)
     if value is None:
         return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
+    if evidence.estimate.unfit:  # no limit holds of a file that does not run as it is meant
+        return Check(budget, evidence.contents.path, value, "fail", evidence.estimate.unfit, evidence.estimate.way_out)
     slack = 0.5 / max(sparsity(evidence.contents)[2], 1) if metric.at_least else 0.0  # a share is a count rounded
     passed = value >= budget.limit - slack if metric.at_least else value <= budget.limit
     detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""
@@ -130,8 +133,25 @@ def _crossing(budget: Budget, evidence: Evidence, passed: bool) -> str:
 
 
 def _latency(evidence: Evidence) -> tuple[float | None, str]:
+    if evidence.estimate.vendor is not None:
+        return _vendor("latency_ms")(evidence)
     interval = evidence.estimate.latency_ms
     return (interval.middle, "") if interval else (None, evidence.estimate.reason)
+
+
+def _vendor(figure: str) -> Callable[[Evidence], tuple[float | None, str]]:
+    """A figure of the vendor's software: a number, or as many as it lists."""
+
+    def value(evidence: Evidence) -> tuple[float | None, str]:
+        estimate, vendor = evidence.estimate, evidence.estimate.vendor
+        if vendor is None:
+            return None, estimate.reason or f"no vendor's software answers for {estimate.target}"
+        found = getattr(vendor, figure)
+        if found is None:
+            return None, f"{vendor.software} does not say"
+        return (len(found) if isinstance(found, tuple) else found), ""
+
+    return value
 
 
 def _memory(evidence: Evidence) -> tuple[float | None, str]:
@@ -161,6 +181,10 @@ VALUES: Mapping[str, Callable[[Evidence], tuple[float | None, str]]] = {
     "latency": _latency,
     "memory": _memory,
     "sparsity": lambda e: (sparsity(e.contents)[0], ""),
+    "flash": _vendor("flash_bytes"),
+    "sram": _vendor("sram_bytes"),
+    "arena": _vendor("arena_bytes"),
+    "cpu_operators": _vendor("cpu_operators"),
     "error": _error,
 }
 
@@ -186,6 +210,11 @@ def _blame_size(evidence: Evidence) -> tuple[str, str]:
 
 
 def _blame_latency(evidence: Evidence) -> tuple[str, str]:
+    if vendor := evidence.estimate.vendor:
+        binds = max((c for c in vendor.cycles if c != "total"), key=lambda c: vendor.cycles[c], default="npu")
+        if binds == "npu":
+            return "arithmetic takes most cycles", "remove channels (--pattern channel), or 2:4 on an Ethos-U85"
+        return f"{binds} traffic takes most cycles", "prune further: zeros cut the bytes read"
     timed = [op for op in evidence.estimate.ops if op.latency_ms is not None]
     if not timed:
         return "", "remove channels: --pattern channel"
@@ -202,6 +231,28 @@ def _blame_memory(evidence: Evidence) -> tuple[str, str]:
     return f"weights {weights} resident, activations {peak} at the peak", "quantize, or lower the input resolution"
 
 
+def _blame_flash(evidence: Evidence) -> tuple[str, str]:
+    vendor = evidence.estimate.vendor
+    if vendor is None or vendor.encoded_weight_bytes is None:
+        return _blame_size(evidence)
+    encoded, stored = (show(n, "bytes") for n in (vendor.encoded_weight_bytes, vendor.original_weight_bytes))
+    return f"weights take {encoded}, encoded from {stored}", "prune further: Vela's encoding takes few bytes for zeros"
+
+
+def _blame_cpu(evidence: Evidence) -> tuple[str, str]:
+    vendor = evidence.estimate.vendor
+    left = vendor.cpu_operators if vendor else None
+    if not left:
+        return "", ""
+    ends = {op.kind for op in left} <= {"Quantize", "Dequantize"}
+    fix = "export with --io int8" if ends else "quantize --scheme int8, or replace the operator"
+    return f"{left[0].kind} {left[0].name!r} stays on the CPU: {left[0].reason}", fix
+
+
+def _blame_activations(evidence: Evidence) -> tuple[str, str]:
+    return "activations of the largest layers", "lower the input resolution, or remove channels (--pattern channel)"
+
+
 BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
     "size": _blame_size,
     "gzip": _blame_size,
@@ -209,6 +260,10 @@ BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
     "latency": _blame_latency,
     "memory": _blame_memory,
     "sparsity": lambda e: ("", "prune to a higher --target, or skip fewer weights"),
+    "flash": _blame_flash,
+    "sram": _blame_activations,
+    "arena": _blame_activations,
+    "cpu_operators": _blame_cpu,
     "error": lambda e: ("", "export in float32, or keep the least precise layers float"),
 }
 
@@ -227,9 +282,9 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
     """
     try:
         content = documents.parse_json(documents.read_text(path))
-        told = provenance_of(content)
+        rows, told = content["checks"], provenance_of(content)
         found = []
-        for row in content["checks"]:
+        for row in rows:
             if row["value"] is None:
                 continue
             metric = METRICS[row["metric"]]
@@ -259,4 +314,5 @@ def provenance_of(report: Mapping[str, object]) -> str:
     if not isinstance(told, Mapping):
         return ""
     words = {"version": "idp-deploy {}", "date": "{}", "commit": "commit {:.10}"}
-    return ", ".join(text.format(str(told[key])) for key, text in words.items() if told.get(key))
+    said = {key: told[key] for key in words if isinstance(told.get(key), str)}
+    return ", ".join(words[key].format(f"{text:.40}") for key, text in said.items() if text)

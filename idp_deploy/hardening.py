@@ -10,7 +10,7 @@ from torch import nn
 
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.masks import write_zeros
-from idp_deploy.tasks import Task, evaluate, own_randomness, to_device
+from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, to_device
 
 RECALIBRATION_BATCHES = 50
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -30,7 +30,8 @@ def harden(masked: MaskedModel, task: Task | None = None) -> CompressedModel:
     module = deepcopy(masked.module)
     masks = write_zeros(module, masked.soft_masks)
     if task is not None:
-        recalibrate_batch_norm(module, task, masked.recipe.seed)
+        with own_threads(masked.provenance.threads):  # it ends at the same bytes wherever training was killed
+            recalibrate_batch_norm(module, task, masked.recipe.seed)
     return CompressedModel(module, masks, masked.recipe, None, masked.provenance)
 
 

@@ -84,7 +84,7 @@ class Inspection(Shown):
 
 
 def inspect(path: Path | str) -> Inspection:
-    """Look into an .onnx, .mlpackage or .tflite file, ours or another tool's.
+    """Look into an .onnx, .mlpackage, .tflite, .aimodel or .pte file, ours or another tool's.
 
     Transfer sizes are gzip at level 6 and brotli at quality 5, a package's files compressed one by one.
 
@@ -144,6 +144,8 @@ def redundancy_of(contents: Contents) -> Redundancy | None:
     largest = max(wasteful, key=lambda t: t.zeros * t.value_bits)
     what = f"{wasted / 1e6:.2f} MB of zeros are stored densely in {_counted(len(wasteful))}, most in '{largest.name}'"
     again = sparse_bytes(contents)
+    if again is None and contents.manifest and len(dense) < len(contents.tensors):
+        return None  # ours, and sparse wherever that was smaller
     if again is None:
         return Redundancy(f"{what}: export this model with sparse weight encodings to leave them out", None)
     if contents.size_bytes - again < _WORTH_SAYING_BYTES:

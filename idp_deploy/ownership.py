@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import chain, count
 from pathlib import Path
 
-from idp_deploy import documents, files
+from idp_deploy import documents, files, packages
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import MANIFEST_KEY
 from idp_deploy.formats import suffixes
@@ -28,7 +28,7 @@ def claim(path: Path) -> Path:
     Raises:
         UsageError: a file of somebody else's, or anything that `files.landing` refuses.
     """
-    files.landing(path, package=path.suffix == ".mlpackage")
+    files.landing(path, package=path.suffix in packages.KINDS)
     if path.exists() and not is_ours(path):
         raise UsageError(
             f"{path} exists and was not written by idp-deploy", way_out="move it away, or name another place with -o"
@@ -101,5 +101,5 @@ def _is_record(path: Path) -> bool:
 _RECOGNISED: dict[str, Callable[[Path], bool]] = {
     ".pt": _is_saved,
     ".json": _is_record,
-    ".mlpackage": lambda path: path.is_dir() and not files.why_kept(path),
+    **dict.fromkeys(packages.KINDS, lambda path: path.is_dir() and not packages.kind_of(path).why_kept(path)),
 }

@@ -7,7 +7,9 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy.aiming import aim
 from idp_deploy.flow import Budget, FormatName
+from idp_deploy.simulation.targets import load_target
 from idp_deploy.stages import Deployment, Plan, Run
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ def deploy(
     *,
     folder: Path,
     stem: str = "model",
-    formats: Sequence[FormatName],
+    formats: Sequence[str],
     targets: Sequence[str],
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
@@ -39,24 +41,28 @@ def deploy(
 
     Args:
         folder: where `<stem>.pruned.pt` and the exported files go.
+        formats: what to write; "ethos-u" also compiles the .tflite file for those of the targets that have one.
         targets: device names to simulate beside those that `budgets` name.
         options: for each format what its exporter alone takes (`precision`, `io`).
         one_shot: prune by magnitude, without training; then `task` may be None, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
         announce: told each stage as it begins.
     """
+    names = dict.fromkeys([*targets, *(budget.target for budget in budgets)])
+    aimed = aim(formats, [load_target(name) for name in names], scheme=scheme, encoding=encoding, options=options)
     plan = Plan(
         model=lambda: model,
         task=lambda: task,
         recipe=lambda _model, _task: recipe,
         folder=folder,
         stem=stem,
-        formats=formats,
+        formats=aimed.formats,
         targets=targets,
         budgets=budgets,
         scheme=scheme,
         encoding=encoding,
-        options=options or {},
+        options=aimed.options,
+        compile_for=aimed.compile_for,
         one_shot=one_shot,
         inputs=None if inputs is None else lambda _task: inputs,
     )

@@ -44,7 +44,7 @@ from idp_deploy.quantizers import (
     quantize_int8,
     signal_to_noise_db,
 )
-from idp_deploy.tasks import Task
+from idp_deploy.tasks import Task, own_threads
 
 Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) → what its quantized form means, float32
 
@@ -73,6 +73,7 @@ def _lut4(w: np.ndarray, axis: int) -> np.ndarray:
 SCHEMES: dict[str, Quantizer] = {"fp16": _float16, "int8": _int8, "int8-weights": _int8, "lut4": _lut4}
 
 
+@own_threads(1)  # what is measured is stored, and the last bits of a sum depend on their number
 @torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 def quantize(
     model: CompressedModel,

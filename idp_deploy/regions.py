@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch._higher_order_ops.wrap  # what registers the operators below, in every release
 from torch import fx
 
 from idp_deploy.errors import ConversionError

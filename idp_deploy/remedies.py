@@ -14,6 +14,7 @@ import numpy as np
 from idp_deploy.encodings import size_bytes
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import Check, Remedy, Report, StoredTensor
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.gating import Evidence, sparsity
 from idp_deploy.simulation.advice import narrowed
@@ -152,7 +153,8 @@ def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None
 
     def tried() -> Tried:
         if any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
-            yield "leave out the zeros that are stored", "export --encoding auto", saved()
+            restored = f"restore {contents.path}, or " if FORMATS[contents.format].restore else ""
+            yield "leave out the zeros that are stored", f"{restored}export --encoding auto", saved()
         more = [share for share in SHARES if share > now]
         if more:
             share, least = _least(more, check.budget.limit, saved)

@@ -54,7 +54,7 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
     before = read(source)
     files.landing(path)
     forms = sparse_forms(before, encoding=encoding)
-    form: bytes | None = next(forms)
+    form = next(forms, None)
     calls, expected = _outputs(before)
     problem: ConversionError | FileError | None = None
     while form is not None and len(form) < before.size_bytes:

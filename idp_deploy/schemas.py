@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from idp_deploy.configuration import Configuration
 from idp_deploy.flow import Estimate, FileFacts, OutputParity, WeightProof
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import COMPILED_FROM, FORMATS, written
 from idp_deploy.formats.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from idp_deploy.rendering.document import SCHEMA_VERSION
 from idp_deploy.units import METRICS
@@ -152,7 +152,7 @@ def configuration() -> dict[str, Any]:
         null = any(one.get("type") == "null" for one in node.pop("anyOf", []))
         node.pop("type", None)
         node["enum"] = [*words, *([None] if null else [])]
-    _node(schema, ("export", "to"))["items"] = {"enum": list(FORMATS)}
+    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM]}
     limits = {name: {"type": ["string", "number"], "description": _metric(name)} for name in METRICS}
     of_a_format = {"type": "object", "properties": limits, "additionalProperties": False}
     schema["properties"]["budgets"] |= {
@@ -182,6 +182,7 @@ def manifest() -> dict[str, Any]:
         **dict.fromkeys(("factory", "task", "input_sha256"), text),
         "seed": {"type": "integer"},
         "versions": texts,
+        "threads": count,
         "steps": {"type": "array", "items": text},
     }
     properties: dict[str, Any] = {
@@ -261,5 +262,5 @@ def _registered() -> dict[tuple[str, ...], tuple[str, ...]]:
 
 
 def _metric(name: str) -> str:
-    example = {"bytes": "600 kB", "ms": "4 ms", "share": "90 %", "error": "1e-3"}[METRICS[name].unit]
+    example = {"bytes": "600 kB", "ms": "4 ms", "share": "90 %", "error": "1e-3", "count": "0"}[METRICS[name].unit]
     return f'{"At least" if METRICS[name].at_least else "At most"}, such as "{example}".'

@@ -73,8 +73,8 @@ def export_and_verify(
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
-                made, more = stage / name, (options or {}).get(format, {})
-                conversion = convert(model, format, example_inputs, encoding=encoding, **more)
+                made, more = stage / name, {"encoding": encoding, **(options or {}).get(format, {})}
+                conversion = convert(model, format, example_inputs, **more)
                 announce(f"verifying {name}")
                 check = partial(verify, model=model, example_inputs=example_inputs, task=task)
                 artifact, found, parity = _checked(conversion, made, check)

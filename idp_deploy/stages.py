@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from idp_deploy.aiming import WANTED, compile_artifact, place_of
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from idp_deploy.flow import CompressedModel, Model, Recipe
     from idp_deploy.history import History
+    from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
 Announce = Callable[[str], None]
@@ -46,6 +48,7 @@ class Plan:
     scheme: str | None = None
     encoding: str = "auto"
     options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
+    compile_for: Sequence[Target] = ()  # by a vendor's compiler, once the file agrees with the model
     one_shot: bool = False  # by magnitude, without training
     inputs: Callable[[Task | None], tuple[Any, ...]] | None = None  # None: the task's
     checkpoint: Callable[[Path], CompressedModel] | None = None  # reads what an earlier run left
@@ -64,6 +67,11 @@ class Plan:
         """Where a file goes once it agrees with the model."""
         return self.folder / f"{self.final.stem}{FORMATS[format].suffix}"
 
+    def files(self, format: FormatName) -> tuple[Path, ...]:
+        """The same, and what is compiled from it."""
+        targets = self.compile_for if format == WANTED else ()
+        return (self.artifact(format), *(place_of(self.folder, self.final.stem, target) for target in targets))
+
     @property
     def names(self) -> tuple[str, ...]:
         """The stages in their order."""
@@ -73,7 +81,7 @@ class Plan:
     def outputs(self, name: str) -> tuple[Path, ...]:
         """The files that a stage leaves."""
         places = {PRUNE: (self.pruned,), QUANTIZE: (self.final,), GATE: ()}
-        return places[name] if name in places else (self.artifact(name.split()[1]),)
+        return places[name] if name in places else self.files(name.split()[1])
 
 
 @dataclass(frozen=True)
@@ -241,12 +249,15 @@ class Run:
                     Parity,
                     partial(self._export_one, name),
                     finished=lambda parity: parity.passed,
-                    outputs=lambda parity: [parity.artifact.path],
+                    outputs=partial(self._left, name),
                 )
                 if parity.passed:  # the folder may have been moved since
                     parity = replace(parity, artifact=replace(parity.artifact, path=plan.artifact(name)))
                 found[name] = parity
         return found
+
+    def _left(self, format: FormatName, parity: Parity) -> list[Path]:
+        return list(self._plan.files(format)) if parity.passed else [parity.artifact.path]
 
     def _tracing(self) -> AbstractContextManager[None]:
         """One trace for all formats; where all of them are done, torch is not even imported."""
@@ -271,7 +282,11 @@ class Run:
             plan.options,
             contents=self._read,
         )
-        return parities[artifact.path]
+        parity = parities[artifact.path]
+        for target in plan.compile_for if parity.passed and format == WANTED else ():
+            made = compile_artifact(artifact.path, target)
+            parity = replace(parity, notes=(*parity.notes, *made.notes))
+        return parity
 
     def _gate(self, pruned: Compressed, final: Compressed, parities: Mapping[FormatName, Parity]) -> Report:
         from idp_deploy.remedies import remedied

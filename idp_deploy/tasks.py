@@ -209,6 +209,18 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
+def own_threads(count: int = 0) -> Iterator[None]:
+    """`count` threads inside, or as many as there are; the caller's number comes back whatever is set inside."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def own_randomness() -> Iterator[None]:
     """Whatever is drawn or seeded inside leaves the caller's random state as it was.
 

@@ -16,15 +16,16 @@ from typing import Literal
 
 from idp_deploy.errors import UsageError
 
-Unit = Literal["bytes", "ms", "share", "error"]
+Unit = Literal["bytes", "ms", "share", "error", "count"]
 
 _FACTORS: Mapping[Unit, Mapping[str, float]] = {
     "bytes": {"B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30},
     "ms": {"ns": 1e-6, "us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
     "share": {"%": 0.01, "": 1.0},
     "error": {"": 1.0},
+    "count": {"": 1.0},
 }
-_EXAMPLE: Mapping[Unit, str] = {"bytes": '"600 kB"', "ms": '"4 ms"', "share": '"90 %"', "error": "1e-3"}
+_EXAMPLE: Mapping[Unit, str] = {"bytes": '"600 kB"', "ms": '"4 ms"', "share": '"90 %"', "error": "1e-3", "count": "0"}
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ METRICS: Mapping[str, Metric] = {
     "latency": Metric("ms"),  # simulated time of one inference
     "memory": Metric("bytes"),  # resident weights plus peak activations
     "sparsity": Metric("share", at_least=True),  # zeros of the prunable weights, read from the file
+    "flash": Metric("bytes"),  # what a microcontroller keeps of the model, by the vendor's software
+    "sram": Metric("bytes"),  # on-chip memory of one inference, by the vendor's compiler
+    "arena": Metric("bytes"),  # memory that TensorFlow Lite Micro asks for, run here
+    "cpu_operators": Metric("count"),  # left to the processor beside a neural processing unit
     "error": Metric("error"),  # largest relative output error against the model
 }
 
@@ -83,7 +88,7 @@ def show(value: float | None, unit: Unit) -> str:
         return f"{_three(value)} ms" if value >= 0.01 or value == 0 else f"{_three(value * 1000)} µs"
     if unit == "share":
         return f"{value * 100:.2f} %"
-    return f"{value:.1e}"
+    return f"{value:.0f}" if unit == "count" else f"{value:.1e}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,7 @@ _STEPS: Mapping[Unit, tuple[tuple[str, float], ...]] = {
     "ms": (("µs", 1e-3), ("ms", 0.1), ("s", 1e3)),
     "share": (("%", 0.01),),
     "error": (("", 1.0),),
+    "count": (("", 1.0),),
 }
 
 

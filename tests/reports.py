@@ -42,7 +42,7 @@ def estimate(path: Path, target: str, factor: float, *, sparse: bool) -> Estimat
         path, path.suffix[1:], target, "litert-xnnpack" if sparse else "onnxruntime",
         Interval(total * 0.7, total, total * 1.4), "", 21_000, 18_000, 17_000, 77_000, 40_000, 6000,
         2500 if sparse else 6000, (*ops, mean), ("calibrated on published measurements",),
-        Basis("calibrated", 21, 5, 0.19), sum(op.dense_latency_ms or 0.0 for op in (*ops, mean)),
+        Basis("calibrated", 21, 5, 0.19), dense_latency_ms=sum(op.dense_latency_ms or 0.0 for op in (*ops, mean)),
     )  # fmt: skip
 
 

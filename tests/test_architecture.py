@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "ledger": FOUNDATION,
-    "files": FOUNDATION | {"documents"},
+    "files": FOUNDATION | {"documents", "packages"},
+    "packages": {"documents"},
     "documents": set(),
     "sealing": {"documents", "files"},
     "facts": FOUNDATION | {"encodings", "formats"},
@@ -50,37 +51,41 @@ ALLOWED: dict[str, set[str]] = {
     "regions": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
-    "ownership": FOUNDATION | {"documents", "files", "formats", "reading"},
+    "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE,
+    "simulation": FOUNDATION | CORE | {"formats.runtimes", "vendors"},
     "rewriting": {"errors", "capturing"},
     "distance": set(),
     "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
+    "vendors": {"errors", "isolation"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
+    "formats.native": {"errors", "isolation"},
     "formats.write": FOUNDATION | CORE | {"recurrences", "rewriting", "isolation", "formats.litert"},
     "formats.words": set(),
     "formats.xnnpack": FOUNDATION | {"formats", "formats.words"},
     # never encodings, never write: the proof must not share code with it
-    "formats.read": FOUNDATION | {"documents", "files", "formats"},
+    "formats.read": FOUNDATION | {"documents", "files", "formats", "formats.native"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
-    "formats.run": FOUNDATION | {"isolation", "formats", "formats.interpreter", "formats.litert"},
+    "formats.run": FOUNDATION
+    | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert", "formats.native"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION | CORE | {"formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE,
+    "aiming": FOUNDATION | CORE | {"formats", "vendors"},
     "remedies": FOUNDATION | CORE | STAGES | {"facts"},
     "shipping": FOUNDATION | CORE | STAGES,
     "fingerprints": {"files"},
     "history": {"documents", "files", "fingerprints", "ownership"},
-    "stages": FOUNDATION | CORE | STAGES | {"shipping", "remedies"},
+    "stages": FOUNDATION | CORE | STAGES | {"aiming", "shipping", "remedies"},
     "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
-    "pipeline": {"flow", "stages"},
+    "pipeline": {"aiming", "flow", "simulation", "stages"},
     "planning": FOUNDATION | CORE | STAGES,
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
@@ -92,6 +97,7 @@ ALLOWED: dict[str, set[str]] = {
     | CORE
     | STAGES
     | {
+        "aiming",
         "stages",
         "remedies",
         "shipping",
@@ -115,8 +121,9 @@ ALLOWED: dict[str, set[str]] = {
 }
 # whose types a room may name, without loading them
 TYPES = {
+    "aiming": {"simulation"},
     "rendering": {"diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
-    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history"}, "pipeline": {"tasks"},
+    "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {
@@ -126,7 +133,11 @@ HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},
     "ai_edge_litert": {"formats/tflite/litert", "formats/tflite/write"},
+    "coreai": {"formats/coreai/write", "formats/coreai/native"},
+    "coreai_torch": {"formats/coreai/write"},
     "ai_edge_quantizer": {"formats/tflite/write"},
+    "ethosu": {"vendors/vela"},
+    "tflite_micro": {"vendors/tflm"},
 }
 
 FILES = sorted(PACKAGE.rglob("*.py"))

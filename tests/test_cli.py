@@ -285,6 +285,7 @@ def test_the_examples_of_help_run(project: Path) -> None:
         if name == "restore":  # what a tool makes of the file that `export` wrote
             assert call("export", "model.pruned.pt", "--to", "onnx", "--encoding", "dense", "-o", "dense") == 0
             shutil.copy("dense/model.pruned.onnx", "model.slim.onnx")
+            shutil.copy("dense/model.pruned.onnx", "model.onnx")
         assert call(*example.split()[1:]) == 0, example
 
 

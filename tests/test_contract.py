@@ -14,12 +14,12 @@ from torch import nn
 
 from idp_deploy.exporting import export
 from idp_deploy.flow import Artifact, CompressedModel, Contents, WeightProof
-from idp_deploy.formats import FORMATS
 from idp_deploy.gating import sparsity
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.reading import read
 from idp_deploy.verification.proof import prove_weights
+from tests.formats_here import HERE
 from tests.test_zoo_export import REFUSED, Calls
 from tests.zoo import ZOO, Entry, pruned
 
@@ -29,7 +29,7 @@ Made = dict[str, tuple[Artifact, Contents]]
 
 def made(entry: Entry, model: CompressedModel, scheme: str | None, folder: Path) -> Made:
     found = {}
-    for format, row in FORMATS.items():
+    for format, row in HERE.items():
         if (format, scheme) not in REFUSED:
             artifact = export(model, format, entry.example_inputs(), folder / f"{entry.name}{row.suffix}")
             found[format] = (artifact, read(artifact.path))
@@ -169,7 +169,7 @@ def test_one_output_has_one_name_in_every_format(tmp_path: Path) -> None:
     model, x = CompressedModel(Heads().eval(), {}), torch.randn(1, 8)
     names = {
         format: read(export(model, format, (x,), tmp_path / f"m{row.suffix}").path).interface.outputs
-        for format, row in FORMATS.items()
+        for format, row in HERE.items()
     }
     assert set(names.values()) == {("box_scores", "maps_0", "maps_1", "relu", "x_out")}, names
 

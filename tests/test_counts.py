@@ -16,10 +16,10 @@ from torch import nn
 from idp_deploy import files
 from idp_deploy.cli import main
 from idp_deploy.flow import CompressedModel, Model, Recipe
-from idp_deploy.formats import FORMATS
 from idp_deploy.pipeline import deploy
 from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
+from tests.formats_here import HERE
 from tests.tflite_files import adding
 from tests.tiny_project.tiny import build, task
 
@@ -92,7 +92,7 @@ def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
     torch.manual_seed(0)
     module = build().eval()
     x = torch.randn(1, 3, 16, 16)
-    _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(FORMATS))
+    _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(HERE))
     assert all(parity.passed for parity in parities.values())
     assert 2 <= len(traces) <= 4
 
@@ -114,16 +114,16 @@ def test_run_with_three_formats_reads_each_file_once_and_opens_few_sessions(
 
         monkeypatch.setattr(target, wrapper)
 
-    for format, row in FORMATS.items():
+    for format, row in HERE.items():
         count(row.read.replace(":", "."), f"{format} read")
     count("torch.export.export", "traces")
     count("idp_deploy.formats.tflite.litert.open_isolated", "sessions")
     count("onnxruntime.InferenceSession", "sessions")
     recipe = Recipe(sparsity=0.5, epochs=1)
     done = deploy(
-        Model(build().eval()), task(), recipe, folder=tmp_path, formats=list(FORMATS), targets=["pixel-4", "iphone-12"]
+        Model(build().eval()), task(), recipe, folder=tmp_path, formats=list(HERE), targets=["pixel-4", "iphone-12"]
     )
-    assert len(done.artifacts) == len(FORMATS)
-    assert {name: seen[name] for name in seen if name.endswith("read")} == {f"{name} read": 1 for name in FORMATS}
+    assert len(done.artifacts) == len(HERE)
+    assert {name: seen[name] for name in seen if name.endswith("read")} == {f"{name} read": 1 for name in HERE}
     assert seen["traces"] <= 4
     assert 2 <= seen["sessions"] <= 5

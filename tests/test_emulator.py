@@ -91,6 +91,10 @@ def test_every_arm_target_can_be_emulated_and_others_say_why_not() -> None:
         chosen = target.runtime("tflite", None)
         if chosen is None:
             continue
+        if not chosen.core:
+            with pytest.raises(UsageError, match=f"'{target.name}' runs it on no core, "):
+                identity(chosen.core, target.name)
+            continue
         core = target.core(chosen)
         if core.name in IDENTITIES:
             text = profile(identity(core.name, target.name), core.ghz)["proc/cpuinfo"]

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from idp_deploy.errors import UsageError
 from idp_deploy.files import move, replacing, workspace, write_bytes
+from idp_deploy.pruning.resuming import save
 from tests.test_pipeline import package
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +175,46 @@ write_bytes(Path("file"), b"new")
     )
     assert b"KeyboardInterrupt" in done.stderr
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_folder_made_for_a_file_that_was_never_finished_goes(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for folder in ("mine", "new/inner"):
+        with pytest.raises(OSError), replacing(tmp_path / folder / "file"):
+            raise OSError
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["mine"]
+
+
+def test_a_full_disk_is_told_as_such_when_training_states_are_saved(tmp_path: Path) -> None:
+    """PyTorch's archive writer hides what the system said."""
+    import resource
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save({"weight": torch.zeros(1 << 17)}, tmp_path / "state.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not os.listdir(tmp_path)
+
+
+def test_a_worker_of_a_data_loader_that_dies_is_one_message(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from torch.utils.data import DataLoader
+from idp_deploy.cli import main
+class Dying(list):
+    def __getitem__(self, _):
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.modules["idp_deploy.cli.app"].app = lambda *_, **__: list(DataLoader(Dying([1]), num_workers=1))
+main([])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: a worker of the task's data loader ended (DataLoader worker (pid")
+    assert done.stderr.endswith("use fewer workers, then --resume\n")

@@ -19,6 +19,7 @@ from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from tests.contents import TFLite, tensor
+from tests.formats_here import HERE
 
 
 class Net(nn.Module):
@@ -49,7 +50,7 @@ def pruned() -> CompressedModel:
     return one_shot(Model(Net().eval()), Recipe(sparsity=0.8))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_a_layer_has_the_name_of_its_module_in_every_format(
     format: str, pruned: CompressedModel, tmp_path: Path
 ) -> None:

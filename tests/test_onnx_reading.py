@@ -98,6 +98,13 @@ def test_quantized_weight_per_channel(tmp_path):
     assert dict(contents.ops[0].weights) == {"weight": "q"}
 
 
+def test_scales_along_another_axis_are_refused(tmp_path):
+    nodes = [helper.make_node("DequantizeLinear", ["q", "s"], ["w"], axis=0), MATMUL]
+    initializers = [tensor("q", np.zeros((1, 6), np.int8)), tensor("s", np.ones(6, np.float32))]
+    with pytest.raises(FileError, match="scales that do not fit the axis"):
+        read_onnx(save(tmp_path / "m.onnx", nodes, initializers))
+
+
 def test_zero_point_decides_what_a_zero_is(tmp_path):
     q = np.full((8, 6), 131, np.uint8)
     q[0, 0] = 0

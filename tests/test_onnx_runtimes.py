@@ -139,3 +139,60 @@ def test_inspect_says_it_and_names_the_nearest_of_an_unknown_runtime(exported: A
     unknown = CliRunner().invoke(app, ["inspect", path, "--runtime", "openvno"])
     assert isinstance(unknown.exception, UsageError)
     assert "did you mean 'openvino'?" in str(unknown.exception)
+
+
+# ── a tool as a target: its budgets fail where it does not run the file as it is meant ──────────────────────────────
+
+
+def checked(path: Path, budgets: str, folder: Path) -> tuple[int, dict[str, Any]]:
+    (folder / "budgets.toml").write_text(budgets)
+    done = CliRunner().invoke(app, ["check", str(path), "--budgets", str(folder / "budgets.toml"), "--json"])
+    return done.exit_code, json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("tool", "network", "encoding", "code"),
+    [
+        ("openvino", "mobilenet_v2", "auto", 0),
+        ("openvino", "mobilenet_v2", "sparse-initializer", 1),
+        ("openvino", "gru", "gaps8", 1),
+        ("openvino", "gru", "dense", 0),
+        ("mnn", "mobilenet_v2", "bitmask", 1),
+        ("mnn", "mobilenet_v2", "portable", 0),
+        ("onnxruntime", "gru", "auto", 0),
+    ],
+)
+def test_a_budget_for_a_tool_holds_only_where_it_runs_the_file(
+    tool: str, network: str, encoding: str, code: int, exported: Any, tmp_path: Path
+) -> None:
+    path = exported(network, encoding)
+    exit_code, said = checked(path, f'[budgets.{tool}.onnx]\nsize = "1 MB"\n', tmp_path)
+    (check,) = said["checks"]
+    assert exit_code == code
+    assert check["verdict"] == ("fail" if code else "pass")
+    assert check["value"] == path.stat().st_size
+    if code:
+        assert check["detail"].startswith(f"{runtimes()[tool].title} {runtimes()[tool].version}: ")
+        assert check["fix"]
+
+
+def test_a_silently_wrong_file_fails_its_budget(tmp_path: Path) -> None:
+    code, said = checked(foreign(tmp_path / "a.onnx", "BitShift"), '[budgets.openvino.onnx]\nsize = "1 MB"', tmp_path)
+    assert code == 1
+    assert ": wrong: " in said["checks"][0]["detail"]
+
+
+def test_a_tool_has_no_latency_and_says_so(exported: Any, tmp_path: Path) -> None:
+    code, said = checked(exported("gru", "dense"), '[budgets.mnn.onnx]\nlatency = "1 ms"', tmp_path)
+    assert code == 1
+    assert said["checks"][0]["verdict"] == "not estimable"
+    assert "runs on many devices" in said["checks"][0]["detail"]
+
+
+def test_a_tool_can_be_looked_up_like_a_device(exported: Any) -> None:
+    shown = CliRunner().invoke(app, ["targets", "openvino"])
+    assert shown.exit_code == 0, shown.exception
+    assert "OpenVINO 2026.4.1" in shown.output
+    near = CliRunner().invoke(app, ["check", str(exported("gru", "dense")), "--target", "openvno"])
+    assert isinstance(near.exception, UsageError)
+    assert "openvino" in str(near.exception)

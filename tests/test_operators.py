@@ -21,6 +21,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
+from tests.formats_here import HERE
 
 
 class Call(nn.Module):
@@ -136,6 +137,13 @@ def found(m: Any, x: Tensor) -> Found:
     return Found(m.last(features), {"best": features.amax(1)})
 
 
+def differences(m: Any, x: Tensor) -> Tensor:
+    """Steps between neighbours; numbers where a condition holds, on either side or on both."""
+    y = m.first(x)
+    steps = torch.where(y.diff(dim=-1, prepend=y[:, :1] - 1) > 0, 1.0, -0.5)
+    return m.last(torch.where(y > 1, 0.5, torch.where(y > -1, y, -2.0)) + steps)
+
+
 def attended(m: Any, x: Tensor, memory: Tensor) -> Tensor:
     """Query of one sequence, keys and values of another, the future masked by −∞, factors behind."""
     mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
@@ -175,6 +183,7 @@ CONSTRUCTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[tuple[int, ...], .
     "linear layers turned around": (turned, (SEQUENCE,)),
     "a dataclass of its own": (lambda: Call(found, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "a sum of three factors": (lambda: Call(three_factors, first=nn.Linear(12, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
+    "differences": (lambda: Call(differences, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
     "buckets": (
         lambda: Call(buckets, first=nn.Linear(12, 6), table=nn.Embedding(8, 6), last=nn.Linear(6, 3)), (SEQUENCE,)),
     "choices": (lambda: Call(choices, first=nn.Linear(8, 6), last=nn.Linear(6, 3)), (ROW,)),
@@ -218,7 +227,7 @@ def built(name: str) -> tuple[CompressedModel, tuple[Tensor, ...]]:
         return CompressedModel(module, masks), tuple(torch.randn(shape) for shape in shapes)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", CONSTRUCTIONS)
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
     model, inputs = built(name)
@@ -250,7 +259,7 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
         torch.testing.assert_close(quantized.module(*inputs), expected, atol=0.02, rtol=0.02)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize(
     ("place", "outputs"),
     {"[1]": lambda y: (y, None), "['loss']": lambda y: {"y": [y, y + 1], "loss": None}}.items(),
@@ -267,7 +276,7 @@ def test_an_output_that_is_none_is_left_out_and_said(
     assert len({o.output for o in parity.outputs}) == (2 if "loss" in place else 1)
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_a_model_that_returns_none_alone_is_refused(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Call(lambda m, x: [None]), {})
     with pytest.raises(ConversionError, match=r"output \[0\] is None, not a tensor") as caught:
@@ -292,7 +301,7 @@ RANDOM: dict[str, Callable[[Any, Tensor], Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("what", RANDOM)
 def test_a_random_forward_is_refused_before_anything_is_compared(what: str, format: FormatName, tmp_path: Path) -> None:
     layer: nn.Module = Call(lambda m, x: F.dropout(x)) if "layer" in what else nn.Linear(8, 8)

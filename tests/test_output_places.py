@@ -18,6 +18,7 @@ import torch
 
 from idp_deploy.cli.app import COMMANDS, _run
 from idp_deploy.flow import Parity
+from tests.formats_here import HERE
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -80,6 +81,7 @@ ROWS = (
     unnamed("export net.pt --to tflite", "net.tflite"),
     unnamed("export net.pt --to coreml", "net.mlpackage", package=True),
     unnamed("export net.pt --to coreml --no-verify", "net.mlpackage", package=True),
+    *([unnamed("export net.pt --to coreai", "net.aimodel", package=True)] if "coreai" in HERE else []),
     Row("restore dense/net.onnx -o new.onnx", "new.onnx"),
     unnamed("restore dense/net.onnx", "dense/net.sparse.onnx"),
     Row("verify net.onnx net.pt -o report", "report"),
@@ -102,6 +104,7 @@ ROWS = (
 )
 
 Thing = Callable[[Path, Path], None]
+OURS = {".aimodel": "net.aimodel"}
 
 
 def ours(base: Path, place: Path) -> None:
@@ -122,9 +125,21 @@ def package(place: Path, debugging: bool = False) -> None:
         (place / "executorch_debug_handle_mapping.json").write_text("{}")
 
 
+def aimodel(place: Path) -> None:
+    place.mkdir(parents=True)
+    (place / "main.mlirb").write_bytes(b"ML\xefR")
+    (place / "metadata.json").write_text('{"assetVersion": "2.0"}')
+
+
+def foreign_package(base: Path, place: Path) -> None:
+    aimodel(place) if place.suffix == ".aimodel" else package(place, debugging=True)
+
+
 def noted_package(base: Path, place: Path) -> None:
-    package(place)
-    (place / "Data" / "notes.txt").write_text("mine")
+    foreign_package(base, place)
+    (place / "notes.txt").write_text("mine")
+    if place.suffix != ".aimodel":
+        (place / "notes.txt").rename(place / "Data" / "notes.txt")
 
 
 def full(base: Path, place: Path) -> None:
@@ -147,8 +162,8 @@ THINGS: dict[str, Thing] = {
     "other file": lambda base, place: void(place.write_text("mine")),
     "empty folder": lambda base, place: place.mkdir(),
     "full folder": full,
-    "our package": lambda base, place: void(shutil.copytree(base / "net.mlpackage", place)),
-    "foreign package": lambda base, place: package(place, debugging=True),
+    "our package": lambda base, place: void(shutil.copytree(base / OURS.get(place.suffix, "net.mlpackage"), place)),
+    "foreign package": foreign_package,
     "package with a note in it": noted_package,
 }
 THINGS |= {f"link to {name}": linked(thing) for name, thing in THINGS.items()}
@@ -203,6 +218,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             "prune model.pt --one-shot --pattern channel -o model.channels.pt",
             "export net.pt --to all",
             "export net.pt --to onnx --encoding dense -o dense",
+            *(["export net.pt --to coreai"] if "coreai" in HERE else []),
         ):
             assert _run(line.split(), debug=False) == 0
         (folder / "ours.compare.json").write_text(json.dumps({"kind": "idp-deploy comparison, version 1"}))

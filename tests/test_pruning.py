@@ -485,3 +485,10 @@ def test_prune_tells_the_pruner_of_its_optimizer() -> None:
     assert same(pruned(Adaptive()), pruned(Adaptive(), clip=False))
     assert not same(pruned(Adaptive()), pruned(Adaptive(), clip=True))
     assert same(pruned(Blobs()), pruned(Blobs(), clip=True))
+
+
+def test_a_weight_without_entries_is_not_for_pruning() -> None:
+    module = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 0))
+    sparse = one_shot(Model(module), Recipe(sparsity=0.5))
+    assert set(sparse.masks) == {"0.weight"}
+    assert zeros(sparse.module) == 16

@@ -16,6 +16,7 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.pruning import Progress, prune
+from idp_deploy.tasks import own_threads
 from tests.pruning_fixtures import PRUNABLE, RECIPES, Blobs, network, same, trained
 
 ROOT = Path(__file__).parents[1]
@@ -45,6 +46,28 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(dense: Model, tmp_path: Pa
     resumed = prune(dense, task, recipe, checkpoint_dir=tmp_path, resume=True)
     assert same(whole.module, resumed.module)
     assert same(harden(whole).module, harden(resumed).module)
+
+
+def test_a_run_goes_on_with_the_threads_it_began_with(dense: Model, tmp_path: Path) -> None:
+    """The last bits of a sum depend on their number."""
+
+    def stop(progress: Progress) -> None:
+        if progress.step == 13:
+            raise KilledError
+
+    recipe, task = Recipe(sparsity=0.9, epochs=4), Blobs()
+    with own_threads(2):
+        whole = prune(dense, task, recipe)
+        with pytest.raises(KilledError):
+            prune(dense, task, recipe, progress=stop, checkpoint_dir=tmp_path)
+    with own_threads(1):
+        resumed = prune(dense, task, recipe, checkpoint_dir=tmp_path, resume=True)
+        hardened = harden(resumed, task)
+        assert torch.get_num_threads() == 1
+    assert resumed.provenance.threads == hardened.provenance.threads == 2
+    assert same(whole.module, resumed.module)
+    with own_threads(2):
+        assert same(harden(whole, task).module, hardened.module)
 
 
 def test_resuming_another_run_is_refused(dense: Model, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification import verify
+from tests.formats_here import HERE
 
 FRAMES = (torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0)),)
 
@@ -60,7 +61,7 @@ def test_what_a_region_holds_is_in_the_graph_and_folded() -> None:
         torch.testing.assert_close(captured.module(*FRAMES), module(*FRAMES))
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_autocast_switched_off_changes_no_file(format: FormatName, tmp_path: Path) -> None:
     attention = model(LinearAttention())
     path = export(attention, format, FRAMES, tmp_path / f"net{FORMATS[format].suffix}").path
@@ -69,7 +70,7 @@ def test_autocast_switched_off_changes_no_file(format: FormatName, tmp_path: Pat
     assert {proof.parameter for proof in parity.weights} == {"before.weight", "inside.weight", "after.weight"}
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_autocast_switched_on_is_refused_by_name(format: FormatName, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"forward switches autocast on \(torch\.autocast\('cpu'"):
         export(model(LinearAttention(enabled=True)), format, FRAMES, tmp_path / f"net{FORMATS[format].suffix}")

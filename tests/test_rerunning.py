@@ -155,6 +155,8 @@ CHANGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "prune.seed": (edit("idp-deploy.toml", "epochs = 1", "epochs = 1\nseed = 3"), ALL),
     "quantize.scheme": (edit("idp-deploy.toml", '"fp16"', '"int8-weights"'), STAGES[1:]),
     "export.encoding": (edit("idp-deploy.toml", '["onnx"]', '["onnx"]\nencoding = "dense"'), STAGES[2:]),
+    "a format more": (edit("idp-deploy.toml", '["onnx"]', '["onnx", "coreml"]'), ("export coreml", "gate")),
+    "a format less": (edit("idp-deploy.toml", '["onnx"]', "[]"), STAGES[3:]),
     "a budget": (edit("idp-deploy.toml", '"1 MB"', '"2 MB"'), STAGES[3:]),
     "a target": (edit("idp-deploy.toml", '["pixel-4"]', '["pixel-4", "raspberry-pi-4"]'), STAGES[3:]),
     "torch": (lambda folder: pretend(folder, "torch"), STAGES[:3] + STAGES[3:]),

@@ -17,11 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from idp_deploy.errors import FileError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
-from idp_deploy.formats import FORMATS
 from idp_deploy.inspection import inspect
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import Task, evaluate
 from idp_deploy.verification import file_accuracy, verify
+from tests.formats_here import HERE
 
 SUFFIX = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}
 
@@ -188,7 +188,7 @@ def test_inspection_of_a_written_file(model: CompressedModel, file: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 def test_every_scheme_in_every_format(model: CompressedModel, tmp_path: Path, format: FormatName, scheme: str) -> None:
     if (format, scheme) == ("tflite", "lut4"):
         return  # refused by the exporter, whose own tests show it

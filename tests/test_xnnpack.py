@@ -124,3 +124,11 @@ def test_other_formats_and_an_empty_file() -> None:
     empty = lint(replace(contents, ops=(), tensors=()))
     assert not empty.runs_sparse
     assert empty.findings[0].rule == "stem"
+
+
+def test_an_activation_without_a_shape_is_no_match_for_a_1x1() -> None:
+    """As a damaged file has it."""
+    contents = small(lambda net: net).contents()
+    conv = [op for op in contents.ops if op.kind == "CONV_2D"][-1]
+    values = {**contents.values, conv.inputs[0]: replace(contents.values[conv.inputs[0]], shape=())}
+    assert "a grouped 1×1 convolution" in {f.message for f in lint(replace(contents, values=values)).findings}

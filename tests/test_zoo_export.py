@@ -16,6 +16,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import Task
 from idp_deploy.verification import run_file, verify
+from tests.formats_here import HERE
 from tests.zoo import ZOO, Entry, flat, pruned
 
 FAST = ("mobilenet_v2", "bert", "two_inputs")
@@ -70,7 +71,7 @@ def worst_error(model: CompressedModel, entry: Entry, path: Path) -> float:
     return worst
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", FAST)
 def test_fast_part_of_the_zoo(name: str, format: FormatName, tmp_path: Path) -> None:
     check(ZOO[name], format, None, tmp_path)
@@ -78,7 +79,7 @@ def test_fast_part_of_the_zoo(name: str, format: FormatName, tmp_path: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", [None, *SCHEMES])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
 def test_whole_zoo(entry: Entry, format: FormatName, scheme: str | None, tmp_path: Path) -> None:
     check(entry, format, scheme, tmp_path)

@@ -5,6 +5,8 @@ tables among them), and is exported and verified in all formats. `of dense` is t
 tensors stored densely, `of bound` against what no lossless code of random positions is smaller than on average. Nothing
 is trained: accuracy is not the question here, only whether what ships is what was pruned.
 Results go to bench/results/real-DATE.json.
+
+    python -m bench.real --nets [NAME…]     networks of other libraries instead: see bench/real/nets.py
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import shlex
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,8 +25,10 @@ from typing import Any
 
 import torch
 
+from bench.real.nets import fill, summary
 from bench.real.networks import NETWORKS, Published
 from bench.real.packages import weights
+from bench.real.strangers import STRANGERS
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
@@ -77,6 +82,13 @@ def measure(name: str, format: FormatName, target: float, scheme: str, wheels: P
     }
 
 
+def strangers(names: Collection[str], cache: Path, seconds: float, formats: Collection[str]) -> int:
+    """Fill in the rows that `cache` lacks and say what they come to; 1 where one is neither right nor refused."""
+    found = summary(fill(cache, names, seconds, formats))
+    print(json.dumps(found, indent=1))
+    return int(not found["verdicts"].keys() <= {"right", "refused"})
+
+
 def main() -> int:
     """Measure, print a table, keep the figures; 1 where a right file was refused or a wrong one passed."""
     parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__)
@@ -85,8 +97,13 @@ def main() -> int:
     parser.add_argument("--target", type=float, default=0.8)
     parser.add_argument("--scheme", default="", help="quantize first, as int8-weights")
     parser.add_argument("--wheels", type=Path, help="keep the wheels here", default=None)
+    parser.add_argument("--nets", action="store_true", help="networks of other libraries, in every scheme")
+    parser.add_argument("--cache", type=Path, default=RESULTS / "nets.jsonl", help="with --nets: go on from these rows")
+    parser.add_argument("--seconds", type=float, default=120.0, help="with --nets: of CPU for a row, at most")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    if given.nets:
+        return strangers(given.names or STRANGERS, given.cache, given.seconds, given.formats)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.names or NETWORKS:

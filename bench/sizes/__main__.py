@@ -23,7 +23,7 @@ from idp_deploy.encodings import bound_bytes
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, FormatName
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import FORMATS, usual
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 
@@ -78,7 +78,7 @@ def main() -> None:
     """Measure, print a table, write the results."""
     parser = argparse.ArgumentParser(prog="python -m bench.sizes", description=__doc__)
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=FORMATS)
+    parser.add_argument("--formats", nargs="+", default=list(usual()), choices=FORMATS)
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("-o", "--output", type=Path, default=None)
     arguments = parser.parse_args()

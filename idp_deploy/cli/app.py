@@ -93,8 +93,8 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
 
 
-class _TerminatedError(KeyboardInterrupt):
-    """SIGTERM, raised so that temporary folders are removed on the way out."""
+class _TerminatedError(BaseException):
+    """SIGTERM, raised so that temporary folders are removed on the way out; nothing but `_run` catches it."""
 
 
 def _terminate(main_process: int, number: int, _: object) -> None:
@@ -123,6 +123,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         sys.stdout.flush()
         return int(result or ExitCode.OK)
     except typer.Exit as leave:
+        if isinstance(leave.__cause__, KeyboardInterrupt):  # what Typer makes of Ctrl-C
+            return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
         return leave.exit_code
     except _TerminatedError:
         return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
@@ -147,6 +149,9 @@ def _explain(error: Exception) -> int:
         return _say(f"{what} — check the path, its permissions and the free space", ExitCode.FILE)
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        what = f"a worker of the task's data loader ended ({str(error).splitlines()[0]})"
+        return _say(f"{what} — it may have run out of memory: use fewer workers, then --resume", ExitCode.FILE)
     first = (_sentence(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
 

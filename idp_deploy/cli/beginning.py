@@ -12,7 +12,7 @@ from idp_deploy import files
 from idp_deploy.cli.options import Json, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.errors import UsageError
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table
 
 
@@ -34,8 +34,8 @@ def init(
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
     found = survey(Path.cwd())
-    missing = [row.name for row in FORMATS.values() if any(find_spec(package) is None for package in row.converter)]
-    usable = [name for name in FORMATS if name not in missing]
+    missing = [name for name in usual() if any(find_spec(package) is None for package in FORMATS[name].converter)]
+    usable = [name for name in usual() if name not in missing]
     files.write_bytes(path, write_toml(found, path.absolute().parent, usable, missing).encode())
     choice = found.choice
     weights = choice.weights if choice else None

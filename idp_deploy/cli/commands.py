@@ -54,7 +54,7 @@ COMMANDS: dict[str, Row] = {
     "restore": Row(
         "restoring:restore",
         "idp-deploy restore model.slim.onnx",
-        "Store the zeros of an ONNX file sparse again, after a tool wrote them out; needs no model.",
+        "Store the zeros of an ONNX or TFLite file sparse again, after a tool wrote them out; needs no model.",
     ),
     "simulate": Row(
         "simulating:simulate",

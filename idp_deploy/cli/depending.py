@@ -40,6 +40,7 @@ def stages_of(session: Session, plan: Plan, weights: Path, digests: Digests) -> 
         QUANTIZE: {"quantize.scheme": plan.scheme, **names, **code, **versions(_WRITES)},
         GATE: {
             "output": str(plan.folder.absolute()),
+            "export.to": list(plan.formats),
             "targets": list(plan.targets),
             **_budgets(session),
             **_devices([*plan.targets, *settings.budgets], digests),

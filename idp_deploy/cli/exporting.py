@@ -8,12 +8,22 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Json,
+    ModelFactory,
+    ReportFormat,
+    Targets,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import Contents, FormatName
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -25,7 +35,8 @@ def export(
         ),
     ] = None,
     to: Annotated[
-        list[str] | None, typer.Option(metavar=f"{'|'.join(FORMATS)}|all", help="Repeatable.", show_default=False)
+        list[str] | None,
+        typer.Option(metavar=f"{'|'.join((*written(), *COMPILED_FROM))}|all", help="Repeatable.", show_default=False),
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -36,7 +47,9 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            metavar="float16|float32", help="What Core ML computes in. [default: float16]", show_default=False
+            metavar="float16|float32",
+            help="What Core ML and Core AI compute in. [default: float16]",
+            show_default=False,
         ),
     ] = None,
     io: Annotated[
@@ -45,6 +58,7 @@ def export(
             metavar="float|int8", help="What an int8 TFLite file takes and gives. [default: float]", show_default=False
         ),
     ] = None,
+    target: Targets = None,
     folder: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
@@ -57,23 +71,32 @@ def export(
     config: Config = None,
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
+    from idp_deploy.aiming import aim, compile_artifact
     from idp_deploy.exporting import export as export_model
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
     from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
+    from idp_deploy.simulation.targets import load_target
 
     ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
-    formats = parse_formats(to if to else session.configuration.export.to)
+    outputs = parse_outputs(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
-    special = session.configuration.export.special(formats, precision=precision, io=io)
+    special: Mapping[FormatName, Mapping[str, str]] = session.configuration.export.special(
+        outputs, precision=precision, io=io
+    )
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
         say(f"exporting {source}")
     where = folder or source.parent
-    places = claim_artifacts(where, source.stem, formats)
+    devices = [load_target(name) for name in target or session.configuration.targets]
     compressed = session.compressed(source)
+    scheme = compressed.quantization.scheme if compressed.quantization else None
+    aimed = aim(outputs, devices, scheme=scheme, encoding=chosen, options=special)
+    formats, special = aimed.formats, aimed.options
+    places = claim_artifacts(where, source.stem, formats)
+    aimed.places(where, source.stem)
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
@@ -89,9 +112,15 @@ def export(
         artifacts, parities = [], {}
         for name, path in zip(formats, places, strict=True):
             with refusals_of(name, refused):
-                artifacts.append(
-                    export_model(compressed, name, examples, path, encoding=chosen, **special.get(name, {}))
-                )
+                more = {"encoding": chosen, **special.get(name, {})}
+                artifacts.append(export_model(compressed, name, examples, path, **more))
+    passed = {a.path: a.path not in parities or parities[a.path].passed for a in artifacts}
+    compiled = [
+        compile_artifact(a.path, device)
+        for a in artifacts
+        for device in aimed.compile_for
+        if a.format == "tflite" and passed[a.path]
+    ]
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
@@ -107,6 +136,10 @@ def export(
         refused=refused,
         files=[facts_of(one) for one in contents.values()],
     )
+    for one in compiled:
+        say(f"wrote {one.path}: {one.size_bytes:,} bytes, compiled by Vela")
+    for note in (*aimed.notes, *(note for one in compiled for note in one.notes)):
+        say(f"note: {note}")
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
@@ -127,13 +160,14 @@ def _all_in_one(refused: Mapping[FormatName, IdpDeployError]) -> IdpDeployError:
     return kind("; ".join(f"{format}: {error}" for format, error in refused.items()))
 
 
-def parse_formats(names: Sequence[str]) -> tuple[FormatName, ...]:
-    """Formats in pipeline order, `all` spelled out.
+def parse_outputs(names: Sequence[str]) -> tuple[str, ...]:
+    """Formats in pipeline order, `all` spelled out, then what a vendor's compiler makes of them.
 
     Raises:
         UsageError: an unknown format.
     """
-    unknown = [name for name in names if name not in (*FORMATS, "all")]
+    known = (*written(), *COMPILED_FROM)
+    unknown = [name for name in names if name not in (*known, "all")]
     if unknown:
-        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(FORMATS)} or all")
-    return tuple(f for f in FORMATS if "all" in names or f in names)
+        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(known)} or all")
+    return tuple(f for f in known if ("all" in names and f in usual()) or f in names)

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    artifact: Annotated[Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage or .tflite file, of any tool.")],
+    artifact: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage, .tflite, .aimodel or .pte file, of any tool.")
+    ],
     runtime: Annotated[
         str | None,
         typer.Option(
-            metavar="xnnpack|openvino|…",
-            help="Also say what this runtime does with the file: xnnpack with a .tflite; openvino, opencv, mnn, tract "
-            "and others with an .onnx.",
+            metavar="xnnpack|ethos-u85|…",
+            help="Also say what this runtime does with the file: xnnpack or ethos-u85 with a .tflite; openvino, "
+            "opencv, mnn, tract and others with an .onnx.",
             show_default=False,
         ),
     ] = None,
@@ -41,13 +43,18 @@ def inspect(
     ready(format, output, artifact)
     inspection = inspect_file(existing(artifact))
     sparse = runtime_lint = None
+    runner = "XNNPACK"
     if runtime == "xnnpack":
         from idp_deploy.formats.linting import lint
 
         sparse = lint(read(artifact))
+    elif runtime == "ethos-u85":
+        from idp_deploy.simulation.ethos_u85 import NAME, lint
+
+        sparse, runner = lint(read(artifact)), NAME
     elif runtime is not None:
         runtime_lint = _lint(artifact, inspection.format, runtime)
-    document = inspection_document(inspection, sparse, runtime_lint, facts_of(read(artifact)))
+    document = inspection_document(inspection, sparse, runtime_lint, facts_of(read(artifact)), runner)
     emit(document, format=format, json=json, output=output)
 
 
@@ -59,7 +66,7 @@ def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:
     """
     from idp_deploy.formats.onnx.runtimes import lint, runtimes
 
-    names = ["xnnpack", *runtimes()]
+    names = ["xnnpack", "ethos-u85", *runtimes()]
     if name not in names:
         near = get_close_matches(name.lower(), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(names)}"

@@ -95,7 +95,7 @@ def prune(
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
-    from idp_deploy.pruning.resuming import forget_state, state_file
+    from idp_deploy.pruning.resuming import forget_state, is_foreign
     from idp_deploy.shrinking import prunes_channels
     from idp_deploy.tasks import evaluate, rehearse
 
@@ -140,7 +140,7 @@ def prune(
         rehearse(dense.module, data)
         facts["dense"] = evaluate(dense.module, data)
         work = (output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")).with_suffix(".resume")
-        stood = work.is_dir() and not state_file(work).exists()  # a folder of the user's
+        stood = is_foreign(work)
         if resume and not work.exists():
             say(f"nothing to resume at {work}: starting anew")
         with EpochTable() as table:

@@ -95,21 +95,34 @@ def _weights(session: Session) -> Path:
 
 
 def _plan(session: Session, weights: Path) -> Plan:
+    from idp_deploy.aiming import aim
+    from idp_deploy.simulation.targets import load_target
     from idp_deploy.stages import Plan
 
     settings = session.configuration
+    names = dict.fromkeys([*settings.targets, *(budget.target for budget in settings.budget_list())])
+    aimed = aim(
+        settings.export.to,
+        [load_target(name) for name in names],
+        scheme=settings.quantize.scheme,
+        encoding=settings.export.encoding,
+        options=settings.export.special(settings.export.to),
+    )
+    for note in aimed.notes:
+        say(note)
     return Plan(
         model=lambda: session.model(weights),
         task=session.task,
         recipe=lambda model, task: _recipe(session, model, task),
         folder=settings.path(settings.output) or weights.parent,
         stem=weights.stem,
-        formats=settings.export.to,
+        formats=aimed.formats,
         targets=settings.targets,
         budgets=settings.budget_list(),
         scheme=settings.quantize.scheme,
         encoding=settings.export.encoding,
-        options=settings.export.special(settings.export.to),
+        options=aimed.options,
+        compile_for=aimed.compile_for,
         one_shot=settings.prune.one_shot,
         inputs=session.example_inputs,
         checkpoint=session.compressed,

@@ -10,7 +10,7 @@ import typer
 from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
 from idp_deploy.cli.output import emit, ready
 from idp_deploy.cli.session import existing, open_session
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.rendering.estimates import estimate_document
 
 
@@ -60,7 +60,12 @@ def simulate(
         changes = {
             (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
             for (file, device), estimate in zip(question.pairs, answers["estimates"], strict=True)
+            if device.cores
         }
     facts = [facts_of(file.contents) for file in question.files if file.contents]
     document = estimate_document(answers, layers=layers, changes=changes, files=facts)
     emit(document, format=format, json=json, output=output)
+    told = zip(question.pairs, answers["estimates"], strict=True)
+    refused = [e.reason for (_, device), e in told if not device.cores and not e.vendor]
+    if refused:
+        raise ConversionError(refused[0])

@@ -25,7 +25,9 @@ from idp_deploy.rendering.artifacts import parity_document
 
 
 def verify(
-    artifact: Annotated[Path, typer.Argument(metavar="ARTIFACT", help="A .onnx, .mlpackage or .tflite file.")],
+    artifact: Annotated[
+        Path, typer.Argument(metavar="ARTIFACT", help="A .onnx, .mlpackage, .tflite or .aimodel file.")
+    ],
     checkpoint: Annotated[
         Path | None,
         typer.Argument(metavar="MODEL.pt", help="The checkpoint it should agree with.", show_default=False),

@@ -27,24 +27,28 @@ class Format:
     name: FormatName
     suffix: str
     title: str  # as people write it
-    convert: str  # (captured, quantization, encoding, **its own options) → Converted, as in `formats.writing`
-    store: str  # (converted, masks, manifest as text) → Written
     read: str  # (path) → Contents
-    open: str  # (contents, *, threads) → {runtime: Session}
     words: str  # module with WORDS and CHANNELS_LAST
+    convert: str = ""  # (captured, quantization, encoding, **its own options) → Converted, as in `formats.writing`
+    store: str = ""  # (converted, masks, manifest as text) → Written; neither where files are only read
+    open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
-    extra: str = ""  # of ours that brings both
+    reader: tuple[str, ...] = ()  # those that reading needs
+    extra: str = ""  # of ours that brings them
     prove: str = ""  # as `store`: the first form that the format's runtimes compute right, where they take wrong ones
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
-    half_scales: bool = False  # integers' scales are rounded to float16
+    half_scales: bool = False  # whether the scales of integers may be float16
     time: str = ""  # (contents, threads) → (runtime, () → CPU ms of an inference), where this machine can say that
+    no_latency: str = ""  # why no device has one for its files
     emulated: str = ""  # package of the emulated arm64 machine that runs it
+    package: bool = False  # whether it is a folder
     free_batch: bool = False  # whether a file can leave the batch open
     widest: bool = False  # whether it takes what other formats refuse, and may be named as the way out
+    by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
     versions: tuple[str, ...] = ("torch",)  # packages whose versions a file's manifest names
     packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
@@ -53,13 +57,19 @@ class Format:
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
+            UsageError: files of this format are only read here.
         """
-        for package in {
+        if not getattr(self, role):
+            what = {"convert": "written", "store": "written", "open": "run"}.get(role, "opened")
+            raise UsageError(f"{self.suffix} files are not {what} here", way_out="inspect, check and diff take them")
+        needs = {
             "convert": self.converter,
             "vendor": self.converter,
             "open": self.runtime,
             "time": self.runtime,
-        }.get(role, ()):
+            "read": self.reader,
+        }
+        for package in needs.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
         found: Callable[..., Any] = getattr(import_module(module), name)
@@ -102,6 +112,7 @@ FORMATS: dict[FormatName, Format] = {
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
+            package=True,
             versions=("torch", "coremltools"),
             packages=("coremltools",),
         ),
@@ -125,8 +136,40 @@ FORMATS: dict[FormatName, Format] = {
             versions=("torch", "litert-torch", "ai-edge-litert"),
             packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
+        Format(
+            "coreai",
+            ".aimodel",
+            "Core AI",
+            convert="idp_deploy.formats.coreai.write.export:convert_coreai",
+            store="idp_deploy.formats.coreai.write.export:store_coreai",
+            read="idp_deploy.formats.coreai.read.contents:read_coreai",
+            open="idp_deploy.formats.coreai.run:open_coreai",
+            words="idp_deploy.formats.coreai.words",
+            converter=("coreai", "coreai_torch"),
+            reader=("coreai",),
+            runtime=("coreai",),
+            extra="coreai",
+            no_latency="no latency of Core AI has been published; it begins with macOS 27 and iOS 27",
+            package=True,
+            half_scales=True,
+            by_name_alone=True,
+            versions=("torch", "coreai-core", "coreai-torch"),
+            packages=("coreai-core", "coreai-torch"),
+        ),
+        Format(
+            "executorch",
+            ".pte",
+            "ExecuTorch",
+            read="idp_deploy.formats.executorch.read.contents:read_executorch",
+            words="idp_deploy.formats.executorch.words",
+            no_latency="what a delegate runs is not in the public schema of a .pte",
+            by_name_alone=True,
+        ),
     )
 }
+
+
+COMPILED_FROM: dict[str, FormatName] = {"ethos-u": "tflite"}  # what a vendor's compiler makes, and of which format
 
 
 def known(name: str) -> Format:
@@ -134,6 +177,16 @@ def known(name: str) -> Format:
     if name not in FORMATS:
         raise UsageError(f"unknown format {name!r}", way_out=f"one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def usual() -> tuple[FormatName, ...]:
+    """What "all" means: the formats that `idp-deploy[all]` brings."""
+    return tuple(row.name for row in FORMATS.values() if not row.by_name_alone)
+
+
+def written() -> tuple[FormatName, ...]:
+    """The formats that are written, not only read."""
+    return tuple(row.name for row in FORMATS.values() if row.convert)
 
 
 def suffixes() -> dict[str, FormatName]:

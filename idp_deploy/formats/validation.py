@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import COMPILED_FROM, FORMATS
 
 
 def _known(name: str) -> str:
@@ -16,4 +16,9 @@ def _known(name: str) -> str:
     return name
 
 
+def _written(name: str) -> str:
+    return name if name in COMPILED_FROM else _known(name)
+
+
 KnownFormat = Annotated[str, AfterValidator(_known)]
+KnownOutput = Annotated[str, AfterValidator(_written)]  # a format, or what a vendor's compiler makes of one

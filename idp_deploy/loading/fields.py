@@ -105,7 +105,8 @@ def pack_provenance(provenance: Provenance) -> dict[str, Any]:
 
 def provenance(path: Path, packed: Any) -> Provenance:
     """A provenance of the right types; it informs and is never acted on."""
-    values = _exactly(path, "provenance", packed, Provenance)
+    earlier = {"threads": 0}  # what files of earlier versions do not say
+    values = _exactly(path, "provenance", {**earlier, **_mapping(path, "provenance", packed)}, Provenance)
     steps = _strings(path, "provenance.steps", values["steps"])
     _strings(path, "provenance.versions", [*values["versions"], *values["versions"].values()])
     return Provenance(**{**values, "steps": steps})

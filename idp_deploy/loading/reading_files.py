@@ -8,6 +8,7 @@ import pickletools
 import re
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,9 @@ def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
         raise FileError(f"{path} is not a valid safetensors file: {_first_line(error)}") from None
 
 
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError, OSError)
+
+
 def _check_zip(path: Path, data: bytes) -> dict[str, bool]:
     """Member name → whether it is compressed, after comparing every recorded checksum: torch.load itself does not."""
     try:
@@ -121,7 +125,7 @@ def _check_zip(path: Path, data: bytes) -> dict[str, bool]:
                         while stream.read(1 << 20):
                             pass
             return {member.filename: member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()}
-    except (zipfile.BadZipFile, EOFError, ValueError, OverflowError, NotImplementedError, OSError) as error:
+    except _BROKEN_ZIP as error:
         raise _damaged(path, error) from None
 
 

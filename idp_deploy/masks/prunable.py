@@ -57,7 +57,7 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False) -> dict[str
     for path, owner in module.named_modules():
         for leaf, kind, reader in _weights_of(path, owner):
             parameter = owner._parameters.get(leaf)
-            if parameter is None or (id(parameter) in tables and not embeddings):
+            if parameter is None or not parameter.numel() or (id(parameter) in tables and not embeddings):
                 continue
             name = names[id(parameter)]
             place = Place(path, leaf, reader)

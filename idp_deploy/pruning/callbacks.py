@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import UsageError, require
-from idp_deploy.files import replacing
 from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
 from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
+from idp_deploy.pruning.resuming import save
 from idp_deploy.pruning.shipping import Shipping
 
 
@@ -223,8 +223,7 @@ class _Trainer(_Pruning):
         """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
-            with replacing(folder / STATE_FILE) as temporary:
-                torch.save(self.pruner.state_dict(dense=True), temporary)
+            save(self.pruner.state_dict(dense=True), folder / STATE_FILE)
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         """Exact zeros in the model's own weights, so that `save_model` writes them; the best ones, if these were

@@ -15,7 +15,7 @@ from torch import nn
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import replacing, write_bytes
+from idp_deploy.files import holds_leftovers, replacing, write_bytes
 from idp_deploy.flow import Recipe
 from idp_deploy.ownership import COMPARISON, TRAINING_STATE, claim
 from idp_deploy.pruning.results import Run
@@ -50,8 +50,22 @@ def save_state(path: Path, state: TrainingState) -> None:
     """Write atomically: a kill at any moment leaves the earlier state or this one."""
     fields = {name: getattr(state, name) for name in state.__dataclass_fields__}
     fields["recipe"] = _plain(state.recipe)
-    with replacing(path) as temporary:
-        torch.save({"kind": TRAINING_STATE, **fields}, temporary)
+    save({"kind": TRAINING_STATE, **fields}, path)
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, atomically.
+
+    Raises:
+        OSError: the disk is full, or whatever the system said: PyTorch reports it as a RuntimeError on a position.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def state_file(folder: Path) -> Path:
@@ -63,6 +77,11 @@ def state_file(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file, and the training state goes into a folder", way_out="move it away")
     return folder / "training_state.pt"
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder stands there that no interrupted run left."""
+    return folder.is_dir() and not state_file(folder).exists() and not holds_leftovers(folder)
 
 
 def forget_state(folder: Path, keep_folder: bool = False) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
-from idp_deploy.tasks import Task, evaluate, own_randomness, seed_everything, to_device
+from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, seed_everything, to_device
 
 DIVERGED = 1e3  # times its start: a loss beyond is no training any more
 _SMALL_LOSS = 1e-2  # a model that has learnt its task begins near zero, and pruning rightly costs more than that
@@ -78,7 +77,7 @@ def prune(
     check_options(recipe.method, recipe.mode, recipe.options)
     chosen = {**known_options(recipe.method, recipe.mode), **recipe.options}
     settings = {name: chosen[name] for name in TRAINING_OPTIONS}
-    with own_randomness(), _own_threads():
+    with own_randomness(), own_threads():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
         module = deepcopy(model.module).to(accelerator.device).train()
@@ -96,16 +95,6 @@ def prune(
             if kept is not None and accelerator.is_main_process:
                 save_state(kept, run.state(epoch + 1, fingerprint))
         return run.finish(model)
-
-
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """The caller's number of threads comes back: a resumed run takes that of the run it goes on with."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> CompressedModel:
@@ -305,7 +294,8 @@ class _Run:
         module.train(model.module.training)
         recipe = self.recipe
         step = f"prune --target {recipe.sparsity} --method {recipe.method} --pattern {recipe.pattern}"
-        provenance = replace(model.provenance, seed=recipe.seed, steps=(*model.provenance.steps, step))
+        threads, steps = torch.get_num_threads(), (*model.provenance.steps, step)
+        provenance = replace(model.provenance, seed=recipe.seed, threads=threads, steps=steps)
         return MaskedModel(module, soft_masks, recipe, provenance)
 
 

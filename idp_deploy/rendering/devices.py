@@ -10,7 +10,7 @@ from idp_deploy.rendering.estimates import rests_on
 
 if TYPE_CHECKING:
     from idp_deploy.flow import Basis
-    from idp_deploy.simulation.targets import Target
+    from idp_deploy.simulation.targets import Runtime, Target
 
 
 def devices_document(
@@ -41,13 +41,13 @@ def device_document(target: Target, bases: Sequence[Basis | None]) -> Document:
     """One device in full. `bases`: what an estimate rests on, for each of its runtimes."""
     facts = [
         ("chip", target.soc),
-        ("cores", _cores(target)),
+        ("cores", _cores(target) or "–"),
         ("memory", f"{target.ram_gb:g} GB" if target.ram_gb else "unknown"),
         ("memory bandwidth", f"{target.dram_gb_per_s:g} GB/s at the peak" if target.dram_gb_per_s else "unknown"),
         ("confidence", target.confidence),
     ]
     runtimes = [
-        (r.name, r.format, r.core, "yes" if r.sparse else "no", _behind(basis), r.source or "–")
+        (r.name, r.format, r.core or "–", "yes" if r.sparse else "no", _behind(basis, r), r.source or "–")
         for r, basis in zip(target.runtimes, bases, strict=True)
     ]
     tables = [
@@ -66,7 +66,9 @@ def device_document(target: Target, bases: Sequence[Basis | None]) -> Document:
     return Document(title, tables, {"target": target.model_dump(mode="json")}, target.notes)
 
 
-def _behind(basis: Basis | None) -> str:
+def _behind(basis: Basis | None, runtime: Runtime) -> str:
+    if not runtime.core:
+        return "the vendor's own software, run here"
     return rests_on(basis) if basis else "no published row: an anchor of yours"
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement
-from idp_deploy.rendering.document import Document, Table
+from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement, VendorEstimate
+from idp_deploy.rendering.document import Document, State, Table
 from idp_deploy.rendering.figures import layer_table, layer_times, report_pictures
 from idp_deploy.units import Scale, scale, show
 
@@ -61,6 +61,64 @@ def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
         frozenset({2, 4, 5, 6, 7}),
         ["" if e.latency_ms else "warn" for e in estimates],
     )
+
+
+def vendor_table(estimates: Sequence[Estimate]) -> Table:
+    """What vendors' own software says: neither our estimate nor a measurement."""
+    asked = [(e, e.vendor) for e in estimates if e.vendor]
+    columns = (
+        "target", "software", "latency", "cycles", "NPU cycles", "weights", "encoded", "flash", "SRAM", "arena",
+        "flash read", "DRAM traffic", "on the CPU",
+    )  # fmt: skip
+    rows = [
+        (
+            e.target,
+            v.software,
+            show(v.latency_ms, "ms"),
+            _count(v.cycles.get("total")),
+            _count(v.cycles.get("npu")),
+            show(v.original_weight_bytes, "bytes"),
+            show(v.encoded_weight_bytes, "bytes"),
+            show(v.flash_bytes, "bytes"),
+            show(v.sram_bytes, "bytes"),
+            show(v.arena_bytes, "bytes"),
+            show(v.flash_traffic_bytes, "bytes"),
+            show(v.dram_traffic_bytes, "bytes"),
+            _on_cpu(v),
+        )
+        for e, v in asked
+    ]
+    states: list[State] = ["warn" if v.cpu_operators else "" for _, v in asked]
+    return Table(
+        "vendor estimates (by the vendor's software; no measurement)", columns, rows, frozenset(range(2, 13)), states
+    )
+
+
+def estimate_tables(estimates: Sequence[Estimate]) -> list[Table]:
+    """Our estimates and vendors', each kind in a table of its own."""
+    ours = [e for e in estimates if not e.vendor]
+    tables = [estimate_table(ours, "estimates (simulated, not measured)")] if ours or not estimates else []
+    return tables + ([vendor_table(estimates)] if len(ours) < len(estimates) else [])
+
+
+def _count(number: int | None) -> str:
+    return "–" if number is None else f"{number:,}"
+
+
+def _on_cpu(vendor: VendorEstimate) -> str:
+    return "–" if vendor.cpu_operators is None else f"{len(vendor.cpu_operators)} operators"
+
+
+def vendor_notes(estimates: Sequence[Estimate]) -> list[str]:
+    """What was asked, and each operator left on the CPU with the reason."""
+    notes = []
+    for e in estimates:
+        if e.vendor:
+            notes.append(f"{e.target}: asked for {e.vendor.setting}; {e.vendor.software} calls its times estimates")
+            notes += [
+                f"{e.target}: on the CPU: {op.kind} {op.name}: {op.reason}" for op in e.vendor.cpu_operators or ()
+            ]
+    return list(dict.fromkeys(notes))
 
 
 def advice_table(target: str, found: Sequence[Advice]) -> Table:
@@ -161,7 +219,7 @@ def estimate_document(
         changes: (file, target) → what would pay there.
     """
     estimates = answers["estimates"]
-    tables = [TABLES["estimates"](estimates)]
+    tables = estimate_tables(estimates)
     if layers:
         timed = [e for e in estimates if e.ops and e.latency_ms]
         if len(timed) > 1:
@@ -174,7 +232,9 @@ def estimate_document(
     data = {name: [asdict(one) for one in answers.get(name, ())] for name in sorted({*TABLES, *answers})}
     data["files"] = [asdict(one) for one in files]
     noted = [one for found in others.values() for one in found if hasattr(one, "notes")]
-    notes = estimate_notes(estimates) + [
-        f"{one.target}/{one.artifact.name}: {note}" for one in noted for note in one.notes
-    ]
+    notes = (
+        estimate_notes(estimates)
+        + vendor_notes(estimates)
+        + [f"{one.target}/{one.artifact.name}: {note}" for one in noted for note in one.notes]
+    )
     return Document("Simulation", tables, data, notes, pictures=report_pictures(files, estimates))

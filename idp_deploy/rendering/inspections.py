@@ -21,6 +21,7 @@ def inspection_document(
     lint: SparseLint | None = None,
     runtime: RuntimeLint | None = None,
     facts: FileFacts | None = None,
+    runner: str = "XNNPACK",
 ) -> Document:
     """Per tensor: shape, dtype, zeros, encoding, bytes, bound; then totals and what a download takes."""
     rows = [
@@ -41,7 +42,7 @@ def inspection_document(
         Table("", ("total", ""), _totals(inspection), frozenset({1})),
     ]
     if lint is not None:
-        tables.append(lint_table(lint))
+        tables.append(lint_table(lint, runner))
     if runtime is not None:
         tables.append(runtime_table(runtime))
     data = {**asdict(inspection), "lint": lint and asdict(lint), "runtime": runtime and asdict(runtime)}
@@ -49,14 +50,14 @@ def inspection_document(
     return Document(title, tables, data, inspection.warnings, pictures=report_pictures([facts], []) if facts else [])
 
 
-def lint_table(lint: SparseLint) -> Table:
+def lint_table(lint: SparseLint, runner: str = "XNNPACK") -> Table:
     """Which rule of the runtime each op breaks, and what to change."""
     if not lint.findings:
-        verdict = "XNNPACK runs these weights sparse" if lint.runs_sparse else "there is nothing to run sparse"
+        verdict = f"{runner} runs these weights sparse" if lint.runs_sparse else "there is nothing to run sparse"
         return Table("sparse execution", ("verdict",), [(verdict,)], states=["good" if lint.runs_sparse else ""])
     state: State = "" if lint.runs_sparse else "bad"
     return Table(
-        "sparse execution: XNNPACK runs this file " + ("partly sparse" if lint.runs_sparse else "DENSE"),
+        f"sparse execution: {runner} runs this file " + ("partly sparse" if lint.runs_sparse else "DENSE"),
         ("op", "rule", "finding", "fix"),
         [(f.op, f.rule, f.message, f.fix) for f in lint.findings],
         states=[state] * len(lint.findings),

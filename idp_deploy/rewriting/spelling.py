@@ -153,6 +153,23 @@ def _windows(extent: int, wanted: int) -> list[tuple[int, int]]:
     return [(i * extent // wanted, -(-(i + 1) * extent // wanted)) for i in range(wanted)]
 
 
+def diff(x: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor | None:
+    """Each entry less the one before it."""
+    if n != 1:
+        return None
+    parts = [part for part in (prepend, x, append) if part is not None]
+    x = torch.cat(parts, dim) if len(parts) > 1 else x
+    before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
+    return before ^ after if x.dtype == torch.bool else after - before
+
+
+def chosen(condition: Tensor, x: Any, y: Any) -> Tensor:
+    """torch.where with numbers spread out, which would end in a primitive that converters lack."""
+    kind = next((v.dtype for v in (x, y) if isinstance(v, Tensor)), torch.result_type(x, y))
+    x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=kind) for v in (x, y))
+    return torch.where(condition, x, y)
+
+
 def _on_truth(logical: Callable[..., Tensor]) -> Row:
     return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
 

@@ -65,7 +65,7 @@ def identity(core: str, target: str) -> Identity:
     """
     if core not in IDENTITIES:
         raise UsageError(
-            f"'{target}' runs it on {core!r}, which the emulator does not know",
+            f"'{target}' runs it on {repr(core) if core else 'no core'}, which the emulator does not know",
             way_out=f"it knows the Arm cores {', '.join(IDENTITIES)}; simulate without --emulate elsewhere",
         )
     return IDENTITIES[core]

@@ -11,7 +11,8 @@ import numpy as np
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Basis, Contents, Estimate, Interval, OpEstimate
-from idp_deploy.formats import suffixes
+from idp_deploy.formats import FORMATS, suffixes
+from idp_deploy.formats.onnx import runtimes as tools
 from idp_deploy.formats.operators import classes_of
 from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.simulation import descriptions
@@ -31,9 +32,10 @@ from idp_deploy.simulation.cost_model import (
 from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
 from idp_deploy.simulation.question import Loaded, Question, load
 from idp_deploy.simulation.size import estimated_transfer_bytes
-from idp_deploy.simulation.targets import Runtime, Target, folder
+from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
+from idp_deploy.simulation.vendor import vendor_estimate
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 
 COVERAGE = 0.9
@@ -79,13 +81,20 @@ def simulate(
     """
     loaded = artifact if isinstance(artifact, Loaded) else load(artifact)
     chosen = target.runtime(loaded.format, runtime)
+    if chosen is not None and target.is_tool:
+        reason = f"{target.device} runs on many devices: no latency is estimated"
+        return _answer(loaded, target, chosen.name, loaded.work, None, reason, (), list(loaded.work.notes), transfer)
+    if chosen is not None and chosen.family in VENDORS:
+        return vendor_estimate(loaded.contents, target, chosen, transfer=transfer)
     cores = sum(group.count for group in target.cores)
-    if not 1 <= threads <= cores:
+    if chosen is not None and not 1 <= threads <= cores:
         raise UsageError(f"threads is {threads}; '{target.name}' has {cores} cores", way_out=f"--threads 1 to {cores}")
     work, notes = loaded.work, list(loaded.work.notes)
     if chosen is None:
         missing = f"has no {runtime}: it runs {', '.join(r.name for r in target.runtimes)}"
+        none = FORMATS[loaded.format].no_latency if loaded.format in FORMATS else ""
         reason = f"{target.device} {missing if runtime else f'runs no {loaded.format} files'}"
+        reason = none if none and not runtime else reason
         return _answer(loaded, target, runtime or "none", work, None, reason, (), notes, transfer)
     core = target.core(chosen)
     used, note = _threads(threads, target, chosen, core)
@@ -308,10 +317,26 @@ def _answer(
         )
         for index, op in enumerate(work.ops)
     )  # fmt: skip
+    unfit, way_out, told = _taken(loaded, runtime) if target.is_tool else ("", "", [])
     return Estimate(
         artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
         reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
-        notes=tuple(notes), basis=basis, dense_latency_ms=float(sum(dense_by_op)) if len(dense_by_op) else None,
+        notes=(*notes, *told), basis=basis, dense_latency_ms=float(sum(dense_by_op)) if len(dense_by_op) else None,
+        unfit=unfit, way_out=way_out,
     )  # fmt: skip
+
+
+def _taken(loaded: Loaded, runtime: str) -> tuple[str, str, list[str]]:
+    """What the tool of this name would not run as it is meant, the way out, and what else is to be told of it."""
+    if loaded.contents is None or loaded.format != "onnx" or runtime not in tools.runtimes():
+        return "", "", []
+    found = tools.lint(loaded.path, runtime)
+    if not found.findings:
+        return "", "", []
+    worst = found.findings[0]
+    text = f"{found.title} {found.version}: {found.verdict}: {worst.op}: {worst.message}"
+    if found.verdict in tools.UNFIT:
+        return text, worst.fix, [f"{text} — {worst.fix}"]
+    return "", "", [f"{text} — {worst.fix}"]

@@ -71,9 +71,11 @@ def rows_of(counts: Mapping[str, int], target: Target) -> int:
 
 
 def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
-    """What an estimate of a float file on one core rests on, for each runtime of the device."""
+    """What an estimate of a float file on one core rests on, for each runtime of the device; nothing for a tool."""
+    if target.is_tool:
+        return [None] * len(target.runtimes)
     return [
-        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1)
+        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1) if runtime.core else None
         for runtime in target.runtimes
     ]
 

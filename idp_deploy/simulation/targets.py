@@ -15,8 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import UsageError
+from idp_deploy.formats.onnx.runtimes import Runtime as Tool
+from idp_deploy.formats.onnx.runtimes import runtimes as tools
 from idp_deploy.formats.validation import KnownFormat
 from idp_deploy.simulation.cost_model import FAMILIES, PORTABLE_FAMILIES, Core
+
+VENDORS = frozenset({"vela", "tflm"})  # families of `simulation.vendor`
 
 
 class _Strict(BaseModel):
@@ -31,13 +35,22 @@ class CoreGroup(_Strict):
     ghz: float = Field(gt=0, lt=10)
 
 
+class Compiler(_Strict):
+    """What Vela is to compile for."""
+
+    accelerator: str  # ethos-u55-128
+    system: str  # a System_Config of Arm's vela.ini: clocks and memories around the NPU
+    memory: str  # a Memory_Mode of it: which memory holds weights and which activations
+
+
 class Runtime(_Strict):
     """One way of running a file on the device."""
 
     name: str
     format: KnownFormat
-    family: str  # whose efficiencies: a family of the cost model
-    core: str  # a row of cores.toml: one of the device's cores, its GPU or its neural engine
+    family: str  # whose efficiencies: a family of the cost model; or of VENDORS, whose own software answers
+    core: str = ""  # a row of cores.toml: one of the device's cores, its GPU or its neural engine; not for VENDORS
+    compiler: Compiler | None = None  # of family "vela"
     sparse: bool = False  # has kernels that skip zero weights
     source: str = ""
 
@@ -59,7 +72,7 @@ class Target(_Strict):
     name: str
     device: str
     soc: str
-    cores: tuple[CoreGroup, ...] = Field(min_length=1)
+    cores: tuple[CoreGroup, ...] = ()  # none where a vendor's software answers for the whole chip
     runtimes: tuple[Runtime, ...] = Field(min_length=1)
     sources: tuple[str, ...] = Field(min_length=1)
     confidence: Literal["measured", "specification", "assumed"]
@@ -68,6 +81,7 @@ class Target(_Strict):
     measured_as: str = ""  # the device's name in measurements/published.csv, where it has rows
     measurements: tuple[Measured, ...] = ()
     notes: tuple[str, ...] = ()
+    is_tool: bool = Field(default=False, exclude=True)  # no device, but a program that opens files on many
 
     def runtime(self, format_name: str, name: str | None = None) -> Runtime | None:
         """The runtime called `name`, or the first for a format; a CPU family by its own name runs any format.
@@ -87,10 +101,15 @@ class Target(_Strict):
                 return runtime
         if name in FAMILIES - PORTABLE_FAMILIES:
             return None
-        if name in FAMILIES:
+        if name in FAMILIES and self.cores:
             return Runtime(name=name, format=format_name, family=name, core=self.cores[0].type)  # type: ignore[arg-type]
         near = difflib.get_close_matches(name, [r.name for r in self.runtimes] + sorted(FAMILIES), 3, 0.3)
         raise UsageError(f"target '{self.name}' has no runtime {name!r}", way_out=f"nearest: {', '.join(near)}")
+
+    @property
+    def compiler(self) -> Compiler | None:
+        """What its vendor's compiler is to compile for, where it has one."""
+        return next((runtime.compiler for runtime in self.runtimes if runtime.compiler), None)
 
     def core(self, runtime: Runtime) -> Core:
         """The core a runtime runs on, at this device's clock."""
@@ -149,10 +168,16 @@ def parse(path: Path) -> Target:
         raise UsageError(
             f"{path} is not TOML: {error}", way_out="compare it with one that 'idp-deploy targets new' writes"
         ) from error
-    for used in [*(group.type for group in target.cores), *(runtime.core for runtime in target.runtimes)]:
+    ours = [runtime for runtime in target.runtimes if runtime.family not in VENDORS]
+    for used in [*(group.type for group in target.cores), *(runtime.core for runtime in ours)]:
         _among(path, "core", used, load_cores())
     for runtime in target.runtimes:
-        _among(path, "runtime family", runtime.family, FAMILIES)
+        _among(path, "runtime family", runtime.family, FAMILIES | VENDORS)
+    lacking = "cores" if ours and not target.cores else ""
+    lacking = lacking or next(("compiler" for r in target.runtimes if (r.family == "vela") != bool(r.compiler)), "")
+    if lacking:
+        way_out = "compare it with pixel-4 or ethos-u55-128, which 'idp-deploy targets' shows"
+        raise UsageError(f"{path}: '{lacking}' does not fit its runtimes", way_out=way_out)
     return target
 
 
@@ -168,7 +193,7 @@ def _among(path: Path, what: str, name: str, known: Any) -> None:
 
 
 def load_target(name: str) -> Target:
-    """The device called `name`; the user's ./targets comes first.
+    """The device called `name`, the user's ./targets first, or a tool of `formats.onnx.runtimes`: openvino, mnn, …
 
     Raises:
         UsageError: unknown; the nearest names are listed.
@@ -176,10 +201,22 @@ def load_target(name: str) -> Target:
     for path in _files():
         if path.stem == name:
             return parse(path)
-    names = sorted({path.stem for path in _files()})
+    if name in tools():
+        return _tool(tools()[name])
+    names = sorted({path.stem for path in _files()} | set(tools()))
     plain = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
     near = difflib.get_close_matches(plain, names, 3, 0.3) or names[:3]
     raise UsageError(f"unknown target {name!r}", way_out=f"nearest: {', '.join(near)}; 'idp-deploy targets' lists all")
+
+
+def _tool(found: Tool) -> Target:
+    """A program that opens .onnx files as something to aim at: it takes a file or does not, and no latency is known."""
+    title = f"{found.title} {found.version}"
+    runtime = Runtime.model_construct(name=found.name, format="onnx", family="", core="", source=found.source)
+    return Target.model_construct(
+        name=found.name, device=title, soc="", cores=(), runtimes=(runtime,), sources=(found.source,),
+        confidence="measured", is_tool=True,
+    )  # fmt: skip
 
 
 def data_files(names: Iterable[str]) -> list[Path]:

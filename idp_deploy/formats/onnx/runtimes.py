@@ -69,6 +69,7 @@ class RuntimeLint:
 
 
 VERDICTS = ("wrong", "crashes", "refuses", "dense again", "right")  # the worst first: nobody notices a wrong result
+UNFIT = ("wrong", "crashes", "refuses")  # the file does not run there as it is meant
 
 
 @cache

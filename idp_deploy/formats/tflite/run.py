@@ -11,6 +11,7 @@ from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Sessions, first_line, noise
 from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES, Detail, Litert, dequantized, quantized
 from idp_deploy.isolation import ForeignError
+from idp_deploy.vendors import tflm
 
 
 def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
@@ -21,6 +22,13 @@ def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
     Raises:
         FileError: a runtime cannot read or prepare the file, or ends over it.
     """
+    if any(op.kind == "CUSTOM:ethos-u" for op in contents.ops):
+        raise FileError(
+            f"{contents.path} is compiled for Ethos-U, which no runtime of this machine computes",
+            way_out="verify the .tflite that it was made of, or run it in Arm's models (FVP)",
+        )
+    if any(tensor.encoding == "tflm" for tensor in contents.tensors):
+        return Sessions({tflm.RUNTIME: _Interpreter(contents, tflm.RUNTIME, threads).run})
     sessions = Sessions((runtime, _Interpreter(contents, runtime, threads).run) for runtime in RUNTIMES)
     try:
         sessions[COMPILED] = _Interpreter(contents, COMPILED, threads).run
@@ -47,12 +55,36 @@ def time_tflite(contents: Contents, threads: int) -> tuple[str, Callable[[], flo
     return runtime, litert.time_ms
 
 
+class Micro:
+    """One file in TensorFlow Lite Micro, which knows no names: they are those of the file, in its order."""
+
+    def __init__(self, contents: Contents) -> None:
+        self._session = tflm.open_micro(contents.parsed, str(contents.path))
+        ends = {"inputs": contents.inputs, "outputs": contents.outputs}
+        details, _ = self._session.call("details", inputs=len(contents.inputs), outputs=len(contents.outputs))
+        self.inputs, self.outputs = (
+            [
+                Detail(i, name, tuple(d["shape"]), np.dtype(d["dtype"]), d["scale"], d["zero_point"])
+                for i, (name, d) in enumerate(zip(names, details[role], strict=True))
+            ]
+            for role, names in ends.items()
+        )
+
+    def run(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        """As `Litert.run`."""
+        given = {str(i): array for i, array in enumerate(arrays)}
+        _, results = self._session.call("run", given, outputs=len(self.outputs))
+        return tuple(results[str(i)] for i in range(len(self.outputs)))
+
+
 class _Interpreter:
     """One loaded file in one runtime."""
 
     def __init__(self, contents: Contents, runtime: str, threads: int) -> None:
         self.name, self.runtime, self.contents = str(contents.path), runtime, contents
-        self.litert = Litert(contents.parsed, runtime, self.name, threads=threads)
+        self.litert = (
+            Micro(contents) if runtime == tflm.RUNTIME else Litert(contents.parsed, runtime, self.name, threads=threads)
+        )
         self.inputs = _ordered(self.litert.inputs, contents.interface.inputs)
         self.outputs = _ordered(self.litert.outputs, contents.interface.outputs)
 

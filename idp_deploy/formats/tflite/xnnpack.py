@@ -205,7 +205,7 @@ class _Graph:
                 yield Finding("1×1", op.name, f"a {sides} convolution inside the cluster", "use 1×1 or depthwise ones")
             elif (attributes.get("stride_h", 1), attributes.get("stride_w", 1)) != (1, 1):
                 yield Finding("1×1", op.name, "a 1×1 convolution with a stride", "move the stride to a depthwise one")
-            elif (weight := self.weight(op)) is not None and weight.shape[3] != self._shape(op.inputs[0])[-1]:
+            elif (weight := self.weight(op)) is not None and weight.shape[3:] != self._shape(op.inputs[0])[-1:]:
                 yield Finding("1×1", op.name, "a grouped 1×1 convolution", "use groups=1")
         elif kind == "DEPTHWISE_CONV_2D":
             yield from self._depthwise(op)

@@ -91,7 +91,7 @@ class Interpreter:
             call = Call(operation, arguments, self.run_block, environment)
             try:
                 results = OPS[operation.kind](call)
-            except (RuntimeError, IndexError, ValueError, TypeError, KeyError) as error:
+            except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ConversionError(
                     f"{self.program.path}: {operation.kind} ({operation.name!r}) cannot run: {str(error)[:200]}"
                 ) from error

@@ -155,6 +155,8 @@ def _items(path: Path) -> tuple[Path, Path | None]:
         ) from error
     found = []
     for item in (root, *(other for other in others if PurePosixPath(other).name == "weights")):
+        if "\0" in item:
+            raise FileError(f"{path}: Manifest.json names a file {item!r}", way_out="export the package again")
         target = (path / "Data" / item).resolve()
         if not target.is_relative_to((path / "Data").resolve()):
             raise FileError(f"{path}: Manifest.json points outside the package: {item!r}")

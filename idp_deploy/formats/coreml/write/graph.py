@@ -24,7 +24,9 @@ from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     Row,
     adaptive_avg_pool3d,
+    chosen,
     circular_pad,
+    diff,
     embedding_bag,
     spell_out,
 )
@@ -50,6 +52,10 @@ _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: circular_pad,
+    aten.diff.default: diff,
+    aten.where.Scalar: chosen,
+    aten.where.ScalarOther: chosen,
+    aten.where.ScalarSelf: chosen,
     **BITS_OF_TRUTH,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}

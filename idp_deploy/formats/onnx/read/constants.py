@@ -127,6 +127,8 @@ def _dequantize(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits
         extents = [1] * data.ndim
         extents[attributes.get("axis", 1)] = -1
         scale, zero_point = scale.reshape(extents), zero_point.reshape(extents if zero_point.ndim else ())
+    if np.broadcast_shapes(data.shape, scale.shape, zero_point.shape) != data.shape:
+        raise ValueError("scales that do not fit the axis")
     return ((data.astype(np.int32) - zero_point.astype(np.int32)) * scale).astype(scale.dtype)
 
 

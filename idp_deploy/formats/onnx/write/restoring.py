@@ -2,7 +2,8 @@
 
 A tool that folds constants (onnxslim, onnxruntime's own optimizer, a graph editor) writes our sparse weights out, and
 a pruner of another kind never left them out. The graph stays as that tool made it; only its constants are stored
-anew. A weight is stored in narrower numbers only where these mean exactly the same values.
+anew, and notes that no runtime reads are dropped. A weight is stored in narrower numbers only where these mean exactly
+the same values.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from onnx import numpy_helper
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.onnx.write.decoding import Decoder
+from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost
+from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _BITWISE_OPSET = 18  # BitwiseAnd
@@ -27,7 +29,7 @@ _DOMAINS = ("", "ai.onnx")
 
 
 def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
-    """The file with its constants stored sparse: one way, and that is the smallest.
+    """The file with its constants stored sparse: one way, or none where nothing would be sparse.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -56,6 +58,8 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
             continue
         plain = Weight(name, values, values != 0)
         weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
+    if all(choose(weight, encoding) == "dense" for weight in weights):
+        return
     decoder = Decoder(graph)
     store = Store(decoder, encoding, weights)
     for weight in weights:
@@ -64,6 +68,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         decoder.node("Mul", *factors, output=name)
     decoder.finish()
     _no_longer_inputs(graph)
+    _without_notes(graph)
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
     yield proto.SerializeToString(deterministic=True)
@@ -105,6 +110,16 @@ def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> di
             found[bias] = x, weight
     factors = {name for pair in found.values() for name in pair}
     return {bias: pair for bias, pair in found.items() if bias not in factors}
+
+
+def _without_notes(graph: onnx.GraphProto) -> None:
+    """Drop what no runtime reads: documentation, where in its source a node came from, shapes that can be inferred."""
+    nodes = list(all_nodes(graph))
+    for named in (graph, *nodes, *graph.input, *graph.output):
+        named.doc_string = ""
+        del named.metadata_props[:]
+    if all(node.domain in _DOMAINS for node in nodes):
+        del graph.value_info[:]
 
 
 def _no_longer_inputs(graph: onnx.GraphProto) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.flow import StoredTensor
-from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
+from idp_deploy.formats.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import TYPES
 from idp_deploy.formats.tflite.read.tensors import data_of, place, shape_of, sparsity_of, stored_entries, unpacked
+
+_MICRO_HEADER = 16  # bytes
 
 
 class Constants:
@@ -56,6 +58,41 @@ class Constants:
         self.found[name] = self._describe(tensor, name, data, code, shape, sparse, first=buffer not in self._charged)
         self._charged.add(buffer)
         self._known[key] = name
+        return name
+
+    def is_pruned(self, ancillary: Table) -> bool:
+        """Whether a decoder's second input begins as that of a pruned weight: type 2, version 1."""
+        data = self.data(ancillary)
+        return data is not None and len(data) >= _MICRO_HEADER and data[:2].tobytes() == b"\x02\x01"
+
+    def packed(self, bits: Table, ancillary: Table, meant: Table, name: str) -> str:
+        """List a pruned weight of TensorFlow Lite Micro: a bit an entry, then a header and the entries kept."""
+        if name in self.found:
+            return name
+        mask, rest = self.data(bits), self.data(ancillary)
+        assert mask is not None
+        assert rest is not None
+        code, shape = meant.number(1, "b"), shape_of(meant)
+        entries = prod(shape)
+        if code not in TYPES or min(shape, default=1) < 0 or not 0 <= entries <= 8 * len(mask):
+            raise self.file.broken(f"pruned weight {name!r} of shape {list(shape)} in {len(mask)} bytes of mask")
+        kept = np.unpackbits(mask, count=entries).astype(bool)
+        flat = unpacked(self.file, rest[_MICRO_HEADER:], code, int(kept.sum()))
+        scales, zero_points, axis = _scaling(meant, shape)
+
+        def values() -> np.ndarray:
+            zero = _along(zero_points, len(shape), axis) if len(zero_points) else 0
+            dense = np.broadcast_to(np.asarray(zero, flat.dtype), shape).copy()
+            dense[kept.reshape(shape)] = flat
+            return dense
+
+        zeros = entries - int(np.count_nonzero(flat != 0))
+        dequantize = partial(_dequantized, values, scales, zero_points, axis) if len(scales) else None
+        if zero_points.any():
+            zeros = int(np.count_nonzero(values() == _along(zero_points, len(shape), axis)))
+        size = len(mask) + len(rest) + scales.nbytes + zero_points.nbytes
+        dtype, _, width = TYPES[code]
+        self.found[name] = StoredTensor(name, shape, dtype, "tflm", size, zeros, values, float(width), dequantize)
         return name
 
     def _describe(

@@ -13,8 +13,8 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, Value
 from idp_deploy.formats import manifest
+from idp_deploy.formats.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.constants import Constants
-from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import (
     ARGUMENTS,
     IN_SECOND_OPTIONS,
@@ -29,6 +29,7 @@ from idp_deploy.formats.tflite.read.tensors import data_of, shape_of
 
 _IDENTIFIER = b"TFL3"
 _DECODERS = ("DENSIFY", "DEQUANTIZE")
+_MICRO = "CUSTOM:TFLM_DECODE"  # of TensorFlow Lite Micro; two constants in, a weight out
 _MAX_ARGUMENT = 64  # integer constants up to this size are arguments (axes, shapes), not weights
 
 
@@ -49,7 +50,7 @@ def read_tflite(path: Path) -> Contents:
         data = documents.read_bytes(path)
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}") from error
-    file = Flatbuffer(data, path)
+    file = Flatbuffer(data, path, "TFLite")
     if data[4:8] != _IDENTIFIER:
         raise FileError(f"{path} is not a TFLite file: it lacks the identifier TFL3", way_out="check the path")
     model = file.root()
@@ -89,6 +90,7 @@ class _Reader:
         self._names: dict[tuple[int, int], str] = {}
         self._taken: set[str] = set()
         self._walked: set[int] = set()
+        self._micro: dict[tuple[int, int], tuple[Table, Table]] = {}  # bits → header and values, what they stand for
         self._decoded: dict[tuple[int, int], int] = {}  # tensor written by a decoder → the constant it decodes
 
     def walk(self, graph: int) -> None:
@@ -114,6 +116,8 @@ class _Reader:
             if kind in _DECODERS and len(outputs) == 1 and source is not None:
                 self.tensor(graph, outputs[0])
                 self._decoded[graph, outputs[0]] = source
+                continue
+            if kind == _MICRO and len(outputs) == 1 and self._packed(graph, inputs, outputs[0]):
                 continue
             attributes = _attributes(op, kind)
             read, weights = self._inputs(graph, kind, inputs, attributes)
@@ -146,8 +150,24 @@ class _Reader:
                 attributes[ARGUMENTS.get(kind, {}).get(position, str(position))] = argument
                 continue
             name = self._name(graph, source) if source != index else self._name(graph, index)
-            weights[role or str(position)] = self.constants.tensor(self.tensors[graph][source], name)
+            packed = self._micro.get((graph, source))
+            weights[role or str(position)] = (
+                self.constants.packed(self.tensors[graph][source], *packed, name)
+                if packed
+                else self.constants.tensor(self.tensors[graph][source], name)
+            )
         return tuple(read), weights
+
+    def _packed(self, graph: int, inputs: list[int], output: int) -> bool:
+        """Whether a decoder unpacks a pruned weight, now noted; its other kinds stay operators."""
+        if len(inputs) != 2 or any(self.source(graph, index) != index for index in inputs):
+            return False
+        bits, rest = (self.tensor(graph, index) for index in inputs)
+        if not self.constants.is_pruned(rest):
+            return False
+        self._decoded[graph, output] = inputs[0]
+        self._micro[graph, inputs[0]] = rest, self.tensor(graph, output)
+        return bits is not rest
 
     def tensor(self, graph: int, index: int) -> Table:
         """The tensor's table."""

@@ -12,7 +12,7 @@ from math import prod
 
 import numpy as np
 
-from idp_deploy.formats.tflite.read.flatbuffer import Flatbuffer, Table
+from idp_deploy.formats.flatbuffer import Flatbuffer, Table
 from idp_deploy.formats.tflite.read.schema import TYPES
 
 _INDEX_TYPES = {1: "i4", 2: "u2", 3: "u1"}

@@ -9,7 +9,7 @@ fixed: a batch of 1 is what phones run.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from idp_deploy.formats.tflite.write.graph import (
 )
 from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
 from idp_deploy.formats.tflite.write.matching import Match, match
+from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
@@ -57,6 +58,7 @@ class _Source:
     plan: Plan
     calls: Sequence[tuple[Named, Named]]  # of the model, by tensor name, inputs in the file's layout
     module: fx.GraphModule  # for naming what a runtime stops at
+    micro: bool  # whether the weights go behind decoders that only TensorFlow Lite Micro knows
 
 
 def convert_tflite(
@@ -68,7 +70,7 @@ def convert_tflite(
 
     Args:
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
-            that layout on every weight that has a mask.
+            that layout on every weight that has a mask; tflm stores them for TensorFlow Lite Micro alone.
         io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
 
     Raises:
@@ -104,7 +106,7 @@ def convert_tflite(
     ]
     layouts = {f"args_{i}": "NHWC" for i in sorted(lowered.channel_last)}
     return Converted(
-        _Source(serialize(tflite), matches, wanted, calls, captured.module),
+        _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm"),
         inputs=tuple(f"args_{i}" for i in range(len(lowered.calls[0][0]))),
         outputs=tuple(outputs),
         tensors={found.parameter: found.parameter for found in matches.values()},
@@ -117,8 +119,7 @@ def convert_tflite(
 def store_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
     """The file as it was planned."""
     source: _Source = converted.source
-    content, placed = _stored(source, masks, source.plan, record)
-    return Written(partial(_save, content), placed)
+    return _written(source, *_stored(source, masks, source.plan, record))
 
 
 def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
@@ -133,7 +134,7 @@ def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: 
         content, placed = _stored(source, masks, storing, record)
         failure = failure_of(content, source.calls, TOLERANCES[source.plan.scheme])
         if not failure:
-            return Written(partial(_save, content), placed, (note,) if note else ())
+            return _written(source, content, placed, (note,) if note else ())
     way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
     raise ConversionError(explain(source.module, failure), way_out=way_out)
 
@@ -148,9 +149,26 @@ def _stored(
     return _finish(tflite, record), placed
 
 
+def _written(source: _Source, content: bytes, placed: Mapping[str, Placement], notes: tuple[str, ...] = ()) -> Written:
+    """The file, for TensorFlow Lite Micro where it was meant for that."""
+    if source.micro:
+        content, placed = _for_micro(content, placed)
+    return Written(partial(_save, content), placed, notes)
+
+
 def _save(content: bytes, path: Path) -> int:
     files.write_bytes(path, content)
     return len(content)
+
+
+def _for_micro(content: bytes, placed: Mapping[str, Placement]) -> tuple[bytes, dict[str, Placement]]:
+    """A file that LiteRT takes, with its weights behind decoders that LiteRT does not know."""
+    tflite = parse(content)
+    packed = behind_decoders(tflite)
+    compact(tflite)
+    return serialize(tflite), {
+        name: replace(one, is_sparse=True) if name in packed else one for name, one in placed.items()
+    }
 
 
 def _layout_notes(layouts: Mapping[str, str]) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """restore a .tflite file: the zeros that another tool stored densely are left out. Imports no torch.
 
-The graph stays as that tool made it; each weight it stores densely comes out of a DENSIFY instead, in front of the
-DEQUANTIZE where there is one. Runtimes fail on some of these, so there are several forms, one more careful than the
-other; full int8 layers are rewritten as in our own export, where that lets their weights be sparse.
+The graph stays as that tool made it, but for long names inside of it; each weight it stores densely comes out of a
+DENSIFY instead, in front of the DEQUANTIZE where there is one. Runtimes fail on some of these, so there are several
+forms, one more careful than the other; full int8 layers are rewritten as in our own export, where that lets their
+weights be sparse.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -31,6 +33,7 @@ from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import BOTH_DECODERS, PLAIN, SPARSE_INT8, WEIGHTS, Plan, plan
 
+_LONG_NAME = 24
 Readers = Mapping[int, Sequence[tuple[Any, str, int]]]  # tensor → (operator, its kind, input position)
 
 
@@ -46,8 +49,8 @@ def restored_tflite(contents: Contents, *, encoding: str = "auto") -> Iterator[b
     _refuse_outside(contents, parse(contents.parsed))
     careful = replace(wanted, one_decoder=True)
     ways = ((wanted, True), (wanted, False), (careful, False))
-    forms = [_form(contents.parsed, storing, pointwise=pointwise) for storing, pointwise in ways]
-    yield from dict.fromkeys(sorted(forms, key=len))
+    forms = (_form(contents.parsed, storing, pointwise=pointwise) for storing, pointwise in ways)
+    yield from dict.fromkeys(sorted(filter(None, forms), key=len))
 
 
 def _refuse_outside(contents: Contents, model: Any) -> None:
@@ -61,6 +64,7 @@ def _refuse_outside(contents: Contents, model: Any) -> None:
 
 
 def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
+    """The file in one way; empty where nothing in it would be sparse."""
     model = parse(content)
     merge_equal_constants(model)
     if pointwise:
@@ -78,10 +82,25 @@ def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
         graph.tensors[source].quantization, graph.tensors[source].name = tensor.quantization, tensor.name
         tensor.name, tensor.buffer = None, 0
         decoders.append(operator(model, "DENSIFY", [source], [constant.index]))
+    if not decoders:
+        return b""
     graph.operators[:0] = decoders
+    _shorten_names(graph)
     compact(model)
     name_the_rest(model)
     return serialize(model)
+
+
+def _shorten_names(graph: Any) -> None:
+    """Of inner tensors: a converter that writes a whole path of modules into each would outweigh sparse weights."""
+    outside = {int(t) for t in [*graph.inputs, *graph.outputs]}
+    taken = {tensor.name for tensor in graph.tensors} | {""}
+    for index, tensor in enumerate(graph.tensors):
+        name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
+        last = re.split("[./]", name)[-1]
+        if index not in outside and len(name) > _LONG_NAME and last not in taken and last.encode() not in taken:
+            taken.add(last)
+            tensor.name = last
 
 
 def _readers(model: Any) -> Readers:

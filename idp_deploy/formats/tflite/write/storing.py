@@ -17,6 +17,7 @@ from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write import sparse as sparse
 from idp_deploy.formats.tflite.write.graph import Constant, add_buffer, add_tensor, constants, kind, operator, schema
 from idp_deploy.formats.tflite.write.matching import Match
+from idp_deploy.formats.tflite.write.micro import refuse_micro
 from idp_deploy.formats.writing import pruned
 from idp_deploy.quantizers import quantize_int8
 
@@ -76,10 +77,15 @@ def plan(encoding: str, scheme: str | None, quantized: Collection[str]) -> Plan:
     kind, _, shape = encoding.partition(":")
     if encoding in ("auto", "dense", "csr"):
         return Plan(scheme, quantized, encoding == "dense", encoding == "csr", 1 if encoding == "csr" else None)
+    if encoding == "tflm":
+        refuse_micro(scheme)
+        return Plan(scheme, quantized, is_dense=True)
     rows, _, columns = shape.partition("x")
     if kind == "block" and rows == "1" and columns.isdecimal() and int(columns) > 1:
         return Plan(scheme, quantized, forced=True, block=int(columns))
-    raise UsageError(f"TFLite has no encoding {encoding!r}", way_out="one of auto, dense, csr, block:1x4 (any 1xN)")
+    raise UsageError(
+        f"TFLite has no encoding {encoding!r}", way_out="one of auto, dense, csr, block:1x4 (any 1xN), tflm"
+    )
 
 
 def prune_constants(model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray]) -> None:

@@ -23,13 +23,13 @@ _MAX_STRING = 1 << 16
 class Flatbuffer:
     """The bytes of a file and what may still be read of them."""
 
-    def __init__(self, data: bytes, path: Path) -> None:
-        self.data, self.path = data, path
+    def __init__(self, data: bytes, path: Path, kind: str) -> None:
+        self.data, self.path, self.kind = data, path, kind
         self._budget = _BASE_BUDGET + len(data)
 
     def broken(self, why: str) -> FileError:
         """The error to raise."""
-        return FileError(f"{self.path} is not a valid TFLite file: {why}", way_out="write or download it again")
+        return FileError(f"{self.path} is not a valid {self.kind} file: {why}", way_out="write or download it again")
 
     def charge(self, amount: int) -> None:
         """Take from the budget."""

@@ -1,0 +1,1 @@
+"""An .aimodel, of any maker → Contents."""

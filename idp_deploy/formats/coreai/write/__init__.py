@@ -1,0 +1,1 @@
+"""CompressedModel → an .aimodel."""

@@ -1,0 +1,1 @@
+"""A .pte, of any maker → Contents."""

@@ -1,0 +1,78 @@
+"""Model packages are folders: which may make way for another, told by content, with no library of their makers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from idp_deploy import files
+from idp_deploy.errors import UsageError
+from idp_deploy.ownership import claim, is_ours
+
+
+def aimodel(place: Path, program: bytes = b"ML\xefR rest", **metadata: object) -> Path:
+    place.mkdir()
+    (place / "main.mlirb").write_bytes(program)
+    (place / "main.hash").write_bytes(b"0" * 32)
+    (place / "metadata.json").write_text(json.dumps({"assetVersion": "2.0", **metadata}))
+    return place
+
+
+def write(place: Path) -> None:
+    with files.replacing(place, package=True) as temporary:
+        aimodel(temporary, producer="new")
+
+
+def with_note(place: Path) -> None:
+    aimodel(place)
+    (place / "notes.txt").write_text("mine")
+
+
+def with_folder(place: Path) -> None:
+    aimodel(place)
+    (place / "compiled").mkdir()
+
+
+def with_link(place: Path) -> None:
+    aimodel(place)
+    (place / "main.hash").unlink()
+    (place / "main.hash").symlink_to("/etc/hostname")
+
+
+KEPT: dict[str, Callable[[Path], object]] = {
+    "empty": Path.mkdir,
+    "note": with_note,
+    "folder inside": with_folder,
+    "link inside": with_link,
+    "no bytecode": lambda place: aimodel(place, b"text"),
+    "no version": lambda place: aimodel(place, assetVersion=None),
+}
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_a_folder_that_is_no_core_ai_package_alone_is_never_replaced(tmp_path: Path, what: str) -> None:
+    place = tmp_path / "m.aimodel"
+    KEPT[what](place)
+    before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
+    for attempt in (write, claim):
+        with pytest.raises(UsageError, match="Core AI package"):
+            attempt(place)
+    assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
+    assert not is_ours(place)
+
+
+def test_a_package_of_any_maker_makes_way_for_one_of_its_kind(tmp_path: Path) -> None:
+    place = aimodel(tmp_path / "m.aimodel", producer="old")
+    assert claim(place) == place
+    write(place)
+    assert json.loads((place / "metadata.json").read_text())["producer"] == "new"
+
+
+def test_packages_of_two_kinds_make_no_way_for_each_other(tmp_path: Path) -> None:
+    place = aimodel(tmp_path / "m.mlpackage")
+    with pytest.raises(UsageError, match="no Core ML package"):
+        write(place)
+    assert (place / "main.mlirb").exists()
