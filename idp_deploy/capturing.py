@@ -61,12 +61,18 @@ class Captured:
     dynamic_batch: bool
     folded: tuple[tuple[str, str], ...]  # (convolution weight, batch norm weight) by parameter name
     traced: ExportedProgram  # what torch.export made of the model, before folding
+    original: nn.Module  # what was traced
     aliases: Mapping[str, str] = field(default_factory=dict)  # a tied weight's other names → the one in `module`
     notes: tuple[str, ...] = ()  # what the graph leaves out of what forward returns
 
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
         return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The parameters and buffers that the graph reads."""
+        return frozenset(str(node.target) for node in self.module.graph.nodes if node.op == "get_attr")
 
     def input_names(self) -> list[str]:
         """The names of forward's tensors, flattened, in order."""
@@ -137,7 +143,7 @@ def capture(
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
     aliases = _aliases(module, graph_module)
-    return Captured(graph_module, example_inputs, masks, dynamic, folded, program, aliases, notes)
+    return Captured(graph_module, example_inputs, masks, dynamic, folded, program, module, aliases, notes)
 
 
 _Trace = tuple[nn.Module, ExportedProgram, bool]

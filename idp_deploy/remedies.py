@@ -18,7 +18,8 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.gating import Evidence, sparsity
 from idp_deploy.simulation.advice import narrowed
-from idp_deploy.simulation.estimating import Loaded, load, simulate
+from idp_deploy.simulation.estimating import simulate
+from idp_deploy.simulation.question import Loaded, load
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, as_dtype
 from idp_deploy.units import METRICS, show

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.flow import Artifact, CompressedModel, FormatName, Parity
+from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.external_data import remove_data
 from idp_deploy.ownership import claim, set_aside
+from idp_deploy.reading import read
 
 if TYPE_CHECKING:
+    from idp_deploy.exporting import Conversion
     from idp_deploy.tasks import Task
 
 Announce = Callable[[str], None]
@@ -44,6 +47,7 @@ def export_and_verify(
     announce: Announce = lambda _: None,
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     refused: dict[FormatName, IdpDeployError] | None = None,
+    contents: dict[Path, Contents] | None = None,
 ) -> tuple[list[Artifact], dict[Path, Parity]]:
     """Write `<folder>/<stem>.<suffix>` in every format, once the file agrees with the model.
 
@@ -52,12 +56,13 @@ def export_and_verify(
     Args:
         refused: takes the reason of every format that cannot be written, so that the others are; without it the
             first reason is raised.
+        contents: takes what was read of every file, so that nobody need read it again.
 
     Raises:
         UsageError: a file or folder of somebody else's stands at one of the places.
     """
     from idp_deploy.capturing import traced_once
-    from idp_deploy.exporting import export
+    from idp_deploy.exporting import convert
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
@@ -69,9 +74,10 @@ def export_and_verify(
             with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
                 made, more = stage / name, {"encoding": encoding, **(options or {}).get(format, {})}
-                artifact = export(model, format, example_inputs, made, **more)
+                conversion = convert(model, format, example_inputs, **more)
                 announce(f"verifying {name}")
-                parity = verify(made, model, example_inputs, task=task)
+                check = partial(verify, model=model, example_inputs=example_inputs, task=task)
+                artifact, found, parity = _checked(conversion, made, check)
                 home = folder if parity.passed else set_aside(folder)
                 parts = sorted(stage.iterdir(), key=lambda part: part.name == name)
                 for part in parts:  # the file itself last: an ONNX file may have its weights beside it
@@ -79,7 +85,32 @@ def export_and_verify(
                 remove_data(home / name, keep=[part.name for part in parts])
                 artifacts.append(replace(artifact, path=home / name))
                 parities[home / name] = replace(parity, artifact=replace(parity.artifact, path=home / name))
+                if contents is not None:
+                    contents[home / name] = replace(found, path=home / name)
     return artifacts, parities
+
+
+def _checked(
+    conversion: Conversion, made: Path, check: Callable[[Contents], Parity]
+) -> tuple[Artifact, Contents, Parity]:
+    """The file at `made`, what is read of it and how it agrees with the model.
+
+    It is run by `check` alone; where it fails there, a format that can is asked for a form that its runtimes take.
+    """
+    from idp_deploy.exporting import store
+
+    def attempt(proved: bool) -> tuple[Artifact, Contents, Parity]:
+        artifact = store(conversion, made, proved=proved)
+        contents = read(made)
+        return artifact, contents, check(contents)
+
+    if not FORMATS[conversion.format].prove:
+        return attempt(proved=False)
+    with suppress(IdpDeployError):
+        found = attempt(proved=False)
+        if found[2].passed:
+            return found
+    return attempt(proved=True)
 
 
 @contextmanager

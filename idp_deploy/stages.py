@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from idp_deploy.aiming import WANTED, compile_artifact, place_of
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Artifact, Budget, FormatName, Parity, Report, Shown
+from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.ownership import claim, displace
@@ -129,6 +129,7 @@ class Run:
         self._plan, self._announce, self._training = plan, announce, training or nullcontext()
         self._history = history
         self._compressed: CompressedModel | None = None
+        self._read: dict[Path, Contents] = {}  # files that this run has looked into already
 
     def go(self) -> Deployment:
         """Every stage that is not done, in order.
@@ -279,6 +280,7 @@ class Run:
             self._task,
             self._announce,
             plan.options,
+            contents=self._read,
         )
         parity = parities[artifact.path]
         for target in plan.compile_for if parity.passed and format == WANTED else ():
@@ -294,7 +296,8 @@ class Run:
         plan = self._plan
         self._announce("simulating")
         devices = [load_target(name) for name in dict.fromkeys([*plan.targets, *(b.target for b in plan.budgets)])]
-        contents = [read(parity.artifact.path) for parity in parities.values()]
+        paths = [parity.artifact.path for parity in parities.values()]
+        contents = [self._read[path] if path in self._read else read(path) for path in paths]
         by_path = {parity.artifact.path: parity for parity in parities.values()}
         evidence = [
             Evidence(one, simulate(one, device), by_path[one.path])

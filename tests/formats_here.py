@@ -6,4 +6,6 @@ from importlib.util import find_spec
 
 from idp_deploy.formats import FORMATS
 
-HERE = {name: row for name, row in FORMATS.items() if row.write and all(map(find_spec, (*row.converter, *row.runtime)))}
+HERE = {
+    name: row for name, row in FORMATS.items() if row.convert and all(map(find_spec, (*row.converter, *row.runtime)))
+}

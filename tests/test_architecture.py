@@ -25,7 +25,7 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing", "facts",
+    "reading", "formats", "ledger", "sealing", "facts", "distance",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -55,25 +55,25 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
-    "simulation": FOUNDATION | CORE | {"formats", "isolation", "formats.litert", "formats.runtimes", "vendors"},
-    "exporting": FOUNDATION | CORE | {"formats", "formats.write"},
-    "verification": FOUNDATION | CORE | {"formats", "formats.bisect", "exporting"},
+    "simulation": FOUNDATION | CORE | {"formats.runtimes", "vendors"},
+    "rewriting": {"errors", "capturing"},
+    "distance": set(),
+    "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
     "vendors": {"errors", "isolation"},
     "formats": FOUNDATION | {"documents", "files", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
     "formats.native": {"errors", "isolation"},
-    "formats.write": FOUNDATION | CORE | {"formats", "exporting", "recurrences", "isolation", "formats.litert"},
+    "formats.write": FOUNDATION | CORE | {"recurrences", "rewriting", "isolation", "formats.litert"},
     "formats.words": set(),
+    "formats.xnnpack": FOUNDATION | {"formats", "formats.words"},
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION | {"documents", "files", "formats", "formats.native"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION
     | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert", "formats.native"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
-    "formats.bisect": FOUNDATION
-    | CORE
-    | {"formats", "formats.read", "formats.run", "formats.interpreter", "verification"},
+    "formats.bisect": FOUNDATION | CORE | {"formats.read", "formats.run", "formats.interpreter"},
     "inputs": FOUNDATION | {"loading"},
     "restoring": FOUNDATION | CORE,
     "aiming": FOUNDATION | CORE | {"formats", "vendors"},
@@ -122,11 +122,13 @@ ALLOWED: dict[str, set[str]] = {
 # whose types a room may name, without loading them
 TYPES = {
     "aiming": {"simulation"},
-    "rendering": {"diffing", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {"diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
     "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
-ROWS = {"formats": {"formats.write", "formats.read", "formats.run", "formats.words"}}
+ROWS = {
+    "formats": {"formats.write", "formats.read", "formats.run", "formats.words", "formats.bisect", "formats.xnnpack"},
+}
 HEAVY = {
     "coremltools": {"formats/coreml/write"},
     "litert_torch": {"formats/tflite/write"},

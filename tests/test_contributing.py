@@ -58,7 +58,7 @@ def test_a_format_touches_five_files_outside_its_folder_and_the_page_says_which(
     listed = [path for line in outside.splitlines() for path in paths(line)[:1]]
     assert len(listed) <= 5
     recipe = {path for path in paths(RECIPES["format"]) if not path.startswith("tests/")}
-    given = {f"idp_deploy/{name}.py" for name in ("exporting/__init__", "formats/manifest", "formats/notes")}
+    given = {f"idp_deploy/{name}.py" for name in ("exporting/__init__", "formats/writing")}
     given |= {f"idp_deploy/formats/{name}.py" for name in ("sessions", "operators")}
     assert recipe - given == set(listed)
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.exporting import export
 from idp_deploy.files import sha256, size_bytes
 from idp_deploy.flow import CompressedModel, Quantization
-from idp_deploy.formats.coreml.write.export import export_coreml
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.verification import run_file, verify
-from idp_deploy.verification.comparing import error_of
 
 pytest.importorskip("coremltools")
 
@@ -76,7 +76,7 @@ def model() -> CompressedModel:
 
 @pytest.fixture(scope="module")
 def package(model: CompressedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return export_coreml(model, INPUTS, tmp_path_factory.mktemp("coreml") / "net.mlpackage").path
+    return export(model, "coreml", INPUTS, tmp_path_factory.mktemp("coreml") / "net.mlpackage").path
 
 
 def test_the_file_passes_verification(model: CompressedModel, package: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_tied_table_is_stored_once(package: Path) -> None:
 
 
 def test_two_exports_are_the_same_bytes(model: CompressedModel, package: Path, tmp_path: Path) -> None:
-    again = export_coreml(model, INPUTS, tmp_path / "again.mlpackage")
+    again = export(model, "coreml", INPUTS, tmp_path / "again.mlpackage")
     assert sha256(again.path) == sha256(package)
     assert again.size_bytes == size_bytes(package)
     names = sorted(p.relative_to(package).as_posix() for p in package.rglob("*") if p.is_file())
@@ -119,7 +119,7 @@ def test_the_model_and_the_random_state_are_left_alone(model: CompressedModel, t
     model.module.train()
     before = {k: v.clone() for k, v in model.module.state_dict().items()}
     state = torch.random.get_rng_state()
-    export_coreml(model, INPUTS, tmp_path / "m.mlpackage")
+    export(model, "coreml", INPUTS, tmp_path / "m.mlpackage")
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())
     assert model.module.training
@@ -151,7 +151,7 @@ def test_one_broken_weight_fails_verification(model: CompressedModel, package: P
 
 
 def test_dense_and_sparse_can_be_asked_for(model: CompressedModel, package: Path, tmp_path: Path) -> None:
-    dense = export_coreml(model, INPUTS, tmp_path / "d.mlpackage", encoding="dense")
+    dense = export(model, "coreml", INPUTS, tmp_path / "d.mlpackage", encoding="dense")
     assert not any(t.is_sparse for t in read(dense.path).tensors)
     (expected,) = run_file(package, [tuple(x.numpy() for x in INPUTS)]).values()
     (got,) = run_file(dense.path, [tuple(x.numpy() for x in INPUTS)]).values()
@@ -165,7 +165,7 @@ def test_quantized_weights_pass_verification(scheme: str, tmp_path: Path) -> Non
     layers = nn.Conv2d(8, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Conv2d(64, 128, 1), nn.ConvTranspose2d(128, 64, 2)
     model = pruned(nn.Sequential(*layers))
     quantized = quantize(model, scheme, example_inputs=(IMAGE,))
-    artifact = export_coreml(quantized, (IMAGE,), tmp_path / "q.mlpackage")
+    artifact = export(quantized, "coreml", (IMAGE,), tmp_path / "q.mlpackage")
     parity = verify(artifact.path, quantized, (IMAGE,))
     assert parity.passed, parity
     assert all(w.zeros == w.expected_zeros for w in parity.weights)
@@ -186,8 +186,8 @@ def test_a_kept_entry_that_float16_rounds_to_zero_stays_kept(tmp_path: Path) -> 
     mask[:, :6] = True
     module.weight.data = torch.where(mask, torch.full((32, 64), 1e-9), torch.zeros(()))
     module.weight.data[:, 0] = 1.0
-    path = export_coreml(
-        CompressedModel(module, {"weight": mask}), (torch.randn(1, 64),), tmp_path / "m.mlpackage"
+    path = export(
+        CompressedModel(module, {"weight": mask}), "coreml", (torch.randn(1, 64),), tmp_path / "m.mlpackage"
     ).path
     (tensor,) = [t for t in read(path).tensors if t.shape == (32, 64)]
     assert tensor.zeros == 32 * 58
@@ -231,7 +231,7 @@ FAULTS = {
 def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path: Path) -> None:
     function, layers, x = FAULTS[name]
     model = pruned(Call(function, *layers), 0.5)
-    path = export_coreml(model, (x,), tmp_path / "m.mlpackage", precision="float32").path
+    path = export(model, "coreml", (x,), tmp_path / "m.mlpackage", precision="float32").path
     (results,) = run_file(path, [(x.numpy(),)]).values()
     with torch.no_grad():
         expected = torch.utils._pytree.tree_leaves(model.module(x))
@@ -245,7 +245,7 @@ def test_prelu_takes_its_slopes_on_every_rank(shape: tuple[int, ...], slopes: in
     layer = nn.PReLU(slopes)
     nn.init.uniform_(layer.weight, -0.5, 0.5)
     model, x = CompressedModel(nn.Sequential(layer).eval(), {}), torch.randn(shape)
-    path = export_coreml(model, (x,), tmp_path / "m.mlpackage", precision="float32").path
+    path = export(model, "coreml", (x,), tmp_path / "m.mlpackage", precision="float32").path
     assert verify(path, model, (x,)).passed
 
 
@@ -253,7 +253,7 @@ def test_prelu_takes_its_slopes_on_every_rank(shape: tuple[int, ...], slopes: in
 def test_recurrent_layers_are_not_unrolled(layer: nn.Module, tmp_path: Path) -> None:
     model = pruned(Call(lambda m, x: m[0](x)[0], layer))
     x = torch.randn(6, 6, 8)
-    path = export_coreml(model, (x,), tmp_path / "m.mlpackage", precision="float32").path
+    path = export(model, "coreml", (x,), tmp_path / "m.mlpackage", precision="float32").path
     assert verify(path, model, (x,)).passed
     assert len(read(path).ops) < 120
 
@@ -275,22 +275,22 @@ ROW = (torch.randn(1, 4),)
 )
 def test_options_that_cannot_be_meant(options: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
-        export_coreml(SMALL, ROW, tmp_path / "m.mlpackage", **options)
+        export(SMALL, "coreml", ROW, tmp_path / "m.mlpackage", **options)
     assert not (tmp_path / "m.mlpackage").exists()
 
 
 def test_joint_compression_is_not_promoted_behind_your_back(tmp_path: Path) -> None:
     quantized = CompressedModel(SMALL.module, {}, quantization=Quantization("int8-weights"))
     with pytest.raises(UsageError, match="'iOS16' cannot store int8 weights per channel and sparse — ask for iOS18"):
-        export_coreml(quantized, ROW, tmp_path / "m.mlpackage", deployment_target="iOS16")
+        export(quantized, "coreml", ROW, tmp_path / "m.mlpackage", deployment_target="iOS16")
 
 
 def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
     module = nn.Linear(4, 4).eval()
     module.weight.data[0, 0] = 1e6
     with pytest.raises(ConversionError, match="weight 'weight' reaches 1e\\+06, beyond float16's 65504"):
-        export_coreml(CompressedModel(module, {}), ROW, tmp_path / "m.mlpackage")
-    export_coreml(CompressedModel(module, {}), ROW, tmp_path / "m.mlpackage", precision="float32")
+        export(CompressedModel(module, {}), "coreml", ROW, tmp_path / "m.mlpackage")
+    export(CompressedModel(module, {}), "coreml", ROW, tmp_path / "m.mlpackage", precision="float32")
 
 
 class Inverse(nn.Module):
@@ -307,5 +307,5 @@ def test_an_operator_without_counterpart_is_named_with_its_module(tmp_path: Path
     path.mkdir()
     (path / "old").write_text("precious")
     with pytest.raises(ConversionError, match=r"linalg_inv.* in module 'head'"):
-        export_coreml(CompressedModel(Inverse().eval(), {}), (torch.randn(1, 4, 4),), path)
+        export(CompressedModel(Inverse().eval(), {}), "coreml", (torch.randn(1, 4, 4),), path)
     assert (path / "old").read_text() == "precious"

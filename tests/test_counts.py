@@ -15,11 +15,13 @@ from torch import nn
 
 from idp_deploy import files
 from idp_deploy.cli import main
-from idp_deploy.flow import CompressedModel
+from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.pipeline import deploy
 from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
 from tests.formats_here import HERE
 from tests.tflite_files import adding
+from tests.tiny_project.tiny import build, task
 
 W = np.zeros((8, 8), np.float32)
 
@@ -93,3 +95,35 @@ def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
     _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(HERE))
     assert all(parity.passed for parity in parities.values())
     assert 2 <= len(traces) <= 4
+
+
+def test_run_with_three_formats_reads_each_file_once_and_opens_few_sessions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("coremltools", "litert_torch"):
+        pytest.importorskip(package)
+    seen: Counter[str] = Counter()
+
+    def count(target: str, name: str) -> None:
+        module, _, leaf = target.rpartition(".")
+        real = getattr(import_module(module), leaf)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            seen[name] += 1
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(target, wrapper)
+
+    for format, row in HERE.items():
+        count(row.read.replace(":", "."), f"{format} read")
+    count("torch.export.export", "traces")
+    count("idp_deploy.formats.tflite.litert.open_isolated", "sessions")
+    count("onnxruntime.InferenceSession", "sessions")
+    recipe = Recipe(sparsity=0.5, epochs=1)
+    done = deploy(
+        Model(build().eval()), task(), recipe, folder=tmp_path, formats=list(HERE), targets=["pixel-4", "iphone-12"]
+    )
+    assert len(done.artifacts) == len(HERE)
+    assert {name: seen[name] for name in seen if name.endswith("read")} == {f"{name} read": 1 for name in HERE}
+    assert seen["traces"] <= 4
+    assert 2 <= seen["sessions"] <= 5

@@ -255,7 +255,7 @@ def test_what_cannot_be_emulated_is_refused(tools: Path, monkeypatch: pytest.Mon
         emulate("net.tflite", load_target("iphone-12"))
     monkeypatch.setattr(emulator, "read", lambda path: TFLite().contents(path=path, format="coreml"))
     for target in ("pixel-2", "iphone-12"):
-        with pytest.raises(UsageError, match=r"emulate a \.tflite or \.onnx file"):
+        with pytest.raises(UsageError, match=r"emulate a file of \.onnx or \.tflite"):
             emulate("net.mlpackage", load_target(target))
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from idp_deploy.cli.app import _run
 from idp_deploy.errors import ConversionError, FileError, MissingDependencyError
+from idp_deploy.exporting import export
 from idp_deploy.flow import Budget, CompressedModel
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.gating import Evidence, gate
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
@@ -72,7 +72,7 @@ def files(net: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.T
         "whole": (integers, {"encoding": "dense", "io": "int8"}),
     }
     return {
-        name: export_tflite(one, inputs, folder / f"{name}.tflite", **options).path
+        name: export(one, "tflite", inputs, folder / f"{name}.tflite", **options).path
         for name, (one, options) in asked.items()
     }
 
@@ -197,7 +197,7 @@ def patterned(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int],
     for keep, axis in ((2, 1), (1, 1), (2, 0), (4, 1)):
         model = quantize(grouped(keep, axis), "int8", example_inputs=inputs)
         path = folder / f"{keep}-{axis}.tflite"
-        made[keep, axis] = export_tflite(model, inputs, path, encoding="dense", io="int8").path
+        made[keep, axis] = export(model, "tflite", inputs, path, encoding="dense", io="int8").path
     return made
 
 

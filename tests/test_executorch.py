@@ -64,7 +64,7 @@ def test_it_is_read_and_gated_but_neither_written_nor_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for role in ("write", "open"):
+    for role in ("convert", "open"):
         with pytest.raises(UsageError, match=r"not (written|run) here"):
             FORMATS["executorch"].function(role)
     assert _run(["verify", str(XNNPACK)], debug=False) == 2

@@ -12,12 +12,12 @@ from torch import nn
 
 from idp_deploy.encodings import bound_bytes, size_bytes
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.formats.onnx.write.conversion import IR_VERSION, OPSET
 from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph
-from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.verification import run_file
 
 ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps4", "sparse-initializer"]
@@ -64,7 +64,7 @@ def model() -> CompressedModel:
 @pytest.fixture(scope="module")
 def exported(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("encodings")
-    return {kind: export_onnx(model, IMAGE, folder / f"{kind}.onnx", encoding=kind) for kind in ENCODINGS}
+    return {kind: export(model, "onnx", IMAGE, folder / f"{kind}.onnx", encoding=kind) for kind in ENCODINGS}
 
 
 def optimized(path, tmp_path) -> onnx.ModelProto:
@@ -147,15 +147,15 @@ def test_auto_is_about_the_smallest_and_near_the_bound(exported, model):
 
 def test_a_dense_model_stays_dense(tmp_path):
     dense = compressed(convnet(), sparsity=0.0)
-    automatic = export_onnx(dense, IMAGE, tmp_path / "auto.onnx")
-    asked = export_onnx(dense, IMAGE, tmp_path / "dense.onnx", encoding="dense")
+    automatic = export(dense, "onnx", IMAGE, tmp_path / "auto.onnx")
+    asked = export(dense, "onnx", IMAGE, tmp_path / "dense.onnx", encoding="dense")
     without_manifest = [a.size_bytes - len(manifest.dumps(a.manifest)) for a in (automatic, asked)]
     assert without_manifest[0] == without_manifest[1]  # the manifests say what each was exported with
     assert {t.encoding for t in read_onnx(automatic.path).tensors} == {"dense"}
 
 
 def test_same_bytes_twice(exported, model, tmp_path):
-    again = export_onnx(model, IMAGE, tmp_path / "auto.onnx")
+    again = export(model, "onnx", IMAGE, tmp_path / "auto.onnx")
     assert again.path.read_bytes() == exported["auto"].path.read_bytes()
 
 
@@ -165,7 +165,7 @@ def test_the_caller_is_left_alone(tmp_path):
     masks = {"0.weight": torch.ones_like(module[0].weight, dtype=torch.bool)}
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
-    export_onnx(CompressedModel(module, masks), IMAGE, tmp_path / "m.onnx")
+    export(CompressedModel(module, masks), "onnx", IMAGE, tmp_path / "m.onnx")
     assert torch.equal(torch.random.get_rng_state(), state)
     assert module.training
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
@@ -208,7 +208,7 @@ def test_tied_weights_are_stored_once(kind, tmp_path):
     torch.manual_seed(0)
     model = compressed(Tied())
     inputs = (torch.randint(0, 200, (1, 6)), torch.rand(1, 1, 1))
-    artifact = export_onnx(model, inputs, tmp_path / "tied.onnx", encoding=kind)
+    artifact = export(model, "onnx", inputs, tmp_path / "tied.onnx", encoding=kind)
     contents = read_onnx(artifact.path)
     assert sum(tensor.size == 200 * 32 for tensor in contents.tensors) == 1
     readers = [
@@ -229,7 +229,7 @@ def test_kept_zeros_are_stored_and_dropped_ones_are_not(tmp_path):
     with torch.no_grad():
         layer.weight.mul_(mask)
         layer.weight[mask.nonzero()[:5].unbind(1)] = 0.0
-    artifact = export_onnx(CompressedModel(layer, {"weight": mask}), (torch.randn(1, 64),), tmp_path / "kept.onnx")
+    artifact = export(CompressedModel(layer, {"weight": mask}), "onnx", (torch.randn(1, 64),), tmp_path / "kept.onnx")
     tensor = read_onnx(artifact.path).tensor("weight")
     assert tensor.is_sparse
     assert tensor.zeros == int((~mask).sum()) + 5
@@ -239,17 +239,17 @@ def test_kept_zeros_are_stored_and_dropped_ones_are_not(tmp_path):
 
 def test_external_data(model, tmp_path):
     path = tmp_path / "big.onnx"
-    first = export_onnx(model, IMAGE, path, encoding="dense", external_data_above=10_000)
+    first = export(model, "onnx", IMAGE, path, encoding="dense", external_data_above=10_000)
     (data,) = tmp_path.glob("*.data")
     assert first.size_bytes == path.stat().st_size + data.stat().st_size
     assert agreement(model, path, IMAGE) < 1e-5
     contents = read_onnx(path)
     assert contents.size_bytes == first.size_bytes
     assert contents.tensor("4.weight").zeros == int((~model.masks["4.weight"]).sum())
-    export_onnx(compressed(convnet(), seed=1), IMAGE, path, encoding="dense", external_data_above=10_000)
+    export(compressed(convnet(), seed=1), "onnx", IMAGE, path, encoding="dense", external_data_above=10_000)
     (replaced,) = tmp_path.glob("*.data")
     assert replaced != data
-    export_onnx(model, IMAGE, path)
+    export(model, "onnx", IMAGE, path)
     assert [p.name for p in tmp_path.iterdir()] == ["big.onnx"]
 
 
@@ -270,7 +270,7 @@ class Bessel(nn.Module):
 
 def test_an_operator_without_counterpart_is_named(tmp_path):
     with pytest.raises(ConversionError, match=r"bessel_j0 in module 'bessel' \(Bessel\)") as caught:
-        export_onnx(compressed(Unsupported()), (torch.randn(1, 4),), tmp_path / "m.onnx")
+        export(compressed(Unsupported()), "onnx", (torch.randn(1, 4),), tmp_path / "m.onnx")
     assert caught.value.exit_code == 3
     assert caught.value.way_out
     assert list(tmp_path.iterdir()) == []
@@ -278,7 +278,7 @@ def test_an_operator_without_counterpart_is_named(tmp_path):
 
 def test_an_lstm_with_projections_is_refused(tmp_path):
     with pytest.raises(ConversionError, match=r"no LSTM with projections \(proj_size\)"):
-        export_onnx(compressed(nn.LSTM(6, 8, proj_size=4)), (torch.randn(5, 1, 6),), tmp_path / "m.onnx")
+        export(compressed(nn.LSTM(6, 8, proj_size=4)), "onnx", (torch.randn(5, 1, 6),), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -286,7 +286,7 @@ def test_unknown_encoding_leaves_the_old_file(tmp_path, model):
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
     with pytest.raises(UsageError, match="unknown ONNX encoding 'zip'"):
-        export_onnx(model, IMAGE, path, encoding="zip")
+        export(model, "onnx", IMAGE, path, encoding="zip")
     assert path.read_bytes() == b"old"
 
 
@@ -303,7 +303,7 @@ class Boundary(nn.Module):
 
 
 def test_outputs_that_are_inputs_twins_or_constants(tmp_path):
-    artifact = export_onnx(CompressedModel(Boundary(), {}), (torch.zeros(1, 3),), tmp_path / "m.onnx")
+    artifact = export(CompressedModel(Boundary(), {}), "onnx", (torch.zeros(1, 3),), tmp_path / "m.onnx")
     x = np.array([[1.0, 2.0, 3.0]], np.float32)
     outputs = run_file(artifact.path, [(x,)])["onnxruntime"][0]
     assert artifact.manifest["outputs"] == ["output_0", "output_1", "output_2", "output_3"]
@@ -318,7 +318,7 @@ class NotATensor(nn.Module):
 
 def test_an_output_that_is_no_tensor_is_refused(tmp_path):
     with pytest.raises(ConversionError, match=r"output \['version'\] is 3, not a tensor"):
-        export_onnx(CompressedModel(NotATensor(), {}), (torch.zeros(1, 3),), tmp_path / "m.onnx")
+        export(CompressedModel(NotATensor(), {}), "onnx", (torch.zeros(1, 3),), tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("kind", OVERHEAD)

@@ -11,9 +11,9 @@ from onnx import numpy_helper
 from torch import nn
 
 from idp_deploy.errors import ConversionError
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.storing import Weight
 from idp_deploy.quantization import quantize
@@ -67,7 +67,7 @@ def quantized():
 @pytest.fixture(scope="module")
 def exported(quantized, tmp_path_factory):
     folder = tmp_path_factory.mktemp("schemes")
-    return {scheme: export_onnx(model, IMAGE, folder / f"{scheme}.onnx") for scheme, model in quantized.items()}
+    return {scheme: export(model, "onnx", IMAGE, folder / f"{scheme}.onnx") for scheme, model in quantized.items()}
 
 
 def optimized(path, tmp_path, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED) -> Counter:
@@ -103,7 +103,7 @@ def test_zeros_and_values_read_back(scheme, exported, quantized):
 @pytest.mark.parametrize("scheme", ["fp16", "int8-weights", "lut4"])
 def test_forms_fold_to_the_float_graph(scheme, exported, tmp_path):
     level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    plain = export_onnx(build(), IMAGE, tmp_path / "float.onnx", encoding="dense")
+    plain = export(build(), "onnx", IMAGE, tmp_path / "float.onnx", encoding="dense")
     assert optimized(exported[scheme].path, tmp_path, level) == optimized(plain.path, tmp_path, level)
 
 
@@ -139,7 +139,7 @@ def test_what_no_integer_kernel_reads_stays_float(tmp_path):
     torch.manual_seed(0)
     model, x = CompressedModel(Block().eval(), {}), (torch.randn(1, 6, 16),)
     model = quantize(model, "int8", example_inputs=x)
-    artifact = export_onnx(model, x, tmp_path / "m.onnx")
+    artifact = export(model, "onnx", x, tmp_path / "m.onnx")
     graph = onnx.load(artifact.path).graph
     rounded = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     readers = {node.op_type for node in graph.node if rounded & set(node.input)}
@@ -160,8 +160,8 @@ def test_what_no_integer_kernel_reads_stays_float(tmp_path):
 def test_a_clipped_convolution_is_rounded_after_the_clip(tmp_path):
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.ConvTranspose2d(8, 4, 2, 2)).eval()
-    artifact = export_onnx(
-        quantize(CompressedModel(module, {}), "int8", example_inputs=IMAGE), IMAGE, tmp_path / "m.onnx"
+    artifact = export(
+        quantize(CompressedModel(module, {}), "int8", example_inputs=IMAGE), "onnx", IMAGE, tmp_path / "m.onnx"
     )
     counts = optimized(artifact.path, tmp_path)
     assert counts["QLinearConv"] == 1
@@ -170,15 +170,15 @@ def test_a_clipped_convolution_is_rounded_after_the_clip(tmp_path):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, quantized, tmp_path):
-    dense = export_onnx(quantized[scheme], IMAGE, tmp_path / "dense.onnx", encoding="dense")
-    plain = export_onnx(build(), IMAGE, tmp_path / "float.onnx")
+    dense = export(quantized[scheme], "onnx", IMAGE, tmp_path / "dense.onnx", encoding="dense")
+    plain = export(build(), "onnx", IMAGE, tmp_path / "float.onnx")
     assert exported[scheme].size_bytes < dense.size_bytes
     assert exported[scheme].size_bytes < plain.size_bytes
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_same_bytes_twice(scheme, exported, quantized, tmp_path):
-    again = export_onnx(quantized[scheme], IMAGE, tmp_path / f"{scheme}.onnx")
+    again = export(quantized[scheme], "onnx", IMAGE, tmp_path / f"{scheme}.onnx")
     assert again.path.read_bytes() == exported[scheme].path.read_bytes()
 
 
@@ -196,7 +196,7 @@ def test_a_dead_channel_keeps_its_bias(exported, quantized):
 def test_layers_kept_float_stay_float(quantized, tmp_path):
     model = quantized["int8"]
     kept = Quantization("int8", kept_float={"4.weight": "noise"}, calibration=model.quantization.calibration)
-    artifact = export_onnx(CompressedModel(model.module, model.masks, quantization=kept), IMAGE, tmp_path / "m.onnx")
+    artifact = export(CompressedModel(model.module, model.masks, quantization=kept), "onnx", IMAGE, tmp_path / "m.onnx")
     contents = read_onnx(artifact.path)
     assert contents.tensor("4.weight").dtype == "float32"
     assert contents.tensor("8.weight").dtype == "int8"
@@ -231,7 +231,7 @@ def test_reordered_and_tied_weights_become_integers_too(scheme, tmp_path):
             parameter.data.mul_(masks[name])
     ids = (torch.randint(0, 300, (1, 9)),)
     model = quantize(CompressedModel(module, masks), scheme, example_inputs=ids, threshold_db=0)
-    artifact = export_onnx(model, ids, tmp_path / "m.onnx")
+    artifact = export(model, "onnx", ids, tmp_path / "m.onnx")
     contents = read_onnx(artifact.path)
     large = [tensor for tensor in contents.tensors if tensor.size >= 1000]
     assert {tensor.value_bits for tensor in large} == {8.0}

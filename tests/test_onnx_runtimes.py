@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from bench.compat_onnx import TOOLS, table
 from idp_deploy.cli.app import app
 from idp_deploy.errors import UsageError
+from idp_deploy.exporting import export
 from idp_deploy.formats.onnx.runtimes import VERDICTS, lint, runtimes
-from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.quantization import quantize
 from tests.zoo import ZOO, pruned
 
@@ -32,8 +32,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     def path(network: str, encoding: str) -> Path:
         if (network, encoding) not in done:
             model, inputs = pruned(ZOO[network]), ZOO[network].example_inputs()
-            done[network, encoding] = export_onnx(
-                model, inputs, folder / f"{network}-{encoding}.onnx", encoding=encoding
+            done[network, encoding] = export(
+                model, "onnx", inputs, folder / f"{network}-{encoding}.onnx", encoding=encoding
             ).path
         return done[network, encoding]
 
@@ -67,7 +67,7 @@ def test_a_file_of_ours_gets_the_verdict_of_the_matrix(
 def test_an_int8_file_is_told_what_mnn_does_with_it(tmp_path: Path) -> None:
     entry = ZOO["keyword_spotter"]
     model = quantize(pruned(entry), "int8", example_inputs=entry.example_inputs())
-    path = export_onnx(model, entry.example_inputs(), tmp_path / "a.onnx", encoding="dense").path
+    path = export(model, "onnx", entry.example_inputs(), tmp_path / "a.onnx", encoding="dense").path
     assert lint(path, "mnn").verdict == "refuses"
     assert lint(path, "openvino").verdict == "right"
 

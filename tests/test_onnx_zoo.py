@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
+from idp_deploy.distance import error_of
+from idp_deploy.exporting import export
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.write.export import export_onnx
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import run_file
-from idp_deploy.verification.comparing import error_of
 from idp_deploy.verification.proof import prove_weights
 from tests.zoo import ZOO, flat, pruned
 
@@ -38,7 +38,7 @@ def check(name: str, scheme: str, path) -> None:
         model = dataclasses.replace(
             model, quantization=dataclasses.replace(model.quantization, calibration=calibration)
         )
-    artifact = export_onnx(model, example, path)
+    artifact = export(model, "onnx", example, path)
     calls = [entry.example_inputs(0), entry.example_inputs(1, batch=3), entry.example_inputs(2)]
     found = run_file(path, [tuple(x.numpy() for x in call) for call in calls])["onnxruntime"]
     with torch.no_grad():

@@ -14,8 +14,9 @@ import torch
 
 import idp_deploy.exporting
 from idp_deploy.errors import UsageError
+from idp_deploy.exporting import Conversion
 from idp_deploy.files import move, replacing, write_bytes
-from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.flow import CompressedModel
 from idp_deploy.shipping import export_and_verify
 from tests.tiny_project.tiny import build
 
@@ -32,15 +33,15 @@ def test_a_file_that_disagrees_is_set_aside_and_the_old_one_kept(
 ) -> None:
     (first,), _ = export_and_verify(model(), INPUTS, tmp_path, "net", ["onnx"])
     before = first.path.read_bytes()
-    real = idp_deploy.exporting.export
+    real = idp_deploy.exporting.convert
 
-    def spoiled(given: CompressedModel, *args: Any, **options: Any) -> Artifact:
+    def spoiled(given: CompressedModel, *args: Any, **options: Any) -> Conversion:
         module = deepcopy(given.module)
         with torch.no_grad():
             module.get_parameter("8.weight").mul_(1.01)
         return real(replace(given, module=module), *args, **options)
 
-    monkeypatch.setattr(idp_deploy.exporting, "export", spoiled)
+    monkeypatch.setattr(idp_deploy.exporting, "convert", spoiled)
     (second,), parities = export_and_verify(model(), INPUTS, tmp_path, "net", ["onnx"])
     assert not parities[second.path].passed
     assert second.path == tmp_path / "rejected" / "net.onnx"

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from idp_deploy.cli.app import app
 from idp_deploy.errors import ConversionError, FileError, UsageError
-from idp_deploy.formats.onnx.write.export import export_onnx
-from idp_deploy.formats.tflite.write.export import export_tflite
+from idp_deploy.exporting import export
 from idp_deploy.inspection import inspect
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
@@ -43,7 +42,7 @@ def test_a_folded_file_is_as_small_again_as_our_export(scheme, tmp_path):
     model, inputs = pruned(entry), entry.example_inputs()
     if scheme != "float32":
         model = quantize(model, scheme, example_inputs=inputs)
-    ours = export_onnx(model, inputs, tmp_path / "ours.onnx")
+    ours = export(model, "onnx", inputs, tmp_path / "ours.onnx")
     dense = folded(ours.path, tmp_path)
     restored = restore(dense, tmp_path / "again.onnx")
     weighed = [sum(t.size_bytes for t in read(path).tensors) for path in (ours.path, restored.path)]
@@ -161,8 +160,8 @@ def test_a_dense_tflite_file_is_as_small_as_our_sparse_one(network, scheme, tmp_
     model, inputs = pruned(entry), entry.example_inputs()
     if scheme != "float32":
         model = quantize(model, scheme, example_inputs=inputs)
-    ours = export_tflite(model, inputs, tmp_path / "ours.tflite")
-    dense = export_tflite(model, inputs, tmp_path / "dense.tflite", encoding="dense")
+    ours = export(model, "tflite", inputs, tmp_path / "ours.tflite")
+    dense = export(model, "tflite", inputs, tmp_path / "dense.tflite", encoding="dense")
     restored = restore(dense.path, tmp_path / "again.tflite")
     slack = 32 * sum(tensor.is_sparse for tensor in read(ours.path).tensors)  # tables of a graph that is not quite ours
     assert restored.after_bytes == restored.path.stat().st_size <= 1.002 * ours.size_bytes + slack

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.verification import run_file, verify
 
@@ -62,7 +62,7 @@ def mobile() -> tuple[CompressedModel, tuple[Tensor]]:
 @pytest.fixture(scope="module")
 def exported(mobile: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     model, inputs = mobile
-    return export_tflite(model, inputs, tmp_path_factory.mktemp("m") / "mobile.tflite").path
+    return export(model, "tflite", inputs, tmp_path_factory.mktemp("m") / "mobile.tflite").path
 
 
 def test_zeros_are_the_masks_and_outputs_agree(mobile: tuple[CompressedModel, tuple[Tensor]], exported: Path) -> None:
@@ -82,7 +82,7 @@ def test_same_model_same_bytes_and_the_caller_is_untouched(
     model, inputs = mobile
     before = {k: v.clone() for k, v in model.module.state_dict().items()}
     state = torch.get_rng_state()
-    again = export_tflite(model, inputs, tmp_path / "again.tflite")
+    again = export(model, "tflite", inputs, tmp_path / "again.tflite")
     assert again.path.read_bytes() == exported.read_bytes()
     assert all(torch.equal(before[k], v) for k, v in model.module.state_dict().items())
     assert torch.equal(state, torch.get_rng_state())
@@ -119,14 +119,14 @@ def test_the_graph_is_what_xnnpack_runs_sparse(exported: Path) -> None:
 
 def test_encodings(mobile: tuple[CompressedModel, tuple[Tensor]], exported: Path, tmp_path: Path) -> None:
     model, inputs = mobile
-    dense = export_tflite(model, inputs, tmp_path / "dense.tflite", encoding="dense")
+    dense = export(model, "tflite", inputs, tmp_path / "dense.tflite", encoding="dense")
     assert all(t.encoding == "dense" for t in read_tflite(dense.path).tensors)
     assert exported.stat().st_size < 0.5 * dense.size_bytes
-    blocks = export_tflite(model, inputs, tmp_path / "blocks.tflite", encoding="block:1x4")
+    blocks = export(model, "tflite", inputs, tmp_path / "blocks.tflite", encoding="block:1x4")
     assert read_tflite(blocks.path).tensor("classifier.weight").encoding == "block"
     assert verify(blocks.path, model, inputs).passed
     with pytest.raises(UsageError):
-        export_tflite(model, inputs, tmp_path / "no.tflite", encoding="gaps4")
+        export(model, "tflite", inputs, tmp_path / "no.tflite", encoding="gaps4")
     assert not (tmp_path / "no.tflite").exists()
 
 
@@ -156,7 +156,7 @@ class Scalars(nn.Module):
 
 def test_scalars_go_in_and_come_out(tmp_path: Path) -> None:
     inputs = (torch.ones(2, 3), torch.tensor(2.0))
-    path = export_tflite(CompressedModel(Scalars(), {}), inputs, tmp_path / "k.tflite").path
+    path = export(CompressedModel(Scalars(), {}), "tflite", inputs, tmp_path / "k.tflite").path
     for ((product, total),) in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
         assert np.array_equal(product, np.full((2, 3), 2.0))
         assert total.shape == ()
@@ -180,7 +180,7 @@ class Signature(nn.Module):
 def test_structured_signatures_and_tied_weights(tmp_path: Path) -> None:
     model = pruned(Signature(), 0.8)
     inputs = (torch.arange(6).reshape(1, 6), {"shift": torch.randn(1, 6, 32)})
-    path = export_tflite(model, inputs, tmp_path / "s.tflite").path
+    path = export(model, "tflite", inputs, tmp_path / "s.tflite").path
     parity = verify(path, model, inputs)
     assert parity.passed, parity
     contents = read_tflite(path)
@@ -197,7 +197,7 @@ def test_an_operator_tflite_lacks_is_named_and_nothing_is_written(tmp_path: Path
     target = tmp_path / "old.tflite"
     target.write_bytes(b"old")
     with pytest.raises(ConversionError, match="svd"):
-        export_tflite(CompressedModel(Sorts(), {}), (torch.randn(4, 4),), target)
+        export(CompressedModel(Sorts(), {}), "tflite", (torch.randn(4, 4),), target)
     assert target.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [target]
 
@@ -205,7 +205,7 @@ def test_an_operator_tflite_lacks_is_named_and_nothing_is_written(tmp_path: Path
 def test_a_palette_is_refused(mobile: tuple[CompressedModel, tuple[Tensor]], tmp_path: Path) -> None:
     model = CompressedModel(mobile[0].module, mobile[0].masks, quantization=Quantization("lut4"))
     with pytest.raises(ConversionError, match="lut4"):
-        export_tflite(model, mobile[1], tmp_path / "x.tflite")
+        export(model, "tflite", mobile[1], tmp_path / "x.tflite")
     assert not list(tmp_path.iterdir())
 
 
@@ -229,7 +229,7 @@ def test_export_says_which_inputs_a_runtime_takes_otherwise(
 ) -> None:
     """Fed as the model takes it, the file computes something else without an error."""
     model, inputs = mobile
-    images = export_tflite(model, inputs, tmp_path / "images.tflite")
+    images = export(model, "tflite", inputs, tmp_path / "images.tflite")
     assert any("args_0 takes images as NHWC" in note for note in images.notes)
-    rows = export_tflite(pruned(nn.Linear(8, 4)), (torch.randn(1, 8),), tmp_path / "rows.tflite")
+    rows = export(pruned(nn.Linear(8, 4)), "tflite", (torch.randn(1, 8),), tmp_path / "rows.tflite")
     assert not any("NHWC" in note for note in rows.notes)

@@ -11,10 +11,10 @@ from ai_edge_litert import schema_py_generated as schema
 from torch import Tensor, nn
 
 from idp_deploy.errors import FileError
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite import litert
 from idp_deploy.formats.tflite.litert import COMPILED
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
@@ -51,7 +51,7 @@ def test_compiled_model_gives_the_bits_that_the_interpreter_gives(tmp_path: Path
     model = model_of(TwoWays(), "conv.weight", "head.weight")
     if scheme:
         model = quantize(model, scheme, example_inputs=INPUTS)
-    path = export_tflite(model, INPUTS, tmp_path / "m.tflite").path
+    path = export(model, "tflite", INPUTS, tmp_path / "m.tflite").path
     sessions = open_file(read(path))
     assert sessions.notes == ()
     call = tuple(x.numpy() for x in INPUTS)
@@ -74,7 +74,7 @@ def test_a_type_that_its_buffers_cannot_hold_is_a_note_and_no_failure(tmp_path: 
 
 
 def test_a_runtime_that_is_not_there_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = export_tflite(model_of(nn.Linear(4, 3)), (torch.ones(1, 4),), tmp_path / "m.tflite").path
+    path = export(model_of(nn.Linear(4, 3)), "tflite", (torch.ones(1, 4),), tmp_path / "m.tflite").path
     monkeypatch.setattr(litert, "place_of", lambda _: f"{litert.__name__}:LeftOutOfThisBuild")
     with pytest.raises(FileError):
         litert.Litert(path.read_bytes(), COMPILED, "m.tflite")

@@ -13,7 +13,6 @@ from idp_deploy.errors import UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.serializing import parse
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
@@ -37,7 +36,7 @@ def test_every_tensor_has_a_name_of_its_own(scheme: str | None, tmp_path: Path) 
     model = pruned(module)
     if scheme:
         model = quantize(model, scheme, example_inputs=inputs)
-    path = export_tflite(model, inputs, tmp_path / "m.tflite").path
+    path = export(model, "tflite", inputs, tmp_path / "m.tflite").path
     names = [bytes(t.name or b"").decode() for t in parse(path.read_bytes()).subgraphs[0].tensors]
     assert "" not in names
     assert len(set(names)) == len(names)
@@ -48,7 +47,7 @@ def test_every_tensor_has_a_name_of_its_own(scheme: str | None, tmp_path: Path) 
 def test_ai_edge_quantizer_takes_a_sparse_file(tmp_path: Path) -> None:
     from ai_edge_quantizer import quantizer, recipe
 
-    path = export_tflite(pruned(Mobile()), (torch.randn(1, 3, 32, 32),), tmp_path / "m.tflite").path
+    path = export(pruned(Mobile()), "tflite", (torch.randn(1, 3, 32, 32),), tmp_path / "m.tflite").path
     made = quantizer.Quantizer(str(path), recipe.weight_only_wi8_afp32()).quantize().quantized_model
     assert any(tensor.sparsity is not None for tensor in parse(bytes(made)).subgraphs[0].tensors)
 
@@ -56,7 +55,7 @@ def test_ai_edge_quantizer_takes_a_sparse_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("encoding", ["auto", "dense"])
 def test_integers_at_the_ends_leave_no_float_operator(encoding: str, tmp_path: Path) -> None:
     model, inputs = calibrated(Mobile(), 1, 3, 32, 32)
-    made = export_tflite(model, inputs, tmp_path / "m.tflite", encoding=encoding, io="int8")
+    made = export(model, "tflite", inputs, tmp_path / "m.tflite", encoding=encoding, io="int8")
     contents = read_tflite(made.path)
     assert {contents.values[name].dtype for name in (*contents.inputs, *contents.outputs)} == {"int8"}
     assert not {op.kind for op in contents.ops} & {"QUANTIZE", "DEQUANTIZE"}
@@ -65,7 +64,7 @@ def test_integers_at_the_ends_leave_no_float_operator(encoding: str, tmp_path: P
     assert list(contents.interface.inputs) == ["args_0"]
     parity = verify(made.path, model, inputs)
     assert parity.passed, parity
-    plain = verify(export_tflite(model, inputs, tmp_path / "float.tflite", encoding=encoding).path, model, inputs)
+    plain = verify(export(model, "tflite", inputs, tmp_path / "float.tflite", encoding=encoding).path, model, inputs)
     assert parity.outputs[0].max_relative_error < plain.outputs[0].max_relative_error + 0.01
 
 
@@ -93,7 +92,7 @@ class Twice(nn.Module):
 @pytest.mark.parametrize("divide", [False, True])
 def test_what_stays_float_is_said(divide: bool, tmp_path: Path) -> None:
     model, inputs = calibrated(Twice(divide), 1, 16)
-    made = export_tflite(model, inputs, tmp_path / "m.tflite", io="int8")
+    made = export(model, "tflite", inputs, tmp_path / "m.tflite", io="int8")
     contents = read_tflite(made.path)
     told = [note for note in made.notes if note.startswith("io:")]
     floats = [n for n in (*contents.inputs, *contents.outputs) if contents.values[n].dtype == "float32"]
@@ -106,7 +105,7 @@ def test_what_stays_float_is_said(divide: bool, tmp_path: Path) -> None:
 def test_other_nets_keep_their_signature(name: str, tmp_path: Path) -> None:
     entry = ZOO[name]
     model = quantize(pruned_entry(entry), "int8", task=Calls(entry))
-    made = export_tflite(model, entry.example_inputs(), tmp_path / "net.tflite", io="int8")
+    made = export(model, "tflite", entry.example_inputs(), tmp_path / "net.tflite", io="int8")
     assert verify(made.path, model, entry.example_inputs()).passed
 
 
@@ -115,6 +114,6 @@ def test_integers_before_floats_are_refused(scheme: str | None, tmp_path: Path) 
     model: Any = pruned(nn.Linear(16, 4))
     model = quantize(model, scheme) if scheme else model
     with pytest.raises(UsageError, match="--io int8 needs int8 activations") as caught:
-        export_tflite(model, (torch.randn(1, 16),), tmp_path / "m.tflite", io="int8")
+        export(model, "tflite", (torch.randn(1, 16),), tmp_path / "m.tflite", io="int8")
     assert "--scheme int8" in caught.value.way_out
     assert not list(tmp_path.iterdir())

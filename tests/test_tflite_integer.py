@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from idp_deploy.exporting import export
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 from tests.test_zoo_export import Calls
@@ -18,7 +18,7 @@ from tests.zoo import ZOO, pruned
 def test_delicate_operators_stay_float_and_the_file_stays_accurate(name: str, tmp_path: Path) -> None:
     entry = ZOO[name]
     model = quantize(pruned(entry), "int8", task=Calls(entry))
-    path = export_tflite(model, entry.example_inputs(), tmp_path / "net.tflite").path
+    path = export(model, "tflite", entry.example_inputs(), tmp_path / "net.tflite").path
     contents = read_tflite(path)
     types = {op.kind: contents.values[op.outputs[0]].dtype for op in contents.ops}
     assert types["CONV_2D"] == "int8"
@@ -30,7 +30,7 @@ def test_delicate_operators_stay_float_and_the_file_stays_accurate(name: str, tm
 def test_an_output_that_feeds_an_integer_layer_stays_float(tmp_path: Path) -> None:
     entry = ZOO["cell"]
     model = quantize(pruned(entry), "int8", task=Calls(entry))
-    path = export_tflite(model, entry.example_inputs(), tmp_path / "net.tflite").path
+    path = export(model, "tflite", entry.example_inputs(), tmp_path / "net.tflite").path
     contents = read_tflite(path)
     assert [contents.values[name].dtype for name in contents.outputs] == ["float32", "float32"]
     assert verify(path, model, entry.example_inputs()).passed

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.formats.tflite.read.contents import read_tflite
 from idp_deploy.formats.tflite.write.checking import relative_error
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, quantize_int8
 from idp_deploy.verification import run_file, verify
@@ -53,20 +53,20 @@ def test_weights_are_stored_narrow_and_sparse(
     model: CompressedModel, scheme: str, dtype: str, most: float, tmp_path: Path
 ) -> None:
     quantized = quantize(model, scheme, example_inputs=INPUTS)
-    path = export_tflite(quantized, INPUTS, tmp_path / "q.tflite").path
+    path = export(quantized, "tflite", INPUTS, tmp_path / "q.tflite").path
     assert verify(path, quantized, INPUTS).passed
     contents = read_tflite(path)
     stored = contents.tensor("last.weight")
     assert (stored.dtype, stored.encoding) == (dtype, "csr")
     assert stored.zeros == int((quantized.module.last.weight == 0).sum())  # type: ignore[operator]
-    plain = read_tflite(export_tflite(model, INPUTS, tmp_path / "p.tflite").path)
+    plain = read_tflite(export(model, "tflite", INPUTS, tmp_path / "p.tflite").path)
     assert stored.size_bytes < most * plain.tensor("last.weight").size_bytes + 1024
     assert {op.kind for op in contents.ops}.isdisjoint({"DENSIFY", "DEQUANTIZE"})
 
 
 def test_static_int8_keeps_convolutions_sparse_and_dead_channels_alive(model: CompressedModel, tmp_path: Path) -> None:
     quantized = quantize(model, "int8", example_inputs=INPUTS)
-    path = export_tflite(quantized, INPUTS, tmp_path / "q.tflite").path
+    path = export(quantized, "tflite", INPUTS, tmp_path / "q.tflite").path
     contents = read_tflite(path)
     assert (contents.tensor("last.weight").dtype, contents.tensor("last.weight").encoding) == ("int8", "csr")
     assert contents.tensor("classifier.weight").encoding == "csr"  # as a 1×1 convolution
@@ -101,7 +101,7 @@ def test_layers_kept_float_stay_float(model: CompressedModel, scheme: str, tmp_p
     grid = Small()
     grid.load_state_dict(module.state_dict() | weights)
     quantized = CompressedModel(grid.eval(), model.masks, quantization=Quantization(scheme, covered, kept, calibration))
-    contents = read_tflite(export_tflite(quantized, INPUTS, tmp_path / "q.tflite").path)
+    contents = read_tflite(export(quantized, "tflite", INPUTS, tmp_path / "q.tflite").path)
     assert contents.tensor("last.weight").dtype == "float32"
     assert contents.tensor("wide.weight").dtype == ("float16" if scheme == "fp16" else "int8")
     op = next(op for op in contents.ops if op.weights.get("weight") == "last.weight")
@@ -122,7 +122,7 @@ class Embeds(nn.Module):
 def test_embeddings_never_pass_through_both_decoders(scheme: str, tmp_path: Path) -> None:
     tokens = (torch.tensor([[1, 5, 59, 0]]),)
     quantized = quantize(pruned(Embeds()), scheme, example_inputs=tokens)
-    path = export_tflite(quantized, tokens, tmp_path / "e.tflite").path
+    path = export(quantized, "tflite", tokens, tmp_path / "e.tflite").path
     assert verify(path, quantized, tokens).passed
     tensor = read_tflite(path).tensor("embedding.weight")
     assert tensor.encoding == "dense" or tensor.dtype == "float32"
@@ -141,7 +141,7 @@ class LayerScale(nn.Module):
 def test_factors_the_converter_fuses_come_out_again(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = pruned(LayerScale(), 0.8), (torch.randn(3, 16),)
-    path = export_tflite(model, inputs, tmp_path / "s.tflite").path
+    path = export(model, "tflite", inputs, tmp_path / "s.tflite").path
     assert verify(path, model, inputs).passed
     weight = read_tflite(path).tensor("linear.weight").values()
     assert np.array_equal(weight, model.module.state_dict()["linear.weight"].numpy())

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from idp_deploy.errors import FileError, MissingDependencyError, UsageError
+from idp_deploy.exporting import export
 from idp_deploy.flow import Budget, CompressedModel
 from idp_deploy.formats.tflite.read.contents import read_tflite
-from idp_deploy.formats.tflite.write.export import export_tflite
 from idp_deploy.formats.tflite.write.graph import compact
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
@@ -45,7 +45,7 @@ INPUTS: tuple[Tensor] = (torch.randn(1, 3, 32, 32),)
 def files(models: dict[str, CompressedModel], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     folder = tmp_path_factory.mktemp("tflm")
     return {
-        (name, encoding): export_tflite(model, INPUTS, folder / f"{name}-{encoding}.tflite", encoding=encoding).path
+        (name, encoding): export(model, "tflite", INPUTS, folder / f"{name}-{encoding}.tflite", encoding=encoding).path
         for name, model in models.items()
         for encoding in ("dense", "tflm")
     }
@@ -110,7 +110,7 @@ def test_the_arena_is_gated_and_densify_is_named(
     limits = [Budget("cortex-m", "tflite", "arena", estimate.vendor.arena_bytes + n, "here") for n in (0, -1)]
     checks = gate(limits, [Evidence(read_tflite(path), estimate)]).checks
     assert [check.verdict for check in checks] == ["pass", "fail"]
-    sparse = export_tflite(models["float"], INPUTS, tmp_path / "sparse.tflite")
+    sparse = export(models["float"], "tflite", INPUTS, tmp_path / "sparse.tflite")
     refused = simulate(sparse.path, target)
     assert refused.vendor is None
     assert "DENSIFY is not registered in tflite-micro" in refused.reason
@@ -146,7 +146,7 @@ def test_from_a_checkpoint_to_a_gated_file_on_the_command_line(
 @pytest.mark.parametrize("scheme", ["fp16", "int8-weights"])
 def test_schemes_without_kernels_are_refused(scheme: str, models: dict[str, CompressedModel], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--encoding tflm takes float32 and int8 models"):
-        export_tflite(quantize(models["float"], scheme), INPUTS, tmp_path / "no.tflite", encoding="tflm")
+        export(quantize(models["float"], scheme), "tflite", INPUTS, tmp_path / "no.tflite", encoding="tflm")
 
 
 def test_a_mask_that_does_not_fit_is_refused(files: dict[tuple[str, str], Path], tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_one_format_that_refuses_takes_no_other_along(folder: Path, capsys: pyte
 def test_what_a_converter_stumbles_over_is_a_refusal_too(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tests.toy_format.manifest.dumps", lambda _: 1 / 0)
+    monkeypatch.setattr("tests.toy_format.pruned", lambda *_: 1 / 0)
     code, out = run(capsys, "export", "net.pt", "--to", "toy", "--to", "coreml", *MODEL, "--json", "--no-verify")
     assert code == 3
     assert "ZeroDivisionError" in json.loads(out)["refused"]["toy"]

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from idp_deploy.distance import error_of
 from idp_deploy.flow import GraphOp, Quantization, Value
 from idp_deploy.verification.calls import seeded_calls
-from idp_deploy.verification.comparing import between_runtimes, error_of, with_model
+from idp_deploy.verification.comparing import between_runtimes, with_model
 from idp_deploy.verification.liveness import dead_activations, output_notes, tolerance_for
 from idp_deploy.verification.tolerance import declared
 from tests.verification_fixtures import contents, stored

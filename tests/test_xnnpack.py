@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from idp_deploy.flow import Value
-from idp_deploy.simulation.xnnpack import lint
+from idp_deploy.formats.linting import lint
 from tests.contents import TFLite, mobilenet_v1
 
 

@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from torch import nn
 
 from idp_deploy import files
+from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError, FileError
-from idp_deploy.flow import Artifact, CompressedModel, Contents, GraphOp, StoredTensor, Value
+from idp_deploy.flow import Contents, GraphOp, Quantization, StoredTensor, Value
 from idp_deploy.formats import Format, manifest
-from idp_deploy.formats.notes import Placement, storage_notes
+from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.sessions import Arrays, Session
+from idp_deploy.formats.writing import Converted, Written, pruned
 
 WORDS = {"product": "times"}
 CHANNELS_LAST = False
 TOY = Format(
     "toy",
     ".toy",
-    write="tests.toy_format:write",
+    "Toy",
+    convert="tests.toy_format:convert",
+    store="tests.toy_format:store",
     read="tests.toy_format:read",
     open="tests.toy_format:open_toy",
     words="tests.toy_format",
 )
 
 
-def write(
-    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto", **options: Any
-) -> Artifact:
-    """A single linear layer without bias; kept entries by position."""
-    if not isinstance(model.module, nn.Linear):
+def convert(captured: Captured, quantization: Quantization | None, encoding: str) -> Converted:
+    """A single linear layer without bias."""
+    if list(captured.module.state_dict()) != ["weight"]:
         raise ConversionError("a toy holds a linear layer alone", way_out="export to ONNX")
-    weight = model.module.weight.detach().numpy()
-    entry = manifest.build(model, inputs=["x"], outputs=["output"], weights={"weight": "w"})
-    kept = {str(i): float(v) for i, v in enumerate(weight.reshape(-1)) if v}
-    content = {"shape": weight.shape, "batch": len(example_inputs[0]), "kept": kept, "about": manifest.dumps(entry)}
-    files.write_bytes(path, json.dumps(content).encode())
-    notes = storage_notes(model, {"weight": Placement("w", True, True)}, encoding)
-    return Artifact(path, "toy", files.size_bytes(path), entry, notes)
+    source = captured.weight("weight"), len(captured.example_inputs[0])
+    return Converted(source, inputs=("x",), outputs=("output",), tensors={"weight": "w"})
+
+
+def store(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """Kept entries by position."""
+    weight, batch = converted.source
+    kept = {str(i): float(v) for i, v in enumerate(pruned(weight, masks["weight"]).reshape(-1)) if v}
+    content = {"shape": weight.shape, "batch": batch, "kept": kept, "about": record}
+
+    def save(path: Path) -> int:
+        files.write_bytes(path, json.dumps(content).encode())
+        return files.size_bytes(path)
+
+    return Written(save, {"weight": Placement("w", True, True)})
 
 
 def read(path: Path) -> Contents:

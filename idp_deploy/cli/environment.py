@@ -111,9 +111,9 @@ def doctor(
         states.append(state)
     lacks: tuple[str, ...] = ()
     if emulator:
-        from idp_deploy.simulation.emulator import emulator_missing
+        from idp_deploy.simulation.backends import BACKENDS
 
-        lacks = emulator_missing()
+        lacks = BACKENDS["counts"].lacks()
         broken |= bool(lacks)
         rows += [("emulator", f"missing: {what}", "simulate --emulate") for what in lacks]
         rows += [] if lacks else [("emulator", "ready", "simulate --emulate")]

@@ -22,8 +22,8 @@ from idp_deploy.cli.options import (
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.flow import FormatName
-from idp_deploy.formats import COMPILED_FROM, usual, written
+from idp_deploy.flow import Contents, FormatName
+from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
 
 
@@ -74,10 +74,10 @@ def export(
     from idp_deploy.aiming import aim, compile_artifact
     from idp_deploy.exporting import export as export_model
     from idp_deploy.facts import facts_of
+    from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
     from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
     from idp_deploy.simulation.targets import load_target
-    from idp_deploy.simulation.xnnpack import lint
 
     ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
@@ -100,9 +100,13 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
+    seen: dict[Path, Contents] = {}
     if verify:
         artifacts, parities = export_and_verify(
-            compressed, examples, where, source.stem, formats, chosen, data, say, options=special, refused=refused
+            *(compressed, examples, where, source.stem, formats, chosen, data, say),
+            options=special,
+            refused=refused,
+            contents=seen,
         )
     else:
         artifacts, parities = [], {}
@@ -118,9 +122,9 @@ def export(
         if a.format == "tflite" and passed[a.path]
     ]
     remember("artifacts", [a.path for a in artifacts])
-    contents = {a.format: read(a.path) for a in artifacts}
+    contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
-    found = lint(contents["tflite"]) if "tflite" in contents else None
+    found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
     follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
     document = export_document(
         artifacts,

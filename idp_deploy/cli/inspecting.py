@@ -45,7 +45,7 @@ def inspect(
     sparse = runtime_lint = None
     runner = "XNNPACK"
     if runtime == "xnnpack":
-        from idp_deploy.simulation.xnnpack import lint
+        from idp_deploy.formats.linting import lint
 
         sparse = lint(read(artifact))
     elif runtime == "ethos-u85":

@@ -39,8 +39,9 @@ def simulate(
 ) -> None:
     """Say how long a file takes on a device, with an interval, and what runs sparse there."""
     from idp_deploy.facts import facts_of
-    from idp_deploy.simulation import simulate as simulate_file
-    from idp_deploy.simulation.estimating import load
+    from idp_deploy.simulation.advice import advise
+    from idp_deploy.simulation.backends import ask
+    from idp_deploy.simulation.question import Question, load
     from idp_deploy.simulation.targets import load_target
 
     ready(format, output, *artifacts)
@@ -51,39 +52,20 @@ def simulate(
     devices = [load_target(name) for name in names]
     anchors = dict(parse_anchor(text) for text in anchor or [])
     situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
-    files = [load(existing(path)) for path in artifacts]
-    pairs = [(file, device) for file in files for device in devices]
-    estimates = [simulate_file(file, device, **situation) for file, device in pairs]
+    question = Question([load(existing(path)) for path in artifacts], devices, **situation)
+    flags = {"measure": measure, "emulate": emulate}
+    answers = ask(question, [flag for flag, is_set in flags.items() if is_set])
     changes = {}
     if layers:
-        from idp_deploy.simulation.advice import advise
-
         changes = {
             (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
-            for (file, device), estimate in zip(pairs, estimates, strict=True)
+            for (file, device), estimate in zip(question.pairs, answers["estimates"], strict=True)
             if device.cores
         }
-    measurements = []
-    if measure:
-        from idp_deploy.simulation.measurement import measure_all, runs_here
-
-        measurements = measure_all(
-            [file.contents for file in files if file.contents and runs_here(file.format)], threads=threads
-        )
-    counts = []
-    if emulate:
-        from idp_deploy.simulation.emulator import emulate as emulate_file
-
-        counts = [emulate_file(file.contents or file.path, device, runtime=runtime) for file, device in pairs]
-    document = estimate_document(
-        estimates,
-        layers=layers,
-        changes=changes,
-        measurements=measurements,
-        counts=counts,
-        files=[facts_of(file.contents) for file in files if file.contents],
-    )
+    facts = [facts_of(file.contents) for file in question.files if file.contents]
+    document = estimate_document(answers, layers=layers, changes=changes, files=facts)
     emit(document, format=format, json=json, output=output)
-    refused = [e.reason for (_, device), e in zip(pairs, estimates, strict=True) if not device.cores and not e.vendor]
+    told = zip(question.pairs, answers["estimates"], strict=True)
+    refused = [e.reason for (_, device), e in told if not device.cores and not e.vendor]
     if refused:
         raise ConversionError(refused[0])

@@ -1,33 +1,57 @@
-"""export: CompressedModel → Artifact, in any format that has a row in `formats.FORMATS`."""
+"""export: CompressedModel → Artifact, in any format that has a row in `formats.FORMATS`.
+
+    capture → the format's convert, slow and once → manifest → the format's store, fast and often → a sealed file
+
+`export` is both at once. Who asks what many distributions of zeros would weigh converts once and stores each.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import torch
+
+from idp_deploy.capturing import Captured, capture
+from idp_deploy.exporting.randomness import refuse_random
+from idp_deploy.exporting.ways_out import naming_the_widest
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
-from idp_deploy.formats import known
+from idp_deploy.formats import known, manifest
+from idp_deploy.formats.notes import storage_notes
+from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.sealing import seal
 
 
-class Exporter(Protocol):
-    """What every format's function looks like.
+@dataclass(frozen=True, eq=False)
+class Conversion:
+    """A model in one format's words, that can be stored with its own zeros or with other ones."""
 
-    It writes `path` atomically (`files.replacing`), embeds `manifest.build(...)` in the file, and leaves the model
-    and the random state untouched. `options` are the format's own (documented by its function).
-    """
+    model: CompressedModel
+    format: FormatName
+    example_inputs: tuple[Any, ...]
+    options: Mapping[str, Any]  # what it was converted with, the encoding among it
+    captured: Captured
+    converted: Converted
 
-    def __call__(
-        self,
-        model: CompressedModel,
-        example_inputs: tuple[Any, ...],
-        path: Path,
-        *,
-        encoding: str = "auto",
-        **options: Any,
-    ) -> Artifact: ...
+    def holds(self, model: CompressedModel) -> bool:
+        """Whether `model` is the converted one but for more zeros, in weights whose constants are known."""
+        if model.quantization is not self.model.quantization:
+            return False
+        ours, theirs = self.captured.original.state_dict(), model.module.state_dict()
+        if ours.keys() != theirs.keys():
+            return False
+        for name, weight in ours.items():
+            mask = model.masks.get(name)
+            pruned = weight if mask is None or mask.shape != weight.shape else weight.where(mask.cpu(), 0)
+            if not torch.equal(pruned, theirs[name].cpu()):
+                return False
+        aliases, movable = self.captured.aliases, self.converted.tensors.keys() - self.converted.fixed
+        moved = {aliases.get(name, name) for name in model.masks} & self.captured.used
+        return moved <= {aliases.get(name, name) for name in movable}
 
 
 def export(
@@ -45,13 +69,72 @@ def export(
         example_inputs: positional arguments of the module's forward.
         path: the file (or .mlpackage directory) to write; replaced atomically.
         encoding: auto picks the smallest per tensor; dense turns sparse storage off; or one of the format's names.
+        options: the format's own, as its `convert` documents them; `dynamic_batch`, where it can leave the batch open.
 
     Raises:
         UsageError: unknown format or encoding, or weights that were written to after hardening.
         ConversionError: an operator the format cannot hold.
         MissingDependencyError: the format's converter is not installed.
     """
+    return store(convert(model, format, example_inputs, encoding=encoding, **options), path)
+
+
+def convert(
+    model: CompressedModel,
+    format: FormatName,
+    example_inputs: tuple[Any, ...],
+    *,
+    encoding: str = "auto",
+    dynamic_batch: bool = True,
+    **options: Any,
+) -> Conversion:
+    """All of an export that takes long; arguments and errors as for `export`."""
     refuse_filled(model)
-    exporter: Exporter = known(format).function("write")
-    artifact = exporter(model, example_inputs, path, encoding=encoding, **options)
-    return replace(artifact, manifest={**artifact.manifest, "seal": seal(artifact.path)})
+    row = known(format)
+    with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}
+    converter = row.function("convert")
+    captured = capture(model, example_inputs, **with_batch)
+    refuse_random(captured)
+    with naming_the_widest(format, model, example_inputs):
+        converted = converter(captured, model.quantization, encoding, **options)
+    if row.free_batch and dynamic_batch and not captured.dynamic_batch:
+        fixed = "the model fixes its batch: the file does too"
+        converted = replace(converted, notes=(*converted.notes, fixed))
+    converted = replace(converted, notes=(*captured.notes, *converted.notes))
+    used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}
+    return Conversion(model, format, example_inputs, used, captured, converted)
+
+
+def store(conversion: Conversion, path: Path, model: CompressedModel | None = None, *, proved: bool = True) -> Artifact:
+    """Write what `convert` made.
+
+    Args:
+        model: stored in place of the converted one, which it must equal but for its zeros (`Conversion.holds`).
+        proved: run the file first where the format's runtimes take wrong ones without a word.
+    """
+    path, model = Path(path), model or conversion.model
+    refuse_filled(model)
+    row, converted = known(conversion.format), conversion.converted
+    masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
+    entry = manifest.build(
+        model,
+        inputs=converted.inputs,
+        outputs=converted.outputs,
+        weights=converted.tensors,
+        layouts=converted.layouts,
+        options={name: value for name, value in conversion.options.items() if isinstance(value, str | bool)},
+        packages=row.versions,
+    )
+    role = "prove" if proved and row.prove else "store"
+    with naming_the_widest(conversion.format, model, conversion.example_inputs):
+        written: Written = row.function(role)(converted, masks, manifest.dumps(entry))
+    size = written.save(path)
+    entry["seal"] = seal(path)
+    notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)
+    return Artifact(path, conversion.format, size, entry, notes)
+
+
+def _defaults(converter: Callable[..., Converted]) -> dict[str, Any]:
+    """A format's own options, as they are where nobody says anything."""
+    own = signature(converter).parameters.values()
+    return {one.name: one.default for one in own if one.kind is one.KEYWORD_ONLY}

@@ -1,33 +1,37 @@
-"""What a refusal may promise: ONNX is a way out only where it takes the same model."""
+"""What a refusal may promise: another format is a way out only where it takes the same model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from idp_deploy.capturing import Captured
+from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError
-from idp_deploy.formats.onnx.write.conversion import convert
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS, Format
 
 
 @contextmanager
-def naming_onnx(captured: Captured) -> Iterator[None]:
-    """Add "or export to ONNX" to the way out of a ConversionError raised inside, if torch.onnx converts `captured`.
+def naming_the_widest(format: FormatName, model: CompressedModel, example_inputs: tuple[Any, ...]) -> Iterator[None]:
+    """Add "or export to …" to the way out of a ConversionError raised inside, where that format converts the model.
 
     That takes seconds, spent only where the export has failed already.
     """
     try:
         yield
     except ConversionError as error:
-        if not _onnx_holds(captured):
+        said = error.way_out or ""
+        others = [row for row in FORMATS.values() if row.widest and row.name != format and "export to" not in said]
+        more = [f"export to {row.title}" for row in others if _holds(row, model, example_inputs)]
+        if not more:
             raise
-        way_out = f"{error.way_out}, or export to ONNX" if error.way_out else "export to ONNX"
-        raise ConversionError(error.message, way_out=way_out) from error
+        raise ConversionError(error.message, way_out=", or ".join([said, *more] if said else more)) from error
 
 
-def _onnx_holds(captured: Captured) -> bool:
+def _holds(row: Format, model: CompressedModel, example_inputs: tuple[Any, ...]) -> bool:
     try:
-        convert(captured)
-    except Exception:  # whatever stops it, ONNX is no way out
+        row.function("convert")(capture(model, example_inputs), None, "auto")
+    except Exception:  # whatever stops it, this format is no way out
         return False
     return True

@@ -196,7 +196,7 @@ class EmulationCounts:
     bytes_stored: int
     dense_macs: int  # multiply-accumulates of the file with every weight counted
     runs_sparse: bool
-    predicted_sparse: bool  # by the rules of `simulation.xnnpack`
+    predicted_sparse: bool  # by the rules of `formats/tflite/xnnpack`
     repeats: int = 1
     spread: float = 0.0  # (most − least) / least instructions over the repeats
     notes: tuple[str, ...] = ()

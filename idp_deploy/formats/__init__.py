@@ -1,6 +1,6 @@
 """The formats: one row each, and a folder that no other format's code knows.
 
-    formats/<format>/write    convert and store (may load the format's converter)
+    formats/<format>/write    a model → Converted, once; Converted → Written, often (may load the format's converter)
     formats/<format>/read     a file → Contents; shares nothing with write, loads neither converter nor torch
     formats/<format>/run.py   Contents → a session for each runtime of this machine
     formats/<format>/words.py its words for operators, by what they do
@@ -26,34 +26,49 @@ class Format:
 
     name: FormatName
     suffix: str
+    title: str  # as people write it
     read: str  # (path) → Contents
     words: str  # module with WORDS and CHANNELS_LAST
-    write: str = ""  # as `exporting.Exporter`; none where files are only read
+    convert: str = ""  # (captured, quantization, encoding, **its own options) → Converted, as in `formats.writing`
+    store: str = ""  # (converted, masks, manifest as text) → Written; neither where files are only read
     open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     reader: tuple[str, ...] = ()  # those that reading needs
     extra: str = ""  # of ours that brings them
+    prove: str = ""  # as `store`: the first form that the format's runtimes compute right, where they take wrong ones
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
-    timed: bool = False  # whether a runtime on this machine says something about speed
-    no_latency: str = ""  # why no device has one for its files
-    package: bool = False  # whether it is a folder
+    sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
+    blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
     half_scales: bool = False  # whether the scales of integers may be float16
+    time: str = ""  # (contents, threads) → (runtime, () → CPU ms of an inference), where this machine can say that
+    no_latency: str = ""  # why no device has one for its files
+    emulated: str = ""  # package of the emulated arm64 machine that runs it
+    package: bool = False  # whether it is a folder
+    free_batch: bool = False  # whether a file can leave the batch open
+    widest: bool = False  # whether it takes what other formats refuse, and may be named as the way out
     by_name_alone: bool = False  # left out of "all": its extra is none that `idp-deploy[all]` brings
+    versions: tuple[str, ...] = ("torch",)  # packages whose versions a file's manifest names
     packages: tuple[str, ...] = ()  # distributions whose release may change what is written or said of it
 
     def function(self, role: str) -> Callable[..., Any]:
-        """What does `role` ("write", "read", "open", "restore" or "vendor") for this format.
+        """What does `role` ("convert", "store", "read", "open", …) for this format.
 
         Raises:
             MissingDependencyError: an optional package that it needs is not installed.
             UsageError: files of this format are only read here.
         """
         if not getattr(self, role):
-            what = {"write": "written", "open": "run"}.get(role, "opened")
+            what = {"convert": "written", "store": "written", "open": "run"}.get(role, "opened")
             raise UsageError(f"{self.suffix} files are not {what} here", way_out="inspect, check and diff take them")
-        needs = {"write": self.converter, "vendor": self.converter, "open": self.runtime, "read": self.reader}
+        needs = {
+            "convert": self.converter,
+            "vendor": self.converter,
+            "open": self.runtime,
+            "time": self.runtime,
+            "read": self.reader,
+        }
         for package in needs.get(role, ()):
             require(package, self.extra)
         module, _, name = getattr(self, role).partition(":")
@@ -67,34 +82,47 @@ FORMATS: dict[FormatName, Format] = {
         Format(
             "onnx",
             ".onnx",
-            write="idp_deploy.formats.onnx.write.export:export_onnx",
+            "ONNX",
+            convert="idp_deploy.formats.onnx.write.export:convert_onnx",
+            store="idp_deploy.formats.onnx.write.export:store_onnx",
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
             runtime=("onnxruntime",),
             extra="all",
-            timed=True,
+            time="idp_deploy.formats.onnx.run:time_onnx",
+            emulated="onnxruntime",
+            free_batch=True,
+            widest=True,
+            versions=("torch", "onnx", "onnxscript"),
             packages=("onnx", "onnxscript", "onnxruntime"),
         ),
         Format(
             "coreml",
             ".mlpackage",
-            write="idp_deploy.formats.coreml.write.export:export_coreml",
+            "Core ML",
+            convert="idp_deploy.formats.coreml.write.export:convert_coreml",
+            store="idp_deploy.formats.coreml.write.export:store_coreml",
             read="idp_deploy.formats.coreml.read.contents:read_coreml",
             open="idp_deploy.formats.coreml.run:open_coreml",
             words="idp_deploy.formats.coreml.words",
+            blame="idp_deploy.formats.coreml.bisect:blame",
+            half_scales=True,
             vendor="idp_deploy.formats.coreml.write.package:open_with_coremltools",
             converter=("coremltools",),
             extra="coreml",
             package=True,
-            half_scales=True,
+            versions=("torch", "coremltools"),
             packages=("coremltools",),
         ),
         Format(
             "tflite",
             ".tflite",
-            write="idp_deploy.formats.tflite.write.export:export_tflite",
+            "TFLite",
+            convert="idp_deploy.formats.tflite.write.export:convert_tflite",
+            store="idp_deploy.formats.tflite.write.export:store_tflite",
+            prove="idp_deploy.formats.tflite.write.export:prove_tflite",
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             words="idp_deploy.formats.tflite.words",
@@ -102,13 +130,18 @@ FORMATS: dict[FormatName, Format] = {
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
-            timed=True,
+            sparse_kernels="idp_deploy.formats.tflite.xnnpack:lint",
+            time="idp_deploy.formats.tflite.run:time_tflite",
+            emulated="ai_edge_litert",
+            versions=("torch", "litert-torch", "ai-edge-litert"),
             packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
         ),
         Format(
             "coreai",
             ".aimodel",
-            write="idp_deploy.formats.coreai.write.export:export_coreai",
+            "Core AI",
+            convert="idp_deploy.formats.coreai.write.export:convert_coreai",
+            store="idp_deploy.formats.coreai.write.export:store_coreai",
             read="idp_deploy.formats.coreai.read.contents:read_coreai",
             open="idp_deploy.formats.coreai.run:open_coreai",
             words="idp_deploy.formats.coreai.words",
@@ -120,11 +153,13 @@ FORMATS: dict[FormatName, Format] = {
             package=True,
             half_scales=True,
             by_name_alone=True,
+            versions=("torch", "coreai-core", "coreai-torch"),
             packages=("coreai-core", "coreai-torch"),
         ),
         Format(
             "executorch",
             ".pte",
+            "ExecuTorch",
             read="idp_deploy.formats.executorch.read.contents:read_executorch",
             words="idp_deploy.formats.executorch.words",
             no_latency="what a delegate runs is not in the public schema of a .pte",
@@ -151,7 +186,7 @@ def usual() -> tuple[FormatName, ...]:
 
 def written() -> tuple[FormatName, ...]:
     """The formats that are written, not only read."""
-    return tuple(row.name for row in FORMATS.values() if row.write)
+    return tuple(row.name for row in FORMATS.values() if row.convert)
 
 
 def suffixes() -> dict[str, FormatName]:

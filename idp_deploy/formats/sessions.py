@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,14 @@ class Sessions(dict[str, Session]):
     """By runtime; `notes` say which of them could not be asked, and why."""
 
     notes: tuple[str, ...] = ()
+
+
+def noise(shape: Sequence[Any], dtype: np.dtype, generator: np.random.Generator) -> np.ndarray:
+    """Something to time a file on: floats are drawn, indices are zeros, extents that the file leaves open are 1."""
+    extents = [extent if isinstance(extent, int) and extent > 0 else 1 for extent in shape]
+    if np.issubdtype(dtype, np.floating):
+        return generator.standard_normal(extents).astype(dtype)
+    return np.zeros(extents, dtype)
 
 
 def as_float32(array: np.ndarray) -> np.ndarray:

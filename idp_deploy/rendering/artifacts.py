@@ -16,8 +16,8 @@ from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
+    from idp_deploy.formats.sparse_kernels import SparseLint
     from idp_deploy.restoring import Restored
-    from idp_deploy.simulation.xnnpack import SparseLint
 
 
 def export_document(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement, VendorEstimate
 from idp_deploy.rendering.document import Document, State, Table
@@ -187,16 +187,38 @@ def op_table(estimate: Estimate) -> Table:
     )
 
 
+def measurement_table(measurements: Sequence[Measurement]) -> Table:
+    """What ran here."""
+    rows = [
+        (m.artifact.name, m.runtime, str(m.threads), *(show(x, "ms") for x in (m.median_ms, m.low_ms, m.high_ms)))
+        for m in measurements
+    ]
+    columns = ("file", "runtime", "threads", "median CPU", "25 %", "75 %")
+    return Table(f"measured on this host ({measurements[0].host})", columns, rows, frozenset({2, 3, 4, 5}))
+
+
+# the answers of a backend → their table
+TABLES: dict[str, Callable[[Sequence[Any]], Table]] = {
+    "estimates": lambda found: estimate_table(found, "estimates (simulated, not measured)"),
+    "measurements": measurement_table,
+    "counts": count_table,
+}
+
+
 def estimate_document(
-    estimates: Sequence[Estimate],
+    answers: Mapping[str, Sequence[Any]],
     *,
     layers: bool = False,
     changes: Mapping[tuple[Path, str], Sequence[Advice]] | None = None,
-    measurements: Sequence[Measurement] = (),
-    counts: Sequence[EmulationCounts] = (),
     files: Sequence[FileFacts] = (),
 ) -> Document:
-    """Estimates (simulated) and, where asked for, measurements of this host, never in one table."""
+    """What each backend says, never two in one table.
+
+    Args:
+        answers: backend → its nouns; the `estimates` are among them.
+        changes: (file, target) → what would pay there.
+    """
+    estimates = answers["estimates"]
     tables = estimate_tables(estimates)
     if layers:
         timed = [e for e in estimates if e.ops and e.latency_ms]
@@ -205,31 +227,14 @@ def estimate_document(
         else:
             tables += [op_table(e) for e in timed]
         tables += [advice_table(target, found) for (_, target), found in (changes or {}).items() if found]
-    if measurements:
-        rows = [
-            (
-                m.artifact.name,
-                m.runtime,
-                str(m.threads),
-                show(m.median_ms, "ms"),
-                show(m.low_ms, "ms"),
-                show(m.high_ms, "ms"),
-            )
-            for m in measurements
-        ]
-        columns = ("file", "runtime", "threads", "median CPU", "25 %", "75 %")
-        tables.append(Table(f"measured on this host ({measurements[0].host})", columns, rows, frozenset({2, 3, 4, 5})))
-    if counts:
-        tables.append(count_table(counts))
-    data = {
-        "counts": [asdict(c) for c in counts],
-        "estimates": [asdict(e) for e in estimates],
-        "files": [asdict(one) for one in files],
-        "measurements": [asdict(m) for m in measurements],
-    }
+    others = {name: found for name, found in answers.items() if name != "estimates"}
+    tables += [TABLES[name](found) for name, found in others.items() if found]
+    data = {name: [asdict(one) for one in answers.get(name, ())] for name in sorted({*TABLES, *answers})}
+    data["files"] = [asdict(one) for one in files]
+    noted = [one for found in others.values() for one in found if hasattr(one, "notes")]
     notes = (
         estimate_notes(estimates)
         + vendor_notes(estimates)
-        + [f"{c.target}/{c.artifact.name}: {note}" for c in counts for note in c.notes]
+        + [f"{one.target}/{one.artifact.name}: {note}" for one in noted for note in one.notes]
     )
     return Document("Simulation", tables, data, notes, pictures=report_pictures(files, estimates))

@@ -12,8 +12,8 @@ from idp_deploy.units import show
 if TYPE_CHECKING:  # rendering knows the shapes of these, not their rooms
     from idp_deploy.flow import FileFacts
     from idp_deploy.formats.onnx.runtimes import RuntimeLint
+    from idp_deploy.formats.sparse_kernels import SparseLint
     from idp_deploy.inspection import Inspection
-    from idp_deploy.simulation.xnnpack import SparseLint
 
 
 def inspection_document(

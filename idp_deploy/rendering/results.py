@@ -18,7 +18,7 @@ from idp_deploy.rendering.verdicts import report_document
 # where the type is → its document
 DOCUMENTS: Mapping[str, Callable[[Any], Document]] = {
     "flow.gate.Report": lambda report: report_document(report, title="Report"),
-    "flow.answers.Estimate": lambda estimate: estimate_document([estimate], layers=True),
+    "flow.answers.Estimate": lambda estimate: estimate_document({"estimates": [estimate]}, layers=True),
     "flow.answers.Parity": parity_document,
     "inspection.Inspection": inspection_document,
     "diffing.Difference": difference_document,
@@ -36,7 +36,7 @@ def document_of(result: object) -> Document:
     if isinstance(result, Document):
         return result
     if isinstance(result, (list, tuple)) and result and all(_where(one) == "flow.answers.Estimate" for one in result):
-        return estimate_document(result, layers=True)
+        return estimate_document({"estimates": result}, layers=True)
     if _where(result) not in DOCUMENTS:
         known = ", ".join(name.rpartition(".")[2] for name in DOCUMENTS)
         raise UsageError(f"there is no report of a {type(result).__name__}", way_out=f"render one of {known}")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from idp_deploy.flow import Contents, Estimate
-from idp_deploy.simulation.estimating import Loaded, load, simulate
+from idp_deploy.simulation.estimating import simulate
+from idp_deploy.simulation.question import Loaded, load
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, WorkOp, as_dtype
 

@@ -20,15 +20,17 @@ from typing import NamedTuple
 
 from idp_deploy.errors import ConversionError, MissingDependencyError, UsageError
 from idp_deploy.flow import Contents, EmulationCounts
+from idp_deploy.formats import FORMATS
+from idp_deploy.formats.linting import lint
+from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.reading import read
 from idp_deploy.simulation.emulator_profiles import identity, profile, write_root
+from idp_deploy.simulation.question import Question
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, with_sparse
 from idp_deploy.simulation.workload import workload
-from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 WAY_OUT = "'make emulator' in a clone of idp-deploy sets it up"
-RUNTIMES = {"tflite": "ai_edge_litert", "onnx": "onnxruntime"}
 MARK = "IDP-DEPLOY "  # before each line of the plugin
 SEED = 0
 LIMIT_SECONDS = 3600
@@ -84,9 +86,11 @@ def emulate(
         raise UsageError(f"repeats is {repeats}", way_out=f"from 1 to {MOST_REPEATS}")
     contents = artifact if isinstance(artifact, Contents) else read(path)
     chosen = target.runtime(contents.format, runtime)
-    if contents.format not in RUNTIMES or chosen is None:
+    package = FORMATS[contents.format].emulated
+    if not package or chosen is None:
+        suffixes = " or ".join(row.suffix for row in FORMATS.values() if row.emulated)
         raise UsageError(
-            f"{path} is not a file that an emulated {target.name} runs", way_out="emulate a .tflite or .onnx file"
+            f"{path} is not a file that an emulated {target.name} runs", way_out=f"emulate a file of {suffixes}"
         )
     about = identity(chosen.core, target.name)
     if missing := emulator_missing():
@@ -104,7 +108,7 @@ def emulate(
         artifact=path,
         target=target.name,
         core=chosen.core,
-        runtime=_version(RUNTIMES[contents.format]),
+        runtime=_version(package),
         instructions=middle["instructions"],
         executed_macs=middle["macs"],
         bytes_loaded=middle["bytes_loaded"],
@@ -116,6 +120,11 @@ def emulate(
         spread=most["instructions"] / max(1, least["instructions"]) - 1,
         notes=verdict.notes,
     )
+
+
+def counts(question: Question) -> list[EmulationCounts]:
+    """Every file on every device's core."""
+    return [emulate(file.contents or file.path, d, runtime=question.runtime) for file, d in question.pairs]
 
 
 def command(root: Path, cpu: str, path: Path, repeats: int) -> list[str]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import Basis, Contents, Estimate, FormatName, Interval, OpEstimate
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Basis, Contents, Estimate, Interval, OpEstimate
 from idp_deploy.formats import FORMATS, suffixes
 from idp_deploy.formats.onnx import runtimes as tools
 from idp_deploy.formats.operators import classes_of
-from idp_deploy.reading import read
+from idp_deploy.formats.sparse_kernels import SparseLint
 from idp_deploy.simulation import descriptions
 from idp_deploy.simulation.architectures import architecture, known
 from idp_deploy.simulation.cost_model import (
@@ -30,14 +30,13 @@ from idp_deploy.simulation.cost_model import (
     precision_of,
 )
 from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
+from idp_deploy.simulation.question import Loaded, Question, load
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.vendor import vendor_estimate
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
-from idp_deploy.simulation.workload import workload
-from idp_deploy.simulation.xnnpack import SparseLint, lint
 
 COVERAGE = 0.9
 NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
@@ -149,35 +148,15 @@ def simulate(
     return _answer(loaded, target, chosen.name, work, interval, "", by_op, notes, transfer, basis, dense_by_op)
 
 
+def estimates(question: Question) -> list[Estimate]:
+    """What the cost model says of every file on every device."""
+    runtime, threads, anchor = question.runtime, question.threads, question.anchor
+    return [simulate(f, device, runtime=runtime, threads=threads, anchor=anchor) for f, device in question.pairs]
+
+
 def _interval(by_op: np.ndarray, error: float) -> Interval:
     total, spread = float(by_op.sum()), math.exp(error)
     return Interval(total / spread, total, total * spread, COVERAGE)
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A file read once, for as many targets and questions as there are."""
-
-    path: Path
-    format: FormatName
-    work: Workload
-    lint: SparseLint | None
-    contents: Contents | None = None  # None for a description
-
-
-def load(artifact: Path | Contents) -> Loaded:
-    """Read a model file or a description. FileError: it is broken, or neither by its suffix."""
-    if isinstance(artifact, Path) and artifact.suffix.lower() in descriptions.SUFFIXES:
-        work, format_name = descriptions.read_description(artifact, architecture)
-        return Loaded(artifact, format_name, work, None)
-    if isinstance(artifact, Path) and artifact.exists() and artifact.suffix.lower() not in suffixes():
-        known_suffixes = ", ".join((*suffixes(), *descriptions.SUFFIXES))
-        raise FileError(
-            f"{artifact} is neither a model nor a description of one by its suffix",
-            way_out=f"expected one of {known_suffixes}",
-        )
-    contents = read(artifact) if isinstance(artifact, Path) else artifact
-    return Loaded(contents.path, contents.format, workload(contents), lint(contents), contents)
 
 
 def _sparse(work: Workload, found: SparseLint, runtime: Runtime, core: Core) -> tuple[Workload, list[str]]:

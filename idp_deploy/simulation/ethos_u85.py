@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from idp_deploy.flow import Contents, GraphOp
-from idp_deploy.simulation.xnnpack import Finding, SparseLint
+from idp_deploy.formats.sparse_kernels import Finding, SparseLint
 
 NAME = "Ethos-U85"
 GROUP, KEPT = 4, 2

@@ -113,8 +113,9 @@ def verify(
         expected = [arrays(output) for output in _run(module, calls)]
         _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
-        if contents.format == "coreml" and not all(parity.passed for parity in parities):
-            more = (*more, *_blame(contents, model, calls[0], max(parity.tolerance for parity in parities)))
+        if FORMATS[contents.format].blame and not all(parity.passed for parity in parities):
+            worst = max(parity.tolerance for parity in parities)
+            more = (*more, *FORMATS[contents.format].function("blame")(contents, model, calls[0], worst))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
         more += dead_activations(module, calls)
@@ -190,19 +191,6 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
     except MissingDependencyError as error:
         return [f"not opened by {', '.join(row.converter)}: {error.message}"]
     return []
-
-
-def _blame(contents: Contents, model: CompressedModel, call: Call, tolerance: float) -> list[str]:
-    """Which operator of a Core ML package parts from the model first, if one call shows it."""
-    from idp_deploy.formats.coreml.bisect import first_divergence
-
-    found = first_divergence(contents, model, call, tolerance=tolerance)
-    if found is None:
-        return []
-    return [
-        f"the first operator to part from the model is {found.kind} {found.operation!r}: "
-        f"its result is off by {found.relative_error:.1e}"
-    ]
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, OutputParity, StoredTensor, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.reading import read
 from idp_deploy.verification.calls import Arrays
-from idp_deploy.verification.comparing import error_of, output_names
+from idp_deploy.verification.comparing import output_names
 
 SAME_FILE = 1e-6  # of outputs: one file twice in one runtime; room for a kernel that sums in another order
 REBUILT = 2e-2  # rms, where a tool rebuilt an integer file: single roundings fall the other way
@@ -77,7 +78,7 @@ def against_fresh(
 def _options(contents: Contents) -> dict[str, Any]:
     """What the file says it was exported with, as far as its format's exporter takes that."""
     said = contents.manifest.get("options", {})
-    taken = signature(FORMATS[contents.format].function("write")).parameters
+    taken = {*signature(FORMATS[contents.format].function("convert")).parameters, "dynamic_batch"}
     return {name: value for name, value in said.items() if name in taken and isinstance(value, str | bool)}
 
 

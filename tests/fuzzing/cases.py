@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from idp_deploy import capturing
+from idp_deploy.distance import error_of
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import CompressedModel, Contents
 from idp_deploy.inspection import inspect
@@ -27,7 +28,6 @@ from idp_deploy.rendering.inspections import inspection_document
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import proof, run_file, unsealed, verify
-from idp_deploy.verification.comparing import error_of
 from tests.fuzzing.mutations import WAYS, mutate
 from tests.fuzzing.seeds import FACTORY, INPUTS, Seed
 
@@ -94,7 +94,7 @@ def _artifact(good: Seed, bad: Path) -> tuple[str, str]:
     for tensor in contents.tensors:
         tensor.values()
     inspection_document(inspect(bad))
-    estimate_document([simulate(contents, load_target("pixel-4"))], layers=True)
+    estimate_document({"estimates": [simulate(contents, load_target("pixel-4"))]}, layers=True)
     model = _model(good)
     with patch.object(proof, "capture", _captured), patch.object(unsealed, "export", partial(_exported, good.path)):
         parity = verify(bad, model, INPUTS)

@@ -18,11 +18,11 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import capture
+from idp_deploy.distance import error_of
 from idp_deploy.flow import CompressedModel, Contents
 from idp_deploy.formats.coreml.interpreter.machine import Interpreter
 from idp_deploy.formats.coreml.read.program import Operation
 from idp_deploy.formats.coreml.run import bind
-from idp_deploy.verification.comparing import error_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,17 @@ def first_divergence(
             return Divergence(operation.name, operation.kind, name, errors[name])
     operation, name = next((o, n) for o, n in order if errors.get(n, 0.0) > tolerance and n not in redeemed)
     return Divergence(operation.name, operation.kind, name, errors[name])
+
+
+def blame(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tolerance: float) -> list[str]:
+    """Which operator parts from the model first, in words, if one call shows it."""
+    found = first_divergence(contents, model, call, tolerance=tolerance)
+    if found is None:
+        return []
+    return [
+        f"the first operator to part from the model is {found.kind} {found.operation!r}: "
+        f"its result is off by {found.relative_error:.1e}"
+    ]
 
 
 def _model_values(model: CompressedModel, example_inputs: tuple[Any, ...]) -> dict[int, list[np.ndarray]]:

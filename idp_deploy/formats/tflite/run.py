@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents
-from idp_deploy.formats.sessions import Arrays, Sessions, first_line
+from idp_deploy.formats.sessions import Arrays, Sessions, first_line, noise
 from idp_deploy.formats.tflite.litert import COMPILED, RUNTIMES, Detail, Litert, dequantized, quantized
 from idp_deploy.isolation import ForeignError
 from idp_deploy.vendors import tflm
@@ -37,6 +37,22 @@ def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
             raise
         sessions.notes = (f"not run by {COMPILED}: {first_line(error.__cause__)}",)
     return sessions
+
+
+def time_tflite(contents: Contents, threads: int) -> tuple[str, Callable[[], float]]:
+    """The runtime's name, and one more inference on seeded noise: CPU milliseconds of the process that runs it.
+
+    Raises:
+        FileError, ConversionError: LiteRT refuses the file.
+    """
+    runtime = RUNTIMES[0]
+    litert = Litert(contents.parsed, runtime, str(contents.path), threads=threads)
+    generator = np.random.default_rng(0)
+    try:
+        litert.run([noise(item.shape, item.dtype, generator) for item in litert.inputs])
+    except ForeignError as error:
+        raise ConversionError(f"LiteRT cannot run {contents.path}: {first_line(error)}") from error
+    return runtime, litert.time_ms
 
 
 class Micro:

@@ -14,57 +14,93 @@ A constant keeps its parameter's name as a debugging entry, the only place that 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from idp_deploy.formats.coreai.write.building import Builder, constants, inline, values_of
 from idp_deploy.formats.coreai.write.matching import Match, Matching
+from idp_deploy.formats.writing import pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _FEWEST = 10  # entries below which nothing can be saved
 _OPERATOR_BYTES = 60  # what one more operator takes in the program
 
 
-@dataclass(eq=False)
-class Storage:
-    """Steers the storing and collects what it did.
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a constant of the program is."""
 
-    Afterwards `placed` maps parameter names to tensor names in the file, and `encodings` tensor names to the row of
-    the table that was chosen.
-    """
+    match: Match
+    label: str  # the weight's name in the file; none where another constant has it, or the constant is no parameter
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """Steers the storing."""
 
     weights: Mapping[str, np.ndarray]  # parameters and buffers by name, float32
-    masks: Mapping[str, np.ndarray]  # True = kept
+    masks: Mapping[str, np.ndarray] = field(default_factory=dict)  # True = kept
     axes: Mapping[str, int] = field(default_factory=dict)  # output axis, along which int8 scales run
     encoding: str = "auto"  # auto | dense | sparse
     scheme: str = ""  # "" | int8 | lut4
     covered: frozenset[str] = frozenset()  # parameters that the scheme is for
-    placed: dict[str, str] = field(default_factory=dict)
-    encodings: dict[str, str] = field(default_factory=dict)
+    found: Mapping[int, Found] = field(default_factory=dict)  # by the constant's position in the program
+
+    def with_masks(self, masks: Mapping[str, np.ndarray]) -> Storage:
+        """The same, for other zeros."""
+        return replace(self, masks={name: mask for name, mask in masks.items() if name in self.weights})
+
+    def places(self) -> dict[str, str]:
+        """Parameter → tensor in the file. Tied weights are stored once and found under every name."""
+        placed: dict[str, str] = {}
+        for one in self.found.values():
+            for name in one.match.names:
+                placed.setdefault(name, one.label or placed.get(name, name))
+        return placed
 
 
-def store(program: Any, storage: Storage) -> None:
-    """Replace the float constants of a program by their smallest encoding, in place."""
-    matching = Matching(storage.weights)
-    builder = Builder()
-    for op in constants(program):
+def located(program: Any, weights: Mapping[str, np.ndarray]) -> dict[int, Found]:
+    """The float constants of a program that are worth storing otherwise, by position."""
+    matching = Matching(weights)
+    found: dict[int, Found] = {}
+    taken: set[str] = set()
+    for position, op in enumerate(constants(program)):
         values = values_of(op)
         if values is None or values.dtype not in (np.float16, np.float32) or values.size < _FEWEST:
-            inline(op)
             continue
         match = matching.find(values)
-        label = next((name for name in match.names if name not in storage.encodings), "")
+        label = next((name for name in match.names if name not in taken), "")
+        taken.add(label)
+        found[position] = Found(match, label)
+    return found
+
+
+def store(program: Any, storage: Storage) -> dict[str, str]:
+    """Replace the float constants of a program by their smallest encoding, in place.
+
+    Returns:
+        tensor in the file → the row of the table that was chosen.
+    """
+    builder = Builder()
+    encodings: dict[str, str] = {}
+    for position, op in enumerate(constants(program)):
+        one = storage.found.get(position)
+        values = values_of(op) if one else None
+        if one is None or values is None:
+            inline(op)
+            continue
+        match = one.match
         axis = _channels(match, values, storage)
         mask = _kept(values, match, storage)
-        choice = _smallest(values, mask, match, axis, storage)
-        if label:
-            storage.encodings[label] = choice
-        for name in match.names:  # tied weights: stored once, found under every name
-            storage.placed.setdefault(name, label or storage.placed.get(name, name))
-        with builder.before(op, label):
-            builder.replace(op, _compressed(builder, values, mask, choice, axis, _exact(values, match, storage)))
+        values, exact = pruned(values, mask), _exact(values, match, storage)
+        choice = _smallest(values, mask, match, axis, exact, storage)
+        if one.label:
+            encodings[one.label] = choice
+        with builder.before(op, one.label):
+            builder.replace(op, _compressed(builder, values, mask, choice, axis, exact))
+    return encodings
 
 
 def _channels(match: Match, values: np.ndarray, storage: Storage) -> int | None:
@@ -72,18 +108,27 @@ def _channels(match: Match, values: np.ndarray, storage: Storage) -> int | None:
     return None if name is None else match.channels(storage.weights[name], storage.axes[name], values.shape)
 
 
+def _masked(match: Match, storage: Storage) -> str | None:
+    return next((name for name in match.names if name in storage.masks), None)
+
+
 def _kept(values: np.ndarray, match: Match, storage: Storage) -> np.ndarray:
     """What is stored: by the parameter's mask, where it has one; also a kept entry that float16 rounds to zero."""
-    name = next((n for n in match.names if n in storage.masks), None)
+    name = _masked(match, storage)
     return values != 0 if name is None else match.lay_out(storage.masks[name], values.shape)
 
 
 def _exact(values: np.ndarray, match: Match, storage: Storage) -> np.ndarray:
     """The parameter's float32 numbers, from which integers and palettes are made."""
-    return match.lay_out(storage.weights[match.names[0]], values.shape) if match.names else values
+    if not match.names:
+        return values
+    exact, name = match.lay_out(storage.weights[match.names[0]], values.shape), _masked(match, storage)
+    return exact if name is None else pruned(exact, match.lay_out(storage.masks[name], values.shape))
 
 
-def _smallest(values: np.ndarray, mask: np.ndarray, match: Match, axis: int | None, storage: Storage) -> str:
+def _smallest(
+    values: np.ndarray, mask: np.ndarray, match: Match, axis: int | None, exact: np.ndarray, storage: Storage
+) -> str:
     """The row of the table with the fewest bytes, among those the options allow."""
     entries, kept, width = values.size, int(mask.sum()), values.dtype.itemsize
     if values.ndim < 2 or not kept:
@@ -96,7 +141,7 @@ def _smallest(values: np.ndarray, mask: np.ndarray, match: Match, axis: int | No
         if storage.scheme == "int8" and axis is not None:
             scales = values.shape[axis] * width + 4 * _OPERATOR_BYTES
             sparse["sparse+int8"] = bits + kept + scales + 3 * _OPERATOR_BYTES
-            if np.count_nonzero(quantize_int8(_exact(values, match, storage), axis)[0]) == kept:
+            if np.count_nonzero(quantize_int8(exact, axis)[0]) == kept:
                 dense["int8"] = entries + scales
         elif storage.scheme == "lut4":
             table = 16 * width + 3 * _OPERATOR_BYTES

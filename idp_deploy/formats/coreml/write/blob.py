@@ -1,4 +1,4 @@
-"""The weight file without its small change: short tensors move into the program, the rest stay in one blob.
+"""The weight file: records read and added, and in the end without its small change, which moves into the program.
 
 A record of weight.bin takes a header of 64 bytes, its data are padded to 64, and the program refers to it in some 40
 more. A tensor of a few hundred bytes is cheaper written into the program, where Core ML programs keep their integers
@@ -8,14 +8,78 @@ anyway. Format: coremltools, `mlmodel/src/MILBlob/Blob/StorageFormat.hpp`.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 INLINE_BYTES = 1024  # beyond this the share of header and padding no longer matters
 _ALIGNMENT = 64
 _RECORD = struct.Struct("<IIQQ")
+_UNUSED = struct.Struct("<IIQQQ")  # the same with the bits left over at the end
+_SENTINEL = 0xDEADBEEF
+_FILE = "@model_path/weights/weight.bin"
+FLOATS: dict[int, np.dtype[Any]] = {10: np.dtype("<f2"), 11: np.dtype("<f4")}  # by MIL.proto's DataType
 _FLOAT32 = 11
-_BYTES = {10, 21, 31}  # float16, int8, uint8 of MIL.proto's DataType: written into the program as bytes
+_BYTES = {10, 21, 31}  # float16, int8, uint8: written into the program as bytes
+# entries of a blob: MIL.proto's DataType, bits, StorageFormat.hpp's BlobDataType
+_KINDS = {"float16": (10, 16, 1), "float32": (11, 32, 2), "int8": (21, 8, 4), "uint8": (31, 8, 3)}
+_KINDS |= {"uint1": (37, 1, 9), "uint4": (35, 4, 11)}
+
+
+def value_of(op: Any, blob: bytes) -> np.ndarray:
+    """The entries of a float constant, wherever they lie."""
+    value = op.attributes["val"]
+    kind = value.type.tensorType
+    dtype, shape = FLOATS[kind.dataType], [dimension.constant.size for dimension in kind.dimensions]
+    if value.WhichOneof("value") == "blobFileValue":
+        _, _, size, start = _RECORD.unpack_from(blob, value.blobFileValue.offset)
+        return np.frombuffer(blob, dtype, size // dtype.itemsize, start).reshape(shape)
+    tensor = value.immediateValue.tensor
+    if tensor.WhichOneof("value") == "bytes":
+        return np.frombuffer(tensor.bytes.values, dtype).reshape(shape)
+    return np.array(tensor.floats.values, dtype).reshape(shape)
+
+
+class Records:
+    """A weight file that grows; what nothing refers to in the end is left out by `inline_small`."""
+
+    def __init__(self, blob: bytes) -> None:
+        self.data = bytearray(blob or bytes(_ALIGNMENT))
+
+    def value(self, entries: np.ndarray, kind: str, shape: Sequence[int]) -> Any:
+        """Add `entries`, unsigned ones of less than a byte packed from the lowest bit on; the Value that holds them.
+
+        Args:
+            kind: float16, float32, int8, uint8, uint4 or uint1.
+        """
+        from coremltools.proto import MIL_pb2
+
+        type_code, bits, blob_code = _KINDS[kind]
+        value = MIL_pb2.Value(type=tensor_type(type_code, shape))
+        flat = np.ascontiguousarray(entries).reshape(-1)
+        if bits < 8:
+            planes = (flat[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
+            flat = np.packbits(planes.astype(np.uint8), bitorder="little")
+        data = flat.tobytes()
+        self.data += bytes(-len(self.data) % _ALIGNMENT)
+        value.blobFileValue.fileName, value.blobFileValue.offset = _FILE, len(self.data)
+        record = bytearray(_ALIGNMENT)
+        unused = len(data) * 8 - entries.size * bits
+        _UNUSED.pack_into(record, 0, _SENTINEL, blob_code, len(data), len(self.data) + _ALIGNMENT, unused)
+        self.data += record + data
+        return value
+
+
+def tensor_type(type_code: int, shape: Sequence[int]) -> Any:
+    """A ValueType of MIL.proto."""
+    from coremltools.proto import MIL_pb2
+
+    made = MIL_pb2.ValueType()
+    made.tensorType.dataType, made.tensorType.rank = type_code, len(shape)
+    for extent in shape:
+        made.tensorType.dimensions.add().constant.size = extent
+    return made
 
 
 def inline_small(spec: Any, blob: bytes) -> bytes:
@@ -37,7 +101,7 @@ def inline_small(spec: Any, blob: bytes) -> bytes:
             out += bytes(-len(out) % _ALIGNMENT)
             moved[offset] = len(out)
             record = bytearray(blob[offset : offset + _ALIGNMENT])
-            _RECORD.pack_into(record, 0, 0xDEADBEEF, kind, size, len(out) + _ALIGNMENT)
+            _RECORD.pack_into(record, 0, _SENTINEL, kind, size, len(out) + _ALIGNMENT)
             out += record + data
         value.blobFileValue.offset = moved[offset]
     struct.pack_into("<II", out, 0, len(moved), 2)

@@ -8,7 +8,7 @@ program.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _PRECISION = re.compile(r"_cast_fp(16|32)$")
@@ -20,33 +20,33 @@ def compact(spec: Any) -> None:
         public = {value.name for value in function.inputs}
         for block in function.block_specializations.values():
             _share_constants(block)
-            _shorten_names(block, public | set(block.outputs))
+            _shortennames_in(block, public | set(block.outputs))
 
 
 def _share_constants(block: Any) -> None:
     """Constants written into the program: the first of equal ones stays and is renamed c0, c1, …"""
     kept: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
-    operations = []
+    kept_operations = []
     for op in block.operations:
         if op.type != "const" or op.attributes["val"].WhichOneof("value") != "immediateValue":
-            operations.append(op)
+            kept_operations.append(op)
             continue
         name = op.outputs[0].name
         if name in block.outputs or _has_weights(op):
-            operations.append(op)
+            kept_operations.append(op)
             continue
         key = op.attributes["val"].SerializeToString(deterministic=True)
         if key not in kept:
             kept[key] = f"c{len(kept)}"
-            operations.append(op)
+            kept_operations.append(op)
         renamed[name] = kept[key]
-    if any(short in _names(block) and short not in renamed for short in kept.values()):
+    if any(short in names_in(block) and short not in renamed for short in kept.values()):
         return  # the model itself calls something c0
-    survivors = [type(op).FromString(op.SerializeToString()) for op in operations]
+    survivors = [type(op).FromString(op.SerializeToString()) for op in kept_operations]
     del block.operations[:]
     block.operations.extend(survivors)
-    _rename(block, renamed)
+    rename(block, renamed)
 
 
 def _has_weights(op: Any) -> bool:
@@ -55,33 +55,36 @@ def _has_weights(op: Any) -> bool:
     return bool(value.type.tensorType.rank) and value.type.tensorType.dataType in (10, 11)
 
 
-def _shorten_names(block: Any, fixed: set[str]) -> None:
-    taken = _names(block) | fixed
+def _shortennames_in(block: Any, fixed: set[str]) -> None:
+    taken = names_in(block) | fixed
     renamed: dict[str, str] = {}
-    for op in _operations(block):
+    for op in operations(block):
         for value in op.outputs:
             short = _PRECISION.sub("", value.name)
             if short != value.name and short not in taken and value.name not in fixed:
                 taken.add(short)
                 renamed[value.name] = short
-    _rename(block, renamed)
+    rename(block, renamed)
 
 
-def _names(block: Any) -> set[str]:
-    return {value.name for op in _operations(block) for value in op.outputs} | {
-        value.name for op in _operations(block) for inner in op.blocks for value in inner.inputs
+def names_in(block: Any) -> set[str]:
+    """The names of all values in a block and the blocks inside."""
+    return {value.name for op in operations(block) for value in op.outputs} | {
+        value.name for op in operations(block) for inner in op.blocks for value in inner.inputs
     }
 
 
-def _operations(block: Any) -> Iterator[Any]:
+def operations(block: Any) -> Iterator[Any]:
+    """Those of a block and of the blocks inside, in order."""
     for op in block.operations:
         yield op
         for inner in op.blocks:
-            yield from _operations(inner)
+            yield from operations(inner)
 
 
-def _rename(block: Any, renamed: dict[str, str]) -> None:
-    for op in _operations(block):
+def rename(block: Any, renamed: Mapping[str, str]) -> None:
+    """Give values of a block other names, in place, where they are made and where they are read."""
+    for op in operations(block):
         for value in op.outputs:
             old = value.name
             value.name = renamed.get(old, old)

@@ -1,6 +1,6 @@
 """export --to coreml: an ML program whose pruned weights are stored sparse, in an .mlpackage.
 
-The route is torch.export → coremltools → MIL program → our storage pass → package. Models with a fused LSTM, GRU or
+The route is torch.export → coremltools → its finished program → our storage → package. Models with a fused LSTM, GRU or
 RNN go through a TorchScript trace instead, since coremltools converts those operators from there only.
 """
 
@@ -13,7 +13,9 @@ import re
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,40 +26,48 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture, refuse_projections, refuse_returned_inputs
+from idp_deploy.capturing import Captured, refuse_projections, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
-from idp_deploy.exporting.randomness import refuse_random
-from idp_deploy.exporting.ways_out import naming_onnx
-from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
 from idp_deploy.formats.coreml.write import package as coreml_package
 from idp_deploy.formats.coreml.write.blob import inline_small
 from idp_deploy.formats.coreml.write.compacting import compact
-from idp_deploy.formats.coreml.write.weights import Storage, store
-from idp_deploy.formats.notes import Placement, storage_notes
+from idp_deploy.formats.coreml.write.matching import Match, match
+from idp_deploy.formats.coreml.write.storing import Plan, store
+from idp_deploy.formats.notes import Placement
+from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.masks import prunable_weights
 
 ENCODINGS = ("auto", "dense", "sparse")
 PRECISIONS = ("float16", "float32")
 SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "lut4"}
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
-_PASS = "idp_deploy::store_weights"
 # They multiply factors into weights, which the file then shares with no model, and misplace those of grouped
 # transposed convolutions.
 _UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
 
 
-def export_coreml(
-    model: CompressedModel,
-    example_inputs: tuple[Any, ...],
-    path: Path,
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The program and its weight file with every constant stored plainly, and what these are."""
+
+    spec: Any
+    blob: bytes
+    matches: Mapping[str, Match]
+    plan: Plan
+
+
+def convert_coreml(
+    captured: Captured,
+    quantization: Quantization | None,
+    encoding: str,
     *,
-    encoding: str = "auto",
     precision: str = "float16",
     deployment_target: str | None = None,
-) -> Artifact:
-    """Write `model` as an .mlpackage.
+) -> Converted:
+    """The model as an ML program.
 
     The batch is the example's: a Core ML program with a free extent leaves the neural engine.
 
@@ -71,45 +81,54 @@ def export_coreml(
         UsageError: an option that does not exist, or a deployment target too old for what was asked.
         ConversionError: an operator that coremltools cannot convert, or weights beyond float16.
     """
-    scheme = SCHEMES[model.quantization.scheme if model.quantization else ""]
+    scheme = SCHEMES[quantization.scheme if quantization else ""]
     target = _target(deployment_target, encoding, precision, scheme)
-    captured = capture(model, example_inputs)
-    refuse_random(captured)
     refuse_returned_inputs(captured, "Core ML")
     refuse_projections(captured, "Core ML")
     weights = _weights(captured)
     if precision == "float16":
         _refuse_overflow(weights)
-    storage = Storage(
-        weights,
-        {name: mask for name, mask in captured.masks.items() if name in weights},
-        {n: w.gates for n, w in prunable_weights(model.module).items() if w.gates > 1 and n in weights},
-        encoding=encoding,
-        scheme=scheme,
-        covered=model.quantization.covered if model.quantization else frozenset(),
-        one_bit_masks=target not in ("iOS16", "iOS17"),
-    )
-    with tempfile.TemporaryDirectory() as folder:  # coremltools leaves its own behind where a process ends badly
-        with naming_onnx(captured):
-            converted = _convert(captured, storage, target, precision, Path(folder) / "converted.mlpackage")
-        spec = converted.get_spec()
-        weight_file = Path(converted.weights_dir or "") / "weight.bin"
-        blob = inline_small(spec, weight_file.read_bytes()) if weight_file.is_file() else b""
+    spec, blob = _convert(captured, target, precision)
+    gates = {n: w.gates for n, w in prunable_weights(captured.original).items() if w.gates > 1 and n in weights}
     compact(spec)
-    inputs, outputs = ([feature.name for feature in side] for side in (spec.description.input, spec.description.output))
-    provenance = manifest.build(
-        model,
-        inputs=inputs,
-        outputs=outputs,
-        weights=storage.placed,
-        options={"encoding": encoding, "precision": precision, "deployment_target": deployment_target},
-        packages=("torch", "coremltools"),
+    matches, placed = match(spec, blob, weights, gates)
+    covered = quantization.covered if quantization else frozenset()
+    shared = [set(found.names) & captured.masks.keys() for found in matches.values()]
+    notes = [] if deployment_target else [f"deployment target {target}: the oldest that holds this model"]
+    if quantization and quantization.scheme == "int8":
+        notes.append("int8: the weights are int8, activations stay floating point")
+    return Converted(
+        _Source(spec, blob, matches, Plan(encoding, scheme, covered, target not in ("iOS16", "iOS17"))),
+        inputs=tuple(feature.name for feature in spec.description.input),
+        outputs=tuple(feature.name for feature in spec.description.output),
+        tensors=placed,
+        fixed=frozenset(name for names in shared if len(names) > 1 for name in names),
+        notes=tuple(notes),
     )
+
+
+def store_coreml(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """The package, with every weight in its smallest encoding."""
+    source: _Source = converted.source
+    spec = type(source.spec)()
+    spec.CopyFrom(source.spec)
+    blob, encodings = store(spec, source.blob, source.matches, masks, source.plan)
+    blob = inline_small(spec, blob) if blob else b""
+    scheme = source.plan.scheme
+    placed = {
+        name: Placement(
+            tensor, encodings[tensor].startswith("sparse"), not scheme or encodings[tensor].endswith(scheme)
+        )
+        for name, tensor in converted.tensors.items()
+    }
+    return Written(partial(_save, spec, blob, record), placed)
+
+
+def _save(spec: Any, blob: bytes, record: str, path: Path) -> int:
     with files.replacing(path, package=True) as temporary:
-        coreml_package.write(temporary, spec, blob, {manifest.KEY: manifest.dumps(provenance)})
+        coreml_package.write(temporary, spec, blob, {manifest.KEY: record})
         coreml_package.open_with_coremltools(temporary)
-    notes = (*captured.notes, *_notes(model, storage, target, deployment_target))
-    return Artifact(path, "coreml", files.size_bytes(path), provenance, notes)
+    return files.size_bytes(path)
 
 
 def _target(requested: str | None, encoding: str, precision: str, scheme: str) -> str:
@@ -153,31 +172,20 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
             )
 
 
-def _convert(captured: Captured, storage: Storage, target: str, precision: str, package: Path) -> Any:
-    """coremltools' conversion with our pass at the end of its pipeline; an MLModel that was never loaded.
-
-    Args:
-        package: where coremltools puts its own files.
-    """
+def _convert(captured: Captured, target: str, precision: str) -> tuple[Any, bytes]:
+    """coremltools' conversion: the Model message, never loaded by its runtime, and its weight file."""
     coreml_graph.prepare(captured.module)
-    with _quiet():
+    # coremltools leaves folders of its own behind where a process ends badly
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
         import coremltools as ct
-        from coremltools.converters.mil.mil.passes.graph_pass import AbstractGraphPass
-        from coremltools.converters.mil.mil.passes.pass_registry import PASS_REGISTRY
 
-        class StoreWeights(AbstractGraphPass):
-            def apply(self, program: Any) -> None:
-                store(program, storage)
-
-        PASS_REGISTRY.passes[_PASS] = StoreWeights()
         source: Any = None
         try:
             program = captured.program()
             source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
             pipeline.remove_passes(_UNWANTED_PASSES)
-            pipeline.append_pass(_PASS)
-            return ct.convert(
+            converted = ct.convert(
                 source,
                 inputs=inputs,
                 outputs=[
@@ -189,14 +197,14 @@ def _convert(captured: Captured, storage: Storage, target: str, precision: str, 
                 compute_precision=ct.precision.FLOAT16 if precision == "float16" else ct.precision.FLOAT32,
                 pass_pipeline=pipeline,
                 skip_model_load=True,
-                package_dir=str(package),
+                package_dir=str(Path(folder) / "converted.mlpackage"),
             )
         except IdpDeployError:
             raise
         except Exception as error:  # coremltools raises every kind; what failed is in its text
             raise _explained(error, captured, source) from error
-        finally:
-            del PASS_REGISTRY.passes[_PASS]
+        weight_file = Path(converted.weights_dir or "") / "weight.bin"
+        return converted.get_spec(), weight_file.read_bytes() if weight_file.is_file() else b""
 
 
 def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
@@ -259,18 +267,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _notes(model: CompressedModel, storage: Storage, target: str, requested: str | None) -> tuple[str, ...]:
-    notes = [] if requested else [f"deployment target {target}: the oldest that holds this model"]
-    if model.quantization and model.quantization.scheme == "int8":
-        notes.append("int8: the weights are int8, activations stay floating point")
-    placed = {
-        name: Placement(tensor, storage.encodings[tensor].startswith("sparse"), _is_narrow(storage, tensor))
-        for name, tensor in storage.placed.items()
-    }
-    return (*notes, *storage_notes(model, placed, storage.encoding))
-
-
-def _is_narrow(storage: Storage, tensor: str) -> bool:
-    return not storage.scheme or storage.encodings[tensor].endswith(storage.scheme)

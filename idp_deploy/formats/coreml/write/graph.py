@@ -16,8 +16,11 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.constants import fold_constants
-from idp_deploy.exporting.spelling import (
+from idp_deploy.formats.coreml.write.cells import spell_out_cells
+from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+from idp_deploy.recurrences import RECURRENT
+from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     Row,
     adaptive_avg_pool3d,
@@ -27,10 +30,7 @@ from idp_deploy.exporting.spelling import (
     embedding_bag,
     spell_out,
 )
-from idp_deploy.exporting.transposed import crop_explicitly, held_by_coreml
-from idp_deploy.formats.coreml.write.cells import spell_out_cells
-from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
-from idp_deploy.recurrences import RECURRENT
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten
 

@@ -13,9 +13,9 @@ import torch
 
 from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.spelling import adaptive_avg_pool3d, adaptive_max_pool2d, spell_out
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
+from idp_deploy.rewriting.spelling import adaptive_avg_pool3d, adaptive_max_pool2d, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8

@@ -6,107 +6,111 @@ smallest in this file, decode nodes included.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from idp_deploy import files
-from idp_deploy.capturing import capture
+from idp_deploy.capturing import Captured
 from idp_deploy.errors import UsageError
-from idp_deploy.exporting.randomness import refuse_random
-from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.external_data import data_name, remove_data
-from idp_deploy.formats.notes import Placement, storage_notes
+from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.onnx.write.conversion import convert
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.matching import Match, match
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
+from idp_deploy.formats.writing import Converted, Written, pruned
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message
 EXTERNAL_ALIGNMENT = 64  # runtimes map tensors at aligned offsets
 
 
-def export_onnx(
-    model: CompressedModel,
-    example_inputs: tuple[Any, ...],
-    path: Path,
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The graph without its constants, and these."""
+
+    proto: onnx.ModelProto
+    constants: Mapping[str, np.ndarray]
+    matches: Mapping[str, Match]
+    scheme: str | None
+    kept_float: frozenset[str]  # constants that the scheme leaves out
+    encoding: str
+    external_data_above: int
+
+
+def convert_onnx(
+    captured: Captured,
+    quantization: Quantization | None,
+    encoding: str,
     *,
-    encoding: str = "auto",
-    dynamic_batch: bool = True,
     external_data_above: int = PROTOBUF_LIMIT,
-) -> Artifact:
-    """Write `model` as ONNX (opset 18, IR 8) that onnxruntime 1.17 and newer load.
+) -> Converted:
+    """The model as ONNX (opset 18, IR 8) that onnxruntime 1.17 and newer load.
 
     Args:
         encoding: auto takes the smallest of dense, bitmask, gaps8 and gaps4 for each tensor; one of these names uses
             it wherever it is smaller than dense; portable takes gaps8 and gaps4 only; sparse-initializer uses ONNX's
             own sparse constants.
-        dynamic_batch: leave the batch free where the model allows it.
-        external_data_above: a model of more bytes than this keeps its tensors in a second file beside `path`.
+        external_data_above: a model of more bytes than this keeps its tensors in a second file beside its own.
 
     Raises:
         UsageError: unknown encoding. ConversionError: an operator that ONNX cannot hold.
     """
-    path = Path(path)
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
-    captured = capture(model, example_inputs, dynamic_batch=dynamic_batch)
-    refuse_random(captured)
     proto = convert(captured)
-    notes = [] if captured.dynamic_batch or not dynamic_batch else ["the model fixes its batch: the file does too"]
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
-    matches = match(captured, tensors)
-    quantization = model.quantization
-    kept_float = set(quantization.kept_float) if quantization else set()
-    floats = {name for name, found in matches.items() if kept_float & set(found.parameters)}
+    matches = match(captured, {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer})
+    kept = set(quantization.kept_float) if quantization else set()
+    floats = frozenset(name for name, found in matches.items() if kept & set(found.parameters))
     if quantization is not None and quantization.scheme == "int8":
         proto = quantize_static(proto, quantization.calibration, floats)
-    placed = _encode(proto.graph, matches, quantization.scheme if quantization else None, floats, encoding)
-    notes += [*captured.notes, *storage_notes(model, placed, encoding)]
-    entry = manifest.build(
-        model,
-        inputs=[value.name for value in proto.graph.input],
-        outputs=[value.name for value in proto.graph.output],
-        weights={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
-        options={"encoding": encoding, "dynamic_batch": dynamic_batch},
-        packages=("torch", "onnx", "onnxscript"),
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    del proto.graph.initializer[:]
+    scheme = quantization.scheme if quantization else None
+    twins = [[p for p in found.parameters if p in captured.masks] for found in matches.values()]
+    return Converted(
+        _Source(proto, constants, matches, scheme, floats, encoding, external_data_above),
+        inputs=tuple(value.name for value in proto.graph.input),
+        outputs=tuple(value.name for value in proto.graph.output),
+        tensors={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
+        fixed=frozenset(p for masked in twins if len(masked) > 1 for p in masked),
     )
-    proto.metadata_props.add(key=manifest.KEY, value=manifest.dumps(entry))
-    size = _write(proto, path, external_data_above)
-    return Artifact(path, "onnx", size, entry, tuple(notes))
 
 
-def _encode(
-    graph: onnx.GraphProto, matches: Mapping[str, Match], scheme: str | None, kept_float: Collection[str], encoding: str
-) -> dict[str, Placement]:
-    """Replace the initializers by their encoded form, in place; how each parameter lies now."""
+def store_onnx(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """The file, with every constant in its smallest form and encoding."""
+    source: _Source = converted.source
     weights = []
     placed: dict[str, Placement] = {}
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        found = matches.get(tensor.name)
-        mask = values != 0 if found is None else found.mask | (values != 0)
-        weight = Weight(tensor.name, values, mask)
-        weight = weight if tensor.name in kept_float else smallest_form(weight, scheme, encoding)
+    for name, constant in source.constants.items():
+        found = source.matches.get(name)
+        mask = constant != 0 if found is None else found.kept(masks, constant)
+        weight = Weight(name, pruned(constant, mask), mask)
+        weight = weight if name in source.kept_float else smallest_form(weight, source.scheme, source.encoding)
         weights.append(weight)
-        placement = Placement(tensor.name, choose(weight, encoding) != "dense", weight.is_narrow)
+        placement = Placement(name, choose(weight, source.encoding) != "dense", weight.is_narrow)
         placed |= dict.fromkeys(found.parameters if found is not None else (), placement)
-    del graph.initializer[:]
-    decoder = Decoder(graph)
-    store = Store(decoder, encoding, weights)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(source.proto)
+    decoder = Decoder(proto.graph)
+    store = Store(decoder, source.encoding, weights)
     for weight in weights:
         store.add(weight)
     decoder.finish()
-    return placed
+    proto.metadata_props.add(key=manifest.KEY, value=record)
+    return Written(partial(_write, proto, external_data_above=source.external_data_above), placed)
 
 
 def _write(proto: onnx.ModelProto, path: Path, external_data_above: int) -> int:

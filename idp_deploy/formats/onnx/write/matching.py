@@ -19,11 +19,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One initializer's parameters. `mask` has the initializer's layout; True = stored."""
+    """One initializer's parameters."""
 
     parameters: tuple[str, ...]
     transposed: bool  # the initializer is parameter.T
-    mask: np.ndarray
+    nonzero: np.ndarray  # in the initializer's layout
+
+    def kept(self, masks: Mapping[str, np.ndarray], values: np.ndarray) -> np.ndarray:
+        """Which of the initializer's `values` are stored: what the masks keep, without any what is not zero.
+
+        Where several masks meet on one tensor an entry is stored if any keeps it.
+        """
+        mine = [masks[name] for name in self.parameters if name in masks]
+        if not mine:
+            return self.nonzero | (values != 0)  # a weight that integers round to zero was kept
+        kept: np.ndarray = np.logical_or.reduce(mine)
+        return (kept.T if self.transposed else kept).reshape(self.nonzero.shape)
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,10 @@ class Copy:
 
 
 def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Match]:
-    """A `Match` for each tensor; without parameters and with mask = (tensor != 0) where nothing equals it.
+    """A `Match` for each tensor, without parameters where nothing equals it.
 
     A parameter that occurs under its own name is matched by name first, the others by content in C order, then by
-    the content of their transposed. Where several masks meet on one tensor an entry is stored if any keeps it.
+    the content of their transposed.
     """
     direct: dict[bytes, list[str]] = {}
     turned: dict[bytes, list[str]] = {}
@@ -52,12 +63,8 @@ def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Ma
         digest = _digest(values)
         transposed = digest not in direct and digest in turned
         parameters = (turned if transposed else direct).get(digest, [])
-        masks = [captured.masks[p] for p in parameters if p in captured.masks]
-        mask = values != 0
-        if masks:
-            kept = np.logical_or.reduce(masks)
-            mask = (kept.T if transposed else kept).reshape(values.shape) | mask
-        matches[name] = Match(tuple(sorted(parameters, key=lambda p: (p != name, p))), transposed, mask)
+        ranked = tuple(sorted(parameters, key=lambda p: (p != name, p)))
+        matches[name] = Match(ranked, transposed, values != 0)
     return matches
 
 

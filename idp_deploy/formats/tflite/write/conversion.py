@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.spelling import (
+from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     Row,
     adaptive_avg_pool3d,
@@ -28,8 +29,7 @@ from idp_deploy.exporting.spelling import (
     repeat,
     spell_out,
 )
-from idp_deploy.exporting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
-from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
@@ -51,7 +51,7 @@ _SPELLED: dict[Any, Row] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Converted:
+class Lowered:
     """The converter's file and how its signature maps to the model's flattened inputs and outputs.
 
     Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
@@ -88,7 +88,7 @@ class FlatIO(nn.Module):
         return tuple(x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor))
 
 
-def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Converted:
+def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Lowered:
     """Run litert_torch on `captured`.
 
     Args:
@@ -120,7 +120,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
                 f"TFLite conversion fails at {explain(captured.module, str(error) or type(error).__name__)}",
                 way_out=_way_out(str(error)),
             ) from error
-    return Converted(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
+    return Lowered(content, tuple(tuple(x.numpy() for x in _tensors(c)) for c in calibration), calls, channel_last)
 
 
 def _tensors(call: Any) -> list[Tensor]:

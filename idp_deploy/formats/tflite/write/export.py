@@ -1,6 +1,6 @@
 """TFLite: CompressedModel → .tflite with sparse weights behind DENSIFY, checked in both of LiteRT's runtimes.
 
-    capture → convert (litert_torch) → match constants to parameters → store each the smallest way → serialize → check
+    convert (litert_torch) → match constants to parameters | store each the smallest way → serialize → prove
 
 Image inputs are channel-last in the file, which is how XNNPACK runs; the manifest's `layouts` says so. Shapes are
 fixed: a batch of 1 is what phones run.
@@ -9,22 +9,22 @@ fixed: a batch of 1 is what phones run.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import fx
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, capture, refuse_returned_inputs
+from idp_deploy.capturing import Captured, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.randomness import refuse_random
-from idp_deploy.exporting.ways_out import naming_onnx
-from idp_deploy.flow import Artifact, CompressedModel
+from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
-from idp_deploy.formats.notes import Placement, storage_notes
+from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
-from idp_deploy.formats.tflite.write.conversion import Converted, convert, explain
+from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
 from idp_deploy.formats.tflite.write.ends import integer_ends, refuse_io
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
@@ -41,103 +41,128 @@ from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
-from idp_deploy.formats.tflite.write.storing import Plan, plan, store_constants
+from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
+from idp_deploy.formats.writing import Converted, Written
 
 _KEPT_METADATA = (b"min_runtime_version",)
 _WAY_OUT_INT8 = "use --scheme int8-weights, which keeps activations float"
 _WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML for a palette"
 
 
-def export_tflite(
-    model: CompressedModel, example_inputs: tuple[Any, ...], path: Path, *, encoding: str = "auto", io: str = "float"
-) -> Artifact:
-    """Write `model` as a .tflite file that stock LiteRT loads.
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """The file with every constant stored plainly, and what they are."""
+
+    content: bytes
+    matches: Mapping[int, Match]
+    plan: Plan
+    calls: Sequence[tuple[Named, Named]]  # of the model, by tensor name, inputs in the file's layout
+    module: fx.GraphModule  # for naming what a runtime stops at
+    micro: bool  # whether the weights go behind decoders that only TensorFlow Lite Micro knows
+
+
+def convert_tflite(
+    captured: Captured, quantization: Quantization | None, encoding: str, *, io: str = "float"
+) -> Converted:
+    """The model as a TFLite file that stock LiteRT loads.
+
+    Shapes are those of the example inputs. Integers of 64 bits become 32 bits wide in the file.
 
     Args:
-        example_inputs: positional arguments of forward; their shapes become the file's. Integers of 64 bits become
-            32 bits wide in the file.
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
             that layout on every weight that has a mask; tflm stores them for TensorFlow Lite Micro alone.
         io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
 
     Raises:
-        ConversionError: an operator or a scheme TFLite cannot hold, or a file that fails its check; nothing is
-            written then. UsageError: an unknown encoding, or integers asked of a model that computes floats.
+        ConversionError: an operator or a scheme TFLite cannot hold. UsageError: an unknown encoding, or integers asked
+            of a model that computes floats.
     """
-    path = Path(path)
-    quantization = model.quantization
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     refuse_io(io, scheme)
-    wanted = plan(encoding, scheme, _quantized(model))
-    captured = capture(model, example_inputs)
-    refuse_random(captured)
+    wanted = plan(encoding, scheme, _quantized(captured, quantization))
     refuse_returned_inputs(captured, "TFLite")
-    with naming_onnx(captured):
-        converted = convert(captured, _calibration(model, example_inputs))
-    tflite = parse(converted.content)
+    lowered = convert(captured, _calibration(captured, quantization))
+    tflite = parse(lowered.content)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
     mean_single_places(tflite)
-    parameters, masks = _parameters(model, captured)
+    parameters, masks = _parameters(captured)
     matches = match({c.index: c.values for c in constants(tflite)}, parameters)
     outputs = captured.output_names()
     _name_outputs(tflite, outputs)
     _name(tflite, matches)
     ends: tuple[str, ...] = ()
     if scheme == "int8":
-        tflite, matches = _integers(tflite, matches, converted, wanted.quantized)
+        tflite, matches = _integers(tflite, matches, lowered, wanted.quantized)
         ends = integer_ends(tflite) if io == "int8" else ()
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
-    record = _manifest(model, converted, matches, outputs, {"encoding": encoding, "io": io})
-    base, calls = serialize(tflite), _calls(converted, record)
-    for storing, note in wanted.attempts():
-        content, placed = _stored(base, matches, masks, storing, record)
-        failure = failure_of(content, calls, TOLERANCES[scheme])
-        if not failure:
-            if encoding == "tflm":
-                content, placed = _for_micro(content, placed)
-            files.write_bytes(path, content)
-            notes = (
-                *captured.notes,
-                *_layout_notes(record),
-                *ends,
-                *storage_notes(model, placed, encoding),
-                *([note] if note else []),
-            )
-            return Artifact(path, "tflite", len(content), record, notes)
-    if scheme == "int8":
-        raise ConversionError(explain(captured.module, failure), way_out=_WAY_OUT_INT8)
-    with naming_onnx(captured):
-        raise ConversionError(explain(captured.module, failure), way_out="leave that operator out")
-
-
-def _layout_notes(record: Mapping[str, Any]) -> list[str]:
-    """Which inputs lie otherwise in the file than in the model: a runtime takes the wrong layout without a word."""
-    turned = [name for name, layout in record["layouts"].items() if layout == "NHWC"]
-    if not turned:
-        return []
-    verb = "takes" if len(turned) == 1 else "take"
-    return [
-        f"layout: {', '.join(turned)} {verb} images as NHWC (batch, height, width, channels) where the model takes "
-        "NCHW; outputs keep the model's layout"
+    calls = [
+        (_arriving(given, lowered.channel_last), dict(zip(outputs, expected, strict=True)))
+        for given, expected in lowered.calls
     ]
+    layouts = {f"args_{i}": "NHWC" for i in sorted(lowered.channel_last)}
+    return Converted(
+        _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm"),
+        inputs=tuple(f"args_{i}" for i in range(len(lowered.calls[0][0]))),
+        outputs=tuple(outputs),
+        tensors={found.parameter: found.parameter for found in matches.values()},
+        fixed=frozenset(found.parameter for found in matches.values() if not found.exact),
+        layouts=layouts,
+        notes=(*_layout_notes(layouts), *ends),
+    )
+
+
+def store_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """The file as it was planned."""
+    source: _Source = converted.source
+    return _written(source, *_stored(source, masks, source.plan, record))
+
+
+def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
+    """The first of the plan's attempts that both of LiteRT's kernel sets compute right.
+
+    Raises:
+        ConversionError: none is.
+    """
+    source: _Source = converted.source
+    failure = ""
+    for storing, note in source.plan.attempts():
+        content, placed = _stored(source, masks, storing, record)
+        failure = failure_of(content, source.calls, TOLERANCES[source.plan.scheme])
+        if not failure:
+            return _written(source, content, placed, (note,) if note else ())
+    way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
+    raise ConversionError(explain(source.module, failure), way_out=way_out)
 
 
 def _stored(
-    base: bytes, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], storing: Plan, record: Mapping[str, Any]
+    source: _Source, masks: Mapping[str, np.ndarray], storing: Plan, record: str
 ) -> tuple[bytes, dict[str, Placement]]:
     """The file with its constants stored according to a plan, and how each parameter lies in it."""
-    tflite = parse(base)
-    placed = store_constants(tflite, matches, masks, storing)
+    tflite = parse(source.content)
+    prune_constants(tflite, source.matches, masks)
+    placed = store_constants(tflite, source.matches, masks, storing)
     return _finish(tflite, record), placed
 
 
+def _written(source: _Source, content: bytes, placed: Mapping[str, Placement], notes: tuple[str, ...] = ()) -> Written:
+    """The file, for TensorFlow Lite Micro where it was meant for that."""
+    if source.micro:
+        content, placed = _for_micro(content, placed)
+    return Written(partial(_save, content), placed, notes)
+
+
+def _save(content: bytes, path: Path) -> int:
+    files.write_bytes(path, content)
+    return len(content)
+
+
 def _for_micro(content: bytes, placed: Mapping[str, Placement]) -> tuple[bytes, dict[str, Placement]]:
-    """A file that LiteRT has just taken, with its weights behind decoders that LiteRT does not know."""
+    """A file that LiteRT takes, with its weights behind decoders that LiteRT does not know."""
     tflite = parse(content)
     packed = behind_decoders(tflite)
     compact(tflite)
@@ -146,21 +171,33 @@ def _for_micro(content: bytes, placed: Mapping[str, Placement]) -> tuple[bytes, 
     }
 
 
-def _quantized(model: CompressedModel) -> set[str]:
-    """The parameters that the scheme covers."""
-    if model.quantization is None:
-        return set()
-    return set(model.quantization.signal_to_noise_db or model.masks) - set(model.quantization.kept_float)
-
-
-def _calibration(model: CompressedModel, example_inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    if model.quantization is None or model.quantization.scheme != "int8":
+def _layout_notes(layouts: Mapping[str, str]) -> tuple[str, ...]:
+    """Which inputs lie otherwise in the file than in the model: a runtime takes the wrong layout without a word."""
+    turned = [name for name, layout in layouts.items() if layout == "NHWC"]
+    if not turned:
         return ()
-    return model.quantization.calibration or (example_inputs,)
+    verb = "takes" if len(turned) == 1 else "take"
+    return (
+        f"layout: {', '.join(turned)} {verb} images as NHWC (batch, height, width, channels) where the model takes "
+        "NCHW; outputs keep the model's layout",
+    )
+
+
+def _quantized(captured: Captured, quantization: Quantization | None) -> set[str]:
+    """The parameters that the scheme covers."""
+    if quantization is None:
+        return set()
+    return set(quantization.signal_to_noise_db or captured.masks) - set(quantization.kept_float)
+
+
+def _calibration(captured: Captured, quantization: Quantization | None) -> tuple[Any, ...]:
+    if quantization is None or quantization.scheme != "int8":
+        return ()
+    return quantization.calibration or (captured.example_inputs,)
 
 
 def _integers(
-    tflite: Any, matches: Mapping[int, Match], converted: Converted, quantized: Collection[str]
+    tflite: Any, matches: Mapping[int, Match], lowered: Lowered, quantized: Collection[str]
 ) -> tuple[Any, dict[int, Match]]:
     """Weights and activations in int8; the matches under the tensor indices of the new model."""
     graph = tflite.subgraphs[0]
@@ -172,7 +209,7 @@ def _integers(
         for op in graph.operators
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
-    calls = [_arriving(call, converted.channel_last) for call in converted.calibration]
+    calls = [_arriving(call, lowered.channel_last) for call in lowered.calibration]
     content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
@@ -209,18 +246,13 @@ def _arriving(call: Sequence[np.ndarray], channel_last: Collection[int]) -> dict
     return {f"args_{i}": np.array(x, narrow.get(x.dtype, x.dtype), order="C") for i, x in enumerate(arrays)}
 
 
-def _parameters(model: CompressedModel, captured: Captured) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def _parameters(captured: Captured) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Float parameters and buffers that the graph uses, and masks. A tied weight goes by the name that has the mask.
 
     Prunable weights come first: they have the first claim on a constant.
     """
-    by_identity = {id(p): name for name, p in model.module.named_parameters() if name in captured.masks}
-    tied = {
-        name: by_identity[id(p)]
-        for name, p in model.module.named_parameters(remove_duplicate=False)
-        if id(p) in by_identity
-    }
-    used = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"}
+    tied = {captured.aliases.get(name, name): name for name in captured.masks}
+    used = captured.used
     found = {
         tied.get(name, name): captured.weight(name)
         for name, t in captured.module.state_dict().items()
@@ -263,41 +295,12 @@ def _name(tflite: Any, matches: Mapping[int, Match]) -> None:
             tensor.name = names.get(index) or unique(f"{prefix}constant")
 
 
-def _manifest(
-    model: CompressedModel,
-    converted: Converted,
-    matches: Mapping[int, Match],
-    outputs: Sequence[str],
-    options: Mapping[str, str],
-) -> dict[str, Any]:
-    names: dict[str, str] = {}
-    for found in matches.values():
-        names.setdefault(found.parameter, found.parameter)
-    return manifest.build(
-        model,
-        inputs=[f"args_{i}" for i in range(len(converted.calls[0][0]))],
-        outputs=outputs,
-        weights=names,
-        layouts={f"args_{i}": "NHWC" for i in sorted(converted.channel_last)},
-        options=options,
-        packages=("torch", "litert-torch", "ai-edge-litert"),
-    )
-
-
-def _finish(tflite: Any, record: Mapping[str, Any]) -> bytes:
+def _finish(tflite: Any, record: str) -> bytes:
     """Attach the manifest, drop what no runtime reads, serialize."""
     entry = schema().MetadataT()
-    entry.name, entry.buffer = manifest.KEY, add_buffer(tflite, manifest.dumps(record).encode())
+    entry.name, entry.buffer = manifest.KEY, add_buffer(tflite, record.encode())
     tflite.metadata = [*(m for m in tflite.metadata or [] if m.name in _KEPT_METADATA), entry]
     tflite.metadataBuffer, tflite.description = None, "idp-deploy"
     compact(tflite)
     name_the_rest(tflite)
     return serialize(tflite)
-
-
-def _calls(converted: Converted, record: Mapping[str, Any]) -> list[tuple[Named, Named]]:
-    """The model's calls by tensor name, inputs in the file's layout."""
-    return [
-        (_arriving(inputs, converted.channel_last), dict(zip(record["outputs"], outputs, strict=True)))
-        for inputs, outputs in converted.calls
-    ]

@@ -15,9 +15,10 @@ import numpy as np
 from idp_deploy.errors import UsageError
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write import sparse as sparse
-from idp_deploy.formats.tflite.write.graph import Constant, add_tensor, constants, kind, operator, schema
+from idp_deploy.formats.tflite.write.graph import Constant, add_buffer, add_tensor, constants, kind, operator, schema
 from idp_deploy.formats.tflite.write.matching import Match
 from idp_deploy.formats.tflite.write.micro import refuse_micro
+from idp_deploy.formats.writing import pruned
 from idp_deploy.quantizers import quantize_int8
 
 # operator → (position of its weights, axis of its output channels); the operators whose weights may come from a decoder
@@ -85,6 +86,16 @@ def plan(encoding: str, scheme: str | None, quantized: Collection[str]) -> Plan:
     raise UsageError(
         f"TFLite has no encoding {encoding!r}", way_out="one of auto, dense, csr, block:1x4 (any 1xN), tflm"
     )
+
+
+def prune_constants(model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray]) -> None:
+    """Zero, in place, what `masks` does not keep of the main subgraph's constants."""
+    for constant in list(constants(model)):
+        found = matches.get(constant.index)
+        if found is not None and found.parameter in masks:
+            values = pruned(constant.values, found.lay_out(masks[found.parameter], constant.values.shape))
+            if values is not constant.values:
+                model.subgraphs[0].tensors[constant.index].buffer = add_buffer(model, values)
 
 
 def store_constants(

@@ -10,13 +10,13 @@ DENSIFY, that is, is stored sparse. It is off on x86 with AVX.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
-from idp_deploy.formats.operators import classes_of
+from idp_deploy.formats.sparse_kernels import Finding, SparseLint
+from idp_deploy.formats.tflite.words import WORDS
 
 THRESHOLD = 2 / 3
-CHEAP = ("elementwise", "piecewise", "transcendental")
+MOVABLE = ("elementwise", "piecewise", "transcendental", "fused", "memory", "table")  # classes of operators
 ADDING = frozenset({"ADD", "MUL"})
 POINTWISE = frozenset(
     (
@@ -26,31 +26,8 @@ POINTWISE = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A rule that an operator breaks."""
-
-    rule: str
-    op: str
-    message: str
-    fix: str
-
-
-@dataclass(frozen=True)
-class SparseLint:
-    """What XNNPACK does with the zeros of a .tflite file on ARM."""
-
-    runs_sparse: bool
-    sparse_ops: tuple[str, ...]
-    zero_share: float  # of the weights that the two-thirds rule counts
-    findings: tuple[Finding, ...]
-
-
 def lint(contents: Contents) -> SparseLint:
-    """Apply every rule. A file of another format breaks the first one."""
-    if contents.format != "tflite":
-        message = f"{contents.format} files do not run in XNNPACK's sparse kernels"
-        return SparseLint(False, (), 0.0, (Finding("format", contents.path.name, message, "export to tflite"),))
+    """Apply every rule."""
     graph = _Graph(contents)
     cluster, findings = graph.cluster()
     counted = [t for op in cluster if (t := graph.weight(op)) is not None and graph.counts(op)]
@@ -240,7 +217,7 @@ class _Graph:
             if any(len(self._shape(name)) != 4 for name in (*known, *op.outputs)) or op.weights:
                 yield Finding("operator", op.name, f"{kind} of something else than two 4-D activations", "keep 4-D")
         elif kind not in POINTWISE:
-            known_word = classes_of("tflite").get(kind) in (*CHEAP, "fused", "memory", "table")
+            known_word = any(kind in WORDS.get(name, "").split() for name in MOVABLE)
             fix = "replace it, or move it after the mean" if known_word else "XNNPACK does not know it"
             yield Finding("operator", op.name, f"{kind} is not allowed inside the cluster", fix)
         if outside and kind != "PAD":

@@ -1,0 +1,48 @@
+"""What writing a format comes down to: `convert` makes a `Converted`, slowly and once; `store` makes a `Written` of it,
+fast and as often as zeros move. Everything around them is the same for all formats and stands in `exporting`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from idp_deploy.formats.notes import Placement
+
+
+@dataclass(frozen=True, eq=False)
+class Converted:
+    """A model in a format's own words, with the constants that hold its weights known and not stored yet.
+
+    `source` is what the format's `store` goes on with, and leaves as it is.
+    """
+
+    source: Any
+    inputs: tuple[str, ...]  # names in the file, in the order of the flattened example inputs
+    outputs: tuple[str, ...]  # in the order of the flattened outputs
+    tensors: Mapping[str, str]  # parameter → tensor in the file; what a converter computed away has none
+    fixed: frozenset[str] = frozenset()  # those of them that stand for more than their parameter: zeros cannot move
+    layouts: Mapping[str, str] = field(default_factory=dict)  # input or output → "NHWC" where it is not the model's
+    notes: tuple[str, ...] = ()  # what the user would not expect
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """A file that is whole but for its place on the disk."""
+
+    save: Callable[[Path], int]  # writes it, atomically; the bytes on the disk
+    placed: Mapping[str, Placement]  # by parameter
+    notes: tuple[str, ...] = ()
+
+
+def pruned(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """`values` with zeros where `mask` keeps nothing; the same array where it has them already.
+
+    >>> pruned(np.array([1.0, 2.0]), np.array([True, False])).tolist()
+    [1.0, 0.0]
+    """
+    return np.where(mask, values, values.dtype.type(0)) if np.any(values, where=~mask) else values
