@@ -97,7 +97,7 @@ def vendor_table(estimates: Sequence[Estimate]) -> Table:
 def estimate_tables(estimates: Sequence[Estimate]) -> list[Table]:
     """Our estimates and vendors', each kind in a table of its own."""
     ours = [e for e in estimates if not e.vendor]
-    tables = [estimate_table(ours, "estimates (simulated, not measured)")] if ours or not estimates else []
+    tables = [TABLES["estimates"](ours)] if ours or not estimates else []
     return tables + ([vendor_table(estimates)] if len(ours) < len(estimates) else [])
 
 

@@ -1,6 +1,7 @@
 """Who `simulate` asks about a file on a device: one row each, and what they say never mixes.
 
-    estimates     the cost model: a latency with an interval, for any device
+    estimates     the cost model: a latency with an interval, for any device; or the software of the device's vendor,
+                  where a target names it (`simulation.vendor`), shown in a table of its own
     measurements  a runtime of this host, which says nothing of a device
     counts        the stock arm64 runtime under an emulator: what executes there, no time
 
