@@ -6,6 +6,7 @@ where they are its attributes. Tracing the rewritten graph once more would cost 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -22,6 +23,41 @@ from torch.export.graph_signature import (
 from torch.utils import _pytree
 
 _KNOWN = {InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR, InputKind.USER_INPUT}
+
+
+def inline(
+    module: fx.GraphModule,
+    before: fx.Node,
+    body: fx.GraphModule,
+    operands: Iterable[Any],
+    prefix: str,
+    hold: Callable[[str, Any], object],
+) -> tuple[Any, list[fx.Node]]:
+    """Copy the operators of a graph into another.
+
+    Args:
+        before: of which node. operands: what stands for its inputs.
+        prefix: of the names of what it holds: constants, or further bodies. hold: (name, value) keeps one in `module`.
+
+    Returns:
+        What the body returns, and every operator that was copied.
+    """
+    arguments, copies, results = iter(operands), dict[fx.Node, Any](), None
+    made = []
+    with module.graph.inserting_before(before):
+        for node in body.graph.nodes:
+            if node.op == "placeholder":
+                copies[node] = next(arguments)
+            elif node.op == "output":
+                results = fx.node.map_arg(node.args[0], copies.__getitem__)
+            else:
+                copies[node] = module.graph.node_copy(node, copies.__getitem__)
+                made.append(copies[node])
+            if node.op == "get_attr":
+                name = f"{prefix}_{node.target}".replace(".", "_")
+                hold(name, attribute(body, str(node.target)))
+                copies[node].target = name
+    return results, made
 
 
 def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | None:

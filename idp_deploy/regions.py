@@ -6,14 +6,14 @@ neither operators nor weights. What the context manager asks for holds in every 
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 import torch
 import torch._higher_order_ops.wrap  # what registers the operators below, in every release
 from torch import fx
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.lifting import attribute
+from idp_deploy.lifting import attribute, inline
 
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 _BEFORE_BODY = {_AUTOCAST: 4, torch.ops.higher_order.wrap_with_set_grad_enabled: 1}  # arguments: device, dtype, …
@@ -45,21 +45,7 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
         )
     assert isinstance(held, fx.Node)
     body = attribute(module, str(held.target))
-    arguments = iter(operands)
-    copies: dict[fx.Node, Any] = {}
-    results: Any = ()
-    with module.graph.inserting_before(region):
-        for node in body.graph.nodes:
-            if node.op == "placeholder":
-                copies[node] = next(arguments)
-            elif node.op == "output":
-                results = fx.node.map_arg(node.args[0], copies.__getitem__)
-            else:
-                copies[node] = module.graph.node_copy(node, copies.__getitem__)
-            if node.op == "get_attr":  # a constant, or the body of a region inside
-                name = f"{held.target}_{node.target}".replace(".", "_")
-                setattr(module, name, attribute(body, str(node.target)))
-                copies[node].target = name
+    results, _ = inline(module, region, body, operands, str(held.target), partial(setattr, module))
     for user in list(region.users):  # getitem: a region returns a tuple
         user.replace_all_uses_with(results[user.args[1]])
         module.graph.erase_node(user)

@@ -56,7 +56,7 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "vendors"},
-    "rewriting": {"errors", "capturing"},
+    "rewriting": {"errors", "capturing", "lifting"},
     "distance": set(),
     "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},

@@ -26,8 +26,8 @@ from tests.tiny_project.tiny import build, task
 W = np.zeros((8, 8), np.float32)
 
 
-@pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+def counter(monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], Callable[[str, str], None]]:
+    """Counts by name, and what has the calls of a function ("module.function") counted under one."""
     seen: Counter[str] = Counter()
 
     def count(target: str, name: str) -> None:
@@ -40,6 +40,12 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         monkeypatch.setattr(target, wrapper)
 
+    return seen, count
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    seen, count = counter(monkeypatch)
     count("idp_deploy.formats.tflite.read.contents.read_tflite", "reads")
     count("zlib.compress", "compressions")  # gzip too goes through it
     files._compressed.cache_clear()
@@ -102,18 +108,7 @@ def test_run_with_three_formats_reads_each_file_once_and_opens_few_sessions(
 ) -> None:
     for package in ("coremltools", "litert_torch"):
         pytest.importorskip(package)
-    seen: Counter[str] = Counter()
-
-    def count(target: str, name: str) -> None:
-        module, _, leaf = target.rpartition(".")
-        real = getattr(import_module(module), leaf)
-
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            seen[name] += 1
-            return real(*args, **kwargs)
-
-        monkeypatch.setattr(target, wrapper)
-
+    seen, count = counter(monkeypatch)
     for format, row in HERE.items():
         count(row.read.replace(":", "."), f"{format} read")
     count("torch.export.export", "traces")

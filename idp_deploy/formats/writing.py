@@ -39,6 +39,23 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
+def fewest(dense: Mapping[str, int], sparse: Mapping[str, int], encoding: str, *, zeros: bool) -> str:
+    """The way to store a tensor that takes the fewest bytes, among those that `encoding` allows.
+
+    Args:
+        dense: way → bytes; empty where no dense way tells the kept entries from the zeros. sparse: the same.
+        encoding: auto | dense | sparse. zeros: whether there are any; without them sparse storage is not asked for.
+
+    >>> fewest({"dense": 40}, {"sparse": 9, "sparse+int8": 6}, "auto", zeros=True)
+    'sparse+int8'
+    """
+    if encoding == "dense":
+        costs = dict(dense) or {"dense": 0}
+    else:
+        costs = dict(sparse) if encoding == "sparse" and zeros else {**dense, **sparse}
+    return min(costs, key=costs.__getitem__)
+
+
 def pruned(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """`values` with zeros where `mask` keeps nothing; the same array where it has them already.
 

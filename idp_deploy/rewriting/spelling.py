@@ -12,7 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from idp_deploy.capturing import attribute
+from idp_deploy.lifting import attribute, inline
 
 aten = torch.ops.aten
 Row = Callable[..., Any]  # takes the operator's arguments; None where this call can stay as it is
@@ -44,22 +44,10 @@ def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
     traced = make_fx(body, pre_dispatch=True)(*(_value(module, source, fake) for source in sources))
     if not said:
         return
-    place = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
-    copies: dict[fx.Node, Any] = {}
-    arguments = iter(sources)
-    with module.graph.inserting_before(node):
-        for step in traced.graph.nodes:
-            if step.op == "placeholder":
-                copies[step] = next(arguments)
-            elif step.op == "output":
-                results = fx.node.map_arg(step.args[0], copies.__getitem__)
-            else:
-                copies[step] = module.graph.node_copy(step, copies.__getitem__)
-                copies[step].meta.update(place)
-            if step.op == "get_attr":  # a constant of the row's own
-                name = f"{node.name}_{step.target}".replace(".", "_")
-                module.register_buffer(name, attribute(traced, str(step.target)))
-                copies[step].target = name
+    place: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
+    results, made = inline(module, node, traced, sources, node.name, module.register_buffer)
+    for step in made:
+        step.meta.update(place)
     if isinstance(results, fx.Node):
         results.meta = {**node.meta, **{k: v for k, v in results.meta.items() if k == "val"}}
         node.replace_all_uses_with(results)

@@ -5,7 +5,7 @@ Its reports are two CSV files and warnings on standard output, of which one says
     Warning (supported operators) operator: MEAN, ofm: 'mean'
     Reason: Operation has tensor with unsupported DataType Float32 (features.26.0)
 
-Vela's options and reports: https://pypi.org/project/ethos-u-vela/5.2.0/ (OPTIONS.md, PERFORMANCE.md).
+Vela's options and reports: OPTIONS.md and PERFORMANCE.md of https://gitlab.arm.com/artificial-intelligence/ethos-u/ethos-u-vela.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from idp_deploy.formats.coreai.native import CoreAI
 from idp_deploy.formats.coreai.read import package
 from idp_deploy.formats.coreai.read.inlining import entry
 from idp_deploy.formats.coreai.read.program import Graph, Op, Typed, parse
-from idp_deploy.formats.coreai.read.weights import Weight, Weights
+from idp_deploy.formats.coreai.read.weights import Weights
+from idp_deploy.formats.decoded import stored_tensor
 
 _FEW = 64  # integers up to which a constant is an operator's setting, no table
 _CONVOLUTION = ("input", "weight", "strides", "dilations", "groups")
@@ -115,33 +117,9 @@ class _Reading:
             name = op.label or f"constant_{len(places)}"
             taken[name] += 1
             name = name if taken[name] == 1 else f"{name}_{taken[name]}"
-            tensors[name] = self._tensor(name, number)
+            tensors[name] = stored_tensor(name, partial(self.weights.decode, number))
             places[number] = name
         return tensors, places
-
-    def _tensor(self, name: str, number: int) -> StoredTensor:
-        weight = self.weights.decode(number)
-        visible = weight.stored if weight.stored is not None else weight.values
-        words = ["sparse"] if weight.mask is not None else []
-        if weight.palette:
-            words.append(f"lut{weight.bits:g}")
-        dequantize = None
-        if weight.stored is not None or weight.palette:
-            dequantize = self._later(number, lambda found: found.values.astype(np.float32))
-        return StoredTensor(
-            name,
-            tuple(visible.shape),
-            str(visible.dtype),
-            "+".join(words) or "dense",
-            sum(part.stored_bytes for part in {id(part): part for part in weight.parts}.values()),
-            _zeros(weight),
-            self._later(number, lambda found: found.stored if found.stored is not None else found.values),
-            weight.bits,
-            dequantize,
-        )
-
-    def _later(self, number: int, view: Callable[[Weight], np.ndarray]) -> Callable[[], np.ndarray]:
-        return lambda: view(self.weights.decode(number))
 
     def graph_ops(self) -> Iterator[GraphOp]:
         """Operators that run, in order."""
@@ -179,15 +157,6 @@ def _is_weight(op: Op) -> bool:
         return True
     shape, is_float = op.constant.shape, "float" in op.constant.dtype
     return len(shape) > 0 and (is_float or op.constant.size > _FEW)
-
-
-def _zeros(weight: Weight) -> int:
-    if weight.mask is not None:
-        return int(np.count_nonzero((weight.values == 0) & ~weight.mask))
-    if weight.stored is not None:
-        zero = 0 if weight.offset is None else weight.offset
-        return int(np.count_nonzero(weight.stored == zero))
-    return int(weight.values.size - np.count_nonzero(weight.values))
 
 
 def _plain(values: np.ndarray) -> Any:

@@ -11,27 +11,16 @@ transpose, reshape, cast, …       the same weight seen otherwise
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from idp_deploy.errors import FileError
 from idp_deploy.formats.coreai.read.program import Constant, Op
+from idp_deploy.formats.decoded import Weight as Decoded
 
+Weight = Decoded[Constant]
 _DEEPEST = 32  # operators between a constant and the weight it becomes
-
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A decoded constant. `stored` are integers where the file holds those; `values` is what operators see."""
-
-    values: np.ndarray
-    mask: np.ndarray | None = None  # what is stored, where zeros are left out
-    stored: np.ndarray | None = None  # dense integers of a quantized weight
-    offset: np.ndarray | None = None  # broadcastable zero point of `stored`
-    parts: tuple[Constant, ...] = field(default=())  # everything it is stored in
-    bits: float = 0.0  # a stored value takes
-    palette: bool = False
 
 
 class Weights:

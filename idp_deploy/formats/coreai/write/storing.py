@@ -21,7 +21,7 @@ import numpy as np
 
 from idp_deploy.formats.coreai.write.building import Builder, constants, inline, values_of
 from idp_deploy.formats.coreai.write.matching import Match, Matching
-from idp_deploy.formats.writing import pruned
+from idp_deploy.formats.writing import fewest, pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _FEWEST = 10  # entries below which nothing can be saved
@@ -147,13 +147,7 @@ def _smallest(
             table = 16 * width + 3 * _OPERATOR_BYTES
             sparse["sparse+lut4"] = bits + (kept + 1) // 2 + table + 3 * _OPERATOR_BYTES
             dense["lut4"] = (entries + 1) // 2 + table
-    if storage.encoding == "dense":
-        costs = dense or {"dense": 0}
-    elif storage.encoding == "sparse" and kept < entries:
-        costs = sparse
-    else:
-        costs = dense | sparse
-    return min(costs, key=lambda row: costs[row])
+    return fewest(dense, sparse, storage.encoding, zeros=kept < entries)
 
 
 def _compressed(

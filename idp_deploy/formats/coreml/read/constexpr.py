@@ -10,26 +10,15 @@ constexpr_cast                           float16 → float32
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from idp_deploy.errors import FileError
 from idp_deploy.formats.coreml.read.blob import bits_of, unpack
 from idp_deploy.formats.coreml.read.program import Constant, Operation
+from idp_deploy.formats.decoded import Weight as Decoded
 
-
-@dataclass(frozen=True, eq=False)
-class Weight:
-    """A decoded constant. `stored` is integer where the file stores integers; `values` is what operators see."""
-
-    values: np.ndarray
-    mask: np.ndarray | None = None  # what is stored, where zeros are left out
-    stored: np.ndarray | None = None  # dense integers of a quantized weight
-    offset: np.ndarray | None = None  # broadcastable zero point of `stored`
-    parts: tuple[Constant, ...] = field(default=())  # everything it is stored in
-    bits: float = 0.0  # a stored value takes
-    palette: bool = False
+Weight = Decoded[Constant]
 
 
 class Weights:

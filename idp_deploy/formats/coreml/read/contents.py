@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from idp_deploy import files
 from idp_deploy.errors import FileError
-from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
+from idp_deploy.flow import Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
-from idp_deploy.formats.coreml.read.constexpr import Weight, Weights, is_constexpr
+from idp_deploy.formats.coreml.read.constexpr import Weights, is_constexpr
 from idp_deploy.formats.coreml.read.program import Constant, Operation, load, walk
+from idp_deploy.formats.decoded import stored_tensor
 
 
 def read_coreml(path: Path) -> Contents:
@@ -30,7 +30,7 @@ def read_coreml(path: Path) -> Contents:
     used = {a for op in operations if not is_constexpr(op) for args in op.inputs.values() for a in args}
     try:
         tensors = {
-            value.name: _tensor(value, op, constants)
+            value.name: stored_tensor(value.name, partial(constants.decode, value.name))
             for op in operations
             for value in op.outputs
             if (op.kind == "const" and _is_weight(op)) or (is_constexpr(op) and value.name in used)
@@ -64,41 +64,6 @@ def _is_weight(op: Operation) -> bool:
     return isinstance(value, Constant) and (
         value.blob is not None or (value.dtype.startswith("float") and len(value.shape) > 0)
     )
-
-
-def _tensor(value: Value, op: Operation, constants: Weights) -> StoredTensor:
-    weight = constants.decode(value.name)
-    visible = weight.stored if weight.stored is not None else weight.values
-    words = ["sparse"] if weight.mask is not None else []
-    if weight.palette:
-        words.append(f"lut{weight.bits:g}")
-    dequantize = None
-    if weight.stored is not None or weight.palette:
-        dequantize = _later(constants, value.name, lambda w: w.values.astype(np.float32))
-    return StoredTensor(
-        value.name,
-        tuple(visible.shape),
-        str(visible.dtype),
-        "+".join(words) or "dense",
-        sum(part.stored_bytes for part in weight.parts),
-        _zeros(weight),
-        _later(constants, value.name, lambda w: w.stored if w.stored is not None else w.values),
-        weight.bits,
-        dequantize,
-    )
-
-
-def _later(constants: Weights, name: str, view: Callable[[Weight], np.ndarray]) -> Callable[[], np.ndarray]:
-    return lambda: view(constants.decode(name))
-
-
-def _zeros(weight: Weight) -> int:
-    if weight.mask is not None:
-        return int(weight.mask.size - np.count_nonzero(weight.mask))
-    if weight.stored is not None:
-        zero = 0 if weight.offset is None else weight.offset
-        return int(np.count_nonzero(weight.stored == zero))
-    return int(weight.values.size - np.count_nonzero(weight.values))
 
 
 def _graph_op(op: Operation, constants: Weights, tensors: Mapping[str, StoredTensor]) -> GraphOp:

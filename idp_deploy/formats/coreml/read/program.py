@@ -5,6 +5,7 @@ Manifest.json → model.mlmodel (protobuf) → one function → operations; cons
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,10 +36,7 @@ class Constant:
     @property
     def size(self) -> int:
         """Entries."""
-        n = 1
-        for extent in self.shape:
-            n *= extent
-        return n
+        return math.prod(self.shape)
 
     @property
     def stored_bytes(self) -> int:

@@ -22,7 +22,7 @@ import numpy as np
 from idp_deploy.formats.coreml.write.blob import INLINE_BYTES, Records, tensor_type, value_of
 from idp_deploy.formats.coreml.write.compacting import operations
 from idp_deploy.formats.coreml.write.matching import Match, blocks, constants
-from idp_deploy.formats.writing import pruned
+from idp_deploy.formats.writing import fewest, pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
@@ -84,13 +84,7 @@ def _smallest(values: np.ndarray, mask: np.ndarray, match: Match, plan: Plan) ->
             table = _record(16, width) + _OPERATOR_BYTES
             sparse["sparse+lut4"] = _record(bits) + _record((kept + 1) // 2) + table + _OPERATOR_BYTES
             dense["lut4"] = _record((entries + 1) // 2) + table
-    if plan.encoding == "dense":
-        costs = dense or {"dense": 0}
-    elif plan.encoding == "sparse" and kept < entries:
-        costs = sparse
-    else:
-        costs = dense | sparse
-    return min(costs, key=lambda row: costs[row])
+    return fewest(dense, sparse, plan.encoding, zeros=kept < entries)
 
 
 def _record(entries: int, width: int = 1) -> int:
