@@ -19,25 +19,24 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
+from idp_deploy.activation_noise import activation_noise
 from idp_deploy.capturing import Captured, attribute, capture
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantizers import (
-    decibels,
     dequantize_int8,
     dequantize_palette,
     palettize,
@@ -145,7 +144,7 @@ def quantize(
     if scheme == "int8" and captured is not None:
         biases = {name: bias for name, bias in _biases(captured).items() if name in axes and name not in unabsorbed}
         notes += _silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
-    activation_db = _activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
+    activation_db = activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
     if scheme.startswith("int8"):
         kept_float |= dict.fromkeys(_grouped_transposed(module, axes), _AMBIGUOUS)
@@ -340,70 +339,3 @@ def _silence_faint_channels(
                 f"their weights, at most {peaks[faint].max():.1e}, are lost beside their bias"
             )
     return tuple(notes)
-
-
-# ── noise of activations ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@dataclass
-class _Noise:
-    """Sums over calls for one layer."""
-
-    low: float = 0.0
-    high: float = 0.0
-    signal: float = 0.0
-    noise: float = 0.0
-    busy: bool = field(default=False)
-
-
-@torch.no_grad()
-def _activation_noise(
-    module: nn.Module, quantized: Mapping[str, np.ndarray], calls: Sequence[tuple[Any, ...]], *, integer_inputs: bool
-) -> dict[str, float]:
-    """Signal to noise of each layer's output in decibels, from its own quantization alone: its input is the float one.
-
-    Args:
-        integer_inputs: round the layer's input to 255 levels of the range it has over the calls as well.
-    """
-    owners = {name: _owner(module, name) for name in quantized}
-    layers = {
-        name: owner
-        for name, owner in owners.items()
-        if isinstance(owner, nn.Linear | _ConvNd) and name.endswith("weight")
-    }
-    records = {name: _Noise() for name in layers}
-
-    def watch(name: str, measuring: bool) -> Any:
-        record, weight = records[name], torch.from_numpy(quantized[name])
-
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            if record.busy or not inputs or not isinstance(inputs[0], Tensor):
-                return
-            x = inputs[0]
-            if not measuring:
-                record.low, record.high = min(record.low, float(x.min())), max(record.high, float(x.max()))
-                return
-            record.busy = True
-            rounded = _rounded(x, record.low, record.high) if integer_inputs else x
-            noisy = functional_call(layer, {"weight": weight.to(x.dtype)}, (rounded, *inputs[1:]))
-            record.busy = False
-            record.signal += float(output.double().square().sum())
-            record.noise += float((output.double() - noisy.double()).square().sum())
-
-        return hook
-
-    for measuring in (False, True) if integer_inputs else (True,):
-        handles = [layer.register_forward_hook(watch(name, measuring)) for name, layer in layers.items()]
-        try:
-            for call in calls:
-                module(*call)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return {name: decibels(record.signal, record.noise) for name, record in records.items() if record.signal > 0}
-
-
-def _rounded(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` on 256 evenly spaced levels from `low` ≤ 0 to `high` ≥ 0, zero among them."""
-    step = (high - low) / 255
-    return x if step == 0 else ((x / step).round() * step).clamp(low, high)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.flow import Contents, GraphOp, StoredTensor, Value
+from idp_deploy.flow import Contents, Estimate, GraphOp, Interval, StoredTensor, Value
 
 V1 = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *[(512, 1)] * 5, (1024, 2), (1024, 1))
 
@@ -90,3 +90,16 @@ def mobilenet_v1(width: float = 1.0, zeros: float = 0.9, classifier: float = 0.0
     for channels, stride in V1:
         net.depthwise(stride).conv(round(channels * width), zeros=zeros)
     return net.mean().linear(1000, classifier)
+
+
+def on_disk(net: TFLite, folder: Path) -> Contents:
+    """Contents whose path exists, as simulate looks at its size."""
+    path = folder / "net.tflite"
+    path.write_bytes(b"\0" * 100)
+    return net.contents(path=path)
+
+
+def latency(estimate: Estimate) -> Interval:
+    """The interval, where there has to be one."""
+    assert estimate.latency_ms is not None, estimate.reason
+    return estimate.latency_ms

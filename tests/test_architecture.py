@@ -24,8 +24,8 @@ _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 
 FOUNDATION = {"errors", "flow"}
 CORE = {
-    "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing", "tasks", "loading",
-    "reading", "formats", "ledger", "sealing", "facts", "distance",
+    "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "activation_noise", "capturing",
+    "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
+    "activation_noise": {"quantizers"},
     "capturing": FOUNDATION | {"lifting", "recurrences", "regions", "returning"},
     "regions": FOUNDATION | {"lifting"},
     "tasks": FOUNDATION,

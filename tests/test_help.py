@@ -1,0 +1,77 @@
+"""--help: what it says, and that it says it at once."""
+
+from __future__ import annotations
+
+import inspect
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from idp_deploy.cli.app import COMMANDS, _run
+
+PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
+CONFIGURATION = """
+model = "tiny:build"
+task = "tiny:task"
+weights = "model.pt"
+output = "out"
+targets = ["pixel-4"]
+
+[prune]
+target = 0.5
+epochs = 2
+
+[export]
+to = ["onnx"]
+
+[budgets.pixel-4.onnx]
+size = "100 kB"
+latency = "1 s"
+"""
+
+Cli = Callable[..., int]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_ends_in_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run([name, "--help"], debug=False) == 0
+    assert capsys.readouterr().out.rstrip().endswith(f"Example: {COMMANDS[name].example}")
+
+
+def test_help_imports_no_torch_and_is_quick() -> None:
+    code = (
+        "import sys; from idp_deploy.cli.app import _run; _run(['prune', '--help'], False);"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'onnxruntime', 'coremltools', 'scipy', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_their_help_says(name: str) -> None:
+    module, _, function = COMMANDS[name].function.partition(":")
+    documented = inspect.getdoc(getattr(import_module(f"idp_deploy.cli.{module}"), function)) or ""
+    assert COMMANDS[name].summary == documented.split("\n\n")[0].replace("\n", " ")
+
+
+def test_help_takes_at_most_2_2_times_a_bare_application(tmp_path: Path) -> None:
+    """By the processor's time, each alone and in turns: the least of five."""
+    (tmp_path / "bare.py").write_text(
+        "import typer\napp = typer.Typer(rich_markup_mode=None)\n"
+        "for name in 'abcdefghijklmnopq':\n    app.command(name)(lambda: None)\napp()\n"
+    )
+    lines = ([sys.executable, "-m", "idp_deploy", "--help"], [sys.executable, str(tmp_path / "bare.py"), "--help"])
+    ours, bare = zip(*[[_processor_seconds(line) for line in lines] for _ in range(5)], strict=True)
+    assert min(ours) <= 0.35
+    assert min(ours) <= 2.2 * min(bare)
+
+
+def _processor_seconds(line: list[str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(line, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
