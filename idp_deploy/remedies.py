@@ -27,9 +27,6 @@ from idp_deploy.units import METRICS, show
 SHARES = (*(0.02 * step for step in range(1, 45)), 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
 SCALE_BYTES = 4  # an output channel, where integers take the place of floats
 ROOM = 0.95  # zeros beyond which other means are tried first
-# layouts of sparse weights that a format's exporter chooses from
-LAYOUTS: Mapping[str, Sequence[str]] = {"onnx": ("bitmask", "gaps8", "gaps4"), "coreml": ("bitmask",)}
-_OTHERS = ("gaps8",)  # of TFLite: a byte of position beside each value
 Tried = Iterator[tuple[str, str, float]]  # (what, the command's words, the metric it would leave)
 
 
@@ -139,7 +136,7 @@ def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | No
 def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
     contents, value = evidence.contents, check.value or 0.0
     scale = value / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
-    layouts = LAYOUTS.get(contents.format, _OTHERS)
+    layouts = FORMATS[contents.format].layouts
     prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype.startswith("float")]
     magnitudes = {tensor.name: np.abs(_decoded(tensor)).ravel() for tensor in prunable}
 

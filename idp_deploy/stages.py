@@ -16,7 +16,6 @@ from idp_deploy.aiming import WANTED, compile_artifact, place_of
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
-from idp_deploy.gating import Evidence, gate, pairs
 from idp_deploy.ownership import claim, displace
 from idp_deploy.reading import read
 from idp_deploy.shipping import claim_artifacts, export_and_verify
@@ -289,8 +288,7 @@ class Run:
         return parity
 
     def _gate(self, pruned: Compressed, final: Compressed, parities: Mapping[FormatName, Parity]) -> Report:
-        from idp_deploy.remedies import remedied
-        from idp_deploy.simulation import simulate
+        from idp_deploy.judging import judge
         from idp_deploy.simulation.targets import load_target
 
         plan = self._plan
@@ -299,10 +297,6 @@ class Run:
         paths = [parity.artifact.path for parity in parities.values()]
         contents = [self._read[path] if path in self._read else read(path) for path in paths]
         by_path = {parity.artifact.path: parity for parity in parities.values()}
-        evidence = [
-            Evidence(one, simulate(one, device), by_path[one.path])
-            for one, device in pairs(contents, devices, plan.budgets)
-        ]
         facts = {
             "metric": pruned.metric,
             "accuracy": {**pruned.accuracy, **final.accuracy},
@@ -311,7 +305,7 @@ class Run:
             "parameters": final.parameters,
             "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
         }
-        report = remedied(gate(plan.budgets, evidence, strict=True), evidence, devices)
+        report, _ = judge(contents, devices, plan.budgets, parities=by_path, strict=True)
         return replace(report, facts=facts)
 
 

@@ -174,27 +174,31 @@ def check(
     targets: Sequence[Target | str] = (),
     budgets: Sequence[Budget] | Limits = (),
     baseline: Path | str | None = None,
+    allow_missing: bool = False,
 ) -> Report:
     """`idp-deploy check`: the gate.
 
     Args:
         targets: devices to estimate on beside those that the budgets name.
         budgets: as of `deploy`.
-        baseline: an earlier report of `check --json`; worse fails.
+        baseline: an earlier report of `check --json`; worse fails, and so does what it has no value for.
+        allow_missing: a baseline may lack checks, or metrics that are budgeted.
     """
-    from idp_deploy import gating, reading, simulation
+    from idp_deploy import gating, reading
+    from idp_deploy.judging import judge
 
     paths = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts)
-    limits = (*_budgets(budgets), *(gating.baseline_budgets(Path(baseline)) if baseline else ()))
+    configured, earlier = _budgets(budgets), gating.baseline_budgets(Path(baseline)) if baseline else ()
+    limits = (*configured, *earlier)
     devices = {device.name: device for device in map(_target, [*targets, *(b.target for b in limits)])}
     if not devices:
         raise UsageError("no target and no budget is named", way_out='pass targets=["pixel-4"], or budgets')
     contents = [reading.read(Path(path)) for path in paths]
-    evidence = [
-        gating.Evidence(one, simulation.simulate(one, device))
-        for one, device in gating.pairs(contents, list(devices.values()), limits)
-    ]
-    return gating.gate(limits, evidence)
+    report, evidence = judge(contents, list(devices.values()), limits)
+    if baseline and not allow_missing:
+        lacking = gating.ungated(Path(baseline), earlier, configured, evidence)
+        report = replace(report, checks=[*report.checks, *lacking])
+    return report
 
 
 def compare(

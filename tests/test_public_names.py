@@ -9,19 +9,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import idp_deploy
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import GateError, UsageError
 from idp_deploy.flow import Interval
 from idp_deploy.rendering import RENDERERS
 from tests.reports import report
+from tests.tflite_files import adding
 
 # name → parameters, in order; * stands for "by name from here"
 WORDS = {
-    "check": "artifacts * targets budgets baseline",
+    "check": "artifacts * targets budgets baseline allow_missing",
     "compare": "model task recipe * methods sparsities seeds options",
     "deploy": "model task recipe * to output stem targets budgets scheme encoding one_shot inputs announce "
     "recipe_fields",
@@ -187,3 +189,13 @@ def test_a_notebook_shows_results_as_pages_that_leave_the_notebook_alone(file: P
         style = page.partition("<style>")[2].partition("</style>")[0]
         rules = [rule for rule in style.splitlines() if rule.startswith(("body", "h1", "table", "*", ":root"))]
         assert not rules
+
+
+def test_a_baseline_that_holds_nothing_back_fails_in_python_too(tmp_path: Path) -> None:
+    file, baseline = tmp_path / "m.tflite", tmp_path / "earlier.json"
+    file.write_bytes(adding(np.zeros((8, 8), np.float32)))
+    baseline.write_text('{"checks": []}')
+    budgets = {"pixel-4": {"tflite": {"size": "1 MB"}}}
+    with pytest.raises(GateError, match="holds no checks"):
+        idp_deploy.check(file, budgets=budgets, baseline=baseline)
+    assert idp_deploy.check(file, budgets=budgets, baseline=baseline, allow_missing=True).passed

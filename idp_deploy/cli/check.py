@@ -53,12 +53,10 @@ def check(
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
     """
     from idp_deploy.cli.provenance import provenance
-    from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, ungated
-    from idp_deploy.gating import pairs as paired
+    from idp_deploy.gating import baseline_budgets, missing, ungated
     from idp_deploy.inspection import redundancy_of
+    from idp_deploy.judging import judge
     from idp_deploy.reading import read
-    from idp_deploy.remedies import remedied
-    from idp_deploy.simulation import simulate
     from idp_deploy.simulation.targets import load_target
 
     ready(format, output, *(artifacts or []))
@@ -79,8 +77,7 @@ def check(
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
     contents = [read(path) for path in paths]
-    evidence = [Evidence(c, simulate(c, device)) for c, device in paired(contents, devices, limits)]
-    report = remedied(gate(limits, evidence, strict=not artifacts), evidence, devices)
+    report, evidence = judge(contents, devices, limits, strict=not artifacts)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = missing(limits, evidence) if artifacts else ()

@@ -66,6 +66,6 @@ def simulate(
     document = estimate_document(answers, layers=layers, changes=changes, files=facts)
     emit(document, format=format, json=json, output=output)
     told = zip(question.pairs, answers["estimates"], strict=True)
-    refused = [e.reason for (_, device), e in told if not device.cores and not e.vendor]
+    refused = [e.reason for (_, device), e in told if not (device.cores or device.is_tool or e.vendor)]
     if refused:
         raise ConversionError(refused[0])

@@ -83,7 +83,8 @@ def simulate(
     chosen = target.runtime(loaded.format, runtime)
     if chosen is not None and target.is_tool:
         reason = f"{target.device} runs on many devices: no latency is estimated"
-        return _answer(loaded, target, chosen.name, loaded.work, None, reason, (), list(loaded.work.notes), transfer)
+        notes = list(loaded.work.notes)
+        return _taken(loaded, _answer(loaded, target, chosen.name, loaded.work, None, reason, (), notes, transfer))
     if chosen is not None and chosen.family in VENDORS:
         return vendor_estimate(loaded.contents, target, chosen, transfer=transfer)
     cores = sum(group.count for group in target.cores)
@@ -317,26 +318,23 @@ def _answer(
         )
         for index, op in enumerate(work.ops)
     )  # fmt: skip
-    unfit, way_out, told = _taken(loaded, runtime) if target.is_tool else ("", "", [])
     return Estimate(
         artifact=loaded.path, format=loaded.format, target=target.name, runtime=runtime, latency_ms=interval,
         reason=reason, size_bytes=contents.size_bytes if contents else sum(op.stored_bytes for op in work.ops),
         gzip_bytes=gzip_bytes, brotli_bytes=brotli_bytes, resident_weight_bytes=work.resident_bytes,
         peak_activation_bytes=work.peak_activation_bytes, macs=work.macs, executed_macs=work.executed_macs, ops=ops,
-        notes=(*notes, *told), basis=basis, dense_latency_ms=float(sum(dense_by_op)) if len(dense_by_op) else None,
-        unfit=unfit, way_out=way_out,
+        notes=tuple(notes), basis=basis, dense_latency_ms=float(sum(dense_by_op)) if len(dense_by_op) else None,
     )  # fmt: skip
 
 
-def _taken(loaded: Loaded, runtime: str) -> tuple[str, str, list[str]]:
-    """What the tool of this name would not run as it is meant, the way out, and what else is to be told of it."""
-    if loaded.contents is None or loaded.format != "onnx" or runtime not in tools.runtimes():
-        return "", "", []
-    found = tools.lint(loaded.path, runtime)
+def _taken(loaded: Loaded, answer: Estimate) -> Estimate:
+    """With what a tool would not run as it is meant, the way out of that, and what else is to be told of it."""
+    if loaded.contents is None or loaded.format != "onnx":
+        return answer
+    found = tools.lint(loaded.path, answer.runtime)
     if not found.findings:
-        return "", "", []
+        return answer
     worst = found.findings[0]
     text = f"{found.title} {found.version}: {found.verdict}: {worst.op}: {worst.message}"
-    if found.verdict in tools.UNFIT:
-        return text, worst.fix, [f"{text} — {worst.fix}"]
-    return "", "", [f"{text} — {worst.fix}"]
+    told = replace(answer, notes=(*answer.notes, f"{text} — {worst.fix}"))
+    return replace(told, unfit=text, way_out=worst.fix) if found.verdict in tools.UNFIT else told
