@@ -46,8 +46,8 @@ def select(
         embeddings: whether embedding tables are, and with them the linear layers tied to them.
 
     Raises:
-        UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named for,
-            or nothing left to prune.
+        UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named
+            for, or nothing left to prune.
     """
     found, rules = prunable_weights(module, embeddings=True), dict(rules or {})
     for glob in [*skip, *rules]:
