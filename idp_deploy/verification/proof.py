@@ -74,7 +74,9 @@ def prove_weights(
         if captured is not None and (proof is None or not proof.passed):
             silent = silenced(captured.module) if silent is None else silent
             if captured.aliases.get(name, name) in silent:
-                notes.append(f"weight '{name}' stands before a factor of zero: the file may leave it out; not looked for")
+                notes.append(
+                    f"weight '{name}' stands before a factor of zero: the file may leave it out; not looked for"
+                )
                 continue
         if proof is None:
             shape = candidates[0].values.shape

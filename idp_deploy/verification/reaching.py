@@ -117,7 +117,8 @@ def silenced(module: fx.GraphModule) -> set[str]:
     for node in reversed(module.graph.nodes):
         if node.op == "output" or any(user in heard for user in node.users):
             heard.add(node)
-        place = _FACTORS.get(getattr(node.target, "overloadpacket", None))
+        kind: Any = getattr(node.target, "overloadpacket", None)
+        place = _FACTORS.get(kind)
         if node in heard and place is not None and len(node.args) > place:
             factors = node.args[:2] if place == 1 else [node.args[place]]
             if any(is_zero(factor) for factor in factors):
