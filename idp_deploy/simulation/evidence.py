@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from idp_deploy.simulation.fitting import Row
     from idp_deploy.simulation.targets import Target
 
+PUBLISHED_ISA = "arm64"
 OWN_FAMILIES = frozenset({*ACCELERATOR_FAMILIES, "coreml-cpu"})  # what other runtimes need says nothing about them
 
 
@@ -47,6 +48,8 @@ def behind(
     Args:
         counts: rows by `situation`. device: its name in the publications, "" where it has none.
     """
+    if core.isa != PUBLISHED_ISA:
+        return None
     kind = kind_of(family, precision, threads)
     if kind in ("accelerator", "coreml-cpu"):
         threads = 1  # they bring their own
@@ -82,6 +85,11 @@ def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
 
 def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precision: str) -> str:
     """What is missing, and what would bring a number."""
+    if core.isa != PUBLISHED_ISA:
+        return (
+            f"no publication here says anything of {core.name}; measure on this host: idp-deploy targets new NAME "
+            "--like x86-64-host --measure FILE"
+        )
     if core.kind == "cpu":
         return (
             f"{family} was never measured in {precision} arithmetic; one measurement on the device would do: "
