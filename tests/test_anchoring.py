@@ -1,4 +1,4 @@
-"""Anchors: what one measurement says of another situation, and devices of one's own made of several, this host among them."""
+"""Anchors: what one measurement says of another situation, and devices of several, this host among them."""
 
 from __future__ import annotations
 

@@ -80,10 +80,11 @@ def targets(
     from idp_deploy.simulation.targets import folder, load_target, read_targets
 
     ready(format, output)
-    counts = load_coefficients(folder() / "coefficients.json").rows
+    model = load_coefficients(folder() / "coefficients.json")
     if name is None:
         found, unusable = read_targets()
-        document = devices_document(found, {one.name: rows_of(counts, one) for one in found}, unusable)
+        evidence = {one.name: (rows_of(model.rows, one), bases_of(model, one)) for one in found}
+        document = devices_document(found, evidence, unusable)
         emit(document, format=format, json=json, output=output)
         return
     if name == "new":
@@ -98,7 +99,7 @@ def targets(
         )
     else:
         device = load_target(name)
-    emit(device_document(device, bases_of(counts, device)), format=format, json=json, output=output)
+    emit(device_document(device, bases_of(model, device)), format=format, json=json, output=output)
 
 
 def doctor(
