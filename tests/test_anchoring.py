@@ -104,4 +104,7 @@ def test_this_host_answers_once_it_was_measured(tmp_path: Path, monkeypatch: pyt
     found = simulate(path, target)
     assert found.basis is not None
     assert found.basis.origin == "anchored"
+    assert found.basis.expected_error is None
+    assert any("no publication speaks of x86-64" in note for note in found.notes)
     assert 3 < latency(found).middle < 9
+    assert latency(found).high / latency(found).low > 3

@@ -47,7 +47,8 @@ class Anchor:
     precision: str = ""  # of an architecture; that of the work which is asked about by default
 
     def __str__(self) -> str:
-        return self.model + (f"@{self.precision}" if self.precision else "")
+        precision = f"@{self.precision}" if self.precision else ""
+        return self.model + precision + (f"@{self.threads}" if self.threads > 1 else "")
 
     def work(self, dtype: str) -> Workload:
         """What ran. UsageError: neither a file nor a published architecture."""
@@ -107,10 +108,8 @@ def anchors_on(target: Target, runtime: Runtime, threads: int, given: Mapping[st
         its = by_name.get(m.runtime)
         if its is None or (its.name != runtime.name and {its.family, runtime.family} & OWN_FAMILIES):
             continue
-        its_threads = min(m.threads, most)
-        found[m.model, m.precision, its_threads, its.name] = Anchor(
-            m.model, m.latency_ms, its, its_threads, m.precision
-        )
+        its_threads, precision = min(m.threads, most), m.precision if known(m.model) else ""  # a file says its own
+        found[m.model, precision, its_threads, its.name] = Anchor(m.model, m.latency_ms, its, its_threads, precision)
     for text, latency_ms in given.items():
         if not (math.isfinite(latency_ms) and latency_ms > 0):
             raise UsageError(f"the anchor {text} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")

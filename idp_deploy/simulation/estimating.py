@@ -28,7 +28,7 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
-from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
+from idp_deploy.simulation.evidence import OWN_FAMILIES, PUBLISHED_ISA, behind, reason_for_none
 from idp_deploy.simulation.question import Loaded, Question, load
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
@@ -264,10 +264,13 @@ class _Situation:
         sparse = sum(float(ms) for op, ms in zip(work.ops, self.by_op, strict=True) if op.sparse) / total
         dense_error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
         self.error = math.hypot(dense_error, NINE_IN_TEN * sparse * penalty_spread)
-        self.typical = model.of_cell(model.typical, kind, cell, where)
+        self.typical: float | None = model.of_cell(model.typical, kind, cell, where)
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
             self.error = max(self.error, UNKNOWN_FAMILY)
             says += f"; {runtime.family} itself was never measured"
+        if core.isa != PUBLISHED_ISA:  # nothing there could check a width, nor an error
+            self.error, self.typical = max(self.error, UNKNOWN_FAMILY), None
+            says += f"; no publication speaks of {core.name}"
         self.notes = [says]
         self.threaded = runtime.family not in OWN_FAMILIES
 
