@@ -295,7 +295,7 @@ PRIOR_MEAN = {
 }  # fmt: skip
 # How much of the levels' freedom a term has; found with them, on groups left out.
 TERM_FREEDOM = {
-    "pointwise": 0.48, "matmul": 0.3, "ragged": 0.81, "winograd": 0.7, "conv": 1.6, "stem": 0.3, "depthwise": 0.51,
+    "pointwise": 0.48, "matmul": 0.3, "ragged": 0.4, "winograd": 0.7, "conv": 1.6, "stem": 0.3, "depthwise": 0.51,
     "depthwise5": 1.3, "pointwise_out": 1.0, "winograd_io": 1.15, "depthwise_io": 1.66, "conv_io": 2.08,
     "linear_weights": 0.62, "weights": 2.5, "elementwise": 2.05, "pooling": 0.5, "memory": 0.3, "piecewise": 0.62,
     "transcendental": 1.5, "normalizing": 1.5, "overhead": 0.51,
