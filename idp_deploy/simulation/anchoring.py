@@ -108,7 +108,8 @@ def anchors_on(target: Target, runtime: Runtime, threads: int, given: Mapping[st
         its = by_name.get(m.runtime)
         if its is None or (its.name != runtime.name and {its.family, runtime.family} & OWN_FAMILIES):
             continue
-        its_threads, precision = min(m.threads, most), m.precision if known(m.model) else ""  # a file says its own
+        its_threads = min(m.threads, most)
+        precision: str = m.precision if known(m.model) else ""  # a file says its own
         found[m.model, precision, its_threads, its.name] = Anchor(m.model, m.latency_ms, its, its_threads, precision)
     for text, latency_ms in given.items():
         if not (math.isfinite(latency_ms) and latency_ms > 0):
