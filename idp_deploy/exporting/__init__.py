@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from idp_deploy.capturing import Captured, capture
+from idp_deploy.exporting.collecting import seldom_collecting
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.ways_out import naming_the_widest
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
@@ -93,10 +94,11 @@ def convert(
     row = known(format)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}
     converter = row.function("convert")
-    captured = capture(model, example_inputs, **with_batch)
-    refuse_random(captured)
-    with naming_the_widest(format, model, example_inputs):
-        converted = converter(captured, model.quantization, encoding, **options)
+    with seldom_collecting():
+        captured = capture(model, example_inputs, **with_batch)
+        refuse_random(captured)
+        with naming_the_widest(format, model, example_inputs):
+            converted = converter(captured, model.quantization, encoding, **options)
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
         fixed = "the model fixes its batch: the file does too"
         converted = replace(converted, notes=(*converted.notes, fixed))
