@@ -124,7 +124,7 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
         outputs=converted.outputs,
         weights=converted.tensors,
         layouts=converted.layouts,
-        options={name: value for name, value in conversion.options.items() if isinstance(value, str | bool)},
+        options=_asked(conversion),
         packages=row.versions,
     )
     role = "prove" if proved and row.prove else "store"
@@ -134,6 +134,13 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
     entry["seal"] = seal(path)
     notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)
     return Artifact(path, conversion.format, size, entry, notes)
+
+
+def _asked(conversion: Conversion) -> dict[str, str | bool]:
+    """The options that are not as an export takes them where nobody says anything."""
+    usual = {"encoding": "auto", "dynamic_batch": True, **_defaults(known(conversion.format).function("convert"))}
+    given = conversion.options.items()
+    return {name: value for name, value in given if isinstance(value, str | bool) and value != usual.get(name)}
 
 
 def _defaults(converter: Callable[..., Converted]) -> dict[str, Any]:
