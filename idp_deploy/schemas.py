@@ -200,13 +200,8 @@ def manifest() -> dict[str, Any]:
         "zeros": {"type": "object", "additionalProperties": count},
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},
-<<<<<<< HEAD
         "provenance": {**_closed(provenance), "required": []},
-        "seal": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
-=======
-        "provenance": _closed(provenance),
         **dict.fromkeys(("seal", "origin"), {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
->>>>>>> main
         "versions": texts,
     }
     return {"$schema": DIALECT, **_closed(properties)}
