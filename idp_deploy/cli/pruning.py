@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,6 +94,7 @@ def prune(
     """Train with soft masks until a share of the weights is zero, then harden them."""
     from idp_deploy import loading
     from idp_deploy.hardening import harden as harden_model
+    from idp_deploy.pruning import left_dense
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
     from idp_deploy.pruning.resuming import forget_state, is_foreign
@@ -125,6 +127,7 @@ def prune(
     data = session.task()
     if device is not None:
         recipe = replace(recipe, sparsity=plan(session, dense, data, recipe, device))
+    left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
@@ -164,7 +167,8 @@ def prune(
     follow = f"idp-deploy export {path} --to all"
     if soft or prunes_channels(recipe):
         follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
-    emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
+    document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
+    emit(document, format=format, json=json)
 
 
 def harden(
@@ -199,9 +203,14 @@ def harden(
 
 
 def _document(
-    model: CompressedModel | MaskedModel, path: Path, facts: dict[str, float], follow: str, metric: str
+    model: CompressedModel | MaskedModel,
+    path: Path,
+    facts: dict[str, float],
+    follow: str,
+    metric: str,
+    left: Mapping[str, str] | None = None,
 ) -> Document:
-    return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
+    return compression_document(model, path, accuracies=facts, metric=metric, next=follow, left=left)
 
 
 def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target) -> float:
