@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +29,7 @@ from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+    from idp_deploy.planning import Aimed
     from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
@@ -92,6 +92,7 @@ def prune(
 ) -> None:
     """Train with soft masks until a share of the weights is zero, then harden them."""
     from idp_deploy import loading
+    from idp_deploy.flow import CompressedModel
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
@@ -123,8 +124,11 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
+    aimed = None
     if device is not None:
-        recipe = replace(recipe, sparsity=plan(session, dense, data, recipe, device))
+        free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
+        aimed = plan(session, dense, data, recipe, device, free=free)
+        recipe = aimed.recipe
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
@@ -164,7 +168,12 @@ def prune(
     follow = f"idp-deploy export {path} --to all"
     if soft or prunes_channels(recipe):
         follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
-    emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
+    reached = None
+    if aimed is not None and isinstance(compressed, CompressedModel):
+        reached = list(zip(aimed.expected, aimed.reached(compressed), strict=True))
+    metric = data.metric_name if data else ""
+    document = compression_document(compressed, path, accuracies=facts, metric=metric, next=follow, reached=reached)
+    emit(document, format=format, json=json)
 
 
 def harden(
@@ -204,12 +213,21 @@ def _document(
     return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
 
 
-def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target) -> float:
-    """The least sparsity that meets the device's configured budgets."""
-    from idp_deploy.planning import sparsity_for
+def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target, *, free: bool) -> Aimed:
+    """How the device's configured budgets want the model pruned."""
+    from idp_deploy.aiming import aim
+    from idp_deploy.planning import plan as plan_for
 
-    say(f"looking for the least sparsity that meets the budgets of {device.name}")
-    budgets = session.configuration.budget_list()
-    found = sparsity_for(dense, session.example_inputs(task), recipe, device, budgets, announce=say)
-    say(f"pruning to {found:.1%} zeros")
+    settings, budgets = session.configuration, session.configuration.budget_list()
+    formats = dict.fromkeys(budget.format for budget in budgets if budget.target == device.name)
+    aimed = aim(
+        tuple(formats), [device], scheme=settings.quantize.scheme, encoding=settings.export.encoding,
+        options=settings.export.special(tuple(formats)),
+    )  # fmt: skip
+    say(f"looking for the way to the budgets of {device.name}")
+    found = plan_for(
+        dense, session.example_inputs(task), recipe, device, budgets, free=free, scheme=settings.quantize.scheme,
+        task=task, encoding=settings.export.encoding, options=aimed.options, announce=say,
+    )  # fmt: skip
+    say(f"pruning to {found.recipe.sparsity:.1%} zeros")
     return found

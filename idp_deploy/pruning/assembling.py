@@ -45,7 +45,7 @@ def assemble(
     """
     _check(recipe, steps_per_epoch)
     options, rule = dict(recipe.options), METHODS[recipe.method]
-    choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS}
+    choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS and k != "shares"}
     if recipe.pattern == "channel" and example_inputs is None:
         choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
     selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
@@ -56,6 +56,9 @@ def assemble(
     ]
     sites, followers = _coupled(model, found, left, example_inputs)
     _check_sparsity(sites, recipe.sparsity)
+    unknown = sorted(set(options.get("shares", {})) - {site.name for site in sites})
+    if unknown:
+        raise UsageError(f"shares: '{unknown[0]}' is no weight that is pruned", way_out="name it as in the state dict")
     usual_one = usual_allocation(recipe.mode, recipe.sparsity, [site.pattern for site in sites])
     allocation = usual_one if recipe.allocation == "auto" else recipe.allocation
     known = SCHEDULE_OPTIONS[recipe.mode]

@@ -14,6 +14,7 @@ MODES = ("auto", "paper")
 # which weights
 SELECTION_OPTIONS: Mapping[str, Any] = {
     "rules": {},
+    "shares": {},
     "first": True,
     "last": True,
     "depthwise": False,
@@ -95,6 +96,11 @@ def _expected(name: str, default: Any, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, str):
         return "" if value in _WORDS[name] else " or ".join(_WORDS[name])
+    if name == "shares":
+        fits = isinstance(value, Mapping) and all(
+            isinstance(one, float | int) and 0 <= one < 1 for one in value.values()
+        )
+        return "" if fits else "weight names with shares of zeros, from 0 to below 1"
     if isinstance(default, Mapping):
         fits = isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
         return "" if fits else "globs with their patterns"
