@@ -174,7 +174,7 @@ class Problem:
         found = self._sweep(price, 0.0, sparse)
         if self._runs(found):
             return found
-        low, high = 1e-9, 1e3
+        low, high = 1e-9, 1e3 * max(1.0, price)
         best = None
         for _ in range(HALVINGS):
             middle = (low * high) ** 0.5
@@ -194,6 +194,8 @@ class Problem:
             before = choice
             for g, group in enumerate(self.groups):
                 made = [i for i, weight in enumerate(self.weights) if weight.made_by == g]
+                if sparse and any(self.weights[i].thins for i in made):
+                    continue  # zeros are what makes these faster: without enough of them none runs sparse
                 touched = [*made, *(i for i, weight in enumerate(self.weights) if weight.read_from == g)]
                 layers = (*group.layers, *group.readers)
                 tried = [self._with(choice, g, k, made) for k in range(len(KEPT))]
