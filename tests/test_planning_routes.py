@@ -100,9 +100,8 @@ def test_the_command_says_the_way_first_and_what_was_reached_last(
     monkeypatch.chdir(tmp_path)
     torch.save(model.module.state_dict(), "w.pt")
     budget, _ = within(0.5, model, "onnx")
-    Path("net.py").write_text(
-        "from bench.suite.nets import separable\ndef build():\n    return separable(3, (16, 64, 192, 256), (1, 2, 1), 10)\n"
-    )
+    built = "separable(3, (16, 64, 192, 256), (1, 2, 1), 10)"
+    Path("net.py").write_text(f"from bench.suite.nets import separable\ndef build():\n    return {built}\n")
     Path("idp-deploy.toml").write_text(
         f'model = "net:build"\ninputs = ["1x3x48x48"]\n[budgets.raspberry-pi-4.onnx]\nlatency = "{budget.limit} ms"\n'
     )

@@ -252,6 +252,21 @@ def test_skipped_weights_are_reported_and_stay_dense() -> None:
     assert pruner.finalize().prunable == 128
 
 
+@pytest.mark.parametrize("pattern", ["2:4", "1:4"])
+def test_what_cannot_hold_n_of_m_along_its_input_channels_stays_dense_and_says_so(pattern: str) -> None:
+    """A stem of 3 channels; 6 channels whose 2x2 kernels would divide, over kernel positions; a width of 10."""
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 2), nn.Conv2d(8, 12, 1), nn.Flatten(), nn.Linear(10, 4))
+    sparsity = 1 - int(pattern[0]) / 4
+    pruner = Pruner(model, sparsity=sparsity, epochs=1, pattern=pattern)
+    assert pruner.report().left == {
+        f"{layer}.weight": f"{pattern} goes along input channels, and {width} do not divide by 4"
+        for layer, width in ((0, 3), (1, 6), (4, 10))
+    }
+    pruner.prepare()
+    kept = pruner.finalize().masks["2.weight"].reshape(12, 2, 4).sum(-1)  # along the input channel
+    assert (kept == int(pattern[0])).all()
+
+
 def test_mixed_recipes_go_by_name_then_kind_then_default() -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Conv2d(8, 16, 1), nn.Flatten(), nn.Linear(16, 16), nn.Linear(16, 8))
     pruner = Pruner(model, sparsity=0.5, epochs=1, rules={"linear": "2:4", "4.*": "skip", "1.*": "block:1x4"})

@@ -274,6 +274,10 @@ def test_a_bag_is_a_table() -> None:
     assert int((~sparse.masks["0.weight"]).sum()) > 100
 
 
-def test_n_of_m_that_does_not_divide_names_the_one_weight_to_leave_out() -> None:
+def test_n_of_m_that_does_not_divide_is_left_dense_unless_it_was_named() -> None:
+    net = nn.ModuleDict({"rnn": nn.GRU(13, 8)})
+    pruner = Pruner(net, sparsity=0.5, epochs=1, pattern="2:4")
+    assert list(pruner.left) == ["rnn.weight_ih_l0"]
+    assert [site.name for site in pruner.sites] == ["rnn.weight_hh_l0"]
     with pytest.raises(UsageError, match=r"leave it out with skip = \[\"rnn.weight_ih_l0\"\]"):
-        Pruner(nn.ModuleDict({"rnn": nn.GRU(13, 8)}), sparsity=0.5, epochs=1, pattern="2:4")
+        Pruner(net, sparsity=0.5, epochs=1, rules={"rnn.weight_ih_l0": "2:4"})

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.capturing import capture
-from idp_deploy.flow import CompressedModel
-from idp_deploy.verification.factors import scaled
+from idp_deploy.flow import CompressedModel, StoredTensor
+from idp_deploy.verification.entries import Reference, Stored
+from idp_deploy.verification.factors import copies, scaled
+from idp_deploy.verification.proof import _from_copies
 
 
 class Net(nn.Module):
@@ -48,3 +50,45 @@ def test_factors_are_those_of_the_graph(how: str) -> None:
     assert len(found) == len(EXPECTED[how])
     for values, factor in zip(found, EXPECTED[how], strict=True):
         np.testing.assert_allclose(values, weight * factor, rtol=1e-6)
+
+
+class Shared(nn.Module):
+    """One convolution on two levels, each with a norm of its own behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head = nn.Conv2d(3, 4, 3, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+        for norm in self.norms:
+            norm.weight.data.uniform_(0.5, 2)  # type: ignore[union-attr]
+            norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norms[0](self.head(x)), self.norms[1](self.head(x * x))
+
+
+def test_a_layer_called_twice_is_two_weights_times_its_norms_and_both_must_be_there() -> None:
+    net, inputs = Shared().eval(), (torch.rand(1, 3, 8, 8),)
+    captured = capture(CompressedModel(net, {"head.weight": net.head.weight != 0}), inputs)
+    weight = net.head.weight.detach().numpy()
+    found = copies(captured.module, "head.weight", weight)
+    factors = [(n.weight / (n.running_var + n.eps).sqrt()).detach().numpy() for n in net.norms]  # type: ignore[operator,union-attr]
+    assert len(found) == 2
+    for (plain, times), factor in zip(found, factors, strict=True):
+        np.testing.assert_array_equal(plain, weight)
+        np.testing.assert_allclose(times, weight * factor.reshape(4, 1, 1, 1), rtol=1e-6)
+    stored = [Stored(tensor_of(f"copy{i}", one[1])) for i, one in enumerate(found)]
+    whole = Reference("head.weight", weight, quantized=False)
+    proof = _from_copies(captured, whole, stored, exact=True)
+    assert proof is not None
+    assert proof.passed
+    assert proof.tensor == "copy0 + copy1"
+    assert _from_copies(captured, whole, stored[:1], exact=True) is None
+    wrong = Stored(tensor_of("wrong", found[1][1] * np.float32(1.01)))
+    assert _from_copies(captured, whole, [stored[0], wrong], exact=True) is None
+
+
+def tensor_of(name: str, values: np.ndarray) -> StoredTensor:
+    zeros = int((values == 0).sum())
+    return StoredTensor(name, values.shape, "float32", "dense", values.nbytes, zeros, values=lambda: values)

@@ -5,9 +5,8 @@
     python -m bench.fit report                  # the table, with paired 95 % intervals
 
 Every seed trains a net of its own, from which all arms go on for as many steps; the dense one too. The time that
-uniform
-pruning takes is the limit for all. Places, net and steps are in `bench/fit/arms.py`; how noise is counted was chosen
-on seeds 100 and 101.
+uniform pruning takes is the limit for all. Places, net and steps are in `bench/fit/arms.py`; how noise is counted was
+chosen on seeds 100 and 101.
 """
 
 from __future__ import annotations

@@ -94,6 +94,7 @@ def prune(
     from idp_deploy import loading
     from idp_deploy.flow import CompressedModel
     from idp_deploy.hardening import harden as harden_model
+    from idp_deploy.pruning import left_dense
     from idp_deploy.pruning import one_shot as prune_one_shot
     from idp_deploy.pruning import prune as prune_model
     from idp_deploy.pruning.resuming import forget_state, is_foreign
@@ -129,6 +130,7 @@ def prune(
         free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
         aimed = plan(session, dense, data, recipe, device, free=free)
         recipe = aimed.recipe
+    left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
@@ -172,7 +174,9 @@ def prune(
     if aimed is not None and isinstance(compressed, CompressedModel):
         reached = list(zip(aimed.expected, aimed.reached(compressed), strict=True))
     metric = data.metric_name if data else ""
-    document = compression_document(compressed, path, accuracies=facts, metric=metric, next=follow, reached=reached)
+    document = compression_document(
+        compressed, path, accuracies=facts, metric=metric, next=follow, left=left, reached=reached
+    )
     emit(document, format=format, json=json)
 
 
@@ -208,7 +212,11 @@ def harden(
 
 
 def _document(
-    model: CompressedModel | MaskedModel, path: Path, facts: dict[str, float], follow: str, metric: str
+    model: CompressedModel | MaskedModel,
+    path: Path,
+    facts: dict[str, float],
+    follow: str,
+    metric: str,
 ) -> Document:
     return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
 

@@ -23,7 +23,7 @@ from idp_deploy.formats import known, manifest
 from idp_deploy.formats.notes import storage_notes
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.ledger import refuse_filled
-from idp_deploy.sealing import seal
+from idp_deploy.sealing import key_of, seal
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
     with naming_the_widest(conversion.format, model, conversion.example_inputs):
         written: Written = row.function(role)(converted, masks, manifest.dumps(entry))
     size = written.save(path)
-    entry["seal"] = seal(path)
+    entry |= seal(path, key_of(model))
     notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)
     return Artifact(path, conversion.format, size, entry, notes)
 

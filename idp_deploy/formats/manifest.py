@@ -51,7 +51,8 @@ def build(
         "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
         "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
         "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
-        "seal": BLANK,  # the real one takes its place once the file is whole
+        "seal": BLANK,  # the real ones take their places once the file is whole
+        "origin": BLANK,
         "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},
     }
 

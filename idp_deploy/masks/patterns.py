@@ -64,6 +64,10 @@ class Pattern:
     def check(self, weight_name: str, shape: tuple[int, ...], output_axis: int = 0) -> None:
         """Raise `UsageError` where the pattern does not divide this weight."""
 
+    def misfit(self, shape: tuple[int, ...], output_axis: int = 0) -> str:
+        """Why a weight that nobody named should stay dense under this pattern, in words; empty where it fits."""
+        return ""
+
     def to_units(self, w: Tensor, output_axis: int = 0) -> Tensor:
         """Differentiable view or copy of w with the unit (or the N:M group) as last axis."""
         return w
@@ -146,6 +150,13 @@ class NM(Pattern):
     def check(self, weight_name: str, shape: tuple[int, ...], output_axis: int = 0) -> None:
         inputs = math.prod(shape) // shape[output_axis]
         _must_divide(weight_name, shape, self.name, inputs, "inputs", self.of)
+
+    def misfit(self, shape: tuple[int, ...], output_axis: int = 0) -> str:
+        """Where input channels do not divide, groups would run over kernel positions, which no hardware computes."""
+        channels = shape[:output_axis] + shape[output_axis + 1 :]
+        if channels and channels[0] % self.of:
+            return f"{self.name} goes along input channels, and {channels[0]} do not divide by {self.of}"
+        return ""
 
     def to_units(self, w: Tensor, output_axis: int = 0) -> Tensor:
         return _matrix(w, output_axis).unflatten(1, (-1, self.of))  # (out, groups, of)

@@ -9,7 +9,9 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, parse_pattern, prunable_weights
+from idp_deploy.pruning.options import SELECTION_OPTIONS
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def select(
     """Choose weights.
 
     Args:
-        pattern: the default pattern.
+        pattern: the default pattern. Weights whose input channels N:M does not divide, such as a stem of 3, stay dense.
         skip: globs over weight names that stay dense.
         rules: exceptions, glob over weight names or kind (a word of KINDS) → pattern or "skip". A name outranks
             a kind, a kind the default.
@@ -44,8 +46,8 @@ def select(
         embeddings: whether embedding tables are, and with them the linear layers tied to them.
 
     Raises:
-        UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight, or nothing
-            left to prune.
+        UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named
+            for, or nothing left to prune.
     """
     found, rules = prunable_weights(module, embeddings=True), dict(rules or {})
     for glob in [*skip, *rules]:
@@ -57,7 +59,8 @@ def select(
     chosen: dict[str, tuple[Prunable, Pattern]] = {}
     left: dict[str, str] = {}
     for name, weight in found.items():
-        rule = next((rules[glob] for glob in rules if fnmatchcase(name, glob)), rules.get(weight.kind))
+        named = next((rules[glob] for glob in rules if fnmatchcase(name, glob)), None)
+        rule = named or rules.get(weight.kind)
         skipped = next((glob for glob in skip if fnmatchcase(name, glob)), None)
         if skipped is not None:
             left[name] = f"matches skip '{skipped}'"
@@ -76,7 +79,11 @@ def select(
             if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding"):
                 left[name] = f"channels of {weight.kind} layers cannot be removed"
                 continue
-            parsed.check(name, tuple(module.get_parameter(name).shape), weight.output_axis)
+            shape = tuple(module.get_parameter(name).shape)
+            if named is None and (reason := parsed.misfit(shape, weight.output_axis)):
+                left[name] = reason
+                continue
+            parsed.check(name, shape, weight.output_axis)
             chosen[name] = (weight, parsed)
     if not chosen:
         raise UsageError(
@@ -85,3 +92,14 @@ def select(
             way_out="skip fewer of them, or take another pattern",
         )
     return Selection(chosen, left)
+
+
+def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
+    """Prunable weights that `recipe` leaves dense → the reason. Errors as those of `select`.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    >>> left_dense(net, Recipe(0.5, pattern="2:4"))
+    {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
+    """
+    options = {name: value for name, value in recipe.options.items() if name in SELECTION_OPTIONS}
+    return select(module, recipe.pattern, skip=recipe.skip, **options).left

@@ -23,11 +23,13 @@ def compression_document(
     metric: str = "accuracy",
     next: str = "",
     reached: Sequence[tuple[Check, Check]] | None = None,
+    left: Mapping[str, str] | None = None,
 ) -> Document:
     """Zeros of prunable and of all, accuracy before and after, where it went.
 
     Args:
         reached: of each budget that the model was pruned for what was expected, and what became of it.
+        left: why a weight was not pruned, by name, as far as that is known.
     """
     total = sum(p.numel() for p in model.module.parameters())
     if isinstance(model, MaskedModel):
@@ -71,13 +73,11 @@ def compression_document(
         }
         notes += [f"{name} stays float: {reason}" for name, reason in quantization.kept_float.items()]
     if isinstance(model, CompressedModel):
-        skipped = [
-            name
-            for name, parameter in model.module.named_parameters()
-            if name not in model.masks and parameter.dim() >= 2
-        ]
-        if skipped:
-            notes.append(f"not pruned: {', '.join(skipped)}")
+        reasons: dict[str, list[str]] = {}
+        for name, parameter in model.module.named_parameters():
+            if name not in model.masks and parameter.dim() >= 2:
+                reasons.setdefault((left or {}).get(name, ""), []).append(name)
+        notes += [f"not pruned{f' ({reason})' if reason else ''}: {', '.join(n)}" for reason, n in reasons.items()]
     said = summary(model) if isinstance(model, CompressedModel) and model.prunable else ""
     return Document(
         f"wrote {path}", tables, data, notes, pictures=_pictures(model, accuracies), next=next, summary=said

@@ -18,7 +18,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session, Sessions
 from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
-from idp_deploy.sealing import intact
+from idp_deploy.sealing import intact, key_of
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -90,7 +90,7 @@ def verify(
     if model is not None:
         refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
-    whole = intact(contents.path)
+    whole = intact(contents.path, key_of(model) if model is not None else None)
     notes = [*contents.warnings, *_vendors_word(contents, whole)]
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if example is None:
@@ -120,7 +120,7 @@ def verify(
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
         more += dead_activations(module, calls)
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
-        if agrees and whole is False:
+        if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
             parities, proofs, more = (*parities, *again), (*proofs, *differing), (*more, *said)
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}

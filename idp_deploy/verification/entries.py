@@ -29,6 +29,7 @@ class Reference:
     quantized: bool  # the values already are those of integers or of a palette
     acts: np.ndarray | None = None  # False where an entry meets no input, only constants
     computed: bool = False  # from the weight and constants; a converter may round on the way differently
+    roundings: int = 2  # to float16, on the way into a float16 tensor
     gates: int = 1  # matrices stacked along the first axis, whose order every runtime has its own of
 
     def acting_rows(self) -> Reference | None:
@@ -129,7 +130,7 @@ class Pair:
             lost = (wanted == 0) & (expected != 0) & (np.abs(actual) <= _HALF_LEAST)
             if self.exact and not self.reference.quantized and not self.reference.computed:
                 return (actual == wanted) | lost
-            slack = np.abs(expected) * (2.0**-10 if tensor.dtype == "float16" else _ROUNDING)
+            slack = np.abs(expected) * (self.reference.roundings * 2.0**-11 if tensor.dtype == "float16" else _ROUNDING)
             return (np.abs(actual - wanted) <= slack) & ((actual == 0) == (wanted == 0)) | lost
         difference = np.abs(actual - expected)
         if self.reference.quantized:

@@ -1,7 +1,9 @@
 """Constant factors in front of and behind a weight, which converters multiply into it.
 
 An image that forward brings to [-1, 1] before a convolution, or a layer scale behind one: the file holds the weight
-times the factor. The factors are the model's own, read from its graph, never fitted to the file.
+times the factor. A layer that is called several times, with a batch norm of its own behind each call, is one weight in
+the model and as many, each times its norm's factor, in the file. The factors are the model's own, read from its graph,
+never fitted to the file.
 """
 
 from __future__ import annotations
@@ -26,10 +28,33 @@ def scaled(module: fx.GraphModule, name: str, values: np.ndarray) -> list[np.nda
 
     float32 arrays of the same shape with the same zeros. A weight with several uses has no one factor and gives none.
     """
-    uses = [user for node in module.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users]
-    if len(uses) != 1 or _kind(uses[0]) not in (*_LINEAR, *_CONVOLUTIONS) or len(uses[0].args) < 2:
+    uses = _uses(module, name)
+    return _scaled_in(module, uses[0], values) if len(uses) == 1 else []
+
+
+def copies(module: fx.GraphModule, name: str, values: np.ndarray) -> list[list[np.ndarray]]:
+    """For each of several uses of weight `name` what a file may hold for it: `values`, or those times its constants.
+
+    Empty where the weight has one use, or one that is no layer.
+    """
+    uses = _uses(module, name)
+    if len(uses) < 2 or not all(_is_layer(use) for use in uses):
         return []
-    layer = uses[0]
+    return [[values, *_scaled_in(module, use, values)] for use in uses]
+
+
+def _uses(module: fx.GraphModule, name: str) -> list[fx.Node]:
+    return [user for node in module.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users]
+
+
+def _is_layer(node: fx.Node) -> bool:
+    return _kind(node) in (*_LINEAR, *_CONVOLUTIONS) and len(node.args) >= 2
+
+
+def _scaled_in(module: fx.GraphModule, layer: fx.Node, values: np.ndarray) -> list[np.ndarray]:
+    """`values` as the weight of one layer."""
+    if not _is_layer(layer):
+        return []
     convolution = _kind(layer) in _CONVOLUTIONS
     fed = fed_nodes(module.graph)
     front = _products(module, fed, layer.args[0], convolution, backwards=True)
@@ -51,6 +76,9 @@ def _products(
             if len(node.users) != 1:
                 break
             (node,) = node.users
+            if _kind(node) is aten.batch_norm:  # it shifts as well: what follows scales that too
+                factor = _of_norm(module, node)
+                return [*products, products[-1] * factor if products else factor] if factor is not None else products
         if _kind(node) not in (*_SHIFTS, *_FACTORS) or len(node.args) < 2:
             break
         moving = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and arg in fed]
@@ -70,6 +98,16 @@ def _products(
         if backwards:
             node = moving[0]
     return products
+
+
+def _of_norm(module: fx.GraphModule, node: fx.Node) -> np.ndarray | None:
+    """γ / √(σ² + ε) of a batch norm with fixed statistics, one number a channel."""
+    if len(node.args) < 8 or node.args[5] is not False or not isinstance(node.args[4], fx.Node):
+        return None
+    variance = value_of(module, node.args[4], {})
+    gamma = value_of(module, node.args[1], {}).detach().double() if isinstance(node.args[1], fx.Node) else 1.0
+    factor = gamma / (variance.detach().double() + float(node.args[7])).sqrt()  # type: ignore[arg-type]
+    return factor.numpy() if bool(torch.isfinite(factor).all()) and not bool((factor == 0).any()) else None
 
 
 def _per_channel(value: Any, node: fx.Node, convolution: bool) -> np.ndarray | None:

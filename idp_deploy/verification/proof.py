@@ -19,11 +19,12 @@ from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
-from idp_deploy.verification.factors import scaled
+from idp_deploy.verification.factors import copies, scaled
 from idp_deploy.verification.others import altered
-from idp_deploy.verification.reaching import made_of, reaching
+from idp_deploy.verification.reaching import made_of, reaching, silenced
 
 _MOST_PARTS = 16  # kinds of part sizes to try
+_NORM_ROUNDINGS = 6  # weight, γ, σ² (half of one), its root, their product, and that times the weight
 
 
 def prove_weights(
@@ -51,6 +52,7 @@ def prove_weights(
     for candidate in (*stored, *(half for whole in stored for half in whole.directions())):
         by_size.setdefault(candidate.tensor.size, []).append(candidate)
     taken: set[str] = set()
+    silent: set[str] | None = None
     proofs = []
     for name, candidates in references.items():
         hint = hints.get(name)
@@ -59,6 +61,8 @@ def prove_weights(
         proof = best(pair for s in order for r in candidates for pair in pairs(r, s, exact=bool(ours)))
         if proof is None or not proof.passed:
             proof = _from_parts(candidates, stored, exact=bool(ours)) or _from_rows(candidates, stored) or proof
+        if captured is not None and (proof is None or not proof.passed):
+            proof = _from_copies(captured, candidates[0], same_size, exact=bool(ours)) or proof
         if proof is None or not proof.passed:
             acting = [kept for r in candidates if (kept := r.acting_rows()) is not None]
             pieces = [pair for r in acting for s in stored for pair in pairs(r, s, exact=bool(ours))]
@@ -67,6 +71,13 @@ def prove_weights(
                 proof = found
                 left = len(candidates[0].values) - len(acting[0].values)
                 notes.append(f"{left} rows of weight '{name}' act on constants only: the file holds what they give")
+        if captured is not None and (proof is None or not proof.passed):
+            silent = silenced(captured.module) if silent is None else silent
+            if captured.aliases.get(name, name) in silent:
+                notes.append(
+                    f"weight '{name}' stands before a factor of zero: the file may leave it out; not looked for"
+                )
+                continue
         if proof is None:
             shape = candidates[0].values.shape
             notes.append(f"weight '{name}' of shape {shape} was not found in {contents.path.name}")
@@ -132,6 +143,23 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             factored = scaled(captured.module, captured.aliases.get(name, name), folded[name])
             references[name] += [Reference(name, v, quantized, acts.get(name), computed=True) for v in factored]
     return references
+
+
+def _from_copies(captured: Captured, whole: Reference, stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
+    """A weight that several layers share, of which the file holds one for each, times that layer's constants."""
+    name, proofs = whole.parameter, []
+    for one in copies(captured.module, captured.aliases.get(name, name), whole.values):
+        references = [
+            replace(whole, values=values, acts=None, computed=True, roundings=_NORM_ROUNDINGS) for values in one
+        ]
+        found = best(pair for r in references for s in stored for pair in pairs(r, s, exact=exact))
+        if found is None or not found.passed:
+            return None
+        proofs.append(found)
+    if not proofs:
+        return None
+    joined = _joined(proofs)
+    return replace(joined, expected_zeros=proofs[0].expected_zeros, zeros=proofs[0].zeros)
 
 
 def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
