@@ -245,7 +245,7 @@ class _Tables:
             told.append(f"{share:.0%} of the weights of {len(thin)} layers zero, which run sparse")
         if cut:
             gone = sum(g.channels - kept_channels(g.channels, k) for g, k in cut) / sum(g.channels for g, _ in cut)
-            told.append(f"{gone:.0%} of the channels of {sum(len(g.layers) for g, _ in cut)} layers removed")
+            told.append(f"{gone:.0%} of the channels of {sum(len(g.lost_out) for g, _ in cut)} layers removed")
         return " and ".join(told) or "nothing to prune"
 
     def why_not(self) -> str:

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe
 from idp_deploy.pruning.methods import METHODS
 
 MODES = ("auto", "paper")
@@ -49,6 +50,11 @@ def known_options(method: str, mode: str = "auto") -> dict[str, Any]:
     rule = METHODS[method]
     schedule = {name: rule.timing.get(name, default) for name, default in SCHEDULE_OPTIONS[mode].items()}
     return {**SELECTION_OPTIONS, **rule.options, **schedule, **TRAINING_OPTIONS, **rule.training}
+
+
+def selection_options(recipe: Recipe) -> dict[str, Any]:
+    """Those that say which weights are pruned, and by which pattern."""
+    return {k: v for k, v in recipe.options.items() if k in SELECTION_OPTIONS and k != "shares"}
 
 
 def options_for(method: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
