@@ -200,7 +200,7 @@ def manifest() -> dict[str, Any]:
         "zeros": {"type": "object", "additionalProperties": count},
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},
-        "provenance": _closed(provenance),
+        "provenance": {**_closed(provenance), "required": []},
         **dict.fromkeys(("seal", "origin"), {"type": "string", "pattern": "^[0-9a-f]{32}$"}),
         "versions": texts,
     }

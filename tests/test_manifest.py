@@ -116,3 +116,14 @@ def test_the_seal_is_what_the_page_says(tmp_path: Path) -> None:
     digest = hashlib.sha256(len(data).to_bytes(8, "little") + blank).digest()
     assert found == digest.hex()[:32] != "0" * 32
     assert origin == hmac.new(key_of(model()), digest, "sha256").hexdigest()[:32] != "0" * 32
+
+
+def test_what_nobody_said_takes_no_bytes(tmp_path: Path) -> None:
+    model = CompressedModel(nn.Linear(4, 4).eval(), {}, provenance=Provenance(task="tasks:digits"))
+    usual, asked = (
+        export(model, "onnx", EXAMPLE, tmp_path / f"{encoding}.onnx", encoding=encoding)
+        for encoding in ("auto", "dense")
+    )
+    assert usual.manifest["options"] == {}
+    assert asked.manifest["options"] == {"encoding": "dense"}
+    assert read(asked.path).manifest["provenance"] == {"task": "tasks:digits"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.capturing import once
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
@@ -97,7 +99,8 @@ def verify(
         calls = calls_from_file(contents, seeds=seeds + 1)
         notes.append("inputs drawn in the shapes the file declares, since no example inputs were given")
     else:
-        calls = seeded_calls(example, task=task, seeds=seeds)
+        drawn = partial(seeded_calls, example, task=task, seeds=seeds)
+        calls = once("calls", model, (example, task, seeds), drawn) if model is not None else drawn()
     calibration = model.quantization.calibration if model is not None and model.quantization else ()
     if calibration and quantized_activations(contents):
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
@@ -109,16 +112,14 @@ def verify(
     if model is None:
         parities, more = between_runtimes(contents, results, tolerance)
     else:
-        module = evaluation_copy(model)
-        expected = [arrays(output) for output in _run(module, calls)]
-        _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
+        expected, unheard = once("answers", model, calls, partial(_answers, model, calls))
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
         if FORMATS[contents.format].blame and not all(parity.passed for parity in parities):
             worst = max(parity.tolerance for parity in parities)
             more = (*more, *FORMATS[contents.format].function("blame")(contents, model, calls[0], worst))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
-        more += dead_activations(module, calls)
+        more += unheard
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
         if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
@@ -191,6 +192,18 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
     except MissingDependencyError as error:
         return [f"not opened by {', '.join(row.converter)}: {error.message}"]
     return []
+
+
+def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
+    """(the model's outputs of every call, a note on layers that no output tells of).
+
+    Raises:
+        ConversionError: the outputs are random.
+    """
+    module = evaluation_copy(model)
+    expected = [arrays(output) for output in _run(module, calls)]
+    _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
+    return expected, dead_activations(module, calls)
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:
