@@ -103,3 +103,15 @@ def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
     """
     options = {name: value for name, value in recipe.options.items() if name in SELECTION_OPTIONS}
     return select(module, recipe.pattern, skip=recipe.skip, **options).left
+
+
+def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
+    """The weights of each reason.
+
+    >>> by_reason({"a": "depthwise", "b": "last layer", "c": "depthwise"})
+    {'depthwise': ['a', 'c'], 'last layer': ['b']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        found.setdefault(reason, []).append(name)
+    return found
