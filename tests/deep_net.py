@@ -22,4 +22,4 @@ class Wide(nn.Module):
 
 def inputs() -> tuple[Tensor]:
     """One call."""
-    return (torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(0)),)
+    return (torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0)),)

@@ -85,18 +85,17 @@ def test_vela_chooses_groups_where_cycles_count_and_scattered_zeros_where_bytes_
 
     from tests.deep_net import Wide
 
-    own_project(tmp_path, monkeypatch, 'model = "tests.deep_net:Wide"\ninputs = ["1x16x8x8"]\n')
+    own_project(tmp_path, monkeypatch, 'model = "tests.deep_net:Wide"\ninputs = ["1x16x16x16"]\n')
     torch.manual_seed(0)
     torch.save(Wide().state_dict(), "model.pt")
     Path("targets").mkdir()
     Path("targets/u85.toml").write_text(SRAM_ONLY)
-    assert call("export", "model.pt", "--to", "onnx") == 0  # so that the folder is known to work
     capsys.readouterr()
     dense = dense_figures(tmp_path)
     metric = budget.partition(" ")[0]
-    limit = budget.format(dense[f"tflite {metric}"] * (0.8 if metric == "latency" else 0.45))
+    limit = budget.format(dense[f"tflite {metric}"] * (0.7 if metric == "latency" else 0.45))
     Path("idp-deploy.toml").write_text(
-        f'model = "tests.deep_net:Wide"\ninputs = ["1x16x8x8"]\n[budgets.u85.tflite]\n{limit}\n'
+        f'model = "tests.deep_net:Wide"\ninputs = ["1x16x16x16"]\n[budgets.u85.tflite]\n{limit}\n'
     )
     capsys.readouterr()
     assert call("prune", "model.pt", "--target", "u85", "--one-shot", "--json") == 0
