@@ -1,9 +1,9 @@
 """Keyword spotting on made sounds: eight words of two syllables, other sounds, and silence; a depthwise-separable net.
 
 A syllable is a glide of two formants over a voice's pitch; a word is two syllables, the same for every speaker but for
-pitch, pace, loudness and when it begins. "Other" are syllables in pairs that are no word; "silence" is noise alone. Each
-sound is one second at 8 kHz, given to the network as the logarithm of its energy in 49 frames × 10 bands, the input of
-small keyword nets (Zhang, Suda, Lai, Chandra 2017, "Hello Edge", arXiv 1711.07128), whose DS-CNN the network follows.
+pitch, pace, loudness and when it begins. "Other" are syllables in pairs that are no word; "silence" is noise alone.
+Each sound is one second at 8 kHz, given to the network as the logarithm of its energy in 49 frames × 10 bands, the
+input of small keyword nets (Zhang, Suda, Lai, Chandra 2017, "Hello Edge", arXiv 1711.07128), whose DS-CNN it is.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def task() -> Keywords:
 
 
 def sounds(count: int, noise: float, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Spectra (count, 1, 49, 10) of zero mean and unit variance, and labels (count,); the same seed, the same sounds."""
+    """Spectra (count, 1, 49, 10) of zero mean and unit variance, and labels (count,), by `seed` alone."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(CLASSES, (count,), generator=generator)
     pairs = torch.tensor([*WORDS, (0, 0), (0, 0)])[labels]

@@ -1,4 +1,4 @@
-"""`make demo-mcu`: two small networks onto microcontrollers, gated on flash, SRAM and arena by the vendors' own software.
+"""`make demo-mcu`: two small networks onto microcontrollers, gated on flash, SRAM and arena.
 
     keywords   a DS-CNN that hears ten sounds  →  Ethos-U55, compiled by Vela
     images     a MobileNet-v1 0.25 on digits   →  TensorFlow Lite Micro, its weights unpacked by its own TFLM_DECODE
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from importlib.resources import as_file
 from importlib.resources import files as resources
 from pathlib import Path
 
@@ -50,10 +49,11 @@ def run(name: str) -> int:
     with replacing(weights) as temporary:
         torch.save(model.state_dict(), temporary)
     say(f"wrote {weights}: {evaluate(model, task) * 100:.2f} % right")
-    with as_file(resources("sample_models") / f"mcu_{name}.toml") as shipped, replacing(FOLDER / f"{name}.toml") as made:
-        made.write_bytes(shipped.read_bytes())
+    configuration = FOLDER / f"{name}.toml"
+    with replacing(configuration) as temporary:
+        temporary.write_bytes((resources("sample_models") / f"mcu_{name}.toml").read_bytes())
     try:
-        idp_deploy(["run", str(FOLDER / f"{name}.toml")])
+        idp_deploy(["run", str(configuration)])
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0

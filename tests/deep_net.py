@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ class Wide(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (16, 256, 256, 256, 256)
-        layers = (nn.Sequential(nn.Conv2d(a, b, 1), nn.ReLU()) for a, b in zip(widths, widths[1:], strict=False))
+        layers = (nn.Sequential(nn.Conv2d(a, b, 1), nn.ReLU()) for a, b in pairwise(widths))
         self.layers, self.head = nn.Sequential(*layers), nn.Linear(256, 10)
 
     def forward(self, x: Tensor) -> Tensor:

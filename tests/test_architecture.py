@@ -88,8 +88,7 @@ ALLOWED: dict[str, set[str]] = {
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
     "pipeline": {"aiming", "flow", "simulation", "stages"},
-    "planning": FOUNDATION | CORE | STAGES | {"aiming"},
-    "choosing": FOUNDATION | CORE | STAGES | {"planning", "units"},
+    "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
     "commenting": {"errors"},
@@ -109,7 +108,7 @@ ALLOWED: dict[str, set[str]] = {
         "expecting",
         "surveying",
         "starting",
-        "choosing",
+        "planning",
         "diffing",
         "schemas",
         "restoring",
@@ -126,7 +125,7 @@ ALLOWED: dict[str, set[str]] = {
 TYPES = {
     "aiming": {"simulation"},
     "rendering": {
-        "choosing", "diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation",
+        "diffing", "formats", "formats.runtimes", "inspection", "planning", "pruning", "restoring", "simulation",
     },
     "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from idp_deploy.choosing import Choice, choose, ways_for
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Budget, Model, Recipe
+from idp_deploy.planning.choosing import Choice, choose, ways_for
 from idp_deploy.simulation.targets import load_target
 from tests.test_ethos_u import call, needs_vela, own_project
 from tests.test_storing_again import IMAGE, Net, build
@@ -51,9 +51,8 @@ def test_what_keeps_the_most_is_taken_and_the_others_are_told() -> None:
 
 
 def test_scattered_zeros_keep_more_than_groups_or_channels_of_as_many() -> None:
-    kept = {}
-    for way in (c := chosen(1e9, ALL)).others + (c.way,):
-        kept[way.recipe.pattern] = way.kept
+    choice = chosen(1e9, ALL)
+    kept = {way.recipe.pattern: way.kept for way in (choice.way, *choice.others)}
     assert kept["unstructured"] > kept["2:4"] > kept["1:4"]  # 50 %, 50 %, 75 %
 
 
@@ -108,12 +107,13 @@ def test_vela_chooses_groups_where_cycles_count_and_scattered_zeros_where_bytes_
 
 
 def dense_figures(folder: Path) -> dict[str, float]:
-    from idp_deploy.choosing import figures
     from idp_deploy.flow import CompressedModel
     from idp_deploy.loading import load_model
-    from idp_deploy.planning import Costs
+    from idp_deploy.planning.choosing import figures, prices_on
     from tests.deep_net import Wide, inputs
 
     model = load_model(folder / "model.pt", Wide)
-    costs = Costs(model, inputs(), [Budget("u85", "tflite", "flash", 1e9, "here")], load_target("u85"))
-    return {" ".join(k): v for k, v in figures(costs.report_of(CompressedModel(model.module, {}))).items()}
+    prices = prices_on(model, inputs(), load_target("u85"), ["tflite"])
+    budgets = [Budget("u85", "tflite", "flash", 1e9, "here")]
+    found = figures(prices.report_of(CompressedModel(model.module, {}), budgets))
+    return {" ".join(key): value for key, value in found.items()}

@@ -102,7 +102,7 @@ def test_planning_converts_a_model_once_for_each_format(monkeypatch: pytest.Monk
         seen[format] += 1
         return convert(model, format, *arguments, **options)
 
-    monkeypatch.setattr(planning, "convert", counted)
+    monkeypatch.setattr(planning.costs, "convert", counted)
     target = load_target("pixel-4")
     budgets = [Budget("pixel-4", format, "size", 12_000.0, "here") for format in ("onnx", "tflite")]
     tried: list[str] = []

@@ -30,8 +30,8 @@ from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
-    from idp_deploy.choosing import Choice
     from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+    from idp_deploy.planning import Choice
     from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
@@ -94,7 +94,6 @@ def prune(
 ) -> None:
     """Train with soft masks until a share of the weights is zero, then harden them."""
     from idp_deploy import loading
-    from idp_deploy.choosing import figures
     from idp_deploy.flow import CompressedModel
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import left_dense
@@ -172,7 +171,7 @@ def prune(
         follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
     if choice and isinstance(compressed, CompressedModel):
-        document = with_choice(document, choice, figures(choice.costs.report_of(compressed)))
+        document = with_choice(document, choice, choice.figures_of(compressed))
     emit(document, format=format, json=json)
 
 
@@ -226,7 +225,7 @@ def plan(
     Args:
         named: the pattern that the user asked for; without one the device's own ways are held against each other.
     """
-    from idp_deploy.choosing import choose, ways_for
+    from idp_deploy.planning import choose, ways_for
 
     configured = "pattern" in session.configuration.prune.model_fields_set
     patterns = (recipe.pattern,) if named or configured else ways_for(device, recipe)

@@ -9,18 +9,18 @@ from idp_deploy.rendering.document import Document, Table
 from idp_deploy.units import METRICS, show
 
 if TYPE_CHECKING:
-    from idp_deploy.choosing import Choice, Figures
+    from idp_deploy.planning import Choice, Figures
 
 
 def with_choice(document: Document, choice: Choice, reached: Figures) -> Document:
     """`document` of a pruned model with a row for every figure, and a note for every way that was not taken."""
-    limits = {(budget.format, budget.metric): budget.limit for budget in choice.costs.budgets}
+    limits = {(budget.format, budget.metric): budget.limit for budget in choice.budgets}
     rows = []
     for key in dict.fromkeys([*choice.way.figures, *reached]):
         format, metric = key
         values = (limits.get(key), choice.way.figures.get(key), reached.get(key))
         rows.append((f"{format} {metric}", *(show(value, METRICS[metric].unit) for value in values)))
-    device = choice.costs.target.name
+    device = choice.prices.target.name
     table = Table(
         f"{device}, by {choice.said_by}", ("what", "limit", "expected", "reached"), rows, frozenset({1, 2, 3})
     )

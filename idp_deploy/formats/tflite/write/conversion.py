@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     Row,
@@ -112,6 +113,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
     with _quiet(), torch.no_grad(), torch.random.fork_rng():
         import litert_torch
 
+        spell_out(captured.module, RECURRENT_LAYERS)
         keep_apart(captured.module)
         try:
             content = litert_torch.convert(flat, arriving).model_content()

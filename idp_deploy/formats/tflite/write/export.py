@@ -40,6 +40,7 @@ from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, r
 from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
+from idp_deploy.formats.tflite.write.recurring import write_steps
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
 from idp_deploy.formats.writing import Converted, Written
@@ -85,6 +86,7 @@ def convert_tflite(
     refuse_returned_inputs(captured, "TFLite")
     lowered = convert(captured, _calibration(captured, quantization))
     tflite = parse(lowered.content)
+    write_steps(tflite)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
     mean_single_places(tflite)

@@ -83,7 +83,9 @@ def add_buffer(model: Any, values: np.ndarray | bytes) -> int:
     return len(model.buffers) - 1
 
 
-_OPTIONS = {"CONV_2D": "Conv2DOptions"}
+# of operators whose options are not called as they are, or that have none
+_OPTIONS = {"CONV_2D": "Conv2DOptions", "FULLY_CONNECTED": "FullyConnectedOptions"}
+_WITHOUT_OPTIONS = {"LOGISTIC", "RELU", "TANH"}
 
 
 def operator(model: Any, name: str, inputs: list[int], outputs: list[int], *, version: int = 1) -> Any:
@@ -91,6 +93,8 @@ def operator(model: Any, name: str, inputs: list[int], outputs: list[int], *, ve
     op = schema().OperatorT()
     op.opcodeIndex = _opcode(model, getattr(schema().BuiltinOperator, name), version)
     op.inputs, op.outputs = inputs, outputs
+    if name in _WITHOUT_OPTIONS:
+        return op
     options = _OPTIONS.get(name, name.title() + "Options")
     op.builtinOptionsType = getattr(schema().BuiltinOptions, options)
     op.builtinOptions = getattr(schema(), options + "T")()

@@ -10,22 +10,23 @@ most of what the weights held:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
+from idp_deploy.aiming import STORED, aim
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import Budget, Model, Recipe, Report
+from idp_deploy.flow import Budget, CompressedModel, FormatName, Model, Recipe, Report
 from idp_deploy.masks import NM, Channel, parse_pattern
-from idp_deploy.planning import CANDIDATES, Costs, least, predictable
+from idp_deploy.planning.costs import Prices
+from idp_deploy.planning.sparsity import CANDIDATES, Announce, least, predictable
 from idp_deploy.pruning import METHODS, one_shot
 from idp_deploy.simulation.targets import Target
 from idp_deploy.tasks import Task
 from idp_deploy.units import METRICS, show
 
-Announce = Callable[[str], None]
 Figures = Mapping[tuple[str, str], float]  # (format, metric) → value in the metric's base unit
 CHANNELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # shares of whole channels: half of them is a quarter of the work
 # family of a device's runtime → what its arithmetic and its memory may reward; other devices get what was asked for
@@ -58,8 +59,13 @@ class Choice:
 
     way: Way
     others: tuple[Way, ...]
-    costs: Costs
+    prices: Prices
+    budgets: tuple[Budget, ...]
     said_by: str  # "Vela 5.2.0", or "the estimate"
+
+    def figures_of(self, compressed: CompressedModel) -> Figures:
+        """What the model that was trained reaches, by the same word."""
+        return figures(self.prices.report_of(compressed, self.budgets))
 
 
 def ways_for(target: Target, recipe: Recipe) -> tuple[str, ...]:
@@ -91,13 +97,14 @@ def choose(
     Raises:
         UsageError: the target has no budget, or no way meets them; the message says how far each comes.
     """
-    costs = Costs(model, example_inputs, predictable(budgets, target), target, scheme=scheme, task=task)
+    mine = predictable(budgets, target)
+    prices = prices_on(model, example_inputs, target, [b.format for b in mine], scheme=scheme, task=task)
     ways = []
     said_by = "the estimate"
     for pattern in patterns:
         asked = replace(recipe, pattern=pattern)
         try:
-            found, report = least(costs, asked, _candidates(pattern), announce=announce)
+            found, report = least(prices, asked, mine, _candidates(pattern), announce=announce)
         except (UsageError, ConversionError) as error:
             if len(patterns) == 1:
                 raise
@@ -114,7 +121,24 @@ def choose(
             way_out="loosen the budget, or use a smaller model",
         )
     best = max(meeting, key=lambda way: way.kept)
-    return Choice(best, tuple(way for way in ways if way is not best), costs, said_by)
+    return Choice(best, tuple(way for way in ways if way is not best), prices, tuple(mine), said_by)
+
+
+def prices_on(
+    model: Model,
+    example_inputs: tuple[Any, ...],
+    target: Target,
+    formats: Sequence[FormatName],
+    *,
+    scheme: str | None = None,
+    task: Task | None = None,
+) -> Prices:
+    """Prices of files as the target wants them: neural processing units and microcontrollers take integers."""
+    if scheme is None and any(runtime.family in STORED for runtime in target.runtimes):
+        scheme = "int8"
+    formats = list(dict.fromkeys(formats))
+    options = aim(formats, [target], scheme=scheme).options
+    return Prices(model, example_inputs, target, formats, scheme=scheme, task=task, options=options)
 
 
 def figures(report: Report) -> Figures:
