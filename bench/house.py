@@ -93,7 +93,7 @@ def step(name: str, folder: Path) -> Callable[[], Any]:
         return lambda: export_and_verify(model, inputs, folder, "m", FORMATS)
     from idp_deploy.exporting import export
     from idp_deploy.flow import Budget, Model, Recipe
-    from idp_deploy.planning import plan
+    from idp_deploy.planning import sparsity_for
     from idp_deploy.simulation.targets import load_target
 
     suffix = {"coreml": "mlpackage"}.get(what, what)
@@ -103,7 +103,7 @@ def step(name: str, folder: Path) -> Callable[[], Any]:
     model, inputs = Model(network.build().eval()), network.inputs()
     device = load_target(_DEVICES[what])
     budgets = [Budget(device.name, what, "size", _LIMIT_BYTES, "bench")]
-    return lambda: plan(model, inputs, Recipe(), device, budgets).recipe.sparsity
+    return lambda: sparsity_for(model, inputs, Recipe(), device, budgets)
 
 
 def once(name: str) -> None:

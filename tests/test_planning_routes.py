@@ -14,7 +14,7 @@ from idp_deploy.cli.app import app
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Budget, FormatName, Model, Recipe
 from idp_deploy.masks import prunable_weights
-from idp_deploy.planning import Prices, plan, routes
+from idp_deploy.planning import Prices, choose, routes
 from idp_deploy.pruning import Layer, allocate, one_shot
 from idp_deploy.simulation.targets import load_target
 
@@ -38,15 +38,14 @@ def within(share: float, model: Model, format: FormatName) -> tuple[Budget, floa
 def test_a_runtime_without_sparse_kernels_gets_fewer_channels_and_nothing_else(model: Model) -> None:
     budget, dense = within(0.5, model, "onnx")
     told: list[str] = []
-    found = plan(model, IMAGE, Recipe(), DEVICE, [budget], announce=told.append)
-    patterns = set(found.recipe.options["rules"].values())
+    found = choose(model, IMAGE, Recipe(), DEVICE, [budget], ("unstructured",), free=True, announce=told.append)
+    patterns = set(found.way.recipe.options["rules"].values())
     assert patterns == {"channel", "skip"}
-    assert all(check.verdict == "pass" for check in found.expected)
+    assert found.way.figures["onnx", "latency"] <= budget.limit
     assert "100% too slow" in told[0]
-    reached = found.reached(one_shot(model, found.recipe, IMAGE))
-    assert [check.value for check in reached] == [check.value for check in found.expected]
-    assert reached[0].value is not None
-    assert 0.4 * dense < reached[0].value <= budget.limit
+    reached = found.figures_of(one_shot(model, found.way.recipe, IMAGE))
+    assert reached == found.way.figures
+    assert 0.4 * dense < reached["onnx", "latency"] <= budget.limit
 
 
 def test_a_runtime_with_sparse_kernels_is_offered_both_ways_and_thins_only_what_they_run(model: Model) -> None:
@@ -65,21 +64,21 @@ def test_a_runtime_with_sparse_kernels_is_offered_both_ways_and_thins_only_what_
 def test_what_cannot_be_reached_is_said_with_how_much_is_missing(model: Model) -> None:
     budget, _ = within(0.02, model, "onnx")
     with pytest.raises(UsageError, match=r"even the fastest takes .* ms, \d+% too long"):
-        plan(model, IMAGE, Recipe(), DEVICE, [budget])
+        choose(model, IMAGE, Recipe(), DEVICE, [budget], ("unstructured",), free=True)
 
 
 def test_a_pattern_that_somebody_has_chosen_is_kept(model: Model) -> None:
     budget, _ = within(0.7, model, "onnx")
-    found = plan(model, IMAGE, Recipe(pattern="channel"), DEVICE, [budget], free=False)
-    assert found.recipe.pattern == "channel"
-    assert "shares" not in found.recipe.options
+    found = choose(model, IMAGE, Recipe(), DEVICE, [budget], ("channel",))
+    assert found.way.recipe.pattern == "channel"
+    assert "shares" not in found.way.recipe.options
 
 
 def test_skipped_weights_stay_dense_whatever_the_device_wants(model: Model) -> None:
     budget, _ = within(0.7, model, "onnx")
-    found = plan(model, IMAGE, Recipe(skip=("12.*",)), DEVICE, [budget])
-    assert found.recipe.options["rules"]["12.weight"] == "skip"
-    assert "12.weight" not in one_shot(model, found.recipe, IMAGE).masks
+    found = choose(model, IMAGE, Recipe(skip=("12.*",)), DEVICE, [budget], ("unstructured",), free=True)
+    assert found.way.recipe.options["rules"]["12.weight"] == "skip"
+    assert "12.weight" not in one_shot(model, found.way.recipe, IMAGE).masks
 
 
 def test_a_share_of_its_own_is_what_a_weight_gets() -> None:
@@ -108,5 +107,5 @@ def test_the_command_says_the_way_first_and_what_was_reached_last(
     found = CliRunner().invoke(app, ["prune", "w.pt", "--target", "raspberry-pi-4", "--one-shot"])
     assert found.exit_code == 0, found.output
     assert "100% too slow" in found.output
-    assert re.search(r"taken: \d+% of the channels of \d+ layers removed", found.output)
-    assert re.search(r"raspberry-pi-4, onnx +latency .* pass", found.output)
+    assert re.search(r"by the estimate, \d+% of the channels of \d+ layers removed", found.output)
+    assert re.search(r"onnx latency +\d[\d.]* ms +\d[\d.]* ms +\d[\d.]* ms", found.output)

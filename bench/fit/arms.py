@@ -17,7 +17,7 @@ from idp_deploy.planning.costs import Prices
 from idp_deploy.planning.routes import routes
 from idp_deploy.simulation.targets import load_target
 
-STEPS = 14  # halvings of the share of zeros
+STEPS = 8  # halvings of the share of zeros
 TASK = SmallTask(
     "coloured characters, separable net, fine-tuned, SGD",
     partial(nets.separable, 3, (24, 64, 96, 128, 128), (1, 2, 1, 1), 36),

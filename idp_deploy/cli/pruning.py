@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,12 +25,13 @@ from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
+from idp_deploy.rendering.choices import with_choice
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
-    from idp_deploy.planning import Aimed
+    from idp_deploy.planning import Choice
     from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
@@ -125,11 +127,19 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
-    aimed = None
-    if device is not None:
-        free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
-        aimed = plan(session, dense, data, recipe, device, free=free)
-        recipe = aimed.recipe
+    choice = (
+        plan(
+            session,
+            dense,
+            data,
+            recipe,
+            device,
+            free=session.leaves_open(pattern=pattern, allocation=allocation, rules=rule),
+        )
+        if device
+        else None
+    )
+    recipe = choice.way.recipe if choice else recipe
     left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
     if one_shot:
@@ -170,13 +180,9 @@ def prune(
     follow = f"idp-deploy export {path} --to all"
     if soft or prunes_channels(recipe):
         follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
-    reached = None
-    if aimed is not None and isinstance(compressed, CompressedModel):
-        reached = list(zip(aimed.expected, aimed.reached(compressed), strict=True))
-    metric = data.metric_name if data else ""
-    document = compression_document(
-        compressed, path, accuracies=facts, metric=metric, next=follow, left=left, reached=reached
-    )
+    document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
+    if choice and isinstance(compressed, CompressedModel):
+        document = with_choice(document, choice, choice.figures_of(compressed))
     emit(document, format=format, json=json)
 
 
@@ -217,25 +223,27 @@ def _document(
     facts: dict[str, float],
     follow: str,
     metric: str,
+    left: Mapping[str, str] | None = None,
 ) -> Document:
-    return compression_document(model, path, accuracies=facts, metric=metric, next=follow)
+    return compression_document(model, path, accuracies=facts, metric=metric, next=follow, left=left)
 
 
-def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target, *, free: bool) -> Aimed:
-    """How the device's configured budgets want the model pruned."""
-    from idp_deploy.aiming import aim
-    from idp_deploy.planning import plan as plan_for
+def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target, *, free: bool) -> Choice:
+    """The way to prune that meets the device's configured budgets and costs the least.
 
-    settings, budgets = session.configuration, session.configuration.budget_list()
-    formats = dict.fromkeys(budget.format for budget in budgets if budget.target == device.name)
-    aimed = aim(
-        tuple(formats), [device], scheme=settings.quantize.scheme, encoding=settings.export.encoding,
-        options=settings.export.special(tuple(formats)),
-    )  # fmt: skip
-    say(f"looking for the way to the budgets of {device.name}")
-    found = plan_for(
-        dense, session.example_inputs(task), recipe, device, budgets, free=free, scheme=settings.quantize.scheme,
-        task=task, encoding=settings.export.encoding, options=aimed.options, announce=say,
-    )  # fmt: skip
-    say(f"pruning to {found.recipe.sparsity:.1%} zeros")
-    return found
+    Args:
+        free: whether nobody has named pattern, allocation or rules; then the device's own ways are held against each other.
+    """
+    from idp_deploy.planning import choose, ways_for
+
+    patterns = ways_for(device, recipe) if free else (recipe.pattern,)
+    say(f"looking for what meets the budgets of {device.name} and keeps the most")
+    choice = choose(
+        *(dense, session.example_inputs(task), recipe, device, session.configuration.budget_list(), patterns),
+        free=free,
+        scheme=session.configuration.quantize.scheme,
+        task=task,
+        announce=say,
+    )
+    say(f"for {device.name}, by {choice.said_by}, {choice.way}")
+    return choice

@@ -102,3 +102,15 @@ def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
     {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
     """
     return select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe)).left
+
+
+def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
+    """The weights of each reason.
+
+    >>> by_reason({"a": "depthwise", "b": "last layer", "c": "depthwise"})
+    {'depthwise': ['a', 'c'], 'last layer': ['b']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        found.setdefault(reason, []).append(name)
+    return found

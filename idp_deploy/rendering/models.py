@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.ledger import summary
 from idp_deploy.rendering.document import Bar, Chart, Document, Table
-from idp_deploy.units import METRICS, show
+from idp_deploy.units import show
 
 if TYPE_CHECKING:
-    from idp_deploy.flow import Check, Quantization
+    from idp_deploy.flow import Quantization
 
 
 def compression_document(
@@ -22,13 +22,11 @@ def compression_document(
     accuracies: Mapping[str, float],
     metric: str = "accuracy",
     next: str = "",
-    reached: Sequence[tuple[Check, Check]] | None = None,
     left: Mapping[str, str] | None = None,
 ) -> Document:
     """Zeros of prunable and of all, accuracy before and after, where it went.
 
     Args:
-        reached: of each budget that the model was pruned for what was expected, and what became of it.
         left: why a weight was not pruned, by name, as far as that is known.
     """
     total = sum(p.numel() for p in model.module.parameters())
@@ -52,16 +50,6 @@ def compression_document(
         "parameters": total,
         "accuracy": dict(accuracies),
     }
-    if reached:
-        tables.append(_reached_table(reached))
-        data["budgets"] = [
-            {
-                "target": after.budget.target, "format": after.budget.format, "metric": after.budget.metric,
-                "limit": after.budget.limit, "expected": before.value, "reached": after.value,
-                "passed": after.verdict == "pass",
-            }
-            for before, after in reached
-        ]  # fmt: skip
     notes = []
     quantization = model.quantization if isinstance(model, CompressedModel) else None
     if quantization is not None:
@@ -82,18 +70,6 @@ def compression_document(
     return Document(
         f"wrote {path}", tables, data, notes, pictures=_pictures(model, accuracies), next=next, summary=said
     )
-
-
-def _reached_table(reached: Sequence[tuple[Check, Check]]) -> Table:
-    rows = []
-    for before, after in reached:
-        unit = METRICS[after.budget.metric].unit
-        values = (show(value, unit) if value is not None else "unknown" for value in (before.value, after.value))
-        place = f"{after.budget.target}, {after.budget.format}"
-        rows.append((place, after.budget.metric, show(after.budget.limit, unit), *values, after.verdict))
-    states = ["good" if after.verdict == "pass" else "bad" for _, after in reached]
-    columns = ("device", "metric", "limit", "expected", "reached", "verdict")
-    return Table("budgets", columns, rows, frozenset({2, 3, 4}), states)  # type: ignore[arg-type]
 
 
 def _pictures(model: CompressedModel | MaskedModel, accuracies: Mapping[str, float]) -> list[Chart]:
