@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
 
-.PHONY: help demo demo-mcu test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz chaos emulator clean
+.PHONY: help demo demo-mcu test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz verify-changes chaos emulator clean
 help:  ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -83,6 +83,9 @@ coreai: $(STAMP)  ## Core AI's libraries and the vendor's own tool in an environ
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+
+verify-changes: $(STAMP)  ## 2,000 changed bits and values of every format and scheme, sealed anew or not: none that matters passes
+	$(BIN)/python -m tests.fuzzing.changes --cases $(or $(CASES),2000) --seed $(or $(SEED),1)
 
 chaos: $(STAMP)  ## commands that are killed, find the disk full, meet or lose a worker (KILLS=200 SEED=1)
 	$(BIN)/python -m tests.chaos.killing --kills $(or $(KILLS),200) --seed $(or $(SEED),1)

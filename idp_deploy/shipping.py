@@ -63,12 +63,13 @@ def export_and_verify(
     """
     from idp_deploy.capturing import traced_once
     from idp_deploy.exporting import convert
+    from idp_deploy.exporting.collecting import seldom_collecting
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
     claim_artifacts(folder, stem, formats)
     folder.mkdir(parents=True, exist_ok=True)
-    with traced_once():
+    with traced_once(), seldom_collecting():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):

@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "files": FOUNDATION | {"documents", "packages"},
     "packages": {"documents"},
     "documents": set(),
-    "sealing": {"documents", "files"},
+    "sealing": {"documents", "files", "flow"},
     "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
     "lifting": set(),

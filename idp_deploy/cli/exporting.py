@@ -58,6 +58,12 @@ def export(
             metavar="float|int8", help="What an int8 TFLite file takes and gives. [default: float]", show_default=False
         ),
     ] = None,
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="nchw|nhwc", help="Of images in a TFLite file. [default: nhwc for inputs alone]", show_default=False
+        ),
+    ] = None,
     target: Targets = None,
     folder: Annotated[
         Path | None,
@@ -83,7 +89,7 @@ def export(
     outputs = parse_outputs(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
     special: Mapping[FormatName, Mapping[str, str]] = session.configuration.export.special(
-        outputs, precision=precision, io=io
+        outputs, precision=precision, io=io, layout=layout
     )
     source = existing(checkpoint) if checkpoint else newest_checkpoint()
     if not checkpoint:
