@@ -121,8 +121,6 @@ def verify(
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
         more += unheard
-        if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
-            more += (f"the model itself: {overflow(module, calls[0])}",)
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
         if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
@@ -198,7 +196,7 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
 
 
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
-    """(the model's outputs of every call, a note on layers that no output tells of).
+    """(the model's outputs of every call, notes on layers that no output tells of and on outputs that are no numbers).
 
     Raises:
         ConversionError: the outputs are random.
@@ -206,7 +204,10 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
     module = evaluation_copy(model)
     expected = [arrays(output) for output in _run(module, calls)]
     _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
-    return expected, dead_activations(module, calls)
+    notes = dead_activations(module, calls)
+    if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+        notes += (f"the model itself: {overflow(module, calls[0])}",)
+    return expected, notes
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:
