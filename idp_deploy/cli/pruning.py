@@ -127,18 +127,8 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
-    choice = (
-        plan(
-            session,
-            dense,
-            data,
-            recipe,
-            device,
-            free=session.leaves_open(pattern=pattern, allocation=allocation, rules=rule),
-        )
-        if device
-        else None
-    )
+    free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
+    choice = plan(session, dense, data, recipe, device, free=free) if device is not None else None
     recipe = choice.way.recipe if choice else recipe
     left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
@@ -232,7 +222,7 @@ def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, devi
     """The way to prune that meets the device's configured budgets and costs the least.
 
     Args:
-        free: whether nobody has named pattern, allocation or rules; then the device's own ways are held against each other.
+        free: whether nobody has named pattern, allocation or rules; then the device's own ways are compared.
     """
     from idp_deploy.planning import choose, ways_for
 
