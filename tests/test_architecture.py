@@ -26,6 +26,7 @@ FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "activation_noise", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
+    "soundness",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -35,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "ledger": FOUNDATION,
+    "soundness": {"errors"},
     "files": FOUNDATION | {"documents", "packages"},
     "packages": {"documents"},
     "documents": set(),
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},
-    "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
+    "loading": FOUNDATION | {"soundness", "documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "vendors"},

@@ -215,7 +215,7 @@ def test_the_same_seed_makes_the_same_sounds_and_silence_is_silent() -> None:
 def test_the_keyword_net_learns_and_fits_a_microcontroller() -> None:
     module = keywords.build()
     assert sum(p.numel() for p in module.parameters()) < 25_000
-    task = keywords.Keywords(600, 200, noise=0.3)
+    task = keywords.Keywords(1500, 200, noise=0.3)
     torch.manual_seed(0)
     assert evaluate(train(module, task, epochs=4), task) > 0.5
 

@@ -222,7 +222,7 @@ def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, devi
     """The way to prune that meets the device's configured budgets and costs the least.
 
     Args:
-        free: whether nobody has named pattern, allocation or rules; then the device's own ways are compared.
+        free: whether nobody has named pattern, allocation or rules; then the device's own ways compete.
     """
     from idp_deploy.planning import choose, ways_for
 

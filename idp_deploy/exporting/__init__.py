@@ -25,6 +25,7 @@ from idp_deploy.formats.notes import storage_notes
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.sealing import key_of, seal
+from idp_deploy.soundness import refuse_unsound
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +75,7 @@ def export(
 
     Raises:
         UsageError: unknown format or encoding, or weights that were written to after hardening.
-        ConversionError: an operator the format cannot hold.
+        ConversionError: an operator the format cannot hold; a weight or a statistic that is not finite.
         MissingDependencyError: the format's converter is not installed.
     """
     return store(convert(model, format, example_inputs, encoding=encoding, **options), path)
@@ -90,6 +91,7 @@ def convert(
     **options: Any,
 ) -> Conversion:
     """All of an export that takes long; arguments and errors as for `export`."""
+    refuse_unsound(model.module)
     refuse_filled(model)
     row = known(format)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}

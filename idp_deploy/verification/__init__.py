@@ -21,6 +21,7 @@ from idp_deploy.formats.sessions import Session, Sessions
 from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
 from idp_deploy.sealing import intact, key_of
+from idp_deploy.soundness import overflow
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -195,7 +196,7 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
 
 
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
-    """(the model's outputs of every call, a note on layers that no output tells of).
+    """(the model's outputs of every call, notes on layers that no output tells of and on outputs that are no numbers).
 
     Raises:
         ConversionError: the outputs are random.
@@ -203,7 +204,10 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
     module = evaluation_copy(model)
     expected = [arrays(output) for output in _run(module, calls)]
     _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
-    return expected, dead_activations(module, calls)
+    notes = dead_activations(module, calls)
+    if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+        notes += (f"the model itself: {overflow(module, calls[0])}",)
+    return expected, notes
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:

@@ -147,9 +147,7 @@ def _nudge(array: np.ndarray, random: Random) -> np.ndarray:
         changed[i] = random.choice((0, -changed[i], changed[i] * 1.25, changed[i] + 1))
     else:
         with np.errstate(over="ignore"):
-            changed[i] = random.choice(
-                (np.zeros_like(changed[i]), ~changed[i], changed[i] + np.array(1, changed.dtype))
-            )
+            changed[i] = random.choice((changed[i] & 0, ~changed[i], changed[i] + np.array(1, changed.dtype)))
     return changed.reshape(array.shape)
 
 
