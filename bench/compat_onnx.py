@@ -33,7 +33,7 @@ from tests.zoo import ZOO, pruned
 RESULTS = Path(__file__).parent / "results"
 RUNNER = Path(__file__).with_name("compat_onnx_runner.py")
 NETWORKS = ("mobilenet_v2", "mixer", "gru", "lstm")
-ENCODINGS = ("dense", "auto", "portable", "bitmask", "gaps8", "gaps4", "sparse-initializer")
+ENCODINGS = ("dense", "auto", "portable", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer")
 TOLERANCES = {"float32": 1e-4, "int8": 0.25}  # of the largest output; integers are rounded where a tool likes to
 
 
