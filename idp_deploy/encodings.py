@@ -12,9 +12,9 @@ tensor has another zero point). For the row `0 0 7 0 0 0 5 0`:
 | gaps4    | nibbles, zeros to skip before a value: `2 3` → `32`      | `7 5`   |
 
 A gap above 255 in gaps8 (39 in gaps5) is bridged by fillers: a stored `fill` after each 255 entries. The distances of
-gaps5 are cut into three runs of equal length, and each 16 bits hold one of each run: they unpack run by run. In gaps4 the code 15 skips 15
-zeros and stores no value. Everything is exact: NaN payloads survive, −0.0 is kept where a mask keeps it; without a
-mask an entry is stored when it differs from `fill`, so NaN is stored and −0.0 becomes 0.0.
+gaps5 are cut into three runs of equal length, and each 16 bits hold one of each run: they unpack run by run. In gaps4
+the code 15 skips 15 zeros and stores no value. Everything is exact: NaN payloads survive, −0.0 is kept where a mask
+keeps it; without a mask an entry is stored when it differs from `fill`, so NaN is stored and −0.0 becomes 0.0.
 """
 
 from __future__ import annotations
