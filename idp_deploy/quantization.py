@@ -54,6 +54,7 @@ _RANDOM_CALLS = 16
 _BIAS_STEPS = 2.0**28  # of int32's 2³¹: ranges differ a little between runtimes, and sums need room
 _LEAST_WEIGHT = 1e-9  # ai-edge-quantizer's `min_bound`
 _AMBIGUOUS = "a grouped transposed convolution: formats differ in which of its weights share a scale"
+_EITHER_WAY = "no layer's weight: its outputs may be its rows or its columns"
 _UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
 
 
@@ -151,6 +152,9 @@ def quantize(
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
     if scheme.startswith("int8"):
         kept_float |= dict.fromkeys(_grouped_transposed(module, axes), _AMBIGUOUS)
+        matrices = prunable_weights(module, matrices=True)
+        bare = [name for name in axes if name in matrices and matrices[name].kind == "matrix"]
+        kept_float |= dict.fromkeys(bare, _EITHER_WAY)
     kept_float |= dict.fromkeys(_empty(parameters), "it has no entries")
     if scheme == "lut4":
         kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)

@@ -201,7 +201,7 @@ def manifest() -> dict[str, Any]:
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},
         "provenance": {**_closed(provenance), "required": []},
-        **{mark: {"type": "string", "pattern": "^[0-9a-f]{32}$"} for mark in ("seal", "origin")},
+        **{name: {"type": "string", "pattern": "^[0-9a-f]{32}$"} for name in ("seal", "origin")},
         "versions": texts,
     }
     return {"$schema": DIALECT, **_closed(properties)}

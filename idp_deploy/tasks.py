@@ -27,6 +27,7 @@ from idp_deploy.errors import IdpDeployError, UsageError
 _SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
 
+
 class Task:
     """Data, loss and metric of one problem. Only `train_loader` and `validation_loader` must be written.
 
@@ -113,7 +114,8 @@ def rehearse(module: nn.Module, task: Task) -> None:
     Nothing learns, and the module's mode, its statistics and the random state are as before.
 
     Raises:
-        UsageError: a loader without batches or whose workers cannot be reached, or the step of the task or the forward that fails, with what it was given.
+        UsageError: a loader without batches or whose workers cannot be reached, or the step of the task or
+            the forward that fails, with what it was given.
     """
     was_training = module.training
     device = next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -90,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
     "pipeline": {"aiming", "flow", "simulation", "stages"},
-    "planning": FOUNDATION | CORE | STAGES,
+    "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
     "commenting": {"errors"},
@@ -126,7 +126,9 @@ ALLOWED: dict[str, set[str]] = {
 # whose types a room may name, without loading them
 TYPES = {
     "aiming": {"simulation"},
-    "rendering": {"diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {
+        "diffing", "formats", "formats.runtimes", "inspection", "planning", "pruning", "restoring", "simulation",
+    },
     "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row

@@ -54,7 +54,7 @@ def test_an_exported_file_is_sealed_and_one_bit_breaks_it(
 def test_no_changed_constant_that_moves_an_output_is_accepted(
     format: FormatName, scheme: str, seeds: dict[tuple[str, str], Seed], tmp_path: Path
 ) -> None:
-    """A slice of `make verify-changes`: single bits and values, the seal broken, blank, gone, forged."""
+    """A slice of `make verify-changes`: bits and values, the seal broken, blank, gone with the manifest, forged."""
     counts, bad = changes.row(seeds[format, scheme], 3 * len(changes.SEALS), 20, tmp_path)
     assert not bad
     assert counts["refused"] > 0

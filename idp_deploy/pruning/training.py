@@ -332,7 +332,11 @@ def pruner_for(
         **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
     )
     if recipe.sparsity:
-        layers = [Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis) for s in pruner.sites]
+        own = recipe.options.get("shares", {})
+        layers = [
+            Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis, share=own.get(s.name))
+            for s in pruner.sites
+        ]
         allocate(layers, recipe.sparsity, "uniform")
     return pruner
 

@@ -198,7 +198,7 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
 
 
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
-    """(the model's outputs of every call, a note on layers that no output tells of).
+    """(the model's outputs of every call, notes on layers that no output tells of and on outputs that are no numbers).
 
     Raises:
         ConversionError: the outputs are random.
@@ -206,7 +206,10 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
     module = evaluation_copy(model)
     expected = [arrays(output) for output in _run(module, calls)]
     _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
-    return expected, dead_activations(module, calls)
+    notes = dead_activations(module, calls)
+    if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+        notes += (f"the model itself: {overflow(module, calls[0])}",)
+    return expected, notes
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:

@@ -22,6 +22,8 @@ from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
+    ORDERS,
+    SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
@@ -48,6 +50,8 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.repeat.default: repeat,
     **BITS_OF_TRUTH,
+    **ORDERS,
+    **SUMS_OF_PRODUCTS,
 }
 
 
