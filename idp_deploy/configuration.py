@@ -59,17 +59,27 @@ class ExportTable(_Table):
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None
+    layout: str | None = None
 
     def special(
-        self, formats: Sequence[FormatName], *, precision: str | None = None, io: str | None = None
+        self,
+        formats: Sequence[FormatName],
+        *,
+        precision: str | None = None,
+        io: str | None = None,
+        layout: str | None = None,
     ) -> dict[FormatName, dict[str, str]]:
         """What one format's exporter alone is asked for; an argument goes before what the file says.
 
         Raises:
             UsageError: an argument that none of `formats` takes.
         """
-        words = {"precision": (precision, self.precision), "io": (io, self.io)}
-        takers: dict[str, tuple[FormatName, ...]] = {"precision": ("coreml", "coreai"), "io": ("tflite",)}
+        words = {"precision": (precision, self.precision), "io": (io, self.io), "layout": (layout, self.layout)}
+        takers: dict[str, tuple[FormatName, ...]] = {
+            "precision": ("coreml", "coreai"),
+            "io": ("tflite",),
+            "layout": ("tflite",),
+        }
         formats = [COMPILED_FROM.get(format, format) for format in formats]
         for word, (asked, _) in words.items():
             if asked and not set(takers[word]).intersection(formats):

@@ -85,6 +85,7 @@ CHOICES: Mapping[tuple[str, ...], tuple[str, ...]] = {  # of the configuration: 
     ("quantize", "scheme"): ("fp16", "int8", "int8-weights", "lut4"),
     ("export", "precision"): ("float16", "float32"),
     ("export", "io"): ("int8", "float"),
+    ("export", "layout"): ("nchw", "nhwc", "auto"),
 }
 WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an editor shows
     ("model",): 'Callable that builds the nn.Module, as "pkg.mod:build" or "pkg.mod:build(width=0.5)".',
@@ -117,6 +118,10 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("export", "encoding"): "How zeros are stored: auto takes the fewest bytes for each weight, dense stores them.",
     ("export", "precision"): "What Core ML computes in.",
     ("export", "io"): "What an int8 TFLite file takes and gives: int8 or float.",
+    (
+        "export",
+        "layout",
+    ): "Of images in a TFLite file: nhwc at both ends, nchw as the model, auto nhwc for inputs alone.",
     ("baseline",): "How `check --baseline` judges.",
     ("baseline", "tolerances"): 'By how much a metric may get worse than the baseline: latency = "2 %".',
     ("budgets",): 'Limits: [budgets.<device>.<format>] with quantities such as size = "600 kB", latency = "4 ms".',
@@ -195,8 +200,8 @@ def manifest() -> dict[str, Any]:
         "zeros": {"type": "object", "additionalProperties": count},
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},
-        "provenance": _closed(provenance),
-        "seal": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "provenance": {**_closed(provenance), "required": []},
+        **{name: {"type": "string", "pattern": "^[0-9a-f]{32}$"} for name in ("seal", "origin")},
         "versions": texts,
     }
     return {"$schema": DIALECT, **_closed(properties)}

@@ -379,5 +379,7 @@ def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
     assert call("export", "large.pt", "--to", "coreml", "--precision", "float64") == 2
     assert call("export", "large.pt", "--to", "onnx", "--io", "int8") == 2
     assert "--io is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
+    assert call("export", "large.pt", "--to", "onnx", "--layout", "nhwc") == 2
+    assert "--layout is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
     assert call("export", "large.pt", "--to", "tflite", "--io", "int8") == 2
     assert "--io int8 needs int8 activations" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def write_zeros(module: nn.Module, soft_masks: Mapping[str, SoftMask]) -> dict[s
     Raises:
         UsageError: a mask for a weight that the module does not have or that cannot be pruned; NaN or inf in a weight.
     """
-    known = prunable_weights(module, embeddings=True)
+    known = prunable_weights(module, embeddings=True, matrices=True)
     masks: dict[str, Tensor] = {}
     for name, soft in soft_masks.items():
         if name not in known:

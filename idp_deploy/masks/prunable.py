@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -16,7 +17,7 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag)
 # linear layers of other libraries whose weight is (in, out), known by name so that nothing is imported: GPT-2's
 _TURNED = {"transformers.pytorch_utils.Conv1D"}
 
-Kind = Literal["linear", "convolution", "depthwise", "attention", "recurrent", "embedding"]
+Kind = Literal["linear", "convolution", "depthwise", "attention", "recurrent", "embedding", "matrix"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
@@ -40,10 +41,11 @@ class Prunable:
     gates: int = 1  # matrices (out/gates, in) stacked along the output axis: 4 of an LSTM, 3 of a GRU
 
 
-def prunable_weights(module: nn.Module, *, embeddings: bool = False) -> dict[str, Prunable]:
+def prunable_weights(module: nn.Module, *, embeddings: bool = False, matrices: bool = False) -> dict[str, Prunable]:
     """Weights of convolutions, linear, recurrent layers and attention projections by name, in the module's order.
 
-    Never a bias or a norm; an embedding table, and a linear weight tied to one, only with `embeddings`.
+    Never a bias or a norm; an embedding table, and a linear weight tied to one, only with `embeddings`. Parameters that
+    forward itself multiplies by (`x @ self.w`) look like any other, such as positions: only with `matrices`.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten())
     >>> {name: weight.kind for name, weight in prunable_weights(net).items()}
@@ -67,6 +69,23 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False) -> dict[str
                 kind = "embedding" if id(parameter) in tables else kind
                 axis = int(isinstance(owner, _TRANSPOSED) or _is_turned(owner))
                 found[name] = Prunable(name, kind, axis, (place,), _gates(owner, leaf, parameter.shape[0]))
+    return found | (_matrices(module, names, found.keys() | {names[table] for table in tables}) if matrices else {})
+
+
+def _matrices(module: nn.Module, names: Mapping[int, str], known: Collection[str]) -> dict[str, Prunable]:
+    """Parameters with rows and columns that modules outside of torch hold; taken as (out, in), as torch's own are."""
+    found: dict[str, Prunable] = {}
+    for path, owner in module.named_modules():
+        listed = isinstance(owner, nn.ParameterList | nn.ParameterDict)
+        if type(owner).__module__.startswith("torch.") and not listed:
+            continue
+        for leaf, parameter in owner._parameters.items():
+            name = names[id(parameter)] if parameter is not None else ""
+            if parameter is None or name in known or parameter.dim() < 2 or min(parameter.shape) < 2:
+                continue
+            place = Place(path, leaf, path.rpartition(".")[0] if listed else path)
+            places = (*found[name].places, place) if name in found else (place,)
+            found[name] = Prunable(name, "matrix", 0, places)
     return found
 
 

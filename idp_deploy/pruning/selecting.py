@@ -11,7 +11,9 @@ from torch import nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, parse_pattern, prunable_weights
-from idp_deploy.pruning.options import SELECTION_OPTIONS
+from idp_deploy.pruning.options import selection_options
+
+_CALLED = {"matrix": "matrices of no layer"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def select(
         pattern: the default pattern. Weights whose input channels N:M does not divide, such as a stem of 3, stay dense.
         skip: globs over weight names that stay dense.
         rules: exceptions, glob over weight names or kind (a word of KINDS) → pattern or "skip". A name outranks
-            a kind, a kind the default.
+            a kind, a kind the default. Matrices that are no layer's weight are pruned where a rule says so alone.
         first, last: whether the first and the last prunable weight are pruned.
         depthwise: whether depthwise convolutions are. They hold few weights and no mobile runtime runs or stores them
             sparse to advantage, so they are not unless asked.
@@ -49,13 +51,13 @@ def select(
         UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named
             for, or nothing left to prune.
     """
-    found, rules = prunable_weights(module, embeddings=True), dict(rules or {})
+    found, rules = prunable_weights(module, embeddings=True, matrices=True), dict(rules or {})
     for glob in [*skip, *rules]:
         if glob not in KINDS and not any(fnmatchcase(name, glob) for name in found):
             raise UsageError(
                 f"'{glob}' matches no prunable weight", way_out=f"they are {', '.join(list(found)[:8]) or 'none'}, …"
             )
-    names = [name for name, weight in found.items() if weight.kind != "embedding"]
+    names = [name for name, weight in found.items() if weight.kind not in ("embedding", "matrix")]
     chosen: dict[str, tuple[Prunable, Pattern]] = {}
     left: dict[str, str] = {}
     for name, weight in found.items():
@@ -70,14 +72,16 @@ def select(
             left[name] = "depthwise"
         elif rule is None and weight.kind == "embedding" and not embeddings:
             left[name] = "embedding"
+        elif rule is None and weight.kind == "matrix":
+            left[name] = f"no layer's weight; --rule '{name}=unstructured' prunes it"
         elif rule is None and not first and name == names[0]:
             left[name] = "first layer"
         elif rule is None and not last and name == names[-1]:
             left[name] = "last layer"
         else:
             parsed = parse_pattern(rule or pattern)
-            if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding"):
-                left[name] = f"channels of {weight.kind} layers cannot be removed"
+            if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding", "matrix"):
+                left[name] = f"channels of {_CALLED.get(weight.kind, f'{weight.kind} layers')} cannot be removed"
                 continue
             shape = tuple(module.get_parameter(name).shape)
             if named is None and (reason := parsed.misfit(shape, weight.output_axis)):
@@ -101,5 +105,16 @@ def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
     >>> left_dense(net, Recipe(0.5, pattern="2:4"))
     {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
     """
-    options = {name: value for name, value in recipe.options.items() if name in SELECTION_OPTIONS}
-    return select(module, recipe.pattern, skip=recipe.skip, **options).left
+    return select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe)).left
+
+
+def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
+    """The weights of each reason.
+
+    >>> by_reason({"a": "depthwise", "b": "last layer", "c": "depthwise"})
+    {'depthwise': ['a', 'c'], 'last layer': ['b']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        found.setdefault(reason, []).append(name)
+    return found

@@ -141,6 +141,86 @@ def _windows(extent: int, wanted: int) -> list[tuple[int, int]]:
     return [(i * extent // wanted, -(-(i + 1) * extent // wanted)) for i in range(wanted)]
 
 
+def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor | None:
+    """Distances between all rows of x and all rows of y, for the common norms."""
+    apart = x.unsqueeze(-2) - y.unsqueeze(-3)
+    if p == 2.0:
+        return apart.square().sum(-1).sqrt()
+    return apart.abs().sum(-1) if p == 1.0 else apart.abs().amax(-1) if p == float("inf") else None
+
+
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """xᵀ·W·y for each output's W: (…, a), (…, b), (out, a, b) → (…, out), as two products of matrices."""
+    outputs, a, b = weight.shape
+    turned = torch.nn.functional.linear(y, weight.reshape(outputs * a, b)).reshape(*y.shape[:-1], outputs, a)
+    result = (turned * x.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def col2im(
+    x: Tensor, size: list[int], kernel: list[int], dilation: list[int], padding: list[int], stride: list[int]
+) -> Tensor:
+    """Overlapping windows added up where they lie, columns first: (batch, channels · kh · kw, windows) → images."""
+    batched = x if x.dim() == 3 else x.unsqueeze(0)
+    (high, wide), batch, channels = kernel, batched.shape[0], batched.shape[1] // (kernel[0] * kernel[1])
+    whole = [size[i] + 2 * padding[i] for i in (0, 1)]
+    rows, columns = ((whole[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1))
+    windows = batched.reshape(batch * channels * high, wide, rows, columns).transpose(1, 2)
+    lines = _overlapped(windows.reshape(-1, wide, columns), whole[1], dilation[1], stride[1])
+    upright = lines.reshape(batch * channels, high * rows, whole[1]).transpose(1, 2)
+    result = _overlapped(upright.reshape(-1, high, rows), whole[0], dilation[0], stride[0])
+    result = result.reshape(batch, channels, whole[1], whole[0]).transpose(2, 3)
+    result = result.narrow(2, padding[0], size[0]).narrow(3, padding[1], size[1])
+    return result if x.dim() == 3 else result.squeeze(0)
+
+
+def _overlapped(x: Tensor, extent: int, dilation: int, stride: int) -> Tensor:
+    """Windows on a line, added up: (lines, entries of a window, windows) → (lines, extent)."""
+    lines, entries, count = x.shape
+    pad, total, reach = torch.nn.functional.pad, None, (count - 1) * stride + 1
+    for entry in range(entries):
+        placed = x[:, entry]
+        if stride > 1:
+            placed = pad(placed.unsqueeze(-1), (0, stride - 1)).reshape(lines, count * stride)[:, :reach]
+        placed = pad(placed, (entry * dilation, extent - entry * dilation - reach))
+        total = placed if total is None else total + placed
+    assert total is not None
+    return total
+
+
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    """Places along the last axis first, the smallest as the largest of what is negated; values by their places.
+
+    Of values alone litert-torch makes a sort, for which LiteRT has no kernel.
+    """
+    turned = x.transpose(dim, -1)
+    places = (turned if largest else -turned).topk(k).indices
+    return turned.gather(-1, places).transpose(dim, -1), places.transpose(dim, -1)
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """As many of the largest as there are."""
+    return topk(x, x.shape[dim], dim, descending)
+
+
+def _stable_sort(x: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    return sort(x, dim, descending)
+
+
+ORDERS: dict[Any, Row] = {
+    aten.topk.default: topk,
+    aten.sort.default: sort,
+    aten.sort.stable: _stable_sort,
+    aten.argsort.default: lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
+    aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
+}
+SUMS_OF_PRODUCTS: dict[Any, Row] = {
+    aten.cdist.default: cdist,
+    aten.bilinear.default: bilinear,
+    aten.col2im.default: col2im,
+}
+
+
 def diff(x: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor | None:
     """Each entry less the one before it."""
     if n != 1:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.capturing import Captured, capture
+from idp_deploy.capturing import Captured, capture, once
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.formats import FORMATS
@@ -21,7 +21,7 @@ from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 from idp_deploy.verification.factors import copies, scaled
 from idp_deploy.verification.others import altered
-from idp_deploy.verification.reaching import made_of, reaching
+from idp_deploy.verification.reaching import made_of, reaching, silenced
 
 _MOST_PARTS = 16  # kinds of part sizes to try
 _NORM_ROUNDINGS = 6  # weight, γ, σ² (half of one), its root, their product, and that times the weight
@@ -41,7 +41,7 @@ def prove_weights(
     captured: Captured | None = None
     notes: list[str] = []
     try:
-        captured = capture(model, example_inputs)
+        captured = once("to be proved", model, example_inputs, lambda: capture(model, example_inputs))
     except ConversionError as error:
         notes.append(f"batch norm not folded for the comparison: {error.message}")
     references = _references(model, captured, notes)
@@ -52,6 +52,7 @@ def prove_weights(
     for candidate in (*stored, *(half for whole in stored for half in whole.directions())):
         by_size.setdefault(candidate.tensor.size, []).append(candidate)
     taken: set[str] = set()
+    silent: set[str] | None = None
     proofs = []
     for name, candidates in references.items():
         hint = hints.get(name)
@@ -70,6 +71,13 @@ def prove_weights(
                 proof = found
                 left = len(candidates[0].values) - len(acting[0].values)
                 notes.append(f"{left} rows of weight '{name}' act on constants only: the file holds what they give")
+        if captured is not None and (proof is None or not proof.passed):
+            silent = silenced(captured.module) if silent is None else silent
+            if captured.aliases.get(name, name) in silent:
+                notes.append(
+                    f"weight '{name}' stands before a factor of zero: the file may leave it out; not looked for"
+                )
+                continue
         if proof is None:
             shape = candidates[0].values.shape
             notes.append(f"weight '{name}' of shape {shape} was not found in {contents.path.name}")

@@ -42,6 +42,20 @@ _MOVES = {
     aten.unsqueeze,
     aten.view,
 }
+# operators that multiply by a tensor of their own: name → its place among the arguments
+_FACTORS = {
+    aten.mul: 1,
+    aten.linear: 1,
+    aten.matmul: 1,
+    aten.mm: 1,
+    aten.conv1d: 1,
+    aten.conv2d: 1,
+    aten.conv3d: 1,
+    aten.batch_norm: 1,
+    aten.instance_norm: 1,
+    aten.layer_norm: 2,
+    aten.group_norm: 2,
+}
 
 
 def reaching(module: fx.GraphModule, name: str) -> np.ndarray:
@@ -86,6 +100,31 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
             if isinstance(value, Tensor) and value.numel() == parameter.numel() and int((value == 0).sum()) >= zeros:
                 found.append(value.detach().float().numpy())
     return found
+
+
+def silenced(module: fx.GraphModule) -> set[str]:
+    """Parameters and buffers that a factor of zero keeps from the outputs, which converters leave out with its branch.
+
+    Many nets are drawn with such factors: the last norm of every residual branch begins as zeros.
+    """
+    fed, known, heard = fed_nodes(module.graph), dict[fx.Node, Any](), set[fx.Node]()
+
+    def is_zero(factor: Any) -> bool:
+        constant = isinstance(factor, fx.Node) and factor not in fed
+        value = value_of(module, factor, known) if constant else None
+        return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.any())
+
+    for node in reversed(module.graph.nodes):
+        if node.op == "output" or any(user in heard for user in node.users):
+            heard.add(node)
+        kind: Any = getattr(node.target, "overloadpacket", None)
+        place = _FACTORS.get(kind)
+        if node in heard and place is not None and len(node.args) > place:
+            factors = node.args[:2] if place == 1 else [node.args[place]]
+            if any(is_zero(factor) for factor in factors):
+                heard.remove(node)  # nothing that it is made of is heard
+    names = {str(node.target): node in heard for node in module.graph.nodes if node.op == "get_attr"}
+    return {name for name, is_heard in names.items() if not is_heard}
 
 
 def value_of(module: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Any:

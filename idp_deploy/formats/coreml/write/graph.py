@@ -22,6 +22,7 @@ from idp_deploy.recurrences import RECURRENT
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
+    SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
     chosen,
@@ -57,6 +58,7 @@ _SPELLED: dict[Any, Row] = {
     aten.where.ScalarOther: chosen,
     aten.where.ScalarSelf: chosen,
     **BITS_OF_TRUTH,
+    **SUMS_OF_PRODUCTS,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}

@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
@@ -15,13 +16,14 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
-from idp_deploy.rewriting.spelling import adaptive_avg_pool3d, adaptive_max_pool2d, spell_out
+from idp_deploy.rewriting.spelling import Row, adaptive_avg_pool3d, adaptive_max_pool2d, cdist, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
-_SPELLED = {  # pools of any size, for which ONNX has no operator
+_SPELLED: dict[Any, Row] = {  # pools of any size and distances, for which ONNX has no operator
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
+    torch.ops.aten.cdist.default: cdist,
 }
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,8 @@ from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
+    ORDERS,
+    SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
@@ -48,7 +50,16 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.repeat.default: repeat,
     **BITS_OF_TRUTH,
+    **ORDERS,
+    **SUMS_OF_PRODUCTS,
 }
+
+
+class ChannelLast(NamedTuple):
+    """Positions of the images among the inputs and among the outputs."""
+
+    inputs: frozenset[int] = frozenset()
+    outputs: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,14 +67,15 @@ class Lowered:
     """The converter's file and how its signature maps to the model's flattened inputs and outputs.
 
     Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
-    inputs that the file wants as (N, H, W, C) where the model takes (N, C, H, W). `calls` are (inputs, outputs) of
-    the model, in the model's layout: the example, and where the model stays finite a seeded random one.
+    inputs and of the outputs that are (N, H, W, C) in the file where the model has (N, C, H, W). `calls` are
+    (inputs, outputs) of the model, in the model's layout: the example, and where the model stays finite a seeded random
+    one.
     """
 
     content: bytes
     calibration: tuple[Arrays, ...]  # in the model's layout, flattened
     calls: tuple[tuple[Arrays, Arrays], ...]
-    channel_last: frozenset[int]
+    channel_last: ChannelLast
 
 
 class FlatIO(nn.Module):
@@ -71,10 +83,10 @@ class FlatIO(nn.Module):
 
     Args:
         module: takes the structure that `example_inputs` has.
-        channel_last: positions (among the tensors) that arrive as (N, H, W, C).
+        channel_last: positions (among the tensors) that arrive, and that leave, as (N, H, W, C).
     """
 
-    def __init__(self, module: nn.Module, example_inputs: tuple[Any, ...], channel_last: frozenset[int]) -> None:
+    def __init__(self, module: nn.Module, example_inputs: tuple[Any, ...], channel_last: ChannelLast) -> None:
         super().__init__()
         self.module = module
         self.channel_last = channel_last
@@ -83,16 +95,18 @@ class FlatIO(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Flat tensors in, flat tensors out."""
-        arrived = (x.permute(0, 3, 1, 2) if i in self.channel_last else x for i, x in enumerate(tensors))
+        arrived = (x.permute(0, 3, 1, 2) if i in self.channel_last.inputs else x for i, x in enumerate(tensors))
         leaves = [next(arrived) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         outputs = self.module(*pytree.tree_unflatten(leaves, self.spec))
-        return tuple(x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor))
+        results = [x for x in pytree.tree_leaves(outputs) if isinstance(x, Tensor)]
+        return tuple(x.permute(0, 2, 3, 1) if i in self.channel_last.outputs else x for i, x in enumerate(results))
 
 
-def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> Lowered:
+def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, layout: str = "") -> Lowered:
     """Run litert_torch on `captured`.
 
     Args:
+        layout: of images: nchw as the model has them, nhwc channel-last at both ends, else channel-last inputs alone.
         calibration: calls like the example. Where there are some, the first of them replace the seeded random call,
             since activation ranges hold for inputs like these only.
 
@@ -104,12 +118,17 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = ()) -> 
     refuse_grouped_and_dilated(captured.module)
     crop_explicitly(captured.module, held_by_tflite)
     pad_rows(captured.module)
-    channel_last = image_inputs(captured.module)
+    channel_last = ChannelLast(
+        image_inputs(captured.module) if layout != "nchw" else frozenset(),
+        image_outputs(captured.module) if layout == "nhwc" else frozenset(),
+    )
     inputs = _tensors(captured.example_inputs)
-    flat = FlatIO(captured.module, captured.example_inputs, frozenset())
+    flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
     calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     flat.channel_last = channel_last
-    arriving = tuple(x.permute(0, 2, 3, 1).contiguous() if i in channel_last else x for i, x in enumerate(inputs))
+    arriving = tuple(
+        x.permute(0, 2, 3, 1).contiguous() if i in channel_last.inputs else x for i, x in enumerate(inputs)
+    )
     with _quiet(), torch.no_grad(), torch.random.fork_rng():
         import litert_torch
 
@@ -159,6 +178,28 @@ def image_inputs(module: fx.GraphModule) -> frozenset[int]:
                     seen.add(user)
                     frontier.append(user)
     return frozenset(found)
+
+
+def image_outputs(module: fx.GraphModule) -> frozenset[int]:
+    """Positions of the tensor outputs that come from a convolution or a pool as (N, C, H, W), all the way of rank 4."""
+    found = set()
+    results = [x for x in pytree.tree_leaves(module.graph.output_node().args[0]) if _rank(x) is not None]
+    for position, result in enumerate(results):
+        seen, frontier = {result}, [result] if _rank(result) == 4 else []
+        while frontier:
+            node = frontier.pop()
+            if any(word in str(node.target) for word in _SPATIAL):
+                found.add(position)
+                break
+            more = {source for source in node.all_input_nodes if _rank(source) == 4} - seen
+            seen |= more
+            frontier += more
+    return frozenset(found)
+
+
+def _rank(node: Any) -> int | None:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return value.dim() if isinstance(value, Tensor) else None
 
 
 def pad_rows(module: fx.GraphModule) -> None:

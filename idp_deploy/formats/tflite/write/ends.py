@@ -3,16 +3,20 @@
 A neural processing unit computes no floats, so the QUANTIZE behind a float input and the DEQUANTIZE before a float
 output each stay on the processor beside it. With integers at the ends they are not there; scale and zero point stand
 in the tensor, and the caller converts (which a camera's or a microphone's bytes hardly need).
+
+Images lie as (batch, height, width, channels) at the ends or as the model has them; kernels work on the former.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from idp_deploy.errors import UsageError
 from idp_deploy.formats.tflite.write.graph import kind, schema
 
 IO = ("float", "int8")
+LAYOUTS = ("nchw", "nhwc", "auto")
 _WAY_OUT = "quantize it first: idp-deploy quantize MODEL.pt --scheme int8"
 
 
@@ -23,6 +27,26 @@ def refuse_io(io: str, scheme: str | None) -> None:
     if io == "int8" and scheme != "int8":
         what = "this model is not quantized" if scheme is None else f"the scheme {scheme!r} leaves activations float"
         raise UsageError(f"--io int8 needs int8 activations, and {what}", way_out=_WAY_OUT)
+
+
+def refuse_layout(layout: str) -> None:
+    """UsageError where nobody knows `layout`."""
+    if layout not in LAYOUTS:
+        said = f"--layout takes {', '.join(LAYOUTS[:-1])} or {LAYOUTS[-1]}, not {layout!r}"
+        raise UsageError(said, way_out="auto takes images as NHWC and gives what the model gives")
+
+
+def layout_notes(layouts: Mapping[str, str], outputs: Sequence[str]) -> tuple[str, ...]:
+    """Which ends lie otherwise in the file than in the model: a runtime takes the wrong layout without a word."""
+    turned = [name for name, layout in layouts.items() if layout == "NHWC" and name not in outputs]
+    given = [name for name, layout in layouts.items() if layout == "NHWC" and name in outputs]
+    what = "images as NHWC (batch, height, width, channels) where the model"
+    if not turned and not given:
+        return ()
+    if not turned:
+        return (f"layout: {', '.join(given)} gives {what} gives NCHW",)
+    rest = f"; {', '.join(given)} is NHWC too" if given else "; outputs keep the model's layout"
+    return (f"layout: {', '.join(turned)} {'takes' if len(turned) == 1 else 'take'} {what} takes NCHW{rest}",)
 
 
 def integer_ends(model: Any) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
-from idp_deploy.formats.tflite.write.ends import integer_ends, refuse_io
+from idp_deploy.formats.tflite.write.ends import integer_ends, layout_notes, refuse_io, refuse_layout
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
     compact,
@@ -63,7 +63,7 @@ class _Source:
 
 
 def convert_tflite(
-    captured: Captured, quantization: Quantization | None, encoding: str, *, io: str = "float"
+    captured: Captured, quantization: Quantization | None, encoding: str, *, io: str = "float", layout: str = "auto"
 ) -> Converted:
     """The model as a TFLite file that stock LiteRT loads.
 
@@ -73,18 +73,21 @@ def convert_tflite(
         encoding: auto stores each weight the smallest way; dense stores nothing sparsely; csr and block:1xN force
             that layout on every weight that has a mask; tflm stores them for TensorFlow Lite Micro alone.
         io: int8 lets an int8 model take and give integers, so that no operator at its ends computes floats.
+        layout: of images. nhwc: the file takes and gives (batch, height, width, channels); nchw: what the model does,
+            with transpositions inside; auto: it takes the first and gives the second.
 
     Raises:
-        ConversionError: an operator or a scheme TFLite cannot hold. UsageError: an unknown encoding, or integers asked
-            of a model that computes floats.
+        ConversionError: an operator or a scheme TFLite cannot hold. UsageError: an unknown encoding or layout, or
+            integers asked of a model that computes floats.
     """
     scheme = quantization.scheme if quantization else None
     if scheme not in TOLERANCES:
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     refuse_io(io, scheme)
+    refuse_layout(layout)
     wanted = plan(encoding, scheme, _quantized(captured, quantization))
     refuse_returned_inputs(captured, "TFLite")
-    lowered = convert(captured, _calibration(captured, quantization))
+    lowered = convert(captured, _calibration(captured, quantization), layout=layout)
     tflite = parse(lowered.content)
     write_steps(tflite)
     if scheme != "int8":  # shared constants would need one scale each
@@ -102,11 +105,13 @@ def convert_tflite(
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
+    turned = lowered.channel_last
     calls = [
-        (_arriving(given, lowered.channel_last), dict(zip(outputs, expected, strict=True)))
+        (_arriving(given, turned.inputs), dict(zip(outputs, _turned(expected, turned.outputs), strict=True)))
         for given, expected in lowered.calls
     ]
-    layouts = {f"args_{i}": "NHWC" for i in sorted(lowered.channel_last)}
+    images = (*(f"args_{i}" for i in sorted(turned.inputs)), *(outputs[i] for i in sorted(turned.outputs)))
+    layouts = dict.fromkeys(images, "NHWC")
     return Converted(
         _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm"),
         inputs=tuple(f"args_{i}" for i in range(len(lowered.calls[0][0]))),
@@ -114,7 +119,7 @@ def convert_tflite(
         tensors={found.parameter: found.parameter for found in matches.values()},
         fixed=frozenset(found.parameter for found in matches.values() if not found.exact),
         layouts=layouts,
-        notes=(*_layout_notes(layouts), *ends),
+        notes=(*layout_notes(layouts, outputs), *ends),
     )
 
 
@@ -173,18 +178,6 @@ def _for_micro(content: bytes, placed: Mapping[str, Placement]) -> tuple[bytes, 
     }
 
 
-def _layout_notes(layouts: Mapping[str, str]) -> tuple[str, ...]:
-    """Which inputs lie otherwise in the file than in the model: a runtime takes the wrong layout without a word."""
-    turned = [name for name, layout in layouts.items() if layout == "NHWC"]
-    if not turned:
-        return ()
-    verb = "takes" if len(turned) == 1 else "take"
-    return (
-        f"layout: {', '.join(turned)} {verb} images as NHWC (batch, height, width, channels) where the model takes "
-        "NCHW; outputs keep the model's layout",
-    )
-
-
 def _quantized(captured: Captured, quantization: Quantization | None) -> set[str]:
     """The parameters that the scheme covers."""
     if quantization is None:
@@ -211,7 +204,7 @@ def _integers(
         for op in graph.operators
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
-    calls = [_arriving(call, lowered.channel_last) for call in lowered.calibration]
+    calls = [_arriving(call, lowered.channel_last.inputs) for call in lowered.calibration]
     content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
@@ -243,9 +236,13 @@ def _restore_signature_names(tflite: Any) -> None:
 
 def _arriving(call: Sequence[np.ndarray], channel_last: Collection[int]) -> dict[str, np.ndarray]:
     """A call by input name, in the file's layout and number types."""
-    arrays = (np.moveaxis(x, 1, -1) if i in channel_last else x for i, x in enumerate(call))
+    arrays = _turned(call, channel_last)
     narrow = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
     return {f"args_{i}": np.array(x, narrow.get(x.dtype, x.dtype), order="C") for i, x in enumerate(arrays)}
+
+
+def _turned(arrays: Sequence[np.ndarray], channel_last: Collection[int]) -> list[np.ndarray]:
+    return [np.moveaxis(x, 1, -1) if i in channel_last else x for i, x in enumerate(arrays)]
 
 
 def _parameters(captured: Captured) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

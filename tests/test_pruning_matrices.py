@@ -1,0 +1,92 @@
+"""Matrices that forward itself multiplies by: named, pruned where a rule says so, and proved in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy import Pruner
+from idp_deploy.errors import UsageError
+from idp_deploy.exporting import export
+from idp_deploy.flow import FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS
+from idp_deploy.pruning import left_dense, one_shot
+from idp_deploy.quantization import quantize
+from idp_deploy.verification import verify
+
+RULES = {"w": "unstructured", "turned": "unstructured", "steps.*": "unstructured"}
+
+
+class Bare(nn.Module):
+    """x @ w, F.linear, a list of matrices, and a table of positions that is added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(24, 40) / 5)
+        self.turned = nn.Parameter(torch.randn(32, 40) / 5)
+        self.steps = nn.ParameterList(nn.Parameter(torch.randn(32, 32) / 5) for _ in range(2))
+        self.positions, self.scale = nn.Parameter(torch.randn(6, 32)), nn.Parameter(torch.ones(1, 32))
+        self.head = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.linear(torch.relu(x @ self.w), self.turned) * self.scale + self.positions
+        for step in self.steps:
+            x = x + torch.relu(torch.matmul(x, step))
+        return self.head(x)
+
+
+EXAMPLE = (torch.randn(1, 6, 24),)
+
+
+def net() -> Bare:
+    torch.manual_seed(0)
+    return Bare().eval()
+
+
+def test_they_stay_dense_and_are_named_with_the_rule_that_prunes_them() -> None:
+    left = left_dense(net(), Recipe(0.5))
+    assert list(left) == ["w", "turned", "positions", "steps.0", "steps.1"]
+    assert left["w"] == "no layer's weight; --rule 'w=unstructured' prunes it"
+    assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["head.weight"]
+
+
+@pytest.mark.parametrize("scheme", ["", "int8-weights"])
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_a_rule_prunes_them_and_every_format_proves_it(format: FormatName, scheme: str, tmp_path: Path) -> None:
+    model = one_shot(Model(net()), Recipe(0.7, options={"rules": RULES}))
+    assert list(model.masks) == ["head.weight", "w", "turned", "steps.0", "steps.1"]
+    assert model.sparsity == pytest.approx(0.7, abs=0.01)
+    model = quantize(model, scheme, example_inputs=EXAMPLE) if scheme else model
+    path = export(model, format, EXAMPLE, tmp_path / f"m{FORMATS[format].suffix}").path
+    parity = verify(path, model, EXAMPLE)
+    assert parity.passed, parity.notes
+    assert {proof.parameter for proof in parity.weights} == set(model.masks)
+
+
+def test_training_masks_them_while_forward_reads_them() -> None:
+    model = net().train()
+    pruner = Pruner(model, sparsity=0.6, epochs=2, steps_per_epoch=8, rules=RULES)
+    model = pruner.prepare()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(16):
+        optimizer.zero_grad()
+        model(torch.randn(4, 6, 24)).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    sparse = pruner.finalize()
+    zeros = {name: int((sparse.module.get_parameter(name) == 0).sum()) for name in sparse.masks}
+    assert set(zeros) == {"head.weight", "w", "turned", "steps.0", "steps.1"}
+    assert sum(zeros.values()) == pytest.approx(0.6 * sparse.prunable, abs=len(zeros))
+
+
+def test_a_kind_names_all_of_them_and_channels_cannot_be_removed() -> None:
+    model = one_shot(Model(net()), Recipe(0.5, options={"rules": {"matrix": "unstructured"}}))
+    assert {"w", "positions"} <= set(model.masks)
+    left = left_dense(net(), Recipe(0.5, options={"rules": {"w": "channel"}}))
+    assert left["w"] == "channels of matrices of no layer cannot be removed"
+    with pytest.raises(UsageError, match="'wrong' matches no prunable weight"):
+        left_dense(net(), Recipe(0.5, options={"rules": {"wrong": "2:4"}}))

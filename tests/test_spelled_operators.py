@@ -1,0 +1,86 @@
+"""Operators that converters lack, said in others: distances, bilinear layers, overlapping windows, orders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS
+from idp_deploy.pruning import one_shot
+from idp_deploy.rewriting.spelling import bilinear, cdist, col2im, sort, topk
+from idp_deploy.verification import verify
+
+FOLDS = [
+    ((6, 8), 3, 1, 1, 1),
+    ((7, 9), 3, 1, 0, 2),
+    ((8, 8), (4, 2), 1, 1, 2),
+    ((9, 7), 3, 2, 1, 1),
+    ((6, 6), 2, 1, 0, 2),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "dilation", "padding", "stride"), FOLDS)
+@pytest.mark.parametrize("batched", [True, False])
+def test_windows_are_added_up_as_torch_does(size, kernel, dilation, padding, stride, batched: bool) -> None:  # type: ignore[no-untyped-def]
+    fold = nn.Fold(size, kernel, dilation, padding, stride)
+    windows = F.unfold(torch.randn(2, 3, *size), kernel, dilation, padding, stride)
+    windows = windows if batched else windows[0]
+    pairs = [list(torch.nn.modules.utils._pair(v)) for v in (kernel, dilation, padding, stride)]
+    assert torch.allclose(col2im(windows, list(size), *pairs), fold(windows), atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0, float("inf")])
+def test_distances_and_bilinear_forms_are_torchs(p: float) -> None:
+    x, y, layer = torch.randn(2, 5, 4), torch.randn(2, 3, 4), nn.Bilinear(4, 6, 3)
+    assert torch.allclose(cdist(x, y, p), torch.cdist(x, y, p), atol=1e-5)
+    other = torch.randn(2, 5, 6)
+    assert torch.allclose(bilinear(x, other, layer.weight, layer.bias), layer(x, other), atol=1e-6)
+    assert cdist(x, y, 3.0) is None
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("first", [True, False])
+def test_orders_are_torchs(dim: int, first: bool) -> None:
+    x = torch.randn(5, 4, 6)
+    for given, wanted in (
+        (sort(x, dim, first), torch.sort(x, dim, first)),
+        (topk(x, 3, dim, first), torch.topk(x, 3, dim, first)),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(given, wanted, strict=True))
+
+
+class Head(nn.Module):
+    def __init__(self, rest: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.layer, self.both, self.rest = nn.Linear(16, 18), nn.Bilinear(18, 18, 5), rest
+        self.places = nn.Parameter(torch.randn(7, 18))
+
+    def forward(self, x: Tensor) -> object:
+        return self.rest(self, self.layer(x))
+
+
+HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]] = {
+    "distances": (lambda net, x: torch.cdist(x, net.places[None]), ("onnx", "coreml", "tflite")),
+    "bilinear": (lambda net, x: net.both(x, x.relu()), ("onnx", "coreml", "tflite")),
+    "fold": (lambda net, x: F.fold(x.transpose(1, 2), (4, 5), 3, padding=1), ("onnx", "coreml", "tflite")),
+    "smallest": (lambda net, x: x.topk(3, 1, largest=False), ("tflite",)),
+    "sorted": (lambda net, x: x.sort(-1).values, ("tflite",)),
+    "largest values": (lambda net, x: x.topk(2).values, ("tflite",)),
+    "order": (lambda net, x: x.argsort(-1, descending=True), ("tflite",)),
+}
+
+
+@pytest.mark.parametrize(("name", "format"), [(name, format) for name, (_, held) in HEADS.items() for format in held])
+def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(1, 20, 16),)
+    model = one_shot(Model(Head(HEADS[name][0]).eval()), Recipe(0.6))
+    parity = verify(export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}").path, model, example)
+    assert parity.passed, (parity.outputs, parity.notes)
