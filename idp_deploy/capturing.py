@@ -131,7 +131,7 @@ def capture(
     Raises:
         ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
     """
-    trace = partial(_traced, model, example_inputs, dynamic_batch)
+    trace = partial(_traced, model.module, example_inputs, dynamic_batch)
     module, program, dynamic = once(f"trace, batch free: {dynamic_batch}", model, example_inputs, trace)
     try:
         graph_module = program.module(check_guards=False)
@@ -169,23 +169,16 @@ def traced_once() -> Iterator[None]:
 def once(what: str, model: CompressedModel, inputs: Any, make: Callable[[], T]) -> T:
     """What `make` gives; inside `traced_once` it is made once for this model and these very tensors."""
     known, leaves = _scope.get(), _pytree.tree_leaves(inputs)
-    if known is None:
-        return make()
     key = (what, id(model), *map(id, leaves))
-    if key not in known:
+    if known is not None and key not in known:
         known[key] = make(), (model, leaves)  # kept alive: no other object may get their identity
-    made: T = known[key][0]
-    return made
+    return make() if known is None else known[key][0]
 
 
-def _traced(
-    model: CompressedModel, example_inputs: tuple[Any, ...], dynamic_batch: bool
-) -> tuple[nn.Module, ExportedProgram, bool]:
+def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.Module, ExportedProgram, bool]:
     """(the module as it is traced, its program, whether the batch is free)."""
-    module = deepcopy(model.module).cpu().eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    return (module, *export_program(module, example_inputs, dynamic_batch=dynamic_batch))
+    module = deepcopy(module).cpu().eval().requires_grad_(False)
+    return (module, *export_program(module, inputs, dynamic_batch=free))
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:

@@ -1,7 +1,7 @@
-"""What every ONNX export of a test process would build anew is built once: torch's table of ONNX functions.
+"""What every export of a test process would build anew is built once: two tables of torch's, which come out the same.
 
-It parses the source of each of them, half a second an export, and comes out the same. Each export gets a copy, and
-the first one of a process the table as torch builds it.
+The ONNX functions, whose sources are parsed for half a second an export; and the operators that a decomposition may
+keep, fetched one by one for each of some thirty namespaces, four or five times an export.
 """
 
 from __future__ import annotations
@@ -11,15 +11,26 @@ from copy import copy
 from functools import cache
 from typing import Any
 
-_MODULE = "torch.onnx._internal.exporter._registration"
+import torch
+
+_ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
 
 
 def pytest_runtest_setup() -> None:
-    """Put the cache in front of the table once torch has loaded it; nothing is imported for it."""
-    registry = getattr(sys.modules.get(_MODULE), "ONNXRegistry", None)
-    plain = getattr(registry, "from_torchlib", None)
-    if registry is None or plain is None or hasattr(plain, "built"):
-        return
+    """Put a cache in front of each once torch has loaded it; nothing is imported for it."""
+    for place, name, cached in (
+        (getattr(sys.modules.get(_ONNX), "ONNXRegistry", None), "from_torchlib", _copied),
+        (sys.modules.get(_EXPORT), "_materialize_cpp_cia_ops", _while_as_many),
+    ):
+        plain = getattr(place, name, None)
+        if plain is not None and not hasattr(plain, "built"):
+            once = cached(plain)
+            once.built = True
+            setattr(place, name, staticmethod(once) if isinstance(place, type) else once)
+
+
+def _copied(plain: Any) -> Any:
+    """The table as it was built first, a copy for each export."""
     built = cache(plain)
 
     def from_torchlib(*args: Any, **kwargs: Any) -> Any:
@@ -27,5 +38,17 @@ def pytest_runtest_setup() -> None:
         table.functions = {target: list(entries) for target, entries in table.functions.items()}
         return table
 
-    from_torchlib.built = built  # type: ignore[attr-defined]
-    registry.from_torchlib = staticmethod(from_torchlib)
+    return from_torchlib
+
+
+def _while_as_many(plain: Any) -> Any:
+    """Fetch the operators again once a library has registered more."""
+    seen = [0]
+
+    def materialize() -> None:
+        known = len(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
+        if known != seen[0]:
+            plain()
+            seen[0] = known
+
+    return materialize

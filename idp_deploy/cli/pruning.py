@@ -127,18 +127,8 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
-    choice = (
-        plan(
-            session,
-            dense,
-            data,
-            recipe,
-            device,
-            free=session.leaves_open(pattern=pattern, allocation=allocation, rules=rule),
-        )
-        if device
-        else None
-    )
+    free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
+    choice = plan(session, dense, data, recipe, device, free=free) if device is not None else None
     recipe = choice.way.recipe if choice else recipe
     left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
