@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parents[1]
-RESULT = HERE / "bench" / "results" / "isolation.json"
+RESULT = HERE / "bench" / "results" / "isolation-2026-11-28.json"
 _INPUTS = ("--model", "net:build", "--inputs", "1x3x224x224")
 COMMANDS = {
     "verify tflite": ("verify", "net.tflite", "net.pt", *_INPUTS),
