@@ -7,9 +7,9 @@ STAMP := $(VENV)/.installed
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
 
-.PHONY: help demo test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz chaos emulator clean
+.PHONY: help demo demo-mcu test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz verify-changes chaos emulator clean
 help:  ## this list
-	@grep -hE '^[a-z%-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +19,11 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## train, prune, export, verify, simulate and gate a model on real digits
 	$(BIN)/python -m sample_models.demo
+
+demo-mcu: $(STAMP)  ## two small networks onto an Ethos-U and TensorFlow Lite Micro, in an environment with both extras
+	$(call beside,$(VENV)-mcu)
+	$(VENV)-mcu/bin/python -m pip install --quiet --quiet --constraint constraints.txt 'ethos-u-vela>=5.2,<5.3' tflite-micro
+	$(VENV)-mcu/bin/python -m sample_models.mcu
 
 test: $(STAMP)  ## the test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers: more threads each would only wait for each other
@@ -56,12 +61,17 @@ compat: $(STAMP)  ## exported files in other releases of onnxruntime and tflite-
 compat-onnx: $(STAMP)  ## exported .onnx files in OpenVINO, OpenCV, MNN and others, each in its own environment
 	$(BIN)/python -m bench.compat_onnx
 
+# an environment of its own that also finds the packages of $(VENV), whatever leads there
+define beside
+$(PYTHON) -m venv $(1)
+echo "import site; site.addsitedir('$$(echo $(abspath $(VENV))/lib/python*/site-packages)')" > \
+  $$(echo $(1)/lib/python*/site-packages)/base.pth
+endef
+
 ethos-u: PACKAGE := ethos-u-vela>=5.2,<5.3
 tflm: PACKAGE := tflite-micro
 ethos-u tflm: $(STAMP)  ## the extra of that name in an environment of its own, and its tests
-	$(PYTHON) -m venv $(VENV)-$@
-	echo "import site; site.addsitedir('$$(echo $(abspath $(VENV))/lib/python*/site-packages)')" > \
-	  $$(echo $(VENV)-$@/lib/python*/site-packages)/base.pth
+	$(call beside,$(VENV)-$@)
 	$(VENV)-$@/bin/python -m pip install --quiet --quiet --constraint constraints.txt '$(PACKAGE)'
 	OMP_NUM_THREADS=1 $(VENV)-$@/bin/python -m pytest tests/test_$(subst -,_,$@).py
 
@@ -73,6 +83,9 @@ coreai: $(STAMP)  ## Core AI's libraries and the vendor's own tool in an environ
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)
+
+verify-changes: $(STAMP)  ## 2,000 changed bits and values of every format and scheme, sealed anew or not: none that matters passes
+	$(BIN)/python -m tests.fuzzing.changes --cases $(or $(CASES),2000) --seed $(or $(SEED),1)
 
 chaos: $(STAMP)  ## commands that are killed, find the disk full, meet or lose a worker (KILLS=200 SEED=1)
 	$(BIN)/python -m tests.chaos.killing --kills $(or $(KILLS),200) --seed $(or $(SEED),1)

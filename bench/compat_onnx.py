@@ -33,7 +33,7 @@ from tests.zoo import ZOO, pruned
 RESULTS = Path(__file__).parent / "results"
 RUNNER = Path(__file__).with_name("compat_onnx_runner.py")
 NETWORKS = ("mobilenet_v2", "mixer", "gru", "lstm")
-ENCODINGS = ("dense", "auto", "portable", "bitmask", "gaps8", "gaps4", "sparse-initializer")
+ENCODINGS = ("dense", "auto", "portable", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer")
 TOLERANCES = {"float32": 1e-4, "int8": 0.25}  # of the largest output; integers are rounded where a tool likes to
 
 
@@ -43,22 +43,27 @@ class Tool:
 
     runner: str
     requirements: tuple[str, ...]
+    npm: str = ""  # a package of npm beside them, for node
 
     @property
     def environment(self) -> str:
         """The folder's name: what decides is the first requirement."""
-        return self.requirements[0].replace("==", "-")
+        return (self.npm or self.requirements[0]).replace("==", "-").replace("@", "-")
 
 
 _OPENCV = ("opencv-python-headless==5.0.0.93", "numpy==2.4.6")
 _NEWEST = ("onnxruntime==1.32.0", "numpy==2.4.6", "onnx==1.23.2", "onnxslim==0.1.98", "onnxsim==0.8.1")
 TOOLS = {
+    "onnxruntime 1.17.3": Tool("onnxruntime", ("onnxruntime==1.17.3", "numpy==1.26.4")),
     "onnxruntime 1.20.1": Tool("onnxruntime", ("onnxruntime==1.20.1", "numpy==1.26.4")),
     "onnxruntime 1.32.0": Tool("onnxruntime", _NEWEST),
+    "onnxruntime-web 1.30.0, wasm": Tool("ort-web", ("numpy==2.4.6",), npm="onnxruntime-web@1.30.0"),
+    "onnx 1.23.2, reference evaluator": Tool("reference", _NEWEST),
     "OpenVINO 2026.4.1": Tool("openvino", ("openvino==2026.4.1", "numpy==2.4.6")),
     "OpenCV 5.0 DNN, new engine": Tool("opencv-new", _OPENCV),
     "OpenCV 5.0 DNN, classic engine": Tool("opencv-classic", _OPENCV),
     "MNN 3.6.1": Tool("mnn", ("mnn==3.6.1", "numpy==2.4.6")),
+    "ncnn by pnnx, 20261020": Tool("ncnn", ("ncnn==1.0.20261020", "pnnx==20261020", "numpy==2.4.6")),
     "tract 0.23.9": Tool("tract", ("tract==0.23.9", "numpy==2.4.6")),
     "onnxslim 0.1.98": Tool("onnxslim", _NEWEST),
 }
@@ -94,6 +99,8 @@ def environment(tool: Tool, folder: Path) -> Path:
     if not (place / "bin" / "python").exists():
         venv.create(place, with_pip=True)
         subprocess.run([place / "bin" / "python", "-m", "pip", "install", "--quiet", *tool.requirements], check=True)
+        if tool.npm:
+            subprocess.run(["npm", "install", "--silent", "--prefix", place, tool.npm], check=True)
     return place / "bin" / "python"
 
 
@@ -153,14 +160,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     What a tool does not do with the dense file either is said in that column alone.
     """
-    lines = ["| tool | " + " | ".join(f"`{encoding}`" for encoding in ENCODINGS) + " |"]
-    lines.append("| --- |" + " --- |" * len(ENCODINGS))
+    encodings = [encoding for encoding in ENCODINGS if any(row["encoding"] == encoding for row in rows)]
+    lines = ["| tool | " + " | ".join(f"`{encoding}`" for encoding in encodings) + " |"]
+    lines.append("| --- |" + " --- |" * len(encodings))
     for tool in dict.fromkeys(row["tool"] for row in rows):
         mine = [row for row in rows if row["tool"] == tool]
         dense = {(r["network"], r["scheme"]) for r in mine if r["encoding"] == "dense" and r["verdict"] == "right"}
         cells = [
             _cell([r for r in mine if r["encoding"] == e and (e == "dense" or (r["network"], r["scheme"]) in dense)])
-            for e in ENCODINGS
+            for e in encodings
         ]
         lines.append(f"| {tool} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

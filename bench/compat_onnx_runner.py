@@ -94,9 +94,73 @@ def tract(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
     return [output.to_numpy() for output in model.into_model().into_runnable().run(list(inputs.values()))]
 
 
+def reference(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    from onnx.reference import ReferenceEvaluator
+
+    return list(ReferenceEvaluator(str(path)).run(None, inputs))
+
+
+def ncnn(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    import ncnn
+
+    copy = path.parent / "pnnx" / path.name  # the converter writes a dozen files beside its argument
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_bytes(path.read_bytes())
+    kinds = {"float32": "f32", "int64": "i64"}
+    shapes = ",".join(f"[{','.join(map(str, x.shape))}]{kinds[str(x.dtype)]}" for x in inputs.values())
+    command = [Path(sys.executable).with_name("pnnx"), copy, f"inputshape={shapes}", "fp16=0"]
+    done = subprocess.run(command, cwd=copy.parent, capture_output=True, timeout=limit / 2, check=False)
+    param = copy.parent / f"{path.stem.replace('-', '_')}.ncnn.param"
+    if not param.exists():
+        raise RuntimeError("no file: " + (done.stdout + done.stderr).decode(errors="replace").strip()[-200:])
+    with ncnn.Net() as net:
+        net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+        if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
+            raise RuntimeError("the converted file does not load")
+        with net.create_extractor() as extractor:
+            for name, x in zip(net.input_names(), inputs.values(), strict=True):
+                extractor.input(name, ncnn.Mat(np.ascontiguousarray(x[0])).clone())
+            found = [extractor.extract(name) for name in net.output_names()]
+            if any(status for status, _ in found):
+                raise RuntimeError(f"extract returned {[status for status, _ in found]}")
+            return [np.array(mat) for _, mat in found]
+
+
+_WEB = """
+const ort = require('onnxruntime-web'), fs = require('fs');
+const task = JSON.parse(fs.readFileSync(0));
+const arrays = { float32: Float32Array, int64: BigInt64Array };
+ort.env.wasm.numThreads = 1;
+ort.InferenceSession.create(task.path, { executionProviders: ['wasm'], logSeverityLevel: 3 }).then(async (session) => {
+  const feeds = {};
+  for (const [name, x] of Object.entries(task.inputs)) {
+    const data = x.type === 'int64' ? x.data.map(BigInt) : x.data;
+    feeds[name] = new ort.Tensor(x.type, arrays[x.type].from(data), x.dims);
+  }
+  const found = await session.run(feeds);
+  const outputs = session.outputNames.map((name) => [found[name].dims, [...found[name].data]]);
+  fs.writeFileSync(task.out, JSON.stringify(outputs));
+}).catch((error) => { console.error(String(error)); process.exit(1); });
+"""
+
+
+def ort_web(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    out = path.with_suffix(".web.json")
+    given = {n: {"type": str(x.dtype), "dims": x.shape, "data": x.reshape(-1).tolist()} for n, x in inputs.items()}
+    task = json.dumps({"path": str(path), "out": str(out), "inputs": given})
+    command = ["node", "-e", _WEB]
+    done = subprocess.run(
+        command, input=task, cwd=sys.prefix, capture_output=True, text=True, timeout=limit, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip()[-200:])
+    return [np.array(data, np.float32).reshape(dims) for dims, data in json.loads(out.read_text())]
+
+
 RUNNERS: dict[str, Callable[[Path, Arrays, int], list[np.ndarray]]] = {
     "onnxruntime": onnxruntime, "onnxslim": onnxslim, "openvino": openvino, "opencv-new": opencv_new,
-    "opencv-classic": opencv_classic, "mnn": mnn, "tract": tract,
+    "opencv-classic": opencv_classic, "mnn": mnn, "tract": tract, "ncnn": ncnn,
+    "ort-web": ort_web, "reference": reference,
 }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""What the targets ask of the files: a neural processing unit wants weights stored densely and integers at the ends.
+"""What the targets ask of the files: how weights are stored, and integers at the ends.
 
 Vela refuses sparsely stored weights for Ethos-U55 and U65 and leaves them uncompressed for U85; it encodes the zeros
-of dense ones by itself. A phone's runtimes want the opposite, so one .tflite file cannot serve both.
+of dense ones by itself. TensorFlow Lite Micro unpacks weights by an operator of its own. A phone's runtimes want a
+third thing, so one .tflite file cannot serve them all; a dense one serves the first two.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
 WANTED = "tflite"  # what Vela reads
+# family of a runtime → the encoding that it wants, and why; where a file is for several, the first row counts
+STORED: Mapping[str, tuple[str, str]] = {
+    "vela": ("dense", "weights are stored densely for {}: Vela encodes the zeros"),
+    "tflm": ("tflm", "weights are stored behind TFLM_DECODE for {}, and for nothing else"),
+}
 
 
 @dataclass(frozen=True)
@@ -60,18 +66,20 @@ def aim(
     wanted = {COMPILED_FROM.get(name, name) for name in outputs}
     formats = tuple(format for format in FORMATS if format in wanted)
     chosen = {format: dict(more) for format, more in (options or {}).items()}
-    if not npus or WANTED not in formats:
+    families = {target.name: runtime.family for target in targets if (runtime := target.runtime(WANTED))}
+    small = {name: family for name, family in families.items() if family in STORED}
+    if not small or WANTED not in formats:
         return Aim(formats, chosen)
-    others = [t.name for t in targets if not t.compiler and t.runtime(WANTED)]
-    names = ", ".join(target.name for target in npus)
+    names = ", ".join(small)
+    others = [name for name in families if name not in small]
     if others and not compiled:
-        note = f"tflite: stored for {others[0]}; for {names} export it again: --to tflite --target {npus[0].name}"
+        note = f"tflite: stored for {others[0]}; for {names} export it again: --to tflite --target {next(iter(small))}"
         return Aim(formats, chosen, notes=(note,))
     more = chosen.setdefault(WANTED, {})
     notes = []
     if encoding == "auto":
-        more["encoding"] = "dense"
-        notes.append(f"tflite: weights are stored densely for {names}: Vela encodes the zeros")
+        more["encoding"], why = next(STORED[family] for family in STORED if family in small.values())
+        notes.append(f"tflite: {why.format(names)}")
     if scheme == "int8":
         more.setdefault("io", "int8")
     return Aim(formats, chosen, npus if compiled else (), tuple(notes))

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ _TRANSPOSED = {
     torch.ops.aten.conv_transpose3d.input,
 }
 _BATCH_NORM = torch.ops.aten.batch_norm.default
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,8 @@ def capture(
     Raises:
         ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
     """
-    module, program, dynamic = _traced(model, example_inputs, dynamic_batch)
+    trace = partial(_traced, model.module, example_inputs, dynamic_batch)
+    module, program, dynamic = once(f"trace, batch free: {dynamic_batch}", model, example_inputs, trace)
     try:
         graph_module = program.module(check_guards=False)
     except KeyError as error:  # a parameter called "code", "graph" or like another attribute of graph modules
@@ -146,13 +149,12 @@ def capture(
     return Captured(graph_module, example_inputs, masks, dynamic, folded, program, module, aliases, notes)
 
 
-_Trace = tuple[nn.Module, ExportedProgram, bool]
-_scope: ContextVar[dict[tuple[Any, ...], tuple[_Trace, Any]] | None] = ContextVar("traces", default=None)
+_scope: ContextVar[dict[tuple[Any, ...], tuple[Any, Any]] | None] = ContextVar("traces", default=None)
 
 
 @contextmanager
 def traced_once() -> Iterator[None]:
-    """Inside, a model is traced once for each kind of batch, however many exporters and proofs capture it.
+    """Inside, a model is traced once for each kind of batch and answers each call once, whatever the formats.
 
     Whoever opens this promises that the model's weights stay as they are until it ends.
     """
@@ -164,19 +166,19 @@ def traced_once() -> Iterator[None]:
         _scope.reset(token)
 
 
-def _traced(model: CompressedModel, example_inputs: tuple[Any, ...], dynamic_batch: bool) -> _Trace:
+def once(what: str, model: CompressedModel, inputs: Any, make: Callable[[], T]) -> T:
+    """What `make` gives; inside `traced_once` it is made once for this model and these very tensors."""
+    known, leaves = _scope.get(), _pytree.tree_leaves(inputs)
+    key = (what, id(model), *map(id, leaves))
+    if known is not None and key not in known:
+        known[key] = make(), (model, leaves)  # kept alive: no other object may get their identity
+    return make() if known is None else known[key][0]
+
+
+def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.Module, ExportedProgram, bool]:
     """(the module as it is traced, its program, whether the batch is free)."""
-    known, leaves = _scope.get(), _pytree.tree_leaves(example_inputs)
-    key = (id(model), dynamic_batch, *map(id, leaves))
-    if known is not None and key in known:
-        return known[key][0]
-    module = deepcopy(model.module).cpu().eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    trace = (module, *export_program(module, example_inputs, dynamic_batch=dynamic_batch))
-    if known is not None:
-        known[key] = trace, (model, leaves)  # kept alive: no other object may get their identity
-    return trace
+    module = deepcopy(module).cpu().eval().requires_grad_(False)
+    return (module, *export_program(module, inputs, dynamic_batch=free))
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:

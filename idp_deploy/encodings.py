@@ -8,11 +8,13 @@ tensor has another zero point). For the row `0 0 7 0 0 0 5 0`:
 | dense    | none                                                    | all 8   |
 | bitmask  | one bit an entry, lowest bit first: `44`  | `7 5`   |
 | gaps8    | bytes, distance from the last stored entry: `2 4`        | `7 5`   |
+| gaps5    | the same, three in 16 bits to base 40: `2 + 40·4` → `162` | `7 5`   |
 | gaps4    | nibbles, zeros to skip before a value: `2 3` → `32`      | `7 5`   |
 
-A gap above 255 in gaps8 is bridged by fillers: a stored `fill` after each 255 entries. In gaps4 the code 15 skips 15
-zeros and stores no value. Everything is exact: NaN payloads survive, −0.0 is kept where a mask keeps it; without a
-mask an entry is stored when it differs from `fill`, so NaN is stored and −0.0 becomes 0.0.
+A gap above 255 in gaps8 (39 in gaps5) is bridged by fillers: a stored `fill` after each 255 entries. The distances of
+gaps5 are cut into three runs of equal length, and each 16 bits hold one of each run: they unpack run by run. In gaps4
+the code 15 skips 15 zeros and stores no value. Everything is exact: NaN payloads survive, −0.0 is kept where a mask
+keeps it; without a mask an entry is stored when it differs from `fill`, so NaN is stored and −0.0 becomes 0.0.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError, UsageError
 
+BASE = 40  # of a gaps5 distance: 40³ is just below 2¹⁶
 ESCAPE = 15  # the gaps4 code that skips 15 zeros and stores nothing
 
 Parts = dict[str, np.ndarray]
@@ -156,20 +159,41 @@ def _gaps(mask: np.ndarray) -> np.ndarray:
     return np.diff(np.flatnonzero(mask), prepend=0)
 
 
-def _encode_gaps8(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
+def _bridged(values: np.ndarray, mask: np.ndarray, fill: float, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    """(distances ≤ limit, stored values), both (count,): a filler follows each `limit` entries of a wider gap."""
     gaps = _gaps(mask)
-    fillers = np.maximum(gaps - 1, 0) // 255  # a filler advances 255, and at least 1 remains for the value itself
+    fillers = np.maximum(gaps - 1, 0) // limit  # a filler advances `limit`, and at least 1 remains for the value itself
     last = np.cumsum(fillers + 1) - 1  # where each real entry lands among fillers
     count = int(last[-1]) + 1 if last.size else 0
-    stored, distances = np.full(count, fill, values.dtype), np.full(count, 255, np.uint8)
-    stored[last], distances[last] = values[mask], gaps - 255 * fillers
-    return {"gaps": distances, "values": stored}
+    stored, distances = np.full(count, fill, values.dtype), np.full(count, limit, np.uint16)
+    stored[last], distances[last] = values[mask], gaps - limit * fillers
+    return distances, stored
+
+
+def _count_bridged(mask: np.ndarray, limit: int) -> int:
+    gaps = _gaps(mask)
+    return int((np.maximum(gaps - 1, 0) // limit).sum()) + gaps.size
+
+
+def _encode_gaps8(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
+    distances, stored = _bridged(values, mask, fill, 255)
+    return {"gaps": distances.astype(np.uint8), "values": stored}
 
 
 def _cost_gaps8(mask: np.ndarray) -> tuple[int, int]:
-    gaps = _gaps(mask)
-    count = int((np.maximum(gaps - 1, 0) // 255).sum()) + gaps.size
+    count = _count_bridged(mask, 255)
     return count, count
+
+
+def _encode_gaps5(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
+    distances, stored = _bridged(values, mask, fill, BASE - 1)
+    runs = np.concatenate([distances, np.zeros(-distances.size % 3, np.uint16)]).reshape(3, -1)
+    return {"triples": runs[0] + np.uint16(BASE) * runs[1] + np.uint16(BASE**2) * runs[2], "values": stored}
+
+
+def _cost_gaps5(mask: np.ndarray) -> tuple[int, int]:
+    count = _count_bridged(mask, BASE - 1)
+    return 2 * ceil(count / 3), count
 
 
 def _skips(mask: np.ndarray) -> np.ndarray:
@@ -196,5 +220,6 @@ ENCODINGS: dict[str, Encoding] = {
     "dense": Encoding(_encode_dense, _cost_dense),
     "bitmask": Encoding(_encode_bitmask, _cost_bitmask),
     "gaps8": Encoding(_encode_gaps8, _cost_gaps8),
+    "gaps5": Encoding(_encode_gaps5, _cost_gaps5),
     "gaps4": Encoding(_encode_gaps4, _cost_gaps4),
 }

@@ -43,6 +43,7 @@ from idp_deploy.quantizers import (
     quantize_int8,
     signal_to_noise_db,
 )
+from idp_deploy.soundness import overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
 
 Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) → what its quantized form means, float32
@@ -99,7 +100,7 @@ def quantize(
     Raises:
         UsageError: unknown scheme, no inputs where they are needed, a model that is quantized already, or one whose
             weights were written to after hardening.
-        ConversionError: a weight is not finite.
+        ConversionError: a weight, a statistic, or what the model gives is not finite.
 
     >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
     >>> model.module.weight.data = torch.tensor([[0.3, 0.0]])
@@ -118,9 +119,7 @@ def quantize(
             way_out="give a task or example inputs (--task, --inputs), or take --scheme int8-weights",
         )
     module = deepcopy(model.module).cpu().eval()
-    for name, weight in module.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise ConversionError(f"'{name}' has values that are infinite or not a number", way_out="retrain it first")
+    refuse_unsound(module)
     refuse_filled(model)
     if scheme == "lut4" and example is None and any(isinstance(owner, _BatchNorm) for owner in module.modules()):
         raise UsageError(
@@ -131,6 +130,10 @@ def quantize(
     unabsorbed = _absorb_batch_norm(captured, module) if captured is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
     _refuse_unsound(calls)
+    if scheme == "int8" and (found := overflow(module, calls[0])):
+        raise ConversionError(
+            f"no int8 range holds what this model computes: {found}", way_out="scale its weights down"
+        )
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     quantizer = SCHEMES[scheme]
@@ -152,6 +155,7 @@ def quantize(
         matrices = prunable_weights(module, matrices=True)
         bare = [name for name in axes if name in matrices and matrices[name].kind == "matrix"]
         kept_float |= dict.fromkeys(bare, _EITHER_WAY)
+    kept_float |= dict.fromkeys(_empty(parameters), "it has no entries")
     if scheme == "lut4":
         kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)
     masks = dict(model.masks)
@@ -188,6 +192,10 @@ def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
         if parameter.dim() and (name in prunable or name in masks):
             axes[name] = prunable[name].output_axis if name in prunable else 0
     return axes
+
+
+def _empty(parameters: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, weight in parameters.items() if weight.dim() > 1 and not weight.numel()]
 
 
 def _grouped_transposed(module: nn.Module, names: Iterable[str]) -> list[str]:

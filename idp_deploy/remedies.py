@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 
@@ -138,10 +139,10 @@ def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None
     scale = value / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
     layouts = FORMATS[contents.format].layouts
     prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype.startswith("float")]
-    magnitudes = {tensor.name: np.abs(_decoded(tensor)).ravel() for tensor in prunable}
+    magnitudes = {tensor.name: _Magnitudes(np.abs(_decoded(tensor)).ravel()) for tensor in prunable}
 
-    zeros = sum(int((found == 0).sum()) for found in magnitudes.values())
-    now = zeros / max(sum(found.size for found in magnitudes.values()), 1)
+    entries = sum(found.values.size for found in magnitudes.values())
+    now = 1 - sum(found.nonzero for found in magnitudes.values()) / max(entries, 1)
 
     def saved(share: float = now, bits: float | None = None) -> float:
         left = (1 - share) / max(1 - now, 1e-9)
@@ -170,13 +171,30 @@ def _decoded(tensor: StoredTensor) -> np.ndarray:
     return np.asarray((tensor.dequantize or tensor.values)(), np.float32)
 
 
-def _priced(tensor: StoredTensor, magnitudes: np.ndarray, layouts: Sequence[str], left: float, bits: float) -> float:
+class _Magnitudes:
+    """|w| of one tensor, put in order once however many shares of it are asked for."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values = values
+        self.nonzero = int(np.count_nonzero(values))
+
+    @cached_property
+    def ordered(self) -> np.ndarray:
+        """The entries that are not zero, ascending."""
+        return np.sort(self.values[self.values != 0])
+
+    def largest(self, share: float) -> np.ndarray:
+        """Where the largest of them are, that many of those that are not zero; those equal to the last one, too."""
+        kept = round(self.nonzero * share)
+        if share >= 1 or not kept:
+            return self.values != 0 if kept else np.zeros(self.values.size, bool)
+        mask: np.ndarray = self.values >= self.ordered[self.nonzero - kept]
+        return mask
+
+
+def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, layouts: Sequence[str], left: float, bits: float) -> float:
     """Bytes with this share of the non-zero entries left, the largest; never more than the tensor takes now."""
-    mask = magnitudes != 0
-    kept = round(int(mask.sum()) * left)
-    if left < 1:
-        mask = np.zeros(magnitudes.size, bool)
-        mask[np.argpartition(magnitudes, magnitudes.size - kept)[magnitudes.size - kept :] if kept else slice(0)] = True
+    mask = magnitudes.largest(left)
     least = min(size_bytes(kind, mask, round(bits)) for kind in ("dense", *layouts))
     scales = SCALE_BYTES * tensor.shape[0] if bits < tensor.value_bits and tensor.shape else 0
     return min(least + scales, tensor.size_bytes)

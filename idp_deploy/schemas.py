@@ -200,8 +200,8 @@ def manifest() -> dict[str, Any]:
         "zeros": {"type": "object", "additionalProperties": count},
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},
-        "provenance": _closed(provenance),
-        "seal": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+        "provenance": {**_closed(provenance), "required": []},
+        **{name: {"type": "string", "pattern": "^[0-9a-f]{32}$"} for name in ("seal", "origin")},
         "versions": texts,
     }
     return {"$schema": DIALECT, **_closed(properties)}

@@ -63,12 +63,13 @@ def export_and_verify(
     """
     from idp_deploy.capturing import traced_once
     from idp_deploy.exporting import convert
+    from idp_deploy.exporting.collecting import seldom_collecting
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
     claim_artifacts(folder, stem, formats)
     folder.mkdir(parents=True, exist_ok=True)
-    with traced_once():
+    with traced_once(), seldom_collecting():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):
@@ -88,6 +89,30 @@ def export_and_verify(
                 if contents is not None:
                     contents[home / name] = replace(found, path=home / name)
     return artifacts, parities
+
+
+def export_unproved(
+    model: CompressedModel, format: FormatName, example_inputs: tuple[Any, ...], path: Path, **options: Any
+) -> Artifact:
+    """Write a file that nobody compares with the model, for studies of its size and its latency.
+
+    A file that a format's runtimes do not compute right is written too; the notes say what is not proved of it.
+
+    Raises:
+        ConversionError: the format cannot hold the model.
+    """
+    from idp_deploy.exporting import convert, store
+
+    conversion = convert(model, format, example_inputs, **options)
+    unproved = ["its outputs and zeros were not compared with the model's"]
+    try:
+        artifact = store(conversion, path)
+    except ConversionError as error:
+        if not FORMATS[format].prove:
+            raise
+        artifact = store(conversion, path, proved=False)
+        unproved.append(error.message)
+    return replace(artifact, notes=(*artifact.notes, *(f"not proved: {what}" for what in unproved)))
 
 
 def _checked(

@@ -189,7 +189,7 @@ class Run:
     def _prune(self) -> Compressed:
         from idp_deploy.hardening import harden
         from idp_deploy.loading import save_checkpoint
-        from idp_deploy.pruning import left_dense, one_shot, prune
+        from idp_deploy.pruning import by_reason, left_dense, one_shot, prune
         from idp_deploy.pruning.resuming import forget_state, state_file
         from idp_deploy.shrinking import shrink_as_asked
         from idp_deploy.tasks import evaluate, rehearse
@@ -200,9 +200,8 @@ class Run:
         recipe = plan.recipe(model, task)
         accuracy = {"dense": evaluate(model.module, task)} if task else {}
         self._announce(f"pruning to {recipe.sparsity:.0%} zeros with {'magnitude' if plan.one_shot else recipe.method}")
-        for name, reason in left_dense(model.module, recipe).items():
-            if "divide" in reason:
-                self._announce(f"{name} stays dense: {reason}")
+        for reason, names in by_reason(left_dense(model.module, recipe)).items():
+            self._announce(f"not pruned ({reason}): {', '.join(names)}")
         work = plan.pruned.with_suffix(".resume") if self._history else None
         stood = work is not None and work.is_dir() and not state_file(work).exists()  # a folder of the user's
         if plan.one_shot:

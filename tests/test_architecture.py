@@ -26,6 +26,7 @@ FOUNDATION = {"errors", "flow"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "activation_noise", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
+    "soundness",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -35,10 +36,11 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "ledger": FOUNDATION,
+    "soundness": {"errors"},
     "files": FOUNDATION | {"documents", "packages"},
     "packages": {"documents"},
     "documents": set(),
-    "sealing": {"documents", "files"},
+    "sealing": {"documents", "files", "flow"},
     "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
     "lifting": set(),
@@ -53,7 +55,7 @@ ALLOWED: dict[str, set[str]] = {
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},
-    "loading": FOUNDATION | {"documents", "files", "ledger", "masks", "ownership"},
+    "loading": FOUNDATION | {"soundness", "documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "vendors"},
@@ -88,7 +90,7 @@ ALLOWED: dict[str, set[str]] = {
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
     "pipeline": {"aiming", "flow", "simulation", "stages"},
-    "planning": FOUNDATION | CORE | STAGES,
+    "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
     "commenting": {"errors"},
@@ -124,7 +126,9 @@ ALLOWED: dict[str, set[str]] = {
 # whose types a room may name, without loading them
 TYPES = {
     "aiming": {"simulation"},
-    "rendering": {"diffing", "formats", "formats.runtimes", "inspection", "pruning", "restoring", "simulation"},
+    "rendering": {
+        "diffing", "formats", "formats.runtimes", "inspection", "planning", "pruning", "restoring", "simulation",
+    },
     "gating": {"simulation"}, "loading": {"tasks"}, "stages": {"history", "simulation"}, "pipeline": {"tasks"},
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row

@@ -240,3 +240,17 @@ def test_what_stops_a_comment_is_said(
         monkeypatch.setenv(name, value)
     assert comment(arguments) == code
     assert says in capsys.readouterr().err
+
+
+def test_what_the_page_shows_names_nothing_that_a_reader_would_have_to_find_out() -> None:
+    page = (ROOT / "docs/journeys/ci.md").read_text()
+    github, gitlab, hook = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    assert not re.search(r"OWNER|GROUP|example\.com", page)
+    copy = github[1]["uses"].removeprefix("./")
+    assert github[0]["with"] == {"submodules": True}
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert set(github[1]["with"]) <= set(action["inputs"])
+    component = (ROOT / gitlab["include"][0]["local"].removeprefix(f"{copy}/")).read_text()
+    assert set(gitlab["include"][0]["inputs"]) <= set(next(yaml.safe_load_all(component))["spec"]["inputs"])
+    ours, shown = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())[0], hook["repos"][0]["hooks"][0]
+    assert {key: shown[key] for key in ours if key != "description"} == {k: ours[k] for k in ours if k != "description"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from idp_deploy.files import sha256, size_bytes
 from idp_deploy.flow import CompressedModel, Quantization
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
+from idp_deploy.sealing import intact
 from idp_deploy.verification import run_file, verify
 
 pytest.importorskip("coremltools")
@@ -309,3 +311,20 @@ def test_an_operator_without_counterpart_is_named_with_its_module(tmp_path: Path
     with pytest.raises(ConversionError, match=r"linalg_inv.* in module 'head'"):
         export(CompressedModel(Inverse().eval(), {}), "coreml", (torch.randn(1, 4, 4),), path)
     assert (path / "old").read_text() == "precious"
+
+
+def test_apples_reader_leaves_a_package_as_it_is_and_ours_sealed(tmp_path: Path) -> None:
+    """It writes Manifest.json anew in its own layout whenever it reads."""
+    from coremltools.models.utils import load_spec
+
+    model, ours, theirs = nn.Sequential(nn.Linear(8, 4)).eval(), tmp_path / "ours.mlpackage", tmp_path / "t.mlpackage"
+    export(CompressedModel(model, {}), "coreml", (ROWS,), ours)
+    shutil.copytree(ours, theirs)
+    load_spec(str(ours))
+    assert intact(ours) is True
+    listed = theirs / "Manifest.json"
+    listed.write_text(json.dumps(json.loads(listed.read_text()), separators=(",", ":")))
+    assert intact(theirs) is False  # so that verify asks Apple's reader
+    before = sha256(theirs)
+    assert verify(theirs).passed
+    assert sha256(theirs) == before

@@ -82,7 +82,7 @@ def test_check_with_transfer_budgets_on_three_targets_compresses_once_for_them(
 
 
 @pytest.mark.parametrize("build", [lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())])
-def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
+def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most_and_ask_it_once(
     build: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Once with its own batch, once with a free one, and once in litert_torch itself."""
@@ -95,12 +95,16 @@ def test_three_formats_and_their_proofs_trace_a_model_four_times_at_most(
         return real(*args, **kwargs)
 
     monkeypatch.setattr("torch.export.export", export)
+    seen, count = counter(monkeypatch)
+    count("idp_deploy.verification._answers", "answers")
+    count("idp_deploy.verification.proof.capture", "captures to prove")
     torch.manual_seed(0)
     module = build().eval()
     x = torch.randn(1, 3, 16, 16)
     _, parities = export_and_verify(CompressedModel(module, {}), (x,), tmp_path, "net", list(HERE))
     assert all(parity.passed for parity in parities.values())
     assert 2 <= len(traces) <= 4
+    assert seen == {"answers": 1, "captures to prove": 1}
 
 
 def test_run_with_three_formats_reads_each_file_once_and_opens_few_sessions(

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from idp_deploy.encodings import ENCODINGS, ESCAPE, Encoded, bound_bytes, encode, size_bytes, smallest
+from idp_deploy.encodings import BASE, ENCODINGS, ESCAPE, Encoded, bound_bytes, encode, size_bytes, smallest
 from idp_deploy.errors import ConversionError, UsageError
 
 KINDS = list(ENCODINGS)
@@ -23,6 +23,10 @@ def decode(encoded: Encoded) -> np.ndarray:
         out[np.unpackbits(parts["bits"], count=out.size, bitorder="little").astype(bool)] = parts["values"]
     elif encoded.kind == "gaps8":
         out[np.cumsum(parts["gaps"], dtype=np.int64)] = parts["values"]
+    elif encoded.kind == "gaps5":
+        triples = parts["triples"].astype(np.int64)
+        distances = np.concatenate([triples % BASE, triples // BASE % BASE, triples // BASE**2])
+        out[np.cumsum(distances)[: parts["values"].size]] = parts["values"]
     else:
         assert encoded.kind == "gaps4"
         codes = np.stack([parts["codes"] & 15, parts["codes"] >> 4], axis=1).reshape(-1).astype(np.int64)
@@ -121,6 +125,7 @@ GOLDEN = {
     "dense": {"values": "0000070000000500"},
     "bitmask": {"bits": "44", "values": "0705"},
     "gaps8": {"gaps": "0204", "values": "0705"},
+    "gaps5": {"triples": "a200", "values": "0705"},
     "gaps4": {"codes": "32", "values": "0705"},
 }
 
@@ -137,6 +142,13 @@ def test_golden_bytes_of_fillers_and_escapes():
     gaps8 = encode("gaps8", values).parts
     assert gaps8["gaps"].tolist() == [255, 45, 31, 255, 13]
     assert gaps8["values"].tolist() == [0, 1, 2, 0, 3]
+    # 300 = 7 · 39 + 27, 268 = 6 · 39 + 34: sixteen distances in three runs of six
+    gaps5 = encode("gaps5", values).parts
+    assert gaps5["values"].tolist() == [0] * 7 + [1, 2] + [0] * 6 + [3]
+    assert gaps5["triples"].tolist() == [
+        a + 40 * b + 1600 * c
+        for a, b, c in zip([39] * 6, [39, 27, 31, 39, 39, 39], [39, 39, 39, 34, 0, 0], strict=True)
+    ]
     # 300 zeros: 20 escapes then 0; 30 zeros: 2 escapes then 0; 267 zeros: 17 escapes then 12
     codes = [15] * 20 + [0] + [15] * 2 + [0] + [15] * 17 + [12]
     packed = encode("gaps4", values).parts["codes"]
@@ -146,7 +158,7 @@ def test_golden_bytes_of_fillers_and_escapes():
 @settings(max_examples=60, deadline=None)
 @given(mask=hnp.arrays(bool, SHAPES), bits_=st.sampled_from([4, 8, 16, 32]))
 def test_smallest_never_costs_more_than_dense(mask, bits_):
-    kinds = ("bitmask", "gaps8", "gaps4")
+    kinds = ("bitmask", "gaps8", "gaps5", "gaps4")
     chosen = smallest(mask, bits_, kinds)
     assert chosen in ("dense", *kinds)
     assert size_bytes(chosen, mask, bits_) <= size_bytes("dense", mask, bits_)

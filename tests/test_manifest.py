@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from idp_deploy.flow import CompressedModel, Provenance, Recipe
 from idp_deploy.formats import manifest
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.reading import read
+from idp_deploy.sealing import key_of
 
 PAGE = (Path(__file__).parents[1] / "docs" / "manifest.md").read_text()
 SCHEMA: dict[str, Any] = json.loads(re.findall(r"```json\n(.*?)```", PAGE, flags=re.S)[0])
@@ -109,5 +111,19 @@ def test_the_seal_is_what_the_page_says(tmp_path: Path) -> None:
     found, data = str(read(path).manifest["seal"]), path.read_bytes()
     assert faults(found, SCHEMA["properties"]["seal"]) == []
     assert data.count(found.encode()) == 1
-    blank = data.replace(found.encode(), b"0" * 32)
-    assert found == hashlib.sha256(len(data).to_bytes(8, "little") + blank).hexdigest()[:32] != "0" * 32
+    origin = str(read(path).manifest["origin"])
+    blank = data.replace(found.encode(), b"0" * 32).replace(origin.encode(), b"0" * 32)
+    digest = hashlib.sha256(len(data).to_bytes(8, "little") + blank).digest()
+    assert found == digest.hex()[:32] != "0" * 32
+    assert origin == hmac.new(key_of(model()), digest, "sha256").hexdigest()[:32] != "0" * 32
+
+
+def test_what_nobody_said_takes_no_bytes(tmp_path: Path) -> None:
+    model = CompressedModel(nn.Linear(4, 4).eval(), {}, provenance=Provenance(task="tasks:digits"))
+    usual, asked = (
+        export(model, "onnx", EXAMPLE, tmp_path / f"{encoding}.onnx", encoding=encoding)
+        for encoding in ("auto", "dense")
+    )
+    assert usual.manifest["options"] == {}
+    assert asked.manifest["options"] == {"encoding": "dense"}
+    assert read(asked.path).manifest["provenance"] == {"task": "tasks:digits"}

@@ -20,7 +20,7 @@ from idp_deploy.formats.onnx.write.conversion import IR_VERSION, OPSET
 from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph
 from idp_deploy.verification import run_file
 
-ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps4", "sparse-initializer"]
+ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer"]
 
 
 def compressed(module: nn.Module, sparsity: float = 0.9, seed: int = 0) -> CompressedModel:
@@ -128,7 +128,7 @@ def test_zeros_and_values_read_back(kind, exported, model):
         zeros += tensor.zeros
         assert tensor.zeros == int((~mask).sum())
         assert ((tensor.values() != 0) == mask.numpy()).all()
-        if kind in ("bitmask", "gaps8", "gaps4"):
+        if kind in ("bitmask", "gaps8", "gaps5", "gaps4"):
             assert tensor.encoding in (expected, "dense")
     assert zeros == model.zeros
     if kind != "auto":
@@ -336,3 +336,24 @@ def test_the_cost_of_decode_nodes_is_what_auto_assumes(kind, shape):
 
     parts, dense = size_bytes(kind, values != 0), grown("dense") - values.nbytes
     assert abs(grown(kind) - dense - parts - OVERHEAD[kind]) < 60
+
+
+def test_small_weights_share_their_nodes(exported, model):
+    """A runtime spends its time on nodes: those of one encoding and dtype are restored at once and cut apart."""
+    proto = onnx.load(exported["gaps8"].path)
+    kinds = Counter(node.op_type for node in proto.graph.node)
+    assert kinds["Split"] == kinds["ScatterElements"] == kinds["CumSum"] == 1
+    contents = read_onnx(exported["gaps8"].path)
+    names = {exported["gaps8"].manifest["weights"][name] for name in model.masks}
+    assert {tensor.name for tensor in contents.tensors if tensor.encoding == "gaps8"} >= names
+
+
+@pytest.mark.parametrize("kind", ["auto", "gaps8", "bitmask"])
+def test_the_bytes_of_shared_parts_are_divided_and_all_are_laid_to_someone(kind, exported):
+    proto = onnx.load(exported[kind].path)
+    tensors = read_onnx(exported[kind].path).tensors
+    stored = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    assert 0 <= stored - sum(tensor.size_bytes for tensor in tensors) < 150  # shapes that operators read
+    shared = sorted((t for t in tensors if t.encoding in ("gaps8", "bitmask")), key=lambda t: t.size - t.zeros)
+    assert len(shared) > 2
+    assert [t.size_bytes for t in shared] == sorted(t.size_bytes for t in shared)

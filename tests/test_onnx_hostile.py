@@ -86,7 +86,7 @@ def test_bytes_cut_out(start, count):
     read(GOOD[:start] + GOOD[start + count :])
 
 
-@pytest.mark.parametrize("kind", ["gaps4", "gaps8", "bitmask"])
+@pytest.mark.parametrize("kind", ["gaps4", "gaps5", "gaps8", "bitmask"])
 def test_positions_beyond_the_tensor(kind, tmp_path):
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])],
@@ -98,7 +98,9 @@ def test_positions_beyond_the_tensor(kind, tmp_path):
     decode_graph(decoder, kind, WEIGHT, WEIGHT != 0, output="w")
     decoder.finish()
     stored = encode(kind, WEIGHT).parts
-    codes = next(t for t in graph.initializer if t.data_type == TensorProto.UINT8 and len(t.raw_data) > 8)
+    codes = next(
+        t for t in graph.initializer if t.data_type in (TensorProto.UINT8, TensorProto.UINT16) and t.raw_data[8:]
+    )
     assert len(codes.raw_data) == next(part for name, part in stored.items() if name != "values").nbytes
     codes.raw_data = b"\xee" * len(codes.raw_data) if kind == "gaps4" else b"\xff" * len(codes.raw_data)
     path = tmp_path / "m.onnx"

@@ -357,3 +357,38 @@ def test_files_that_unpack_by_bitshift_are_still_recognised():
     outputs = run_file(GOLDEN, [(x,)])["onnxruntime"][0]
     for output, tensor in zip(outputs, contents.tensors, strict=True):
         np.testing.assert_allclose(output, x @ tensor.values(), rtol=1e-5, atol=1e-5)
+
+
+def split_file(path, sizes: list[int] | None, parts: int = 2) -> None:
+    """x (n, 4) · one half of a constant (4, 6), once for each piece."""
+    whole = np.arange(24, dtype=np.float32).reshape(4, 6)
+    names = [f"w{i}" for i in range(parts)]
+    inputs = ["whole"] if sizes is None else ["whole", "sizes"]
+    nodes = [helper.make_node("Split", inputs, names, axis=1)]
+    nodes += [helper.make_node("MatMul", ["x", name], [f"y{name}"]) for name in names]
+    tensors = [numpy_helper.from_array(whole, "whole")]
+    tensors += [] if sizes is None else [numpy_helper.from_array(np.array(sizes, np.int64), "sizes")]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", *(f"y{n}" for n in names))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], tensors)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+def test_pieces_of_a_constant_are_weights_of_their_own(tmp_path):
+    split_file(tmp_path / "m.onnx", [4, 2])
+    contents = read_onnx(tmp_path / "m.onnx")
+    assert [op.kind for op in contents.ops] == ["MatMul", "MatMul"]
+    assert [tensor.shape for tensor in contents.tensors] == [(4, 4), (4, 2)]
+    np.testing.assert_array_equal(contents.tensor("w1").values(), np.arange(24).reshape(4, 6)[:, 4:])
+    assert sum(tensor.size_bytes for tensor in contents.tensors) == 24 * 4 + 2 * 8  # the sizes come with the first
+
+
+def test_pieces_of_no_given_size_stay_an_operator(tmp_path):
+    split_file(tmp_path / "m.onnx", None)
+    assert [op.kind for op in read_onnx(tmp_path / "m.onnx").ops] == ["Split", "MatMul", "MatMul"]
+
+
+@pytest.mark.parametrize("sizes", [[4, 3], [-1, 7], [], [6]])
+def test_pieces_that_do_not_fit_are_refused(sizes, tmp_path):
+    split_file(tmp_path / "m.onnx", sizes)
+    with pytest.raises(FileError, match="Split of 'w0' cannot be computed"):
+        read_onnx(tmp_path / "m.onnx")

@@ -40,9 +40,9 @@ def test_a_target_that_runs_sparse_gains_from_zeros_and_one_that_does_not_from_c
 
 
 def test_a_pattern_that_does_not_fit_the_model_says_why() -> None:
-    prices = Prices(model(), IMAGE, load_target("pixel-4"), ("onnx",))
-    found = candidates(prices, patterns=("2:4",))
-    assert "needs 27 inputs to divide by 4" in str(found["2:4"])
+    odd = Model(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 10, 3)).eval())
+    found = candidates(Prices(odd, IMAGE, load_target("pixel-4"), ("onnx",)), patterns=("2:4",))
+    assert "divide by 4" in str(found["2:4"])
     assert isinstance(found["dense"], tuple)
 
 

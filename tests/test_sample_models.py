@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from idp_deploy.configuration import load
 from idp_deploy.tasks import Task, evaluate
-from sample_models import bert, characters, digits, entailment, mobilenet_v1, resnet18
+from sample_models import bert, characters, digits, entailment, keywords, mcu, mobilenet_v1, resnet18
 from sample_models.training import train
 
 
@@ -197,3 +199,34 @@ def test_training_is_reproducible_with_the_tasks_own_optimizer() -> None:
     first, second, other = (train(module, task, epochs=1, seed=s).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_the_same_seed_makes_the_same_sounds_and_silence_is_silent() -> None:
+    spectra, labels = keywords.sounds(60, noise=0.0)
+    again, _ = keywords.sounds(60, noise=0.0)
+    assert torch.equal(spectra, again)
+    assert spectra.shape == (60, 1, keywords.FRAMES, keywords.BANDS)
+    assert set(labels.tolist()) == set(range(keywords.CLASSES))
+    quiet = spectra[labels == keywords.SILENCE]
+    assert float(quiet.max()) == float(spectra.min())
+    assert float(spectra[labels != keywords.SILENCE].amax((1, 2, 3)).min()) > float(spectra.min())
+
+
+def test_the_keyword_net_learns_and_fits_a_microcontroller() -> None:
+    module = keywords.build()
+    assert sum(p.numel() for p in module.parameters()) < 25_000
+    task = keywords.Keywords(1500, 200, noise=0.3)
+    torch.manual_seed(0)
+    assert evaluate(train(module, task, epochs=4), task) > 0.5
+
+
+@pytest.mark.parametrize("name", mcu.NETS)
+def test_the_samples_for_microcontrollers_are_configured_and_gated(name: str) -> None:
+    path = Path(mcu.__file__).with_name(f"mcu_{name}.toml")
+    configured = load(path, environment={})
+    build, make_task = mcu.NETS[name]
+    assert configured.model == f"{build.__module__}:{build.__name__}"
+    assert configured.task == f"{make_task.__module__}:{make_task.__name__}"
+    assert configured.quantize.scheme == "int8"
+    metrics = {budget.metric for budget in configured.budget_list()}
+    assert metrics >= ({"flash", "sram", "cpu_operators"} if name == "keywords" else {"flash", "arena"})

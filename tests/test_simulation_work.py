@@ -106,8 +106,8 @@ def test_networks_as_a_benchmark_measured_them_are_architectures_of_their_own() 
 @pytest.mark.parametrize(
     ("kind", "wanted"),
     [
-        ("LOGISTIC", "transcendental"), ("TANH", "transcendental"), ("SOFTMAX", "transcendental"),
-        ("GELU", "transcendental"), ("LOCAL_RESPONSE_NORMALIZATION", "transcendental"), ("HARD_SWISH", "piecewise"),
+        ("LOGISTIC", "transcendental"), ("TANH", "transcendental"), ("SOFTMAX", "normalizing"),
+        ("GELU", "transcendental"), ("LOCAL_RESPONSE_NORMALIZATION", "normalizing"), ("HARD_SWISH", "piecewise"),
         ("ADD", "elementwise"), ("CONCATENATION", "memory"),
     ],
 )  # fmt: skip

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from idp_deploy.cli.app import _run
+from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.loading import save_checkpoint
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 from tests.test_zoo_export import Calls
@@ -34,3 +41,37 @@ def test_an_output_that_feeds_an_integer_layer_stays_float(tmp_path: Path) -> No
     contents = read_tflite(path)
     assert [contents.values[name].dtype for name in contents.outputs] == ["float32", "float32"]
     assert verify(path, model, entry.example_inputs()).passed
+
+
+class Loud(nn.Module):
+    """A fresh net that 8 bits cannot compute: what it answers is the small difference of two large numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 8, 1, bias=False)
+        with torch.no_grad():
+            self.stem.bias.fill_(1000.0)  # type: ignore[union-attr]
+            self.head.weight[:, 32:] = -self.head.weight[:, :32]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stem(x))  # type: ignore[no-any-return]
+
+
+def test_a_fresh_net_is_written_for_size_studies_and_what_is_not_proved_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 3, 16, 16),)
+    model = quantize(CompressedModel(Loud().eval(), {}), "int8", example_inputs=inputs, threshold_db=-99)
+    with pytest.raises(ConversionError, match="differs from the model"):
+        export(model, "tflite", inputs, tmp_path / "refused.tflite")
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(model, tmp_path / "net.pt")
+    words = ["export", "net.pt", "--to", "tflite", "--model", "tests.test_tflite_integer:Loud", "--inputs", "1x3x16x16"]
+    assert _run([*words, "--no-verify", "--json"], debug=False) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert Path("net.tflite").stat().st_size > 0
+    notes = [note for note in said["notes"] if "not proved" in note]
+    assert any("differs from the model" in note for note in notes), said
+    assert any("were not compared" in note for note in notes)
+    assert read_tflite(Path("net.tflite")).ops

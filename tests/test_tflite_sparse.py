@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from idp_deploy.errors import UsageError
 from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.sparse import Layout, smallest, store
 from idp_deploy.formats.tflite.write.storing import plan
 from tests.tflite_files import adding
@@ -105,3 +106,26 @@ def test_blocks_are_chosen_for_blocked_zeros_and_empty_rows_cost_nothing() -> No
 def test_unknown_encodings_are_usage_errors(encoding: str) -> None:
     with pytest.raises(UsageError, match="one of auto, dense, csr"):
         plan(encoding, None, ())
+
+
+def test_equal_names_and_shapes_of_a_file_are_written_once_and_read_back() -> None:
+    """A decoded weight has the shape of the stored one, an output the name that the signature gives it."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    def model(shapes: list[list[int]], names: list[str]) -> schema.ModelT:
+        made = schema.ModelT()
+        made.version, made.buffers, graph = 3, [schema.BufferT()], schema.SubGraphT()
+        graph.tensors = []
+        for shape, name in zip(shapes, names, strict=True):
+            tensor = schema.TensorT()
+            tensor.shape, tensor.name, tensor.buffer = np.array(shape, np.int32), name, 0
+            graph.tensors.append(tensor)
+        made.subgraphs = [graph]
+        return made
+
+    alike = serialize(model([[1, 2, 3, 4]] * 8, ["some name"] * 8))
+    apart = serialize(model([[1, 2, 3, i] for i in range(8)], [f"some nam{i}" for i in range(8)]))
+    assert len(apart) - len(alike) == 7 * (20 + 16)  # a vector of four, a string of nine with its end
+    tensors = parse(alike).subgraphs[0].tensors
+    assert [tensor.shape.tolist() for tensor in tensors] == [[1, 2, 3, 4]] * 8
+    assert {tensor.name for tensor in tensors} == {b"some name"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import run_file, verify
+from tests.test_ethos_u import call, own_project
 from tests.test_tflite import Mobile, pruned
 
 HERE = find_spec("tflite_micro") is not None
@@ -158,3 +161,18 @@ def test_a_mask_that_does_not_fit_is_refused(files: dict[tuple[str, str], Path],
     path.write_bytes(serialize(tflite))
     with pytest.raises(FileError):
         read_tflite(path)
+
+
+@needs_tflm
+def test_one_run_of_the_documentation_makes_a_gated_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "microcontrollers.md").read_text()
+    found = re.search(r"```toml\n(model = .*?)```", page[page.index("## TensorFlow Lite Micro") :], re.S)
+    assert found is not None
+    own_project(tmp_path, monkeypatch, found[1])
+    assert call("run", "--json") == 0
+    said = capsys.readouterr()
+    assert "tflite: weights are stored behind TFLM_DECODE for cortex-m" in said.err
+    report = json.loads(said.out)
+    assert {check["metric"]: check["verdict"] for check in report["checks"]} == {"flash": "pass", "arena": "pass"}

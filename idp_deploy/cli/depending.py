@@ -26,7 +26,8 @@ def stages_of(session: Session, plan: Plan, weights: Path, digests: Digests) -> 
     names = {"model": session.factory, "task": session.task_spec, "inputs": list(session.inputs)}
     prune = {f"prune.{key}": value for key, value in settings.prune.model_dump(by_alias=True).items()}
     devices = [device] if device else []
-    planned = {**_budgets(session, device), **_devices(devices, digests)} if device else {}
+    planned: dict[str, Any] = {**_budgets(session, device), **_devices(devices, digests)} if device else {}
+    planned |= {"quantize.scheme": plan.scheme} if device else {}
     inputs: dict[str, dict[str, Any]] = {
         PRUNE: {
             f"weights {_short(weights)}": digests.of(weights),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
 from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.session import existing
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.document import Document, State, Table
@@ -50,7 +52,17 @@ def targets(
     like: Annotated[str, typer.Option(help="new: the known device with the nearest chip.")] = "custom",
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL=MS", help="new: a latency you measured on it, repeatable.", show_default=False),
+        typer.Option(
+            metavar="MODEL[@PRECISION][@THREADS]=MS",
+            help="new: a latency you measured on it, repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    measure: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="new: the device is this host: time this file here, repeatable.", show_default=False
+        ),
     ] = None,
     runtime: Annotated[str, typer.Option(help="new: the runtime you measured.")] = "litert-xnnpack",
     threads: Annotated[int, typer.Option(min=1, help="new: the threads you measured with.")] = 1,
@@ -64,23 +76,30 @@ def targets(
     from idp_deploy.simulation.cost_model import load_coefficients
     from idp_deploy.simulation.creating import new_target
     from idp_deploy.simulation.evidence import bases_of, rows_of
+    from idp_deploy.simulation.measurement import measure_all
     from idp_deploy.simulation.targets import folder, load_target, read_targets
 
     ready(format, output)
-    counts = load_coefficients(folder() / "coefficients.json").rows
+    model = load_coefficients(folder() / "coefficients.json")
     if name is None:
         found, unusable = read_targets()
-        document = devices_document(found, {one.name: rows_of(counts, one) for one in found}, unusable)
+        evidence = {one.name: (rows_of(model.rows, one), bases_of(model, one)) for one in found}
+        document = devices_document(found, evidence, unusable)
         emit(document, format=format, json=json, output=output)
         return
     if name == "new":
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
         anchors = dict(parse_anchor(text) for text in anchor or [])
-        device = new_target(new_name, anchors, like=like, runtime=runtime, threads=threads, force=force)
+        if measure and threads > 1:
+            raise UsageError("CPU time of several threads is no latency", way_out="--measure with --threads 1")
+        timed = measure_all([existing(path) for path in measure]) if measure else []
+        device = new_target(
+            new_name, anchors, like=like, runtime=runtime, threads=threads, measured_here=timed, force=force
+        )
     else:
         device = load_target(name)
-    emit(device_document(device, bases_of(counts, device)), format=format, json=json, output=output)
+    emit(device_document(device, bases_of(model, device)), format=format, json=json, output=output)
 
 
 def doctor(

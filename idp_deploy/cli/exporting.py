@@ -78,11 +78,10 @@ def export(
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.aiming import aim, compile_artifact
-    from idp_deploy.exporting import export as export_model
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
-    from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
+    from idp_deploy.shipping import claim_artifacts, export_and_verify, export_unproved, refusals_of
     from idp_deploy.simulation.targets import load_target
 
     ready(format)
@@ -119,7 +118,7 @@ def export(
         for name, path in zip(formats, places, strict=True):
             with refusals_of(name, refused):
                 more = {"encoding": chosen, **special.get(name, {})}
-                artifacts.append(export_model(compressed, name, examples, path, **more))
+                artifacts.append(export_unproved(compressed, name, examples, path, **more))
     passed = {a.path: a.path not in parities or parities[a.path].passed for a in artifacts}
     compiled = [
         compile_artifact(a.path, device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,11 +25,13 @@ from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
+from idp_deploy.rendering.choices import with_choice
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+    from idp_deploy.planning import Choice
     from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
@@ -93,6 +94,7 @@ def prune(
 ) -> None:
     """Train with soft masks until a share of the weights is zero, then harden them."""
     from idp_deploy import loading
+    from idp_deploy.flow import CompressedModel
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.pruning import left_dense
     from idp_deploy.pruning import one_shot as prune_one_shot
@@ -125,8 +127,9 @@ def prune(
     )
     dense = session.model(checkpoint)
     data = session.task()
-    if device is not None:
-        recipe = replace(recipe, sparsity=plan(session, dense, data, recipe, device))
+    free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
+    choice = plan(session, dense, data, recipe, device, free=free) if device is not None else None
+    recipe = choice.way.recipe if choice else recipe
     left = left_dense(dense.module, recipe)
     facts: dict[str, float] = {}
     if one_shot:
@@ -168,6 +171,8 @@ def prune(
     if soft or prunes_channels(recipe):
         follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
+    if choice and isinstance(compressed, CompressedModel):
+        document = with_choice(document, choice, choice.figures_of(compressed))
     emit(document, format=format, json=json)
 
 
@@ -213,12 +218,22 @@ def _document(
     return compression_document(model, path, accuracies=facts, metric=metric, next=follow, left=left)
 
 
-def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target) -> float:
-    """The least sparsity that meets the device's configured budgets."""
-    from idp_deploy.planning import sparsity_for
+def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, device: Target, *, free: bool) -> Choice:
+    """The way to prune that meets the device's configured budgets and costs the least.
 
-    say(f"looking for the least sparsity that meets the budgets of {device.name}")
-    budgets = session.configuration.budget_list()
-    found = sparsity_for(dense, session.example_inputs(task), recipe, device, budgets, announce=say)
-    say(f"pruning to {found:.1%} zeros")
-    return found
+    Args:
+        free: whether nobody has named pattern, allocation or rules; then the device's own ways compete.
+    """
+    from idp_deploy.planning import choose, ways_for
+
+    patterns = ways_for(device, recipe) if free else (recipe.pattern,)
+    say(f"looking for what meets the budgets of {device.name} and keeps the most")
+    choice = choose(
+        *(dense, session.example_inputs(task), recipe, device, session.configuration.budget_list(), patterns),
+        free=free,
+        scheme=session.configuration.quantize.scheme,
+        task=task,
+        announce=say,
+    )
+    say(f"for {device.name}, by {choice.said_by}, {choice.way}")
+    return choice

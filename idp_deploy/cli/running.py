@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ import typer
 from idp_deploy.cli.options import Json, ReportFile, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.cli.progress import EpochTable, StageLines
-from idp_deploy.cli.pruning import plan as sparsity_for
+from idp_deploy.cli.pruning import plan as choose
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.files import size_bytes
@@ -130,11 +129,11 @@ def _plan(session: Session, weights: Path) -> Plan:
 
 
 def _recipe(session: Session, model: Model, task: Task | None) -> Recipe:
-    """As configured, and as sparse as its device wants it where it names one."""
+    """As configured, and as its device rewards it most where it names one."""
     recipe, device = session.recipe()
     if device is None:
         return recipe
-    return replace(recipe, sparsity=sparsity_for(session, model, task, recipe, device))
+    return choose(session, model, task, recipe, device, free=session.leaves_open()).way.recipe
 
 
 def _foretold(session: Session, plan: Plan, history: History) -> Document:

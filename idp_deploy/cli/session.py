@@ -98,6 +98,11 @@ class Session:
         )
         return recipe, device
 
+    def leaves_open(self, **flags: Any) -> bool:
+        """Whether nobody has said where zeros may lie or how they are shared out, so that a device may choose."""
+        chosen = self.configuration.prune.model_fields_set | {name for name, value in flags.items() if value}
+        return not chosen & {"pattern", "allocation", "rules"}
+
     def model(self, path: Path) -> Model:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model

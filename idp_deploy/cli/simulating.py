@@ -25,7 +25,11 @@ def simulate(
     threads: Annotated[int, typer.Option(min=1, help="Threads on the device.")] = 1,
     anchor: Annotated[
         list[str] | None,
-        typer.Option(metavar="MODEL=MS", help="A latency you measured on the device, repeatable.", show_default=False),
+        typer.Option(
+            metavar="MODEL[@PRECISION][@THREADS]=MS",
+            help="A latency you measured on the device, repeatable.",
+            show_default=False,
+        ),
     ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Where the time goes, op by op.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Also run the file on this host.")] = False,

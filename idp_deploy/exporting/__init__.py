@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from idp_deploy.capturing import Captured, capture
+from idp_deploy.exporting.collecting import seldom_collecting
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.ways_out import naming_the_widest
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
@@ -23,7 +24,8 @@ from idp_deploy.formats import known, manifest
 from idp_deploy.formats.notes import storage_notes
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.ledger import refuse_filled
-from idp_deploy.sealing import seal
+from idp_deploy.sealing import key_of, seal
+from idp_deploy.soundness import refuse_unsound
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ def export(
 
     Raises:
         UsageError: unknown format or encoding, or weights that were written to after hardening.
-        ConversionError: an operator the format cannot hold.
+        ConversionError: an operator the format cannot hold; a weight or a statistic that is not finite.
         MissingDependencyError: the format's converter is not installed.
     """
     return store(convert(model, format, example_inputs, encoding=encoding, **options), path)
@@ -89,14 +91,16 @@ def convert(
     **options: Any,
 ) -> Conversion:
     """All of an export that takes long; arguments and errors as for `export`."""
+    refuse_unsound(model.module)
     refuse_filled(model)
     row = known(format)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}
     converter = row.function("convert")
-    captured = capture(model, example_inputs, **with_batch)
-    refuse_random(captured)
-    with naming_the_widest(format, model, example_inputs):
-        converted = converter(captured, model.quantization, encoding, **options)
+    with seldom_collecting():
+        captured = capture(model, example_inputs, **with_batch)
+        refuse_random(captured)
+        with naming_the_widest(format, model, example_inputs):
+            converted = converter(captured, model.quantization, encoding, **options)
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
         fixed = "the model fixes its batch: the file does too"
         converted = replace(converted, notes=(*converted.notes, fixed))
@@ -122,16 +126,23 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
         outputs=converted.outputs,
         weights=converted.tensors,
         layouts=converted.layouts,
-        options={name: value for name, value in conversion.options.items() if isinstance(value, str | bool)},
+        options=_asked(conversion),
         packages=row.versions,
     )
     role = "prove" if proved and row.prove else "store"
     with naming_the_widest(conversion.format, model, conversion.example_inputs):
         written: Written = row.function(role)(converted, masks, manifest.dumps(entry))
     size = written.save(path)
-    entry["seal"] = seal(path)
+    entry |= seal(path, key_of(model))
     notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)
     return Artifact(path, conversion.format, size, entry, notes)
+
+
+def _asked(conversion: Conversion) -> dict[str, str | bool]:
+    """The options that are not as an export takes them where nobody says anything."""
+    usual = {"encoding": "auto", "dynamic_batch": True, **_defaults(known(conversion.format).function("convert"))}
+    given = conversion.options.items()
+    return {name: value for name, value in given if isinstance(value, str | bool) and value != usual.get(name)}
 
 
 def _defaults(converter: Callable[..., Converted]) -> dict[str, Any]:

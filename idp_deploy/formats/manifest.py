@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from idp_deploy import documents
-from idp_deploy.flow import MANIFEST_KEY, CompressedModel
+from idp_deploy.flow import MANIFEST_KEY, CompressedModel, Provenance
 from idp_deploy.sealing import BLANK
 
 KEY = MANIFEST_KEY
@@ -27,7 +27,7 @@ def build(
     outputs: Sequence[str],
     weights: Mapping[str, str],
     layouts: Mapping[str, str] | None = None,
-    options: Mapping[str, str | bool | None] | None = None,
+    options: Mapping[str, str | bool] | None = None,
     packages: Sequence[str] = ("torch",),
 ) -> dict[str, Any]:
     """The manifest as plain values.
@@ -37,23 +37,34 @@ def build(
         outputs: the file's output names in the order of the flattened model outputs.
         weights: parameter name → tensor name in the file; those without a mask are left out.
         layouts: input or output name → "NHWC" where the file's layout is not the model's.
-        options: what the exporter was asked for; what was left to it (None) is left out.
+        options: what the exporter was asked for beside what it does by itself.
         packages: whose versions to record.
     """
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": asdict(model.recipe) if model.recipe else None,
         "scheme": model.quantization.scheme if model.quantization else None,
-        "provenance": asdict(model.provenance),
+        "provenance": _said(model.provenance),
         "inputs": list(inputs),
         "outputs": list(outputs),
         "layouts": dict(layouts or {}),
-        "options": {name: value for name, value in sorted((options or {}).items()) if value is not None},
+        "options": dict(sorted((options or {}).items())),
         "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
         "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
-        "seal": BLANK,  # the real one takes its place once the file is whole
+        "seal": BLANK,  # the real ones take their places once the file is whole
+        "origin": BLANK,
         "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},
     }
+
+
+def _said(provenance: Provenance) -> dict[str, Any]:
+    """What is known of it, without fields that are as nobody filled them in.
+
+    >>> _said(Provenance(task="tasks:digits"))
+    {'task': 'tasks:digits'}
+    """
+    unsaid = asdict(Provenance())
+    return {name: value for name, value in asdict(provenance).items() if value != unsaid[name]}
 
 
 def dumps(manifest: Mapping[str, Any]) -> str:

@@ -29,6 +29,7 @@ CLASSES: dict[str, str] = {
     "elementwise": "arithmetic entry by entry",
     "piecewise": "a few multiplications and clamps for every entry",
     "transcendental": "an exponential, a logarithm or a power for every entry",
+    "normalizing": "the same, with sums over neighbours: softmax, local response normalization",
     "memory": "entries moved",
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idp_deploy import soundness
 from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, tied_names, wanted
@@ -87,7 +88,7 @@ def fill(
                 f"{path}: '{name}' is {_dtype(state[name])}, but {factory} has {_dtype(own[name])}",
                 way_out="save the float weights",
             )
-    masked = {name for name, buffer in _finite(module).items() if not buffer}  # infinite by design, as masks are
+    masked = {name for name, finite in _finite(module).items() if not finite}  # infinite by design, as masks are
     tied = tied_names(module)
     try:
         module.load_state_dict(_versioned(own, state, versions or {}), strict=True)
@@ -105,20 +106,8 @@ def fill(
                 f"{path}: '{first}' and '{other}' differ, but are one tensor in the module of {factory}",
                 way_out="name the factory that does not tie them",
             )
-    for name, finite in _finite(module).items():
-        if not finite and name not in masked:
-            kind = "weight" if name in dict(module.named_parameters()) else "buffer"
-            tensor = dict([*module.named_parameters(), *module.named_buffers()])[name]
-            raise _unsound(f"{path}: {kind} '{name}' has values that are not finite", tensor, ~torch.isfinite(tensor))
-    for name, buffer in module.named_buffers():
-        if name.rpartition(".")[2] == "running_var" and bool((buffer < 0).any()):
-            raise _unsound(f"{path}: buffer '{name}' has variances below zero", buffer, buffer < 0)
-
-
-def _unsound(what: str, tensor: Tensor, found: Tensor) -> FileError:
-    index = found.nonzero()[0].tolist()
-    first = f"the first {float(tensor[tuple(index)]):g} at {index}"
-    return FileError(f"{what}, {first}", way_out="train again from before they appeared")
+    if found := soundness.fault(module, masked):
+        raise FileError(f"{path}: {found}", way_out=soundness.WAY_OUT)
 
 
 def resize(module: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[str, Mapping[str, Any]]) -> None:

@@ -28,6 +28,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.shrinking import shrink_as_asked
 from idp_deploy.simulation import simulate
+from idp_deploy.simulation.question import Loaded, load
 from idp_deploy.simulation.targets import Target
 from idp_deploy.tasks import Task
 
@@ -44,6 +45,7 @@ class Cost:
     format: FormatName
     metrics: Mapping[str, float]  # by the names of budgets: size, latency, memory, flash, sram, …
     estimate: Estimate  # all that was said, operator by operator
+    loaded: Loaded  # the file's work, to ask about changes of it; the file itself is gone
     reason: str = ""  # why there is no latency
     channels_stay: str = ""  # why channels that are zero could not be removed
 
@@ -89,16 +91,26 @@ class Prices:
         Args:
             runtime: of the target; for each format its own by default.
         """
-        return self._priced(recipe, (), runtime)[0]
+        return self.priced(recipe, (), runtime)[0]
 
     def report(self, recipe: Recipe, budgets: Sequence[Budget]) -> Report:
         """What the gate would say of these files."""
-        return self._priced(recipe, budgets, None)[1]
+        return self.priced(recipe, budgets)[1]
 
-    def _priced(
-        self, recipe: Recipe, budgets: Sequence[Budget], runtime: str | None
+    def priced(
+        self, recipe: Recipe, budgets: Sequence[Budget], runtime: str | None = None
     ) -> tuple[tuple[Cost, ...], Report]:
-        compressed, stay = self._compressed(recipe)
+        """Both at once."""
+        return self._files(*self._pruned(recipe), recipe, budgets, runtime)
+
+    def report_of(self, model: CompressedModel, budgets: Sequence[Budget]) -> Report:
+        """What the gate would say of the files of a model that is pruned already."""
+        smaller, stay = shrink_as_asked(model, self.example_inputs)
+        return self._files(self._quantized(smaller), stay, model.recipe or Recipe(), budgets, None)[1]
+
+    def _files(
+        self, compressed: CompressedModel, stay: str, recipe: Recipe, budgets: Sequence[Budget], runtime: str | None
+    ) -> tuple[tuple[Cost, ...], Report]:
         costs, evidence = [], []
         with tempfile.TemporaryDirectory() as folder:
             for format in self.formats:
@@ -106,25 +118,27 @@ class Prices:
                 # not run: the file that ships will be, and how many bytes it has is known without
                 store(self._conversion(format, compressed), path, compressed, proved=False)
                 contents = read(path)
-                found = Evidence(contents, simulate(contents, self.target, runtime=runtime, transfer=False))
+                loaded = load(contents)
+                found = Evidence(contents, simulate(loaded, self.target, runtime=runtime, transfer=False))
                 values = {name: value(found) for name, value in VALUES.items() if name not in UNREAD}
                 metrics = {name: float(value) for name, (value, _) in values.items() if value is not None}
-                costs.append(Cost(recipe, format, metrics, found.estimate, values["latency"][1], stay))
+                costs.append(Cost(recipe, format, metrics, found.estimate, loaded, values["latency"][1], stay))
                 evidence.append(found)
             return tuple(costs), gate(budgets, evidence)
 
-    def _compressed(self, recipe: Recipe) -> tuple[CompressedModel, str]:
+    def _pruned(self, recipe: Recipe) -> tuple[CompressedModel, str]:
         """The model without the weights that the recipe takes, and why channels stay, if so."""
         if recipe.sparsity:
             compressed = one_shot(self.model, recipe, self.example_inputs)
         else:
             compressed = replace(self._dense(), recipe=recipe)
         compressed, stay = shrink_as_asked(compressed, self.example_inputs)
-        if self.scheme:
-            compressed = quantize(
-                compressed, self.scheme, task=self.task, example_inputs=None if self.task else self.example_inputs
-            )
-        return compressed, stay
+        return self._quantized(compressed), stay
+
+    def _quantized(self, model: CompressedModel) -> CompressedModel:
+        if not self.scheme or model.quantization is not None:
+            return model
+        return quantize(model, self.scheme, task=self.task, example_inputs=None if self.task else self.example_inputs)
 
     def _dense(self) -> CompressedModel:
         module = self.model.module

@@ -6,7 +6,7 @@ from idp_deploy.pruning.methods import METHODS
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import PruningReport
 from idp_deploy.pruning.schedule import Schedule, auto_schedule, paper_schedule
-from idp_deploy.pruning.selecting import left_dense
+from idp_deploy.pruning.selecting import by_reason, left_dense
 from idp_deploy.pruning.training import Progress, one_shot, prune
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Schedule",
     "allocate",
     "auto_schedule",
+    "by_reason",
     "compare",
     "left_dense",
     "one_shot",

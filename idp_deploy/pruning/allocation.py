@@ -31,6 +31,7 @@ class Layer:
     output_axis: int = 0
     gradient: Tensor | None = None  # of the loss on calibration data; only `sensitivity` asks for it
     gates: int = 1  # matrices stacked along the output axis
+    share: float | None = None  # of zeros, where it is fixed for this weight
 
     @property
     def entries(self) -> int:
@@ -69,7 +70,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
 
     Args:
         sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means,
-            and the others what is then missing.
+            those with a share of their own take that, and the others what is then missing.
         how: a row of ALLOCATIONS.
 
     Raises:
@@ -84,7 +85,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
     """
     if how not in ALLOCATIONS:
         raise UsageError(f"unknown allocation '{how}'", way_out=f"known are {', '.join(ALLOCATIONS)}")
-    fixed = {layer.name: _nm_zeros(layer) for layer in layers if isinstance(layer.pattern, NM)}
+    fixed = {layer.name: _own_zeros(layer) for layer in layers if _has_own(layer)}
     free = [layer for layer in layers if layer.name not in fixed]
     caps = {layer.name: layer.most_zeros for layer in free}
     entries = sum(layer.entries for layer in layers)
@@ -93,7 +94,8 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
     if total < 0:
         least = math.ceil(1000 * sum(fixed.values()) / entries) / 1000
         raise UsageError(
-            f"the N:M weights alone make {least:.1%} of the prunable weights zero, more than {sparsity:.1%}",
+            f"the N:M weights and those with shares of their own make {least:.1%} of the prunable weights zero, more "
+            f"than {sparsity:.1%}",
             way_out=f"raise the target to {least} or more, or leave some of them out with skip",
         )
     if total > sum(caps.values()):
@@ -110,9 +112,14 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
     return {layer.name: budgets[layer.name] for layer in layers}
 
 
-def _nm_zeros(layer: Layer) -> int:
-    assert isinstance(layer.pattern, NM)
-    return layer.entries // layer.pattern.of * (layer.pattern.of - layer.pattern.kept)
+def _has_own(layer: Layer) -> bool:
+    return isinstance(layer.pattern, NM) or layer.share is not None
+
+
+def _own_zeros(layer: Layer) -> int:
+    if isinstance(layer.pattern, NM):
+        return layer.entries // layer.pattern.of * (layer.pattern.of - layer.pattern.kept)
+    return min(round((layer.share or 0.0) * layer.entries / layer.unit), layer.entries // layer.unit - 1) * layer.unit
 
 
 def erk(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
 from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
-from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options
+from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options, selection_options
 from idp_deploy.pruning.plan import bare_optimizer
 from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
 from idp_deploy.pruning.selecting import select
@@ -45,7 +45,7 @@ def assemble(
     """
     _check(recipe, steps_per_epoch)
     options, rule = dict(recipe.options), METHODS[recipe.method]
-    choice = {k: v for k, v in options.items() if k in SELECTION_OPTIONS}
+    choice = selection_options(recipe)
     if recipe.pattern == "channel" and example_inputs is None:
         choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
     selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
@@ -56,6 +56,9 @@ def assemble(
     ]
     sites, followers = _coupled(model, found, left, example_inputs)
     _check_sparsity(sites, recipe.sparsity)
+    unknown = sorted(set(options.get("shares", {})) - {site.name for site in sites})
+    if unknown:
+        raise UsageError(f"shares: '{unknown[0]}' is no weight that is pruned", way_out="name it as in the state dict")
     usual_one = usual_allocation(recipe.mode, recipe.sparsity, [site.pattern for site in sites])
     allocation = usual_one if recipe.allocation == "auto" else recipe.allocation
     known = SCHEDULE_OPTIONS[recipe.mode]

@@ -24,11 +24,13 @@ class Coupled:
 
     `weights` are the prunable ones among them; `followers` are parameters with one entry, or one filter, a channel
     that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
+    `readers` are the layers whose inputs they are.
     """
 
     weights: tuple[str, ...]
     followers: tuple[str, ...]
     fixed: str = ""
+    readers: tuple[str, ...] = ()
 
 
 def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collection[str]) -> list[Coupled]:
@@ -58,11 +60,12 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
     for group in groups:
         weights: list[str] = []
         followers: list[str] = []
-        fixed = ""
+        fixed, readers = "", []
         for dependency, indices in group:
             if _is_grouped(dependency.target.module):
                 fixed = fixed or "a grouped convolution needs as many channels in every group"
             if not graph.is_out_channel_pruning_fn(dependency.handler):
+                readers += [names[dependency.target.module]] if dependency.target.module in names else []
                 continue
             if not dependency.target.outputs:
                 fixed = "its channels are the model's outputs"
@@ -81,7 +84,9 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
                     fixed = fixed or "its channels are only a part of what follows"
                 (weights if name in prunable else followers).append(name)
         if weights:
-            coupled.append(Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed))
+            coupled.append(
+                Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed, tuple(readers))
+            )
     return coupled
 
 

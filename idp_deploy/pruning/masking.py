@@ -244,10 +244,14 @@ class Masking:
         if self.allocated or self.recipe.sparsity == 0:
             return
         gradients = self._gradients() if self.allocation == "sensitivity" else [None] * len(self.sites)
+        shares = self.recipe.options.get("shares", {})
         layers = [
-            Layer(site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates)
+            Layer(
+                site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates,
+                shares.get(site.name),
+            )
             for site, gradient in zip(self.sites, gradients, strict=True)
-        ]
+        ]  # fmt: skip
         budgets = allocate(layers, self.recipe.sparsity, self.allocation)
         for site in self.sites:
             site.budget = budgets[site.name]

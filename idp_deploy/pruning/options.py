@@ -8,12 +8,14 @@ from difflib import get_close_matches
 from typing import Any
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import Recipe
 from idp_deploy.pruning.methods import METHODS
 
 MODES = ("auto", "paper")
 # which weights
 SELECTION_OPTIONS: Mapping[str, Any] = {
     "rules": {},
+    "shares": {},
     "first": True,
     "last": True,
     "depthwise": False,
@@ -48,6 +50,11 @@ def known_options(method: str, mode: str = "auto") -> dict[str, Any]:
     rule = METHODS[method]
     schedule = {name: rule.timing.get(name, default) for name, default in SCHEDULE_OPTIONS[mode].items()}
     return {**SELECTION_OPTIONS, **rule.options, **schedule, **TRAINING_OPTIONS, **rule.training}
+
+
+def selection_options(recipe: Recipe) -> dict[str, Any]:
+    """Those that say which weights are pruned, and by which pattern."""
+    return {k: v for k, v in recipe.options.items() if k in SELECTION_OPTIONS and k != "shares"}
 
 
 def options_for(method: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +102,11 @@ def _expected(name: str, default: Any, value: Any) -> str:
         return "" if isinstance(value, bool) else "true or false"
     if isinstance(default, str):
         return "" if value in _WORDS[name] else " or ".join(_WORDS[name])
+    if name == "shares":
+        fits = isinstance(value, Mapping) and all(
+            isinstance(one, float | int) and 0 <= one < 1 for one in value.values()
+        )
+        return "" if fits else "weight names with shares of zeros, from 0 to below 1"
     if isinstance(default, Mapping):
         fits = isinstance(value, Mapping) and all(isinstance(x, str) for pair in value.items() for x in pair)
         return "" if fits else "globs with their patterns"

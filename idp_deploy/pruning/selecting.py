@@ -11,7 +11,7 @@ from torch import nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, parse_pattern, prunable_weights
-from idp_deploy.pruning.options import SELECTION_OPTIONS
+from idp_deploy.pruning.options import selection_options
 
 _CALLED = {"matrix": "matrices of no layer"}
 
@@ -105,5 +105,16 @@ def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
     >>> left_dense(net, Recipe(0.5, pattern="2:4"))
     {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
     """
-    options = {name: value for name, value in recipe.options.items() if name in SELECTION_OPTIONS}
-    return select(module, recipe.pattern, skip=recipe.skip, **options).left
+    return select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe)).left
+
+
+def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
+    """The weights of each reason.
+
+    >>> by_reason({"a": "depthwise", "b": "last layer", "c": "depthwise"})
+    {'depthwise': ['a', 'c'], 'last layer': ['b']}
+    """
+    found: dict[str, list[str]] = {}
+    for name, reason in left.items():
+        found.setdefault(reason, []).append(name)
+    return found

@@ -20,6 +20,7 @@ from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
+from idp_deploy.soundness import refuse_unsound
 from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, seed_everything, to_device
 
 DIVERGED = 1e3  # times its start: a loss beyond is no training any more
@@ -106,6 +107,7 @@ def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | Non
         example_inputs: one call's arguments; with them coupled channels go together, so that `shrink` can remove them.
     """
     check_options(recipe.method, recipe.mode, recipe.options)
+    refuse_unsound(model.module)
     module = deepcopy(model.module)
     options = {key: value for key, value in recipe.options.items() if key in SELECTION_OPTIONS}
     pruner = Pruner(
@@ -330,7 +332,11 @@ def pruner_for(
         **{key: value for key, value in recipe.options.items() if key not in TRAINING_OPTIONS},
     )
     if recipe.sparsity:
-        layers = [Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis) for s in pruner.sites]
+        own = recipe.options.get("shares", {})
+        layers = [
+            Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis, share=own.get(s.name))
+            for s in pruner.sites
+        ]
         allocate(layers, recipe.sparsity, "uniform")
     return pruner
 

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 
 def devices_document(
-    targets: Sequence[Target], rows_behind: Mapping[str, int], unusable: Sequence[Exception] = ()
+    targets: Sequence[Target],
+    evidence: Mapping[str, tuple[int, Sequence[Basis | None]]],
+    unusable: Sequence[Exception] = (),
 ) -> Document:
-    """One row a device, and a note for each file that is none. `rows_behind`: target → its published measurements."""
+    """One row a device, and a note for each file that is none.
+
+    Args:
+        evidence: target → its published measurements, and what an estimate rests on for each of its runtimes.
+    """
     rows = [
         (
             t.name,
@@ -24,11 +30,12 @@ def devices_document(
             t.soc,
             " ".join(dict.fromkeys(r.format for r in t.runtimes)),
             t.confidence,
-            _rows(t, rows_behind[t.name]),
+            _rows(t, evidence[t.name][0]),
+            _behind(evidence[t.name][1][0], t.runtimes[0]),
         )
         for t in targets
     ]
-    columns = ("target", "device", "chip", "formats", "confidence", "measured rows")
+    columns = ("target", "device", "chip", "formats", "confidence", "measured rows", "estimates rest on")
     left_out = [str(error) for error in unusable]
     data = {"targets": [t.model_dump(mode="json") for t in targets], "left_out": left_out}
     notes = [f"left out: {message}" for message in left_out]

@@ -68,12 +68,12 @@ def halved(work: Workload, name: str) -> Workload:
     ops = list(work.ops)
     start = next(i for i, op in enumerate(ops) if op.name == name)
     channels = ops[start].out_channels
-    ops[start] = _scaled(ops[start], outputs=0.5)
+    ops[start] = scaled(ops[start], outputs=0.5)
     for i in range(start + 1, len(ops)):
         if not channels or ops[i].in_channels != channels:
             break
         depthwise = ops[i].op_class == "depthwise"
-        ops[i] = _scaled(ops[i], inputs=0.5, outputs=0.5 if depthwise else 1.0, both=not depthwise)
+        ops[i] = scaled(ops[i], inputs=0.5, outputs=0.5 if depthwise else 1.0, both=not depthwise)
         if not depthwise:
             break
     return replace(work, ops=tuple(ops))
@@ -89,14 +89,15 @@ def narrowed(work: Workload, share: float) -> Workload:
         depthwise = op.op_class == "depthwise"
         if op.weights:
             outputs = 1.0 if i == last else left
-            ops.append(_scaled(op, inputs=1.0 if i == first else left, outputs=outputs, both=not depthwise))
+            ops.append(scaled(op, inputs=1.0 if i == first else left, outputs=outputs, both=not depthwise))
         else:
             inside = first < i
-            ops.append(_scaled(op, inputs=left if inside else 1.0, outputs=left if inside and i < last else 1.0))
+            ops.append(scaled(op, inputs=left if inside else 1.0, outputs=left if inside and i < last else 1.0))
     return replace(work, ops=tuple(ops))
 
 
-def _scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:
+def scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:
+    """An operator with these shares of its channels left; without `both` its weights have one channel dimension."""
     share = inputs * outputs if both else outputs  # a depthwise weight has one channel, not two
     return replace(
         op,

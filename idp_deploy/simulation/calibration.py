@@ -35,7 +35,8 @@ CPU_LEVELS = {
     "all": (0.12, 0.3), "family": (0.15, 0.05), "core": (0.64, 0.25), "family-core": (0.25, 0.06),
     "device": (0.06, 0.04), "group": (0.15, 0.06), "precision": (1.5, 0.25), "family-precision": (0.13, 0.5),
     "core-precision": (0.15, 0.1), "device-precision": (0.05, 0.05), "threads": (1.0, 0.3),
-    "threads-memory": (0.05, 0.4), "device-threads": (0.15, 0.1), "family-threads": (0.06, 0.16),
+    "threads-memory": (0.05, 0.4), "threads-width": (0.1, 0.2), "device-threads": (0.15, 0.1),
+    "family-threads": (0.06, 0.16),
 }  # fmt: skip
 ACCELERATOR_LEVELS = {
     "all": (1.0, 1.0), "family": (1.0, 1.0), "core": (0.5, 0.4), "family-core": (0.2, 0.1), "device": (0.06, 0.04),
@@ -77,7 +78,9 @@ def load_rows(folder: Path, cores: dict[str, Core]) -> list[Row]:
 def sparse_penalties(
     folder: Path, cores: dict[str, Core], effects: dict[tuple[str, str], np.ndarray]
 ) -> dict[str, tuple[float, float]]:
-    """Cost of a non-zero weight run sparse over one run dense, by class of core, and how far speed-ups lie from it.
+    """Cost of a non-zero weight run sparse over one run dense, and how far speed-ups lie from it.
+
+    By class of core, and by class|runtime where a runtime (a build of it) has two speed-ups or more of its own.
 
     The values that come nearest, in log, to the speed-ups of `measurements/sparse_speedups.csv`; the distance is the
     root of the mean square, with one degree of freedom taken.
@@ -102,11 +105,17 @@ def sparse_penalties(
             times = [(at_peak(work, line["family"], core, penalty) @ cost).sum() for work in (dense, sparse)]
             return float((np.log(times[0] / times[1]) - math.log(float(line["speedup"]))) ** 2)
 
-        cases.setdefault(core.sparse_class, []).append(miss)
+        for name in (core.sparse_class, f"{core.sparse_class}|{line['family']}"):
+            cases.setdefault(name, []).append(miss)
     found: dict[str, tuple[float, float]] = {}
     for name, misses in sorted(cases.items()):
+        own = "|" in name
+        if own and len(misses) < 2:
+            continue
         best = minimize_scalar(lambda p, all=misses: sum(m(p) for m in all), bounds=(0.5, 10))
-        found[name] = (round(float(best.x), 4), round(math.sqrt(float(best.fun) / max(1, len(misses) - 1)), 4))
+        spread = math.sqrt(float(best.fun) / max(1, len(misses) - 1))
+        spread = found[name.partition("|")[0]][1] if own else spread  # of a handful that lie together by chance
+        found[name] = (round(float(best.x), 4), round(spread, 4))
     return found
 
 

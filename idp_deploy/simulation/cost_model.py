@@ -31,13 +31,14 @@ from idp_deploy.simulation.work import Workload, WorkOp
 COMPUTE = ("pointwise", "matmul", "ragged", "winograd", "conv", "stem", "depthwise", "depthwise5")
 TRAFFIC = (
     "pointwise_out", "winograd_io", "depthwise_io", "conv_io", "linear_weights", "weights", "elementwise", "pooling",
-    "memory", "piecewise", "transcendental",
+    "memory", "piecewise", "transcendental", "normalizing",
 )  # fmt: skip
 TERMS = (*COMPUTE, *TRAFFIC, "overhead")
 INDEX = {term: i for i, term in enumerate(TERMS)}
 BYTES_PER_CYCLE = 4.0  # unit of traffic; the coefficients hold the distance from it
 OVERHEAD_MS_GHZ = 0.01  # unit of overhead: ten thousand cycles an operator
 USUAL_DRAM = 15.0  # GB/s, where a device's memory is not known
+HALVINGS = {"float16": 1.0, "int8": 2.0}  # of an entry's bytes: threads starve less
 ACCELERATOR_GHZ = 10.0  # stands in for the clock of GPUs and engines in the units of traffic and overhead
 
 # runtimes with Winograd kernels for float 3×3 convolutions of stride 1
@@ -67,6 +68,7 @@ class Core:
     dot: bool = False
     i8mm: bool = False
     fp16: bool = False
+    isa: str = "arm64"  # published rows speak of no other
     like: str = ""  # the core type whose measurements stand for it, where it has none of its own
 
     @property
@@ -168,7 +170,7 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
         put("pooling", op.output_bytes * op.kernel[0] * op.kernel[1])
     else:
         put("elementwise", op.activation_bytes)
-    if op.op_class in ("piecewise", "transcendental"):
+    if op.op_class in ("piecewise", "transcendental", "normalizing"):
         put(op.op_class, op.output_bytes)  # beside what an addition would take
     return amounts
 
@@ -233,6 +235,7 @@ def effects_of(
         found += [
             ("threads", "", log_threads),
             ("threads-memory", "", log_threads * starved),
+            ("threads-width", "", log_threads * HALVINGS.get(precision.partition("-")[0], 0.0)),
             ("device-threads", f"{device}|{name}", log_threads),
             ("family-threads", family, log_threads),
         ]
@@ -258,7 +261,7 @@ class Coefficients:
     little_too: float  # |log| of runs over big and little cores together over runs on the big ones: nine in ten
 
     def log_cost(self, effects: Sequence[Effect]) -> np.ndarray:
-        """c of every term; threads never raise one (in no published series do more of them take longer).  → (terms,)"""
+        """c of every term; threads raise none by more than CONTENTION.  → (terms,)"""
         total, by_threads = self.prior.copy(), np.zeros(len(TERMS))
         for level, identity, times in effects:
             change = times * (PRIOR_SHIFT.get(level, 0.0) + self.effects.get((level, identity), 0.0))
@@ -266,7 +269,12 @@ class Coefficients:
                 by_threads += change
             else:
                 total += change
-        return total + np.minimum(by_threads, 0.0)
+        return total + np.minimum(by_threads, CONTENTION)
+
+    def sparse_penalty_of(self, family: str, core: Core) -> tuple[float, float]:
+        """Of the runtime on this class of core, or of all runtimes there."""
+        found = self.sparse_penalty
+        return found.get(f"{core.sparse_class}|{family}", found[core.sparse_class])
 
     def of_cell(self, table: Mapping[str, float], kind: str, cell: str, situation: str) -> float:
         """Of `error` or `typical`: the situation's entry, or everyone's in the cell, or else the largest."""
@@ -274,7 +282,8 @@ class Coefficients:
         return table.get(f"{kind}|{cell}|{situation}", table.get(f"{kind}|{cell}", max(everyone)))
 
 
-THREAD_LEVELS = frozenset({"threads", "threads-memory", "device-threads", "family-threads"})
+THREAD_LEVELS = frozenset({"threads", "threads-width", "threads-memory", "device-threads", "family-threads"})
+CONTENTION = 0.3  # in log: the most that threads make a term dearer by waiting for each other and for memory
 # Where the thread and precision effects start from before any measurement: four threads about 2.3 times faster.
 PRIOR_SHIFT = {"threads": -0.6}
 # Start of c for every term: a published-kernel guess of its efficiency, e.g. pointwise at exp(-0.2) = 82 % of peak.
@@ -282,14 +291,14 @@ PRIOR_MEAN = {
     "pointwise": 0.2, "matmul": 0.4, "ragged": -1.0, "winograd": -0.5, "conv": 0.4, "stem": 0.7, "depthwise": 1.0,
     "depthwise5": 0.8, "pointwise_out": -0.5, "winograd_io": 1.7, "depthwise_io": 0.9, "conv_io": -0.5,
     "linear_weights": 0.6, "weights": 0.0, "elementwise": -0.2, "pooling": 0.0, "memory": 0.4, "piecewise": 0.0,
-    "transcendental": 1.5, "overhead": 0.0,
+    "transcendental": 2.5, "normalizing": 3.5, "overhead": 0.0,
 }  # fmt: skip
 # How much of the levels' freedom a term has; found with them, on groups left out.
 TERM_FREEDOM = {
-    "pointwise": 0.48, "matmul": 0.3, "ragged": 0.81, "winograd": 0.7, "conv": 1.6, "stem": 0.3, "depthwise": 0.51,
+    "pointwise": 0.48, "matmul": 0.3, "ragged": 0.4, "winograd": 0.7, "conv": 1.6, "stem": 0.3, "depthwise": 0.51,
     "depthwise5": 1.3, "pointwise_out": 1.0, "winograd_io": 1.15, "depthwise_io": 1.66, "conv_io": 2.08,
     "linear_weights": 0.62, "weights": 2.5, "elementwise": 2.05, "pooling": 0.5, "memory": 0.3, "piecewise": 0.62,
-    "transcendental": 2.4, "overhead": 0.51,
+    "transcendental": 1.5, "normalizing": 1.5, "overhead": 0.51,
 }  # fmt: skip
 
 

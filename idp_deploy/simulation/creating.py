@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from idp_deploy.errors import UsageError
 from idp_deploy.files import write_bytes
+from idp_deploy.flow import Measurement
+from idp_deploy.simulation.anchoring import parse_model
 from idp_deploy.simulation.architectures import architecture, known
-from idp_deploy.simulation.targets import Target, folder, load_cores, load_target, parse
+from idp_deploy.simulation.targets import Measured, Target, folder, load_cores, load_target, parse
 
 
 def new_target(
@@ -22,6 +24,7 @@ def new_target(
     ghz: float | None = None,
     runtime: str = "litert-xnnpack",
     threads: int = 1,
+    measured_here: Sequence[Measurement] = (),
     directory: Path = Path("targets"),
     force: bool = False,
 ) -> Target:
@@ -32,10 +35,12 @@ def new_target(
     milliseconds: each simulation fits anew.
 
     Args:
-        measurements: {architecture or path of a model file: ms} on the device, e.g. {"mobilenet_v1_1.0_224": 42.5}.
+        measurements: {architecture or path of a model file: ms} on the device, e.g. {"mobilenet_v1_1.0_224": 42.5};
+            as many models, arithmetics and thread counts as there are: `MODEL@int8@4` is int8 on four threads.
         like: the target to begin with: the one with the nearest chip.
         core: type of its big core (a row of cores.toml) and its clock in `ghz`, where they differ from `like`.
-        runtime: the one measured, with `threads` threads.
+        runtime: the one measured, with `threads` threads where a measurement does not say.
+        measured_here: what `measure` found on this host, where the device is this host.
 
     Raises:
         UsageError: a name that is no slug or taken, an unknown target, core, runtime or architecture, a measurement
@@ -53,14 +58,38 @@ def new_target(
     wanted = {item.name for item in base.runtimes}
     if runtime not in wanted:
         raise UsageError(f"target '{like}' has no runtime {runtime!r}", way_out=f"one of {', '.join(sorted(wanted))}")
-    for model, latency_ms in measurements.items():
-        if not 0 < latency_ms < float("inf"):
-            raise UsageError(f"{model} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
-        plain = model.partition("@")[0]
-        if not known(plain) and not Path(plain).exists():
-            architecture(plain)  # raises, naming the nearest
-    write_bytes(path, _toml(base, device or name, core, ghz, measurements, runtime, threads).encode())
+    found = [_measured(text, latency_ms, runtime, threads) for text, latency_ms in measurements.items()]
+    found += [
+        Measured(
+            model=str(one.artifact), latency_ms=one.median_ms, runtime=_runtime_of(base, one), threads=one.threads,
+            source=f"measured on this host ({one.host}, {one.runtime}): median of {one.repeats} runs, CPU time",
+        )
+        for one in measured_here
+    ]  # fmt: skip
+    write_bytes(path, _toml(base, device or name, core, ghz, found).encode())
     return parse(path)
+
+
+def _measured(text: str, latency_ms: float, runtime: str, threads: int) -> Measured:
+    """What `MODEL[@PRECISION][@THREADS]` took. UsageError: no such model or arithmetic, or no time."""
+    if not 0 < latency_ms < float("inf"):
+        raise UsageError(f"{text} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
+    model, precision, its_threads = parse_model(text)
+    if not known(model) and not Path(model).exists():
+        architecture(model)  # raises, naming the nearest
+    return Measured.model_validate(
+        {"model": model, "latency_ms": latency_ms, "runtime": runtime, "threads": its_threads or threads}
+        | ({"precision": precision} if precision else {})
+    )
+
+
+def _runtime_of(base: Target, one: Measurement) -> str:
+    """The target's runtime for a file that was measured. UsageError: it runs no such file."""
+    suffix = one.artifact.suffix.removeprefix(".")
+    for runtime in base.runtimes:
+        if runtime.format == suffix:
+            return runtime.name
+    raise UsageError(f"target '{base.name}' runs no {suffix} files", way_out="begin with --like x86-64-host")
 
 
 def _toml(
@@ -68,9 +97,7 @@ def _toml(
     device: str,
     core: str,
     ghz: float | None,
-    measurements: Mapping[str, float],
-    runtime: str,
-    threads: int,
+    measurements: Sequence[Measured],
 ) -> str:
     old = base.cores[0]
     big = old.model_copy(update={"type": core or old.type, "ghz": ghz or old.ghz})
@@ -82,11 +109,10 @@ def _toml(
         on = big.type if item.core == old.type else item.core
         lines += ["", "[[runtimes]]", f"name = {_text(item.name)}", f"format = {_text(item.format)}"]
         lines += [f"family = {_text(item.family)}", f"core = {_text(on)}", f"sparse = {str(item.sparse).lower()}"]
-    for model, latency_ms in measurements.items():
-        plain, _, precision = model.partition("@")
-        lines += ["", "[[measurements]]", f"model = {_text(plain)}", f"latency_ms = {float(latency_ms)}"]
-        lines += [f"runtime = {_text(runtime)}", f"threads = {threads}"]
-        lines += [f"precision = {_text(precision)}"] if precision else []
+    for m in measurements:
+        lines += ["", "[[measurements]]", f"model = {_text(m.model)}", f"latency_ms = {m.latency_ms}"]
+        lines += [f"runtime = {_text(m.runtime)}", f"threads = {m.threads}", f"precision = {_text(m.precision)}"]
+        lines += [f"source = {_text(m.source)}"] if m.source else []
     return "\n".join(lines) + "\n"
 
 

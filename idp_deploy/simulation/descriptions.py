@@ -22,7 +22,8 @@ zeros = 0.9                    # as above, of this operator
 weight_bits = 8
 
 [[ops]]                        # or in plain counts
-class = "conv1x1"              # any of the above and conv1x1 | depthwise | piecewise | transcendental
+class = "conv1x1"              # any of the above and conv1x1 | depthwise | piecewise | transcendental |
+                               # normalizing
 macs = 12845056
 weights = 2048
 input_bytes = 401408
@@ -52,8 +53,8 @@ Count = Annotated[int, Field(ge=0, le=1 << 50)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Bits = Annotated[int, Field(ge=1, le=32)]
 OpClass = Literal[
-    "conv1x1", "conv", "transposed", "depthwise", "linear", "elementwise", "piecewise", "transcendental", "pool",
-    "memory",
+    "conv1x1", "conv", "transposed", "depthwise", "linear", "elementwise", "piecewise", "transcendental",
+    "normalizing", "pool", "memory",
 ]  # fmt: skip
 Activation = Literal[
     "linear", "relu", "relu6", "leaky_relu", "hard_swish", "hard_sigmoid", "swish", "sigmoid", "tanh", "gelu", "mish",

@@ -38,6 +38,7 @@ _ARM, _QUALCOMM = 0x41, 0x51
 IDENTITIES = {
     "a53": Identity(_ARM, 0xD03, "cortex-a53", _ARMV8_0),
     "a55": Identity(_ARM, 0xD05, "cortex-a76", _ARMV8_2),
+    "a55-bare": Identity(_ARM, 0xD05, "cortex-a76", _ARMV8_2),
     "a57": Identity(_ARM, 0xD07, "cortex-a57", _ARMV8_0),
     "a72": Identity(_ARM, 0xD08, "cortex-a72", _ARMV8_0),
     "a73": Identity(_ARM, 0xD09, "cortex-a72", _ARMV8_0),

@@ -11,12 +11,11 @@ import numpy as np
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Basis, Contents, Estimate, Interval, OpEstimate
-from idp_deploy.formats import FORMATS, suffixes
+from idp_deploy.formats import FORMATS
 from idp_deploy.formats.onnx import runtimes as tools
 from idp_deploy.formats.operators import classes_of
 from idp_deploy.formats.sparse_kernels import SparseLint
-from idp_deploy.simulation import descriptions
-from idp_deploy.simulation.architectures import architecture, known
+from idp_deploy.simulation.anchoring import Anchor, anchored, anchors_on
 from idp_deploy.simulation.cost_model import (
     ACCELERATOR_FAMILIES,
     SPARSE_FAMILIES,
@@ -29,11 +28,11 @@ from idp_deploy.simulation.cost_model import (
     load_coefficients,
     precision_of,
 )
-from idp_deploy.simulation.evidence import OWN_FAMILIES, behind, reason_for_none
+from idp_deploy.simulation.evidence import OWN_FAMILIES, PUBLISHED_ISA, behind, reason_for_none
 from idp_deploy.simulation.question import Loaded, Question, load
 from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
-from idp_deploy.simulation.uncertainty import Observation, adapted, covariance, situation
+from idp_deploy.simulation.uncertainty import covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.vendor import vendor_estimate
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
@@ -41,13 +40,12 @@ from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 COVERAGE = 0.9
 NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
 SPARSE_IN_ORDER = frozenset(
-    {"a53", "a55"}
+    {"a53", "a55", "a55-bare"}
 )  # in-order cores of which sparse timings, or their close relatives', are known
 # Weights stay as stored until they are used: sparse and palettized ones cost less traffic. Checked against Apple's
 # published 75 %-sparse ResNet50 (1.19 times faster on an A16) and MobileNetV2 (1.04 times).
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
-ANCHOR_DTYPES = ("float32", "float16", "int8")
 ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
 UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
 
@@ -112,24 +110,23 @@ def simulate(
         notes += note
     work, dense = (work, dense) if change is None else (change(work), change(dense))
     model = coefficients or load_coefficients(folder() / "coefficients.json")
-    anchors = {
-        f"{m.model}@{m.precision}": m.latency_ms
-        for m in target.measurements
-        if (m.runtime, m.threads) == (chosen.name, threads)
-    }
-    anchors |= anchor or {}
+    anchors = anchors_on(target, chosen, threads, anchor or {})
     precision = precision_of(work.dtype, core)
     basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
     reason = _not_estimable(work, chosen, core, classes_of(loaded.format))
-    if basis is None and not anchors:
+    if basis is None and not any(one.says_of(chosen, used, work.dtype) for one in anchors):
         reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
     if reason:
         return _answer(loaded, target, chosen.name, work, None, reason, (), notes, transfer)
     core = core if anchors else _as_measured(core, target, chosen, model)
 
     def over_threads(what: Workload) -> tuple[_Situation, np.ndarray]:
-        """Fits of one thread and of more may not contradict each other, nor may clocks: more are never slower."""
-        cases = [_Situation(target, chosen, core, n, model, what, anchors) for n in range(1, used + 1)]
+        """Fits of one thread and of more may not contradict each other, nor may clocks: more are never slower.
+
+        What was measured with so many threads stands.
+        """
+        first = used if any(one.says_of(chosen, used, what.dtype) for one in anchors) else 1
+        cases = [_Situation(target, chosen, core, n, model, what, anchors) for n in range(first, used + 1)]
         times = cases[-1].by_op
         return cases[-1], times * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(times.sum()))
 
@@ -137,7 +134,7 @@ def simulate(
     dense_by_op = by_op if dense == work else over_threads(dense)[1]
     interval = _interval(by_op, math.hypot(case.error, model.little_too if used < threads and case.threaded else 0.0))
     if anchors and basis is not None:
-        free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, {})
+        free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, ())
         without = _interval(free.by_op, free.error)
         notes.append(
             f"without the anchor: {without.middle:.3g} ms ({without.low:.3g} to {without.high:.3g}); "
@@ -230,7 +227,7 @@ class _Situation:
         threads: int,
         model: Coefficients,
         work: Workload,
-        anchors: Mapping[str, float],
+        anchors: Sequence[Anchor],
     ) -> None:
         core = target.using(core, threads) if core.kind == "cpu" else core
         precision = precision_of(work.dtype, core)
@@ -244,10 +241,9 @@ class _Situation:
             spread: list[Effect] = [("group", name, 1 / len(groups)) for name in groups]
             effects = [effect for effect in effects if effect[0] != "group"] + spread
         log_cost, uncertain = model.log_cost(effects), covariance(effects, model.levels[kind], model.known)
-        penalty, penalty_spread = model.sparse_penalty[core.sparse_class]
+        penalty, penalty_spread = model.sparse_penalty_of(runtime.family, core)
         if anchors:
-            seen = [_observation(name, ms, work.dtype, runtime, core, penalty) for name, ms in anchors.items()]
-            log_cost, uncertain = adapted(log_cost, uncertain, seen, model.noise)
+            log_cost, uncertain = anchored(effects, anchors, target, work.dtype, model)
         times = at_peak(work, runtime.family, core, penalty) * np.exp(log_cost)
         self.by_op = times.sum(1)
         measured = model.models.get(work.name)
@@ -257,41 +253,26 @@ class _Situation:
             clock = f" at {core.ghz:.3g} GHz" if core.kind == "cpu" else ""
             says = f"calibrated on published measurements of {device} with {runtime.family}{clock}"
         else:
-            cell = ("both" if new_model else "device") + ("+anchor" if anchors else "")
+            near = any(one.says_of(runtime, threads, work.dtype) for one in anchors)
+            cell = ("both" if new_model else "device") + ("+anchor" if near else "")
             says = f"no published measurement of this device with {runtime.family}: from specifications"
         if anchors:
-            says += f", anchored by {', '.join(anchors)}"
+            says += f", anchored by {', '.join(map(str, anchors))}"
         where = situation(runtime.family, precision, threads)
         half = model.of_cell(model.error, kind, cell, where)
         total = float(times.sum())
         sparse = sum(float(ms) for op, ms in zip(work.ops, self.by_op, strict=True) if op.sparse) / total
         dense_error = half * expected_spread(uncertain, times.sum(0) / total, model.noise)
         self.error = math.hypot(dense_error, NINE_IN_TEN * sparse * penalty_spread)
-        self.typical = model.of_cell(model.typical, kind, cell, where)
+        self.typical: float | None = model.of_cell(model.typical, kind, cell, where)
         if ("family", f"{kind}/{runtime.family}") not in model.effects:
             self.error = max(self.error, UNKNOWN_FAMILY)
             says += f"; {runtime.family} itself was never measured"
+        if core.isa != PUBLISHED_ISA:  # nothing there could check a width, nor an error
+            self.error, self.typical = max(self.error, UNKNOWN_FAMILY), None
+            says += f"; no publication speaks of {core.name}"
         self.notes = [says]
         self.threaded = runtime.family not in OWN_FAMILIES
-
-
-def _observation(name: str, latency_ms: float, dtype: str, runtime: Runtime, core: Core, penalty: float) -> Observation:
-    """An anchor: a published architecture (in the arithmetic of the work unless `@dtype` says otherwise) or a file."""
-    plain, _, wanted = name.partition("@")
-    if not (math.isfinite(latency_ms) and latency_ms > 0):
-        raise UsageError(f"the anchor {name} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
-    if wanted and wanted not in ANCHOR_DTYPES:
-        raise UsageError(f"the anchor {name} has no arithmetic {wanted!r}", way_out=f"{', '.join(ANCHOR_DTYPES)}")
-    if known(plain) or not Path(plain).exists():
-        if Path(plain).suffix.lower() in (*suffixes(), *descriptions.SUFFIXES):
-            raise UsageError(f"the anchor {plain} is no file", way_out="check the path, or name a published network")
-        work = architecture(plain)
-        dtype = wanted or dtype
-        work = work if dtype == "float32" else as_dtype(work, dtype)
-    else:
-        loaded = load(Path(plain))
-        work = loaded.work if loaded.lint is None else _sparse(loaded.work, loaded.lint, runtime, core)[0]
-    return Observation(at_peak(work, runtime.family, core, penalty).sum(0), latency_ms)
 
 
 def _answer(

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import Basis
-from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Core, kind_of
+from idp_deploy.simulation import uncertainty
+from idp_deploy.simulation.cost_model import ACCELERATOR_FAMILIES, Coefficients, Core, kind_of
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.fitting import Row
-    from idp_deploy.simulation.targets import Target
+    from idp_deploy.simulation.targets import Runtime, Target
 
+PUBLISHED_ISA = "arm64"
 OWN_FAMILIES = frozenset({*ACCELERATOR_FAMILIES, "coreml-cpu"})  # what other runtimes need says nothing about them
 
 
@@ -47,6 +50,8 @@ def behind(
     Args:
         counts: rows by `situation`. device: its name in the publications, "" where it has none.
     """
+    if core.isa != PUBLISHED_ISA:
+        return None
     kind = kind_of(family, precision, threads)
     if kind in ("accelerator", "coreml-cpu"):
         threads = 1  # they bring their own
@@ -70,18 +75,30 @@ def rows_of(counts: Mapping[str, int], target: Target) -> int:
     return sum(n for name, n in counts.items() if target.measured_as and name.endswith(f"|{target.measured_as}"))
 
 
-def bases_of(counts: Mapping[str, int], target: Target) -> list[Basis | None]:
+def bases_of(model: Coefficients, target: Target) -> list[Basis | None]:
     """What an estimate of a float file on one core rests on, for each runtime of the device; nothing for a tool."""
-    if target.is_tool:
-        return [None] * len(target.runtimes)
-    return [
-        behind(counts, runtime.family, target.core(runtime), target.measured_as, "float32", 1) if runtime.core else None
-        for runtime in target.runtimes
-    ]
+    return [None if target.is_tool or not one.core else _basis(model, target, one) for one in target.runtimes]
+
+
+def _basis(model: Coefficients, target: Target, runtime: Runtime) -> Basis | None:
+    """With the mean error that networks as new as one's own met there."""
+    core = target.core(runtime)
+    found = behind(model.rows, runtime.family, core, target.measured_as, "float32", 1)
+    if found is None:
+        return None
+    cell = "model" if found.origin == "measured" else "both"
+    where = uncertainty.situation(runtime.family, "float32", 1)
+    expected = model.of_cell(model.typical, kind_of(runtime.family, "float32", 1), cell, where)
+    return replace(found, expected_error=expected)
 
 
 def reason_for_none(counts: Mapping[str, int], family: str, core: Core, precision: str) -> str:
     """What is missing, and what would bring a number."""
+    if core.isa != PUBLISHED_ISA:
+        return (
+            f"{family} was never measured on {core.name} in what is published; measure this host: "
+            "idp-deploy targets new NAME --like x86-64-host --measure FILE"
+        )
     if core.kind == "cpu":
         return (
             f"{family} was never measured in {precision} arithmetic; one measurement on the device would do: "

@@ -16,9 +16,11 @@ from functools import cached_property
 import numpy as np
 
 from idp_deploy.simulation.cost_model import (
+    CONTENTION,
     PRIOR_MEAN,
     PRIOR_SHIFT,
     TERMS,
+    THREAD_LEVELS,
     Core,
     Effect,
     effects_of,
@@ -89,6 +91,25 @@ class Fit:
         """What groups say about every effect (`uncertainty.seen`)."""
         return seen((r.effects, r.device, r.network, share) for r, share in zip(self.rows, self.shares, strict=True))
 
+    @cached_property
+    def precision(self) -> np.ndarray:
+        """Inverse of the spread.  → (rows, rows)"""
+        from scipy.linalg import inv
+
+        found: np.ndarray = inv(self.spread)
+        return found
+
+    def without(self, left: np.ndarray) -> Fit:
+        """The same fit had it never met the rows in `left`, exact but for where it is linearized.
+
+        With P the inverse of the spread, what remains of the weights is  α_kept − P_kept,left · P_left,left⁻¹ · α_left.
+        """
+        kept = ~left
+        gone = np.linalg.solve(self.precision[np.ix_(left, left)], self.weights[left])
+        weights = self.weights[kept] - self.precision[np.ix_(kept, left)] @ gone
+        rows = [row for row, stays in zip(self.rows, kept, strict=True) if stays]
+        return Fit(rows, self.levels, self.shares[kept], weights, self.spread[np.ix_(kept, kept)])
+
     def effects(self) -> dict[tuple[str, str], np.ndarray]:
         """Every effect's change of c; its sum over a row's effects plus the prior is that row's c."""
         found: dict[tuple[str, str], np.ndarray] = {}
@@ -106,12 +127,12 @@ def prior(row: Row) -> np.ndarray:
     return PRIOR + shift
 
 
-Parts = tuple[np.ndarray, np.ndarray]  # kernel in common and per term
+Parts = tuple[np.ndarray, ...]  # kernel in common and per term; the part of each that threads have
 
 
 def overlaps(rows: Sequence[Row], levels: Levels) -> Parts:
-    """What every pair of rows has in common.  → (rows, rows) twice"""
-    common, each = np.zeros((2, len(rows), len(rows)))
+    """What every pair of rows has in common.  → (rows, rows) four times"""
+    common, each, threads, of_each = np.zeros((4, len(rows), len(rows)))
     effects = [row.effects for row in rows]
     for level, (a, b) in levels.items():
         ids: dict[str, int] = {}
@@ -123,14 +144,17 @@ def overlaps(rows: Sequence[Row], levels: Levels) -> Parts:
         same = (which[:, None] == which[None, :]) * np.outer(times, times)
         common += a**2 * same
         each += b**2 * same
-    return common, each
+        if level in THREAD_LEVELS:
+            threads += a**2 * same
+            of_each += b**2 * same
+    return common, each, threads, of_each
 
 
 def fit(rows: Sequence[Row], levels: Levels, parts: Parts | None = None) -> Fit:
     """The most probable effects of all rows together."""
     from scipy.linalg import solve
 
-    common, each = parts or overlaps(rows, levels)
+    common, each = (parts or overlaps(rows, levels))[:2]
     peak = np.array([row.peak_ms for row in rows])
     measured = np.log([row.latency_ms for row in rows])
     start = np.array([prior(row) for row in rows])
@@ -156,6 +180,9 @@ def fit(rows: Sequence[Row], levels: Levels, parts: Parts | None = None) -> Fit:
 
 
 def predict(model: Fit, rows: Sequence[Row], cross: Parts) -> np.ndarray:
-    """c of other rows.  → (rows, terms)"""
-    c = np.array([prior(row) for row in rows]) + (cross[0] @ model.weights)[:, None]
-    return c + cross[1] @ (model.weights[:, None] * model.shares * FREEDOM**2)
+    """c of other rows, as `Coefficients.log_cost` finds it from the effects.  → (rows, terms)"""
+    weights, each = model.weights[:, None], model.weights[:, None] * model.shares * FREEDOM**2
+    common, of_each, threads, of_threads = cross
+    by_threads = np.array([prior(row) for row in rows]) - PRIOR + threads @ weights + of_threads @ each
+    rest = PRIOR + (common - threads) @ weights + (of_each - of_threads) @ each
+    return rest + np.minimum(by_threads, CONTENTION)

@@ -47,13 +47,14 @@ def fold(name: str, folds: int) -> int:
 
 
 def _cut(parts: Parts, left: np.ndarray, right: np.ndarray) -> Parts:
-    return parts[0][np.ix_(left, right)], parts[1][np.ix_(left, right)]
+    return tuple(part[np.ix_(left, right)] for part in parts)
 
 
 def held_out(rows: Sequence[Row], levels: Levels, folds: int = 10, device_folds: int = 0) -> Iterator[Error]:
     """Every row in every cell it can be in; models leave in folds, devices too or each by itself.
 
     An anchor is one of ANCHORS measured in the same place (device, core, runtime, publication), precision and threads.
+    Where both are new, the models leave the fit that never met the device by `Fit.without`.
     """
     parts = overlaps(rows, levels)
     models = np.array([fold(row.network, folds) for row in rows])
@@ -61,10 +62,12 @@ def held_out(rows: Sequence[Row], levels: Levels, folds: int = 10, device_folds:
     order = np.array([fold(f"{i}", 10) for i in range(len(rows))])
     everything = np.arange(len(rows))
 
-    def cell(name: str, train: np.ndarray, test: np.ndarray, wanted: Callable[[int], bool]) -> Iterator[Error]:
-        if not len(test) or len(train) < 2:
-            return
-        model = fit([rows[i] for i in train], levels, _cut(parts, train, train))
+    def fitted(train: np.ndarray) -> Fit:
+        return fit([rows[i] for i in train], levels, _cut(parts, train, train))
+
+    def cell(
+        name: str, model: Fit, train: np.ndarray, test: np.ndarray, wanted: Callable[[int], bool]
+    ) -> Iterator[Error]:
         found = predict(model, [rows[i] for i in test], _cut(parts, test, train))
         cases = [_Case(rows[i], c, model, levels) for i, c in zip(test, found, strict=True)]
         trained = {rows[i].place for i in train}
@@ -85,15 +88,24 @@ def held_out(rows: Sequence[Row], levels: Levels, folds: int = 10, device_folds:
                         yield case.error(f"{name}+anchor", anchor.row)
 
     for f in sorted(set(order)):
-        yield from cell("same", everything[order != f], everything[order == f], lambda i: True)
+        train = everything[order != f]
+        yield from cell("same", fitted(train), train, everything[order == f], lambda i: True)
     for f in sorted(set(models)):
-        yield from cell("model", everything[models != f], everything[models == f], lambda i: True)
+        train = everything[models != f]
+        if len(train) > 1:
+            yield from cell("model", fitted(train), train, everything[models == f], lambda i: True)
     for d in sorted(set(devices)):
         here = everything[devices == d]
-        yield from cell("device", everything[devices != d], here, lambda i: True)
+        others = everything[devices != d]
+        if len(others) < 2:
+            continue
+        unseen = fitted(others)
+        yield from cell("device", unseen, others, here, lambda i: True)
         for g in sorted(set(models[here])):
-            train = everything[(devices != d) & (models != g)]
-            yield from cell("both", train, here, lambda i, g=g: bool(models[i] == g))  # type: ignore[misc]
+            left = models[others] == g
+            if (~left).sum() > 1:
+                less = unseen.without(left) if left.any() else unseen
+                yield from cell("both", less, others[~left], here, lambda i, g=g: bool(models[i] == g))  # type: ignore[misc]
 
 
 class _Case:

@@ -23,6 +23,7 @@ DISAGREE = 0.12  # s: between groups that share an effect, in log
 FREEDOM = np.array([TERM_FREEDOM[term] for term in TERMS])
 ALONE = frozenset({"device", "group", "device-precision", "device-threads"})  # effects that only networks speak for
 
+CPU_KINDS = frozenset({"single", "cpu"})  # fits that speak of the same cores
 Levels = Mapping[str, tuple[float, float]]
 Seen = Mapping[tuple[str, str], np.ndarray]  # effect → number of groups, then squared shares by term: (1 + terms,)
 
@@ -52,14 +53,44 @@ def seen(situations: Iterable[tuple[Sequence[Effect], str, str, np.ndarray]]) ->
 def covariance(effects: Sequence[Effect], levels: Levels, known: Seen) -> np.ndarray:
     """Of c in a situation.  → (terms, terms)"""
     common, each = 0.0, np.zeros(len(TERMS))
-    nothing = np.zeros(1 + len(TERMS))
     for level, identity, times in effects:
-        a, b = levels[level]
-        groups = known.get((level, identity), nothing) / DISAGREE**2
-        common += times**2 * a**2 / (1 + a**2 * groups[0])
-        free = (b * FREEDOM) ** 2
-        each += times**2 * free / (1 + free * groups[1:])
+        in_common, of_each = _left_open(levels[level], known.get((level, identity)))
+        common += times**2 * in_common
+        each += times**2 * of_each
     return common + np.diag(each)
+
+
+def _left_open(free: tuple[float, float], groups: np.ndarray | None) -> tuple[float, np.ndarray]:
+    """Variance of an effect that `groups` leave: in all terms alike, and in each by itself.  → (), (terms,)"""
+    a, b = free[0] ** 2, (free[1] * FREEDOM) ** 2
+    known = np.zeros(1 + len(TERMS)) if groups is None else groups / DISAGREE**2
+    return a / (1 + a * float(known[0])), b / (1 + b * known[1:])
+
+
+def together(situations: Sequence[Sequence[Effect]], levels: Mapping[str, Levels], known: Seen) -> np.ndarray:
+    """Of c in several situations at once; what two of them have in common is one doubt, not two.
+
+    The two fits of CPU cores tell of one device by two numbers; its doubt is the same in both.
+
+    → (situations · terms, situations · terms)
+    """
+    size = len(TERMS)
+    joint = np.zeros((len(situations), size, len(situations), size))
+    parts: list[dict[tuple[str, str, str], tuple[float, np.ndarray]]] = []
+    for effects in situations:
+        found = {}
+        for level, identity, times in effects:
+            kind, _, name = identity.partition("/")
+            in_common, of_each = _left_open(levels[kind][level], known.get((level, identity)))
+            key = ("cpu" if kind in CPU_KINDS else kind, level, name)
+            found[key] = times * in_common**0.5, times * of_each**0.5
+        parts.append(found)
+    for i, one in enumerate(parts):
+        for j, other in enumerate(parts):
+            for key in one.keys() & other.keys():
+                (a, b), (c, d) = one[key], other[key]
+                joint[i, :, j, :] += a * c + np.diag(b * d)
+    return joint.reshape(len(situations) * size, len(situations) * size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +99,7 @@ class Observation:
 
     peak_ms: np.ndarray  # (terms,)
     latency_ms: float
+    where: int = 0  # which of the situations it was met in
 
 
 def adapted(
@@ -77,14 +109,19 @@ def adapted(
 
     Gauss-Newton on  Σ (log predicted − log measured)² / noise² + (c − c₀)ᵀ covariance⁻¹ (c − c₀).
 
-    → (terms,), (terms, terms)
+    Args:
+        log_cost: of one situation or of several, one after the other, as `together` orders them.
+
+    → (situations · terms,), (situations · terms, situations · terms)
     """
-    current = log_cost.copy()
+    current, size = log_cost.copy(), len(TERMS)
+    where = [o.where for o in met]
     gain, shares = np.zeros((len(log_cost), len(met))), np.zeros((len(met), len(log_cost)))
     for _ in range(8):
-        times = np.array([o.peak_ms for o in met]) * np.exp(current)
+        times = np.array([o.peak_ms for o in met]) * np.exp(current.reshape(-1, size)[where])
         totals = times.sum(1)
-        shares = times / totals[:, None]
+        for row, at in enumerate(where):
+            shares[row, at * size : (at + 1) * size] = times[row] / totals[row]
         target = np.log([o.latency_ms for o in met]) - np.log(totals) + shares @ (current - log_cost)
         gain = np.linalg.solve(shares @ uncertain @ shares.T + noise**2 * np.eye(len(met)), shares @ uncertain).T
         moved = log_cost + gain @ target

@@ -3,7 +3,8 @@
 An operator here is what remains after the fusions every mobile runtime does: batch norm and the cheap activations
 (ReLU, ReLU6, clamp) belong to the operator before them; add, pooling and concatenation stand alone. So do activations
 of a few multiplications (piecewise: hard-swish, hard-sigmoid) and those that need an exponential or a power
-(transcendental: swish, sigmoid, tanh, GELU, softmax, local response normalization), which cost more than an addition.
+(transcendental: swish, sigmoid, tanh, GELU), which cost more than an addition, and those that sum over neighbours
+besides (normalizing: softmax, local response normalization), which cost more than those.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 OP_CLASSES = (
-    "conv1x1", "conv", "depthwise", "linear", "elementwise", "piecewise", "transcendental", "memory", "unknown",
+    "conv1x1", "conv", "depthwise", "linear", "elementwise", "piecewise", "transcendental", "normalizing", "memory",
+    "unknown",
 )  # fmt: skip
 WEIGHTED = OP_CLASSES[:4]
 # activation → class of the operator it is by itself; "" where every runtime does it on the way out of another
 ACTIVATIONS = {
     "linear": "", "relu": "", "relu6": "", "leaky_relu": "", "hard_swish": "piecewise", "hard_sigmoid": "piecewise",
-    **dict.fromkeys(("swish", "sigmoid", "tanh", "gelu", "mish", "elu", "exp", "softmax", "lrn"), "transcendental"),
+    **dict.fromkeys(("swish", "sigmoid", "tanh", "gelu", "mish", "elu", "exp"), "transcendental"),
+    "softmax": "normalizing", "lrn": "normalizing",
 }  # fmt: skip
 WIDTHS = {
     "float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1, "bool": 1,

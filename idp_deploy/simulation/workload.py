@@ -155,7 +155,7 @@ class _Reading:
             return "unknown", prod(first[:-1]) * self._recurrent(op), *none
         if found == "pool":
             return ("elementwise", 0, *_window(attributes), (0, 0))
-        if found in ("transcendental", "piecewise"):
+        if found in ("transcendental", "normalizing", "piecewise"):
             return (found, 0, *none)
         if found in ("reduction", "elementwise", "fused"):
             return ("elementwise", 0, *none)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.capturing import once
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session, Sessions
 from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.reading import read
-from idp_deploy.sealing import intact
+from idp_deploy.sealing import intact, key_of
+from idp_deploy.soundness import overflow
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -90,14 +93,15 @@ def verify(
     if model is not None:
         refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
-    whole = intact(contents.path)
+    whole = intact(contents.path, key_of(model) if model is not None else None)
     notes = [*contents.warnings, *_vendors_word(contents, whole)]
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if example is None:
         calls = calls_from_file(contents, seeds=seeds + 1)
         notes.append("inputs drawn in the shapes the file declares, since no example inputs were given")
     else:
-        calls = seeded_calls(example, task=task, seeds=seeds)
+        drawn = partial(seeded_calls, example, task=task, seeds=seeds)
+        calls = once("calls", model, (example, task, seeds), drawn) if model is not None else drawn()
     calibration = model.quantization.calibration if model is not None and model.quantization else ()
     if calibration and quantized_activations(contents):
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
@@ -109,18 +113,18 @@ def verify(
     if model is None:
         parities, more = between_runtimes(contents, results, tolerance)
     else:
-        module = evaluation_copy(model)
-        expected = [arrays(output) for output in _run(module, calls)]
-        _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
+        expected, unheard = once("answers", model, calls, partial(_answers, model, calls))
         parities, more = with_model(contents, expected, results, tolerance, model.quantization)
         if FORMATS[contents.format].blame and not all(parity.passed for parity in parities):
             worst = max(parity.tolerance for parity in parities)
             more = (*more, *FORMATS[contents.format].function("blame")(contents, model, calls[0], worst))
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
-        more += dead_activations(module, calls)
+        more += unheard
+        if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+            more += (f"the model itself: {overflow(evaluation_copy(model), calls[0])}",)
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
-        if agrees and whole is False:
+        if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
             parities, proofs, more = (*parities, *again), (*proofs, *differing), (*more, *said)
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
@@ -191,6 +195,21 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
     except MissingDependencyError as error:
         return [f"not opened by {', '.join(row.converter)}: {error.message}"]
     return []
+
+
+def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
+    """(the model's outputs of every call, notes on layers that no output tells of and on outputs that are no numbers).
+
+    Raises:
+        ConversionError: the outputs are random.
+    """
+    module = evaluation_copy(model)
+    expected = [arrays(output) for output in _run(module, calls)]
+    _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
+    notes = dead_activations(module, calls)
+    if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+        notes += (f"the model itself: {overflow(module, calls[0])}",)
+    return expected, notes
 
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:

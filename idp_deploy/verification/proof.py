@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from idp_deploy.capturing import Captured, capture
+from idp_deploy.capturing import Captured, capture, once
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.formats import FORMATS
@@ -41,7 +41,7 @@ def prove_weights(
     captured: Captured | None = None
     notes: list[str] = []
     try:
-        captured = capture(model, example_inputs)
+        captured = once("to be proved", model, example_inputs, lambda: capture(model, example_inputs))
     except ConversionError as error:
         notes.append(f"batch norm not folded for the comparison: {error.message}")
     references = _references(model, captured, notes)

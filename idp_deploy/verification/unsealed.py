@@ -1,8 +1,11 @@
-"""A file whose seal is broken, held against the one that the checkpoint gives today.
+"""A file that carries no seal of this checkpoint, held against the one that the checkpoint gives today.
 
 The proof of pruned weights and the comparison of outputs leave room: for a bias in 8 bits, a scale, a constant that the
 compared inputs never reach. So the model is exported once more, and whatever the two files hold must be the same —
 entry by entry where they are built alike, and by their outputs in the same runtime where a tool has rebuilt the file.
+
+A file without a manifest may be another tool's, or ours with the manifest taken out: that it is ours shows in that it
+is built alike. If it is not, it has been proved as any other tool's file is, by its pruned weights and its outputs.
 """
 
 from __future__ import annotations
@@ -51,12 +54,13 @@ def against_fresh(
         try:
             export(model, contents.format, example_inputs, path, **_options(contents))
         except IdpDeployError as error:
-            note = (
-                f"changed since it was exported, and the checkpoint could not be exported to compare: {error.message}"
-            )
-            return (), (_failed("the file", "", float("nan")),), (note,)
+            note = f"not sealed for this checkpoint, which could not be exported to compare: {error.message}"
+            return (), (_failed("the file", "", float("nan")),) if contents.manifest else (), (note,)
         fresh = read(path)
         alike = _shape_of(contents) == _shape_of(fresh)
+        if not alike and not contents.manifest:
+            note = "not exported by this tool: proved by its pruned weights and its outputs, not by every constant"
+            return (), (), (note,)
         proofs = tuple(_differences(contents, fresh)) if alike else ()
         wanted = run(path, calls)
     limit, measure = (SAME_FILE, "max") if alike else (REBUILT, "rms")
@@ -69,9 +73,9 @@ def against_fresh(
     if not alike:
         note = "another tool has rebuilt this file: compared with a fresh export by its outputs"
     elif proofs:
-        note = f"changed since it was exported: {len(proofs)} tensors or operators differ from a fresh export"
+        note = f"not as this checkpoint gives it: {len(proofs)} tensors or operators differ from a fresh export"
     else:
-        note = "its bytes changed since it was exported; what it holds is what a fresh export holds"
+        note = "its seal does not fit this checkpoint, but what it holds is what a fresh export holds"
     return tuple(parities), proofs[:_MOST], (note,)
 
 

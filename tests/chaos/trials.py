@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -121,8 +121,9 @@ def worker_dies(known: Known, server: Server, folder: Path, random: Random, mark
         seen = seconds if seen < 0 else seen
         if seconds - seen < delay:
             return False
-        os.kill(found[0], signal.SIGKILL)
-        struck += 1
+        with suppress(ProcessLookupError):  # it ended by itself in the meantime
+            os.kill(found[0], signal.SIGKILL)
+            struck += 1
         return True
 
     ended = server.run(known.command.again(resume=False), folder, meanwhile=strike)

@@ -140,12 +140,56 @@ def _nudge(array: np.ndarray, random: Random) -> np.ndarray:
     """One bit flipped, or one entry moved, negated or zeroed; the same type and size."""
     changed = np.array(array, copy=True).reshape(-1)
     i = random.randrange(changed.size)
-    if random.random() < 0.5 or changed.dtype.kind not in "f":
+    if random.random() < 0.5 or changed.dtype.kind not in "fiu":
         raw = changed.view(np.uint8)
         raw[random.randrange(raw.size)] ^= 1 << random.randrange(8)
-    else:
+    elif changed.dtype.kind == "f":
         changed[i] = random.choice((0, -changed[i], changed[i] * 1.25, changed[i] + 1))
+    else:
+        with np.errstate(over="ignore"):
+            changed[i] = random.choice((changed[i] & 0, ~changed[i], changed[i] + np.array(1, changed.dtype)))
     return changed.reshape(array.shape)
+
+
+def _one_off(value: float | bytes, random: Random) -> float | bytes:
+    """A number of a Core ML program, or the bytes of several, otherwise than it was."""
+    match value:
+        case bool():
+            return not value
+        case bytes():
+            return _nudge(np.frombuffer(value, np.uint8), random).tobytes()
+        case int():
+            return random.choice((value + 1, -value, value ^ (1 << random.randrange(8)))) % 2**20
+    return float(_nudge(np.array([value], np.float32), random)[0])
+
+
+def without_manifest(kind: str, path: Path) -> None:
+    """Take the manifest out of a file, which stays well formed."""
+    if kind == "coreml":
+        from coremltools.proto import Model_pb2
+
+        file = path / "Data/com.apple.CoreML/model.mlmodel"
+        program = Model_pb2.Model()
+        program.ParseFromString(file.read_bytes())
+        program.description.metadata.userDefined.pop(MANIFEST_KEY)
+        file.write_bytes(program.SerializeToString(deterministic=True))
+    elif kind == "onnx":
+        import onnx
+
+        model = onnx.load(path)
+        kept = [entry for entry in model.metadata_props if entry.key != MANIFEST_KEY]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        path.write_bytes(model.SerializeToString(deterministic=True))
+    else:
+        import flatbuffers
+        from ai_edge_litert import schema_py_generated as schema
+
+        packed = schema.ModelT.InitFromObj(schema.Model.GetRootAsModel(path.read_bytes(), 0))
+        packed.metadata = [entry for entry in packed.metadata if entry.name != MANIFEST_KEY.encode()]
+        builder = flatbuffers.Builder(len(path.read_bytes()))
+        builder.Finish(packed.Pack(builder), b"TFL3")
+        path.write_bytes(bytes(builder.Output()))
 
 
 def _onnx(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
@@ -181,8 +225,10 @@ def _tflite(data: bytes, random: Random, way: str) -> tuple[bytes, str]:
         tensor = random.choice(read)
         scales = tensor.quantization.scale if tensor.quantization is not None else None
         if scales is not None and len(scales) and random.random() < 0.3:
-            tensor.quantization.scale = _nudge(np.asarray(scales, np.float32), random)
-            said = f"a scale of {tensor.name!r}"
+            what = random.choice(("scale", "zeroPoint") if len(tensor.quantization.zeroPoint) else ("scale",))
+            kind = np.float32 if what == "scale" else np.int64
+            setattr(tensor.quantization, what, _nudge(np.asarray(getattr(tensor.quantization, what), kind), random))
+            said = f"a {what} of {tensor.name!r}"
         else:
             holder = model.buffers[tensor.buffer]
             raw = np.asarray(holder.data, np.uint8)
@@ -329,9 +375,9 @@ def _program(file: Path, random: Random, way: str) -> str:
         metadata = model.description.metadata.userDefined
         metadata[MANIFEST_KEY], said = _text(metadata[MANIFEST_KEY], random)
     elif way == "constant":
-        leaves = [p for p in trees.protobuf(model) if p.drop is not None and "/immediateValue/tensor/" in p.path]
-        place = random.choice([p for p in leaves if isinstance(p.value, int | float)])
-        place.set(not place.value if isinstance(place.value, bool) else type(place.value)(place.value * 2 + 1) % 2**20)
+        leaves = [p for p in trees.protobuf(model) if "/immediateValue/tensor/" in p.path and p.value not in (b"", "")]
+        place = random.choice([p for p in leaves if isinstance(p.value, int | float | bytes)])
+        place.set(_one_off(place.value, random))
         said = f"{place.path} = {str(place.value)[:20]} changed"
     else:
         said = _change(trees.protobuf(model), random)

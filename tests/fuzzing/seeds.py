@@ -17,9 +17,9 @@ from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.quantization import quantize
 
 SCHEMES: dict[FormatName, tuple[str, ...]] = {
-    "onnx": ("", "int8-weights", "int8"),
+    "onnx": ("", "fp16", "int8-weights", "int8", "lut4"),
     "tflite": ("", "fp16", "int8-weights", "int8"),
-    "coreml": ("", "int8-weights", "lut4"),
+    "coreml": ("", "fp16", "int8-weights", "int8", "lut4"),
 }
 FACTORY = "tests.fuzzing.seeds:net"
 INPUTS = (torch.linspace(-1, 1, 2 * 8 * 8).reshape(1, 2, 8, 8).sin(),)

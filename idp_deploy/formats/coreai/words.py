@@ -24,8 +24,11 @@ WORDS: dict[str, str] = {
         broadcasting_not_equal broadcasting_greater broadcasting_and broadcasting_or broadcasting_xor
     """,
     "transcendental": """
-        exp log erf sigmoid tanh gelu silu softmax sin cos tan sinh cosh asin acos atan asinh acosh atanh pow
+        exp log erf sigmoid tanh gelu silu sin cos tan sinh cosh asin acos atan asinh acosh atanh pow
         broadcasting_pow
+    """,
+    "normalizing": """
+        softmax
     """,
     "memory": """
         concat split slice slice_update transpose tile broadcast_to broadcast_in_dims gather_along_axis scatter_nd

@@ -28,7 +28,10 @@ WORDS: dict[str, str] = {
         sigmoid_hard
     """,
     "transcendental": """
-        pow exp log erf sigmoid tanh gelu silu elu softplus softmax sin cos local_response_norm
+        pow exp log erf sigmoid tanh gelu silu elu softplus sin cos
+    """,
+    "normalizing": """
+        softmax local_response_norm
     """,
     "memory": """
         concat slice_by_index slice_by_size split transpose gather_along_axis gather_nd tile stack

@@ -10,6 +10,7 @@ WORDS: dict[str, str] = {
     "pool": "aten::max_pool2d_with_indices aten::avg_pool2d",
     "reduction": "aten::mean aten::sum aten::amax aten::argmax",
     "elementwise": "aten::add aten::sub aten::mul aten::div aten::native_layer_norm",
-    "transcendental": "aten::sigmoid aten::tanh aten::gelu aten::exp aten::_softmax",
+    "transcendental": "aten::sigmoid aten::tanh aten::gelu aten::exp",
+    "normalizing": "aten::_softmax",
     "memory": "aten::permute_copy aten::cat aten::slice_copy aten::expand_copy aten::clone aten::select_copy",
 }

@@ -28,8 +28,11 @@ WORDS: dict[str, str] = {
         HardSwish HardSigmoid
     """,
     "transcendental": """
-        Pow Exp Log Erf Sigmoid Tanh Gelu Elu Selu Celu Mish Softplus Softmax LogSoftmax Sin Cos LRN Swish
-        QuickGelu QLinearSigmoid QLinearSoftmax
+        Pow Exp Log Erf Sigmoid Tanh Gelu Elu Selu Celu Mish Softplus Sin Cos Swish QuickGelu
+        QLinearSigmoid
+    """,
+    "normalizing": """
+        Softmax LogSoftmax LRN QLinearSoftmax
     """,
     "memory": """
         Concat Slice Split Transpose Resize Upsample GatherElements GatherND Tile Expand DepthToSpace

@@ -16,7 +16,7 @@ from idp_deploy.formats.sparse_kernels import Finding, SparseLint
 from idp_deploy.formats.tflite.words import WORDS
 
 THRESHOLD = 2 / 3
-MOVABLE = ("elementwise", "piecewise", "transcendental", "fused", "memory", "table")  # classes of operators
+MOVABLE = ("elementwise", "piecewise", "transcendental", "normalizing", "fused", "memory", "table")  # classes
 ADDING = frozenset({"ADD", "MUL"})
 POINTWISE = frozenset(
     (

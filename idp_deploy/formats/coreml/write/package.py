@@ -11,6 +11,8 @@ coremltools would name the items by random UUIDs, record the day, and add a debu
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
@@ -55,15 +57,25 @@ def write(directory: Path, spec: Any, weights: bytes, metadata: dict[str, str]) 
         },
         "rootModelIdentifier": identifiers["model.mlmodel"],
     }
-    (directory / "Manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    # as coremltools writes it, which it does whenever it reads a package: the seal outlives that
+    (directory / "Manifest.json").write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
 
 
 def open_with_coremltools(path: Path) -> None:
-    """Let Apple's own reader take the package. FileError: it does not."""
+    """Let Apple's own reader take the package, which is left as it is. FileError: it does not."""
     from coremltools.models.utils import load_spec
 
     try:
-        spec = load_spec(str(path))
+        with tempfile.TemporaryDirectory(prefix="idp-deploy-") as folder:
+            # it writes Manifest.json anew as it reads: not in a file of the user's, nor in one that cannot be written
+            lent = Path(folder) / path.name
+            lent.mkdir()
+            for member in path.iterdir():
+                if member.name == "Manifest.json":
+                    shutil.copyfile(member, lent / member.name)
+                else:
+                    (lent / member.name).symlink_to(member.resolve())
+            spec = load_spec(str(lent))
     except Exception as error:  # its C++ side raises RuntimeError, protobuf a type of its own
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise FileError(f"coremltools cannot open {path}: {first}", way_out="export it again") from error

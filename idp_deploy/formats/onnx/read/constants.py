@@ -6,7 +6,7 @@ operator specification at https://onnx.ai/onnx/operators/ — not the code that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from onnx import helper
 from idp_deploy.errors import FileError
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, checked_count, sparse_name
 
-Evaluate = Callable[[list[Any], Mapping[str, Any], "Limits"], np.ndarray]
+Evaluate = Callable[[list[Any], Mapping[str, Any], "Limits"], Any]  # one array, or the pieces of a Split
 
 
 class Limits:
@@ -108,6 +108,22 @@ def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (np.abs(a) // np.abs(b) * np.sign(a) * np.sign(b)).astype(a.dtype)
 
 
+def _split(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> Any:
+    """All pieces: the sizes are an input, or in old files an attribute."""
+    sizes = np.asarray(attributes["split"] if len(inputs) < 2 else inputs[1], np.int64)
+    axis = attributes.get("axis", 0)
+    if sizes.size == 0 or sizes.min() < 0 or sizes.sum() != inputs[0].shape[axis]:
+        raise ValueError(f"pieces of {sizes.tolist()} from {inputs[0].shape[axis]} entries")
+    return np.split(inputs[0], np.cumsum(sizes)[:-1], axis)
+
+
+def _modulo(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of integers, with the sign of the divisor."""
+    if a.dtype.kind == "f" or not np.all(b):
+        raise ZeroDivisionError("the rest of a division by 0, or of floats")
+    return np.mod(a, b)
+
+
 def _squeeze(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
     axes = inputs[1] if len(inputs) > 1 else attributes.get("axes")
     return np.squeeze(inputs[0], None if axes is None else tuple(int(a) for a in axes))
@@ -158,10 +174,12 @@ EVALUATORS: dict[str, Evaluate] = {
     "GatherElements": _gather_elements,
     "Identity": lambda inputs, attributes, limits: inputs[0],
     "Less": _pairwise(np.less),
+    "Mod": _pairwise(_modulo),
     "Mul": _pairwise(np.multiply),
     "Reshape": _reshape,
     "ScatterElements": _scatter,
     "Slice": _slice,
+    "Split": _split,
     "Squeeze": _squeeze,
     "Sub": _pairwise(np.subtract),
     "Transpose": lambda inputs, attributes, limits: np.transpose(inputs[0], attributes.get("perm")),
@@ -181,18 +199,19 @@ class Constants:
         self.stored.update((tensor.name, tensor) for tensor in graph.initializer)
         self.stored.update((sparse_name(tensor), tensor) for tensor in graph.sparse_initializer)
         self.nodes: dict[str, onnx.NodeProto] = {}
+        self._pieces: dict[str, np.ndarray] = {}  # what a Split gives, for every piece comes out of the same work
         for node in graph.node:
             tensor = _constant_tensor(node)
             if tensor is not None:
                 self.stored[node.output[0]] = tensor
             elif _is_known(node) and all(name in self for name in node.input if name):
-                self.nodes[node.output[0]] = node
+                self.nodes |= dict.fromkeys(node.output, node)
 
     def __contains__(self, name: str) -> bool:
         return name in self.stored or name in self.nodes
 
-    def cone(self, name: str) -> list[str]:
-        """Everything `name` is computed from and itself, inputs before outputs."""
+    def cone(self, name: str, known: Container[str] = ()) -> list[str]:
+        """Everything `name` is computed from and itself, inputs before outputs; what is behind `known` is left out."""
         order: list[str] = []
         seen: set[str] = set()
         stack = [(name, False)]
@@ -203,14 +222,17 @@ class Constants:
             elif current not in seen:
                 seen.add(current)
                 stack.append((current, True))
-                if current in self.nodes:
+                if current in self.nodes and current not in known:
                     stack.extend((source, False) for source in reversed(self.nodes[current].input) if source)
         return order
 
     def value(self, name: str) -> np.ndarray:
         """Evaluate one constant; FileError where its nodes contradict each other."""
         values: dict[str, Any] = {"": None}
-        for current in self.cone(name):
+        for current in self.cone(name, self._pieces):
+            if current in self._pieces:
+                values[current] = self._pieces[current]
+                continue
             if current in self.stored:
                 tensor = self.stored[current]
                 sparse = isinstance(tensor, onnx.SparseTensorProto)
@@ -222,6 +244,9 @@ class Constants:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             try:
                 result = EVALUATORS[node.op_type]([values[n] for n in node.input], attributes, self.limits)
+                if node.op_type == "Split":
+                    self._pieces |= zip(node.output, result, strict=True)
+                    result = self._pieces[current]
             except FileError:
                 raise
             except Exception as error:
@@ -242,6 +267,9 @@ class Constants:
 
 def _is_known(node: onnx.NodeProto) -> bool:
     known = node.domain in ("", "ai.onnx") and node.op_type in EVALUATORS
+    if node.op_type == "Split":
+        sized = len(node.input) > 1 or any(attribute.name == "split" for attribute in node.attribute)
+        return known and sized and all(node.output)
     return known and len(node.output) == 1 and len(node.input) > 0
 
 

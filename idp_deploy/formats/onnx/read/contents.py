@@ -15,7 +15,7 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.read.constants import Constants, Limits
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse, subgraphs
 from idp_deploy.formats.onnx.read.shapes import infer
-from idp_deploy.formats.onnx.read.tensors import describe, is_argument, origin
+from idp_deploy.formats.onnx.read.tensors import Charges, describe, is_argument, origin
 
 _WEIGHT_BIAS = {1: "weight", 2: "bias"}
 # what a constant in an input position means; positions without a word keep their number
@@ -51,7 +51,7 @@ def read_onnx(path: Path) -> Contents:
     loader = TensorLoader(path)
     warnings: list[str] = []
     constants = Constants(model.graph, loader, Limits(path))
-    nodes = [node for node in model.graph.node if not (len(node.output) == 1 and node.output[0] in constants)]
+    nodes = [node for node in model.graph.node if not any(name in constants for name in node.output)]
     read = _Reader(constants)
     ops = tuple(read.op(i, node) for i, node in enumerate(nodes))
     for value in model.graph.output:
@@ -89,7 +89,7 @@ class _Reader:
         self.tensors: dict[str, StoredTensor] = {}
         self.shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}  # of each constant an operator reads
         self.arguments: dict[str, np.ndarray] = {}
-        self._charged: set[str] = set()
+        self._charges = Charges(constants)
 
     def constant(self, name: str, operator: str = "") -> str | None:
         """The tensor behind a constant that an operator of this kind reads, or None where it is an argument."""
@@ -103,7 +103,7 @@ class _Reader:
                 return None
             self.shapes[name] = values.shape, values.dtype
         if found.name not in self.tensors:
-            self.tensors[found.name] = describe(self.constants, found, self._charged)
+            self.tensors[found.name] = describe(self.constants, found, self._charges)
         return found.name
 
     def op(self, index: int, node: onnx.NodeProto) -> GraphOp:

@@ -51,12 +51,47 @@ def is_argument(values: np.ndarray, operator: str) -> bool:
     return values.dtype.kind in "iub" and values.dtype.itemsize != 1 and values.ndim <= 1 and values.size <= _SMALL
 
 
-def describe(constants: Constants, found: Origin, charged: set[str]) -> StoredTensor:
-    """Read one weight. `charged` collects initializers already counted, so that a shared constant counts once."""
+class Charges:
+    """Which tensor the bytes of a file are laid to: a constant that several use to the first, but for the pieces of a
+    Split, which hold theirs in common: each bears a part in proportion to its entries that are not zero."""
+
+    def __init__(self, constants: Constants) -> None:
+        self.constants = constants
+        self._charged: set[str] = set()
+        self._pieces: dict[str, int] = {}
+
+    def of(self, name: str) -> int:
+        """Bytes of all that `name` is computed from, those that were charged before left out."""
+        nodes = self.constants.nodes
+        for piece in [n for n in self.constants.cone(name) if n in nodes and nodes[n].op_type == "Split"]:
+            if piece not in self._pieces:
+                self._divide(nodes[piece])
+        total = 0
+        for current in self.constants.cone(name, self._pieces):
+            if current in self._pieces:
+                total += self._pieces[current]
+                self._pieces[current] = 0
+            total += self._once(current)
+        return total
+
+    def _divide(self, split: onnx.NodeProto) -> None:
+        left = sum(self._once(current) for current in self.constants.cone(split.output[0]))
+        shares = [1 + int(np.count_nonzero(self.constants.value(piece))) for piece in split.output]
+        for piece, share, behind in zip(split.output, shares, np.cumsum(shares[::-1])[::-1], strict=True):
+            self._pieces[piece] = left * share // int(behind)
+            left -= self._pieces[piece]
+
+    def _once(self, name: str) -> int:
+        if name not in self.constants.stored or name in self._charged:
+            return 0
+        self._charged.add(name)
+        return self.constants.size_bytes(name)
+
+
+def describe(constants: Constants, found: Origin, charges: Charges) -> StoredTensor:
+    """Read one weight. `charges` tells which of the file's bytes are its own."""
     values = constants.value(found.stored)
-    parts = [name for name in constants.cone(found.restored or found.name) if name in constants.stored]
-    size = sum(constants.size_bytes(name) for name in parts if name not in charged)
-    charged.update(parts)
+    size = charges.of(found.restored or found.name)
     encoding, bits = _encoding(constants, found.stored)
     zeros = values.size - _nonzero(constants, found, values)
     restored = found.restored
@@ -84,7 +119,7 @@ def _encoding(constants: Constants, name: str) -> tuple[str, int]:
     kind = "dense"
     if scatters and "CumSum" in kinds:
         positions = {constants.nodes[n].op_type for n in constants.cone(scatters[-1].input[1]) if n in constants.nodes}
-        kind = "gaps4" if "Less" in positions else "gaps8"
+        kind = "gaps4" if "Less" in positions else "gaps5" if "Div" in positions else "gaps8"
     elif {"CumSum", "GatherElements"} <= kinds and kinds & {"BitwiseAnd", "BitShift"}:  # BitShift: before 0.2
         kind = "bitmask"
     if any(_is_palette(constants, node) for node in nodes):

@@ -7,24 +7,25 @@ What a decode graph costs at rest is its nodes: names are short, and constants a
 
 The operators are chosen by what runtimes do with them (bench.compat_onnx runs each encoding through each). BitShift
 broadcast over bytes is wrong in OpenVINO as soon as a matrix product reads the weight, and OpenCV refuses it; Mod and
-Div of uint8 are wrong in OpenVINO: so bits are tested by BitwiseAnd and a cast to bool, halves of bytes split in int32.
+Div of uint8 are wrong in OpenVINO: so bits are tested by BitwiseAnd and a cast to bool, and what shares a byte or two
+is split in int32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from idp_deploy.encodings import ESCAPE, encode
+from idp_deploy.encodings import BASE, ESCAPE, encode
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
 # fewer where another tensor has as many entries
-OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps4": 460}
+OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps5": 270, "gaps4": 460}
 
 
 class Decoder:
@@ -119,6 +120,25 @@ def decode_graph(
     """
     if kind == "dense" and palette is None:
         return decoder.store(values, output)
+    flat = _flat(decoder, kind, values, mask, palette)
+    return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)
+
+
+def decode_pieces(
+    decoder: Decoder, kind: str, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> tuple[str, ...]:
+    """Store tensors of one dtype as one sequence and append the nodes that restore it; names of its flat pieces.
+
+    A runtime spends as long on the nodes of a small tensor as on a large one's entries, so small ones share theirs.
+    """
+    flat, mask = (np.concatenate([each.reshape(-1) for each in arrays]) for arrays in (values, masks))
+    pieces = tuple(decoder.name() for _ in values)
+    whole = _flat(decoder, kind, flat, mask, None)
+    decoder.nodes.append(helper.make_node("Split", [whole, decoder.ints(*(v.size for v in values))], pieces, axis=0))
+    return pieces
+
+
+def _flat(decoder: Decoder, kind: str, values: np.ndarray, mask: np.ndarray, palette: np.ndarray | None) -> str:
     encoded = encode(kind, values, mask)
     parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
     blank = np.zeros(1, values.dtype) if palette is None else palette[:1]
@@ -127,15 +147,25 @@ def decode_graph(
         return decoder.store(array) if palette is None else _looked_up(decoder, array, palette)
 
     if kind == "dense":
-        flat = stored(entries)
-    elif kind == "gaps8":
-        index = _cumulated(decoder, decoder.node("Cast", decoder.store(parts["gaps"]), to=TensorProto.INT32))
-        flat = decoder.node("ScatterElements", decoder.filled(count, blank), index, stored(entries))
-    else:  # the gather of these two reads index 0 where nothing is stored
-        led = stored(np.concatenate([np.zeros(1, values.dtype), entries]))
-        restore = _gaps4 if kind == "gaps4" else _bitmask
-        flat = restore(decoder, parts, led, count, blank)
-    return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)
+        return stored(entries)
+    if kind in ("gaps8", "gaps5"):
+        triples = parts.get("triples")
+        gaps = _wide(decoder, parts["gaps"]) if triples is None else _distances(decoder, triples, entries.size)
+        return decoder.node("ScatterElements", decoder.filled(count, blank), _cumulated(decoder, gaps), stored(entries))
+    # the gather of these two reads index 0 where nothing is stored
+    led = stored(np.concatenate([np.zeros(1, values.dtype), entries]))
+    restore = _gaps4 if kind == "gaps4" else _bitmask
+    return restore(decoder, parts, led, count, blank)
+
+
+def _distances(decoder: Decoder, triples: np.ndarray, count: int) -> str:
+    """triples (⌈count / 3⌉,) uint16 → int32 (count,): each holds one distance of every run, to base 40."""
+    base, square = (decoder.constant(np.array(BASE**n, np.int32)) for n in (1, 2))
+    code = _wide(decoder, triples)
+    first, middle = (decoder.node("Mod", x, base) for x in (code, decoder.node("Div", code, base)))
+    last = decoder.node("Div", code, square)
+    runs = decoder.node("Concat", first, middle, last, axis=0)
+    return decoder.node("Slice", runs, decoder.ints(0), decoder.ints(count)) if count % 3 else runs
 
 
 def _gaps4(decoder: Decoder, parts: Mapping[str, np.ndarray], led: str, count: int, blank: np.ndarray) -> str:
@@ -181,7 +211,7 @@ def _looked_up(decoder: Decoder, indices: np.ndarray, palette: np.ndarray) -> st
 def _nibbles(decoder: Decoder, packed: np.ndarray) -> str:
     """packed uint8 (n,), low half first → int32 (2n,), split by division: byte = 16 · high + low."""
     sixteen = decoder.constant(np.array(16, np.int32))
-    code = decoder.node("Cast", decoder.store(_planes(packed, 4)), to=TensorProto.INT32)
+    code = _wide(decoder, _planes(packed, 4))
     high = decoder.node("Div", code, sixteen)
     low = decoder.node("Sub", code, decoder.node("Mul", high, sixteen))
     return decoder.node("Concat", low, high, axis=0)
@@ -197,6 +227,11 @@ def _planes(packed: np.ndarray, bits: int) -> np.ndarray:
     codes = packed[:, None] >> shifts & np.uint8(2**bits - 1)  # (n, 8 / bits)
     planes = codes.reshape(shifts.size, packed.size) << shifts[:, None]
     return np.bitwise_or.reduce(planes, axis=0)
+
+
+def _wide(decoder: Decoder, array: np.ndarray) -> str:
+    """Stored as it is, int32 in the graph."""
+    return decoder.node("Cast", decoder.store(array), to=TensorProto.INT32)
 
 
 def _cumulated(decoder: Decoder, value: str) -> str:

@@ -60,9 +60,9 @@ def convert_onnx(
     """The model as ONNX (opset 18, IR 8) that onnxruntime 1.17 and newer load.
 
     Args:
-        encoding: auto takes the smallest of dense, bitmask, gaps8 and gaps4 for each tensor; one of these names uses
-            it wherever it is smaller than dense; portable takes gaps8 and gaps4 only; sparse-initializer uses ONNX's
-            own sparse constants.
+        encoding: auto takes the smallest of dense, bitmask, gaps8, gaps5 and gaps4 for each tensor; one of these names
+            uses it wherever it is smaller than dense; portable takes gaps only; sparse-initializer uses ONNX's own
+            sparse constants.
         external_data_above: a model of more bytes than this keeps its tensors in a second file beside its own.
 
     Raises:

@@ -51,6 +51,7 @@ def quantize_static(
     from onnxruntime.quantization import quantize_static as quantize
 
     names = [value.name for value in model.graph.input]
+    _refuse_sums_of_nothing(model.graph)
     excluded = _float_nodes(model.graph, kept_float)
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -82,6 +83,21 @@ def quantize_static(
     _simplify_biases(quantized.graph)
     _shorten(quantized.graph, set(original))
     return quantized
+
+
+def _refuse_sums_of_nothing(graph: onnx.GraphProto) -> None:
+    """ConversionError for a layer without inputs: onnxruntime fuses the product and leaves what it gives unset."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in PRODUCTS and node.input[1] in shapes:
+            turned = any(a.name == "transB" and a.i for a in node.attribute)
+            shape = shapes[node.input[1]]
+            if shape[-1 if turned else -2 :][:1] == (0,):
+                raise ConversionError(
+                    f"weight '{node.input[1]}' of shape {shape} has no inputs, and onnxruntime leaves its int8 product "
+                    "unset",
+                    way_out="take the layer out, or use scheme int8-weights",
+                )
 
 
 def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str]:

@@ -22,6 +22,7 @@ from idp_deploy.formats.onnx.write.number_forms import exact_forms
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
+_SPLIT_OPSET = 13  # the sizes of Split are an input
 _BITWISE_OPSET = 18  # BitwiseAnd
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
@@ -61,7 +62,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     if all(choose(weight, encoding) == "dense" for weight in weights):
         return
     decoder = Decoder(graph)
-    store = Store(decoder, encoding, weights)
+    store = Store(decoder, encoding, weights, grouped=opset >= _SPLIT_OPSET)
     for weight in weights:
         store.add(weight)
     for name, factors in products.items():

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
 from idp_deploy.encodings import size_bytes, smallest
-from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph, sparse_initializer
+from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph, decode_pieces, sparse_initializer
 from idp_deploy.formats.onnx.write.matching import copies
 
 SPARSE_INITIALIZER = "sparse-initializer"
-PORTABLE = ("gaps8", "gaps4")  # no BitwiseAnd, which bits need and some runtimes lack
+PORTABLE = ("gaps8", "gaps5", "gaps4")  # no BitwiseAnd, which bits need and some runtimes lack
 ENCODINGS = ("auto", "portable", "dense", *OVERHEAD, SPARSE_INITIALIZER)
 SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than shared through a node
-# A gaps4 tensor adds 0.4 ms to loading and up to 5 ms where it is large, gaps8 a quarter of that (onnxruntime 1.31,
-# bench.onnx_runtime): four bits a position must save more than their nodes.
-_WORTH = {**OVERHEAD, "gaps4": OVERHEAD["gaps4"] + 32768}
+# What a denser layout must save besides its nodes, since all that they compute is written to fresh memory while a file
+# loads, and what it reads there once more: gaps4 and gaps5 take a multiple of gaps8's (bench.onnx_runtime).
+_WORTH = {**OVERHEAD, "gaps5": OVERHEAD["gaps5"] + 10240, "gaps4": OVERHEAD["gaps4"] + 32768}
+# Smaller tensors share their decode nodes: those cost a runtime more than copying the entries once again
+GROUPED_BYTES = 1 << 17
 _NODE_BYTES = 40
 _ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8)}
 
@@ -51,13 +54,20 @@ class Weight:
 
 
 class Store:
-    """Writes weights into one file. Equal values, also transposed ones, are stored once."""
+    """Writes weights into one file. Equal values, also transposed ones, are stored once, small tensors side by side.
 
-    def __init__(self, decoder: Decoder, encoding: str, weights: Sequence[Weight]) -> None:
-        self.decoder, self.encoding = decoder, encoding
+    Args:
+        grouped: whether small tensors may share their decode nodes.
+    """
+
+    def __init__(self, decoder: Decoder, encoding: str, weights: Sequence[Weight], *, grouped: bool = True) -> None:
+        self.decoder = decoder
+        self._kinds = {weight.name: choose(weight, encoding) for weight in weights}
         whole = {w.name: w.values for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES}
         self._copies = copies(whole)
         self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
+        self._groups = self._grouped(weights) if grouped else {}
+        self._pieces: dict[str, str] = {}  # weight → the name of its flat values, once its group is decoded
 
     def add(self, weight: Weight) -> None:
         """Append the weight in the encoding it takes."""
@@ -72,7 +82,7 @@ class Store:
 
     def _values(self, weight: Weight, output: str) -> str:
         """The stored values under the name `output`, without cast and scale."""
-        decoder, kind = self.decoder, choose(weight, self.encoding)
+        decoder, kind = self.decoder, self._kinds[weight.name]
         copy = self._copies.get(weight.name)
         if copy is not None:
             decoder.copy(self._restored[copy.of], output, transposed=copy.transposed)
@@ -80,9 +90,30 @@ class Store:
             decoder.graph.sparse_initializer.append(sparse_initializer(weight.values, weight.mask, output))
         elif _is_uniform(weight.values):
             decoder.uniform(weight.values, output)
+        elif weight.name in self._groups:
+            decoder.node("Reshape", self._piece(weight), decoder.ints(*weight.values.shape), output=output)
         else:
             decode_graph(decoder, kind, weight.values, weight.mask, palette=weight.palette, output=output)
         return output
+
+    def _piece(self, weight: Weight) -> str:
+        """The flat values of a weight that shares its nodes; the first of a group brings these along."""
+        if weight.name not in self._pieces:
+            group = self._groups[weight.name]
+            kind = self._kinds[weight.name]
+            pieces = decode_pieces(self.decoder, kind, [w.values for w in group], [w.mask for w in group])
+            self._pieces |= zip((w.name for w in group), pieces, strict=True)
+        return self._pieces[weight.name]
+
+    def _grouped(self, weights: Sequence[Weight]) -> dict[str, list[Weight]]:
+        """Weight → those small ones of its encoding and dtype that are decoded with it, itself among them."""
+        groups: dict[tuple[str, np.dtype[Any]], list[Weight]] = {}
+        for weight in weights:
+            kind, values = self._kinds[weight.name], weight.values
+            stored = weight.name not in self._copies and not _is_uniform(values)
+            if stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
+                groups.setdefault((kind, values.dtype), []).append(weight)
+        return {weight.name: group for group in groups.values() if len(group) > 1 for weight in group}
 
 
 def _is_uniform(values: np.ndarray) -> bool:

@@ -38,30 +38,47 @@ def serialize(model: Any) -> bytes:
     Raises:
         ConversionError: the weights exceed the 2 GB a flatbuffer can address.
     """
-    import flatbuffers
-
     total = sum(0 if b.data is None else len(b.data) for b in model.buffers)
     if total > _LIMIT - (1 << 24):
         raise ConversionError(
             f"the weights take {total} bytes; a .tflite file holds at most 2 GB",
             way_out="prune further, quantize first, or export to ONNX",
         )
-    aligned, shared = _packers()
+    aligned, shared, once = _packers()
     model.buffers = [aligned(b.data) for b in model.buffers]
     written: dict[Any, int] = {}
     for graph in model.subgraphs:
         for tensor in graph.tensors:
             if tensor.quantization is not None:
                 tensor.quantization = shared(tensor.quantization, written)
-    builder = flatbuffers.Builder(total + (1 << 16))
+    builder = once(total + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
     return bytes(builder.Output())
 
 
 @cache
-def _packers() -> tuple[type, type]:
-    """Subclasses that pack themselves better; the generated classes stay as they are for others in this process."""
+def _packers() -> tuple[type, type, type]:
+    """Subclasses that pack better; the generated classes stay as they are for others in this process."""
+    import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
+
+    class OnceBuilder(flatbuffers.Builder):  # type: ignore[misc]
+        """A builder that writes equal names and equal vectors, such as shapes, once: many may refer to one place."""
+
+        def __init__(self, size: int) -> None:
+            super().__init__(size)
+            self.written: dict[Any, int] = {}
+
+        def CreateString(self, text: Any, *encoding: str) -> int:  # noqa: N802
+            if text not in self.written:
+                self.written[text] = int(super().CreateString(text, *encoding))
+            return self.written[text]
+
+        def CreateNumpyVector(self, array: np.ndarray) -> int:  # noqa: N802
+            key = (array.dtype.str, array.tobytes())
+            if key not in self.written:
+                self.written[key] = int(super().CreateNumpyVector(array))
+            return self.written[key]
 
     class AlignedBuffer(schema.BufferT):  # type: ignore[misc, name-defined]
         """A buffer with the alignment of the schema."""
@@ -80,7 +97,7 @@ def _packers() -> tuple[type, type]:
             return int(schema.BufferEnd(builder))
 
     class SharedQuantization:
-        """Quantization parameters of which equal ones, and equal vectors in them, are written once.
+        """Quantization parameters of which equal ones are written once.
 
         One scale and one zero point of 8 bytes a channel, twice for a weight behind a decoder, would otherwise take
         more room than a sparse int8 weight itself. A flatbuffer may refer to one place from many.
@@ -102,7 +119,7 @@ def _packers() -> tuple[type, type]:
             arrays = [None if values is None else np.asarray(values, dtype) for _, values, dtype in vectors]
             key = (*(None if a is None else a.tobytes() for a in arrays), plain.quantizedDimension)
             if key not in self.written:
-                offsets = [None if a is None or not len(a) else self._vector(builder, a) for a in arrays]
+                offsets = [None if a is None or not len(a) else builder.CreateNumpyVector(a) for a in arrays]
                 schema.QuantizationParametersStart(builder)
                 for (add, _, _), offset in zip(vectors, offsets, strict=True):
                     if offset is not None:
@@ -111,10 +128,4 @@ def _packers() -> tuple[type, type]:
                 self.written[key] = int(schema.QuantizationParametersEnd(builder))
             return self.written[key]
 
-        def _vector(self, builder: Any, array: np.ndarray) -> int:
-            key = (array.dtype.str, array.tobytes())
-            if key not in self.written:
-                self.written[key] = int(builder.CreateNumpyVector(array))
-            return self.written[key]
-
-    return AlignedBuffer, SharedQuantization
+    return AlignedBuffer, SharedQuantization, OnceBuilder

@@ -1,0 +1,1 @@
+"""Pruning that knows the device, held against pruning that does not, at equal simulated latency."""

@@ -1,0 +1,90 @@
+"""Whether a model's numbers are numbers: NaN, inf and negative variances by tensor and index, before they travel on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from idp_deploy.errors import ConversionError
+
+WAY_OUT = "train again from before they appeared"
+_STATISTICS = ("running_mean", "running_var")
+
+
+def fault(module: nn.Module, by_design: Collection[str]) -> str:
+    """The first tensor of `module` that holds what cannot be computed with, in words; "" where there is none.
+
+    Args:
+        by_design: tensors that may hold infinities, as additive masks do.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> _ = layer.weight.data.fill_(float("nan"))
+    >>> fault(layer, ())
+    "weight 'weight' has values that are not finite, the first nan at [0, 0]"
+    """
+    weights = dict(module.named_parameters())
+    for name, tensor in (*weights.items(), *module.named_buffers()):
+        if not tensor.is_floating_point():
+            continue
+        kind = "weight" if name in weights else "buffer"
+        bad = torch.isnan(tensor) if name in by_design else ~torch.isfinite(tensor)
+        if bool(bad.any()):
+            return f"{kind} '{name}' has values that are not finite, {_first(tensor, bad)}"
+        if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
+            return f"{kind} '{name}' has variances below zero, {_first(tensor, tensor < 0)}"
+    return ""
+
+
+def refuse_unsound(module: nn.Module) -> None:
+    """ConversionError where a weight, or a statistic of batch norm, is NaN, infinite or impossible.
+
+    Infinities in other buffers, and in parameters that do not train, are masks.
+    """
+    masks = {name for name, _ in module.named_buffers() if name.rpartition(".")[2] not in _STATISTICS}
+    masks |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    if found := fault(module, masks):
+        raise ConversionError(found, way_out=WAY_OUT)
+
+
+@torch.no_grad()
+def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
+    """Where a model whose output holds NaN first leaves the numbers, in words; "" where its outputs are numbers."""
+    found: list[str] = []
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            if not found and all(_finite(one) for one in _floats(inputs)):
+                for one in _floats(output):
+                    if not _finite(one):
+                        found.append(f"layer '{name}' gives values that are not finite, {_first(one, ~one.isfinite())}")
+                        return
+
+        return hook
+
+    leaves = [(name, layer) for name, layer in module.named_modules() if name and not any(layer.children())]
+    handles = [layer.register_forward_hook(watch(name)) for name, layer in leaves]
+    try:
+        outputs = module(*call)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not any(bool(torch.isnan(one).any()) for one in _floats(outputs)):
+        return ""
+    return found[0] if found else "the model gives NaN"
+
+
+def _floats(values: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+
+
+def _finite(tensor: Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _first(tensor: Tensor, found: Tensor) -> str:
+    index = found.nonzero()[0].tolist()
+    return f"the first {float(tensor[tuple(index)]):g} at {index}"

@@ -1,0 +1,111 @@
+"""Pruning for a device: by the way that pays there, said before training, kept afterwards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bench.suite.nets import separable
+from idp_deploy.cli.app import app
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import Budget, FormatName, Model, Recipe
+from idp_deploy.masks import prunable_weights
+from idp_deploy.planning import Prices, choose, routes
+from idp_deploy.pruning import Layer, allocate, one_shot
+from idp_deploy.simulation.targets import load_target
+
+IMAGE = (torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)),)
+DEVICE = load_target("raspberry-pi-4")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model(separable(3, (16, 64, 192, 256), (1, 2, 1), 10).eval())
+
+
+def within(share: float, model: Model, format: FormatName) -> tuple[Budget, float]:
+    """A latency budget of a share of what the dense model takes."""
+    dense = Prices(model, IMAGE, DEVICE, (format,)).of(Recipe(sparsity=0.0))[0].latency_ms
+    assert dense is not None
+    return Budget(DEVICE.name, format, "latency", share * dense, "here"), dense
+
+
+def test_a_runtime_without_sparse_kernels_gets_fewer_channels_and_nothing_else(model: Model) -> None:
+    budget, dense = within(0.5, model, "onnx")
+    told: list[str] = []
+    found = choose(model, IMAGE, Recipe(), DEVICE, [budget], ("unstructured",), free=True, announce=told.append)
+    patterns = set(found.way.recipe.options["rules"].values())
+    assert patterns == {"channel", "skip"}
+    assert found.way.figures["onnx", "latency"] <= budget.limit
+    assert "100% too slow" in told[0]
+    reached = found.figures_of(one_shot(model, found.way.recipe, IMAGE))
+    assert reached == found.way.figures
+    assert 0.4 * dense < reached["onnx", "latency"] <= budget.limit
+
+
+def test_a_runtime_with_sparse_kernels_is_offered_both_ways_and_thins_only_what_they_run(model: Model) -> None:
+    budget, _ = within(0.6, model, "tflite")
+    prices = Prices(model, IMAGE, DEVICE, ("tflite",))
+    found = routes(prices, Recipe(), [budget])
+    assert len(found) == 2
+    assert found[0].noise <= found[1].noise
+    sparse = next(one for one in found if "run sparse" in one.says)
+    thinned = {name for name, pattern in sparse.recipe.options["rules"].items() if pattern == "unstructured"}
+    shapes = {name: model.module.get_parameter(name).shape for name in prunable_weights(model.module)}
+    assert any(op.runs_sparse for op in sparse.costs[0].estimate.ops)
+    assert {name for name in thinned if len(shapes[name]) == 4} <= {n for n, s in shapes.items() if s[2:] == (1, 1)}
+
+
+def test_what_cannot_be_reached_is_said_with_how_much_is_missing(model: Model) -> None:
+    budget, _ = within(0.02, model, "onnx")
+    with pytest.raises(UsageError, match=r"even the fastest takes .* ms, \d+% too long"):
+        choose(model, IMAGE, Recipe(), DEVICE, [budget], ("unstructured",), free=True)
+
+
+def test_a_pattern_that_somebody_has_chosen_is_kept(model: Model) -> None:
+    budget, _ = within(0.7, model, "onnx")
+    found = choose(model, IMAGE, Recipe(), DEVICE, [budget], ("channel",))
+    assert found.way.recipe.pattern == "channel"
+    assert "shares" not in found.way.recipe.options
+
+
+def test_skipped_weights_stay_dense_whatever_the_device_wants(model: Model) -> None:
+    budget, _ = within(0.7, model, "onnx")
+    found = choose(model, IMAGE, Recipe(skip=("12.*",)), DEVICE, [budget], ("unstructured",), free=True)
+    assert found.way.recipe.options["rules"]["12.weight"] == "skip"
+    assert "12.weight" not in one_shot(model, found.way.recipe, IMAGE).masks
+
+
+def test_a_share_of_its_own_is_what_a_weight_gets() -> None:
+    layers = [Layer("a", torch.randn(16, 16), share=0.25), Layer("b", torch.randn(16, 16))]
+    assert allocate(layers, 0.5, "uniform") == {"a": 64, "b": 192}
+    with pytest.raises(UsageError, match="shares of their own"):
+        allocate(layers, 0.1, "uniform")
+
+
+def test_a_share_for_no_weight_is_refused(model: Model) -> None:
+    with pytest.raises(UsageError, match="'nowhere' is no weight that is pruned"):
+        one_shot(model, Recipe(options={"shares": {"nowhere": 0.5}}))
+
+
+def test_the_command_says_the_way_first_and_what_was_reached_last(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(model.module.state_dict(), "w.pt")
+    budget, _ = within(0.5, model, "onnx")
+    built = "separable(3, (16, 64, 192, 256), (1, 2, 1), 10)"
+    Path("net.py").write_text(f"from bench.suite.nets import separable\ndef build():\n    return {built}\n")
+    Path("idp-deploy.toml").write_text(
+        f'model = "net:build"\ninputs = ["1x3x48x48"]\n[budgets.raspberry-pi-4.onnx]\nlatency = "{budget.limit} ms"\n'
+    )
+    found = CliRunner().invoke(app, ["prune", "w.pt", "--target", "raspberry-pi-4", "--one-shot"])
+    assert found.exit_code == 0, found.output
+    assert "100% too slow" in found.output
+    assert re.search(r"by the estimate, \d+% of the channels of \d+ layers removed", found.output)
+    assert re.search(r"onnx latency +\d[\d.]* ms +\d[\d.]* ms +\d[\d.]* ms", found.output)
