@@ -60,20 +60,20 @@ def workspace(folder: Path) -> Iterator[Path]:
     It is locked while its process lives, and a lock that can be had tells that nobody is left to use the folder.
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    _sweep(folder)
+    sweep(folder)
     lock: int | None = None
     holder = folder
     try:
         while lock is None:  # another command may sweep it away before it is locked
             holder = folder / f".idp-deploy-{uuid.uuid4().hex}"
-            _holders.add(holder.absolute())
+            _holders[holder.absolute()] = None
             holder.mkdir(mode=0o700, parents=True)
-            lock = _locked(holder)
+            _holders[holder.absolute()] = lock = _locked(holder)
         yield holder
     finally:  # a signal may come in here as well: what it leaves is removed as the process ends
         if holder != folder:
             shutil.rmtree(holder, ignore_errors=True)
-            _holders.discard(holder.absolute())
+            _holders.pop(holder.absolute(), None)
         if lock is not None:
             os.close(lock)
         with suppress(OSError):  # there is something in it, which is why it was made
@@ -81,7 +81,7 @@ def workspace(folder: Path) -> Iterator[Path]:
                 empty.rmdir()
 
 
-_holders: set[Path] = set()  # temporary folders that this process has in use
+_holders: dict[Path, int | None] = {}  # temporary folders that this process has in use, and their locks
 
 
 def _remove_own() -> None:
@@ -89,8 +89,15 @@ def _remove_own() -> None:
         _discard(holder)
 
 
+def _leave_to_parent() -> None:
+    """A child that outlives its parent, as workers of data loaders do for seconds, holds no lock of the parent's."""
+    for lock in filter(None, _holders.values()):
+        os.close(lock)
+    _holders.clear()
+
+
 atexit.register(_remove_own)
-os.register_at_fork(after_in_child=_holders.clear)  # they are the parent's
+os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 def _locked(holder: Path) -> int | None:
@@ -109,7 +116,7 @@ def _locked(holder: Path) -> int | None:
     return None
 
 
-def _sweep(folder: Path) -> None:
+def sweep(folder: Path) -> None:
     """Remove temporary folders of dead processes; a package that one had moved out of the way goes back."""
     for holder in folder.glob(".idp-deploy-*"):
         if not _HOLDER.fullmatch(holder.name) or (lock := _locked(holder)) is None:

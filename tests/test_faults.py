@@ -67,6 +67,30 @@ def test_what_a_killed_command_left_goes_with_the_next(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["other", "ready"]
 
 
+def test_a_worker_that_outlives_its_command_keeps_no_temporary_folder(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from idp_deploy.files import workspace
+with workspace(Path({str(tmp_path)!r})):
+    if (worker := os.fork()) == 0:
+        time.sleep(60)
+    print(worker, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as killed:
+        assert killed.stdout
+        worker = int(killed.stdout.readline())
+        try:
+            assert killed.wait(60) == -signal.SIGKILL
+            assert len(os.listdir(tmp_path)) == 1
+            with workspace(tmp_path) as holder:
+                assert os.listdir(tmp_path) == [holder.name]
+        finally:
+            os.kill(worker, signal.SIGKILL)
+
+
 def test_the_temporary_folder_of_a_living_command_and_folders_of_the_user_stay(tmp_path: Path) -> None:
     for name in (".idp-deploy", ".idp-deploy-notes", ".idp-deploy-my_notes"):
         (tmp_path / name).mkdir()

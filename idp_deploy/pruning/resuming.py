@@ -15,7 +15,7 @@ from torch import nn
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import holds_leftovers, replacing, write_bytes
+from idp_deploy.files import holds_leftovers, replacing, sweep, write_bytes
 from idp_deploy.flow import Recipe
 from idp_deploy.ownership import COMPARISON, TRAINING_STATE, claim
 from idp_deploy.pruning.results import Run
@@ -87,6 +87,8 @@ def is_foreign(folder: Path) -> bool:
 def forget_state(folder: Path, keep_folder: bool = False) -> None:
     """Remove the training state of a finished run, and the folder where nothing else is in it."""
     claim(state_file(folder)).unlink(missing_ok=True)
+    if folder.is_dir():
+        sweep(folder)
     if not keep_folder:
         with suppress(OSError):  # there is more in it
             folder.rmdir()
