@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table
+
+if TYPE_CHECKING:
+    from idp_deploy.surveying import Survey
 
 
 def init(
@@ -43,7 +46,7 @@ def init(
         ("model", choice.spec if choice else "not found"),
         ("weights", weights.path.name if weights else "not found"),
         ("task", found.task or "not found: pruning by magnitude, without data"),
-        ("inputs", f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"),
+        ("inputs", _inputs(found)),
     ]
     notes = list(found.notes)
     left = []
@@ -62,6 +65,12 @@ def init(
         format=format,
         json=json,
     )
+
+
+def _inputs(found: Survey) -> str:
+    if found.task:
+        return found.inputs.source
+    return f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"
 
 
 def new(
