@@ -13,7 +13,7 @@ from idp_deploy.cli.options import Json, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS, usual
-from idp_deploy.rendering.document import Document, Table
+from idp_deploy.rendering.document import Document, Table, shell
 
 if TYPE_CHECKING:
     from idp_deploy.surveying import Survey
@@ -89,5 +89,5 @@ def new(
     written = new_project(name)
     data = {"folder": str(name), "files": [str(path) for path in written]}
     rows = [(str(path),) for path in written]
-    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {name} && idp-deploy run")
+    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {shell(name)} && idp-deploy run")
     emit(document, format=format, json=json)
