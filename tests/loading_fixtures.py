@@ -117,3 +117,9 @@ def put(*keys: Any, value: Any) -> Callable[[dict[str, Any]], None]:
         content[keys[-1]] = value
 
     return change
+
+
+def lazy() -> nn.Module:
+    """Layers whose sizes a first call tells."""
+    first = [nn.LazyConv1d(4, 3), nn.LazyBatchNorm1d(), nn.ReLU(), nn.LazyConvTranspose1d(2, 3)]
+    return nn.Sequential(*first, nn.Flatten(), nn.LazyLinear(5))

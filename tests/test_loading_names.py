@@ -67,6 +67,17 @@ def test_a_factory_takes_literals_by_keyword() -> None:
     assert sum(isinstance(m, torch.nn.ReLU) for m in module.modules()) == 27
 
 
+def test_a_module_that_a_script_made_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "from torch import nn\nnet = nn.Sequential(nn.Linear(3, 2), nn.ReLU())\n"
+    (tmp_path / "a_script_of_its_own.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    first, second = load_module("a_script_of_its_own:net"), load_module("a_script_of_its_own:net")
+    assert isinstance(first, torch.nn.Sequential)
+    assert first is not second
+    with pytest.raises(UsageError, match="is a module already and takes no arguments — write a_script_of_its_own:net"):
+        load_module("a_script_of_its_own:net(width=3)")
+
+
 def test_an_error_that_names_its_exit_code_passes_through() -> None:
     with pytest.raises(FileError, match="no data here"):
         load_task(f"{HERE}:lost_task")

@@ -26,6 +26,7 @@ from tests.loading_fixtures import (
     FACTORY,
     X,
     build,
+    lazy,
     same,
     source,
 )
@@ -284,3 +285,15 @@ def test_unsound_statistics_are_named_with_their_place(tmp_path: Path, name: str
     torch.save(state, tmp_path / "model.pt")
     with pytest.raises(FileError, match=message):
         load_model(tmp_path / "model.pt", build)
+
+
+def test_lazy_layers_are_settled_by_the_weights(tmp_path: Path) -> None:
+    known = lazy().eval()
+    known(x := torch.randn(2, 3, 8))
+    torch.save({"net": known.state_dict()}, tmp_path / "w.pt")
+    module = load_model(tmp_path / "w.pt", "tests.loading_fixtures:lazy").module
+    assert str(module) == str(known)
+    assert torch.equal(module(x), known(x))
+    torch.save({**known.state_dict(), "5.bias": torch.empty(0)}, tmp_path / "broken.pt")
+    with pytest.raises(FileError, match=r"5\.bias"):
+        load_model(tmp_path / "broken.pt", "tests.loading_fixtures:lazy")

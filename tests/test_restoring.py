@@ -264,3 +264,11 @@ def test_a_size_budget_that_a_dense_file_breaks_names_the_way_out(tmp_path, monk
     checked = CliRunner().invoke(app, ["check", str(source), "--budgets", "budgets.toml", "--json"])
     assert checked.exit_code == 1
     assert f"restore {source}" in json.loads(checked.stdout)["checks"][0]["fix"]
+
+
+def test_a_folder_that_is_no_model_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (".", ".."):
+        done = CliRunner().invoke(app, ["restore", folder])
+        assert isinstance(done.exception, FileError)
+        assert "has the suffix ''" in str(done.exception)

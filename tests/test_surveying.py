@@ -186,6 +186,31 @@ FOLDERS: dict[str, Folder] = {
         "net:Tagger(vocabulary=50, width=8)",
         ("1x32:int64",),
     ),
+    "a script that makes its model as it runs": Folder(
+        {
+            "play.py": HEAD
+            + "class Affine(nn.Module):\n    def __init__(self, i, o):\n        super().__init__()\n"
+            + "        self.weight = nn.Parameter(torch.randn(o, i))\n"
+            + "        self.offset = nn.Parameter(torch.zeros(o))\n"
+            + "    def forward(self, x):\n        return x @ self.weight.t() + self.offset\n"
+            + "net = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), Affine(16, 16), nn.ReLU(), nn.Linear(16, 3))\n"
+        },
+        "from play import *; torch.save(net.state_dict(), 'w.pt')",
+        "play:net",
+        ("1x12",),
+    ),
+    "a forward that takes a dict": Folder(
+        {
+            "net.py": HEAD
+            + "class Pair(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            + "        self.words = nn.Embedding(50, 8)\n        self.image = nn.Linear(3, 8)\n"
+            + "        self.out = nn.Linear(8, 2)\n    def forward(self, batch: dict):\n"
+            + "        return self.out(self.words(batch['tokens']).mean(1) + self.image(batch['image']))\n"
+        },
+        "from net import *; torch.save(Pair().state_dict(), 'w.pt')",
+        "net:Pair",
+        (),
+    ),
     "nothing at all": Folder({}, "", None, (), None),
 }
 
@@ -224,7 +249,7 @@ def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callabl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, row in FOLDERS.items() if row.model])
+@pytest.mark.parametrize("name", [name for name, row in FOLDERS.items() if row.model and row.inputs])
 def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) -> None:
     folder = made(name)
     for line in (["init"], ["run"], ["check"]):
@@ -233,6 +258,12 @@ def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) 
         )
         assert done.returncode == 0, done.stderr + done.stdout
     assert load(folder / "idp-deploy.toml", environment={}).budget_list()
+
+
+def test_a_dict_is_named_by_its_keys(made: Callable[[str], Path]) -> None:
+    found = survey(made("a forward that takes a dict")).inputs
+    assert found.source == "forward takes a dict with 'tokens', 'image': a function that returns (dict,)"
+    assert found.template == "my_data:example_inputs"
 
 
 def test_a_task_is_found_and_trains(tmp_path: Path) -> None:

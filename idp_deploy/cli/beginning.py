@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from idp_deploy.cli.options import Json, ReportFormat
 from idp_deploy.cli.output import emit, ready, say
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS, usual
-from idp_deploy.rendering.document import Document, Table
+from idp_deploy.rendering.document import Document, Table, shell
+
+if TYPE_CHECKING:
+    from idp_deploy.surveying import Survey
 
 
 def init(
@@ -43,7 +46,7 @@ def init(
         ("model", choice.spec if choice else "not found"),
         ("weights", weights.path.name if weights else "not found"),
         ("task", found.task or "not found: pruning by magnitude, without data"),
-        ("inputs", f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"),
+        ("inputs", _inputs(found)),
     ]
     notes = list(found.notes)
     left = []
@@ -64,6 +67,12 @@ def init(
     )
 
 
+def _inputs(found: Survey) -> str:
+    if found.task:
+        return found.inputs.source
+    return f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"
+
+
 def new(
     name: Annotated[Path, typer.Argument(metavar="NAME", help="Folder to write, which is not there yet.")],
     format: ReportFormat = "text",
@@ -80,5 +89,5 @@ def new(
     written = new_project(name)
     data = {"folder": str(name), "files": [str(path) for path in written]}
     rows = [(str(path),) for path in written]
-    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {name} && idp-deploy run")
+    document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {shell(name)} && idp-deploy run")
     emit(document, format=format, json=json)

@@ -25,6 +25,7 @@ from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
 from idp_deploy.flow import Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
+from idp_deploy.rendering.document import shell
 
 
 def export(
@@ -130,7 +131,7 @@ def export(
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
-    follow = f"idp-deploy simulate {artifacts[-1].path} --target pixel-4" if artifacts else ""
+    follow = f"idp-deploy simulate {shell(artifacts[-1].path)} --target pixel-4" if artifacts else ""
     document = export_document(
         artifacts,
         parities,

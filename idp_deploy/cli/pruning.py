@@ -26,7 +26,7 @@ from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.choices import with_choice
-from idp_deploy.rendering.document import Document
+from idp_deploy.rendering.document import Document, shell
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
@@ -167,9 +167,9 @@ def prune(
     if not one_shot:
         forget_state(work, keep_folder=stood)
     remember("checkpoint", [path])
-    follow = f"idp-deploy export {path} --to all"
+    follow = f"idp-deploy export {shell(path)} --to all"
     if soft or prunes_channels(recipe):
-        follow = f"idp-deploy {'harden' if soft else 'shrink'} {path}"
+        follow = f"idp-deploy {'harden' if soft else 'shrink'} {shell(path)}"
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
     if choice and isinstance(compressed, CompressedModel):
         document = with_choice(document, choice, choice.figures_of(compressed))
@@ -203,7 +203,7 @@ def harden(
     facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
-    follow = f"idp-deploy export {path} --to all"
+    follow = f"idp-deploy export {shell(path)} --to all"
     emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
 
 

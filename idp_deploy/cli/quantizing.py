@@ -11,6 +11,7 @@ from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFor
 from idp_deploy.cli.output import emit, output_path, ready, say
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
+from idp_deploy.rendering.document import shell
 from idp_deploy.rendering.models import compression_document
 
 
@@ -57,6 +58,6 @@ def quantize(
         path,
         accuracies=accuracies,
         metric=data.metric_name if data else "accuracy",
-        next=f"idp-deploy export {path} --to all",
+        next=f"idp-deploy export {shell(path)} --to all",
     )
     emit(document, format=format, json=json)

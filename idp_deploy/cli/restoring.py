@@ -30,5 +30,6 @@ def restore(
     from idp_deploy.restoring import restore as restore_file
 
     ready(format)
-    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), existing(artifact))
+    artifact = existing(artifact)
+    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), artifact)
     emit(restored_document(restore_file(artifact, path, encoding=encoding)), format=format, json=json)

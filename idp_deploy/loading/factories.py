@@ -6,6 +6,7 @@ Keyword arguments may follow, Python literals only: `pkg.mod:factory(width=0.5, 
 from __future__ import annotations
 
 import ast
+import copy
 import inspect
 import os
 import pkgutil
@@ -29,7 +30,9 @@ TASK_METHODS = ("train_loader", "validation_loader", "inputs", "loss", "score", 
 
 
 def load_module(factory: str) -> nn.Module:
-    """The module that the callable named `factory` returns. Torch's random state is left as it was.
+    """The module that the callable named `factory` returns, or a copy of the one of that name.
+
+    Torch's random state is left as it was.
 
     Args:
         factory: "pkg.mod:callable" or "pkg.mod:callable(width=0.5)"; the working folder is searched too.
@@ -150,6 +153,12 @@ def _call(spec: str, what: str) -> Any:
     name, bracket, rest = spec.partition("(")
     arguments = _literals(spec, bracket + rest, what) if bracket else {}
     function = resolve(name.strip(), what)
+    if isinstance(function, nn.Module):  # a script makes it as it is imported
+        if bracket:
+            raise UsageError(
+                f"{what} {spec}: '{name}' is a module already and takes no arguments", way_out=f"write {name}"
+            )
+        return copy.deepcopy(function)
     try:
         signature = inspect.signature(function)
         signature.bind(**arguments)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from idp_deploy.errors import UsageError
 from idp_deploy.loading.entries import Entries, looks_averaged, prefixes, same, unwrap
 from idp_deploy.loading.factories import did_you_mean
+from idp_deploy.loading.lazy import is_open
 
 # by last segment: entries that a file may have too many or too few of, since no inference reads them
 BEFORE_AVERAGING = ("current_model_state",)  # Lightning's WeightAveraging: the average itself is its `state_dict`
@@ -227,9 +228,13 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
         versions,
         missing=[own for own in want.tensors if own not in state and own.rpartition(".")[2] not in COUNTERS],
         unexpected=unexpected,
-        shapes=[own for own, tensor in state.items() if tensor.shape != want.tensors[own].shape],
+        shapes=[own for own, tensor in state.items() if not _same_shape(tensor, want.tensors[own])],
         beside=beside,
     )
+
+
+def _same_shape(stored: Tensor, own: Tensor) -> bool:
+    return stored.numel() > 0 if is_open(own) else stored.shape == own.shape
 
 
 def _names(key: str, prefix: str) -> bool:

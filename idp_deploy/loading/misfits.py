@@ -13,6 +13,7 @@ from idp_deploy.loading.entries import Entries
 from idp_deploy.loading.factories import did_you_mean
 from idp_deploy.loading.finding import Fit, cut
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.lazy import is_open
 
 # a name in the file → what it shows, and the way out; asked where no weights fit
 SIGNS: dict[str, tuple[str, str]] = {
@@ -46,7 +47,9 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
     for pattern, (what, way) in SIGNS.items():
         if signs := [name for name in entries.tensors if re.search(pattern, name)]:
             return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
-    empty = [name for name, tensor in fit.state.items() if not tensor.numel() and own[name].numel()]
+    empty = [
+        name for name, tensor in fit.state.items() if not tensor.numel() and (is_open(own[name]) or own[name].numel())
+    ]
     if empty:
         return FileError(
             f"{where} holds placeholders without values, as '{empty[0]}': the weights lie in other files",

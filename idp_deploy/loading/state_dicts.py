@@ -15,6 +15,7 @@ from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, tied_names, wanted
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import differences, misfit
 from idp_deploy.loading.parts import join_in, joined
 
@@ -99,6 +100,7 @@ def fill(
             f"{path} does not fit the module of {factory}: {'; '.join(reasons)}",
             way_out="name the factory, and the sizes in it, that these weights were trained with",
         ) from None
+    settle(module)
     for names in tied.values():
         first = next((name for name in names if name in state), names[0])
         if other := next((name for name in names if name in state and not _equal(state[name], state[first])), None):
@@ -178,7 +180,7 @@ def _versioned(
 def _finite(module: nn.Module) -> dict[str, bool]:
     """Parameter or buffer → whether all of its values are numbers."""
     tensors = [*module.named_parameters(), *module.named_buffers()]
-    return {name: bool(torch.isfinite(tensor).all()) for name, tensor in tensors}
+    return {name: is_open(tensor) or bool(torch.isfinite(tensor).all()) for name, tensor in tensors}
 
 
 def _described(content: Any, entries: Entries) -> str:
@@ -201,7 +203,7 @@ def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[li
     return (
         [name for name in own if name not in state],
         [name for name in state if name not in own],
-        [name for name in own if name in state and own[name].shape != state[name].shape],
+        [name for name in own if name in state and not is_open(own[name]) and own[name].shape != state[name].shape],
     )
 
 

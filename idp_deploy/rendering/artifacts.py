@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import Artifact, CompressedModel, FileFacts, FormatName, Parity, WeightProof
 from idp_deploy.ledger import shortfall, summary
-from idp_deploy.rendering.document import Case, Document, State, Table
+from idp_deploy.rendering.document import Case, Document, State, Table, shell
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.rendering.inspections import lint_summary
 from idp_deploy.units import show
@@ -222,5 +222,5 @@ def restored_document(restored: Restored) -> Document:
         [Table("", ("what", "file", "size"), rows)],
         asdict(restored) | {"source": str(restored.source), "path": str(restored.path)},
         [f"{share} zeros; {restored.outputs} outputs in {' and '.join(restored.runtimes)} are bit-equal"],
-        next=f"idp-deploy inspect {restored.path}",
+        next=f"idp-deploy inspect {shell(restored.path)}",
     )

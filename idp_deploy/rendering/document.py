@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from idp_deploy.units import Scale, Unit, scale
@@ -11,6 +13,15 @@ from idp_deploy.units import Scale, Unit, scale
 State = Literal["", "good", "bad", "warn"]
 
 SCHEMA_VERSION = 1
+
+
+def shell(path: Path) -> str:
+    """A path in a command to be typed.
+
+    >>> shell(Path("my nets/w.pt"))
+    "'my nets/w.pt'"
+    """
+    return shlex.quote(str(path))
 
 
 @dataclass(frozen=True)

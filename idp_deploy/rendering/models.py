@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.ledger import summary
-from idp_deploy.rendering.document import Bar, Chart, Document, Table
+from idp_deploy.rendering.document import Bar, Chart, Document, Table, shell
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def shrinking_document(
         [Table("", ("what", "value"), rows)],
         data,
         notes,
-        next=f"idp-deploy export {path} --to all",
+        next=f"idp-deploy export {shell(path)} --to all",
     )
 
 

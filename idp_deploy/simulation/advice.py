@@ -53,7 +53,7 @@ def advise(
 def _candidates(estimate: Estimate, target: Target) -> Iterator[tuple[str, Callable[[Workload], Workload]]]:
     layers = [op for op in estimate.ops if op.op_class in ("conv", "conv1x1", "linear") and op.weight_bytes]
     for op in sorted(layers, key=lambda op: -(op.latency_ms or 0.0))[:MOST_LAYERS]:
-        yield f"half the channels of {op.name} (--pattern channel)", partial(halved, name=op.name)
+        yield f"half the channels of {op.layer} (--pattern channel)", partial(halved, name=op.name)
     yield "int8 (--scheme int8)", partial(as_dtype, dtype="int8")
     runtime = next((r for r in target.runtimes if r.name == estimate.runtime), None)
     if runtime is not None and runtime.sparse and not any(op.runs_sparse for op in estimate.ops):

@@ -25,6 +25,7 @@ class Choice:
     prefix: str = ""  # of the weights' names in their file
     score: float = 0.0  # share of names that agree
     inputs: tuple[str, ...] = ("x",)
+    keys: tuple[str, ...] = ()  # of an input that is a dict
 
     @property
     def spec(self) -> str:
@@ -68,12 +69,14 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
         for prefix in _prefixes(stored):
             start = f"{prefix}." if prefix else ""
             names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
+            if _is_part(prefix, stored):
+                continue
             score, bound = _agreement(layers, names, found.constants)
             if score > best[0]:
                 best = (score, prefix, bound)
     score, prefix, bound = best
     arguments, unknown = _arguments(one, bound, found, stored)
-    return Choice(one, layers, arguments, unknown, stored, prefix, score, made.inputs)
+    return Choice(one, layers, arguments, unknown, stored, prefix, score, made.inputs, made.keys)
 
 
 def _prefixes(stored: Stored) -> list[str]:
@@ -84,6 +87,17 @@ def _prefixes(stored: Stored) -> list[str]:
         for depth in range(1, min(len(parts), 4)):
             found[".".join(parts[:depth])] = 0
     return list(found)
+
+
+def _is_part(prefix: str, stored: Stored) -> bool:
+    """Whether it names one layer of several in a row, whose module is not the whole model."""
+    row, _, last = prefix.rpartition(".")
+    inside = row.count(".") + bool(row)
+    return last.isdigit() and any(
+        name.startswith(f"{row}." if row else "") and not f"{name}.".startswith(f"{prefix}.")
+        and name.split(".")[inside].isdigit()
+        for name in stored.shapes
+    )  # fmt: skip
 
 
 def _agreement(

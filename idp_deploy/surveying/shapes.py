@@ -47,6 +47,9 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
     for path in exports:
         if (shapes := _of_export(path)) and len(shapes) == len(choice.inputs):
             return Guess(shapes, f"as {path.name} takes it")
+    if choice.keys:
+        keys = ", ".join(map(repr, choice.keys))
+        return Guess((), f"forward takes a dict with {keys}: a function that returns (dict,)", "my_data:example_inputs")
     if len(choice.inputs) != 1:
         return Guess((), f"forward takes {', '.join(choice.inputs)}", ",".join(["1x…"] * len(choice.inputs)))
     for name, shape in _drawn(found):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import keyword
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ _LIKELY = ("build", "build_model", "create_model", "get_model", "make_model", "m
 
 @dataclass(frozen=True)
 class Definition:
-    """A class, or a function, that gives an nn.Module."""
+    """A class or a function that gives an nn.Module, or a Sequential that a script makes."""
 
     file: Path
     name: str
@@ -32,6 +32,7 @@ class Definition:
     returns: str = ""  # of a function: the class that it returns
     is_class: bool = True
     inputs: tuple[str, ...] = ("x",)  # arguments of forward without a default
+    keys: tuple[str, ...] = ()  # that forward reads of them where one is a dict
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -142,6 +143,10 @@ def _definitions(
                 yield Definition(
                     path, node.name, f"{module}:{node.name}", layers, arguments, returns=target, is_class=False
                 )
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):  # a script that makes it as it runs
+            for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+                if last_name(node.value.func) == "Sequential" and not name.startswith("_"):
+                    yield Definition(path, name, f"{module}:{name}", _sequence(node.value), is_class=False)
 
 
 def _is_module(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], seen: set[str]) -> bool:
@@ -169,6 +174,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
                     layers[target.attr] = inner.value
     forward = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
     given = _parameters(forward.args, skip=1) if forward else {"x": None}
+    inputs = tuple(name for name, default in given.items() if default is None)
     return Definition(
         path,
         node.name,
@@ -176,8 +182,21 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         layers,
         _parameters(init.args, skip=1) if init else {},
         frozenset(parts),
-        inputs=tuple(name for name, default in given.items() if default is None),
+        inputs=inputs,
+        keys=tuple(_keys(forward, inputs)) if forward else (),
     )
+
+
+def _keys(forward: ast.FunctionDef, inputs: Sequence[str]) -> Iterator[str]:
+    """`tokens` of `batch["tokens"]`, in the order of the text."""
+    found: dict[str, tuple[int, int]] = {}
+    for node in ast.walk(forward):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in inputs:
+            key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if isinstance(key, str) and isinstance(node.ctx, ast.Load):
+                place = (node.lineno, node.col_offset)
+                found[key] = min(place, found.get(key, place))
+    yield from sorted(found, key=lambda key: found[key])
 
 
 def _sequence(call: ast.Call) -> dict[str, ast.Call]:
