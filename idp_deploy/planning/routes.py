@@ -250,7 +250,7 @@ class _Tables:
 
     def why_not(self) -> str:
         """What stands in the way of more."""
+        removable = f"{len(self.coupled)} group{'s' * (len(self.coupled) != 1)} of channels can go"
         if self.thins:
-            return f"{len(self.thins)} layers run sparse, {len(self.coupled)} groups of channels can go"
-        runtime = self.dense.runtime
-        return f"{runtime} skips no zeros here, and {len(self.coupled)} groups of channels can go"
+            return f"{len(self.thins)} layer{' runs' if len(self.thins) == 1 else 's run'} sparse, {removable}"
+        return f"{self.dense.runtime} skips no zeros here, and {removable}"
