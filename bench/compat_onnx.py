@@ -160,14 +160,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
     What a tool does not do with the dense file either is said in that column alone.
     """
-    lines = ["| tool | " + " | ".join(f"`{encoding}`" for encoding in ENCODINGS) + " |"]
-    lines.append("| --- |" + " --- |" * len(ENCODINGS))
+    encodings = [encoding for encoding in ENCODINGS if any(row["encoding"] == encoding for row in rows)]
+    lines = ["| tool | " + " | ".join(f"`{encoding}`" for encoding in encodings) + " |"]
+    lines.append("| --- |" + " --- |" * len(encodings))
     for tool in dict.fromkeys(row["tool"] for row in rows):
         mine = [row for row in rows if row["tool"] == tool]
         dense = {(r["network"], r["scheme"]) for r in mine if r["encoding"] == "dense" and r["verdict"] == "right"}
         cells = [
             _cell([r for r in mine if r["encoding"] == e and (e == "dense" or (r["network"], r["scheme"]) in dense)])
-            for e in ENCODINGS
+            for e in encodings
         ]
         lines.append(f"| {tool} | " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -6,7 +6,10 @@ A task is any object with the methods below; subclass `Task` to inherit defaults
 
 from __future__ import annotations
 
+import os
 import random
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -20,6 +23,9 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
 
 from idp_deploy.errors import IdpDeployError, UsageError
+
+_SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
+_LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
 
 
 class Task:
@@ -108,7 +114,8 @@ def rehearse(module: nn.Module, task: Task) -> None:
     Nothing learns, and the module's mode, its statistics and the random state are as before.
 
     Raises:
-        UsageError: a loader without batches, or the step of the task or the forward that fails, with what it was given.
+        UsageError: a loader without batches or whose workers cannot be reached, or the step of the task or
+            the forward that fails, with what it was given.
     """
     was_training = module.training
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -122,6 +129,8 @@ def rehearse(module: nn.Module, task: Task) -> None:
                         f"the task's train_loader returns a {type(made).__name__}",
                         way_out="return a torch.utils.data.DataLoader, which can be shared among processes",
                     )
+                if getattr(made, "num_workers", 0):
+                    _refuse_deaf_workers(part)
                 batch = _attempt(f"the task's {part}_loader", lambda made=made: next(iter(made), None))
                 if batch is None:
                     raise UsageError(
@@ -144,6 +153,20 @@ def rehearse(module: nn.Module, task: Task) -> None:
             _attempt("the task's example_inputs", task.example_inputs)
     finally:
         module.train(was_training)
+
+
+def _refuse_deaf_workers(part: str) -> None:
+    """UsageError where the workers of a loader could not be reached: they hand tensors over by a socket in TMPDIR.
+
+    A path of more bytes than a socket's may have lets every worker fail while the loader waits without end.
+    """
+    path = tempfile.gettempdir() + _SOCKET
+    if sys.platform != "win32" and len(os.fsencode(path)) > _LONGEST_SOCKET:
+        raise UsageError(
+            f"the folder for temporary files, {tempfile.gettempdir()}, has too long a path for the sockets of the "
+            f"workers of the task's {part}_loader",
+            way_out="set TMPDIR to a shorter one, or load with num_workers=0",
+        )
 
 
 def _attempt(what: str, step: Callable[..., Any], *arguments: Any, given: Any = None) -> Any:

@@ -178,6 +178,7 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--one-shot", "--rule", "linear=3:x"], 2, "3:x"),
         (["compare", "model.pt", "--methods", "idp,gmp", "--option", "kapa=4"], 2, "did you mean 'kappa'"),
         (["compare", "model.pt", "--methods", "idp,idp"], 2, "names fewer than two"),
+        (["compare", "model.pt", "--methods", "gmp,idp", "--tune", "99"], 2, "give --tune 36 at most"),
         (["compare", "model.pt", "--methods", "idp,sr-ste"], 2, "use --pattern 2:4"),
         (
             ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--target", "0.9999"],
@@ -304,6 +305,15 @@ def test_compare_goes_on_where_it_was_interrupted(
     assert call(*command, "--json") == 0
     assert json.loads(capsys.readouterr().out) == resumed
     assert not (project / "model.compare.json").exists()
+
+
+def test_compare_says_what_was_chosen_from_how_many_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1"]
+    assert call(*command, "--tune", "2") == 0
+    captured = capsys.readouterr()
+    assert "settings, chosen on other seeds" in captured.out
+    assert captured.err.count("seed 100000") == 8
+    assert captured.err.count(", seed ") == 12
 
 
 def test_compare_does_without_a_file_to_go_on_from(

@@ -392,3 +392,35 @@ def test_pieces_that_do_not_fit_are_refused(sizes, tmp_path):
     split_file(tmp_path / "m.onnx", sizes)
     with pytest.raises(FileError, match="Split of 'w0' cannot be computed"):
         read_onnx(tmp_path / "m.onnx")
+
+
+def test_shapes_that_the_graph_computes_are_followed_to_the_end(tmp_path):
+    """(n, 8, 6) → its own extents, multiplied and reshaped → (n·8, 6): what many exporters write for a free batch."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        *(helper.make_node("Slice", ["s", str(i), str(i + 1)], [f"s{i}"]) for i in range(3)),
+        helper.make_node("Mul", ["s0", "s1"], ["product"]),
+        helper.make_node("Reshape", ["product", "flat"], ["rows"]),
+        helper.make_node("Concat", ["rows", "s2"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["r"]),
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node("MatMul", ["r", "w"], ["y"]),
+    ]
+    numbers = [tensor(str(i), np.array([i])) for i in range(4)]
+    made = save(
+        tmp_path / "m.onnx",
+        nodes,
+        [*numbers, tensor("flat", np.array([-1])), tensor("w", WEIGHT.T)],
+        inputs=[helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 8, 6])],
+        outputs=[helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("y", "t")],
+    )
+    contents = read(made)
+    assert contents.values["x"].shape == (-1, 8, 6)
+    assert contents.values["r"].shape == (8, 6)
+    assert contents.values["y"].shape == (8, 8)
+    assert contents.values["t"].shape == (8, 1, 6)
+    from idp_deploy.simulation.workload import workload
+
+    work = workload(contents)
+    assert work.macs == 8 * 6 * 8
+    assert not work.notes

@@ -42,11 +42,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def measured() -> list[tuple[str, str, str, str]]:
     """Every float32 row of the matrix: runtime, network, encoding, verdict."""
-    names = {
-        title: next(name for name in runtimes() if name in (tool.runner, tool.runner.removesuffix("-new")))
-        for title, tool in TOOLS.items()
-    }
     rows = json.loads(RESULTS.read_text())["rows"]
+    runners = {row["tool"]: TOOLS[row["tool"]].runner for row in rows}
+    names = {
+        title: next(name for name in runtimes() if name in (runner, runner.removesuffix("-new")))
+        for title, runner in runners.items()
+    }
     return [
         (names[row["tool"]], row["network"], row["encoding"], row["verdict"])
         for row in rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.masks import parse_pattern
-from idp_deploy.pruning import ALLOCATIONS, Layer, Pruner, allocate, prune
+from idp_deploy.pruning import ALLOCATIONS, Layer, Pruner, allocate, allocation, prune
 from tests.pruning_fixtures import PRUNABLE, Blobs, network
 
 
@@ -120,6 +121,14 @@ def test_sensitivity_in_training_takes_the_gradient_of_the_tasks_loss() -> None:
     assert soft["4.weight"].zeros >= 16 * 47
     with pytest.raises(UsageError, match="sensitivity looks at calibration data"):
         Pruner(network(), sparsity=0.5, allocation="sensitivity", epochs=1).finalize()
+
+
+@pytest.mark.parametrize("entries", [1, 4, 5, 23])
+def test_sums_of_squares_are_carried_from_chunk_to_chunk(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "_CHUNK", 4)
+    values = np.arange(entries, dtype=np.float32) + 0.5
+    wanted = [float(np.square(values[i:].astype(np.float64)).sum()) for i in range(entries)]
+    assert allocation._squares_from(values).tolist() == wanted
 
 
 def ranked_by_sorting(some: list[Layer], scores: list[torch.Tensor], total: int) -> dict[str, int]:

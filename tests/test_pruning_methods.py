@@ -280,3 +280,19 @@ def test_the_threshold_of_a_small_weight_is_exact_at_every_step_and_a_large_one_
         pruner.step()
         exact += bool(torch.isclose(site.state["t"], site.threshold(), rtol=1e-6))
     assert exact == 8 // every
+
+
+@pytest.mark.parametrize("rows", [True, False])
+def test_with_rows_the_soft_mask_of_idp_keeps_what_hardening_will_keep(rows: bool) -> None:
+    pruner = Pruner(network(), sparsity=0.95, epochs=40, dense=0.0, ramp=0.2, allocation="erk", rows=rows)
+    train(pruner.prepare(), pruner, 20)
+    agree = []
+    for site in pruner.sites:
+        weight = site.live().detach()
+        soft = site.read(weight)
+        hard = site.magnitude_mask()
+        agree.append(torch.equal(soft.abs() > 0.5 * weight.abs(), hard))
+        best = weight.abs().argmax(1, keepdim=True)
+        kept_in_full = torch.equal(soft.gather(1, best), weight.gather(1, best))
+        assert kept_in_full or not rows
+    assert all(agree) == rows

@@ -34,7 +34,6 @@ def projected(layer: nn.Module, x: Tensor) -> Tensor:
 MATRIX = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(0))
 IMAGE = MATRIX[None].expand(1, 4, 4, 4).contiguous()
 REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
-    ("coreml", "bilinear"): (Call(lambda m, x: m(x, x), nn.Bilinear(4, 4, 3)), MATRIX, "ONNX"),
     ("coreml", "inv"): (Call(lambda m, x: torch.linalg.inv(m(x)), nn.Identity()), MATRIX, ""),
     ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
     ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),

@@ -89,6 +89,22 @@ def test_recurrent_layers_are_counted_and_not_timed(tmp_path: Path) -> None:
     assert "LSTM" in estimate.reason
 
 
+def test_a_recurrence_that_moves_little_and_computes_much_forbids_a_number(tmp_path: Path) -> None:
+    from tests.contents import tensor
+
+    path = tmp_path / "n.onnx"
+    path.write_bytes(b"\0")
+    names = {"x": (20, 1, 32), "y": (20, 1, 1, 64), "z": (20, 1, 1, 64)}
+    values = {name: Value(name, shape, "float32") for name, shape in names.items()}
+    values |= {name: Value(name, (400, 640), "float32") for name in "ab"}
+    tensors = (tensor("w", (1, 192, 32)), tensor("r", (1, 192, 64)))
+    gru = GraphOp("gru", "GRU", ("x",), ("y",), {}, {"weight": "w", "recurrence": "r"})
+    ops = (gru, GraphOp("tanh", "Tanh", ("y",), ("z",)), GraphOp("add", "Add", ("a", "a"), ("b",)))
+    estimate = simulate(Contents(path, "onnx", 1, tensors, ops, values, ("x", "a"), ("z", "b")), PIXEL)
+    assert estimate.latency_ms is None
+    assert estimate.reason == "operators of unknown cost do 100% of the multiplications: GRU"
+
+
 def test_loops_and_unwritten_shapes_forbid_a_number(tmp_path: Path) -> None:
     looped = on_disk(mobilenet_v1(size=64).op("WHILE", (1, 1000)), tmp_path)
     assert simulate(looped, PIXEL).latency_ms is None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
@@ -92,3 +93,36 @@ def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> Non
     model = one_shot(Model(Head(HEADS[name][0]).eval()), Recipe(0.6))
     parity = verify(export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}").path, model, example)
     assert parity.passed, (parity.outputs, parity.notes)
+
+
+class Bytes(nn.Module):
+    """An image of bytes, with a gain that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 16, 3)
+
+    def forward(self, image: Tensor, options: dict[str, float]) -> Tensor:
+        return self.layer(image.float() / 255) * options["gain"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gain", "said"),
+    [
+        (torch.uint8, torch.ones(1), "input 'image' is uint8, and Core ML takes .* — give int32 numbers as example"),
+        (
+            torch.float32,
+            0.5,
+            "input '.*gain' is the Python value 0.5, and Core ML takes tensors alone — give the value",
+        ),
+    ],
+)
+def test_core_ml_names_the_input_that_it_cannot_take(
+    dtype: torch.dtype, gain: object, said: str, tmp_path: Path
+) -> None:
+    model = one_shot(Model(Bytes().eval()), Recipe(0.5))
+    with pytest.raises(ConversionError, match=said):
+        export(model, "coreml", (torch.ones(1, 3, 8, 8, dtype=dtype), {"gain": gain}), tmp_path / "m.mlpackage")
+    assert not list(tmp_path.iterdir())
+    example = (torch.ones(1, 3, 8, 8, dtype=torch.int32), {"gain": torch.ones(1)})
+    assert verify(export(model, "coreml", example, tmp_path / "m.mlpackage").path, model, example).passed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,6 +105,20 @@ def test_a_rehearsal_leaves_no_trace() -> None:
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
+
+
+class Workers(Rows):
+    def train_loader(self, seed: int) -> Any:
+        return DataLoader(TensorDataset(*self.data(0)), 16, num_workers=1)
+
+
+def test_too_long_a_folder_for_the_sockets_of_workers_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    rehearse(net(), Rows())
+    with pytest.raises(UsageError, match=r"xxx, has too long a path for the sockets of the workers .* train_loader"):
+        rehearse(net(), Workers())
 
 
 class Nothing(Rows):

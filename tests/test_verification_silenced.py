@@ -35,12 +35,13 @@ class Residual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x).relu()
         y = self.branch(x)
+        shaped = y
         y = (
             self.norm(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
             if isinstance(self.norm, nn.LayerNorm)
             else self.norm(y)
         )
-        y = y if self.scale is None else y * self.scale
+        y = y if self.scale is None else (y * self.scale).flatten(2).reshape_as(shaped)
         return self.head((x + y).mean((2, 3)))
 
 

@@ -32,7 +32,7 @@ from bench.real.strangers import STRANGERS
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import FORMATS, usual
 from idp_deploy.inspection import inspect
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
@@ -93,7 +93,7 @@ def main() -> int:
     """Measure, print a table, keep the figures; 1 where a right file was refused or a wrong one passed."""
     parser = argparse.ArgumentParser(prog="python -m bench.real", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"of {', '.join(NETWORKS)}; all by default")
-    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--formats", nargs="+", choices=list(FORMATS), default=list(usual()))
     parser.add_argument("--target", type=float, default=0.8)
     parser.add_argument("--scheme", default="", help="quantize first, as int8-weights")
     parser.add_argument("--wheels", type=Path, help="keep the wheels here", default=None)

@@ -35,6 +35,9 @@ def compare(
         typer.Option(metavar="SHARE", help="Share of zeros, repeatable.", show_default=False),
     ] = None,
     seeds: Annotated[int, typer.Option(min=2, help="Paired runs of each method.")] = 3,
+    tune: Annotated[
+        int, typer.Option(min=1, help="Settings each method chooses from, by runs on seeds that do not judge.")
+    ] = 1,
     epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs of each run.", show_default=False)] = None,
     allocation: Annotated[
         str | None,
@@ -87,7 +90,8 @@ def compare(
         say(f"{len(done)} runs are in {kept}" if done else f"nothing to resume at {kept}: starting anew")
 
     def finished(run: Run) -> None:
-        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}: {run.accuracy * 100:.2f} %")
+        settings = "".join(f", {name}={value}" for name, value in run.settings.items())
+        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}{settings}: {run.accuracy * 100:.2f} %")
         done.append(run)
         try:
             save_runs(kept, done, recipe, fingerprint)
@@ -103,6 +107,7 @@ def compare(
         seeds=tuple(range(seeds)),
         finished=finished,
         known=tuple(done),
+        tune=tune,
     )
     kept.unlink(missing_ok=True)
     emit(comparison_document(comparison, data.metric_name), format=format, json=json, output=output)

@@ -119,6 +119,12 @@ class Pattern:
             kept = kept.unsqueeze(-1).expand(*kept.shape, unit)
         return self.from_units(kept, shape, output_axis).contiguous()
 
+    def best_of_rows(self, scores: Tensor, shape: tuple[int, ...], zeros: int, output_axis: int = 0) -> Tensor:
+        """Bool of the units, laid out as `scores`, that `mask_by` with `floor` keeps whatever their size."""
+        kept = scores.numel() - zeros // self.unit(shape, output_axis)
+        raised = self._with_floor(scores, shape[output_axis], kept)
+        return raised.isinf() if raised is not scores else torch.zeros_like(scores, dtype=torch.bool)
+
     def _with_floor(self, scores: Tensor, rows: int, kept: int) -> Tensor:
         """Scores with the best unit of each row raised above all others; unchanged where that cannot be met."""
         by_row = scores.reshape(scores.shape[0], -1)

@@ -13,6 +13,7 @@ from idp_deploy.masks import write_zeros
 from idp_deploy.pruning.options import check_options, known_options, options_for
 from idp_deploy.pruning.results import Run
 from idp_deploy.pruning.training import prune, pruner_for
+from idp_deploy.pruning.tuning import FIRST_SEED, SEEDS, Settings, best, settings_of
 from idp_deploy.tasks import Task, evaluate
 
 
@@ -39,6 +40,7 @@ class Comparison(Shown):
     dense: float
     runs: tuple[Run, ...]
     differences: tuple[Difference, ...] = field(default=())
+    tuning: tuple[Run, ...] = field(default=())  # what the settings of `runs` were chosen by, on seeds of its own
 
     def scores(self, method: str, sparsity: float) -> list[float]:
         """Hardened accuracies, seed by seed."""
@@ -65,6 +67,7 @@ def compare(
     options: Mapping[str, Mapping[str, object]] | None = None,
     finished: Callable[[Run], None] | None = None,
     known: Sequence[Run] = (),
+    tune: int = 1,
 ) -> Comparison:
     """Prune `model` with every method at every sparsity and seed, and score the hardened result on validation data.
 
@@ -73,32 +76,52 @@ def compare(
         options: settings of single methods, over the recipe's.
         finished: told each run as it ends.
         known: runs of the same model, task and recipe that need not be repeated.
+        tune: how many settings each method may choose from, the shipped ones among them, by runs on seeds that do not
+            judge; 1: as shipped.
     """
     for name, value in recipe.options.items():
         if not any(name in known_options(method, recipe.mode) for method in methods):
             check_options(methods[0], recipe.mode, {name: value})
     recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
+    own = {method: _options(recipe, method, options or {}) for method in methods}
+    candidates = {method: settings_of(method, recipe.mode, tune, own[method]) for method in methods}
     for method, sparsity in product(methods, sparsities):  # not after hours what can be refused now
-        pruner_for(deepcopy(model.module), _recipe(recipe, method, sparsity, options or {}), task.example_inputs())
-    have = {(run.method, run.sparsity, run.seed): run for run in known}
-    runs = []
+        for settings in candidates[method]:
+            one = replace(recipe, method=method, sparsity=sparsity, options={**own[method], **settings})
+            pruner_for(deepcopy(model.module), one, task.example_inputs())
+    have = list(known)
+
+    def ran(method: str, sparsity: float, seed: int, settings: Settings) -> Run:
+        wanted = (method, sparsity, seed, settings)
+        for run in have:
+            if (run.method, run.sparsity, run.seed, run.settings) == wanted:
+                return run
+        one = replace(recipe, method=method, sparsity=sparsity, seed=seed, options={**own[method], **settings})
+        run = replace(score(model, task, one), settings=settings)
+        have.append(run)
+        if finished is not None:
+            finished(run)
+        return run
+
+    runs, tuning = [], list[Run]()
     for sparsity in sparsities:
-        for seed in seeds:
-            for method in methods:
-                run = have.get((method, sparsity, seed))
-                if run is None:
-                    one = _recipe(recipe, method, sparsity, options or {})
-                    run = score(model, task, replace(one, seed=seed))
-                    if finished is not None:
-                        finished(run)
-                runs.append(run)
+        chosen: dict[str, Settings] = {method: candidates[method][0] for method in methods}
+        for method in methods if tune > 1 else ():
+            tried = [
+                ran(method, sparsity, FIRST_SEED + seed, settings)
+                for seed in range(SEEDS)
+                for settings in candidates[method]
+            ]
+            chosen[method] = best(tried, candidates[method])
+            tuning += tried
+        runs += [ran(method, sparsity, seed, chosen[method]) for seed in seeds for method in methods]
     differences = [difference(runs, method, methods[0], sparsity) for sparsity in sparsities for method in methods[1:]]
-    return Comparison(evaluate(model.module, task), tuple(runs), tuple(d for d in differences if d is not None))
+    told = tuple(d for d in differences if d is not None)
+    return Comparison(evaluate(model.module, task), tuple(runs), told, tuple(tuning))
 
 
-def _recipe(recipe: Recipe, method: str, sparsity: float, options: Mapping[str, Mapping[str, object]]) -> Recipe:
-    own = {**options_for(method, recipe.mode, recipe.options), **options.get(method, {})}
-    return replace(recipe, method=method, sparsity=sparsity, options=own)
+def _options(recipe: Recipe, method: str, options: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    return {**options_for(method, recipe.mode, recipe.options), **options.get(method, {})}
 
 
 def score(model: Model, task: Task, recipe: Recipe) -> Run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from idp_deploy.flow import CompressedModel
@@ -50,3 +50,4 @@ class Run:
     seed: int
     accuracy: float
     realised: float
+    settings: Mapping[str, Any] = field(default_factory=dict)  # chosen or tried by tuning, over those asked for

@@ -144,7 +144,14 @@ def load_runs(path: Path, recipe: Recipe, fingerprint: str) -> list[Run]:
         if saved["kind"] != COMPARISON:
             raise ValueError(saved["kind"])
         runs = [
-            Run(str(r["method"]), float(r["sparsity"]), int(r["seed"]), float(r["accuracy"]), float(r["realised"]))
+            Run(
+                str(r["method"]),
+                float(r["sparsity"]),
+                int(r["seed"]),
+                float(r["accuracy"]),
+                float(r["realised"]),
+                dict(r.get("settings", {})),
+            )
             for r in saved["runs"]
         ]
         theirs = dict(saved["recipe"])

@@ -63,6 +63,13 @@ class Site:
         kept, gone = smallest_kept_and_largest_pruned(self.ranking().sqrt() * _rms(self._scores()), units)
         return (kept + gone) / 2
 
+    def rows_and_threshold(self) -> tuple[Tensor, Tensor]:
+        """Which entries the hard mask keeps as the best of their row, and t among the others; one by one pruned."""
+        axis, shape, scores = self.where.output_axis, tuple(self.weight.shape), self._scores()
+        best = self.pattern.best_of_rows(scores, shape, self.zeros, axis)
+        kept, gone = smallest_kept_and_largest_pruned(scores.masked_fill(best, torch.inf), self.zeros)
+        return best, torch.where(kept.isinf(), gone, (kept + gone) / 2)
+
     def elsewhere(self) -> Tensor | None:
         """What peers add to the squared score of each channel, in this weight's own scale; (channels, 1)."""
         if len(self.peers) < 2:

@@ -46,6 +46,8 @@ def comparison_document(comparison: Comparison, metric: str) -> Document:
             [_STATES[d.verdict] for d in comparison.differences],
         ),
     ]
+    if comparison.tuning:
+        tables.append(_tuning(comparison))
     curves = Curves(
         f"{metric}, hardened: means with 95 % intervals",
         "share",
@@ -61,3 +63,17 @@ def comparison_document(comparison: Comparison, metric: str) -> Document:
     )
     title = f"Comparison: dense {metric} {show(comparison.dense, 'share')}"
     return Document(title, tables, asdict(comparison), pictures=[curves])
+
+
+def _tuning(comparison: Comparison) -> Table:
+    """What each method was given, and from how many settings it was chosen."""
+    chosen = {(run.sparsity, run.method): run.settings for run in comparison.runs}
+    rows = []
+    for (sparsity, method), settings in chosen.items():
+        tried = [run for run in comparison.tuning if (run.sparsity, run.method) == (sparsity, method)]
+        different = {tuple(run.settings.items()) for run in tried}
+        said = ", ".join(f"{name}={value}" for name, value in settings.items()) or "as shipped"
+        rows.append((show(sparsity, "share"), method, f"{len(different)}", f"{len(tried)}", said))
+    return Table(
+        "settings, chosen on other seeds", ("zeros", "method", "tried", "runs", "chosen"), rows, frozenset({2, 3})
+    )

@@ -47,7 +47,7 @@ SPARSE_IN_ORDER = frozenset(
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
-UNKNOWN_SHARE = 0.1  # of the activation traffic: above it no latency is given
+UNKNOWN_SHARE = 0.1  # of the activation traffic, and of the MACs: above it no latency is given
 
 
 def simulate(
@@ -201,11 +201,14 @@ def _not_estimable(work: Workload, runtime: Runtime, core: Core, classes: Mappin
     blind = sorted({kind for kind in work.unknown if classes.get(kind) in ARITHMETIC})
     if blind:
         return f"the file does not say what shapes {', '.join(blind)} reads and writes"
-    traffic = sum(op.activation_bytes for op in work.ops)
-    unknown = sum(op.activation_bytes for op in work.ops if op.op_class == "unknown")
-    if unknown > UNKNOWN_SHARE * traffic:
-        kinds = ", ".join(sorted(set(work.unknown)))
-        return f"operators of unknown cost move {unknown / max(1, traffic):.0%} of the activations: {kinds}"
+    unknown = [op for op in work.ops if op.op_class == "unknown"]
+    kinds = ", ".join(sorted(set(work.unknown)))
+    moved = sum(op.activation_bytes for op in unknown) / max(1, sum(op.activation_bytes for op in work.ops))
+    if moved > UNKNOWN_SHARE:
+        return f"operators of unknown cost move {moved:.0%} of the activations: {kinds}"
+    multiplied = sum(op.macs for op in unknown) / max(1, work.macs)
+    if multiplied > UNKNOWN_SHARE:  # a recurrence moves little and computes much
+        return f"operators of unknown cost do {multiplied:.0%} of the multiplications: {kinds}"
     return ""
 
 

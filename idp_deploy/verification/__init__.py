@@ -121,6 +121,8 @@ def verify(
         proofs, unproved = prove_weights(model, contents, calls[0])
         more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
         more += unheard
+        if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
+            more += (f"the model itself: {overflow(evaluation_copy(model), calls[0])}",)
         agrees = all(p.passed for p in parities) and all(p.passed for p in proofs)
         if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)

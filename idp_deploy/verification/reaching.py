@@ -56,6 +56,7 @@ _FACTORS = {
     aten.layer_norm: 2,
     aten.group_norm: 2,
 }
+_SHAPED_LIKE = {aten.reshape_as, aten.view_as, aten.expand_as}  # of the second argument they ask for the shape alone
 
 
 def reaching(module: fx.GraphModule, name: str) -> np.ndarray:
@@ -114,8 +115,12 @@ def silenced(module: fx.GraphModule) -> set[str]:
         value = value_of(module, factor, known) if constant else None
         return isinstance(value, Tensor) and value.is_floating_point() and not bool(value.any())
 
+    def hears(user: fx.Node, node: fx.Node) -> bool:
+        kind: Any = getattr(user.target, "overloadpacket", None)
+        return user in heard and (kind not in _SHAPED_LIKE or user.args[0] is node)
+
     for node in reversed(module.graph.nodes):
-        if node.op == "output" or any(user in heard for user in node.users):
+        if node.op == "output" or any(hears(user, node) for user in node.users):
             heard.add(node)
         kind: Any = getattr(node.target, "overloadpacket", None)
         place = _FACTORS.get(kind)

@@ -41,7 +41,9 @@ def campaign(commands: Sequence[Command], kills: int, others: int, seed: int, fo
         counts[command.name, kind] += 1
         place = folder / "trial"
         found = trial(known[command.name], place)
-        bad.extend(f"{command.name}, {kind} {counts[command.name, kind]}: {fault}" for fault in found)
+        lines = [f"{command.name}, {kind} {counts[command.name, kind]}: {fault}" for fault in found]
+        print("".join(f"{line}\n" for line in lines), end="", flush=True)  # at once: a campaign takes long
+        bad.extend(lines)
         shutil.rmtree(place, ignore_errors=True)
 
     for number, command in zip(range(kills), cycle(commands), strict=False):
@@ -86,8 +88,6 @@ def main(arguments: list[str]) -> int:
         print("".join(f"{cell:>20}" for cell in (command.name, *(counts[command.name, kind] for kind in kinds))))
     if options.others and not any(kind == "full disk" for _, kind in counts):
         print("no full disks: this user may not mount a file system")
-    for line in bad:
-        print(line)
     return 1 if bad else 0
 
 

@@ -148,9 +148,9 @@ def main(arguments: list[str]) -> int:
             failures += bad
     if options.output:
         command = f"python -m tests.fuzzing.changes --cases {options.cases} --seed {options.seed}"
-        found = json.loads(options.output.read_text())["files"] if options.output.exists() else {}
-        record = {"command": command, "files": {**found, **result}}
-        options.output.write_text(json.dumps(record, indent=1) + "\n")
+        found = json.loads(options.output.read_text()) if options.output.exists() else {}
+        found |= {label: {"command": command, **one} for label, one in result.items()}
+        options.output.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if failures else 0
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, soft_mask
+from idp_deploy.masks import SMALLEST_TEMPERATURE, Pattern, apply_soft_mask, soft_mask
 from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
@@ -27,7 +27,9 @@ class IDP(Method):
     own gradients: a bound keeps SGD from overshooting at the threshold, and only takes information from Adam. `detach`
     drops its second term altogether (a control). m follows w at every step; t is found anew every `refresh` steps,
     layer by layer in turn, and whenever the ramp has moved by 0.1 % of a layer; without `refresh` at every step for
-    weights of up to 65,536 entries, and every eight steps for larger ones, where looking would cost time.
+    weights of up to 65,536 entries, and every eight steps for larger ones, where looking would cost time. With `rows`
+    single entries that are the best of their row are kept in full, as the hard mask will keep them, and t is counted
+    among the others.
     """
 
     name = "idp"
@@ -41,6 +43,7 @@ class IDP(Method):
         "floor_end": 0.0,
         "detach": False,
         "refresh": None,
+        "rows": False,
     }
 
     def update(self, site: Site, step: int) -> None:
@@ -51,7 +54,11 @@ class IDP(Method):
         if not self.due(site, step):
             return
         site.state["zeros"] = site.zeros
-        t = site.threshold()
+        if self.settings["rows"] and type(site.pattern) is Pattern:
+            best, t = site.rows_and_threshold()
+            _keep(site, "best", best)
+        else:
+            t = site.threshold()
         tau = self.temperature(t, step)
         _keep(site, "t", t)
         _keep(site, "tau", tau)
@@ -110,4 +117,7 @@ def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
     else:
         elsewhere = site.state.get("elsewhere")
         soft = apply_soft_mask(units, t, tau, clip=clip, floor=floor, shared=pattern.shared, elsewhere=elsewhere)
+    best = site.state.get("best")
+    if best is not None:
+        soft = torch.where(best, units, soft)
     return pattern.from_units(soft, tuple(w.shape), axis)

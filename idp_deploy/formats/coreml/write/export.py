@@ -238,6 +238,8 @@ def _outputs(captured: Captured, program: ExportedProgram) -> list[tuple[str, bo
 def _explained(error: Exception, captured: Captured, source: Any) -> ConversionError:
     """Which operator stopped the conversion, and in which module it was called."""
     text = " ".join(str(error).split())[:300] or type(error).__name__
+    if (refused := coreml_graph.refused_input(captured.module.graph, text)) is not None:
+        return refused
     stopped = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "convert_single_node":

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from idp_deploy.errors import ConversionError
@@ -130,6 +130,24 @@ def where(node: fx.Node) -> str:
     """
     stack = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
     return f"module {stack[-1]!r}" if stack else "the model itself"
+
+
+def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
+    """The input that coremltools stopped at by what it says, if it was one: a number, or a type it has no word for."""
+    for node in graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, bool | int | float | str) and "Placeholder val must be a tensor" in text:
+            return ConversionError(
+                f"input '{node.name}' is the Python value {value!r}, and Core ML takes tensors alone",
+                way_out="give the value to the module's constructor, or wrap the module in one that passes it on",
+            )
+        if isinstance(value, Tensor) and text.startswith(str(value.dtype)):
+            name = str(value.dtype).removeprefix("torch.")
+            return ConversionError(
+                f"input '{node.name}' is {name}, and Core ML takes float32, float16 and int32",
+                way_out=f"give int32 numbers as example (--inputs {'x'.join(map(str, value.shape))}:int32)",
+            )
+    return None
 
 
 def is_recurrent(module: fx.GraphModule) -> bool:

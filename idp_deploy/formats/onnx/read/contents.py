@@ -63,7 +63,7 @@ def read_onnx(path: Path) -> Contents:
     others = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
     if others:
         warnings.append(f"operators outside of ONNX: {', '.join(others)}; the shapes behind them may be unknown")
-    values = infer(model, nodes, read.shapes, read.arguments)
+    values = infer(model, nodes, read.shapes, read.arguments, constants.limits)
     metadata = _metadata(model, warnings)
     size = files.size_bytes(path) + sum(data.stat().st_size for data in loader.external)
     fixed = {tensor.name for tensor in model.graph.initializer}

@@ -9,15 +9,24 @@ import onnx
 from onnx import helper
 
 from idp_deploy.flow import Value
+from idp_deploy.formats.onnx.read.constants import EVALUATORS, Limits
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 _BATCHES = (1, 7)  # an extent that differs between these two follows the batch
+_ROUNDS = 32  # of inference, each behind one more shape that the graph computes
+_LONGEST = 64  # entries of a computed shape
 
 
 def infer(
-    model: onnx.ModelProto, nodes: list[onnx.NodeProto], constants: Shapes, arguments: Mapping[str, np.ndarray]
+    model: onnx.ModelProto,
+    nodes: list[onnx.NodeProto],
+    constants: Shapes,
+    arguments: Mapping[str, np.ndarray],
+    limits: Limits,
 ) -> dict[str, Value]:
-    """Values by name; an extent that follows a free batch, or is unknown, is -1. Values of unknown type are left out.
+    """Values by name, at batch 1: an extent that is unknown is -1, and so is a first one that is the free batch itself.
+
+    Values of unknown type are left out.
 
     Inference runs with the batch fixed at two sizes rather than once with it free: reshapes are then followed to the
     end, where symbols are lost.
@@ -26,14 +35,61 @@ def infer(
         nodes: the graph's operators without decode nodes.
         constants: (shape, dtype) of each weight that `nodes` read.
         arguments: the small constants whose values decide shapes.
+        limits: of what is computed on the way.
     """
-    one, other = (_infer(model, nodes, constants, arguments, batch) for batch in _BATCHES)
+    one, other = (_followed(model, nodes, constants, arguments, batch, limits) for batch in _BATCHES)
     values = {}
     for name, value in one.items():
-        twin = other.get(name, value).shape
-        extents = zip(value.shape, twin, strict=True) if len(twin) == len(value.shape) else ()
-        values[name] = Value(name, tuple(a if a == b else -1 for a, b in extents), value.dtype)
+        shape, twin = value.shape, other.get(name, value).shape
+        free = len(shape) == len(twin) and shape[:1] == (1,) and twin[:1] != (1,)
+        values[name] = Value(name, (-1, *shape[1:]) if free else shape, value.dtype)
     return values
+
+
+def _followed(
+    model: onnx.ModelProto,
+    nodes: list[onnx.NodeProto],
+    constants: Shapes,
+    arguments: Mapping[str, np.ndarray],
+    batch: int,
+    limits: Limits,
+) -> dict[str, Value]:
+    """Inference again and again while the graph computes a shape from extents that the round before made known."""
+    known = dict(arguments)
+    for _ in range(_ROUNDS):
+        rest = [node for node in nodes if not all(name in known for name in node.output)]
+        values = _infer(model, rest, constants, known, batch)
+        if all(extent >= 0 for value in values.values() for extent in value.shape):
+            break
+        found = _computed(rest, values, known, limits)
+        if not found:
+            break
+        known |= found
+    made = {name: Value(name, array.shape, array.dtype.name) for name, array in known.items() if name not in arguments}
+    return values | made
+
+
+def _computed(
+    nodes: list[onnx.NodeProto], values: Mapping[str, Value], known: Mapping[str, np.ndarray], limits: Limits
+) -> dict[str, np.ndarray]:
+    """What comes of `Shape` where all extents are known, and of arithmetic on that."""
+    found: dict[str, np.ndarray] = {}
+    for node in nodes:
+        inputs = [found.get(name, known.get(name)) for name in node.input]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Shape" and node.input[0] in values:
+            shape = values[node.input[0]].shape
+            result = np.array(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], np.int64)
+            if np.all(result >= 0):
+                found[node.output[0]] = result
+        elif node.op_type in EVALUATORS and len(node.output) == 1 and all(array is not None for array in inputs):
+            try:
+                result = np.asarray(EVALUATORS[node.op_type](inputs, attributes, limits))
+            except Exception:  # a contradiction: the runtime's to say, not that of a shape
+                continue
+            if result.size <= _LONGEST:
+                found[node.output[0]] = result
+    return found
 
 
 def _infer(
