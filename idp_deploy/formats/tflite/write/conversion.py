@@ -43,8 +43,8 @@ _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The 
 _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
 _LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
-# most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told, and
-# where it shrinks one it takes the pixels in the middle, where torch takes the first
+# most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
+# and resizing one it takes the pixels in the middle, where torch takes the first
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
