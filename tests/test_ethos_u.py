@@ -269,7 +269,7 @@ def test_the_compiled_file_lies_beside_the_verified_one(project: Path, capsys: p
     compiled = read(project / f"net.{U55}.tflite")
     assert [op.kind for op in compiled.ops] == ["CUSTOM:ethos-u"]
     assert (project / "net.ethos-u85-256.tflite").exists()
-    assert compiled.manifest["options"] == {"encoding": "dense", "io": "int8", "layout": "auto"}
+    assert compiled.manifest["options"] == {"encoding": "dense", "io": "int8"}
     before = (project / f"net.{U55}.tflite").read_bytes()
     assert call("export", "net.pt", "--to", "ethos-u", "--target", U55) == 0
     assert (project / f"net.{U55}.tflite").read_bytes() == before, "the same model gives the same bytes"

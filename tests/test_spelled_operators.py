@@ -71,6 +71,13 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     "distances": (lambda net, x: torch.cdist(x, net.places[None]), ("onnx", "coreml", "tflite")),
     "bilinear": (lambda net, x: net.both(x, x.relu()), ("onnx", "coreml", "tflite")),
     "fold": (lambda net, x: F.fold(x.transpose(1, 2), (4, 5), 3, padding=1), ("onnx", "coreml", "tflite")),
+    "sums of windows": (
+        lambda net, x: F.avg_pool2d(x[:, None], 3, 2, padding=1, divisor_override=2),
+        ("onnx", "tflite"),
+    ),
+    "halved": (lambda net, x: F.interpolate(F.relu(x)[:, None], scale_factor=0.5), ("onnx", "coreml", "tflite")),
+    "resized": (lambda net, x: F.interpolate(x.reshape(1, 2, 10, 18), size=(15, 7)), ("onnx", "coreml", "tflite")),
+    "quotients": (lambda net, x: torch.div((x * 1e3).int() + 10**9, 7, rounding_mode="trunc") - 142_857_142, ("onnx",)),
     "smallest": (lambda net, x: x.topk(3, 1, largest=False), ("tflite",)),
     "sorted": (lambda net, x: x.sort(-1).values, ("tflite",)),
     "largest values": (lambda net, x: x.topk(2).values, ("tflite",)),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -121,6 +123,43 @@ def circular_pad(x: Tensor, pads: list[int], mode: str = "constant", value: floa
         axis, extent = -1 - i, x.shape[-1 - i]
         parts = [x.narrow(axis, extent - before, before), x, x.narrow(axis, 0, after)]
         x = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return x
+
+
+def whole_quotient(x: Any, y: Any, *, rounding_mode: str | None) -> Tensor | None:
+    """x / y of integers, rounded, in integers: torch.onnx would go by way of float32, exact to 2²⁴ only."""
+    numbers = [v for v in (x, y) if not isinstance(v, int)]
+    if rounding_mode is None or any(not isinstance(v, Tensor) or v.is_floating_point() for v in numbers):
+        return None
+    return x // y if rounding_mode == "floor" else (x - torch.fmod(x, y)) // y
+
+
+def avg_pool_by(
+    x: Tensor,
+    window: list[int],
+    stride: list[int] | None = None,
+    padding: tuple[int, ...] | list[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Tensor | None:
+    """Sums over windows divided by a number of the caller's, which torch.onnx drops: means, times what they lack."""
+    if divisor is None or ceil_mode:
+        return None
+    entries = math.prod(window) if len(window) == 2 else window[0] ** 2
+    return torch.nn.functional.avg_pool2d(x, window, stride or None, list(padding)) * (entries / divisor)
+
+
+def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) -> Tensor | None:
+    """Rows, then columns, as torch chooses them; None where each is repeated a whole number of times."""
+    extents = x.shape[-2:]
+    wanted = size or [int(extent * factor) for extent, factor in zip(extents, factors or (), strict=True)]
+    if all(after % before == 0 for before, after in zip(extents, wanted, strict=True)):
+        return None
+    for i, (before, after) in enumerate(zip(extents, wanted, strict=True)):
+        step = np.float32(1 / factors[i]) if factors else np.float32(before) / np.float32(after)
+        places = np.minimum(np.floor(np.arange(after, dtype=np.float32) * step).astype(int), before - 1)
+        x = x.index_select(i - 2, torch.tensor(places.tolist()))
     return x
 
 

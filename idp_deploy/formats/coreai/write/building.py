@@ -82,7 +82,7 @@ class Builder:
         if values.size and (values == values.reshape(-1)[0]).all():
             value = DenseElementsAttr.get_splat(kind, _scalar(kind.element_type, values.reshape(-1)[0]))
         elif element is not None and element.width == 4:  # inline it would take a byte an entry
-            value = _resource(self._location, kind, packed)
+            value = _resource(kind, packed)
         else:
             value = _inline(values if packed is None else packed, kind)
         return coreai.ConstantOp(value=value, loc=self._location).result
@@ -141,12 +141,11 @@ def _inline(values: np.ndarray, kind: Any) -> Any:
     return DenseElementsAttr.get(data) if data.dtype.kind == "f" else DenseElementsAttr.get(data, type=kind)
 
 
-def _resource(location: Any, kind: Any, packed: np.ndarray | None) -> Any:
-    from coreai._compiler.dialects.coreai.constant import create_elements_attr
+def _resource(kind: Any, packed: np.ndarray | None) -> Any:
+    """A resource under a name of ours; within one program MLIR counts on from it: indices, indices_1, …"""
+    from coreai._compiler.ir import DenseResourceElementsAttr
 
-    data = np.ascontiguousarray(packed)
-    data.flags.writeable = False
-    return create_elements_attr(location, kind, data)
+    return DenseResourceElementsAttr.get_from_buffer(np.ascontiguousarray(packed), "indices", kind)
 
 
 def _element(dtype: np.dtype[Any]) -> Any:

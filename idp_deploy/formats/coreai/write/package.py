@@ -1,7 +1,7 @@
-"""An .aimodel folder with the same bytes for the same model, but for palettes: no date, nothing drawn at random.
+"""An .aimodel folder with the same bytes for the same model: no date, nothing drawn at random.
 
 The libraries would stamp the day into metadata.json, and name each constant that is a resource by a random number; so
-ours lie in the program itself, all but indices of four bits, which have no other packed form.
+ours lie in the program itself, all but indices of four bits, which have no other packed form and get names of ours.
 """
 
 from __future__ import annotations

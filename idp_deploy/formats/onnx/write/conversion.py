@@ -16,14 +16,26 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.recurrences import whole_recurrences
-from idp_deploy.rewriting.spelling import Row, adaptive_avg_pool3d, adaptive_max_pool2d, cdist, spell_out
+from idp_deploy.rewriting.spelling import (
+    Row,
+    adaptive_avg_pool3d,
+    adaptive_max_pool2d,
+    avg_pool_by,
+    cdist,
+    spell_out,
+    whole_quotient,
+)
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
-_SPELLED: dict[Any, Row] = {  # pools of any size and distances, for which ONNX has no operator
+# pools of any size and distances, for which ONNX has no operator, and what torch.onnx 2.13 exports as something else
+_SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.cdist.default: cdist,
+    torch.ops.aten.avg_pool2d.default: avg_pool_by,
+    torch.ops.aten.div.Tensor_mode: whole_quotient,
+    torch.ops.aten.div.Scalar_mode: whole_quotient,
 }
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 

@@ -28,6 +28,7 @@ from idp_deploy.rewriting.spelling import (
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
+    nearest2d,
     one_hot,
     repeat,
     spell_out,
@@ -42,13 +43,15 @@ _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The 
 _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
 _LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
-# most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told
+# most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
+# and resizing one it takes the pixels in the middle, where torch takes the first
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     **BITS_OF_TRUTH,
     **ORDERS,
     **SUMS_OF_PRODUCTS,
