@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import random
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -294,6 +296,14 @@ def test_lazy_layers_are_settled_by_the_weights(tmp_path: Path) -> None:
     module = load_model(tmp_path / "w.pt", "tests.loading_fixtures:lazy").module
     assert str(module) == str(known)
     assert torch.equal(module(x), known(x))
+    line = ["prune", "w.pt", "--model", "tests.loading_fixtures:lazy", "--target", "0.5", "--one-shot"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    subprocess.run(
+        [sys.executable, "-m", "idp_deploy", *line], cwd=tmp_path, check=True, capture_output=True, env=environment
+    )
+    pruned = load_model(tmp_path / "w.pruned.pt", "tests.loading_fixtures:lazy").module
+    assert str(pruned) == str(known)
+    assert int((pruned[5].weight == 0).sum()) > 0
     torch.save({**known.state_dict(), "5.bias": torch.empty(0)}, tmp_path / "broken.pt")
     with pytest.raises(FileError, match=r"5\.bias"):
         load_model(tmp_path / "broken.pt", "tests.loading_fixtures:lazy")

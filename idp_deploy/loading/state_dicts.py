@@ -123,7 +123,7 @@ def resize(module: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[s
     tensors = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
     for name, tensor in tensors:
         stored = state.get(name)
-        if stored is None or stored.shape == tensor.shape or stored.dim() != tensor.dim():
+        if stored is None or is_open(tensor) or stored.shape == tensor.shape or stored.dim() != tensor.dim():
             continue
         if stored.numel() * stored.element_size() > stored.untyped_storage().nbytes():
             continue  # an expanded view that claims more entries than the file has bytes for
