@@ -105,8 +105,9 @@ def test_every_arm_target_can_be_emulated_and_others_say_why_not() -> None:
 
 
 def test_parts_are_those_of_the_cores() -> None:
-    keys = [(about.implementer, about.part) for about in IDENTITIES.values()]
+    keys = [(about.implementer, about.part) for core, about in IDENTITIES.items() if core != "a55-bare"]
     assert len(set(keys)) == len(keys)
+    assert IDENTITIES["a55-bare"] == IDENTITIES["a55"]  # what surrounds it differs, not the core
 
 
 def test_a_root_holds_the_guest_and_the_profile(tmp_path: Path) -> None:
