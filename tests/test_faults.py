@@ -73,8 +73,11 @@ import os, signal, time
 from pathlib import Path
 from idp_deploy.files import workspace
 with workspace(Path({str(tmp_path)!r})):
+    up, told = os.pipe()
     if (worker := os.fork()) == 0:
+        os.write(told, b".")
         time.sleep(60)
+    os.read(up, 1)
     print(worker, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
