@@ -86,7 +86,7 @@ ALLOWED: dict[str, set[str]] = {
     "fingerprints": {"files"},
     "history": {"documents", "files", "fingerprints", "ownership"},
     "stages": FOUNDATION | CORE | STAGES | {"aiming", "shipping", "judging"},
-    "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
+    "surveying": FOUNDATION | {"documents", "files", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "expecting": FOUNDATION | CORE,
     "pipeline": {"aiming", "flow", "simulation", "stages"},
