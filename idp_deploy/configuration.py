@@ -130,8 +130,8 @@ class Configuration(_Table):
     source: Path | None = Field(default=None, exclude=True)
 
     def path(self, value: Path | None) -> Path | None:
-        """`value` resolved against the configuration's folder."""
-        if value is None or value.is_absolute() or self.source is None:
+        """`value` resolved against the configuration's folder, and as it is typed where that is the working folder."""
+        if value is None or value.is_absolute() or self.source is None or self.source.parent.samefile(Path.cwd()):
             return value
         return self.source.parent / value
 

@@ -81,7 +81,7 @@ ALLOWED: dict[str, set[str]] = {
     "shipping": FOUNDATION | CORE | STAGES,
     "history": {"documents", "files", "ownership"},
     "stages": FOUNDATION | CORE | STAGES | {"aiming", "shipping", "judging"},
-    "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
+    "surveying": FOUNDATION | {"documents", "files", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "pipeline": {"aiming", "flow", "simulation", "stages"},
     "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
