@@ -133,9 +133,7 @@ def _table(scores: Scores, dense: Mapping[str, Sequence[float]], methods: Sequen
         cells = [_lead(ours, runs.get(name, {})) for name in others]
         lines.append(
             f"| {task} | {sparsity:.0%} | {f'{100 * _mean(dense[task]):.1f}' if task in dense else ''} | "
-            f"{100 * _mean(ours.values()):.1f} | "
-            + " | ".join(cells)
-            + " |"
+            f"{100 * _mean(ours.values()):.1f} | " + " | ".join(cells) + " |"
         )
     return "\n".join(lines)
 
