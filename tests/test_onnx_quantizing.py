@@ -1,6 +1,7 @@
 """Quantized ONNX files: the model's own numbers, integer kernels where there are some, and nothing left to unfold."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,13 +13,17 @@ from torch import nn
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
-from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.flow import CompressedModel, Contents, Quantization
+from idp_deploy.formats.onnx import run
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.storing import Weight
+from idp_deploy.formats.sessions import Session
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
-from idp_deploy.verification import run_file
+from idp_deploy.verification import run_file, verify
+
+pytestmark = pytest.mark.usefixtures("exact_integers")
 
 
 class Residual(nn.Module):
@@ -286,3 +291,25 @@ def test_small_constants_of_an_int8_file_are_not_repeated(exported):
     assert not [
         name for name in zeros if numpy_helper.to_array({t.name: t for t in proto.graph.initializer}[name]).size >= 64
     ]
+
+
+def test_a_cpu_that_cuts_off_the_sums_of_integer_products_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the exact kernels were another CPU's: verify fails there, and says why."""
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 8),)
+    model = quantize(CompressedModel(nn.Sequential(nn.Linear(8, 6)).eval(), {}), "int8", example_inputs=inputs)
+    path = tmp_path / "net.onnx"
+    export(model, "onnx", inputs, path)
+    assert run.blame(read_onnx(path), model, inputs, 0.1) == ()
+    plain = run.open_onnx
+
+    def cut(contents: Contents, *, threads: int = 1, exact_integers: bool = False) -> dict[str, Session]:
+        sessions = plain(contents, threads=threads, exact_integers=True)
+        return sessions if exact_integers else {run.RUNTIME: lambda call: (sessions[run.RUNTIME](call)[0] * 0.5,)}
+
+    monkeypatch.setattr(run, "open_onnx", cut)
+    parity = verify(path, model, inputs)
+    assert not parity.passed
+    assert any("session.x64quantprecision" in note and "by 0.5" in note for note in parity.notes)

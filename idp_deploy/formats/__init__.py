@@ -88,6 +88,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.onnx.write.export:store_onnx",
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
+            blame="idp_deploy.formats.onnx.run:blame",
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",

@@ -8,15 +8,25 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import ConversionError, FileError
-from idp_deploy.flow import Contents
+from idp_deploy.flow import CompressedModel, Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line, noise
 
 RUNTIME = "onnxruntime"
 
 
-def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
+# Without VNNI, onnxruntime adds products of uint8 and int8 in pairs of 16 bits, and cuts off what is beyond these:
+# https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html ("When to use reduce range"). With this
+# entry it computes them in full.
+EXACT_INTEGERS = ("session.x64quantprecision", "1")
+
+
+def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = False) -> dict[str, Session]:
     """One session. Inputs are cast to the types the file declares.
+
+    Args:
+        exact_integers: with the entry of that name; by default a session is as anybody would open it.
 
     Raises:
         FileError: onnxruntime cannot load the file.
@@ -26,6 +36,8 @@ def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if exact_integers:
+        options.add_session_config_entry(*EXACT_INTEGERS)
     path, (inputs, outputs) = contents.path, (contents.interface.inputs, contents.interface.outputs)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -51,6 +63,27 @@ def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
             raise ConversionError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
     return {RUNTIME: run}
+
+
+def blame(contents: Contents, _model: CompressedModel, call: tuple[Any, ...], tolerance: float) -> tuple[str, ...]:
+    """A note where it is the integer kernels of this CPU by which a file is off.
+
+    Args:
+        call: positional arguments of the model. tolerance: how far its integer products may be from the exact ones.
+    """
+    from torch import Tensor
+    from torch.utils import _pytree as pytree
+
+    given = tuple(one.detach().cpu().numpy() for one in pytree.tree_leaves(call) if isinstance(one, Tensor))
+    usual, exact = (open_onnx(contents, exact_integers=way)[RUNTIME](given) for way in (False, True))
+    off = max(error_of([one], [other], "rms") for one, other in zip(exact, usual, strict=True))
+    if not off > tolerance:
+        return ()
+    name, value = EXACT_INTEGERS
+    return (
+        f"{RUNTIME}'s integer kernels for this CPU cut sums off at 16 bits, by which outputs move by {off:.2g}: not on "
+        f"ARM, on x86 with VNNI, or with the session option '{name}' = '{value}'; --scheme int8-weights needs none",
+    )
 
 
 def time_onnx(contents: Contents, threads: int) -> tuple[str, Callable[[], float]]:
