@@ -78,7 +78,7 @@ def export(
     config: Config = None,
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
-    from idp_deploy.aiming import aim, compile_artifact
+    from idp_deploy.aiming import WANTED, aim, compile_artifact
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
@@ -125,7 +125,7 @@ def export(
         compile_artifact(a.path, device)
         for a in artifacts
         for device in aimed.compile_for
-        if a.format == "tflite" and passed[a.path]
+        if a.format == WANTED and passed[a.path]
     ]
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
