@@ -41,6 +41,7 @@ class Format:
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
+    usual: str = ""  # (contents, arrays, tolerance) → notes on usual sessions that integers move on this machine alone
     layouts: tuple[str, ...] = ()  # of sparse weights, among those of `encodings`, that its files can have
     options: tuple[str, ...] = ()  # words that its `convert` alone takes, on the command line and in configurations
     half_floats: bool = False  # whether floats take 16 bits unless asked otherwise
@@ -90,6 +91,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.onnx.write.export:store_onnx",
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
+            usual="idp_deploy.formats.onnx.run:usual",
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",

@@ -75,8 +75,11 @@ def convert_onnx(
     matches = match(captured, {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer})
     kept = set(quantization.kept_float) if quantization else set()
     floats = frozenset(name for name, found in matches.items() if kept & set(found.parameters))
+    notes: tuple[str, ...] = ()
     if quantization is not None and quantization.scheme == "int8":
-        proto = quantize_static(proto, quantization.calibration, floats)
+        proto, large = quantize_static(proto, quantization.calibration, floats)
+        reason = "activations stay float in layers whose bias is more steps than int32 counts"
+        notes = (f"{reason}: {', '.join(large)}",) if large else ()
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     del proto.graph.initializer[:]
     scheme = quantization.scheme if quantization else None
@@ -88,6 +91,7 @@ def convert_onnx(
         outputs=tuple(value.name for value in proto.graph.output),
         tensors={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
         fixed=frozenset(p for masked in twins if len(masked) > 1 for p in masked),
+        notes=notes,
     )
 
 
