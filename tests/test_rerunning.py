@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import _run
-from idp_deploy.fingerprints import code_of, versions, watching
+from idp_deploy.history.fingerprints import code_of, versions, watching
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """\

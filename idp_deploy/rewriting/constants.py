@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.capturing import attribute
+from idp_deploy.capturing.lifting import attribute
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from idp_deploy import files
 HASHED_BYTES = 16 << 20  # of a file of data: larger ones are told apart by size and time, which takes no reading
 WATCHED_FILES = 20_000  # of a data set in many files: the first ones tell of a change as well as all
 GONE = "missing"
-_OURS = Path(__file__).parent
+_OURS = Path(__file__).parents[1]
 _INSTALLED = {"site-packages", "dist-packages"}
 _WRITES = os.O_WRONLY | os.O_RDWR
 
