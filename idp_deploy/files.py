@@ -25,9 +25,19 @@ from idp_deploy.errors import FileError, UsageError
 GZIP_LEVEL = 6  # what web servers use by default
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
 
+SOURCES = "src"  # a folder that holds packages and is none itself
+
 _HOLDER = re.compile(r"\.idp-deploy-[0-9a-f]{32}")
 _RETIRED = "retired"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+
+
+def code_folders() -> tuple[str, ...]:
+    """Where a user's modules are looked for before those that are installed: the working folder, and its `src`."""
+    here = Path.cwd()
+    inside = here / SOURCES
+    beside = inside.is_dir() and not (inside / "__init__.py").exists()
+    return (str(here), *([str(inside)] if beside else []))
 
 
 @contextmanager

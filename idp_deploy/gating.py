@@ -18,7 +18,7 @@ from idp_deploy.facts import facts_of
 from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
-from idp_deploy.units import METRICS, show
+from idp_deploy.units import METRICS, scale, show
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
@@ -125,8 +125,9 @@ def _crossing(budget: Budget, evidence: Evidence, passed: bool) -> str:
     interval = evidence.estimate.latency_ms
     if interval is None or not interval.low <= budget.limit <= interval.high:
         return ""
-    low, high = show(interval.low, "ms"), show(interval.high, "ms")
-    return f"{interval.coverage:.0%} interval {low} to {high} {'reaches over' if passed else 'reaches under'} the limit"
+    axis = scale((interval.middle,), "ms")
+    low, high, way = axis.number(interval.low), axis.text(interval.high), "over" if passed else "under"
+    return f"{interval.coverage:.0%} interval {low} to {high} reaches {way} the limit"
 
 
 # ── metric → its value, and the reason where there is none ──────────────────────────────────────────────────────────

@@ -11,9 +11,27 @@ from copy import copy
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 
 _ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
+
+
+@pytest.fixture
+def exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime as on ARM and on x86 with VNNI, so that a test of int8 numbers measures the file and not this CPU."""
+    import onnxruntime
+
+    from idp_deploy.formats.onnx.run import EXACT_INTEGERS
+
+    plain = onnxruntime.InferenceSession.__init__
+
+    def opened(self: Any, source: Any, options: Any = None, *more: Any, **words: Any) -> None:
+        options = words.pop("sess_options", options) or onnxruntime.SessionOptions()
+        options.add_session_config_entry(*EXACT_INTEGERS)
+        plain(self, source, options, *more, **words)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "__init__", opened)
 
 
 def pytest_runtest_setup() -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from idp_deploy.formats import FORMATS
+
 PACKAGE = Path(__file__).parents[1] / "idp_deploy"
 PAGE = PACKAGE.parent / "docs" / "architecture.md"
 MARKS = ("<!-- the import table, by `python -m tests.test_architecture` -->", "<!-- end of the table -->")
@@ -80,7 +82,7 @@ ALLOWED: dict[str, set[str]] = {
     "shipping": FOUNDATION | CORE | STAGES,
     "history": {"documents", "files", "ownership"},
     "stages": FOUNDATION | CORE | STAGES | {"aiming", "shipping", "judging"},
-    "surveying": FOUNDATION | {"documents", "formats", "loading", "reading"},
+    "surveying": FOUNDATION | {"documents", "files", "formats", "loading", "reading"},
     "starting": {"errors", "files"},
     "pipeline": {"aiming", "flow", "simulation", "stages"},
     "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
@@ -269,6 +271,39 @@ def test_a_format_imports_no_other_format(path: Path) -> None:
         parts = name.split(".")
         other = parts[2:3] and (PACKAGE / "formats" / parts[2]).is_dir() and parts[2] != own
         assert parts[:2] != ["idp_deploy", "formats"] or not other, f"{path} imports {name}"
+
+
+# where a format may be named outside its folder and its row, and why
+NAMES: dict[str, str] = {
+    "cli/environment.py": "which extra brings which package",
+    "verbs.py": "what a bare export writes",
+    "simulation/descriptions.py": "the runtime of a network that is described and does not say",
+    "surveying/writing.py": "which budget a new configuration begins with",
+    "surveying/shapes.py": "the one whose inputs lie as the model's for certain",
+}
+
+
+def test_a_format_is_named_in_its_own_folder_alone() -> None:
+    named: dict[str, set[str]] = {}
+    for path in FILES:
+        if "formats" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and node.value in FORMATS:
+                named.setdefault(str(path.relative_to(PACKAGE)), set()).add(str(node.value))
+    assert named.keys() == NAMES.keys()
+
+
+def test_words_of_a_format_are_those_that_its_exporter_takes() -> None:
+    for row in FORMATS.values():
+        if row.convert:
+            module, _, name = row.convert.partition(":")
+            file = file_of(module)
+            assert file is not None
+            made = next(
+                n for n in ast.parse(file.read_text()).body if isinstance(n, ast.FunctionDef) and n.name == name
+            )
+            assert set(row.options) <= {argument.arg for argument in made.args.kwonlyargs}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError, IdpDeployError
@@ -136,6 +139,10 @@ SOUND: dict[str, tuple[nn.Module, tuple[Tensor, ...]]] = {
     "beyond float16": (edited(_set("3.weight", 1e6)), IMAGE),
     "below float16": (edited(lambda m: m[3].weight.mul_(1e-8)), IMAGE),
     "denormal": (edited(lambda m: m[3].weight.mul_(1e-39)), IMAGE),
+    "denormal bias": (edited(lambda m: m[3].bias.fill_(1e-40)), IMAGE),
+    "large bias": (edited(_set("3.bias", 1e6)), IMAGE),
+    "large bias at the end": (edited(_set("7.bias", -1e6)), IMAGE),
+    "large bias of a dead channel": (edited(lambda m: (m[3].weight[3].zero_(), m[3].bias[3].fill_(1e6))), IMAGE),
 }
 
 
@@ -145,6 +152,33 @@ def test_a_layer_without_inputs_goes_all_the_way_but_for_int8(tmp_path: Path) ->
     assert verify(tmp_path / "net.onnx", model, VECTOR).passed
     with pytest.raises(ConversionError, match=r"weight 'nothing\.weight' of shape \(16, 0\) has no inputs"):
         export(quantize(model, "int8", example_inputs=VECTOR), "onnx", VECTOR, tmp_path / "int8.onnx")
+
+
+class Shared(nn.Module):
+    """A convolution that two read, one of them beside a large bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.c, self.n, self.d = nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.c(x)
+        return self.d(torch.relu(self.n(y))) + self.d(y)
+
+
+def test_a_layer_whose_bias_int32_does_not_count_keeps_float_activations_and_its_weights(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Shared().eval()
+    module.c.bias.data[1] = module.d.bias.data[0] = -1e6
+    model = quantize(one_shot(Model(module), Recipe(sparsity=0.5)), "int8", example_inputs=IMAGE)
+    artifact = export(model, "onnx", IMAGE, tmp_path / "net.onnx")
+    reason = "activations stay float in layers whose bias is more steps than int32 counts"
+    assert f"{reason}: d.weight" in artifact.notes
+    stored = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "net.onnx").graph.initializer
+    }
+    assert stored["d.bias"].dtype == np.float32
+    assert verify(tmp_path / "net.onnx", model, IMAGE).passed
 
 
 @pytest.mark.parametrize("scheme", ["", *SCHEMES])

@@ -1,6 +1,7 @@
 """Quantized ONNX files: the model's own numbers, integer kernels where there are some, and nothing left to unfold."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,13 +13,17 @@ from torch import nn
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
-from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.flow import CompressedModel, Contents, Quantization
+from idp_deploy.formats.onnx import run
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.storing import Weight
+from idp_deploy.formats.sessions import Session
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
-from idp_deploy.verification import run_file
+from idp_deploy.verification import run_file, verify
+
+pytestmark = pytest.mark.usefixtures("exact_integers")
 
 
 class Residual(nn.Module):
@@ -255,25 +260,27 @@ SPARSE = np.where(RNG.random((64, 64)) < 0.2, RNG.normal(size=(64, 64)), 0).asty
 @pytest.mark.parametrize("axis", [0, 1])
 def test_integers_are_found_on_either_axis(shape, axis):
     values = dequantize_int8(*quantize_int8(SPARSE.reshape(shape), axis), axis)
-    form = smallest_form(weight(values), "int8-weights", "auto")
+    form, _ = smallest_form(weight(values), "int8-weights", "auto")
     assert form.values.dtype == np.int8
     np.testing.assert_allclose(form.values * form.scale, values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["int8-weights", "lut4", None])
 def test_a_weight_that_was_not_quantized_stays_as_it_is(scheme):
-    assert smallest_form(weight(SPARSE), scheme, "auto").values.dtype == np.float32
+    form, fits = smallest_form(weight(SPARSE), scheme, "auto")
+    assert form.values.dtype == np.float32
+    assert fits is (scheme is None)
 
 
 def test_a_palette_is_found():
     indices, lut = palettize(SPARSE)
-    form = smallest_form(weight(lut[indices]), "lut4", "auto")
+    form, _ = smallest_form(weight(lut[indices]), "lut4", "auto")
     np.testing.assert_array_equal(form.palette[form.values], lut[indices])
 
 
 def test_float16_keeps_tiny_values_and_refuses_huge_ones():
     tiny = np.where(SPARSE != 0, np.copysign(1e-12, SPARSE), 0)
-    form = smallest_form(weight(tiny), "fp16", "auto")
+    form, _ = smallest_form(weight(tiny), "fp16", "auto")
     assert form.values.dtype == np.float16
     np.testing.assert_array_equal(form.values != 0, tiny != 0)
     with pytest.raises(ConversionError, match="beyond float16"):
@@ -286,3 +293,27 @@ def test_small_constants_of_an_int8_file_are_not_repeated(exported):
     assert not [
         name for name in zeros if numpy_helper.to_array({t.name: t for t in proto.graph.initializer}[name]).size >= 64
     ]
+
+
+def test_a_file_is_judged_in_exact_integers_and_a_cpu_that_cuts_them_off_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(4, 8),)
+    model = quantize(CompressedModel(nn.Sequential(nn.Linear(8, 6)).eval(), {}), "int8", example_inputs=inputs)
+    path = tmp_path / "net.onnx"
+    export(model, "onnx", inputs, path)
+    plain = run.open_onnx
+
+    def halved(contents: Contents, *, threads: int = 1, exact_integers: bool = True) -> dict[str, Session]:
+        session = plain(contents, threads=threads)[run.RUNTIME]
+        return {run.RUNTIME: session if exact_integers else lambda call: (session(call)[0] * 0.5,)}
+
+    monkeypatch.setattr(run, "open_onnx", halved)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    for vnni in (True, False):
+        monkeypatch.setattr(run, "_has_vnni", lambda vnni=vnni: vnni)
+        parity = verify(path, model, inputs)
+        assert parity.passed
+        said = [note for note in parity.notes if "session.x64quantprecision" in note and "move by 0.5" in note]
+        assert len(said) == (not vnni)

@@ -132,6 +132,12 @@ def test_an_axis_has_one_unit() -> None:
     assert "ms<" not in html
 
 
+def test_an_axis_of_shares_ends_at_the_whole() -> None:
+    chart = Chart("zeros", "share", ["a"], {"": [Bar(0.665)]}, least=1.0)
+    assert chart.end == 1.0
+    assert Chart("budgets", "share", ["a"], {"": [Bar(3.0)]}, reach=2.0).end == 2.0
+
+
 def test_a_comment_that_would_be_too_long_says_what_it_leaves_out() -> None:
     tables = [Table(f"t{i}", ("a",), [("x" * 300,)] * 30) for i in range(9)]
     text = str(render(Document("t", tables, notes=["last"]), "markdown"))
@@ -163,6 +169,16 @@ def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.Monkey
     ]
     assert "    rests on: word word" in "\n".join(lines)
     assert "\x1b" not in "".join(lines)
+
+
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table("t", ("target", "rests on"), [("pixel-4", "word " * 30), ("b", "word " * 30)])
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) > 80
 
 
 def test_an_unknown_renderer_names_the_nearest() -> None:

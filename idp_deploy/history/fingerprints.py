@@ -149,7 +149,7 @@ class _Place:
 def _find(name: str) -> _Place | None:
     """A module's place, without importing its parents as `importlib.util.find_spec` would."""
     parent, _, last = name.rpartition(".")
-    above = _find(parent) if parent else _Place(None, (os.getcwd(), *sys.path))
+    above = _find(parent) if parent else _Place(None, (*files.code_folders(), *sys.path))
     if above is None or not above.inside:
         return None
     spec = PathFinder.find_spec(last, above.inside)

@@ -9,9 +9,10 @@
 
 Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
 
-Exporters fold batch norm and quantize again what they fold. So that this gives the same numbers, batch norm is first
-absorbed into the layer before it: the layer takes the folded weight, the norm becomes y = x + β' (γ = 1, μ = 0,
-σ² = 1 − ε). The names and shapes of the state dict do not change.
+The integers and their scales go on beside the module (`Quantization.levels`), and exporters store these. They fold
+batch norm too; so that the integers still mean what is folded, batch norm is first absorbed into the layer before it:
+the layer takes the folded weight, the norm becomes y = x + β' (γ = 1, μ = 0, σ² = 1 − ε). The names and shapes of the
+state dict do not change.
 """
 
 from __future__ import annotations
@@ -31,23 +32,17 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.flow import CompressedModel, Levels, Quantization
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization.absorbing import absorb_batch_norm, biases_of, owner_of
 from idp_deploy.quantization.activation_noise import activation_noise
 from idp_deploy.quantization.faint import silence_faint_channels
-from idp_deploy.quantizers import (
-    dequantize_int8,
-    dequantize_palette,
-    palettize,
-    quantize_int8,
-    signal_to_noise_db,
-)
+from idp_deploy.quantizers import palettize, quantize_int8, signal_to_noise_db
 from idp_deploy.soundness import overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
 
-Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) → what its quantized form means, float32
+Quantizer = Callable[[np.ndarray, int], Levels]  # (weight, output axis) → it in few bits
 
 THRESHOLD_DB = 15.0  # noise of 3 % of a layer's power; 8 bits give 35 to 50 dB, palettes 18 to 30
 _WATCHED_CALLS = 8  # how many calibration calls the noise of activations is measured on
@@ -57,17 +52,19 @@ _EITHER_WAY = "no layer's weight: its outputs may be its rows or its columns"
 _UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
 
 
-def _float16(w: np.ndarray, axis: int) -> np.ndarray:
+def _float16(w: np.ndarray, axis: int) -> Levels:
     with np.errstate(over="ignore"):
-        return w.astype(np.float16).astype(np.float32)
+        return Levels(w.astype(np.float16))
 
 
-def _int8(w: np.ndarray, axis: int) -> np.ndarray:
-    return dequantize_int8(*quantize_int8(w, axis), axis)
+def _int8(w: np.ndarray, axis: int) -> Levels:
+    q, scale = quantize_int8(w, axis)
+    return Levels(q, np.expand_dims(scale, tuple(a for a in range(w.ndim) if a != axis % w.ndim)))
 
 
-def _lut4(w: np.ndarray, axis: int) -> np.ndarray:
-    return dequantize_palette(*palettize(w, bits=4))
+def _lut4(w: np.ndarray, axis: int) -> Levels:
+    indices, palette = palettize(w, bits=4)
+    return Levels(indices, palette=palette)
 
 
 SCHEMES: dict[str, Quantizer] = {"fp16": _float16, "int8": _int8, "int8-weights": _int8, "lut4": _lut4}
@@ -136,13 +133,15 @@ def quantize(
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     quantizer = SCHEMES[scheme]
+    levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
     weight_db: dict[str, float] = {}
     for name, axis in axes.items():
         values = parameters[name].detach().float().numpy()
         if name in model.masks:
             values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
-        quantized[name] = quantizer(values, axis)
+        levels[name] = quantizer(values, axis)
+        quantized[name] = levels[name].values
         weight_db[name] = signal_to_noise_db(values, quantized[name])
     if scheme == "int8" and captured is not None:
         biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in unabsorbed}
@@ -166,7 +165,12 @@ def quantize(
         for name, mask in masks.items():
             masks[name] = mask & (parameters[name] != 0).to(mask.device)
     calibration = tuple(calls) if scheme == "int8" else ()
-    described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes)
+    carried = {
+        name: replace(one, q=np.where(quantized[name] == 0, one.q.dtype.type(0), one.q))  # channels may be silent now
+        for name, one in levels.items()
+        if name not in kept_float and scheme != "fp16" and parameters[name].dtype == torch.float32
+    }
+    described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes, carried)
     steps = (*model.provenance.steps, f"quantize --scheme {scheme}")
     return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
 

@@ -127,6 +127,9 @@ def verify(
         if agrees and not whole and FORMATS[contents.format].convert:
             again, differing, said = against_fresh(contents, model, calls[0], given, results, run_file)
             parities, proofs, more = (*parities, *again), (*proofs, *differing), (*more, *said)
+    if FORMATS[contents.format].usual and parities and quantized_activations(contents):
+        limit = max(parity.tolerance for parity in parities)
+        more = (*more, *FORMATS[contents.format].function("usual")(contents, given[0], limit))
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
     described = Artifact(contents.path, contents.format, contents.size_bytes, contents.manifest)
     return Parity(described, parities, proofs, metrics, (*notes, *more))

@@ -77,12 +77,12 @@ class _Child:
     def ask(self, number: int) -> tuple[str, str, str]:
         limit = SECONDS + (_BATCH_SECONDS if self._first else 0)
         self._first = False
-        self._pipe.send_bytes(json.dumps(number).encode())
-        if not self._pipe.poll(limit):
-            return "hang", "", f"over {limit:.0f} s"
         try:
+            self._pipe.send_bytes(json.dumps(number).encode())
+            if not self._pipe.poll(limit):
+                return "hang", "", f"over {limit:.0f} s"
             word, said, text = json.loads(self._pipe.recv_bytes())
-        except EOFError:
+        except (EOFError, ConnectionError):
             status = self._process.wait()
             return "signal", "", signal.Signals(-status).name if status < 0 else f"exit {status}"
         return word, said, text

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line, noise
@@ -15,8 +18,17 @@ from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line,
 RUNTIME = "onnxruntime"
 
 
-def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
+# Without VNNI, onnxruntime's kernels for x86 add products of uint8 and int8 in pairs of 16 bits, and cut off what is
+# beyond: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When to use reduce range".
+# With this entry they compute in full, as those for ARM and VNNI do anyway.
+EXACT_INTEGERS = ("session.x64quantprecision", "1")
+
+
+def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = True) -> dict[str, Session]:
     """One session. Inputs are cast to the types the file declares.
+
+    Args:
+        exact_integers: what the file means, whatever the CPU; without it a session as anybody would open it.
 
     Raises:
         FileError: onnxruntime cannot load the file.
@@ -26,6 +38,8 @@ def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    if exact_integers:
+        options.add_session_config_entry(*EXACT_INTEGERS)
     path, (inputs, outputs) = contents.path, (contents.interface.inputs, contents.interface.outputs)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -51,6 +65,29 @@ def open_onnx(contents: Contents, *, threads: int = 1) -> dict[str, Session]:
             raise ConversionError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
     return {RUNTIME: run}
+
+
+def usual(contents: Contents, call: Arrays, tolerance: float) -> tuple[str, ...]:
+    """A note where a session without `EXACT_INTEGERS` is off by more than `tolerance` on this CPU."""
+    if platform.machine() not in ("x86_64", "AMD64") or _has_vnni():
+        return ()
+    exact, plain = (open_onnx(contents, exact_integers=way)[RUNTIME](call) for way in (True, False))
+    off = max((error_of([one], [other], "rms") for one, other in zip(exact, plain, strict=True)), default=0.0)
+    if off <= tolerance:
+        return ()
+    name, value = EXACT_INTEGERS
+    return (
+        f"compared in exact integers, as ARM and x86 with VNNI have them; a usual session of {RUNTIME} on this CPU cuts"
+        f" sums off at 16 bits, by which outputs move by {off:.2g}: set its session option '{name}' to '{value}' here",
+    )
+
+
+def _has_vnni() -> bool:
+    """Whether this x86 CPU adds products of 8 bits in 32; False where the system does not say."""
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def time_onnx(contents: Contents, threads: int) -> tuple[str, Callable[[], float]]:

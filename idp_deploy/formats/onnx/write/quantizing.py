@@ -30,23 +30,45 @@ LAYERS = ["Conv", *PRODUCTS]
 OPERATORS = [*LAYERS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Reshape"]
 OPERATORS += ["Transpose"]
 _INT32 = np.iinfo(np.int32)
+_PEAK = 126  # what the largest weight of a channel at least becomes: it decides the scale
+_ROOM = 2.0**30  # steps of a bias that its scale must reach
 
 
 def quantize_static(
     model: onnx.ModelProto, calibration: Sequence[tuple[Any, ...]], kept_float: Collection[str]
-) -> onnx.ModelProto:
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """8-bit activations by the ranges that `calibration` reaches, symmetric int8 weights with one scale a channel.
 
     Activations are unsigned: on x86 onnxruntime turns signed ones into unsigned ones where it can, and a convolution
     between the two kinds (as in front of a residual sum) then stays float.
 
-    Integer weights keep the initializer's name; all other inner names become short.
+    Integer weights keep the initializer's name; all other inner names become short. A layer whose bias is more steps
+    than int32 counts keeps float activations: onnxruntime's quantizer would make the steps of its weights larger.
 
     Args:
         model: float, opset 18.
         calibration: calls of the model.
         kept_float: initializers that stay float, and with them the layers that read them.
+
+    Returns:
+        The model, and the weights of the layers whose bias is too large.
     """
+    original = {tensor.name: tensor for tensor in model.graph.initializer}
+    large: set[str] = set()
+    while True:  # every turn takes at least one layer out
+        quantized, more = _quantized(model, calibration, {*kept_float, *large}, original)
+        if not more:
+            return quantized, tuple(name for name in original if name in large)
+        large |= more
+
+
+def _quantized(
+    model: onnx.ModelProto,
+    calibration: Sequence[tuple[Any, ...]],
+    kept_float: Collection[str],
+    original: Mapping[str, onnx.TensorProto],
+) -> tuple[onnx.ModelProto, set[str]]:
+    """The quantized model, and the weights of the layers whose bias it cannot hold."""
     from onnxruntime.quantization import QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as quantize
 
@@ -74,15 +96,16 @@ def quantize_static(
                 f"onnxruntime cannot quantize this model: {error}", way_out="use scheme int8-weights"
             ) from error
         quantized = onnx.load(target)
+    _free_products(quantized.graph, excluded)
+    if large := _coarsened(quantized.graph, original):
+        return quantized, large
+    _revive_dead_channels(quantized.graph, original)
     del quantized.metadata_props[:]
     del quantized.graph.value_info[:]
     quantized.producer_name, quantized.producer_version = model.producer_name, ""
-    original = {tensor.name: tensor for tensor in model.graph.initializer}
-    _free_products(quantized.graph, excluded)
-    _revive_dead_channels(quantized.graph, original)
     _simplify_biases(quantized.graph)
     _shorten(quantized.graph, set(original))
-    return quantized
+    return quantized, set()
 
 
 def _refuse_sums_of_nothing(graph: onnx.GraphProto) -> None:
@@ -188,17 +211,39 @@ def _revive_dead_channels(graph: onnx.GraphProto, original: Mapping[str, onnx.Te
     layers = _Layers(graph)
     for x_scale, weight, bias in layers.found:
         q, scale = layers.array(weight.input[0]), layers.array(weight.input[1]).copy()
-        axis = next((a.i for a in weight.attribute if a.name == "axis"), 1)
-        dead = ~(q != 0).any(axis=tuple(a for a in range(q.ndim) if a != axis))
+        dead = ~(q != 0).any(axis=_others(weight, q))
         if scale.ndim == 0 or not dead.any() or bias.output[0] not in original:
             continue
-        scale[dead] = np.median(scale[~dead]) if not dead.all() else np.float32(1 / 127)
-        step = layers.array(x_scale) * scale
         exact = numpy_helper.to_array(original[bias.output[0]]).astype(np.float64)
+        usual = np.median(scale[~dead]) if not dead.all() else np.float32(1 / 127)
+        least = np.abs(exact) / _ROOM / layers.array(x_scale)
+        scale[dead] = np.maximum(usual, least)[dead]
+        step = layers.array(x_scale) * scale
         rounded = np.clip(np.rint(exact / step), _INT32.min, _INT32.max).astype(np.int32)
         layers.replace(weight.input[1], scale)
         layers.replace(bias.input[0], np.where(dead, rounded, layers.array(bias.input[0])))
         layers.replace(bias.input[1], np.where(dead, step, layers.array(bias.input[1])).astype(np.float32))
+
+
+def _coarsened(graph: onnx.GraphProto, original: Mapping[str, onnx.TensorProto]) -> set[str]:
+    """Weights that the quantizer gave larger steps than they need, so that int32 counts their layer's bias."""
+    layers = _Layers(graph)
+    found = set()
+    for _, weight, _ in layers.found:
+        q, name = layers.array(weight.input[0]), weight.input[0].removesuffix("_quantized")
+        others = _others(weight, q)
+        if name in original:
+            alive = (numpy_helper.to_array(original[name]) != 0).any(axis=others)
+            peaks = np.abs(q.astype(np.int32)).max(axis=others, initial=0)
+            if np.any(alive & (peaks < _PEAK)):
+                found.add(name)
+    return found
+
+
+def _others(weight: onnx.NodeProto, q: np.ndarray) -> tuple[int, ...]:
+    """All axes of a weight but that of its scales."""
+    axis = next((a.i for a in weight.attribute if a.name == "axis"), 1)
+    return tuple(a for a in range(q.ndim) if a != axis)
 
 
 def _simplify_biases(graph: onnx.GraphProto) -> None:
