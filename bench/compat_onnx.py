@@ -65,6 +65,9 @@ TOOLS = {
     "MNN 3.6.1": Tool("mnn", ("mnn==3.6.1", "numpy==2.4.6")),
     "ncnn by pnnx, 20261020": Tool("ncnn", ("ncnn==1.0.20261020", "pnnx==20261020", "numpy==2.4.6")),
     "tract 0.23.9": Tool("tract", ("tract==0.23.9", "numpy==2.4.6")),
+    "IREE 3.13.0": Tool(
+        "iree", ("iree-base-compiler==3.13.0", "iree-base-runtime==3.13.0", "numpy==2.4.6", "onnx==1.23.2")
+    ),
     "onnxslim 0.1.98": Tool("onnxslim", _NEWEST),
 }
 

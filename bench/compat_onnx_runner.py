@@ -94,6 +94,27 @@ def tract(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
     return [output.to_numpy() for output in model.into_model().into_runnable().run(list(inputs.values()))]
 
 
+def iree(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
+    from iree import runtime
+
+    tools, mlir, compiled = Path(sys.executable).parent, path.with_suffix(".mlir"), path.with_suffix(".vmfb")
+    target = ("--iree-hal-target-device=local", "--iree-hal-local-target-device-backends=llvm-cpu")
+    for command in (
+        [tools / "iree-import-onnx", path, "-o", mlir],
+        [tools / "iree-compile", mlir, *target, "--iree-llvmcpu-target-cpu=generic", "-o", compiled],
+    ):
+        done = subprocess.run(command, capture_output=True, timeout=limit / 2, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.decode(errors="replace").strip()[:200])
+    context = runtime.SystemContext(config=runtime.Config("local-sync"))
+    module = runtime.VmModule.mmap(context.instance, str(compiled))
+    context.add_vm_module(module)
+    found = getattr(context.modules, module.name)["main_graph" if "main_graph" in module.function_names else "model"](
+        *inputs.values()
+    )
+    return [np.asarray(each.to_host()) for each in (found if isinstance(found, (list, tuple)) else [found])]
+
+
 def reference(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
     from onnx.reference import ReferenceEvaluator
 
@@ -160,7 +181,7 @@ def ort_web(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
 RUNNERS: dict[str, Callable[[Path, Arrays, int], list[np.ndarray]]] = {
     "onnxruntime": onnxruntime, "onnxslim": onnxslim, "openvino": openvino, "opencv-new": opencv_new,
     "opencv-classic": opencv_classic, "mnn": mnn, "tract": tract, "ncnn": ncnn,
-    "ort-web": ort_web, "reference": reference,
+    "ort-web": ort_web, "reference": reference, "iree": iree,
 }  # fmt: skip
 
 
