@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
-  tests/test_onnx_reading.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
+  tests/test_onnx_reading.py tests/test_onnx_shapes.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
 
 .PHONY: help demo demo-mcu test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz verify-changes chaos emulator clean
 help:  ## this list

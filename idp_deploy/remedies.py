@@ -27,6 +27,7 @@ from idp_deploy.units import METRICS, show
 
 SHARES = (*(0.02 * step for step in range(1, 45)), 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
 SCALE_BYTES = 4  # an output channel, where integers take the place of floats
+AIM = 0.98  # of the limit: a prediction is not the file, which has alignment and names of its own
 ROOM = 0.95  # zeros beyond which other means are tried first
 Tried = Iterator[tuple[str, str, float]]  # (what, the command's words, the metric it would leave)
 
@@ -61,7 +62,7 @@ def _best(check: Check, tried: Tried) -> Remedy | None:
     limit, floor = check.budget.limit, METRICS[check.budget.metric].at_least
     near: Remedy | None = None
     for what, command, value in tried:
-        meets = value >= limit if floor else value <= limit
+        meets = value >= limit if floor else value <= limit * AIM
         if meets:
             return Remedy(what, command, value, True)
         if value < (near.value if near else check.value or 0.0):
@@ -70,7 +71,8 @@ def _best(check: Check, tried: Tried) -> Remedy | None:
 
 
 def _least(values: Sequence[float], limit: float, at: Callable[[float], float]) -> tuple[float, float]:
-    """(the least of `values` at which a falling function is within the limit, or the last; what it is there)."""
+    """(the least of `values` at which a falling function is safely within the limit, or the last; what it is there)."""
+    limit *= AIM
     low, high = 0, len(values) - 1
     last = at(values[high])
     if last > limit:

@@ -12,6 +12,7 @@ from idp_deploy.configuration import Configuration
 from idp_deploy.flow import Estimate, FileFacts, OutputParity, WeightProof
 from idp_deploy.formats import COMPILED_FROM, FORMATS, written
 from idp_deploy.formats.manifest import SCHEMA_VERSION as MANIFEST_VERSION
+from idp_deploy.formats.manifest import UNSAID
 from idp_deploy.rendering.document import SCHEMA_VERSION
 from idp_deploy.units import METRICS
 
@@ -204,7 +205,8 @@ def manifest() -> dict[str, Any]:
         **{name: {"type": "string", "pattern": "^[0-9a-f]{32}$"} for name in ("seal", "origin")},
         "versions": texts,
     }
-    return {"$schema": DIALECT, **_closed(properties)}
+    required = sorted(properties.keys() - UNSAID)
+    return {"$schema": DIALECT, **_closed(properties), "required": required}
 
 
 SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {

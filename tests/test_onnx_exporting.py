@@ -174,7 +174,7 @@ def test_the_caller_is_left_alone(tmp_path):
 def test_manifest_travels_in_the_file(exported, model):
     contents = read_onnx(exported["auto"].path)
     entry = contents.metadata["idp_deploy"]
-    assert entry == json.loads(manifest.dumps(exported["auto"].manifest))
+    assert entry == json.loads(json.dumps(exported["auto"].manifest))
     assert entry["inputs"] == list(contents.inputs) == ["input"]
     assert entry["outputs"] == list(contents.outputs) == ["output"]
     assert entry["zeros"]["4.weight"] == int((~model.masks["4.weight"]).sum())

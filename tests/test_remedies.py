@@ -106,6 +106,22 @@ def test_the_prediction_is_what_happens(
         assert value_of(after, metric) == pytest.approx(check.remedy.value, rel=0.1)
 
 
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+@pytest.mark.parametrize("over", [1.15, 1.4])
+def test_red_goes_green_when_it_is_done(format: str, over: float, model: Model, tmp_path: Path) -> None:
+    pytest.importorskip({"coreml": "coremltools", "tflite": "litert_torch"}.get(format, "onnx"))
+    target, suffix = load_target("iphone-12"), {"coreml": "mlpackage"}.get(format, format)
+    before = measured(pruned(model, 0.5), format, tmp_path / f"before.{suffix}", target)
+    limit = value_of(before, "size") / over
+    remedy = broken(before, target, "size", limit).remedy
+    assert remedy is not None
+    assert remedy.meets
+    share = float(re.fullmatch(r"prune --target ([\d.]+)", remedy.command).group(1))  # type: ignore[union-attr]
+    after = measured(pruned(model, share), format, tmp_path / f"after.{suffix}", target)
+    assert value_of(after, "size") <= limit
+    assert value_of(after, "size") == pytest.approx(remedy.value, rel=0.1)  # where zeros fall is for the allocation
+
+
 def test_what_cannot_be_mended_says_so(model: Model, tmp_path: Path) -> None:
     target = load_target("raspberry-pi-4")
     evidence = measured(pruned(model, 0.5), "onnx", tmp_path / "m.onnx", target)

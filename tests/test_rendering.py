@@ -132,6 +132,12 @@ def test_an_axis_has_one_unit() -> None:
     assert "ms<" not in html
 
 
+def test_an_axis_of_shares_ends_at_the_whole() -> None:
+    chart = Chart("zeros", "share", ["a"], {"": [Bar(0.665)]}, least=1.0)
+    assert chart.end == 1.0
+    assert Chart("budgets", "share", ["a"], {"": [Bar(3.0)]}, reach=2.0).end == 2.0
+
+
 def test_a_comment_that_would_be_too_long_says_what_it_leaves_out() -> None:
     tables = [Table(f"t{i}", ("a",), [("x" * 300,)] * 30) for i in range(9)]
     text = str(render(Document("t", tables, notes=["last"]), "markdown"))

@@ -149,17 +149,19 @@ def export(
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
+    wrong = {p.artifact.format: str(p.artifact.path) for p in parities.values() if not p.passed}
+    if wrong:
+        first = next(iter(wrong.values()))
+        differs = ConversionError(
+            f"{', '.join(wrong.values())} does not agree with the model",
+            way_out=f"see 'idp-deploy verify {first} {source}' for the outputs and weights that differ",
+        )
+        raise _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs
     if refused:
         raise _all_in_one(refused)
-    wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
-    if wrong:
-        raise ConversionError(
-            f"{', '.join(wrong)} does not agree with the model",
-            way_out=f"see 'idp-deploy verify {wrong[0]} {source}' for the outputs and weights that differ",
-        )
 
 
-def _all_in_one(refused: Mapping[FormatName, IdpDeployError]) -> IdpDeployError:
+def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:
     """The only refusal as it is, several as one; of the exit codes that they agree on, else 3."""
     errors = list(refused.values())
     kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConversionError

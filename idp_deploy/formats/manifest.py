@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -17,6 +18,7 @@ from idp_deploy.sealing import BLANK
 
 KEY = MANIFEST_KEY
 SCHEMA_VERSION = 1
+UNSAID: Mapping[str, Any] = {"recipe": None, "scheme": None, "provenance": {}, "layouts": {}, "options": {}}
 _LISTS, _MAPS = ("inputs", "outputs"), ("layouts", "weights")  # of texts, to texts
 
 
@@ -68,8 +70,9 @@ def _said(provenance: Provenance) -> dict[str, Any]:
 
 
 def dumps(manifest: Mapping[str, Any]) -> str:
-    """Canonical JSON: sorted keys, no spaces, so that equal manifests are equal bytes."""
-    return json.dumps(manifest, sort_keys=True, separators=(",", ":"))
+    """Canonical JSON: sorted keys, no spaces, nothing that says nothing, so that equal manifests are equal bytes."""
+    said = {key: value for key, value in manifest.items() if key not in UNSAID or value != UNSAID[key]}
+    return json.dumps(said, sort_keys=True, separators=(",", ":"))
 
 
 def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
@@ -98,7 +101,7 @@ def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
     for key in ("zeros", "versions", "provenance", "options"):
         if not isinstance(found.get(key, {}), dict):
             return _ignored(f"'{key}' is no mapping")
-    return found, ""
+    return (deepcopy(dict(UNSAID)) | found if "schema_version" in found else found), ""
 
 
 def _ignored(why: str) -> tuple[None, str]:

@@ -83,6 +83,7 @@ class Chart:
     beside: str = ""  # what `Bar.beside` is: "dense"
     note: str = ""  # how to read it
     reach: float | None = None  # the axis ends here, and what is beyond is cut
+    least: float = 0.0  # the axis ends no earlier: a share is one of the whole
 
     def bars(self) -> Iterator[Bar]:
         """All of them."""
@@ -98,7 +99,7 @@ class Chart:
     def end(self) -> float:
         """Where the axis ends."""
         most = max((value for bar in self.bars() for value in bar.extents()), default=0.0)
-        return most if self.reach is None else min(most, self.reach)
+        return max(self.least, most if self.reach is None else min(most, self.reach))
 
 
 @dataclass(frozen=True)

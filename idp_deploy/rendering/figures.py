@@ -151,7 +151,7 @@ def layer_charts(files: Sequence[FileFacts], estimates: Sequence[Estimate]) -> l
             for label, layers in _by_layer(files)
         }
         charts = [
-            Chart("Zeros of each layer", "share", rows, zeros, "layer", reach=1.0),
+            Chart("Zeros of each layer", "share", rows, zeros, "layer", least=1.0),
             Chart("Bytes of each layer", "bytes", rows, bytes_, "layer", "dense"),
         ]
     timed = [e for e in estimates if e.latency_ms and e.ops]
@@ -168,7 +168,8 @@ def layer_times(estimates: Sequence[Estimate], first: Sequence[str] = ()) -> Cha
     rows = [row for row in rows if row != WITHOUT_WEIGHTS] + [WITHOUT_WEIGHTS] * (WITHOUT_WEIGHTS in named)
     names = labels((e.artifact.name, f"{e.target} {e.format}") for e in estimates)
     series = {label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(names, times, strict=True)}
-    note = "The other tone runs sparse. Behind each bar: the same layer had it no zeros."
+    tones = "The other tone runs sparse. " if any(bar.sparse for bars in series.values() for bar in bars) else ""
+    note = f"{tones}Behind each bar: the same layer had it no zeros."
     return Chart("Time of each layer, simulated", "ms", rows, series, "layer", "dense", note)
 
 

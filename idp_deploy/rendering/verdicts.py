@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_sta
 from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, together, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
-from idp_deploy.units import METRICS, show
+from idp_deploy.units import METRICS, scale, show
 
 if TYPE_CHECKING:
     from idp_deploy.inspection import Redundancy
@@ -129,7 +130,8 @@ def check_case(check: Check, latency: Interval | None = None) -> Case:
     relation = "≥" if METRICS[check.budget.metric].at_least else "≤"
     between = ""
     if latency and check.budget.metric == "latency":
-        between = f" ({show(latency.low, unit)} to {show(latency.high, unit)})"
+        axis = scale((latency.middle,), unit)
+        between = f" ({axis.number(latency.low)} to {axis.text(latency.high)})"
     value, limit = show(check.value, unit), show(check.budget.limit, unit)
     message = f"{check.budget.metric} {value}{between}, wanted {relation} {limit}"
     missed = "short" if METRICS[check.budget.metric].at_least else "over"
@@ -137,7 +139,7 @@ def check_case(check: Check, latency: Interval | None = None) -> Case:
         _over(check) and f"{missed} by {_over(check)}",
         "marginal" if check.marginal and check.verdict == "fail" else "",
         check.detail,
-        f"most of it: {check.layer}" if check.layer and check.layer not in check.detail else "",
+        f"most of it: {check.layer}" if check.layer and not _named(check.layer, check.detail) else "",
         check.fix,
     )
     extra = "; ".join(filter(None, parts))
@@ -148,6 +150,14 @@ def check_case(check: Check, latency: Interval | None = None) -> Case:
         f"{message}; {extra}; limit from {check.budget.source}" if extra else message,
         str(check.artifact),
     )
+
+
+def _named(layer: str, text: str) -> bool:
+    """
+    >>> _named("4", "largest weight w4_weight"), _named("4", "largest weight 4.weight")
+    (False, True)
+    """
+    return re.search(rf"(?<!\w){re.escape(layer)}(?!\w)", text) is not None
 
 
 def _over(check: Check) -> str:
