@@ -3,6 +3,7 @@
     python -m bench.suite try '{"floor": 0}'     # settings of idp beside the shipped ones, on tuning tasks and seeds
     python -m bench.suite bisect                 # plain IDP and idp, one difference at a time, on the task for that
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
+    python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
 Runs are paired by seed: first weights and order of the data are those of every method. What counts is the score of
@@ -13,12 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.suite.reporting import report, tried
+from bench.suite.reporting import recurrent, report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, STUDIED, TUNING
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING, SmallTask
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
 FORMER = ("idp", {"floor": 0.5, "floor_end": 0.5, "refresh": 8})  # its defaults before they were chosen here
@@ -44,7 +45,7 @@ TUNING_SEEDS = (100, 101, 102)
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "run", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "run", "recurrent", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -76,18 +77,29 @@ def main() -> None:
             given.minutes,
         )
         print(tried(STUDIED))
+    elif given.what == "recurrent":
+        fill(_shipped(RECURRENT, given.seeds, ("idp", "gmp", "topk-ste")), given.minutes)
+        print(recurrent())
     else:
-        fill(
-            [
-                Run.of(name, method, sparsity, int(seed), settings)
-                for seed in given.seeds.split(",")
-                for name, task in ((name, JUDGING[name]) for name in given.tasks.split(","))
-                for sparsity in task.sparsities
-                for method, settings in [("dense", {}), *((name, {}) for name in given.methods.split(",")), FORMER]
-                if method != "dense" or sparsity == task.sparsities[0]
-            ],
-            given.minutes,
-        )
+        chosen = {name: JUDGING[name] for name in given.tasks.split(",")}
+        fill(_shipped(chosen, given.seeds, given.methods.split(","), [FORMER]), given.minutes)
+
+
+def _shipped(
+    tasks: Mapping[str, SmallTask],
+    seeds: str,
+    methods: Sequence[str],
+    besides: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> list[Run]:
+    """Seed after seed: the dense net once, every method as shipped and what stands `besides` at every sparsity."""
+    return [
+        Run.of(name, method, sparsity, int(seed), settings)
+        for seed in seeds.split(",")
+        for name, task in tasks.items()
+        for sparsity in task.sparsities
+        for method, settings in [("dense", {}), *((name, {}) for name in methods), *besides]
+        if method != "dense" or sparsity == task.sparsities[0]
+    ]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 
 from bench.suite import running
 from bench.suite.running import known
-from bench.suite.tasks import JUDGING, STUDIED
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED
 from idp_deploy.pruning.comparing import mean_interval
 
 Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task, sparsity) → method → seed → score
@@ -39,11 +39,17 @@ def report() -> str:
     return text
 
 
-def judged() -> tuple[Scores, Mapping[str, Sequence[float]]]:
+def recurrent() -> str:
+    """The table of the recurrent tasks in Markdown, of what is there."""
+    scores, dense = judged(RECURRENT)
+    return _table(scores, dense, ["idp", *sorted({name for runs in scores.values() for name in runs} - {"idp"})]) + "\n"
+
+
+def judged(tasks: Iterable[str] = JUDGING) -> tuple[Scores, Mapping[str, Sequence[float]]]:
     """Runs of the judging tasks as shipped, idp also with its former defaults, and what the dense nets score."""
     scores: dict[tuple[str, float], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     dense: dict[str, list[float]] = defaultdict(list)
-    for task in JUDGING:
+    for task in tasks:
         for run, score in known(task).items():
             if run.method == "dense":
                 dense[task].append(score)
