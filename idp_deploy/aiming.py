@@ -22,7 +22,7 @@ from idp_deploy.vendors import vela
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
-WANTED = "tflite"  # what Vela reads
+WANTED = COMPILED_FROM["ethos-u"]  # what Vela reads
 # family of a runtime → the encoding that it wants, and why; where a file is for several, the first row counts
 STORED: Mapping[str, tuple[str, str]] = {
     "vela": ("dense", "weights are stored densely for {}: Vela encodes the zeros"),

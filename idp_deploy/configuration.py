@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
-from idp_deploy.formats import COMPILED_FROM, usual
+from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
 from idp_deploy.formats.validation import KnownFormat, KnownOutput
 from idp_deploy.units import METRICS, parse
 
@@ -75,11 +75,7 @@ class ExportTable(_Table):
             UsageError: an argument that none of `formats` takes.
         """
         words = {"precision": (precision, self.precision), "io": (io, self.io), "layout": (layout, self.layout)}
-        takers: dict[str, tuple[FormatName, ...]] = {
-            "precision": ("coreml", "coreai"),
-            "io": ("tflite",),
-            "layout": ("tflite",),
-        }
+        takers = {word: tuple(name for name, row in FORMATS.items() if word in row.options) for word in words}
         formats = [COMPILED_FROM.get(format, format) for format in formats]
         for word, (asked, _) in words.items():
             if asked and not set(takers[word]).intersection(formats):
@@ -134,8 +130,8 @@ class Configuration(_Table):
     source: Path | None = Field(default=None, exclude=True)
 
     def path(self, value: Path | None) -> Path | None:
-        """`value` resolved against the configuration's folder."""
-        if value is None or value.is_absolute() or self.source is None:
+        """`value` resolved against the configuration's folder, and as it is typed where that is the working folder."""
+        if value is None or value.is_absolute() or self.source is None or self.source.parent.samefile(Path.cwd()):
             return value
         return self.source.parent / value
 

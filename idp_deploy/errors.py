@@ -79,6 +79,16 @@ class MissingDependencyError(IdpDeployError):
     exit_code = ExitCode.DEPENDENCY
 
 
+def of_system(error: OSError) -> FileError:
+    """What the system said of a file, as an error of ours.
+
+    >>> str(of_system(OSError(28, "No space left on device", "out/model.onnx")))
+    'out/model.onnx: No space left on device — check the path, its permissions and the free space'
+    """
+    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    return FileError(what, way_out="check the path, its permissions and the free space")
+
+
 class IdpDeployWarning(UserWarning):
     """What is done all the same, though it may not be what was meant."""
 

@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -25,9 +25,19 @@ from idp_deploy.errors import FileError, UsageError
 GZIP_LEVEL = 6  # what web servers use by default
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
 
+SOURCES = "src"  # a folder that holds packages and is none itself
+
 _HOLDER = re.compile(r"\.idp-deploy-[0-9a-f]{32}")
 _RETIRED = "retired"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+
+
+def code_folders() -> tuple[str, ...]:
+    """Where a user's modules are looked for before those that are installed: the working folder, and its `src`."""
+    here = Path.cwd()
+    inside = here / SOURCES
+    beside = inside.is_dir() and not (inside / "__init__.py").exists()
+    return (str(here), *([str(inside)] if beside else []))
 
 
 @contextmanager
@@ -35,14 +45,18 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`, else it is removed.
 
     The caller creates the file, or with `package` the folder, at the yielded path. A link at `path` stays, and what it
-    leads to is replaced.
+    leads to is replaced. Folders that are missing on the way appear with it, in one step.
 
     Raises:
         UsageError: what stands at `path` may not be replaced; see `landing`.
     """
     place = landing(path, package=package)
-    with workspace(place.parent) as holder:
-        temporary = holder / place.name
+    if ".." in place.parts:
+        place = Path(os.path.realpath(place))
+    stands = next(parent for parent in place.parents if parent.exists())
+    with workspace(stands) as holder:
+        temporary = holder / place.relative_to(stands)
+        temporary.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         for file in members(temporary):
             with file.open("rb") as handle:
@@ -50,7 +64,18 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
         if package and place.is_dir():
             _swap(temporary, place, holder / _RETIRED, packages.kind_of(path))
         else:  # never takes the place of a folder, or with a folder that of a file, since the system refuses that
-            os.replace(temporary, place)
+            _settle(temporary, place, holder, stands)
+
+
+def _settle(temporary: Path, place: Path, holder: Path, stands: Path) -> None:
+    """Let a file, or with it the folders between `stands` and its place, which lie in `holder`, take their names."""
+    if stands != place.parent:
+        first = place.relative_to(stands).parts[0]
+        with suppress(OSError):  # somebody made the folder in the meantime
+            os.rename(holder / first, stands / first)
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, place)
 
 
 @contextmanager
@@ -125,9 +150,20 @@ def sweep(folder: Path) -> None:
         os.close(lock)
 
 
-def holds_leftovers(folder: Path) -> bool:
-    """Whether a killed command left a temporary folder in it, or a living one works there."""
-    return any(_HOLDER.fullmatch(path.name) for path in folder.glob(".idp-deploy-*"))
+def discard(folder: Path, names: Set[str]) -> bool:
+    """Remove a folder in one step; False where it stays, since there is more in it than files of these names."""
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    sweep(folder)
+    if not names >= set(os.listdir(folder)):
+        return False
+    with workspace(folder.parent) as holder:
+        taken = holder / folder.name
+        folder.rename(taken)
+        if names >= set(os.listdir(taken)):
+            return True
+        taken.rename(folder)  # something was put into it since it was looked at
+    return False
 
 
 def _discard(holder: Path) -> None:

@@ -111,7 +111,7 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
         return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
     if evidence.estimate.unfit:  # no limit holds of a file that does not run as it is meant
         return Check(budget, evidence.contents.path, value, "fail", evidence.estimate.unfit, evidence.estimate.way_out)
-    slack = 0.5 / max(sparsity(evidence.contents)[2], 1) if metric.at_least else 0.0  # a share is a count rounded
+    slack = 0.5 / sparsity(evidence.contents)[2] if metric.at_least else 0.0  # a share is a count rounded
     passed = value >= budget.limit - slack if metric.at_least else value <= budget.limit
     detail = _crossing(budget, evidence, passed) if budget.metric == "latency" else ""
     if passed:
@@ -168,6 +168,13 @@ def sparsity(contents: Contents) -> tuple[float, int, int]:
     return (zeros / entries if entries else 0.0), zeros, entries
 
 
+def _share(evidence: Evidence) -> tuple[float | None, str]:
+    share, _, entries = sparsity(evidence.contents)
+    if not entries:
+        return None, "no convolution, product or recurrence of the file reads a weight stored in it"
+    return share, ""
+
+
 def _error(evidence: Evidence) -> tuple[float | None, str]:
     if evidence.parity is None or not evidence.parity.outputs:
         return None, "no model was given to compare with"
@@ -180,7 +187,7 @@ VALUES: Mapping[str, Callable[[Evidence], tuple[float | None, str]]] = {
     "brotli": lambda e: (files.transfer_bytes(e.contents.path)[1], ""),
     "latency": _latency,
     "memory": _memory,
-    "sparsity": lambda e: (sparsity(e.contents)[0], ""),
+    "sparsity": _share,
     "flash": _vendor("flash_bytes"),
     "sram": _vendor("sram_bytes"),
     "arena": _vendor("arena_bytes"),

@@ -23,6 +23,7 @@ from idp_deploy.reading import read
 
 CALLS = 2  # seeded inputs that both files are run on
 _KEEP = "keep the file as it is, and report this"
+_WORTH_NAMING_BYTES = 1000
 _FREE = (1, 2, 16)  # extents tried for a free dimension: a batch of one, else what a sequence needs
 
 
@@ -68,9 +69,22 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
             outputs = len(before.outputs) * CALLS
             return Restored(source, path, before.size_bytes, len(form), zeros, entries, outputs, tuple(expected))
         form = next(forms, None)
-    raise problem or UsageError(
-        f"{source} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
-        way_out="prune the model first; or this file stores its zeros sparse already",
+    raise problem or _nothing_gained(before)
+
+
+def _nothing_gained(before: Contents) -> UsageError:
+    """The weight with the most zeros to leave out is named where these are what cannot be left out."""
+    dense = [tensor for tensor in before.tensors if not tensor.is_sparse and tensor.zeros > tensor.size / 2]
+    heaviest = max(dense, key=lambda tensor: tensor.zeros * tensor.value_bits, default=None)
+    if heaviest is None or heaviest.zeros * heaviest.value_bits < 8 * _WORTH_NAMING_BYTES:
+        return UsageError(
+            f"{before.path} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
+            way_out="prune the model first; or this file stores its zeros sparse already",
+        )
+    share = heaviest.zeros / heaviest.size
+    return UsageError(
+        f"{before.path}: '{heaviest.name}' ({heaviest.dtype}, {share:.0%} zero) cannot be stored sparse as it is",
+        way_out="docs/formats.md, 'Dense files of other tools', says which weights can",
     )
 
 

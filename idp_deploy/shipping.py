@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
-from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.errors import ConversionError, IdpDeployError, UsageError, of_system
 from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.external_data import remove_data
@@ -147,6 +147,10 @@ def refusals_of(format: FormatName, refused: dict[FormatName, IdpDeployError] | 
         if refused is None:
             raise
         refused[format] = error
+    except OSError as error:  # of the disk, not of the format
+        if refused is None:
+            raise
+        refused[format] = of_system(error)
     except Exception as error:  # whatever a converter stumbles over takes no other format along
         if refused is None:
             raise

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.flow import CompressedModel, Recipe
+from idp_deploy.flow import CompressedModel, Quantization, Recipe
 from idp_deploy.masks import prunable_weights
 
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
@@ -68,7 +68,23 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
         parameter.requires_grad_(flags[name])
     masks = {name: marks.get_parameter(name).detach() != 0 for name in model.masks}
     provenance = replace(model.provenance, steps=(*model.provenance.steps, "shrink"))
-    return replace(model, module=module.train(model.module.training), masks=masks, provenance=provenance)
+    return replace(
+        model,
+        module=module.train(model.module.training),
+        masks=masks,
+        quantization=_of_the_same_shape(model.quantization, module),
+        provenance=provenance,
+    )
+
+
+def _of_the_same_shape(quantization: Quantization | None, module: nn.Module) -> Quantization | None:
+    """Without the integers of weights that became smaller: exporters find these again from the values."""
+    if quantization is None:
+        return None
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters(remove_duplicate=False)}
+    return replace(
+        quantization, levels={name: one for name, one in quantization.levels.items() if shapes[name] == one.q.shape}
+    )
 
 
 def prunes_channels(recipe: Recipe | None) -> bool:

@@ -190,7 +190,7 @@ class Run:
         from idp_deploy.hardening import harden
         from idp_deploy.loading import save_checkpoint
         from idp_deploy.pruning import by_reason, left_dense, one_shot, prune
-        from idp_deploy.pruning.resuming import forget_state, state_file
+        from idp_deploy.pruning.resuming import forget_state, is_foreign
         from idp_deploy.shrinking import shrink_as_asked
         from idp_deploy.tasks import evaluate, rehearse
 
@@ -203,7 +203,7 @@ class Run:
         for reason, names in by_reason(left_dense(model.module, recipe)).items():
             self._announce(f"not pruned ({reason}): {', '.join(names)}")
         work = plan.pruned.with_suffix(".resume") if self._history else None
-        stood = work is not None and work.is_dir() and not state_file(work).exists()  # a folder of the user's
+        stood = work is not None and is_foreign(work)
         if plan.one_shot:
             compressed = one_shot(model, recipe, self._example_inputs)
         elif task is None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from torch import nn
 
 from idp_deploy.exporting import export
-from idp_deploy.flow import Artifact, CompressedModel, Contents, WeightProof
+from idp_deploy.flow import Artifact, CompressedModel, Contents, Levels, Quantization, WeightProof
 from idp_deploy.gating import sparsity
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization import SCHEMES, quantize
@@ -93,6 +95,59 @@ def test_three_files_of_a_model_say_the_same(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
 def test_three_files_of_every_model_say_the_same(entry: Entry, scheme: str | None, tmp_path: Path) -> None:
     check(entry, scheme, tmp_path)
+
+
+# ── integers are quantize's ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def with_levels(scheme: str) -> CompressedModel:
+    """Integers and a palette that nobody would find again: no channel reaches ±127, no value is said by its rank."""
+    generator = torch.Generator().manual_seed(0)
+    module, levels = nn.Sequential(nn.Conv2d(3, 24, 3), nn.Flatten(), nn.Linear(24 * 16, 24)).eval(), {}
+    for name in ("0.weight", "2.weight"):
+        weight = module.get_parameter(name)
+        kept = (torch.rand(weight.shape, generator=generator) < 0.3).numpy()
+        if scheme == "lut4":
+            palette = np.array([0.0, *np.linspace(-0.7, 0.9, 15)], np.float32)
+            levels[name] = Levels(np.where(kept, 3, 0).astype(np.uint8), palette=palette)
+        else:
+            q = torch.randint(1, 100, weight.shape, generator=generator).numpy()
+            scale = 0.001 + torch.rand(24, *[1] * (weight.dim() - 1), generator=generator).numpy() / 100
+            levels[name] = Levels(np.where(kept, q, 0).astype(np.int8), scale)
+        weight.data = torch.from_numpy(levels[name].values)
+    masks = {name: module.get_parameter(name) != 0 for name in levels}
+    quantization = Quantization(scheme, dict.fromkeys(levels, 40.0), levels=levels)
+    return CompressedModel(module, masks, quantization=quantization)
+
+
+@pytest.mark.parametrize("scheme", ["int8-weights", "lut4"])
+@pytest.mark.parametrize("format", HERE)
+def test_a_file_holds_the_integers_that_the_model_carries(format: str, scheme: str, tmp_path: Path) -> None:
+    if (format, scheme) in REFUSED:
+        pytest.skip(f"{format} refuses {scheme}")
+    model = with_levels(scheme)
+    single = {"precision": "float32"} if "precision" in signature(HERE[format].function("convert")).parameters else {}
+    artifact = export(model, format, (torch.randn(1, 3, 6, 6),), tmp_path / f"m{HERE[format].suffix}", **single)
+    stored = {tensor.size: tensor for tensor in read(artifact.path).tensors}
+    for name in model.masks:
+        values = model.module.get_parameter(name).detach().numpy()
+        found = stored[values.size]
+        assert found.value_bits == (4 if scheme == "lut4" else 8), (name, found.encoding, artifact.notes)
+        np.testing.assert_array_equal(
+            np.sort((found.dequantize or found.values)().reshape(-1)), np.sort(values.reshape(-1))
+        )
+    assert not [note for note in artifact.notes if "are what they hold" in note]
+
+
+@pytest.mark.parametrize("format", [name for name in HERE if (name, "int8-weights") not in REFUSED])
+def test_a_file_says_which_weights_are_no_integers(format: str, tmp_path: Path) -> None:
+    model = with_levels("int8-weights")
+    others = replace(model.quantization, levels={})  # whose weights reach no ±127
+    artifact = export(
+        replace(model, quantization=others), format, (torch.randn(1, 3, 6, 6),), tmp_path / f"m{HERE[format].suffix}"
+    )
+    (said,) = [note for note in artifact.notes if "are what they hold" in note]
+    assert "0.weight, 2.weight" in said
 
 
 # ── no metadata moves a number ──────────────────────────────────────────────────────────────────────────────────────

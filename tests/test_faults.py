@@ -14,7 +14,8 @@ import torch
 
 from idp_deploy.errors import UsageError
 from idp_deploy.files import move, replacing, workspace, write_bytes
-from idp_deploy.pruning.resuming import save
+from idp_deploy.ownership import TRAINING_STATE
+from idp_deploy.pruning.resuming import forget_state, save
 from tests.test_pipeline import package
 
 ROOT = Path(__file__).parents[1]
@@ -73,8 +74,11 @@ import os, signal, time
 from pathlib import Path
 from idp_deploy.files import workspace
 with workspace(Path({str(tmp_path)!r})):
+    up, told = os.pipe()
     if (worker := os.fork()) == 0:
+        os.write(told, b".")
         time.sleep(60)
+    os.read(up, 1)
     print(worker, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -242,3 +246,42 @@ main([])
     assert done.returncode == 3
     assert done.stderr.startswith("error: a worker of the task's data loader ended (DataLoader worker (pid")
     assert done.stderr.endswith("use fewer workers, then --resume\n")
+
+
+@pytest.mark.parametrize("place", ["new/inner/file", "here/../new/file", "new/../file"])
+def test_folders_that_are_missing_appear_with_the_file_in_them(tmp_path: Path, place: str) -> None:
+    (tmp_path / "here").mkdir()
+    with replacing(tmp_path / place) as temporary:
+        temporary.write_text("whole")
+        assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".idp-deploy-")] == ["here"]
+    assert Path(os.path.normpath(tmp_path / place)).read_text() == "whole"
+    assert not list(tmp_path.rglob(".idp-deploy-*"))
+
+
+def test_a_folder_that_somebody_makes_meanwhile_is_used(tmp_path: Path) -> None:
+    with replacing(tmp_path / "new" / "file") as temporary:
+        temporary.write_text("whole")
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "notes.txt").write_text("mine")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == [
+        "new",
+        "new/file",
+        "new/notes.txt",
+    ]
+
+
+def test_the_folder_of_a_state_goes_in_one_step_and_one_of_the_user_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ours", "mine", "kept"):
+        save({"kind": TRAINING_STATE}, tmp_path / name / "training_state.pt")
+    (tmp_path / "ours" / f".idp-deploy-{0:032x}").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    removed: list[str] = []
+    monkeypatch.setattr(Path, "rmdir", lambda path: removed.append(path.name))  # after a step of its own
+    forget_state(tmp_path / "ours")
+    forget_state(tmp_path / "mine")
+    forget_state(tmp_path / "kept", keep_folder=True)
+    forget_state(tmp_path / "never")
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["kept", "mine", "mine/notes.txt"]
+    assert not removed

@@ -62,6 +62,14 @@ def test_a_ceiling_holds_at_the_value_and_breaks_below_it(metric: str, value: fl
     assert failed.checks[0].fix
 
 
+def test_a_share_of_no_weights_is_not_known() -> None:
+    item = evidence()
+    item = replace(item, contents=replace(item.contents, ops=()))  # a weight that nothing in the graph multiplies by
+    report = gate([budget("sparsity", 0.5)], [item])
+    assert not report.passed
+    assert (report.checks[0].value, report.checks[0].verdict) == (None, "not estimable")
+
+
 @pytest.mark.parametrize(("metric", "which"), [("gzip", 0), ("brotli", 1)])
 def test_transfer_is_compressed_for_the_gate_and_not_estimated(metric: str, which: int, tmp_path: Path) -> None:
     path = tmp_path / "m.tflite"

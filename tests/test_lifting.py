@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.capturing import capture, export_program
+from idp_deploy.capturing.lifting import lift
 from idp_deploy.flow import CompressedModel
-from idp_deploy.lifting import lift
 from tests.zoo import ZOO, flat, pruned
 
 

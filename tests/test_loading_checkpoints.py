@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from idp_deploy.loading import (
     load_model,
     save_checkpoint,
 )
+from idp_deploy.quantization import quantize
 from tests.loading_fixtures import (
     FACTORY,
     HERE,
@@ -49,6 +51,30 @@ def test_compressed_round_trip(tmp_path: Path) -> None:
     assert torch.equal(loaded.quantization.calibration[1][0], X[:1])
     assert loaded.zeros == model.zeros
     assert torch.equal(load_any(tmp_path / "c.pt", build).module(X), model.module(X))
+
+
+@pytest.mark.parametrize("scheme", ["int8-weights", "lut4"])
+def test_the_integers_of_a_quantized_model_come_back(scheme: str, tmp_path: Path) -> None:
+    float_model = compressed()
+    model = quantize(replace(float_model, quantization=None), scheme, example_inputs=(X,), threshold_db=0)
+    save_checkpoint(model, tmp_path / "c.pt")
+    loaded = load_checkpoint(tmp_path / "c.pt", FACTORY)
+    assert isinstance(loaded, CompressedModel)
+    assert loaded.quantization is not None
+    assert model.quantization is not None
+    assert loaded.quantization.levels.keys() == model.quantization.levels.keys() == model.quantization.covered
+    for name, one in model.quantization.levels.items():
+        assert (loaded.quantization.levels[name].q == one.q).all()
+        assert (loaded.quantization.levels[name].values == loaded.module.get_parameter(name).detach().numpy()).all()
+
+
+def test_a_quantized_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
+    loaded = load_checkpoint(
+        edited(lambda c: c["quantization"].pop("levels"), compressed(), tmp_path / "c.pt"), FACTORY
+    )
+    assert isinstance(loaded, CompressedModel)
+    assert loaded.quantization is not None
+    assert not loaded.quantization.levels
 
 
 def test_masked_round_trip(tmp_path: Path) -> None:

@@ -64,6 +64,22 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
     "quantization noise": put("quantization", "signal_to_noise_db", value={"head.weight": "loud"}),
     "quantization of nothing": put("quantization", "kept_float", value={"ghost": "x"}),
     "quantization reason": put("quantization", "kept_float", value={"head.weight": 3}),
+    "quantization levels type": put("quantization", "levels", value=[]),
+    "quantization levels of nothing": put("quantization", "levels", value={"ghost": {"scale": torch.ones(1)}}),
+    "quantization levels unknown": put("quantization", "levels", value={"head.weight": {"zero": torch.ones(4, 1)}}),
+    "quantization levels empty": put("quantization", "levels", value={"head.weight": {}}),
+    "quantization scale list": put("quantization", "levels", value={"head.weight": {"scale": [1.0]}}),
+    "quantization scale NaN": put("quantization", "levels", value={"head.weight": {"scale": torch.ones(4, 1) / 0 * 0}}),
+    "quantization scale zero": put("quantization", "levels", value={"head.weight": {"scale": torch.zeros(4, 1)}}),
+    "quantization scale shape": put("quantization", "levels", value={"head.weight": {"scale": torch.ones(3, 1)}}),
+    "quantization scale huge": put(
+        "quantization", "levels", value={"head.weight": {"scale": torch.ones(1).expand(10**12, 10)}}
+    ),
+    "quantization scale meta": put(
+        "quantization", "levels", value={"head.weight": {"scale": torch.ones(4, 1, device="meta")}}
+    ),
+    "quantization scale of others": put("quantization", "levels", value={"head.weight": {"scale": torch.ones(4, 1)}}),
+    "quantization palette": put("quantization", "levels", value={"head.weight": {"palette": torch.zeros(16)}}),
     "quantization calibration": put("quantization", "calibration", value=(3,)),
     "provenance type": put("provenance", value=None),
     "provenance steps": put("provenance", "steps", value=(None,)),

@@ -59,6 +59,17 @@ def test_with_a_floor_pruned_weights_go_on_learning(entries: int, dtype: torch.d
     torch.testing.assert_close(w.grad, expected, rtol=0, atol=1e-6 if dtype == torch.float64 else 1e-4)
 
 
+@pytest.mark.parametrize("entries", [300, 600_000])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_between_a_floor_and_a_bound_of_one_the_gradient_passes_as_it_is(entries: int, dtype: torch.dtype) -> None:
+    w = torch.randn(entries, dtype=dtype, requires_grad=True)
+    g = torch.randn(entries, dtype=dtype)
+    masked = apply_soft_mask(w, 0.5, 0.25 / 100, clip=True, floor=1.0)
+    (grad,) = torch.autograd.grad(masked, w, g)
+    assert torch.equal(grad, g)
+    assert torch.equal(masked, apply_soft_mask(w, 0.5, 0.25 / 100))
+
+
 def test_a_shared_mask_with_a_floor_lets_every_direction_learn() -> None:
     w = torch.randn(1, 4, dtype=torch.float64)
     t = 3 * w.square().mean().sqrt()

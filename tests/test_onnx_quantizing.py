@@ -255,25 +255,27 @@ SPARSE = np.where(RNG.random((64, 64)) < 0.2, RNG.normal(size=(64, 64)), 0).asty
 @pytest.mark.parametrize("axis", [0, 1])
 def test_integers_are_found_on_either_axis(shape, axis):
     values = dequantize_int8(*quantize_int8(SPARSE.reshape(shape), axis), axis)
-    form = smallest_form(weight(values), "int8-weights", "auto")
+    form, _ = smallest_form(weight(values), "int8-weights", "auto")
     assert form.values.dtype == np.int8
     np.testing.assert_allclose(form.values * form.scale, values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("scheme", ["int8-weights", "lut4", None])
 def test_a_weight_that_was_not_quantized_stays_as_it_is(scheme):
-    assert smallest_form(weight(SPARSE), scheme, "auto").values.dtype == np.float32
+    form, fits = smallest_form(weight(SPARSE), scheme, "auto")
+    assert form.values.dtype == np.float32
+    assert fits is (scheme is None)
 
 
 def test_a_palette_is_found():
     indices, lut = palettize(SPARSE)
-    form = smallest_form(weight(lut[indices]), "lut4", "auto")
+    form, _ = smallest_form(weight(lut[indices]), "lut4", "auto")
     np.testing.assert_array_equal(form.palette[form.values], lut[indices])
 
 
 def test_float16_keeps_tiny_values_and_refuses_huge_ones():
     tiny = np.where(SPARSE != 0, np.copysign(1e-12, SPARSE), 0)
-    form = smallest_form(weight(tiny), "fp16", "auto")
+    form, _ = smallest_form(weight(tiny), "fp16", "auto")
     assert form.values.dtype == np.float16
     np.testing.assert_array_equal(form.values != 0, tiny != 0)
     with pytest.raises(ConversionError, match="beyond float16"):

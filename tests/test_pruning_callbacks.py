@@ -86,7 +86,7 @@ def test_the_lightning_example_runs() -> None:
     assert zeros(module) == names["pruning"].sparse.zeros == round(0.9 * PRUNABLE)
     assert isinstance(names["pruning"], lightning.Callback)
     assert names["pruning"].pruner.steps == 10 * 8
-    assert names["pruning"].pruner.method.settings["clip"] is True  # SGD
+    assert names["pruning"].pruner.method.settings["kappa"] == 10  # SGD
 
 
 def test_lightning_validates_hardened_weights_and_counts_accumulated_steps() -> None:
@@ -136,7 +136,7 @@ def test_the_trainer_example_runs() -> None:
     names = example("TrainerPruning", model=model, dataset=Rows())
     assert zeros(model.body) == names["pruning"].sparse.zeros == round(0.9 * PRUNABLE)
     assert isinstance(names["pruning"], TrainerCallback)
-    assert names["pruning"].pruner.method.settings["clip"] is False  # AdamW
+    assert names["pruning"].pruner.method.settings["kappa"] == 100  # AdamW
     assert any(Path("sparse").iterdir())
 
 

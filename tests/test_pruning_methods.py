@@ -296,3 +296,36 @@ def test_with_rows_the_soft_mask_of_idp_keeps_what_hardening_will_keep(rows: boo
         kept_in_full = torch.equal(soft.gather(1, best), weight.gather(1, best))
         assert kept_in_full or not rows
     assert all(agree) == rows
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_what_idp_does_by_itself_depends_on_the_optimizer(adaptive: bool, pattern: str) -> None:
+    model = network()
+    kind = torch.optim.AdamW if adaptive else torch.optim.SGD
+    pruner = Pruner(
+        model, sparsity=0.5, epochs=40, pattern=pattern, dense=0.0, ramp=0.2, optimizer=kind(model.parameters(), 1e-3)
+    )
+    train(pruner.prepare(), pruner, 20)
+    straight = []
+    for site in pruner.sites:
+        weight = site.live().detach().clone().requires_grad_()
+        (slope,) = torch.autograd.grad(site.read(weight).sum(), weight)
+        straight.append(torch.equal(slope, torch.ones_like(slope)))
+    assert all(straight) == (adaptive and pattern == "unstructured")
+    chosen = Pruner(network(), sparsity=0.5, epochs=40, kappa=7.0, optimizer=kind(model.parameters(), 1e-3))
+    assert chosen.method.settings["kappa"] == 7.0
+
+
+def test_with_an_adaptive_optimizer_the_mask_has_decided_before_it_is_frozen() -> None:
+    undecided, apart = [], []
+    for kind in (torch.optim.AdamW, torch.optim.SGD):
+        model = network()
+        pruner = Pruner(model, sparsity=0.9, epochs=40, dense=0.0, ramp=0.2, optimizer=kind(model.parameters(), 1e-3))
+        train(pruner.prepare(), pruner, 27)  # the last step before the freeze is the 28th
+        weights = {site: site.live().detach() for site in pruner.sites}
+        masks = torch.cat([(site.read(w) / w).flatten() for site, w in weights.items() if site.zeros])
+        undecided.append(int(((masks > 0.05) & (masks < 0.95)).sum()))
+        apart.append(sum(int(((site.read(w) / w > 0.5) != site.magnitude_mask()).sum()) for site, w in weights.items()))
+    assert undecided[0] < undecided[1] / 3
+    assert apart[0] == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.recurrences import RECURRENT, whole_recurrences
+from idp_deploy.capturing.recurrences import RECURRENT, whole_recurrences
 
 
 class Around(nn.Module):

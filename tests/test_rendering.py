@@ -165,6 +165,16 @@ def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.Monkey
     assert "\x1b" not in "".join(lines)
 
 
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Table("t", ("target", "rests on"), [("pixel-4", "word " * 30), ("b", "word " * 30)])
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) > 80
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) <= 80
+    monkeypatch.setenv("COLUMNS", "wide")
+    assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) > 80
+
+
 def test_an_unknown_renderer_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'json'"):
         render(document(), "jsn")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import _run
-from idp_deploy.fingerprints import code_of, versions, watching
+from idp_deploy.history.fingerprints import code_of, versions, watching
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """\
@@ -303,7 +303,9 @@ def test_code_is_followed_through_every_form_of_import(tmp_path: Path, monkeypat
         "pkg/__init__.py": "from .first import x\n",
         "pkg/first.py": "from . import second\nx = 1\n",
         "pkg/second.py": "def late():\n    import deep.down.below\n",
-        "pkg/apart.py": "raise SystemExit('reading runs nothing')\nimport pydantic, json\nfrom .broken import y\n",
+        "pkg/apart.py": "raise SystemExit('reading runs nothing')\nimport pydantic, json\nfrom .broken import y\n"
+        "import inner.one\n",
+        "src/inner/one.py": "",
         "pkg/broken.py": "def (:\n",
         "pkg/unused.py": "",
         "deep/down/below.py": "",
@@ -324,6 +326,7 @@ def test_code_is_followed_through_every_form_of_import(tmp_path: Path, monkeypat
         "pkg/broken.py",
         "pkg/first.py",
         "pkg/second.py",
+        "src/inner/one.py",
     ]
     assert set(found.packages) == {"pydantic", "theirs"}
 

@@ -211,6 +211,34 @@ FOLDERS: dict[str, Folder] = {
         "net:Pair",
         (),
     ),
+    "a package below src, with loaders and means": Folder(
+        {
+            "src/segm/__init__.py": "",
+            "src/segm/layers.py": HEAD
+            + "class Unit(nn.Sequential):\n    def __init__(self, i, o, k=3):\n"
+            + "        super().__init__(nn.Conv2d(i, o, k), nn.Conv2d(o, o, k))\n",
+            "src/segm/net.py": HEAD
+            + "from segm.layers import Unit\n"
+            + "class Whole(nn.Module):\n    def __init__(self, widths=(6, 12)):\n        super().__init__()\n"
+            + "        self.stages = nn.ModuleList(Unit(i, o) for i, o in zip((3, *widths), widths))\n"
+            + "        self.heads = nn.Sequential(nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 1))\n"
+            + "    def forward(self, x):\n        for stage in self.stages:\n            x = stage(x)\n"
+            + "        return self.heads(x).mean(dim=(2, 3))\n",
+            "src/segm/data.py": "from torch.utils.data import DataLoader\n"
+            + "def loaders(root):\n    return DataLoader(root), DataLoader(root)\n",
+        },
+        "import sys, os; sys.path.insert(0, 'src'); import torch; from segm.net import *; os.makedirs('run 1/deep');"
+        " torch.save(Whole().state_dict(), 'run 1/deep/w.pt')",
+        "segm.net:Whole",
+        ("1x3x224x224",),
+        "run 1/deep/w.pt",
+    ),
+    "a batch whose size is no number": Folder(
+        {"net.py": HEAD + WIDE, "data.py": "import torch\nn = len('abc')\nx = torch.randn(n, 3, 48, 40)\n"},
+        "from net import *; torch.save(Net(6).state_dict(), 'w.pt')",
+        "net:Net(width=6)",
+        ("1x3x48x40",),
+    ),
     "nothing at all": Folder({}, "", None, (), None),
 }
 
@@ -225,7 +253,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not folder.exists():
             folder.mkdir()
             for file, text in FOLDERS[name].files.items():
-                (folder / file).parent.mkdir(exist_ok=True)
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_text(text)
             if FOLDERS[name].saves:
                 subprocess.run([sys.executable, "-c", FOLDERS[name].saves], cwd=folder, check=True)
@@ -258,6 +286,12 @@ def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) 
         )
         assert done.returncode == 0, done.stderr + done.stdout
     assert load(folder / "idp-deploy.toml", environment={}).budget_list()
+
+
+def test_loaders_are_pointed_out_and_a_part_is_no_rival(made: Callable[[str], Path]) -> None:
+    found = survey(made("a package below src, with loaders and means"))
+    assert found.loaders == ("segm.data:loaders",)
+    assert "fit" not in " ".join(found.notes)  # Unit fits `heads` alone
 
 
 def test_a_dict_is_named_by_its_keys(made: Callable[[str], Path]) -> None:

@@ -2,6 +2,7 @@
 
     python -m bench.suite try '{"floor": 0}'     # settings of idp beside the shipped ones, on tuning tasks and seeds
     python -m bench.suite bisect                 # plain IDP and idp, one difference at a time, on the task for that
+    python -m bench.suite freeze                 # how far soft and hard masks are apart where they are frozen
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
     python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
@@ -14,15 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from bench.suite.reporting import recurrent, report, tried
+from bench.suite.freezing import freeze
+from bench.suite.reporting import BEFORE, recurrent, report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING, SmallTask
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
-FORMER = ("idp", {"floor": 0.5, "floor_end": 0.5, "refresh": 8})  # its defaults before they were chosen here
 # from plain IDP to idp, and what else there is at the same budgets
 EARLY, ERK = {"dense": 0.15, "ramp": 6 / 17}, {"allocation": "erk"}
 BISECTION: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -32,12 +33,22 @@ BISECTION: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("plain", {"bake": True}),
     ("idp", {**ERK, **EARLY, "floor": 0.0}),
     ("idp", {**ERK, "floor": 0.0}),
-    ("idp", {**ERK, **FORMER[1]}),
+    ("idp", {**ERK, "floor": 0.5, "floor_end": 0.5, "refresh": 8}),
     ("idp", ERK),
     ("topk-ste", ERK),
     ("gmp", ERK),
     ("granet", ERK),
     ("dense", {}),
+)
+# with AdamW, from its former defaults to those of today, and without softness
+FROZEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("idp", BEFORE),
+    ("idp", {**BEFORE, "rows": True}),
+    ("idp", {**BEFORE, "rows": True, "floor_end": 1.0}),
+    ("idp", {"kappa": 10.0}),
+    ("idp", {"kappa": 10.0, "kappa_end": 100.0}),
+    ("idp", {}),
+    ("topk-ste", {}),
 )
 TUNING_SEEDS = (100, 101, 102)
 
@@ -45,7 +56,7 @@ TUNING_SEEDS = (100, 101, 102)
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "run", "recurrent", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "freeze", "run", "recurrent", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -54,6 +65,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.what == "report":
         print(report())
+    elif given.what == "freeze":
+        cells = (("keywords-separable", 0.9), ("curves-perceptron", 0.95))
+        print(freeze([Run.of(task, method, zeros, 100, how) for task, zeros in cells for method, how in FROZEN]))
     elif given.what == "try":
         variants = [json.loads(text) for text in given.settings]
         fill(
@@ -78,28 +92,31 @@ def main() -> None:
         )
         print(tried(STUDIED))
     elif given.what == "recurrent":
-        fill(_shipped(RECURRENT, given.seeds, ("idp", "gmp", "topk-ste")), given.minutes)
+        fill(
+            [
+                Run.of(name, method, sparsity, int(seed))
+                for seed in given.seeds.split(",")
+                for name, task in RECURRENT.items()
+                for sparsity in task.sparsities
+                for method in ("dense", "idp", "gmp", "topk-ste")
+                if method != "dense" or sparsity == task.sparsities[0]
+            ],
+            given.minutes,
+        )
         print(recurrent())
     else:
-        chosen = {name: JUDGING[name] for name in given.tasks.split(",")}
-        fill(_shipped(chosen, given.seeds, given.methods.split(","), [FORMER]), given.minutes)
-
-
-def _shipped(
-    tasks: Mapping[str, SmallTask],
-    seeds: str,
-    methods: Sequence[str],
-    besides: Sequence[tuple[str, Mapping[str, Any]]] = (),
-) -> list[Run]:
-    """Seed after seed: the dense net once, every method as shipped and what stands `besides` at every sparsity."""
-    return [
-        Run.of(name, method, sparsity, int(seed), settings)
-        for seed in seeds.split(",")
-        for name, task in tasks.items()
-        for sparsity in task.sparsities
-        for method, settings in [("dense", {}), *((name, {}) for name in methods), *besides]
-        if method != "dense" or sparsity == task.sparsities[0]
-    ]
+        shipped: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in given.methods.split(",")]
+        fill(
+            [
+                Run.of(name, method, sparsity, int(seed), settings)
+                for seed in given.seeds.split(",")
+                for name, task in ((name, JUDGING[name]) for name in given.tasks.split(","))
+                for sparsity in task.sparsities
+                for method, settings in [("dense", {}), *shipped, ("idp", BEFORE)]
+                if (method != "dense" or sparsity == task.sparsities[0]) and (settings != BEFORE or task.adamw)
+            ],
+            given.minutes,
+        )
 
 
 if __name__ == "__main__":

@@ -141,3 +141,19 @@ def _unit(before: int, after: int, *, kernel: int = 3, stride: int = 1, groups: 
 def _unit1d(before: int, after: int, *, kernel: int = 5, stride: int = 1, groups: int = 1) -> list[Any]:
     convolution = nn.Conv1d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm1d(after), nn.ReLU()]
+
+
+class Remembering(nn.Module):
+    """A linear step of width `channels` and an LSTM over time, whose states on average go to classes."""
+
+    def __init__(self, inputs: int, channels: int, classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(inputs, channels)
+        self.memory = nn.LSTM(channels, channels, batch_first=True)
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, T) → (N, classes)."""
+        states, _ = self.memory(torch.relu(self.stem(x.transpose(1, 2))))
+        logits: Tensor = self.head(states.mean(1))
+        return logits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from bench.suite.running import known
 from bench.suite.tasks import JUDGING, RECURRENT, STUDIED
 from idp_deploy.pruning.comparing import mean_interval
 
+BEFORE = {"clip": False, "floor_end": 0.0, "kappa": 10.0, "rows": False}  # idp with AdamW, until it was judged here
 Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task, sparsity) → method → seed → score
 
 
@@ -46,16 +48,16 @@ def recurrent() -> str:
 
 
 def judged(tasks: Iterable[str] = JUDGING) -> tuple[Scores, Mapping[str, Sequence[float]]]:
-    """Runs of the judging tasks as shipped, idp also with its former defaults, and what the dense nets score."""
+    """Runs of the judging tasks as shipped, with AdamW idp also as it was before, and what the dense nets score."""
     scores: dict[tuple[str, float], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     dense: dict[str, list[float]] = defaultdict(list)
+    shown = {"{}": "", json.dumps(BEFORE, sort_keys=True): " before"}
     for task in tasks:
         for run, score in known(task).items():
             if run.method == "dense":
                 dense[task].append(score)
-            elif run.seed < 100:
-                name = run.method if run.settings == "{}" else f"{run.method} before"
-                scores[task, run.sparsity][name][run.seed] = score
+            elif run.seed < 100 and run.settings in shown:
+                scores[task, run.sparsity][run.method + shown[run.settings]][run.seed] = score
     return scores, dense
 
 
@@ -136,9 +138,8 @@ def _table(scores: Scores, dense: Mapping[str, Sequence[float]], methods: Sequen
         ours = runs.get("idp", {})
         cells = [_lead(ours, runs.get(name, {})) for name in others]
         lines.append(
-            f"| {task} | {sparsity:.0%} | {100 * _mean(dense.get(task, [])):.1f} | {100 * _mean(ours.values()):.1f} | "
-            + " | ".join(cells)
-            + " |"
+            f"| {task} | {sparsity:.0%} | {f'{100 * _mean(dense[task]):.1f}' if task in dense else ''} | "
+            f"{100 * _mean(ours.values()):.1f} | " + " | ".join(cells) + " |"
         )
     return "\n".join(lines)
 

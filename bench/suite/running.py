@@ -69,9 +69,18 @@ def fill(runs: Sequence[Run], minutes: float = 1e9) -> None:
 def one(run: Run) -> float:
     """The hardened score on data that training never sees."""
     task = TASKS[run.task]
+    model, optimizer, pruner = pruned(run)
+    train(task, model, optimizer, task.steps, run.seed, pruner)
+    if pruner is not None:
+        pruner.finalize()
+    return evaluate(task, model)
+
+
+def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
+    """The net at its start, what trains it, and its pruner: None for "dense"."""
+    task = TASKS[run.task]
     model = task.net()
-    state = _start(run.task, run.seed)
-    model.load_state_dict(state)
+    model.load_state_dict(_start(run.task, run.seed))
     optimizer, pruner = task.optimizer(model), None
     options = {"depthwise": task.depthwise, **json.loads(run.settings)}
     if run.method == "plain":
@@ -88,10 +97,7 @@ def one(run: Run) -> float:
             **options,
         )
         pruner.prepare()
-    train(task, model, optimizer, task.steps, run.seed, pruner)
-    if pruner is not None:
-        pruner.finalize()
-    return evaluate(task, model)
+    return model, optimizer, pruner
 
 
 def train(

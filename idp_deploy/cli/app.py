@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
-from idp_deploy.errors import ExitCode, IdpDeployError
+from idp_deploy.errors import ExitCode, IdpDeployError, of_system
 
 
 class _Commands(TyperGroup):
@@ -145,8 +145,7 @@ def _explain(error: Exception) -> int:
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
         return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
     if isinstance(error, OSError):
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-        return _say(f"{what} — check the path, its permissions and the free space", ExitCode.FILE)
+        return _explain(of_system(error))
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
     if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):

@@ -44,8 +44,8 @@ def init(
     weights = choice.weights if choice else None
     rows = [
         ("model", choice.spec if choice else "not found"),
-        ("weights", weights.path.name if weights else "not found"),
-        ("task", found.task or "not found: pruning by magnitude, without data"),
+        ("weights", weights.path.relative_to(Path.cwd()).as_posix() if weights else "not found"),
+        ("task", _task(found)),
         ("inputs", _inputs(found)),
     ]
     notes = list(found.notes)
@@ -65,6 +65,12 @@ def init(
         format=format,
         json=json,
     )
+
+
+def _task(found: Survey) -> str:
+    if found.task or not found.loaders:
+        return found.task or "not found: pruning by magnitude, without data"
+    return f"not found: pruning by magnitude, without data; a class around {found.loaders[0]} can be one, see the file"
 
 
 def _inputs(found: Survey) -> str:

@@ -63,7 +63,8 @@ def check(
     session = open_session(config=config)
     paths = [existing(path) for path in artifacts] if artifacts else list(newest_artifacts())
     if not paths:
-        raise UsageError("no artifact to check", way_out="name one, or run 'idp-deploy export' first")
+        before = "run" if session.configuration.weights else "export"
+        raise UsageError("no artifact to check", way_out=f"name one, or run 'idp-deploy {before}' first")
     chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
     limits = chosen.budget_list()
     allowed = configuration_file.tolerances(

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from idp_deploy.cli.session import Session
-from idp_deploy.fingerprints import Digests, code_of, distributions, versions
 from idp_deploy.formats import FORMATS
 from idp_deploy.history import Stage
+from idp_deploy.history.fingerprints import Digests, code_of, distributions, versions
 from idp_deploy.simulation.targets import data_files
 from idp_deploy.stages import EXPORT, GATE, PRUNE, QUANTIZE, Plan
 

@@ -78,7 +78,7 @@ def export(
     config: Config = None,
 ) -> None:
     """Write files with sparse weight encodings and prove each against the model."""
-    from idp_deploy.aiming import aim, compile_artifact
+    from idp_deploy.aiming import WANTED, aim, compile_artifact
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
@@ -125,7 +125,7 @@ def export(
         compile_artifact(a.path, device)
         for a in artifacts
         for device in aimed.compile_for
-        if a.format == "tflite" and passed[a.path]
+        if a.format == WANTED and passed[a.path]
     ]
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
@@ -149,17 +149,19 @@ def export(
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
     emit(document, format=format, json=json)
+    wrong = {p.artifact.format: str(p.artifact.path) for p in parities.values() if not p.passed}
+    if wrong:
+        first = next(iter(wrong.values()))
+        differs = ConversionError(
+            f"{', '.join(wrong.values())} does not agree with the model",
+            way_out=f"see 'idp-deploy verify {first} {source}' for the outputs and weights that differ",
+        )
+        raise _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs
     if refused:
         raise _all_in_one(refused)
-    wrong = [str(p.artifact.path) for p in parities.values() if not p.passed]
-    if wrong:
-        raise ConversionError(
-            f"{', '.join(wrong)} does not agree with the model",
-            way_out=f"see 'idp-deploy verify {wrong[0]} {source}' for the outputs and weights that differ",
-        )
 
 
-def _all_in_one(refused: Mapping[FormatName, IdpDeployError]) -> IdpDeployError:
+def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:
     """The only refusal as it is, several as one; of the exit codes that they agree on, else 3."""
     errors = list(refused.values())
     kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConversionError

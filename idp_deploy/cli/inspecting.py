@@ -64,13 +64,13 @@ def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:
     Raises:
         UsageError: an unknown runtime, with the nearest, or a file of another format.
     """
-    from idp_deploy.formats.onnx.runtimes import lint, runtimes
+    from idp_deploy.formats.onnx.runtimes import FORMAT, lint, runtimes
 
     names = ["xnnpack", "ethos-u85", *runtimes()]
     if name not in names:
         near = get_close_matches(name.lower(), names, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(names)}"
         raise UsageError(f"unknown runtime {name!r}", way_out=hint)
-    if file_format != "onnx":
+    if file_format != FORMAT:
         raise UsageError(f"{artifact}: what is known of {name} is of .onnx files", way_out="export --to onnx")
     return lint(artifact, name)

@@ -17,9 +17,9 @@ from idp_deploy.files import size_bytes
 from idp_deploy.rendering.document import Document
 
 if TYPE_CHECKING:
-    from idp_deploy.expecting import Expectation
     from idp_deploy.flow import Model, Recipe
     from idp_deploy.history import History
+    from idp_deploy.planning.expecting import Expectation
     from idp_deploy.stages import Plan
     from idp_deploy.tasks import Task
 
@@ -161,7 +161,7 @@ def _foretold(session: Session, plan: Plan, history: History) -> Document:
 
 
 def _expected(session: Session, plan: Plan) -> Expectation:
-    from idp_deploy.expecting import expect
+    from idp_deploy.planning.expecting import expect
 
     model, task = plan.model(), None if plan.one_shot else plan.task()
     recipe, _ = session.recipe()

@@ -45,7 +45,7 @@ class Session:
         Raises:
             UsageError: neither is given.
         """
-        from idp_deploy.inputs import example_inputs
+        from idp_deploy.cli.inputs import example_inputs
 
         if self.inputs:
             return example_inputs(self.inputs)

@@ -41,7 +41,16 @@ from idp_deploy.flow.file import (
     Value,
 )
 from idp_deploy.flow.gate import Budget, Check, Remedy, Report, Verdict
-from idp_deploy.flow.model import CompressedModel, MaskedModel, Model, Provenance, Quantization, Recipe, SoftMask
+from idp_deploy.flow.model import (
+    CompressedModel,
+    Levels,
+    MaskedModel,
+    Model,
+    Provenance,
+    Quantization,
+    Recipe,
+    SoftMask,
+)
 
 __all__ = [
     "INSIDE",
@@ -61,6 +70,7 @@ __all__ = [
     "Interface",
     "Interval",
     "Layer",
+    "Levels",
     "MaskedModel",
     "Measurement",
     "Model",

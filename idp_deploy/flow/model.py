@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import nn
 
@@ -67,6 +68,21 @@ class MaskedModel:
     provenance: Provenance = Provenance()
 
 
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """A weight in few bits: q · scale, or palette[q]; q has the weight's own shape."""
+
+    q: np.ndarray  # int8 beside a scale, uint8 beside a palette, float16 beside neither
+    scale: np.ndarray | None = None  # float32 of q's rank: an entry for each output channel, extents of 1 elsewhere
+    palette: np.ndarray | None = None  # float32 (entries,), the first of them 0.0
+
+    @property
+    def values(self) -> np.ndarray:
+        """What it means, in float32."""
+        whole: np.ndarray = self.q.astype("float32") if self.palette is None else self.palette[self.q]
+        return whole if self.scale is None else whole * self.scale
+
+
 @dataclass(frozen=True)
 class Quantization:
     """Filled in by `quantize`. The module then holds the dequantized float values of the integer weights."""
@@ -77,6 +93,7 @@ class Quantization:
     calibration: tuple[Any, ...] = ()  # example inputs (tuples of tensors) that fix activation ranges
     activation_db: Mapping[str, float] = field(default_factory=dict)  # in the layer's output, where inputs were given
     notes: tuple[str, ...] = ()
+    levels: Mapping[str, Levels] = field(default_factory=dict)  # of covered weights; none where others quantized them
 
     @property
     def covered(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ class Placement:
     tensor: str  # its name there
     is_sparse: bool  # its zeros are left out
     is_narrow: bool  # in the number form of the model's quantization scheme
+    fits: bool = True  # or could be, for that form means what the model holds
 
 
 def storage_notes(model: CompressedModel, placed: Mapping[str, Placement], encoding: str) -> tuple[str, ...]:
@@ -45,8 +46,13 @@ def _reasons(
         "left float",
         [f"{name} ({quantization.kept_float[name]})" for name in masked if name in quantization.kept_float],
     )
-    floats = [name for name in masked if name in placed and not placed[name].is_narrow]
+    covered = quantization.covered or set(masked) - set(quantization.kept_float)
+    found = {name: placed[name] for name in masked if name in placed and name in covered}
     yield (
-        f"stored as floats, since {scheme} with what it needs beside would not be smaller or is not what they hold",
-        [name for name in floats if name in quantization.covered],
+        f"stored as floats, since {scheme} with what it needs beside would not be smaller",
+        [name for name, one in found.items() if one.fits and not one.is_narrow],
+    )
+    yield (
+        f"stored as floats, since no integers or palette of {scheme} are what they hold",
+        [name for name, one in found.items() if not one.fits],
     )

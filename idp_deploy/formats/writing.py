@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.flow import Levels
 from idp_deploy.formats.notes import Placement
 
 
@@ -63,3 +64,34 @@ def pruned(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
     [1.0, 0.0]
     """
     return np.where(mask, values, values.dtype.type(0)) if np.any(values, where=~mask) else values
+
+
+def laid_out(
+    levels: Levels, lay_out: Callable[[np.ndarray], np.ndarray], values: np.ndarray, kept: np.ndarray
+) -> Levels | None:
+    """A weight's levels as a file's constant lies; None where the constant no longer is what they mean.
+
+    Args:
+        lay_out: brings an array of the weight's shape into the constant's.
+        values: the constant. kept: what of it is stored.
+
+    >>> levels = Levels(np.array([[1, 2], [0, -4]], np.int8), np.array([[0.5], [2.0]], np.float32))
+    >>> found = laid_out(levels, np.transpose, np.array([[0.5, 0.0], [1.0, -8.0]]), np.array([[1, 0], [1, 1]], bool))
+    >>> found.q.tolist(), found.scale.tolist()
+    ([[1, 0], [2, -4]], [[0.5, 2.0]])
+    """
+    q = np.where(kept, lay_out(levels.q), levels.q.dtype.type(0))
+    scale = levels.scale
+    if scale is not None:
+        scale = lay_out(np.broadcast_to(scale, levels.q.shape))
+        for axis in range(scale.ndim):
+            first = scale.take([0], axis)
+            scale = first if (scale == first).all() else scale
+    found = Levels(q, scale, levels.palette)
+    return found if means(found, values) else None
+
+
+def means(levels: Levels, values: np.ndarray) -> bool:
+    """Whether `levels` are `values`, up to the rounding of a folded batch norm, or of float16 where these are such."""
+    relative, absolute = (2.0**-10, 2.0**-24) if values.dtype == np.float16 else (1e-5, 0.0)
+    return bool(np.allclose(levels.values, values, rtol=relative, atol=absolute))

@@ -120,7 +120,8 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
 
     It is a dict: "format", "stage" (compressed or masked), "state_dict", "shapes" of its tensors, "attributes" (the
     modules' integers, to rebuild after channel removal), "recipe", "provenance"; then "soft_masks", or "masks" (name →
-    shape and bits, eight entries a byte, the first in the highest bit) and "quantization".
+    shape and bits, eight entries a byte, the first in the highest bit) and "quantization", with a scale or a palette
+    for each weight in few bits: its integers are the weight divided by that.
 
     Raises:
         FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor, or

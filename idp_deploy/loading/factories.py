@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import IdpDeployError, UsageError
+from idp_deploy.files import code_folders
 
 if TYPE_CHECKING:
     from idp_deploy.tasks import Task
@@ -119,9 +120,10 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
 
 
 def _import(name: str, spec: str, what: str) -> Any:
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    folders = code_folders()
+    for folder in reversed(folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     invalidate_caches()
     try:
         return import_module(name)
@@ -129,7 +131,8 @@ def _import(name: str, spec: str, what: str) -> Any:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(
                 f"{what} {spec}: there is no module '{error.name}' here or among the installed packages",
-                way_out=did_you_mean(error.name, _siblings(error.name)) or f"looked in {folder} and on sys.path",
+                way_out=did_you_mean(error.name, _siblings(error.name))
+                or f"looked in {', '.join(folders)} and on sys.path",
             ) from None
         raise UsageError(
             f"{what} {spec}: importing '{name}' needs the package '{error.name}', which is not installed",
@@ -145,7 +148,7 @@ def _import(name: str, spec: str, what: str) -> Any:
 def _siblings(name: str) -> list[str]:
     """Importable names beside `name`, with its parent's prefix."""
     parent, dot, _ = name.rpartition(".")
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else [os.getcwd()]
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else code_folders()
     return [f"{parent}{dot}{found.name}" for found in pkgutil.iter_modules(path)] if path else []
 
 

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import Provenance, Quantization, Recipe, SoftMask
+from idp_deploy.flow import Levels, Provenance, Quantization, Recipe, SoftMask
 
 _LARGEST = 2**31  # of an integer that a module may be given
+_STEPS = ("scale", "palette")
 
 
 # ── masks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -113,15 +114,25 @@ def provenance(path: Path, packed: Any) -> Provenance:
 
 
 def pack_quantization(quantization: Quantization | None) -> dict[str, Any] | None:
-    """Plain values of a quantization; its calibration inputs are tensors."""
-    return _plain(quantization) if quantization else None
+    """Plain values of a quantization; its calibration inputs are tensors, and so are its scales and palettes.
+
+    The integers are left out: the weights are these times their scales.
+    """
+    if quantization is None:
+        return None
+    steps = {
+        name: {key: torch.from_numpy(np.array(given)) for key in _STEPS if (given := getattr(one, key)) is not None}
+        for name, one in sorted(quantization.levels.items())
+    }
+    return {**_plain(quantization), "levels": steps}
 
 
 def quantization(path: Path, packed: Any, weights: Mapping[str, Tensor]) -> Quantization | None:
     """A quantization of the right types that speaks of the module's own weights."""
     if packed is None:
         return None
-    values = _exactly(path, "quantization", packed, Quantization)
+    earlier: dict[str, Any] = {"levels": {}}  # what files of earlier versions do not say
+    values = _exactly(path, "quantization", {**earlier, **_mapping(path, "quantization", packed)}, Quantization)
     for name, value in values["signal_to_noise_db"].items():
         _weight(path, "quantization.signal_to_noise_db", name, weights)
         if type(value) not in (int, float):
@@ -131,7 +142,37 @@ def quantization(path: Path, packed: Any, weights: Mapping[str, Tensor]) -> Quan
     _strings(path, "quantization.kept_float", list(values["kept_float"].values()))
     if not all(isinstance(call, tuple) for call in values["calibration"]):
         raise _wrong(path, "quantization.calibration", "is not a tuple of calls")
-    return Quantization(**values)
+    levels = {}
+    for name, entry in _mapping(path, "quantization.levels", values["levels"]).items():
+        weight = _weight(path, "quantization.levels", name, weights).detach().cpu().numpy()
+        levels[name] = _levels(path, f"quantization.levels['{name}']", entry, weight)
+    return Quantization(**{**values, "levels": levels})
+
+
+def _levels(path: Path, what: str, packed: Any, weight: np.ndarray) -> Levels:
+    """The integers that a scale or a palette leaves no choice about; FileError where the weight is not made of them."""
+    steps = {}
+    for key, value in _mapping(path, what, packed).items():
+        plain = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+        if key not in _STEPS or not plain or value.dtype != torch.float32:
+            raise _wrong(path, what, f"has {key!r}, which is no scale and no palette")
+        steps[key] = value.detach().numpy()
+    scale, palette = (steps.get(key) for key in _STEPS)
+    found = None
+    if scale is not None and palette is None and _spreads(scale.shape, weight.shape) and (scale > 0).all():
+        integers = np.rint(weight.astype(np.float64) / scale)
+        found = Levels(np.clip(integers, -128, 127).astype(np.int8), scale)
+    elif palette is not None and scale is None and palette.ndim == 1 and 0 < palette.size <= 256:
+        order = np.argsort(palette, kind="stable")  # of equal entries the first, so that zeros are entry 0
+        places = np.searchsorted(palette, weight, sorter=order).clip(max=len(order) - 1)
+        found = Levels(order[places].astype(np.uint8), palette=palette)
+    if found is None or not np.array_equal(found.values, weight):
+        raise _wrong(path, what, "is not what the weight is made of")
+    return found
+
+
+def _spreads(scale: tuple[int, ...], weight: tuple[int, ...]) -> bool:
+    return len(scale) == len(weight) and all(a in (1, b) for a, b in zip(scale, weight, strict=True))
 
 
 # ── shapes ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -46,7 +46,7 @@ class _SoftByChunks(torch.autograd.Function):
 
     With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b). Backward has ŵ, which the layer keeps anyway, so that it needs no
     exponential: m = ŵ/w, and with q = 2s·w·ŵ the derivative is m + q·(1 − m), or (ŵ + q·(w − ŵ))/w. It exceeds 1
-    exactly where q does.
+    exactly where q does. Between a floor of 1 and a bound of 1 it is 1, and nothing is computed or kept.
     """
 
     @staticmethod
@@ -54,12 +54,16 @@ class _SoftByChunks(torch.autograd.Function):
         masked, border = torch.empty_like(w), torch.tensor(b)
         for x, out in _chunks(w, masked):
             torch.addcmul(border, x, x, value=s, out=out).sigmoid_().mul_(x)
-        ctx.save_for_backward(w, masked)
+        ctx.straight = floor >= gain
+        if not ctx.straight:
+            ctx.save_for_backward(w, masked)
         ctx.constants = s, b, floor, gain
         return masked
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+        if ctx.straight:
+            return grad, None, None, None, None
         w, masked = ctx.saved_tensors
         s, b, floor, gain = ctx.constants
         at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0

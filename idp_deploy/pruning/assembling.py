@@ -27,6 +27,8 @@ ADAPTIVE = (
     torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
     torch.optim.Adadelta, torch.optim.RMSprop,
 )  # fmt: skip
+# with such an optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
+DECIDED = {"kappa": 100.0, "floor_end": 1.0, "rows": True}
 
 
 def assemble(
@@ -71,7 +73,7 @@ def assemble(
     )
     own = {key: value for key, value in options.items() if key not in (*SELECTION_OPTIONS, *known)}
     if recipe.method == "idp":
-        own = {**_idp_defaults(recipe.mode, optimizer), **own}
+        own = {**_idp_defaults(recipe, optimizer), **own}
     method = rule(sites, schedule, recipe.seed, own)
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example_inputs, loss)), left
 
@@ -125,7 +127,9 @@ def _check_sparsity(sites: list[Site], sparsity: float) -> None:
             )
 
 
-def _idp_defaults(mode: str, optimizer: Any) -> dict[str, Any]:
-    if mode == "paper":
+def _idp_defaults(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
+    if recipe.mode == "paper":
         return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1}
-    return {"clip": False} if isinstance(bare_optimizer(optimizer), ADAPTIVE) else {}
+    if not isinstance(bare_optimizer(optimizer), ADAPTIVE):
+        return {}
+    return dict(DECIDED) if recipe.pattern == "unstructured" else {"clip": False}

@@ -38,7 +38,8 @@ class Pruner:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
-        mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, ERK, from 90 % zeros LAMP,
+        mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, with an adaptive optimizer
+            t²/100 and 1; ERK, from 90 % zeros LAMP,
             an early cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper"
             (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
@@ -49,8 +50,8 @@ class Pruner:
         example_inputs, loss: one call's arguments, and a function giving the loss of `model` on some training data,
             for the methods that rank weights before training and for allocation by sensitivity.
         optimizer: what trains the weights, where it exists already. Its steps are counted against the plan. With an
-            adaptive one (Adam and its kin) IDP's derivative has no upper bound in "auto" mode: its size cancels there,
-            and what it says is worth having.
+            adaptive one (Adam and its kin) single entries get a nearly hard mask and a derivative of 1 in "auto" mode:
+            the size of a derivative cancels there, and what a soft mask leaves undecided is lost when it is frozen.
         options: first, last, depthwise, embeddings, rules (which weights); dense, ramp, finish or, in paper mode,
             start, rate, finish (when); the rest goes to the method.
 

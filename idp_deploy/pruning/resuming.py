@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import nn
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.files import holds_leftovers, replacing, sweep, write_bytes
+from idp_deploy.files import discard, replacing, sweep, write_bytes
 from idp_deploy.flow import Recipe
 from idp_deploy.ownership import COMPARISON, TRAINING_STATE, claim
 from idp_deploy.pruning.results import Run
@@ -81,17 +80,16 @@ def state_file(folder: Path) -> Path:
 
 def is_foreign(folder: Path) -> bool:
     """Whether a folder stands there that no interrupted run left."""
-    return folder.is_dir() and not state_file(folder).exists() and not holds_leftovers(folder)
+    return folder.is_dir() and not state_file(folder).exists()
 
 
 def forget_state(folder: Path, keep_folder: bool = False) -> None:
     """Remove the training state of a finished run, and the folder where nothing else is in it."""
-    claim(state_file(folder)).unlink(missing_ok=True)
-    if folder.is_dir():
-        sweep(folder)
-    if not keep_folder:
-        with suppress(OSError):  # there is more in it
-            folder.rmdir()
+    state = claim(state_file(folder))
+    if keep_folder or not discard(folder, {state.name}):
+        state.unlink(missing_ok=True)
+        if folder.is_dir():
+            sweep(folder)
 
 
 def load_state(path: Path, recipe: Recipe, fingerprint: str) -> TrainingState | None:

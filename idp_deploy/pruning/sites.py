@@ -56,9 +56,7 @@ class Site:
     def threshold(self) -> Tensor:
         """t of the pattern at the current number of zeros."""
         if len(self.peers) < 2:
-            t = self.state.get("t")
-            near = float(t) if t is not None and t.dim() == 0 and t.device.type == "cpu" else 0.0
-            return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis, near=near)
+            return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis, near=self._near())
         units = self.zeros // self.pattern.unit(tuple(self.weight.shape), self.where.output_axis)
         kept, gone = smallest_kept_and_largest_pruned(self.ranking().sqrt() * _rms(self._scores()), units)
         return (kept + gone) / 2
@@ -67,7 +65,7 @@ class Site:
         """Which entries the hard mask keeps as the best of their row, and t among the others; one by one pruned."""
         axis, shape, scores = self.where.output_axis, tuple(self.weight.shape), self._scores()
         best = self.pattern.best_of_rows(scores, shape, self.zeros, axis)
-        kept, gone = smallest_kept_and_largest_pruned(scores.masked_fill(best, torch.inf), self.zeros)
+        kept, gone = smallest_kept_and_largest_pruned(scores.masked_fill(best, torch.inf), self.zeros, self._near())
         return best, torch.where(kept.isinf(), gone, (kept + gone) / 2)
 
     def elsewhere(self) -> Tensor | None:
@@ -100,6 +98,11 @@ class Site:
             alive = first.pattern.unit_scores(first.state["mask"].float(), first.where.output_axis)
             return self.pattern.mask_by(alive, shape, self.zeros, axis)
         return self.pattern.mask_by(self.pattern.unit_scores(entry_scores, axis), shape, self.zeros, axis, floor=True)
+
+    def _near(self) -> float:
+        """The t of before, next to which the new one is found sooner; 0 where looking at it would cost more."""
+        t = self.state.get("t")
+        return float(t) if t is not None and t.dim() == 0 and t.device.type == "cpu" else 0.0
 
     def _scores(self) -> Tensor:
         return self.pattern.scores(self.weight, self.where.output_axis)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement, VendorEstimate
 from idp_deploy.rendering.document import Document, State, Table
-from idp_deploy.rendering.figures import layer_table, layer_times, report_pictures
+from idp_deploy.rendering.figures import labels, layer_table, layer_times, report_pictures
 from idp_deploy.units import Scale, scale, show
 
 if TYPE_CHECKING:
@@ -121,14 +121,16 @@ def vendor_notes(estimates: Sequence[Estimate]) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def advice_table(target: str, found: Sequence[Advice]) -> Table:
-    """What would pay most, before anything is trained for it."""
-    return Table(
-        f"what would pay on {target} (estimates)",
-        ("change", "latency", "saves"),
-        [(a.change, show(a.latency_ms, "ms"), f"{a.saved * 100:.0f} %") for a in found],
-        frozenset({1, 2}),
-    )
+def advice_table(found: Mapping[str, Sequence[Advice]]) -> Table:
+    """What would pay most, before anything is trained for it: a change once, a column a file on a device."""
+    told = {label: {one.change: one for one in changes} for label, changes in found.items()}
+    every = list(dict.fromkeys(one.change for changes in found.values() for one in changes))
+    rows = [(change, *(_saved(changes.get(change)) for changes in told.values())) for change in every]
+    return Table("what would pay (estimates)", ("change", *told), rows, frozenset(range(1, len(told) + 1)))
+
+
+def _saved(advice: Advice | None) -> str:
+    return f"{show(advice.latency_ms, 'ms')}, −{advice.saved * 100:.0f} %" if advice else "–"
 
 
 def count_table(counts: Sequence[EmulationCounts]) -> Table:
@@ -156,10 +158,18 @@ def count_table(counts: Sequence[EmulationCounts]) -> Table:
 
 def estimate_notes(estimates: Sequence[Estimate]) -> list[str]:
     """Each note once, with the targets it is about."""
+    return together((f"{e.target}/{e.format}", note) for e in estimates for note in e.notes)
+
+
+def together(notes: Iterable[tuple[str, str]]) -> list[str]:
+    """(what it is about, note) → each note once.
+
+    >>> together([("onnx", "odd"), ("tflite", "odd")])
+    ['onnx, tflite: odd']
+    """
     about: dict[str, list[str]] = {}
-    for estimate in estimates:
-        for note in estimate.notes:
-            about.setdefault(note, []).append(f"{estimate.target}/{estimate.format}")
+    for what, note in notes:
+        about.setdefault(note, []).append(what)
     return [f"{', '.join(dict.fromkeys(where))}: {note}" for note, where in about.items()]
 
 
@@ -226,7 +236,9 @@ def estimate_document(
             tables.append(layer_table(layer_times(timed), "time of each layer"))
         else:
             tables += [op_table(e) for e in timed]
-        tables += [advice_table(target, found) for (_, target), found in (changes or {}).items() if found]
+        paying = [(e, found) for e in estimates if (found := (changes or {}).get((e.artifact, e.target)))]
+        names = labels((e.artifact.name, f"{e.target} {e.format}") for e, _ in paying)
+        tables += [advice_table(dict(zip(names, (found for _, found in paying), strict=True)))] if paying else []
     others = {name: found for name, found in answers.items() if name != "estimates"}
     tables += [TABLES[name](found) for name, found in others.items() if found]
     data = {name: [asdict(one) for one in answers.get(name, ())] for name in sorted({*TABLES, *answers})}

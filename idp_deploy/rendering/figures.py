@@ -166,8 +166,8 @@ def layer_times(estimates: Sequence[Estimate], first: Sequence[str] = ()) -> Cha
     named = {row for found in times for row in found}
     rows = [row for row in dict.fromkeys([*first, *(r for found in times for r in found)]) if row in named]
     rows = [row for row in rows if row != WITHOUT_WEIGHTS] + [WITHOUT_WEIGHTS] * (WITHOUT_WEIGHTS in named)
-    labels = _labels((e.artifact.name, f"{e.target} {e.format}") for e in estimates)
-    series = {label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(labels, times, strict=True)}
+    names = labels((e.artifact.name, f"{e.target} {e.format}") for e in estimates)
+    series = {label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(names, times, strict=True)}
     note = "The other tone runs sparse. Behind each bar: the same layer had it no zeros."
     return Chart("Time of each layer, simulated", "ms", rows, series, "layer", "dense", note)
 
@@ -197,11 +197,11 @@ def _times(estimate: Estimate) -> dict[str, Bar]:
 
 
 def _by_layer(files: Sequence[FileFacts]) -> list[tuple[str, dict[str, Any]]]:
-    labels = _labels((one.path.name, one.format) for one in files)
-    return [(label, {layer.name: layer for layer in one.layers}) for label, one in zip(labels, files, strict=True)]
+    names = labels((one.path.name, one.format) for one in files)
+    return [(label, {layer.name: layer for layer in one.layers}) for label, one in zip(names, files, strict=True)]
 
 
-def _labels(named: Iterable[tuple[str, str]]) -> list[str]:
+def labels(named: Iterable[tuple[str, str]]) -> list[str]:
     """The short name of each, with the file's where two share one."""
     pairs = list(named)
     shorts = [short for _, short in pairs]

@@ -30,7 +30,7 @@ def plan_document(stages: Sequence[Foretold], notes: Sequence[str] = ()) -> Docu
             one.name,
             "runs" if one.why else "done",
             one.why or "nothing changed",
-            _about(one, duration(one.seconds) if one.seconds is not None else "not timed yet") if one.why else "–",
+            _about(one, _wait(one.seconds) if one.seconds is not None else "not timed yet") if one.why else "–",
             _about(one, show(one.size_bytes, "bytes")) if one.size_bytes else "–",
             ", ".join(one.outputs) or "the report",
         )
@@ -42,7 +42,7 @@ def plan_document(stages: Sequence[Foretold], notes: Sequence[str] = ()) -> Docu
     summary = f"{len(left)} of {len(stages)} stages would run"
     if left:
         beside = f" and {', '.join(untimed)}" if untimed else ""
-        summary += f": about {duration(known)}{beside}" if known else ""
+        summary += f": {'about ' * (known >= 1)}{_wait(known)}{beside}" if known else ""
     return Document(
         "Run: what would be done",
         [
@@ -54,6 +54,14 @@ def plan_document(stages: Sequence[Foretold], notes: Sequence[str] = ()) -> Docu
         summary=summary,
         next="idp-deploy run" if left else "idp-deploy check",
     )
+
+
+def _wait(seconds: float) -> str:
+    """
+    >>> _wait(0.004), _wait(75)
+    ('under a second', '1 min 15 s')
+    """
+    return duration(seconds) if seconds >= 1 else "under a second"
 
 
 def _about(one: Foretold, text: str) -> str:

@@ -20,7 +20,7 @@ from idp_deploy.rendering.document import Document, State, Table
 _STYLES: dict[State, str] = {"": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 GAP = 2  # spaces between columns
 INDENT = "    "
-PIPED_WIDTH = 200  # wide enough that no row of ours wraps where a program reads it
+PIPED_WIDTH = 200  # wide enough that no row of ours wraps where a program reads it; COLUMNS says another
 
 
 def to_text(document: Document) -> str:
@@ -28,7 +28,7 @@ def to_text(document: Document) -> str:
     terminal = sys.stdout.isatty()
     console = Console(
         file=StringIO(),
-        width=shutil.get_terminal_size().columns if terminal else PIPED_WIDTH,
+        width=_width(terminal),
         force_terminal=terminal and "NO_COLOR" not in os.environ,
         highlight=False,
         markup=False,
@@ -51,6 +51,14 @@ def to_text(document: Document) -> str:
         console.print(Text(f"Next: {document.next}", style="cyan"))
     assert isinstance(console.file, StringIO)
     return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+
+
+def _width(terminal: bool) -> int:
+    """The terminal's columns; piped, as many as COLUMNS says, or what needs no wrapping."""
+    asked = os.environ.get("COLUMNS", "")
+    if terminal or (asked.isdecimal() and int(asked)):
+        return shutil.get_terminal_size().columns
+    return PIPED_WIDTH
 
 
 def _print_table(console: Console, table: Table) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy.flow import Budget, Check, Interval, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
-from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, vendor_notes
+from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, together, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, show
 
@@ -60,7 +60,7 @@ def report_document(
     notes += [f"{c.budget.target} {c.budget.format} latency is marginal: {c.detail}" for c in close]
     notes += [f"{path}: {found.message}" for path, found in (redundant or {}).items()]
     notes += estimate_notes(report.estimates) + vendor_notes(report.estimates)
-    notes += list(dict.fromkeys(f"{p.artifact.format}: {n}" for p in report.parities for n in p.notes))
+    notes += together((p.artifact.format, note) for p in report.parities for note in p.notes)
     data = {
         "checks": [check_data(c) for c in report.checks],
         "estimates": [asdict(e) for e in report.estimates],

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
-from idp_deploy.lifting import attribute, inline
+from idp_deploy.capturing.lifting import attribute, inline
 
 aten = torch.ops.aten
 Row = Callable[..., Any]  # takes the operator's arguments; None where this call can stay as it is

@@ -313,7 +313,7 @@ def _answer(
 
 def _taken(loaded: Loaded, answer: Estimate) -> Estimate:
     """With what a tool would not run as it is meant, the way out of that, and what else is to be told of it."""
-    if loaded.contents is None or loaded.format != "onnx":
+    if loaded.contents is None or loaded.format != tools.FORMAT:
         return answer
     found = tools.lint(loaded.path, answer.runtime)
     if not found.findings:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from idp_deploy.flow import Contents, GraphOp
+from idp_deploy.formats import COMPILED_FROM
 from idp_deploy.formats.sparse_kernels import Finding, SparseLint
 
 NAME = "Ethos-U85"
@@ -20,7 +21,7 @@ _FIX = "prune with --pattern 2:4 (or 1:4), then quantize --scheme int8"
 
 def lint(contents: Contents) -> SparseLint:
     """Every layer that the NPU multiplies by weights: whether it is computed at 2:4, or which group breaks it."""
-    if contents.format != "tflite":
+    if contents.format not in COMPILED_FROM.values():
         message = f"{contents.format} files are not what Vela compiles"
         return SparseLint(False, (), 0.0, (Finding("format", contents.path.name, message, "export --to tflite"),))
     layers = [op for op in contents.ops if op.kind in _COMPUTES and "weight" in op.weights]

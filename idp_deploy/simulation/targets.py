@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import UsageError
+from idp_deploy.formats.onnx.runtimes import FORMAT
 from idp_deploy.formats.onnx.runtimes import Runtime as Tool
 from idp_deploy.formats.onnx.runtimes import runtimes as tools
 from idp_deploy.formats.validation import KnownFormat
@@ -212,7 +213,7 @@ def load_target(name: str) -> Target:
 def _tool(found: Tool) -> Target:
     """A program that opens .onnx files as something to aim at: it takes a file or does not, and no latency is known."""
     title = f"{found.title} {found.version}"
-    runtime = Runtime.model_construct(name=found.name, format="onnx", family="", core="", source=found.source)
+    runtime = Runtime.model_construct(name=found.name, format=FORMAT, family="", core="", source=found.source)
     return Target.model_construct(
         name=found.name, device=title, soc="", cores=(), runtimes=(runtime,), sources=(found.source,),
         confidence="measured", is_tool=True,

@@ -27,6 +27,7 @@ class Survey:
     task: str | None  # "pkg.mod:callable"
     inputs: Guess
     exports: tuple[Path, ...]  # files of other tools
+    loaders: tuple[str, ...]  # functions that make a DataLoader, around which a task can be written
     notes: tuple[str, ...]
 
 
@@ -38,4 +39,4 @@ def survey(folder: Path) -> Survey:
     others = exports(folder)
     task = found.tasks[0] if found.tasks else None
     inputs = Guess((), "the task gives them") if task else guess(found, choice, others)
-    return Survey(choice, task, inputs, others, (*found.notes, *unusable, *said))
+    return Survey(choice, task, inputs, others, found.loaders, (*found.notes, *unusable, *said))

@@ -24,6 +24,7 @@ class Choice:
     weights: Stored | None = None
     prefix: str = ""  # of the weights' names in their file
     score: float = 0.0  # share of names that agree
+    covers: int = 0  # names in the file that it would fill
     inputs: tuple[str, ...] = ("x",)
     keys: tuple[str, ...] = ()  # of an input that is a dict
 
@@ -50,7 +51,10 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
     notes = []
     if best.score < FITS and stored:
         notes.append(f"whether {stored[0].path.name} belongs to {best.spec} cannot be told from their names alone")
-    rivals = [one for one in ranked if one.score >= FITS and not one.unknown and one.weights is best.weights]
+    rivals = [
+        one for one in ranked
+        if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
+    ]  # fmt: skip
     others = dict.fromkeys(one.spec for one in rivals if one.definition is not best.definition)
     if others:
         notes.append(f"the weights would also fit {', '.join(others)}")
@@ -64,7 +68,7 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
 def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     made = next((other for other in found.modules if other.is_class and other.name == one.returns), one)
     layers = one.layers or made.layers
-    best: tuple[float, str, dict[str, object]] = (0.0, "", {})
+    best: tuple[float, str, dict[str, object], int] = (0.0, "", {}, 0)
     if stored is not None:
         for prefix in _prefixes(stored):
             start = f"{prefix}." if prefix else ""
@@ -73,10 +77,10 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
                 continue
             score, bound = _agreement(layers, names, found.constants)
             if score > best[0]:
-                best = (score, prefix, bound)
-    score, prefix, bound = best
+                best = (score, prefix, bound, len(names))
+    score, prefix, bound, covers = best
     arguments, unknown = _arguments(one, bound, found, stored)
-    return Choice(one, layers, arguments, unknown, stored, prefix, score, made.inputs, made.keys)
+    return Choice(one, layers, arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys)
 
 
 def _prefixes(stored: Stored) -> list[str]:

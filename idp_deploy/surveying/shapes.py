@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,8 +124,9 @@ def _drawn(found: Found) -> Iterator[tuple[str, tuple[int, ...]]]:
             if name == "randint" and values:
                 values = values[-1:]
             flat = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
-            if len(flat) >= 2 and all(isinstance(v, int) and v > 0 for v in flat):
-                yield name, tuple(flat)  # type: ignore[arg-type]
+            extents = tuple(flat)[1:]  # whatever the batch is
+            if extents and all(isinstance(v, int) and v > 0 for v in extents):
+                yield name, (1, *extents)  # type: ignore[arg-type]
 
 
 def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
@@ -142,9 +144,20 @@ def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
     for name, size in _DATASETS.items():
         if name in found.calls:
             return size, f"as {name} has it"
-    if any(name in found.calls for name in _POOLED):
+    if any(name in found.calls for name in _POOLED) or any(map(_averages, found.calls.get("mean", ()))):
         return 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
     return 0, ""
+
+
+def _averages(call: ast.Call) -> bool:
+    """Whether a `mean` runs over height and width.
+
+    >>> [_averages(ast.parse(text).body[0].value) for text in ("x.mean((2, 3))", "x.mean(dim=[-1, -2])", "x.mean(1)")]
+    [True, True, False]
+    """
+    nodes = [*call.args, *(word.value for word in call.keywords if word.arg in ("dim", "axis"))]
+    axes = [value for node in nodes if isinstance(value := literal(node, {}), tuple | list)]
+    return any(sorted(axis) in ([2, 3], [-2, -1]) for axis in axes if all(isinstance(one, int) for one in axis))
 
 
 def _flattened(found: Found, choice: Choice, first: _First) -> int:

@@ -7,9 +7,11 @@ import keyword
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 from idp_deploy import documents
+from idp_deploy.files import SOURCES
 
 FILES, FILE_BYTES, DEEPEST = 400, 1 << 20, 4
 # folders that hold other people's code, or none
@@ -46,6 +48,7 @@ class Found:
 
     modules: tuple[Definition, ...] = ()  # those that others are made of come last
     tasks: tuple[str, ...] = ()
+    loaders: tuple[str, ...] = ()  # "pkg.mod:function", of functions that make a DataLoader
     calls: Mapping[str, tuple[ast.Call, ...]] = field(default_factory=dict)  # name → its calls, anywhere
     constants: Mapping[str, object] = field(default_factory=dict)  # NAME → literal, where all files agree
     notes: tuple[str, ...] = ()
@@ -73,8 +76,9 @@ def read_folder(folder: Path) -> Found:
     classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
     modules: list[Definition] = []
     tasks: list[str] = []
+    loaders: list[str] = []
     for path, tree in trees.items():
-        name = _module_name(path.relative_to(folder))
+        name = _module_name(path.relative_to(folder), folder)
         defined = [*_definitions(tree, path, name or "?", classes)]
         if name is None and defined:
             notes.append(
@@ -83,11 +87,14 @@ def read_folder(folder: Path) -> Found:
             continue
         modules += defined
         tasks += _tasks(tree, name or "", classes) if name else []
+        loaders += _loaders(tree, name) if name else []
     if not modules:
         notes += _in_notebooks(folder)
     inner = {part for module in modules if module.is_class for part in module.parts}
     ordered = sorted(modules, key=lambda one: (one.is_class and one.name in inner, _rank(one), len(one.spec)))
-    return Found(tuple(ordered), tuple(tasks), {k: tuple(v) for k, v in calls.items()}, constants, tuple(notes))
+    return Found(
+        tuple(ordered), tuple(tasks), tuple(loaders), {k: tuple(v) for k, v in calls.items()}, constants, tuple(notes)
+    )
 
 
 def last_name(node: ast.expr) -> str:
@@ -100,25 +107,28 @@ def _rank(one: Definition) -> tuple[bool, bool]:
     return (one.is_class or one.name not in _LIKELY, bool(one.needs))
 
 
+def folders(top: Path) -> Iterator[Path]:
+    """A folder and those below it that hold its owner's own files."""
+    for place, inside, _ in os.walk(top):
+        depth = len(Path(place).relative_to(top).parts)
+        here = {name for name in inside if not name.startswith(".") and name not in ELSEWHERE}
+        inside[:] = sorted(one for one in here if depth < DEEPEST and not (Path(place) / one / "pyvenv.cfg").exists())
+        yield Path(place)
+
+
 def _python_files(folder: Path) -> Iterator[Path]:
-    count = 0
-    for place, folders, names in os.walk(folder):
-        depth = len(Path(place).relative_to(folder).parts)
-        here = {name for name in folders if not name.startswith(".") and name not in ELSEWHERE}
-        folders[:] = sorted(one for one in here if depth < DEEPEST and not (Path(place) / one / "pyvenv.cfg").exists())
-        for name in sorted(names):
-            if name.endswith(".py") and count < FILES:
-                count += 1
-                yield Path(place) / name
+    return islice((path for place in folders(folder) for path in sorted(place.glob("*.py")) if path.is_file()), FILES)
 
 
-def _module_name(path: Path) -> str | None:
-    """The dotted name under which the working folder's file is imported; None where it has none.
+def _module_name(path: Path, folder: Path = Path()) -> str | None:
+    """The dotted name under which a file of the working folder is imported; None where it has none.
 
-    >>> [_module_name(Path(name)) for name in ("net.py", "pkg/__init__.py", "my net.py")]
-    ['net', 'pkg', None]
+    >>> [_module_name(Path(name)) for name in ("net.py", "pkg/__init__.py", "src/pkg/net.py", "my net.py")]
+    ['net', 'pkg', 'pkg.net', None]
     """
     parts = list(path.with_suffix("").parts)
+    if parts[0] == SOURCES and len(parts) > 1 and not (folder / SOURCES / "__init__.py").exists():
+        del parts[0]
     if parts[-1] == "__init__" and len(parts) > 1:
         parts.pop()
     fine = all(part.isidentifier() and not keyword.iskeyword(part) for part in parts)
@@ -248,6 +258,17 @@ def _tasks(tree: ast.Module, module: str, classes: Mapping[str, ast.ClassDef]) -
     ]
     defined = [node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name in own]
     return [f"{module}:{name}" for name in (*functions, *defined)]
+
+
+def _loaders(tree: ast.Module, module: str) -> list[str]:
+    """Public functions that make a DataLoader and give something back."""
+    return [
+        f"{module}:{node.name}"
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+        if any(isinstance(inner, ast.Return) and inner.value is not None for inner in ast.walk(node))
+        if any(isinstance(inner, ast.Call) and last_name(inner.func) == "DataLoader" for inner in ast.walk(node))
+    ]
 
 
 def _constants(tree: ast.Module) -> dict[str, object]:

@@ -9,9 +9,11 @@ from typing import Any
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.formats import suffixes
+from idp_deploy.surveying.sources import folders
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
 MOST_BYTES = 4 << 30  # of a file that is looked into
+MOST_FILES = 20  # that are looked into outside of the usual places
 PLACES = ("", "weights", "checkpoints", "models", "model", "ckpt", "runs", "output", "outputs")
 _PLAIN = (int, float, str, bool)
 
@@ -56,13 +58,20 @@ def exports(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes()))
 
 
-def _weight_files(folder: Path) -> Iterator[Path]:
-    for place in PLACES:
-        inside = folder / place
-        for path in sorted(inside.iterdir()) if inside.is_dir() else ():
-            usable = path.suffix in SUFFIXES and path.is_file() and path.stat().st_size < MOST_BYTES
-            if usable and not path.name.startswith((".", "optimizer", "scheduler", "training_args")):
-                yield path
+def _weight_files(folder: Path) -> list[Path]:
+    """Those in the usual places; where there are none, the newest of those below."""
+    usual = [path for place in PLACES for path in _usable(folder / place)]
+    if usual:
+        return usual
+    below = [path for place in folders(folder) for path in _usable(place)]
+    return sorted(below, key=lambda path: -path.stat().st_mtime)[:MOST_FILES]
+
+
+def _usable(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        fitting = path.suffix in SUFFIXES and path.is_file() and path.stat().st_size < MOST_BYTES
+        if fitting and not path.name.startswith((".", "optimizer", "scheduler", "training_args")):
+            yield path
 
 
 def _likelihood(stored: Stored) -> tuple[bool, float]:

@@ -34,7 +34,8 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
     if found.task:
         lines.append(f"task = {quoted(found.task)}  # data, loss and metric")
     else:
-        lines.append('# task = "my_data:task"  # data, loss and metric; with one, remove one-shot below: IDP trains')
+        around = f" around {found.loaders[0]}" if found.loaders else ""
+        lines.append(f'# task = "my_data:task"  # data, loss and metric{around}; with one, remove one-shot: IDP trains')
     if weights is not None:
         lines.append(f"weights = {quoted(_where(weights.path, folder))}")
     else:

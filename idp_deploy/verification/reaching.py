@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from idp_deploy.capturing import attribute
+from idp_deploy.capturing.lifting import attribute
 
 aten = torch.ops.aten
 # operators that hand entries on unchanged: run on the entries' numbers, they say where each one goes

@@ -1,6 +1,6 @@
 """The campaign: damaged files in child processes with limits; whatever ends, hangs or fills a child is counted.
 
-python -m tests.fuzzing.campaign --cases 10000 --seed 1 [--kinds onnx,tflite]
+python -m tests.fuzzing.campaign --cases 10000 --seed 1 [--kinds onnx,tflite] [--first 2500]
 """
 
 from __future__ import annotations
@@ -25,26 +25,32 @@ _BATCH_SECONDS = 300.0  # starting a child
 _WORDS = ("unchanged", "refused", "differs", "equal", "read", "wrong", "unexpected", "signal", "hang", "memory")
 
 
-def campaign(kinds: Sequence[str], cases: int, seed: int, folder: Path) -> tuple[Counter[tuple[str, str]], list[str]]:
-    """Run `cases` damaged files of each kind; (counts by kind and outcome, a line for each that is not fine)."""
+def campaign(
+    kinds: Sequence[str], cases: int, seed: int, folder: Path, first: int = 0
+) -> tuple[Counter[tuple[str, str]], list[str]]:
+    """Run `cases` damaged files of each kind; (counts by kind and outcome, a line for each that is not fine).
+
+    Args:
+        first: the number of the first case: what a campaign in parts has done before.
+    """
     from tests.fuzzing.cases import FINE
 
     counts: Counter[tuple[str, str]] = Counter()
     bad = []
     for kind in kinds:
-        for number, word, said, text in _outcomes(kind, cases, seed, folder):
+        for number, word, said, text in _outcomes(kind, range(first, first + cases), seed, folder):
             counts[kind, word] += 1
             if word not in FINE:
                 bad.append(f"{kind} {number} {word}: {said} → {text}")
     return counts, bad
 
 
-def _outcomes(kind: str, cases: int, seed: int, folder: Path) -> Iterator[tuple[int, str, str, str]]:
-    number = 0
-    while number < cases:
+def _outcomes(kind: str, cases: range, seed: int, folder: Path) -> Iterator[tuple[int, str, str, str]]:
+    number = cases.start
+    while number < cases.stop:
         child = _Child(kind, seed, folder)
         try:
-            while number < cases:
+            while number < cases.stop:
                 word, said, text = child.ask(number)
                 yield number, word, said, text
                 number += 1
@@ -120,15 +126,16 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="damaged files of each kind")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--first", type=int, default=0, help="the number of the first, to go on")
     parser.add_argument("--kinds", default=",".join(KINDS))
     options = parser.parse_args(arguments)
-    print(f"{options.cases} damaged files a kind, seed {options.seed}")
+    print(f"{options.cases} damaged files a kind from number {options.first}, seed {options.seed}")
     print("".join(f"{column:>12}" for column in ("kind", *_WORDS, "seconds")), flush=True)
     failures = []
     for kind in options.kinds.split(","):
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            counts, bad = campaign([kind], options.cases, options.seed, Path(folder))
+            counts, bad = campaign([kind], options.cases, options.seed, Path(folder), options.first)
         row = (kind, *(counts[kind, word] for word in _WORDS), f"{time.monotonic() - start:.0f}")
         print("".join(f"{cell:>12}" for cell in row))
         print("".join(f"{line}\n" for line in bad), end="", flush=True)

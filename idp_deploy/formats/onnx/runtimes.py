@@ -16,8 +16,10 @@ import onnx
 from onnx import TensorProto
 
 from idp_deploy import documents
+from idp_deploy.flow import FormatName
 from idp_deploy.formats.onnx.read.parsing import parse, sparse_name
 
+FORMAT: FormatName = "onnx"  # what they all open
 _WEIGHTS = {"GRU": slice(1, 4), "LSTM": slice(1, 4), "RNN": slice(1, 4)}  # which inputs are weights: else all but one
 _RANDOM = frozenset({"RandomNormal", "RandomUniform"})  # without inputs, and no constants
 

@@ -65,6 +65,7 @@ def convert_coreai(
         encoding=encoding,
         scheme=SCHEMES[scheme],
         covered=quantization.covered if quantization else frozenset(),
+        levels=quantization.levels if quantization else {},
     )
     bytecode = convert(captured, precision)
     with quiet():

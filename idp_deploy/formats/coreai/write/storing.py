@@ -19,9 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.flow import Levels
 from idp_deploy.formats.coreai.write.building import Builder, constants, inline, values_of
 from idp_deploy.formats.coreai.write.matching import Match, Matching
-from idp_deploy.formats.writing import fewest, pruned
+from idp_deploy.formats.writing import fewest, laid_out, means, pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _FEWEST = 10  # entries below which nothing can be saved
@@ -46,6 +47,7 @@ class Storage:
     encoding: str = "auto"  # auto | dense | sparse
     scheme: str = ""  # "" | int8 | lut4
     covered: frozenset[str] = frozenset()  # parameters that the scheme is for
+    levels: Mapping[str, Levels] = field(default_factory=dict)  # what `quantize` made of them
     found: Mapping[int, Found] = field(default_factory=dict)  # by the constant's position in the program
 
     def with_masks(self, masks: Mapping[str, np.ndarray]) -> Storage:
@@ -92,14 +94,13 @@ def store(program: Any, storage: Storage) -> dict[str, str]:
             inline(op)
             continue
         match = one.match
-        axis = _channels(match, values, storage)
         mask = _kept(values, match, storage)
-        values, exact = pruned(values, mask), _exact(values, match, storage)
-        choice = _smallest(values, mask, match, axis, exact, storage)
+        values, narrow = pruned(values, mask), _narrow(values, mask, match, storage)
+        choice = _smallest(values, mask, narrow, storage)
         if one.label:
             encodings[one.label] = choice
         with builder.before(op, one.label):
-            builder.replace(op, _compressed(builder, values, mask, choice, axis, exact))
+            builder.replace(op, _compressed(builder, values, mask, choice, narrow))
     return encodings
 
 
@@ -126,9 +127,29 @@ def _exact(values: np.ndarray, match: Match, storage: Storage) -> np.ndarray:
     return exact if name is None else pruned(exact, match.lay_out(storage.masks[name], values.shape))
 
 
-def _smallest(
-    values: np.ndarray, mask: np.ndarray, match: Match, axis: int | None, exact: np.ndarray, storage: Storage
-) -> str:
+def _narrow(values: np.ndarray, mask: np.ndarray, match: Match, storage: Storage) -> Levels | None:
+    """The integers or the palette that `quantize` chose, else those that the values are; None where they are none."""
+    if not storage.scheme or values.ndim < 2 or not storage.covered.intersection(match.names):
+        return None
+    exact = _exact(values, match, storage)
+    known = next((storage.levels[name] for name in match.names if name in storage.levels), None)
+    if known is not None:
+        found = laid_out(known, lambda array: match.lay_out(array, values.shape), exact, mask)
+        if found is not None:
+            return found
+    if storage.scheme == "lut4":
+        indices, palette = palettize(exact, mask, bits=4)
+        found = Levels(indices, palette=palette)
+    else:
+        axis = _channels(match, values, storage)
+        if axis is None:
+            return None
+        q, scale = quantize_int8(exact, axis)
+        found = Levels(q, np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != axis)))
+    return found if means(found, exact) else None
+
+
+def _smallest(values: np.ndarray, mask: np.ndarray, narrow: Levels | None, storage: Storage) -> str:
     """The row of the table with the fewest bytes, among those the options allow."""
     entries, kept, width = values.size, int(mask.sum()), values.dtype.itemsize
     if values.ndim < 2 or not kept:
@@ -137,37 +158,30 @@ def _smallest(
     sparse = {"sparse": bits + kept * width + 3 * _OPERATOR_BYTES}
     # A dense row shows a kept zero as pruned: allowed only where the numbers alone tell what is kept.
     dense = {"dense": entries * width} if np.count_nonzero(values) == kept else {}
-    if storage.scheme and storage.covered.intersection(match.names):
-        if storage.scheme == "int8" and axis is not None:
-            scales = values.shape[axis] * width + 4 * _OPERATOR_BYTES
-            sparse["sparse+int8"] = bits + kept + scales + 3 * _OPERATOR_BYTES
-            if np.count_nonzero(quantize_int8(exact, axis)[0]) == kept:
-                dense["int8"] = entries + scales
-        elif storage.scheme == "lut4":
-            table = 16 * width + 3 * _OPERATOR_BYTES
-            sparse["sparse+lut4"] = bits + (kept + 1) // 2 + table + 3 * _OPERATOR_BYTES
-            dense["lut4"] = (entries + 1) // 2 + table
+    if narrow is not None and narrow.scale is not None:
+        scales = narrow.scale.size * width + 4 * _OPERATOR_BYTES
+        sparse["sparse+int8"] = bits + kept + scales + 3 * _OPERATOR_BYTES
+        if np.count_nonzero(narrow.q) == kept:
+            dense["int8"] = entries + scales
+    elif narrow is not None:
+        table = 16 * width + 3 * _OPERATOR_BYTES
+        sparse["sparse+lut4"] = bits + (kept + 1) // 2 + table + 3 * _OPERATOR_BYTES
+        dense["lut4"] = (entries + 1) // 2 + table
     return fewest(dense, sparse, storage.encoding, zeros=kept < entries)
 
 
-def _compressed(
-    builder: Builder, values: np.ndarray, mask: np.ndarray, choice: str, axis: int | None, exact: np.ndarray
-) -> Any:
+def _compressed(builder: Builder, values: np.ndarray, mask: np.ndarray, choice: str, narrow: Levels | None) -> Any:
     """The value that takes the constant's place."""
     kept = mask.reshape(-1)
     is_sparse = choice.startswith("sparse")
-    if choice.endswith("int8"):
-        assert axis is not None
-        q, scale = quantize_int8(exact, axis)
-        scales = np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != axis)).astype(values.dtype)
-        integers = builder.sparse(q.reshape(-1)[kept], mask) if is_sparse else builder.constant(q)
-        return builder.scaled(integers, scales)
-    if choice.endswith("lut4"):
-        indices, lut = palettize(exact, mask, bits=4)
-        table = lut.astype(values.dtype)
+    if choice.endswith("int8") and narrow is not None and narrow.scale is not None:
+        integers = builder.sparse(narrow.q.reshape(-1)[kept], mask) if is_sparse else builder.constant(narrow.q)
+        return builder.scaled(integers, narrow.scale.astype(values.dtype))
+    if choice.endswith("lut4") and narrow is not None and narrow.palette is not None:
+        table = narrow.palette.astype(values.dtype)
         if not is_sparse:
-            return builder.palette(indices, table)
-        return builder.sparse_of(builder.palette(indices.reshape(-1)[kept], table), mask)
+            return builder.palette(narrow.q, table)
+        return builder.sparse_of(builder.palette(narrow.q.reshape(-1)[kept], table), mask)
     if is_sparse:
         return builder.sparse(values.reshape(-1)[kept], mask)
     return builder.constant(values)

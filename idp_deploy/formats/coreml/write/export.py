@@ -93,12 +93,13 @@ def convert_coreml(
     compact(spec)
     matches, placed = match(spec, blob, weights, gates)
     covered = quantization.covered if quantization else frozenset()
+    levels = quantization.levels if quantization else {}
     shared = [set(found.names) & captured.masks.keys() for found in matches.values()]
     notes = [] if deployment_target else [f"deployment target {target}: the oldest that holds this model"]
     if quantization and quantization.scheme == "int8":
         notes.append("int8: the weights are int8, activations stay floating point")
     return Converted(
-        _Source(spec, blob, matches, Plan(encoding, scheme, covered, target not in ("iOS16", "iOS17"))),
+        _Source(spec, blob, matches, Plan(encoding, scheme, covered, levels, target not in ("iOS16", "iOS17"))),
         inputs=tuple(feature.name for feature in spec.description.input),
         outputs=tuple(feature.name for feature in spec.description.output),
         tensors=placed,
@@ -112,12 +113,15 @@ def store_coreml(converted: Converted, masks: Mapping[str, np.ndarray], record: 
     source: _Source = converted.source
     spec = type(source.spec)()
     spec.CopyFrom(source.spec)
-    blob, encodings = store(spec, source.blob, source.matches, masks, source.plan)
+    blob, encodings, unfit = store(spec, source.blob, source.matches, masks, source.plan)
     blob = inline_small(spec, blob) if blob else b""
     scheme = source.plan.scheme
     placed = {
         name: Placement(
-            tensor, encodings[tensor].startswith("sparse"), not scheme or encodings[tensor].endswith(scheme)
+            tensor,
+            encodings[tensor].startswith("sparse"),
+            not scheme or encodings[tensor].endswith(scheme),
+            tensor not in unfit,
         )
         for name, tensor in converted.tensors.items()
     }

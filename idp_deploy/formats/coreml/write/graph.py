@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from idp_deploy.capturing.recurrences import RECURRENT
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
-from idp_deploy.recurrences import RECURRENT
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.spelling import (

@@ -36,8 +36,12 @@ class Match:
         if name is None:
             kept: np.ndarray = values != 0
             return kept
-        chosen = _gates(masks[name], self.of, self.gates) if self.gates else masks[name]
-        return (chosen.T if self.transposed else chosen).reshape(values.shape)
+        return self.lay_out(masks[name], values.shape)
+
+    def lay_out(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """An array of the parameter's shape, its mask say, as the constant lies."""
+        chosen = _gates(array, self.of, self.gates) if self.gates else array
+        return (chosen.T if self.transposed else chosen).reshape(shape)
 
 
 def match(

@@ -14,15 +14,16 @@ is stored. Vectors stay dense: coremltools leaves them so for a fault of the run
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from idp_deploy.flow import Levels
 from idp_deploy.formats.coreml.write.blob import INLINE_BYTES, Records, tensor_type, value_of
 from idp_deploy.formats.coreml.write.compacting import operations
 from idp_deploy.formats.coreml.write.matching import Match, blocks, constants
-from idp_deploy.formats.writing import fewest, pruned
+from idp_deploy.formats.writing import fewest, laid_out, means, pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
@@ -36,18 +37,20 @@ class Plan:
     encoding: str = "auto"  # auto | dense | sparse
     scheme: str = ""  # "" | int8 | lut4
     covered: frozenset[str] = frozenset()  # parameters that the scheme is for
+    levels: Mapping[str, Levels] = field(default_factory=dict)  # what `quantize` made of them
     one_bit_masks: bool = False  # the iOS 18 form of the sparse operator
 
 
 def store(
     spec: Any, blob: bytes, matches: Mapping[str, Match], masks: Mapping[str, np.ndarray], plan: Plan
-) -> tuple[bytes, dict[str, str]]:
+) -> tuple[bytes, dict[str, str], set[str]]:
     """Replace the float constants of a Model message by their smallest encoding, in place.
 
     Returns:
-        (the weight file, with what nothing refers to any more; constant → the row of the table it took)
+        (the weight file, with what nothing refers to any more; constant → the row of the table it took; those that
+        stay float, since no numbers of the scheme are what they hold)
     """
-    records, encodings = Records(blob), {}
+    records, encodings, unfit = Records(blob), dict[str, str](), set[str]()
     for block in blocks(spec):
         replaced: dict[str, list[Any]] = {}
         for op in constants(block):
@@ -55,35 +58,54 @@ def store(
             match = matches[tensor]
             kept = match.kept(masks, values)
             left = pruned(values, kept)
-            choice = _smallest(left, kept, match, plan) if left.ndim > 1 else "dense"
+            is_covered = left.ndim > 1 and bool(plan.scheme and plan.covered.intersection(match.names))
+            narrow = _narrow(left, kept, match, plan) if is_covered else None
+            if is_covered and narrow is None:
+                unfit.add(tensor)
+            choice = _smallest(left, kept, narrow, plan) if left.ndim > 1 else "dense"
             encodings[tensor] = choice
             if choice != "dense":
-                replaced[tensor] = _compressed(op, left, kept, choice, match.axis, plan, records)
+                replaced[tensor] = _compressed(op, left, kept, choice, narrow, plan, records)
             elif left is not values:
                 op.attributes["val"].CopyFrom(records.value(left, str(left.dtype), left.shape))
         _replace(block, replaced)
-    return bytes(records.data), encodings
+    return bytes(records.data), encodings, unfit
 
 
-def _smallest(values: np.ndarray, mask: np.ndarray, match: Match, plan: Plan) -> str:
+def _narrow(values: np.ndarray, mask: np.ndarray, match: Match, plan: Plan) -> Levels | None:
+    """The integers or the palette that `quantize` chose, else those that the values are; None where they are none."""
+    known = next((plan.levels[name] for name in match.names if name in plan.levels), None)
+    if known is not None:
+        found = laid_out(known, lambda array: match.lay_out(array, values.shape), values, mask)
+        if found is not None:
+            return found
+    if plan.scheme == "int8":
+        q, scale = quantize_int8(values, match.axis)
+        found = Levels(q, np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != match.axis)))
+    else:
+        indices, palette = palettize(values, mask, bits=4)
+        found = Levels(indices, palette=palette)
+    return found if means(found, values) else None
+
+
+def _smallest(values: np.ndarray, mask: np.ndarray, narrow: Levels | None, plan: Plan) -> str:
     """The row of the table with the fewest bytes, among those the options allow."""
-    entries, kept, width, channels = values.size, int(mask.sum()), values.dtype.itemsize, values.shape[match.axis]
+    entries, kept, width = values.size, int(mask.sum()), values.dtype.itemsize
     if not kept:
         return "dense"  # an empty list of kept values is not something the runtime accepts
     bits = (entries + 7) // 8
     sparse = {"sparse": _record(bits) + _record(kept, width) + _OPERATOR_BYTES}
     # A dense row shows a kept zero as pruned: allowed only where the numbers alone tell what is kept.
     dense = {"dense": _record(entries, width)} if np.count_nonzero(values) == kept else {}
-    if plan.scheme and plan.covered.intersection(match.names):
-        if plan.scheme == "int8":
-            scales = _record(channels, width) + _OPERATOR_BYTES
-            sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
-            if np.count_nonzero(quantize_int8(values, match.axis)[0]) == kept:
-                dense["int8"] = _record(entries) + scales
-        else:
-            table = _record(16, width) + _OPERATOR_BYTES
-            sparse["sparse+lut4"] = _record(bits) + _record((kept + 1) // 2) + table + _OPERATOR_BYTES
-            dense["lut4"] = _record((entries + 1) // 2) + table
+    if narrow is not None and narrow.scale is not None:
+        scales = _record(narrow.scale.size, width) + _OPERATOR_BYTES
+        sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
+        if np.count_nonzero(narrow.q) == kept:
+            dense["int8"] = _record(entries) + scales
+    elif narrow is not None:
+        table = _record(16, width) + _OPERATOR_BYTES
+        sparse["sparse+lut4"] = _record(bits) + _record((kept + 1) // 2) + table + _OPERATOR_BYTES
+        dense["lut4"] = _record((entries + 1) // 2) + table
     return fewest(dense, sparse, plan.encoding, zeros=kept < entries)
 
 
@@ -107,36 +129,34 @@ def _replace(block: Any, replaced: Mapping[str, list[Any]]) -> None:
 
 
 def _compressed(
-    op: Any, values: np.ndarray, mask: np.ndarray, choice: str, axis: int, plan: Plan, records: Records
+    op: Any, values: np.ndarray, mask: np.ndarray, choice: str, narrow: Levels | None, plan: Plan, records: Records
 ) -> list[Any]:
     """The constexpr operators of one row that restore what the constant `op` holds."""
     kind, shape = str(values.dtype), values.shape
     kept = mask.reshape(-1)
     stored: Any = values.reshape(-1)[kept]
-    narrow: list[Any] = []
+    narrow = narrow if choice.endswith(plan.scheme or "float") else None
+    halfway: list[Any] = []
     is_sparse = choice.startswith("sparse")
     bits: Any = records.value(kept.astype(np.uint8), "uint1", shape) if plan.one_bit_masks and is_sparse else None
-    if choice.endswith("int8"):
-        q, scale = quantize_int8(values, axis)
-        scales = np.expand_dims(scale, tuple(a for a in range(values.ndim) if a != axis)).astype(values.dtype)
-        steps = records.value(scales, kind, scales.shape)
+    if narrow is not None and narrow.scale is not None:
+        steps = records.value(narrow.scale.astype(values.dtype), kind, narrow.scale.shape)
         if not is_sparse:
-            data = records.value(q, "int8", shape)
+            data = records.value(narrow.q, "int8", shape)
             return [_operator("constexpr_blockwise_shift_scale", op, {"data": data, "scale": steps})]
-        given = {"data_mask": bits, "nonzero_data": records.value(q.reshape(-1)[kept], "int8", [stored.size])}
-        narrow = [_halfway("constexpr_sparse_blockwise_shift_scale", op, given | {"scale": steps}, stored)]
-    elif choice.endswith("lut4"):
-        indices, lut = palettize(values, mask, bits=4)
-        table = records.value(lut.astype(values.dtype), kind, [*[1] * values.ndim, 16, 1])
+        given = {"data_mask": bits, "nonzero_data": records.value(narrow.q.reshape(-1)[kept], "int8", [stored.size])}
+        halfway = [_halfway("constexpr_sparse_blockwise_shift_scale", op, given | {"scale": steps}, stored)]
+    elif narrow is not None and narrow.palette is not None:
+        table = records.value(narrow.palette.astype(values.dtype), kind, [*[1] * values.ndim, 16, 1])
         if not is_sparse:
-            data = records.value(indices.astype(np.uint8), "uint4", shape)
+            data = records.value(narrow.q, "uint4", shape)
             return [_operator("constexpr_lut_to_dense", op, {"indices": data, "lut": table})]
-        nibbles = records.value(indices.reshape(-1)[kept].astype(np.uint8), "uint4", [stored.size])
+        nibbles = records.value(narrow.q.reshape(-1)[kept], "uint4", [stored.size])
         given = {"indices_mask": bits, "indices_nonzero_data": nibbles, "lut": table}
-        narrow = [_halfway("constexpr_lut_to_sparse", op, given, stored)]
-    if narrow:
-        names = [output.name for output in narrow[0].outputs]
-        return [*narrow, _operator("constexpr_sparse_to_dense", op, {"mask": names[0], "nonzero_data": names[1]})]
+        halfway = [_halfway("constexpr_lut_to_sparse", op, given, stored)]
+    if halfway:
+        names = [output.name for output in halfway[0].outputs]
+        return [*halfway, _operator("constexpr_sparse_to_dense", op, {"mask": names[0], "nonzero_data": names[1]})]
     data = records.value(stored, kind, [stored.size])
     if plan.one_bit_masks:
         return [_operator("constexpr_sparse_to_dense", op, {"mask": bits, "nonzero_data": data})]

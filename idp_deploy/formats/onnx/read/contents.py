@@ -12,8 +12,10 @@ from onnx import helper
 from idp_deploy import files
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
-from idp_deploy.formats.onnx.read.constants import Constants, Limits
-from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse, subgraphs
+from idp_deploy.formats.onnx.bodies import subgraphs
+from idp_deploy.formats.onnx.read.constants import Constants
+from idp_deploy.formats.onnx.read.evaluating import Limits, along
+from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse
 from idp_deploy.formats.onnx.read.shapes import infer
 from idp_deploy.formats.onnx.read.tensors import Charges, describe, is_argument, origin
 
@@ -22,7 +24,11 @@ _WEIGHT_BIAS = {1: "weight", 2: "bias"}
 ROLES: dict[str, dict[int, str]] = {
     "BatchNormalization": {1: "weight", 2: "bias", 3: "mean", 4: "variance"},
     "Conv": _WEIGHT_BIAS,
+    "ConvInteger": {1: "weight"},
     "ConvTranspose": _WEIGHT_BIAS,
+    "FusedConv": _WEIGHT_BIAS,
+    "FusedGemm": _WEIGHT_BIAS,
+    "FusedMatMul": {0: "weight", 1: "weight"},
     "GRU": {1: "weight", 2: "recurrence", 3: "bias"},
     "Gather": {0: "weight"},
     "Gemm": _WEIGHT_BIAS,
@@ -31,9 +37,19 @@ ROLES: dict[str, dict[int, str]] = {
     "LSTM": {1: "weight", 2: "recurrence", 3: "bias"},
     "LayerNormalization": _WEIGHT_BIAS,
     "MatMul": {0: "weight", 1: "weight"},
+    "MatMulInteger": {0: "weight", 1: "weight"},
+    "QGemm": {3: "weight", 6: "bias"},
     "QLinearConv": {3: "weight", 8: "bias"},
     "QLinearMatMul": {3: "weight"},
     "RNN": {1: "weight", 2: "recurrence", 3: "bias"},
+}
+# operator → position of an integer matrix → position of its zero point, and the axis that this goes along
+_ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
+    "ConvInteger": {1: (3, 0)},
+    "MatMulInteger": {0: (2, 0), 1: (3, -1)},
+    "QGemm": {3: (5, -1)},
+    "QLinearConv": {3: (5, 0)},
+    "QLinearMatMul": {0: (2, 0), 3: (5, -1)},
 }
 
 
@@ -91,8 +107,12 @@ class _Reader:
         self.arguments: dict[str, np.ndarray] = {}
         self._charges = Charges(constants)
 
-    def constant(self, name: str, operator: str = "") -> str | None:
-        """The tensor behind a constant that an operator of this kind reads, or None where it is an argument."""
+    def constant(self, name: str, operator: str = "", kept: int | None = None) -> str | None:
+        """The tensor behind a constant that an operator of this kind reads, or None where it is an argument.
+
+        Args:
+            kept: how many of its integers mean no zero, where the operator has a zero point for them.
+        """
         if name in self.arguments:
             return None
         found = origin(self.constants, name)
@@ -103,7 +123,7 @@ class _Reader:
                 return None
             self.shapes[name] = values.shape, values.dtype
         if found.name not in self.tensors:
-            self.tensors[found.name] = describe(self.constants, found, self._charges)
+            self.tensors[found.name] = describe(self.constants, found, self._charges, kept)
         return found.name
 
     def op(self, index: int, node: onnx.NodeProto) -> GraphOp:
@@ -115,7 +135,7 @@ class _Reader:
             if name not in self.constants:
                 inputs.extend([name] if name else [])
                 continue
-            tensor = self.constant(name, node.op_type)
+            tensor = self.constant(name, node.op_type, self._kept(node, position))
             if tensor is None:
                 attributes[str(position)] = _plain(self.arguments[name])
             else:
@@ -125,6 +145,16 @@ class _Reader:
         return GraphOp(
             node.name or f"{node.op_type}_{index}", node.op_type, tuple(inputs), outputs, attributes, weights
         )
+
+    def _kept(self, node: onnx.NodeProto, position: int) -> int | None:
+        """How many entries of an integer matrix differ from the zero point that the operator reads beside it."""
+        zero, axis = _ZERO_POINTS.get(node.op_type, {}).get(position, (len(node.input), 0))
+        name = node.input[zero] if zero < len(node.input) else ""
+        if name not in self.constants:
+            return None
+        values = self.constants.value(node.input[position])
+        axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else axis
+        return int(np.count_nonzero(values != along(self.constants.value(name), values, {"axis": axis})))
 
 
 def _free(body: onnx.GraphProto) -> set[str]:

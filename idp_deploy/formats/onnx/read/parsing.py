@@ -12,10 +12,13 @@ from onnx import TensorProto, inliner, numpy_helper
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
+from idp_deploy.formats.onnx.bodies import lift, subgraphs
 
 
 def parse(path: Path) -> onnx.ModelProto:
     """The model without external data loaded, local functions inlined, and every name defined before its use.
+
+    What bodies of operators (If, Loop, Scan) hold of weights stands in the graph around them, which means the same.
 
     Raises:
         FileError: not a protobuf, no graph in it, or a value that nothing produces.
@@ -32,23 +35,22 @@ def parse(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or model.ir_version < 1:
         raise FileError(f"{path} holds no ONNX graph", way_out="the file is truncated or of another kind")
     if model.functions:
-        try:
-            model = inliner.inline_local_functions(model)
-        except Exception as error:
-            raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
+        model = _inlined(model, path)
     about = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
     _check_texts([*about, *(entry.domain for entry in model.opset_import), *_texts(model.graph)], path)
     _check_names(model.graph, frozenset(), path)
+    lift(model.graph)
     return model
 
 
-def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    """The bodies of If, Loop, Scan and the like."""
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        elif attribute.type == onnx.AttributeProto.GRAPHS:
-            yield from attribute.graphs
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    try:
+        return inliner.inline_local_functions(model, convert_version=True)
+    except Exception:  # no way from a function's opset to the graph's: that one stays an operator of its own
+        try:
+            return inliner.inline_local_functions(model)
+        except Exception as error:
+            raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
 
 
 def _texts(graph: onnx.GraphProto) -> Iterator[object]:

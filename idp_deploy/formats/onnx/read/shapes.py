@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from idp_deploy.flow import Value
-from idp_deploy.formats.onnx.read.constants import EVALUATORS, Limits
+from idp_deploy.formats.onnx.read.evaluating import EVALUATORS, Limits, is_computed
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 _BATCHES = (1, 7)  # an extent that differs between these two follows the batch
@@ -26,7 +26,7 @@ def infer(
 ) -> dict[str, Value]:
     """Values by name, at batch 1: an extent that is unknown is -1, and so is a first one that is the free batch itself.
 
-    Values of unknown type are left out.
+    Values of unknown type or rank are left out; inputs and outputs of unknown rank are () here.
 
     Inference runs with the batch fixed at two sizes rather than once with it free: reshapes are then followed to the
     end, where symbols are lost.
@@ -38,7 +38,11 @@ def infer(
         limits: of what is computed on the way.
     """
     one, other = (_followed(model, nodes, constants, arguments, batch, limits) for batch in _BATCHES)
-    values = {}
+    values = {
+        value.name: Value(value.name, (), _dtype_name(value.type.tensor_type.elem_type))
+        for value in (*model.graph.input, *model.graph.output)
+        if value.type.tensor_type.elem_type and value.name not in constants
+    }
     for name, value in one.items():
         shape, twin = value.shape, other.get(name, value).shape
         free = len(shape) == len(twin) and shape[:1] == (1,) and twin[:1] != (1,)
@@ -59,7 +63,7 @@ def _followed(
     for _ in range(_ROUNDS):
         rest = [node for node in nodes if not all(name in known for name in node.output)]
         values = _infer(model, rest, constants, known, batch)
-        if all(extent >= 0 for value in values.values() for extent in value.shape):
+        if all(name in values and min(values[name].shape, default=0) >= 0 for node in rest for name in node.output):
             break
         found = _computed(rest, values, known, limits)
         if not found:
@@ -82,7 +86,7 @@ def _computed(
             result = np.array(shape[attributes.get("start", 0) : attributes.get("end", len(shape))], np.int64)
             if np.all(result >= 0):
                 found[node.output[0]] = result
-        elif node.op_type in EVALUATORS and len(node.output) == 1 and all(array is not None for array in inputs):
+        elif is_computed(node) and len(node.output) == 1 and all(array is not None for array in inputs):
             try:
                 result = np.asarray(EVALUATORS[node.op_type](inputs, attributes, limits))
             except Exception:  # a contradiction: the runtime's to say, not that of a shape
@@ -123,7 +127,7 @@ def _infer(
     values = {}
     for value in (*graph.value_info, *graph.input, *graph.output):
         kind = value.type.tensor_type
-        if kind.elem_type and value.name not in constants:
+        if kind.elem_type and kind.HasField("shape") and value.name not in constants:
             dims = tuple(dim.dim_value if dim.HasField("dim_value") else -1 for dim in kind.shape.dim)
             values[value.name] = Value(value.name, dims, _dtype_name(kind.elem_type))
     return values

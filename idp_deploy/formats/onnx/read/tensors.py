@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from idp_deploy.flow import StoredTensor
 from idp_deploy.formats.onnx.read.constants import Constants
+from idp_deploy.formats.onnx.read.evaluating import along
 
 _LAYOUT = {"Identity", "Transpose"}  # nodes through which a weight is the same weight
 _WEIGHTLESS = {"Clip", "Expand", "Pad", "Resize", "Upsample"}  # operators whose small constants are all arguments
@@ -88,12 +89,13 @@ class Charges:
         return self.constants.size_bytes(name)
 
 
-def describe(constants: Constants, found: Origin, charges: Charges) -> StoredTensor:
-    """Read one weight. `charges` tells which of the file's bytes are its own."""
+def describe(constants: Constants, found: Origin, charges: Charges, kept: int | None = None) -> StoredTensor:
+    """Read one weight. `charges` tells which of the file's bytes are its own, `kept` how many entries mean no zero
+    where its operator says what does."""
     values = constants.value(found.stored)
     size = charges.of(found.restored or found.name)
     encoding, bits = _encoding(constants, found.stored)
-    zeros = values.size - _nonzero(constants, found, values)
+    zeros = values.size - (_nonzero(constants, found, values) if kept is None else kept)
     restored = found.restored
     return StoredTensor(
         name=found.name,
@@ -156,9 +158,7 @@ def _nonzero(constants: Constants, found: Origin, values: np.ndarray) -> int:
     zero_point = constants.value(node.input[2])
     if zero_point.size > 1:
         values = constants.value(node.input[0])  # not transposed: the axis refers to this layout
-        extents = [1] * values.ndim
-        extents[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
-        zero_point = zero_point.reshape(extents)
+        zero_point = along(zero_point, values, {a.name: a.i for a in node.attribute})
     return int(np.count_nonzero(values != zero_point))
 
 

@@ -13,9 +13,9 @@ import onnx
 import torch
 
 from idp_deploy.capturing import Captured, module_of, refuse_projections
+from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
-from idp_deploy.recurrences import whole_recurrences
 from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.spelling import (
     Row,

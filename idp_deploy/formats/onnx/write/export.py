@@ -20,7 +20,7 @@ from onnx.external_data_helper import set_external_data
 from idp_deploy import files
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Quantization
+from idp_deploy.flow import Levels, Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.external_data import data_name, remove_data
 from idp_deploy.formats.notes import Placement
@@ -30,7 +30,7 @@ from idp_deploy.formats.onnx.write.matching import Match, match
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
-from idp_deploy.formats.writing import Converted, Written, pruned
+from idp_deploy.formats.writing import Converted, Written, laid_out, pruned
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message
@@ -45,6 +45,7 @@ class _Source:
     constants: Mapping[str, np.ndarray]
     matches: Mapping[str, Match]
     scheme: str | None
+    levels: Mapping[str, Levels]  # by parameter
     kept_float: frozenset[str]  # constants that the scheme leaves out
     encoding: str
     external_data_above: int
@@ -79,9 +80,10 @@ def convert_onnx(
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     del proto.graph.initializer[:]
     scheme = quantization.scheme if quantization else None
+    levels = quantization.levels if quantization else {}
     twins = [[p for p in found.parameters if p in captured.masks] for found in matches.values()]
     return Converted(
-        _Source(proto, constants, matches, scheme, floats, encoding, external_data_above),
+        _Source(proto, constants, matches, scheme, levels, floats, encoding, external_data_above),
         inputs=tuple(value.name for value in proto.graph.input),
         outputs=tuple(value.name for value in proto.graph.output),
         tensors={p: name for name, found in reversed(matches.items()) for p in found.parameters},  # a twin's first
@@ -98,9 +100,12 @@ def store_onnx(converted: Converted, masks: Mapping[str, np.ndarray], record: st
         found = source.matches.get(name)
         mask = constant != 0 if found is None else found.kept(masks, constant)
         weight = Weight(name, pruned(constant, mask), mask)
-        weight = weight if name in source.kept_float else smallest_form(weight, source.scheme, source.encoding)
+        fits = True
+        if name not in source.kept_float:
+            levels = _levels(source, found, weight)
+            weight, fits = smallest_form(weight, source.scheme, source.encoding, levels)
         weights.append(weight)
-        placement = Placement(name, choose(weight, source.encoding) != "dense", weight.is_narrow)
+        placement = Placement(name, choose(weight, source.encoding) != "dense", weight.is_narrow, fits)
         placed |= dict.fromkeys(found.parameters if found is not None else (), placement)
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
@@ -111,6 +116,12 @@ def store_onnx(converted: Converted, masks: Mapping[str, np.ndarray], record: st
     decoder.finish()
     proto.metadata_props.add(key=manifest.KEY, value=record)
     return Written(partial(_write, proto, external_data_above=source.external_data_above), placed)
+
+
+def _levels(source: _Source, found: Match | None, plain: Weight) -> Levels | None:
+    """What `quantize` made of a constant, as it lies here."""
+    known = [source.levels[name] for name in found.parameters if name in source.levels] if found is not None else []
+    return laid_out(known[0], found.lay_out, plain.values, plain.mask) if found is not None and known else None
 
 
 def _write(proto: onnx.ModelProto, path: Path, external_data_above: int) -> int:

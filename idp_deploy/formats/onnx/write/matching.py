@@ -34,7 +34,11 @@ class Match:
         if not mine:
             return self.nonzero | (values != 0)  # a weight that integers round to zero was kept
         kept: np.ndarray = np.logical_or.reduce(mine)
-        return (kept.T if self.transposed else kept).reshape(self.nonzero.shape)
+        return self.lay_out(kept)
+
+    def lay_out(self, array: np.ndarray) -> np.ndarray:
+        """An array of the parameter's shape, its mask say, as the initializer lies."""
+        return (array.T if self.transposed else array).reshape(self.nonzero.shape)
 
 
 @dataclass(frozen=True)

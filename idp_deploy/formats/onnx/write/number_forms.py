@@ -1,8 +1,8 @@
 """In which numbers a weight is stored: float32, float16, int8 with scales, or a 4-bit palette.
 
-`quantize` left float values that some integers or some palette mean. The form is found again from the values: it is
-used where it restores them (up to the rounding of a folded batch norm) and saves bytes, whatever the tensor was
-renamed, transposed or reordered to. All forms are decoded to float32 while the session loads: a DequantizeLinear in
+The integers or the palette are those that `quantize` chose. Where others quantized the model, or a converter put
+weights together, they are found again from the values. Either is used where it restores these (up to the rounding of a
+folded batch norm) and saves bytes. All forms are decoded to float32 while the session loads: a DequantizeLinear in
 front of a float operator would stay in the graph and cost time at every inference.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from idp_deploy.errors import ConversionError
+from idp_deploy.flow import Levels
 from idp_deploy.formats.onnx.write.storing import Weight, cost
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
 
@@ -20,16 +21,27 @@ _LARGEST_HALF = float(np.finfo(np.float16).max)
 _RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
 
 
-def smallest_form(plain: Weight, scheme: str | None, encoding: str) -> Weight:
-    """`plain` in the form of the model's quantization scheme, or as it is where that form does not fit or not pay."""
+def smallest_form(
+    plain: Weight, scheme: str | None, encoding: str, levels: Levels | None = None
+) -> tuple[Weight, bool]:
+    """`plain` in the form of the model's quantization scheme, or as it is where that form does not fit or not pay.
+
+    Args:
+        levels: what `quantize` made of it, as it lies here.
+
+    Returns:
+        (the weight, whether the form fits).
+    """
     if plain.values.dtype != np.float32 or plain.values.ndim < 2:
-        return plain
-    forms = list(_forms(plain, scheme))
-    return min([plain, *forms], key=lambda weight: cost(weight, encoding))
+        return plain, True
+    forms = list(_forms(plain, scheme, levels))
+    return min([plain, *forms], key=lambda weight: cost(weight, encoding)), bool(forms) or scheme is None
 
 
-def _forms(plain: Weight, scheme: str | None) -> Iterator[Weight]:
-    if scheme == "fp16":
+def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator[Weight]:
+    if levels is not None:
+        yield Weight(plain.name, levels.q, plain.mask, scale=levels.scale, palette=levels.palette)
+    elif scheme == "fp16":
         yield _half(plain)
     elif scheme in ("int8", "int8-weights"):
         yield from _integers(plain)

@@ -9,13 +9,15 @@ the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, inliner, numpy_helper
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
+from idp_deploy.formats.onnx.bodies import lift
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
@@ -48,47 +50,120 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         )
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
+    if any(tensor is not None for function in proto.functions for tensor in map(_tensor, function.node)):
+        proto = inliner.inline_local_functions(proto, convert_version=True)
     graph = proto.graph
-    tensors = [*_constants(graph), *graph.initializer]
-    del graph.initializer[:]
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in tensors}
+    _constants_alone(proto)
+    lift(graph, nested=False)
+    arguments = {value.name for value in graph.input}  # with a value of their own that a caller may replace
+    tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
+    del graph.initializer[:], graph.sparse_initializer[:]
+    graph.initializer.extend(tensor for tensor in tensors if tensor.name in arguments)
+    constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in arguments}
+    _fold_masks(graph, constants)
     products = _products(graph, constants)
     weights = []
     for name, values in constants.items():
         if name in products:
             continue
-        plain = Weight(name, values, values != 0)
-        weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
+        if _is_sound(values):
+            plain = Weight(name, values, values != 0)
+            weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
     if all(choose(weight, encoding) == "dense" for weight in weights):
         return
     decoder = Decoder(graph)
     store = Store(decoder, encoding, weights, grouped=opset >= _SPLIT_OPSET)
     for weight in weights:
         store.add(weight)
+    for name in constants.keys() - products.keys() - {weight.name for weight in weights}:
+        decoder.store(constants[name], name)
     for name, factors in products.items():
         decoder.node("Mul", *factors, output=name)
     decoder.finish()
-    _no_longer_inputs(graph)
     _without_notes(graph)
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
     yield proto.SerializeToString(deterministic=True)
 
 
+def _is_sound(values: np.ndarray) -> bool:
+    """No infinity among them, as masks of attention have: zeros are left out of finite numbers only."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Take the tensors out of the graph's Constant nodes."""
     found, kept = [], []
     for node in graph.node:
-        constant = node.op_type == "Constant" and node.domain in _DOMAINS
-        tensor = next((a.t for a in node.attribute if constant and a.name == "value"), None)
-        if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES:
+        tensor = _tensor(node)
+        if tensor is None:
+            kept.append(node)
+        else:
             tensor.name = node.output[0]
             found.append(tensor)
+    del graph.node[:]
+    graph.node.extend(kept)
+    return found
+
+
+def _tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """What a Constant node gives, where that may be a weight."""
+    if node.op_type != "Constant" or node.domain not in _DOMAINS or not node.attribute:
+        return None
+    attribute = node.attribute[0]
+    tensor = attribute.t if attribute.name == "value" else None
+    if attribute.name == "value_floats":
+        tensor = numpy_helper.from_array(np.array(attribute.floats, np.float32))
+    elif attribute.name == "sparse_value":
+        tensor = _dense(attribute.sparse_tensor)
+    return tensor if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES else None
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """ONNX's own sparse constant with its zeros; indices are flat, or coordinates."""
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    shape = tuple(sparse.dims)
+    out = np.zeros(shape, values.dtype)
+    out[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)] = values
+    return numpy_helper.from_array(out, sparse.values.name)
+
+
+def _fold_masks(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
+    """Replace weights that the graph multiplies by a mask by what comes of it, which needs no mask and no weight.
+
+    `torch.nn.utils.prune` leaves the pair in a module until it is told to make the pruning permanent.
+    """
+    kept = []
+    for node in graph.node:
+        factors = [constants[name] for name in node.input if name in constants]
+        if len(factors) != len(node.input) or node.domain not in _DOMAINS:
+            kept.append(node)
+        elif node.op_type == "Cast" and _is_free(factors[0], to := helper.tensor_dtype_to_np_dtype(_to(node))):
+            constants[node.output[0]] = factors[0].astype(to)
+        elif node.op_type == "Mul" and _is_masked(*factors):
+            constants[node.output[0]] = factors[0] * factors[1]
         else:
             kept.append(node)
     del graph.node[:]
     graph.node.extend(kept)
-    return found
+    read = {name for node in all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
+    for name in constants.keys() - read:
+        del constants[name]
+
+
+def _to(node: onnx.NodeProto) -> int:
+    return next(attribute.i for attribute in node.attribute if attribute.name == "to")
+
+
+def _is_free(values: np.ndarray, dtype: np.dtype[Any]) -> bool:
+    """Whether a cast constant takes no more bytes than the one it comes from, or is a mask's."""
+    return values.ndim > 1 and (values.dtype == bool or dtype.itemsize <= values.dtype.itemsize)
+
+
+def _is_masked(a: np.ndarray, b: np.ndarray) -> bool:
+    """Two matrices of one shape, one of which holds 0 and 1 alone."""
+    alike = a.shape == b.shape and a.ndim > 1 and a.size >= SHARED_ENTRIES
+    return alike and any(bool(np.isin(factor, (0, 1)).all()) for factor in (a, b))
 
 
 def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
@@ -123,9 +198,11 @@ def _without_notes(graph: onnx.GraphProto) -> None:
         del graph.value_info[:]
 
 
-def _no_longer_inputs(graph: onnx.GraphProto) -> None:
-    """Old files list constants among the inputs as well; what nodes restore now must not stand there."""
-    restored = {name for node in graph.node for name in node.output}
-    kept = [value for value in graph.input if value.name not in restored]
-    del graph.input[:]
-    graph.input.extend(kept)
+def _constants_alone(proto: onnx.ModelProto) -> None:
+    """Before IR 4 every constant was listed among the inputs as well; since then that means that it can be replaced."""
+    if proto.ir_version < 4:
+        proto.ir_version = 4
+        stored = {tensor.name for tensor in proto.graph.initializer}
+        kept = [value for value in proto.graph.input if value.name not in stored]
+        del proto.graph.input[:]
+        proto.graph.input.extend(kept)

@@ -24,7 +24,7 @@ _WORTH = {**OVERHEAD, "gaps5": OVERHEAD["gaps5"] + 10240, "gaps4": OVERHEAD["gap
 # Smaller tensors share their decode nodes: those cost a runtime more than copying the entries once again
 GROUPED_BYTES = 1 << 17
 _NODE_BYTES = 40
-_ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8)}
+_ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8, np.int16, np.uint16)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,8 @@ def convert_tflite(
         raise ConversionError(f"the scheme {scheme!r} has no TFLite equivalent", way_out=_WAY_OUT_SCHEME)
     refuse_io(io, scheme)
     refuse_layout(layout)
-    wanted = plan(encoding, scheme, _quantized(captured, quantization))
+    levels = quantization.levels if quantization else {}
+    wanted = replace(plan(encoding, scheme, _quantized(captured, quantization)), levels=levels)
     refuse_returned_inputs(captured, "TFLite")
     lowered = convert(captured, _calibration(captured, quantization), layout=layout)
     tflite = parse(lowered.content)

@@ -7,18 +7,19 @@ every operator keeps the input it had. Runtimes run such decoders once, when the
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import Levels
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write import sparse as sparse
 from idp_deploy.formats.tflite.write.graph import Constant, add_buffer, add_tensor, constants, kind, operator, schema
 from idp_deploy.formats.tflite.write.matching import Match
 from idp_deploy.formats.tflite.write.micro import refuse_micro
-from idp_deploy.formats.writing import pruned
+from idp_deploy.formats.writing import laid_out, means, pruned
 from idp_deploy.quantizers import quantize_int8
 
 # operator → (position of its weights, axis of its output channels); the operators whose weights may come from a decoder
@@ -54,6 +55,7 @@ class Plan:
     forced: bool = False
     block: int | None = None
     one_decoder: bool = False  # a weight is stored sparsely or narrowly, never both
+    levels: Mapping[str, Levels] = field(default_factory=dict)  # what `quantize` made of the parameters
 
     def attempts(self) -> tuple[tuple[Plan, str], ...]:
         """This plan, then what to go on with when a runtime fails on the file; each with what to tell the user."""
@@ -110,12 +112,12 @@ def store_constants(
         is_bias = all(_BIASES.get(word) == position for word, position in constant.readers)
         if not constant.readers or not (is_weight or is_bias):
             continue
-        chain = _store(model, constant, matches.get(constant.index), masks, plan, kinds)
+        chain, fits = _store(model, constant, matches.get(constant.index), masks, plan, kinds)
         decoders += chain
         if constant.index in matches:
             name, used = matches[constant.index].parameter, {kind(model, op) for op in chain}
             narrow = "DEQUANTIZE" in used or constant.values.dtype.itemsize < 4
-            placed.setdefault(name, Placement(name, "DENSIFY" in used, narrow))
+            placed.setdefault(name, Placement(name, "DENSIFY" in used, narrow, fits))
     for found in matches.values():
         placed.setdefault(found.parameter, Placement(found.parameter, False, plan.scheme is None))
     model.subgraphs[0].operators[:0] = decoders
@@ -129,19 +131,20 @@ def _store(
     masks: Mapping[str, np.ndarray],
     plan: Plan,
     kinds: Set[str],
-) -> list[Any]:
-    """Rewrite one constant; the decoder operators that restore it."""
+) -> tuple[list[Any], bool]:
+    """Rewrite one constant; the decoder operators that restore it, and whether its integers mean what it held."""
     tensor, shape = model.subgraphs[0].tensors[constant.index], constant.values.shape
     name = found.parameter if found else ""
-    values, scales, axis = _narrowed(constant, name, plan, kinds)
+    mask = constant.values != 0
+    if found and name in masks:
+        mask |= found.lay_out(masks[name], shape)
+    values, scales, axis, fits = _narrowed(constant, found, mask, plan, kinds)
     if values.dtype not in PLAIN or (values.dtype == np.int8 and scales is None and not kinds <= SPARSE_INT8):
-        return []
+        return [], fits
     is_narrow = values.dtype != constant.values.dtype
     layout = None
     if kinds and values.size and not plan.is_dense:
-        mask = values != 0
-        if found and name in masks:
-            mask |= found.lay_out(masks[name], shape)
+        mask = mask if found and name in masks else values != 0
         both = not is_narrow or (kinds <= BOTH_DECODERS and not plan.one_decoder)
         item = values.itemsize if both else constant.values.itemsize
         layout, size = sparse.smallest(mask, item, block=plan.block)
@@ -150,7 +153,7 @@ def _store(
         elif not both:
             values, scales, is_narrow = constant.values, None, False
     if layout is None and not is_narrow:
-        return []
+        return [], fits
     type_name = PLAIN[values.dtype]
     if layout is not None:
         stored = sparse.store(values, mask, layout)
@@ -174,23 +177,34 @@ def _store(
     if is_narrow:
         version = 3 if scales is None else 5
         operators.append(operator(model, "DEQUANTIZE", [last], [constant.index], version=version))
-    return operators
+    return operators, fits
 
 
-def _narrowed(constant: Constant, name: str, plan: Plan, kinds: Set[str]) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """The values in the scheme's number type, with scales along an axis where they are integers."""
+def _narrowed(
+    constant: Constant, found: Match | None, mask: np.ndarray, plan: Plan, kinds: Set[str]
+) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
+    """The values in the scheme's number type, with scales along an axis where they are integers; whether these fit."""
+    name = found.parameter if found else ""
     values, largest = constant.values, float(np.abs(constant.values).max(initial=0.0))
     if values.dtype != np.float32 or plan.scheme is None:
-        return values, None, 0
+        return values, None, 0, True
     if plan.scheme == "fp16":
         fits = largest < _LARGEST_FLOAT16 and (name in plan.quantized or not kinds)
-        return (values.astype(np.float16), None, 0) if fits and values.size > 1 else (values, None, 0)
+        return values.astype(np.float16) if fits and values.size > 1 else values, None, 0, True
     # Full int8 comes here with what the quantizer of activations left float: embeddings become weight-only int8.
     axes = {WEIGHTS[kind][1] % values.ndim for kind in kinds}
     if name not in plan.quantized or len(axes) != 1:
-        return values, None, 0
+        return values, None, 0, True
     axis = axes.pop()
-    return (*quantize_int8(values, axis), axis)
+    along = [-1 if a == axis else 1 for a in range(values.ndim)]
+    if found is not None and name in plan.levels:
+        known = laid_out(plan.levels[name], lambda array: found.lay_out(array, values.shape), values, mask)
+        if known is not None and known.scale is not None and known.scale.size in (1, known.scale.shape[axis]):
+            return known.q, np.repeat(known.scale, values.shape[axis] // known.scale.size), axis, True
+    q, scales = quantize_int8(values, axis)
+    if means(Levels(q, scales.reshape(along)), values):
+        return q, scales, axis, True
+    return values, None, 0, False
 
 
 def _quantization(scales: np.ndarray, axis: int) -> Any:

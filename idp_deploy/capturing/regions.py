@@ -12,8 +12,8 @@ import torch
 import torch._higher_order_ops.wrap  # what registers the operators below, in every release
 from torch import fx
 
+from idp_deploy.capturing.lifting import attribute, inline
 from idp_deploy.errors import ConversionError
-from idp_deploy.lifting import attribute, inline
 
 _AUTOCAST = torch.ops.higher_order.wrap_with_autocast
 _BEFORE_BODY = {_AUTOCAST: 4, torch.ops.higher_order.wrap_with_set_grad_enabled: 1}  # arguments: device, dtype, …

@@ -9,14 +9,14 @@
 
 Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
 
-Exporters fold batch norm and quantize again what they fold. So that this gives the same numbers, batch norm is first
-absorbed into the layer before it: the layer takes the folded weight, the norm becomes y = x + β' (γ = 1, μ = 0,
-σ² = 1 − ε). The names and shapes of the state dict do not change.
+The integers and their scales go on beside the module (`Quantization.levels`), and exporters store these. They fold
+batch norm too; so that the integers still mean what is folded, batch norm is first absorbed into the layer before it:
+the layer takes the folded weight, the norm becomes y = x + β' (γ = 1, μ = 0, σ² = 1 − ε). The names and shapes of the
+state dict do not change.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -25,50 +25,46 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
-from idp_deploy.activation_noise import activation_noise
-from idp_deploy.capturing import Captured, attribute, capture
+from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import CompressedModel, Quantization
+from idp_deploy.flow import CompressedModel, Levels, Quantization
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.masks import prunable_weights
-from idp_deploy.quantizers import (
-    dequantize_int8,
-    dequantize_palette,
-    palettize,
-    quantize_int8,
-    signal_to_noise_db,
-)
+from idp_deploy.quantization.absorbing import absorb_batch_norm, biases_of, owner_of
+from idp_deploy.quantization.activation_noise import activation_noise
+from idp_deploy.quantization.faint import silence_faint_channels
+from idp_deploy.quantizers import palettize, quantize_int8, signal_to_noise_db
 from idp_deploy.soundness import overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
 
-Quantizer = Callable[[np.ndarray, int], np.ndarray]  # (weight, output axis) → what its quantized form means, float32
+Quantizer = Callable[[np.ndarray, int], Levels]  # (weight, output axis) → it in few bits
 
 THRESHOLD_DB = 15.0  # noise of 3 % of a layer's power; 8 bits give 35 to 50 dB, palettes 18 to 30
 _WATCHED_CALLS = 8  # how many calibration calls the noise of activations is measured on
 _RANDOM_CALLS = 16
-_BIAS_STEPS = 2.0**28  # of int32's 2³¹: ranges differ a little between runtimes, and sums need room
-_LEAST_WEIGHT = 1e-9  # ai-edge-quantizer's `min_bound`
 _AMBIGUOUS = "a grouped transposed convolution: formats differ in which of its weights share a scale"
 _EITHER_WAY = "no layer's weight: its outputs may be its rows or its columns"
 _UNABSORBED = "the batch norm after it cannot be absorbed, and folding it would break the palette"
 
 
-def _float16(w: np.ndarray, axis: int) -> np.ndarray:
+def _float16(w: np.ndarray, axis: int) -> Levels:
     with np.errstate(over="ignore"):
-        return w.astype(np.float16).astype(np.float32)
+        return Levels(w.astype(np.float16))
 
 
-def _int8(w: np.ndarray, axis: int) -> np.ndarray:
-    return dequantize_int8(*quantize_int8(w, axis), axis)
+def _int8(w: np.ndarray, axis: int) -> Levels:
+    q, scale = quantize_int8(w, axis)
+    return Levels(q, np.expand_dims(scale, tuple(a for a in range(w.ndim) if a != axis % w.ndim)))
 
 
-def _lut4(w: np.ndarray, axis: int) -> np.ndarray:
-    return dequantize_palette(*palettize(w, bits=4))
+def _lut4(w: np.ndarray, axis: int) -> Levels:
+    indices, palette = palettize(w, bits=4)
+    return Levels(indices, palette=palette)
 
 
 SCHEMES: dict[str, Quantizer] = {"fp16": _float16, "int8": _int8, "int8-weights": _int8, "lut4": _lut4}
@@ -127,7 +123,7 @@ def quantize(
             way_out="give a task or example inputs (--task, --inputs)",
         )
     captured = capture(model, example) if example is not None else None
-    unabsorbed = _absorb_batch_norm(captured, module) if captured is not None else set()
+    unabsorbed = absorb_batch_norm(captured, module) if captured is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
     _refuse_unsound(calls)
     if scheme == "int8" and (found := overflow(module, calls[0])):
@@ -137,17 +133,19 @@ def quantize(
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     quantizer = SCHEMES[scheme]
+    levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
     weight_db: dict[str, float] = {}
     for name, axis in axes.items():
         values = parameters[name].detach().float().numpy()
         if name in model.masks:
             values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
-        quantized[name] = quantizer(values, axis)
+        levels[name] = quantizer(values, axis)
+        quantized[name] = levels[name].values
         weight_db[name] = signal_to_noise_db(values, quantized[name])
     if scheme == "int8" and captured is not None:
-        biases = {name: bias for name, bias in _biases(captured).items() if name in axes and name not in unabsorbed}
-        notes += _silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
+        biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in unabsorbed}
+        notes += silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
     activation_db = activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
     if scheme.startswith("int8"):
@@ -167,7 +165,12 @@ def quantize(
         for name, mask in masks.items():
             masks[name] = mask & (parameters[name] != 0).to(mask.device)
     calibration = tuple(calls) if scheme == "int8" else ()
-    described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes)
+    carried = {
+        name: replace(one, q=np.where(quantized[name] == 0, one.q.dtype.type(0), one.q))  # channels may be silent now
+        for name, one in levels.items()
+        if name not in kept_float and scheme != "fp16" and parameters[name].dtype == torch.float32
+    }
+    described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes, carried)
     steps = (*model.provenance.steps, f"quantize --scheme {scheme}")
     return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
 
@@ -199,7 +202,7 @@ def _empty(parameters: Mapping[str, Tensor]) -> list[str]:
 
 
 def _grouped_transposed(module: nn.Module, names: Iterable[str]) -> list[str]:
-    owners = ((name, _owner(module, name)) for name in names)
+    owners = ((name, owner_of(module, name)) for name in names)
     return [name for name, owner in owners if isinstance(owner, _ConvTransposeNd) and owner.groups > 1]
 
 
@@ -252,102 +255,3 @@ def _too_noisy(
         elif not activation_db.get(name, threshold_db) >= threshold_db:
             kept[name] = f"{activation_db[name]:.1f} dB of signal over noise in its output, below {threshold_db:g} dB"
     return kept
-
-
-# ── batch norm ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@torch.no_grad()
-def _absorb_batch_norm(captured: Captured, module: nn.Module) -> set[str]:
-    """Move each foldable norm's scale into the weight before it, in place; returns the weights where that failed."""
-    graph, biases = captured.module.graph, _biases(captured)
-    still_used = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
-    norms = Counter(gamma_name for _, gamma_name in captured.folded)
-    failed = set()
-    for weight_name, gamma_name in captured.folded:
-        owner = _owner(module, gamma_name)
-        shared = norms[gamma_name] > 1 or gamma_name in still_used
-        if not isinstance(owner, _BatchNorm) or shared or owner.bias is None:
-            failed.add(weight_name)
-            continue
-        shift = biases[weight_name]
-        bias = _bias_beside(module, weight_name)
-        owner.bias.copy_(shift if bias is None else shift - bias)
-        assert owner.weight is not None and owner.running_mean is not None and owner.running_var is not None  # noqa: PT018
-        owner.weight.fill_(1.0)
-        owner.running_mean.zero_()
-        owner.running_var.fill_(1.0 - owner.eps)
-        attribute(module, weight_name).copy_(attribute(captured.module, weight_name))
-    return failed
-
-
-def _biases(captured: Captured) -> dict[str, Tensor]:
-    """Weight name → the bias of its layer, batch norm folded in."""
-    found = {}
-    for node in captured.module.graph.nodes:
-        read = [str(a.target) if isinstance(a, fx.Node) and a.op == "get_attr" else "" for a in node.args[:3]]
-        if node.op == "call_function" and len(read) == 3 and read[1] and read[2]:
-            found[read[1]] = attribute(captured.module, read[2])
-    return found
-
-
-def _bias_beside(module: nn.Module, weight_name: str) -> Tensor | None:
-    return getattr(_owner(module, weight_name), "bias", None)
-
-
-def _owner(module: nn.Module, parameter_name: str) -> nn.Module | None:
-    """The module that holds a parameter; None for the empty name of a norm without parameters."""
-    return module.get_submodule(parameter_name.rpartition(".")[0]) if parameter_name else None
-
-
-# ── faint channels ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@torch.no_grad()
-def _silence_faint_channels(
-    module: nn.Module,
-    quantized: dict[str, np.ndarray],
-    axes: Mapping[str, int],
-    biases: Mapping[str, Tensor],
-    calls: Sequence[tuple[Any, ...]],
-) -> tuple[str, ...]:
-    """Zero, in `quantized`, the channels whose bias no integer can hold beside their weights; a note for each weight.
-
-    Integer kernels add a bias in int32, in steps of s_in · s_w. Where network slimming has pushed a batch norm's factor
-    to almost zero, s_w is so small that the bias overflows; what such weights add to it is lost in 8 bits anyway.
-    TFLite's quantizer takes weights below `_LEAST_WEIGHT` for zero whatever their bias is.
-    """
-    lows, highs = dict.fromkeys(biases, 0.0), dict.fromkeys(biases, 0.0)
-
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and inputs[0].numel():
-                lows[name] = min(lows[name], float(inputs[0].min()))
-                highs[name] = max(highs[name], float(inputs[0].max()))
-
-        return hook
-
-    owners = {name: _owner(module, name) for name in biases}
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in owners.items() if layer is not None]
-    try:
-        for call in calls:
-            module(*call)
-    finally:
-        for handle in handles:
-            handle.remove()
-    notes = []
-    for name, bias in biases.items():
-        channels = np.moveaxis(quantized[name], axes[name], 0)
-        peaks = np.abs(channels.reshape(len(channels), -1)).max(axis=1)
-        if peaks.shape != tuple(bias.shape):  # the groups of a transposed convolution
-            continue
-        step = peaks / 127 * (highs[name] - lows[name]) / 255
-        drowned = (step > 0) & (np.abs(bias.double().numpy()) > _BIAS_STEPS * step)
-        faint = (peaks > 0) & (drowned | (peaks < _LEAST_WEIGHT))
-        channels[faint] = 0.0  # a view
-        if faint.any():
-            notes.append(
-                f"{int(faint.sum())} of {len(faint)} channels of '{name}' are zero in int8: "
-                f"their weights, at most {peaks[faint].max():.1e}, are lost beside their bias"
-            )
-    return tuple(notes)

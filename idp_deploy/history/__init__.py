@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from idp_deploy import documents, files
-from idp_deploy.fingerprints import Digests, watching
+from idp_deploy.history.fingerprints import Digests, watching
 from idp_deploy.ownership import RUN, claim
 
 T = TypeVar("T")

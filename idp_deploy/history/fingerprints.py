@@ -26,7 +26,7 @@ from idp_deploy import files
 HASHED_BYTES = 16 << 20  # of a file of data: larger ones are told apart by size and time, which takes no reading
 WATCHED_FILES = 20_000  # of a data set in many files: the first ones tell of a change as well as all
 GONE = "missing"
-_OURS = Path(__file__).parent
+_OURS = Path(__file__).parents[1]
 _INSTALLED = {"site-packages", "dist-packages"}
 _WRITES = os.O_WRONLY | os.O_RDWR
 
@@ -149,7 +149,7 @@ class _Place:
 def _find(name: str) -> _Place | None:
     """A module's place, without importing its parents as `importlib.util.find_spec` would."""
     parent, _, last = name.rpartition(".")
-    above = _find(parent) if parent else _Place(None, (os.getcwd(), *sys.path))
+    above = _find(parent) if parent else _Place(None, (*files.code_folders(), *sys.path))
     if above is None or not above.inside:
         return None
     spec = PathFinder.find_spec(last, above.inside)

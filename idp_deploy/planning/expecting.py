@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from idp_deploy.flow import Recipe
+from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.tasks import Task, own_randomness, rehearse, to_device
 
 STEPS = 3  # of training that are timed, after one that is not
 MASKING = 1.3  # a step with soft masks over a plain one, see bench/overhead.py
 VALUE_BITS: Mapping[str | None, float] = {None: 32, "fp16": 16, "int8": 8, "int8-weights": 8, "lut4": 4}
-CORE_ML_BITS = 16  # of its floats
+HALF = 16
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def expect(
 
 
 def _bits(format: str, scheme: str | None) -> float:
-    return min(CORE_ML_BITS, VALUE_BITS[scheme]) if format == "coreml" else VALUE_BITS[scheme]
+    is_half = format in FORMATS and FORMATS[format].half_floats
+    return min(HALF, VALUE_BITS[scheme]) if is_half else VALUE_BITS[scheme]
 
 
 def _bytes(module: nn.Module, recipe: Recipe, bits: float, dense_bits: float) -> int:
