@@ -50,6 +50,19 @@ def refuse_unsound(module: nn.Module) -> None:
         raise ConversionError(found, way_out=WAY_OUT)
 
 
+def refuse_bfloat16(module: nn.Module, inputs: Any) -> None:
+    """ConversionError where a weight, a buffer or an input is bfloat16: numpy and the formats have no such numbers."""
+    named = [*module.named_parameters(), *module.named_buffers()]
+    named += [(f"input {i}", x) for i, x in enumerate(pytree.tree_leaves(inputs)) if isinstance(x, Tensor)]
+    for name, tensor in named:
+        if tensor.dtype == torch.bfloat16:
+            raise ConversionError(
+                f"'{name}' is bfloat16, and files hold float32 and float16",
+                way_out="let the factory return module.float(), with float32 inputs: a checkpoint in bfloat16 loads "
+                "into it as it is; 'idp-deploy quantize --scheme fp16' halves the file again",
+            )
+
+
 @torch.no_grad()
 def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
     """Where a model whose output holds NaN first leaves the numbers, in words; "" where its outputs are numbers."""

@@ -15,6 +15,7 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
+from idp_deploy.rewriting.indexing import affine_grid, bordered, diagonal, einsum, grid_sample
 from idp_deploy.rewriting.spelling import bilinear, cdist, col2im, sort, topk
 from idp_deploy.verification import verify
 
@@ -57,6 +58,58 @@ def test_orders_are_torchs(dim: int, first: bool) -> None:
         assert all(torch.equal(a, b) for a, b in zip(given, wanted, strict=True))
 
 
+@pytest.mark.parametrize(("offset", "axes"), [(0, (0, 1)), (1, (1, 3)), (-2, (-1, 0)), (4, (1, 3))])
+def test_diagonals_are_torchs(offset: int, axes: tuple[int, int]) -> None:
+    x = torch.randn(5, 4, 5, 7)
+    found = diagonal(x, offset, *axes)
+    assert found is not None
+    assert torch.equal(found, x.diagonal(offset, *axes))
+
+
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("...ij,jk->...ik", [(2, 3, 8), (8, 5)]),
+        ("a...,b...->ab...", [(3, 4, 5), (2, 5)]),
+        ("...ii->...i", [(2, 3, 3)]),
+        ("iij,j", [(3, 3, 4), (4,)]),
+        ("bij,k->k", [(2, 3, 8), (4,)]),
+        ("ii", [(3, 3)]),
+        ("bij->", [(2, 3, 8)]),
+    ],
+)
+def test_letters_of_every_kind_are_summed_as_torch_does(equation: str, shapes: list[tuple[int, ...]]) -> None:
+    operands = [torch.randn(shape) for shape in shapes]
+    found = einsum(equation, operands)
+    assert found is not None
+    assert torch.allclose(found, torch.einsum(equation, *operands), atol=1e-5)
+    assert einsum("ij,jk->ik", [torch.ones(2, 3), torch.ones(3, 4)]) is None  # converters hold it
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("padding", [0, 1])
+@pytest.mark.parametrize("corners", [True, False])
+def test_pixels_are_sampled_as_torch_does(mode: int, padding: int, corners: bool) -> None:
+    x, grid = torch.randn(2, 3, 6, 5), torch.randn(2, 4, 7, 2)
+    found = grid_sample(x, grid, mode, padding, corners)
+    assert found is not None
+    assert torch.allclose(found, torch.grid_sampler(x, grid, mode, padding, corners), atol=1e-5)
+    theta, size = torch.randn(2, 2, 3), [2, 3, 4, 5]
+    spread = affine_grid(theta, size, corners)
+    assert spread is not None
+    assert torch.allclose(spread, F.affine_grid(theta, size, align_corners=corners), atol=1e-6)
+    assert grid_sample(x, grid, 2, padding, corners) is None
+
+
+def test_borders_below_zero_cut() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    for pads in ([-1, 2, 1, -2], [-1, -1], [0, 1, -3, 0]):
+        found = bordered(x, pads, "constant", 7.0)
+        assert found is not None
+        assert torch.equal(found, F.pad(x, pads, value=7.0))
+    assert bordered(x, [1, 1]) is None
+
+
 class Head(nn.Module):
     def __init__(self, rest: Callable[[Tensor], object]) -> None:
         super().__init__()
@@ -77,6 +130,36 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     ),
     "halved": (lambda net, x: F.interpolate(F.relu(x)[:, None], scale_factor=0.5), ("onnx", "coreml", "tflite")),
     "resized": (lambda net, x: F.interpolate(x.reshape(1, 2, 10, 18), size=(15, 7)), ("onnx", "coreml", "tflite")),
+    "cut": (lambda net, x: F.pad(x, (-1, 2, 1, -3)), ("onnx", "coreml", "tflite")),
+    "one less an image": (
+        lambda net, x: 1 - F.avg_pool2d(x[:, None], 2) * net.places[0, 0],
+        ("onnx", "coreml", "tflite"),
+    ),
+    "a weight less an image": (lambda net, x: net.places[0, 0] - F.max_pool2d(x[:, None], 2), ("coreml", "tflite")),
+    "share of an image": (lambda net, x: net.places[0, 0] / (F.max_pool2d(x[:, None], 2).abs() + 1), ("tflite",)),
+    "less than nothing": (lambda net, x: -x, ("onnx", "coreml", "tflite")),
+    "a middle one": (lambda net, x: (x.kthvalue(3, 1).values, x.median(2).values), ("onnx", "coreml", "tflite")),
+    "picked": (lambda net, x: torch.take_along_dim(x, x.argmax(1, keepdim=True), 1), ("onnx", "coreml", "tflite")),
+    "letters": (
+        lambda net, x: (
+            torch.einsum("...ij,kj->...ik", x, net.places),
+            torch.einsum("bii->bi", x[:, :18, :18]),
+            torch.einsum("bij->", x),
+        ),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "sampled": (
+        lambda net, x: F.grid_sample(
+            x[:, None],
+            F.affine_grid(torch.eye(2, 3)[None] * (1 + net.places[0, 0]), [1, 1, 5, 6], align_corners=False),
+            align_corners=False,
+        ),
+        ("coreml", "tflite"),
+    ),
+    "added at places": (
+        lambda net, x: x.clone().scatter_add_(1, torch.zeros(1, 1, 18, dtype=torch.int64), x[:, :1]),
+        ("onnx", "coreml"),
+    ),
     "quotients": (lambda net, x: torch.div((x * 1e3).int() + 10**9, 7, rounding_mode="trunc") - 142_857_142, ("onnx",)),
     "smallest": (lambda net, x: x.topk(3, 1, largest=False), ("tflite",)),
     "sorted": (lambda net, x: x.sort(-1).values, ("tflite",)),

@@ -32,13 +32,22 @@ class Net(nn.Module):
             x = (x - 0.5) / self.std
         if self.how == "image":
             x = x * torch.arange(64.0).view(8, 8)
+        if self.how == "negative":
+            x = (1 - x) * 2
+        if self.how == "below":
+            x = self.std - x
         x = self.net(x)
+        if self.how == "turned":
+            return -x
+        if self.how == "from one":
+            return 1 - x
         return x * self.scale if self.how == "behind" else x
 
 
 IN = np.array([2.0, 4.0, 0.5]).reshape(1, 3, 1, 1)
 OUT = np.array([1.0, 2.0, 4.0, 8.0]).reshape(4, 1, 1, 1)
 EXPECTED = {"twice": [2.0], "bytes": [2.0, 2 / 256], "channels": [IN], "behind": [OUT], "image": [], "plain": []}
+EXPECTED |= {"negative": [2.0, -2.0], "below": [-1.0], "turned": [-1.0], "from one": [-1.0]}
 
 
 @pytest.mark.parametrize("how", EXPECTED)

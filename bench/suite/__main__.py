@@ -4,6 +4,7 @@
     python -m bench.suite bisect                 # plain IDP and idp, one difference at a time, on the task for that
     python -m bench.suite freeze                 # how far soft and hard masks are apart where they are frozen
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
+    python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
 Runs are paired by seed: first weights and order of the data are those of every method. What counts is the score of
@@ -18,9 +19,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.suite.freezing import freeze
-from bench.suite.reporting import BEFORE, report, tried
+from bench.suite.reporting import BEFORE, recurrent, report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, STUDIED, TUNING
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
 # from plain IDP to idp, and what else there is at the same budgets
@@ -55,7 +56,7 @@ TUNING_SEEDS = (100, 101, 102)
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "freeze", "run", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "freeze", "run", "recurrent", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -90,6 +91,19 @@ def main() -> None:
             given.minutes,
         )
         print(tried(STUDIED))
+    elif given.what == "recurrent":
+        fill(
+            [
+                Run.of(name, method, sparsity, int(seed))
+                for seed in given.seeds.split(",")
+                for name, task in RECURRENT.items()
+                for sparsity in task.sparsities
+                for method in ("dense", "idp", "gmp", "topk-ste")
+                if method != "dense" or sparsity == task.sparsities[0]
+            ],
+            given.minutes,
+        )
+        print(recurrent())
     else:
         shipped: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in given.methods.split(",")]
         fill(

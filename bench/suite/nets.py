@@ -119,6 +119,20 @@ class Listener(nn.Module):
         return logits
 
 
+class Spoken(nn.Module):
+    """Recurrent layers alone, "GRU" or "LSTM": frames in, the last state of the last layer to classes."""
+
+    def __init__(self, kind: str, inputs: int, width: int, layers: int, classes: int) -> None:
+        super().__init__()
+        self.memory = getattr(nn, kind)(inputs, width, layers, batch_first=True)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, T) → (N, classes)."""
+        logits: Tensor = self.head(self.memory(x.transpose(1, 2))[0][:, -1])
+        return logits
+
+
 def _unit(before: int, after: int, *, kernel: int = 3, stride: int = 1, groups: int = 1) -> list[Any]:
     convolution = nn.Conv2d(before, after, kernel, stride, kernel // 2, groups=groups, bias=False)
     return [convolution, nn.BatchNorm2d(after), nn.ReLU()]

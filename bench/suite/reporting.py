@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.suite import running
 from bench.suite.running import known
-from bench.suite.tasks import JUDGING, STUDIED
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED
 from idp_deploy.pruning.comparing import mean_interval
 
 BEFORE = {"clip": False, "floor_end": 0.0, "kappa": 10.0, "rows": False}  # idp with AdamW, until it was judged here
@@ -41,12 +41,18 @@ def report() -> str:
     return text
 
 
-def judged() -> tuple[Scores, Mapping[str, Sequence[float]]]:
+def recurrent() -> str:
+    """The table of the recurrent tasks in Markdown, of what is there."""
+    scores, dense = judged(RECURRENT)
+    return _table(scores, dense, ["idp", *sorted({name for runs in scores.values() for name in runs} - {"idp"})]) + "\n"
+
+
+def judged(tasks: Iterable[str] = JUDGING) -> tuple[Scores, Mapping[str, Sequence[float]]]:
     """Runs of the judging tasks as shipped, with AdamW idp also as it was before, and what the dense nets score."""
     scores: dict[tuple[str, float], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     dense: dict[str, list[float]] = defaultdict(list)
     shown = {"{}": "", json.dumps(BEFORE, sort_keys=True): " before"}
-    for task in JUDGING:
+    for task in tasks:
         for run, score in known(task).items():
             if run.method == "dense":
                 dense[task].append(score)

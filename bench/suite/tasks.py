@@ -336,4 +336,16 @@ STUDIED = {
         depthwise=True,
     )
 }
-TASKS = TUNING | JUDGING | STUDIED
+# recurrent layers and nothing before them: every weight but the last layer's is used once a step
+RECURRENT = {
+    f"spoken-{kind.lower()}": SmallTask(
+        f"sequences, two layers of {kind} on the frames, AdamW",
+        partial(nets.Spoken, kind, 4, 32, 2, 16),
+        partial(data.keywords, 6000, 0.5),
+        (0.8, 0.9),
+        rate=1e-2,
+        adamw=True,
+    )
+    for kind in ("GRU", "LSTM")
+}
+TASKS = TUNING | JUDGING | STUDIED | RECURRENT

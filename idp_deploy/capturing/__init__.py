@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
+from traceback import walk_tb
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,9 +24,10 @@ from torch.utils import _pytree
 
 from idp_deploy.capturing.folding import fold_batch_norm
 from idp_deploy.capturing.lifting import attribute, lift
-from idp_deploy.capturing.recurrences import whole_recurrences
+from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_nones
+from idp_deploy.capturing.settling import masks_as_given, settle
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 
@@ -58,7 +60,8 @@ class Captured:
     @property
     def used(self) -> frozenset[str]:
         """The parameters and buffers that the graph reads."""
-        return frozenset(str(node.target) for node in self.module.graph.nodes if node.op == "get_attr")
+        names = {str(node.target) for node in self.module.graph.nodes if node.op == "get_attr"}
+        return frozenset(name for name in names if isinstance(attribute(self.module, name), Tensor))
 
     def input_names(self) -> list[str]:
         """The names of forward's tensors, flattened, in order."""
@@ -125,7 +128,7 @@ def capture(
         ) from error
     inline_regions(graph_module)
     notes = leave_out_nones(graph_module)
-    _spell_out(graph_module)
+    settle(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
     masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
@@ -201,25 +204,6 @@ def module_of(operator: str, captured: Captured) -> str:
     return ""
 
 
-def _spell_out(module: fx.GraphModule) -> None:
-    """Rewrite, in place, what converters drop or refuse: x + α·y with the product spelled out, views of a whole."""
-    aten = torch.ops.aten
-    for node in list(module.graph.nodes):
-        if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
-            node.replace_all_uses_with(node.args[0])
-            module.graph.erase_node(node)
-        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
-            x, y = node.args
-            with module.graph.inserting_before(node):
-                scaled = module.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
-            scaled.meta = {k: node.meta[k] for k in ("nn_module_stack", "stack_trace") if k in node.meta}
-            if isinstance(y, fx.Node) and "val" in y.meta:
-                scaled.meta["val"] = y.meta["val"]
-            node.args, node.kwargs = (x, scaled), {}
-    module.graph.lint()
-    module.recompile()
-
-
 def _aliases(module: nn.Module, graph_module: fx.GraphModule) -> dict[str, str]:
     """A captured graph knows a tied weight by one of its names only."""
     present = dict(graph_module.state_dict(keep_vars=True))
@@ -241,7 +225,7 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
-    with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), warnings.catch_warnings():
+    with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), masks_as_given(), warnings.catch_warnings():
         # recurrent layers keep a list of their weights, which holds the traced ones for a moment
         warnings.filterwarnings("ignore", message=r"The tensor attributes self\..*_flat_weights")
         if dynamic_batch:
@@ -253,7 +237,9 @@ def export_program(
                 lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
             )
             try:
-                return torch.export.export(module, doubled, dynamic_shapes=shapes), True
+                program = torch.export.export(module, doubled, dynamic_shapes=shapes)
+                if not free_steps(program.graph):
+                    return program, True
             except Exception:  # the model fixes its batch; a static graph is still right
                 pass
         try:
@@ -265,10 +251,24 @@ def export_program(
                 return torch.export.export(module, example_inputs), False
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if _on_packed(error):
+                raise ConversionError(
+                    "the model packs its sequences (pack_padded_sequence), and files hold no packed ones",
+                    way_out="run the recurrent layer on the padded batch, and pick each last state by its length: "
+                    "outputs.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, width))",
+                ) from error
             raise ConversionError(
                 f"torch.export cannot capture this model: {first}",
                 way_out="make its forward free of data-dependent Python control flow, or pass other --inputs",
             ) from error
+
+
+def _on_packed(error: BaseException) -> bool:
+    """Whether a recurrent layer stopped at a PackedSequence, or at the making of one."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    inside = any("batch_sizes" in frame.f_locals and "rnn.py" in frame.f_code.co_filename for frame in frames)
+    last = frames[-1].f_locals if frames else {}
+    return inside and (last.get("batch_sizes", 0) is not None)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 aten = torch.ops.aten
 
@@ -36,6 +36,16 @@ def _results(
     first, second = x.shape[:2]
     outputs = x.new_empty(second, first, width).transpose(0, 1) if batch_first else x.new_empty(first, second, width)
     return outputs, *(x.new_empty(one.shape) for one in states)
+
+
+def free_steps(graph: fx.Graph) -> bool:
+    """Whether a recurrent layer takes a free number of steps: then the free axis is no batch, and no file holds it."""
+    for node in graph.nodes:
+        if node.target in RECURRENT:
+            x: Any = node.args[0]
+            if not isinstance(x.meta["val"].shape[1 if node.args[8] else 0], int):
+                return True
+    return False
 
 
 @contextmanager

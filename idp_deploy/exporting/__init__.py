@@ -25,7 +25,7 @@ from idp_deploy.formats.notes import storage_notes
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.sealing import key_of, seal
-from idp_deploy.soundness import refuse_unsound
+from idp_deploy.soundness import refuse_bfloat16, refuse_unsound
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +92,7 @@ def convert(
 ) -> Conversion:
     """All of an export that takes long; arguments and errors as for `export`."""
     refuse_unsound(model.module)
+    refuse_bfloat16(model.module, example_inputs)
     refuse_filled(model)
     row = known(format)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}

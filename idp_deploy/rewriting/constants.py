@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing.lifting import attribute
+from idp_deploy.capturing.settling import written_operands
 
 
 @torch.no_grad()
@@ -50,20 +51,19 @@ def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
     for node in module.graph.nodes:
         sources = [known[source] for source in node.all_input_nodes if source in known]
         memory = {_storage(x) for x in pytree.tree_leaves(sources) if isinstance(x, Tensor)}
-        writes = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        into = [known[operand] for operand in written_operands(node) if operand in known]
+        target = {_storage(x) for x in into if isinstance(x, Tensor)}
         if node.op == "get_attr":
             value = attribute(module, str(node.target))
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 known[node] = value.clone()
         elif node.op == "call_function" and len(sources) == len(node.all_input_nodes):
-            target = {_storage(sources[0])} if writes and sources and isinstance(sources[0], Tensor) else set()
             written |= target & read
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
-        elif writes:
-            written |= memory
         else:
-            read |= memory
+            written |= target
+            read |= memory - target
     return known, written
 
 

@@ -50,6 +50,10 @@ def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
     results, made = inline(module, node, traced, sources, node.name, module.register_buffer)
     for step in made:
         step.meta.update(place)
+        value = step.meta.get("val")
+        if fake is not None and isinstance(value, FakeTensor) and value.fake_mode is not fake:  # a row's own constant
+            with fake:
+                step.meta["val"] = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
     if isinstance(results, fx.Node):
         results.meta = {**node.meta, **{k: v for k, v in results.meta.items() if k == "val"}}
         node.replace_all_uses_with(results)
@@ -78,6 +82,25 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     for axis, count in enumerate(repeats):
         x = torch.cat([x] * count, axis) if count != 1 else x
     return x
+
+
+def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    """other − α·x."""
+    return torch.add(torch.mul(x, -alpha), other)
+
+
+def less(x: Any, y: Any, alpha: float = 1) -> Tensor | None:
+    """x − α·y of an x that is spread along axes of y."""
+    return taken_from(y, x, alpha) if _spread(x, y) else None
+
+
+def share_of(x: Any, y: Any) -> Tensor | None:
+    """x / y of an x that is spread along axes of y."""
+    return torch.mul(torch.reciprocal(y), x) if _spread(x, y) and y.is_floating_point() else None
+
+
+def _spread(x: Any, y: Any) -> bool:
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() < y.numel()
 
 
 def adaptive_max_pool2d(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor] | None:
@@ -275,6 +298,11 @@ def chosen(condition: Tensor, x: Any, y: Any) -> Tensor:
     kind = next((v.dtype for v in (x, y) if isinstance(v, Tensor)), torch.result_type(x, y))
     x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=kind) for v in (x, y))
     return torch.where(condition, x, y)
+
+
+def filled_alike(x: Tensor, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor | None:
+    """A tensor of another type than x, which coremltools makes of the type of x."""
+    return None if dtype in (None, x.dtype) else torch.full(x.shape, value, dtype=dtype)
 
 
 def _on_truth(logical: Callable[..., Tensor]) -> Row:

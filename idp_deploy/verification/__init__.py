@@ -101,7 +101,11 @@ def verify(
         notes.append("inputs drawn in the shapes the file declares, since no example inputs were given")
     else:
         drawn = partial(seeded_calls, example, task=task, seeds=seeds)
-        calls = once("calls", model, (example, task, seeds), drawn) if model is not None else drawn()
+        if model is None:
+            calls = drawn()
+        else:
+            calls, left_out = once("calls", model, (example, task, seeds), lambda: _taken(model, drawn()))
+            notes += left_out
     calibration = model.quantization.calibration if model is not None and model.quantization else ()
     if calibration and quantized_activations(contents):
         calls = [calls[0], *calibration[: 2 * seeds]]  # the file's activation ranges hold for inputs like these only
@@ -198,6 +202,20 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
     except MissingDependencyError as error:
         return [f"not opened by {', '.join(row.converter)}: {error.message}"]
     return []
+
+
+def _taken(model: CompressedModel, calls: list[Call]) -> tuple[list[Call], tuple[str, ...]]:
+    """(the calls without drawn integers that the model stops at, a note on those): offsets that no longer ascend."""
+    module, taken = evaluation_copy(model), calls[:1]
+    for call in calls[1:]:
+        if any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)):
+            try:
+                _run(module, [call])
+            except Exception:  # whatever a model says to numbers that nobody gave it
+                continue
+        taken.append(call)
+    left = len(calls) - len(taken)
+    return taken, (f"{left} of {len(calls)} calls left out: the model stops at their integers",) if left else ()
 
 
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:

@@ -19,7 +19,7 @@ from idp_deploy.verification.reaching import fed_nodes, value_of
 aten = torch.ops.aten
 _LINEAR = (aten.linear,)
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
-_SHIFTS = (aten.add, aten.sub)
+_SHIFTS = (aten.add, aten.sub, aten.rsub)
 _FACTORS = (aten.mul, aten.div)
 
 
@@ -79,25 +79,41 @@ def _products(
             if _kind(node) is aten.batch_norm:  # it shifts as well: what follows scales that too
                 factor = _of_norm(module, node)
                 return [*products, products[-1] * factor if products else factor] if factor is not None else products
-        if _kind(node) not in (*_SHIFTS, *_FACTORS) or len(node.args) < 2:
+        step = _step(module, fed, node, convolution)
+        if step is None:
             break
-        moving = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and arg in fed]
-        if len(moving) != 1 or (_kind(node) is aten.div and node.args[0] is not moving[0]):
-            break
-        if _kind(node) in _FACTORS:
-            other = node.args[1] if node.args[0] is moving[0] else node.args[0]
-            factor = _per_channel(
-                value_of(module, other, {}) if isinstance(other, fx.Node) else other, node, convolution
-            )
-            if factor is None:
-                break
-            step = 1 / factor if _kind(node) is aten.div else factor
-            products.append(products[-1] * step if products else step)
-        elif not backwards:
+        moving, factor = step
+        if factor is not None:
+            products.append(products[-1] * factor if products else factor)
+        if not backwards and _kind(node) in _SHIFTS:
             break  # a sum behind the layer is its bias: what follows scales that too
         if backwards:
-            node = moving[0]
+            node = moving
     return products
+
+
+def _step(
+    module: fx.GraphModule, fed: set[fx.Node], node: fx.Node, convolution: bool
+) -> tuple[Any, np.ndarray | None] | None:
+    """What moves through `node`, and its factor, None where it is shifted alone; None where it is neither."""
+    kind = _kind(node)
+    if kind is aten.neg:
+        return node.args[0], np.array([-1.0])
+    if kind not in (*_SHIFTS, *_FACTORS) or len(node.args) < 2 or node.kwargs.get("alpha", 1) != 1:
+        return None
+    moving = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and arg in fed]
+    if len(moving) != 1 or (kind is aten.div and node.args[0] is not moving[0]):
+        return None
+    first = node.args[0] is moving[0]
+    if kind in _SHIFTS:
+        turned = kind is (aten.rsub if first else aten.sub)
+        return moving[0], np.array([-1.0]) if turned else None
+    other = node.args[1] if first else node.args[0]
+    number = value_of(module, other, {}) if isinstance(other, fx.Node) else other
+    factor = _per_channel(number, node, convolution)
+    if factor is None:
+        return None
+    return moving[0], 1 / factor if kind is aten.div else factor
 
 
 def _of_norm(module: fx.GraphModule, node: fx.Node) -> np.ndarray | None:

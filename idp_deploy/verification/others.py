@@ -28,7 +28,7 @@ def altered(
         masked: parameters that are proved by themselves. explained: names of stored tensors that a proof has found.
     """
     known = {captured.aliases.get(name, name) for name in masked}
-    names = {str(node.target) for node in captured.module.graph.nodes if node.op == "get_attr"} - known
+    names = captured.used - known
     floats = [s for s in stored if s.tensor.dtype.startswith("float") and "lut" not in s.tensor.encoding]
     by_size: dict[int, list[Stored]] = {}
     for candidate in floats:

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from idp_deploy.rewriting.spelling import taken_from
+
 aten = torch.ops.aten
-
-
-def _rsub(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
-    return torch.add(torch.mul(x, -alpha), other)
 
 
 def _fmod(x: Tensor, y: Any) -> Tensor:
@@ -83,8 +81,8 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.meshgrid.indexing: _meshgrid,
     aten.prelu.default: _prelu,
     aten.prod.dim_int: _prod,
-    aten.rsub.Scalar: _rsub,
-    aten.rsub.Tensor: _rsub,
+    aten.rsub.Scalar: taken_from,
+    aten.rsub.Tensor: taken_from,
     aten.fmod.Scalar: _fmod,
     aten.fmod.Tensor: _fmod,
     aten.trunc.default: _trunc,

@@ -9,6 +9,7 @@ wrong file is worse than none.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,15 +21,16 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
     chosen,
-    circular_pad,
     diff,
     embedding_bag,
+    filled_alike,
     spell_out,
 )
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
@@ -52,12 +54,17 @@ _READ = {
 _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
-    aten.pad.default: circular_pad,
+    aten.pad.default: bordered,
     aten.diff.default: diff,
+    aten.full_like.default: filled_alike,
+    aten.ones_like.default: partial(filled_alike, value=1),
+    aten.zeros_like.default: partial(filled_alike, value=0),
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
     aten.where.ScalarSelf: chosen,
     **BITS_OF_TRUTH,
+    **PLACES,
+    **RANKS,
     **SUMS_OF_PRODUCTS,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}

@@ -16,6 +16,7 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
+from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.spelling import (
     Row,
     adaptive_avg_pool3d,
@@ -36,6 +37,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
+    **RANKS,
 }
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 

@@ -20,6 +20,8 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
+from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.spelling import (
     BITS_OF_TRUTH,
     ORDERS,
@@ -28,10 +30,13 @@ from idp_deploy.rewriting.spelling import (
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
+    less,
     nearest2d,
     one_hot,
     repeat,
+    share_of,
     spell_out,
+    taken_from,
 )
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
@@ -44,16 +49,23 @@ _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)
 _LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
 _MEAN = torch.ops.aten.mean.dim
 # most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
-# and resizing one it takes the pixels in the middle, where torch takes the first
+# takes the number from the image where the image is to be taken from the number, and quotients alike, and resizing one
+# it takes the pixels in the middle, where torch takes the first
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.div.Tensor: share_of,
+    torch.ops.aten.sub.Tensor: less,
+    torch.ops.aten.rsub.Scalar: taken_from,
+    torch.ops.aten.rsub.Tensor: taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     **BITS_OF_TRUTH,
     **ORDERS,
+    **PLACES,
+    **RANKS,
     **SUMS_OF_PRODUCTS,
 }
 
@@ -116,6 +128,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    fold_constants(captured.module)
     spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)
@@ -154,7 +167,7 @@ def _tensors(call: Any) -> list[Tensor]:
 @torch.no_grad()
 def _calls(flat: FlatIO, example: list[Tensor], others: list[list[Tensor]]) -> Iterator[tuple[Arrays, Arrays]]:
     generator = torch.Generator().manual_seed(0)
-    seeded = [torch.randn(x.shape, generator=generator) if x.is_floating_point() else x for x in example]
+    seeded = [torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x for x in example]
     for position, inputs in enumerate(others or [example, seeded]):
         with torch.random.fork_rng():
             outputs = flat(*inputs)
@@ -270,6 +283,8 @@ def explain(module: fx.GraphModule, text: str) -> str:
 def _way_out(text: str) -> str:
     if "ynamic" in text:
         return "export with fixed input shapes"
+    if "f64" in text:
+        return "let the factory return module.float(), with float32 inputs: TFLite has no kernels for float64"
     return "replace this operator by ones the converter knows or move it out of the model"
 
 

@@ -1,0 +1,130 @@
+"""What a trace holds that no converter should see: views of a whole, norms by kept statistics, buffers written to.
+
+The numbers stay the same; a model whose answer depends on the calls before it is refused by the buffer's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+from torch.nn.modules import transformer
+
+from idp_deploy.errors import ConversionError
+
+aten = torch.ops.aten
+_WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
+
+
+@contextmanager
+def masks_as_given() -> Iterator[None]:
+    """Inside, nn.Transformer takes its masks as they are, and does not look whether one happens to be causal.
+
+    It looks at the numbers in it, which a trace has not; a mask that is given counts either way.
+    """
+    before = transformer._detect_is_causal_mask
+    transformer._detect_is_causal_mask = lambda mask, is_causal=None, size=None: bool(is_causal)
+    try:
+        yield
+    finally:
+        transformer._detect_is_causal_mask = before
+
+
+def settle(module: fx.GraphModule) -> None:
+    """Rewrite, in place, what converters drop, refuse or misread.
+
+    Raises:
+        ConversionError: forward writes into a buffer, and its answer depends on what is in there.
+    """
+    _forget_counters(module.graph)
+    for node in list(module.graph.nodes):
+        if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
+            _multiply_first(node)
+        elif node.target is aten.instance_norm.default and not node.args[5]:  # coremltools measures nonetheless
+            node.target = aten.batch_norm.default
+    module.graph.lint()
+    module.recompile()
+
+
+def _multiply_first(node: fx.Node) -> None:
+    """x + α·y with the product spelled out."""
+    x, y = node.args
+    with node.graph.inserting_before(node):
+        scaled = node.graph.call_function(aten.mul.Tensor, (y, node.kwargs["alpha"]))
+    scaled.meta = {k: node.meta[k] for k in ("nn_module_stack", "stack_trace") if k in node.meta}
+    if isinstance(y, fx.Node) and "val" in y.meta:
+        scaled.meta["val"] = y.meta["val"]
+    node.args, node.kwargs = (x, scaled), {}
+
+
+def _forget_counters(graph: fx.Graph) -> None:
+    """Take out what is written into buffers that no answer depends on; refuse the others."""
+    writes: dict[str, list[fx.Node]] = {}
+    for node in graph.nodes:
+        for written in written_operands(node):
+            source = _source(written)
+            if source.op == "get_attr":
+                writes.setdefault(str(source.target), []).append(node)
+    for name, nodes in writes.items():
+        read = [node for node in graph.nodes if node.op == "get_attr" and node.target == name]
+        if _starts_anew(nodes[0], read):
+            continue
+        if _reaches_the_end(read):
+            raise ConversionError(
+                f"forward writes into the buffer '{name}', and its answer depends on it: a file keeps nothing between "
+                "two calls",
+                way_out="write into it while self.training alone, or make it an input, and an output that the caller "
+                "hands in again",
+            )
+    for nodes in writes.values():
+        for node in reversed(nodes):
+            if not node.users:
+                graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def written_operands(node: fx.Node) -> Iterator[fx.Node]:
+    """The operands that an operator writes to in place."""
+    schema = getattr(node.target, "_schema", None)
+    for declared, operand in zip(schema.arguments if schema is not None else (), node.args, strict=False):
+        if declared.alias_info is not None and declared.alias_info.is_write and isinstance(operand, fx.Node):
+            yield operand
+
+
+def _source(node: fx.Node) -> fx.Node:
+    """What a view is a view of, and what an operator in place gives back."""
+    returns: Any = getattr(getattr(node.target, "_schema", None), "returns", ())
+    while returns and returns[0].alias_info is not None and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+        returns = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return node
+
+
+def _starts_anew(first: fx.Node, read: list[fx.Node]) -> bool:
+    """Whether a call overwrites all that the one before it left, before it reads any of it."""
+    name = getattr(first.target, "_opname", "")
+    whole = name in _WHOLLY and first.args[0] in read and not (name == "copy_" and first.args[1] in read)
+    order = {node: place for place, node in enumerate(first.graph.nodes)}
+    return whole and all(order[user] >= order[first] for node in read for user in node.users)
+
+
+def _reaches_the_end(read: list[fx.Node]) -> bool:
+    """Whether an output comes from these nodes, be it by way of other buffers."""
+    seen, frontier = set(read), list(read)
+    while frontier:
+        node = frontier.pop()
+        if node.op == "output":
+            return True
+        more = set(node.users)
+        for written in written_operands(node):
+            source = _source(written)
+            more |= {other for other in node.graph.nodes if other.op == "get_attr" and other.target == source.target}
+        frontier += more - seen
+        seen |= more
+    return False

@@ -1,0 +1,178 @@
+"""indexing: diagonals, borders, ranks and places between pixels, said in slices, sums and gathers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from idp_deploy.rewriting.spelling import Row, circular_pad, topk
+
+aten = torch.ops.aten
+
+
+def bordered(x: Tensor, pads: list[int], mode: str = "constant", value: float | None = None) -> Tensor | None:
+    """Borders of which some are negative: cut, then pad; circular ones as `circular_pad` has them."""
+    if mode != "constant" or min(pads, default=0) >= 0:
+        return circular_pad(x, pads, mode, value)
+    for i, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        start, end = max(0, -before), x.shape[-1 - i] - max(0, -after)
+        x = x.narrow(-1 - i, start, end - start) if min(before, after) < 0 else x
+    left = [max(0, pad) for pad in pads]
+    return F.pad(x, left, value=value or 0.0) if any(left) else x
+
+
+def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor | None:
+    """Every (columns + 1)-th entry of the rows set one after the other: (…, rows, columns) → (…, length)."""
+    x = x.movedim((dim1, dim2), (-2, -1))
+    rows, columns = x.shape[-2:]
+    start, length = (
+        (offset, min(rows, columns - offset)) if offset >= 0 else (-offset * columns, min(rows + offset, columns))
+    )
+    if length < 1:
+        return None
+    step = columns + 1
+    return x.flatten(-2)[..., start : start + (length - 1) * step + 1 : step]
+
+
+def einsum(equation: str, operands: list[Tensor], *, path: list[int] | None = None) -> Tensor | None:
+    """Letters twice in one term, alone in one term, or left to "...": diagonals, sums and letters of their own.
+
+    None where there is none of these, since converters hold the others.
+    """
+    terms, result = _terms(equation.replace(" ", ""), [x.dim() for x in operands])
+    lone = {c for c in "".join(terms) if "".join(terms).count(c) == 1 and c not in result}
+    if "..." not in equation and len(terms) > 1 and not lone and all(len(set(t)) == len(t) for t in terms):
+        return None
+    plain = []
+    for x, term in zip(operands, terms, strict=True):
+        while len(set(term)) < len(term):
+            letter = next(c for c in term if term.count(c) > 1)
+            first = term.index(letter)
+            second = term.index(letter, first + 1)
+            found = diagonal(x, 0, first, second)
+            if found is None:
+                return None
+            x, term = found, term[:first] + term[first + 1 : second] + term[second + 1 :] + letter
+        axes = [i for i, c in enumerate(term) if c in lone or (len(terms) == 1 and c not in result)]
+        plain.append((x.sum(axes) if axes else x, "".join(c for i, c in enumerate(term) if i not in axes)))
+    if len(plain) == 1:
+        x, term = plain[0]
+        return x.permute([term.index(c) for c in result]) if len(result) > 1 else x
+    return torch.einsum(f"{','.join(term for _, term in plain)}->{result}", *(x for x, _ in plain))
+
+
+def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:
+    """The letters of each operand and of the result, with letters for what "..." stands for.
+
+    >>> _terms("...ij,jk", [4, 2])
+    (['ABij', 'jk'], 'ABik')
+    """
+    left, arrow, result = equation.partition("->")
+    terms = left.split(",")
+    hidden = max(
+        rank - len(term.replace("...", "")) if "..." in term else 0 for term, rank in zip(terms, ranks, strict=True)
+    )
+    free = [c for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in equation][:hidden]
+    spread = []
+    for term, rank in zip(terms, ranks, strict=True):
+        own = rank - len(term.replace("...", ""))
+        spread.append(term.replace("...", "".join(free[hidden - own :])))
+    if not arrow:
+        once = sorted(c for c in set(left) - set(".,") if left.count(c) == 1)
+        result = ("..." if "..." in left else "") + "".join(once)
+    return spread, result.replace("...", "".join(free))
+
+
+def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The last of the k smallest, and its place."""
+    if not x.dim():
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    found = (part.select(dim, k - 1) for part in topk(x, k, dim, largest=False))
+    values, places = (part.unsqueeze(dim) if keepdim else part for part in found)
+    return values, places
+
+
+def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one of two in the middle, as torch takes it."""
+    return kthvalue(x, (x.shape[dim] + 1) // 2 if x.dim() else 1, dim, keepdim)
+
+
+def take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
+    """gather, of shapes spread to each other but along `dim`."""
+    if dim is None:
+        return x.flatten().gather(0, indices.flatten())
+    dim %= x.dim()
+    ours, theirs = list(x.shape), list(indices.shape)
+    others = [[1 if axis == dim else extent for axis, extent in enumerate(shape)] for shape in (ours, theirs)]
+    shared = list(torch.broadcast_shapes(*others))
+    x, indices = (
+        each.expand([extents[axis] if axis == dim else extent for axis, extent in enumerate(shared)])
+        for each, extents in ((x, ours), (indices, theirs))
+    )
+    return x.gather(dim, indices)
+
+
+def affine_grid(theta: Tensor, size: list[int], align_corners: bool) -> Tensor | None:
+    """Where the pixels of (N, C, H, W) lie within ±1, turned by theta (N, 2, 3) → (N, H, W, 2)."""
+    if len(size) != 4:
+        return None
+    rows, columns = (_pixels(extent, align_corners) for extent in size[2:])
+    base = torch.tensor([[x, y, 1.0] for y in rows for x in columns], dtype=theta.dtype)
+    return (base @ theta.transpose(1, 2)).reshape(size[0], size[2], size[3], 2)
+
+
+def _pixels(extent: int, align_corners: bool) -> list[float]:
+    if align_corners:
+        return [-1 + 2 * i / (extent - 1) if extent > 1 else 0.0 for i in range(extent)]
+    return [(2 * i + 1) / extent - 1 for i in range(extent)]
+
+
+def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor | None:
+    """Pixels at `grid` (N, h, w, 2), each of its four neighbours by a gather; the nearest one by one.
+
+    Bilinear or nearest, with zeros or the border outside; None for the others.
+    """
+    if x.dim() != 4 or mode > 1 or padding > 1:
+        return None
+    batch, channels, height, width = x.shape
+    places = []
+    for axis, extent in ((0, width), (1, height)):
+        place = grid[..., axis]
+        place = (place + 1) * ((extent - 1) / 2) if align_corners else ((place + 1) * extent - 1) / 2
+        places.append(place.clamp(0, extent - 1) if padding == 1 else place)
+    across, down = places
+    pixels = x.flatten(2)
+
+    def at(column: Tensor, row: Tensor) -> Tensor:
+        near, high = column.clamp(0, width - 1), row.clamp(0, height - 1)
+        inside = (near == column).to(x.dtype) * (high == row).to(x.dtype)
+        entry = high.long() * width + near.long()
+        found = pixels.gather(2, entry.reshape(batch, 1, -1).expand(-1, channels, -1))
+        return found.reshape(batch, channels, *column.shape[1:]) * inside.unsqueeze(1)
+
+    if mode == 1:
+        return at(across.round(), down.round())
+    left, top = across.floor(), down.floor()
+    total: Any = 0
+    for column, by_column in ((left, left + 1 - across), (left + 1, across - left)):
+        for row, by_row in ((top, top + 1 - down), (top + 1, down - top)):
+            total = total + at(column, row) * (by_column * by_row).unsqueeze(1)
+    assert isinstance(total, Tensor)
+    return total
+
+
+RANKS: dict[Any, Row] = {
+    aten.kthvalue.default: kthvalue,
+    aten.median.dim: median,
+    aten.median.default: lambda x: median(x.flatten(), 0)[0],
+}
+PLACES: dict[Any, Row] = {
+    aten.affine_grid_generator.default: affine_grid,
+    aten.grid_sampler.default: grid_sample,
+    aten.take_along_dim.default: take_along_dim,
+    aten.diagonal.default: diagonal,
+    aten.einsum.default: einsum,
+}

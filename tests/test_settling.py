@@ -1,0 +1,141 @@
+"""What a trace holds that no file can: buffers that forward writes to, packed sequences, steps that are no batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.capturing import capture
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS, usual
+from idp_deploy.pruning import one_shot
+from idp_deploy.reading import read
+from idp_deploy.verification import verify
+
+
+class Remembering(nn.Module):
+    """A buffer that forward writes into, in some way."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.layer, self.how = nn.Linear(8, 4), how
+        self.register_buffer("count", torch.zeros(1))
+        self.register_buffer("mean", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        if self.how == "counts":
+            self.count += 1
+        elif self.how == "counts by name":
+            self.count = self.count + 1
+        elif self.how == "smooths":
+            self.mean.mul_(0.9).add_(x.mean(0), alpha=0.1)
+            return x - self.mean
+        elif self.how == "goes through another":
+            self.count += 1
+            self.mean.copy_(x[0] * self.count)
+            return x + self.mean
+        elif self.how == "takes notes":
+            self.mean.copy_(x[0])
+            return x + self.mean
+        return x
+
+
+@pytest.mark.parametrize("format", usual())
+@pytest.mark.parametrize("how", ["counts", "counts by name"])
+def test_what_no_answer_depends_on_is_not_in_the_file(how: str, format: FormatName, tmp_path: Path) -> None:
+    _holds(Remembering(how), (torch.randn(3, 8),), format, tmp_path)
+
+
+@pytest.mark.parametrize(("how", "buffer"), [("smooths", "mean"), ("goes through another", "count")])
+def test_a_buffer_that_answers_depend_on_is_refused_by_name(how: str, buffer: str) -> None:
+    with pytest.raises(ConversionError, match=f"writes into the buffer '{buffer}'.* self.training"):
+        _captured(Remembering(how), torch.randn(3, 8))
+
+
+def test_a_buffer_that_is_written_anew_by_every_call_is_none_of_these() -> None:
+    net, x = Remembering("takes notes").eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        expected = net(x)
+        assert torch.allclose(_captured(net, x).module(x), expected)
+
+
+@pytest.mark.parametrize("format", usual())
+def test_statistics_that_an_instance_norm_keeps_are_those_of_the_file(format: FormatName, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Conv1d(6, 8, 5), nn.InstanceNorm1d(8, affine=True, track_running_stats=True))
+    for _ in range(5):
+        net(3 * torch.randn(4, 6, 20) + 1)
+    _holds(net, (torch.randn(2, 6, 20),), format, tmp_path)
+
+
+class Recurring(nn.Module):
+    def __init__(self, kind: str, packed: bool = False) -> None:
+        super().__init__()
+        self.memory, self.head, self.packed = getattr(nn, kind)(8, 10, bidirectional=True), nn.Linear(20, 3), packed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.packed:
+            return self.head(self.memory(x)[0][-1])
+        packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([5, 3, 2]))
+        return self.head(nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0])[0])
+
+
+@pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
+@pytest.mark.parametrize("shape", [(5, 3, 8), (5, 8)])
+def test_steps_are_no_batch(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
+    parity = _holds(Recurring(kind), (torch.randn(shape),), "onnx", tmp_path)
+    assert read(parity.artifact.path).values["x"].shape[0] == 5
+
+
+def test_packed_sequences_are_refused_with_what_to_write_instead() -> None:
+    with pytest.raises(ConversionError, match=r"packs its sequences .* outputs.gather"):
+        _captured(Recurring("LSTM", packed=True), torch.randn(5, 3, 8))
+
+
+def test_a_transformer_takes_its_masks_as_they_are(tmp_path: Path) -> None:
+    class Translating(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.Transformer(8, 2, 1, 1, 16, batch_first=True, dropout=0.0)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.net(x, y, tgt_mask=nn.Transformer.generate_square_subsequent_mask(5))
+
+    _holds(Translating(), (torch.randn(2, 12, 8), torch.randn(2, 5, 8)), "onnx", tmp_path)
+
+
+@pytest.mark.parametrize("format", usual())
+def test_bfloat16_is_refused_by_name(format: FormatName, tmp_path: Path) -> None:
+    model = one_shot(Model(nn.Sequential(nn.Linear(8, 8)).bfloat16().eval()), Recipe(0.5))
+    with pytest.raises(ConversionError, match=r"'0.weight' is bfloat16.* module.float"):
+        export(model, format, (torch.randn(2, 8, dtype=torch.bfloat16),), tmp_path / f"m{FORMATS[format].suffix}")
+
+
+def test_integers_that_a_model_stops_at_are_no_calls(tmp_path: Path) -> None:
+    class Bags(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.EmbeddingBag(30, 16), nn.Linear(16, 4)
+
+        def forward(self, ids: Tensor, offsets: Tensor) -> Tensor:
+            return self.head(self.table(ids, offsets))
+
+    parity = _holds(Bags(), (torch.randint(0, 30, (14,)), torch.tensor([0, 4, 9])), "onnx", tmp_path)
+    assert any("calls left out" in note for note in parity.notes)
+
+
+def _holds(module: nn.Module, example: tuple[Any, ...], format: FormatName, folder: Path) -> Any:
+    model = one_shot(Model(module.eval()), Recipe(0.6, allocation="uniform"))
+    parity = verify(export(model, format, example, folder / f"m{FORMATS[format].suffix}").path, model, example)
+    assert parity.passed, (parity.outputs, parity.weights, parity.notes)
+    return parity
+
+
+def _captured(module: nn.Module, x: Tensor) -> Any:
+    return capture(CompressedModel(module.eval(), {}), (x,))
