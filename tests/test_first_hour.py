@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -23,6 +24,7 @@ def replay(folder: Path, page: str) -> str:
     """The page with every answer as it is when typed in `folder`, no edit in between."""
     parts: list[str] = []
     end = 0
+    unbounded = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     for block in _BLOCK.finditer(page):
         kind, text = block.groups()
         if kind == "python" and not (folder / "net.py").exists():
@@ -31,9 +33,8 @@ def replay(folder: Path, page: str) -> str:
         elif kind == "console":
             line = text.splitlines()[0]
             command = shlex.split(line.removeprefix("$ idp-deploy "))
-            done = subprocess.run(
-                [sys.executable, "-m", "idp_deploy", *command], cwd=folder, capture_output=True, text=True, check=False
-            )
+            typed = [sys.executable, "-m", "idp_deploy", *command]
+            done = subprocess.run(typed, cwd=folder, env=unbounded, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             text = f"{line}\n{done.stdout}"
         elif kind == "toml":
