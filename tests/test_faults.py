@@ -285,3 +285,13 @@ def test_the_folder_of_a_state_goes_in_one_step_and_one_of_the_user_stays(
     forget_state(tmp_path / "never")
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")) == ["kept", "mine", "mine/notes.txt"]
     assert not removed
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_closed_go_nowhere(closed: str) -> None:
+    command = f"{sys.executable} -m idp_deploy targets --json {closed}"
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert not done.stderr

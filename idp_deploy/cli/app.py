@@ -85,12 +85,21 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that belongs to what happened."""
+    _open_closed()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
     if not debug:
         _silence_libraries()
     signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+
+
+def _open_closed() -> None:
+    """A stream that the caller closed (`>&-`) goes nowhere, and no file that is opened later takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the system gives the lowest number that is free, which is this one
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 class _TerminatedError(BaseException):
