@@ -72,7 +72,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats.read": FOUNDATION | {"documents", "files", "formats", "formats.native", "formats.bodies"},
     "formats.interpreter": FOUNDATION | {"formats.read"},
     "formats.run": FOUNDATION
-    | {"isolation", "vendors", "formats", "formats.interpreter", "formats.litert", "formats.native"},
+    | {"isolation", "vendors", "distance", "formats", "formats.interpreter", "formats.litert", "formats.native"},
     "formats.runtimes": FOUNDATION | {"documents", "formats.read"},
     "formats.bisect": FOUNDATION | CORE | {"formats.read", "formats.run", "formats.interpreter"},
     "restoring": FOUNDATION | CORE,
