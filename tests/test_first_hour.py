@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -24,7 +23,6 @@ def replay(folder: Path, page: str) -> str:
     """The page with every answer as it is when typed in `folder`, no edit in between."""
     parts: list[str] = []
     end = 0
-    unbounded = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
     for block in _BLOCK.finditer(page):
         kind, text = block.groups()
         if kind == "python" and not (folder / "net.py").exists():
@@ -34,7 +32,7 @@ def replay(folder: Path, page: str) -> str:
             line = text.splitlines()[0]
             command = shlex.split(line.removeprefix("$ idp-deploy "))
             typed = [sys.executable, "-m", "idp_deploy", *command]
-            done = subprocess.run(typed, cwd=folder, env=unbounded, capture_output=True, text=True, check=False)
+            done = subprocess.run(typed, cwd=folder, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
             text = f"{line}\n{done.stdout}"
         elif kind == "toml":

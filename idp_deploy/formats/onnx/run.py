@@ -19,8 +19,10 @@ RUNTIME = "onnxruntime"
 
 # Without VNNI, onnxruntime's kernels for x86 add products of uint8 and int8 in pairs of 16 bits, and cut off what is
 # beyond: https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html, "When to use reduce range".
-# With this entry they compute in full, as those for ARM and VNNI do anyway.
+# With the first entry they compute in full, as those for ARM and VNNI do anyway. Under it 1.31 refuses zero points that
+# weights share and blocks of scales without any; then every operator runs as it is written, on floats.
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
+_AS_WRITTEN = ("session.disable_quant_qdq", "1")
 
 
 def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = True) -> dict[str, Session]:
@@ -32,13 +34,35 @@ def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = Tr
     Raises:
         FileError: onnxruntime cannot load the file.
     """
+    if not exact_integers:
+        return {RUNTIME: _opened(contents, threads, ())}
+    try:
+        exact = _opened(contents, threads, EXACT_INTEGERS)
+    except FileError:
+        return {RUNTIME: _opened(contents, threads, _AS_WRITTEN)}
+
+    def run(call: Arrays) -> Arrays:
+        try:
+            return exact(call)
+        except ConversionError:
+            return _opened(contents, threads, _AS_WRITTEN)(call)
+
+    return {RUNTIME: run}
+
+
+def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session:
+    """A session with this entry of its configuration, or with none.
+
+    Raises:
+        FileError: onnxruntime cannot load the file.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4 if entry == EXACT_INTEGERS else 3  # of what is tried once more nothing is said
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    if exact_integers:
-        options.add_session_config_entry(*EXACT_INTEGERS)
+    if entry:
+        options.add_session_config_entry(*entry)
     path, (inputs, outputs) = contents.path, (contents.interface.inputs, contents.interface.outputs)
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -61,11 +85,9 @@ def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = Tr
         try:
             return tuple(as_float32(np.asarray(output)) for output in session.run(list(outputs), feed))
         except Exception as error:
-            if exact_integers:  # under that entry 1.31 refuses blocks of scales without zero points, right otherwise
-                return open_onnx(contents, threads=threads, exact_integers=False)[RUNTIME](call)
             raise ConversionError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
-    return {RUNTIME: run}
+    return run
 
 
 def usual(contents: Contents, call: Arrays, tolerance: float) -> tuple[str, ...]:
