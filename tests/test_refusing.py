@@ -38,7 +38,6 @@ REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
     ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
     ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
     ("tflite", "erfc"): (Call(lambda m, x: torch.erfc(m(x)), nn.Linear(4, 4)), MATRIX, "ONNX"),
-    ("tflite", "median"): (Call(lambda m, x: m(x).median(1).values, nn.Linear(4, 4)), MATRIX, ""),
     ("tflite", "2 groups"): (nn.ConvTranspose2d(4, 4, 3, groups=2), IMAGE, "ONNX"),
     ("tflite", "dilation"): (nn.ConvTranspose2d(4, 4, 3, dilation=2), IMAGE, "ONNX"),
 }

@@ -170,25 +170,26 @@ ADAM = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "settings", "clip"),
+    ("optimizer", "settings", "kappa", "clip"),
     [
-        (None, {}, True),
-        (torch.optim.SGD([nn.Parameter(torch.zeros(1))]), {}, True),
-        (ADAM, {}, False),
-        (ADAM, {"clip": True}, True),
-        (None, {"mode": "paper"}, False),
+        (None, {}, 10, True),
+        (torch.optim.SGD([nn.Parameter(torch.zeros(1))]), {}, 10, True),
+        (ADAM, {}, 100, True),
+        (ADAM, {"kappa": 30}, 30, True),
+        (ADAM, {"pattern": "2:4"}, 10, False),
+        (None, {"mode": "paper"}, 10, False),
     ],
 )
-def test_the_derivative_is_bounded_unless_the_optimizer_adapts(
-    optimizer: object, settings: dict[str, Any], clip: bool
+def test_the_mask_is_nearly_hard_where_the_optimizer_adapts(
+    optimizer: object, settings: dict[str, Any], kappa: float, clip: bool
 ) -> None:
-    pruner = Pruner(network(), sparsity=0.9, epochs=10, optimizer=optimizer, **settings)
-    assert pruner.method.settings["clip"] is clip
+    pruner = Pruner(network(), sparsity=0.5, epochs=10, optimizer=optimizer, **settings)
+    assert (pruner.method.settings["kappa"], pruner.method.settings["clip"]) == (kappa, clip)
 
 
 def test_an_optimizer_that_accelerate_wraps_is_looked_into() -> None:
     pruner = Pruner(network(), sparsity=0.9, epochs=10, optimizer=Accelerator(cpu=True).prepare(ADAM))
-    assert pruner.method.settings["clip"] is False
+    assert pruner.method.settings["kappa"] == 100
 
 
 def test_prune_tells_the_pruner_of_its_optimizer() -> None:
@@ -201,8 +202,8 @@ def test_prune_tells_the_pruner_of_its_optimizer() -> None:
     def pruned(task: Task, **options: Any) -> nn.Module:
         return prune(start, task, Recipe(sparsity=0.9, epochs=3, options=options)).module
 
-    assert same(pruned(Adaptive()), pruned(Adaptive(), clip=False))
-    assert not same(pruned(Adaptive()), pruned(Adaptive(), clip=True))
+    assert same(pruned(Adaptive()), pruned(Adaptive(), kappa=100, floor_end=1, rows=True))
+    assert not same(pruned(Adaptive()), pruned(Adaptive(), kappa=10))
     assert same(pruned(Blobs()), pruned(Blobs(), clip=True))
 
 

@@ -84,9 +84,9 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     return x
 
 
-def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
-    """other − α·x."""
-    return torch.add(torch.mul(x, -alpha), other)
+def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
+    """other − α·x of an image or a sequence of channels; of anything else converters do it right."""
+    return torch.add(torch.mul(x, -alpha), other) if x.dim() >= 3 else None
 
 
 def less(x: Any, y: Any, alpha: float = 1) -> Tensor | None:
