@@ -122,4 +122,4 @@ def test_int8_is_never_slower_than_float_where_there_are_dot_products(
         latency(simulate(described(model, dtype), target, runtime=where[1], threads=threads)).middle
         for dtype in ("int8", "float32")
     )
-    assert small <= large
+    assert small <= large * (1 + 1e-9)

@@ -123,12 +123,16 @@ def simulate(
     def over_threads(what: Workload) -> tuple[_Situation, np.ndarray]:
         """Fits of one thread and of more may not contradict each other, nor may clocks: more are never slower.
 
-        What was measured with so many threads stands.
+        Nor is int8 slower than float32 where the core has dot products. What was measured with so many threads stands.
         """
         first = used if any(one.says_of(chosen, used, what.dtype) for one in anchors) else 1
         cases = [_Situation(target, chosen, core, n, model, what, anchors) for n in range(first, used + 1)]
+        limits = cases
+        if precision in ("int8-dot", "int8-i8mm") and not anchors:
+            wide = as_dtype(what, "float32")
+            limits = cases + [_Situation(target, chosen, core, n, model, wide, ()) for n in range(1, used + 1)]
         times = cases[-1].by_op
-        return cases[-1], times * min(1.0, min(float(other.by_op.sum()) for other in cases) / float(times.sum()))
+        return cases[-1], times * min(1.0, min(float(other.by_op.sum()) for other in limits) / float(times.sum()))
 
     case, by_op = over_threads(work)
     dense_by_op = by_op if dense == work else over_threads(dense)[1]
