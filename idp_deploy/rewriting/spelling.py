@@ -84,14 +84,19 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     return x
 
 
-def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
-    """other − α·x of an image or a sequence of channels; of anything else converters do it right."""
-    return torch.add(torch.mul(x, -alpha), other) if x.dim() >= 3 else None
+def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    """other − α·x."""
+    return torch.add(torch.mul(x, -alpha), other)
+
+
+def image_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
+    """The same of an image or a sequence of channels alone."""
+    return taken_from(x, other, alpha) if x.dim() >= 3 else None
 
 
 def less(x: Any, y: Any, alpha: float = 1) -> Tensor | None:
     """x − α·y of an x that is spread along axes of y."""
-    return taken_from(y, x, alpha) if _spread(x, y) else None
+    return image_taken_from(y, x, alpha) if _spread(x, y) else None
 
 
 def share_of(x: Any, y: Any) -> Tensor | None:

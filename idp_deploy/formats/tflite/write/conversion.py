@@ -30,13 +30,13 @@ from idp_deploy.rewriting.spelling import (
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
+    image_taken_from,
     less,
     nearest2d,
     one_hot,
     repeat,
     share_of,
     spell_out,
-    taken_from,
 )
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
@@ -59,8 +59,8 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
-    torch.ops.aten.rsub.Scalar: taken_from,
-    torch.ops.aten.rsub.Tensor: taken_from,
+    torch.ops.aten.rsub.Scalar: image_taken_from,
+    torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     **BITS_OF_TRUTH,
     **ORDERS,
