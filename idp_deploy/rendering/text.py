@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from idp_deploy.legible import uncommanding
 from idp_deploy.rendering.document import Document, State, Table
 
 _STYLES: dict[State, str] = {"": "", "good": "green", "bad": "bold red", "warn": "yellow"}
@@ -51,7 +52,7 @@ def to_text(document: Document) -> str:
     if document.next:
         console.print(Text(f"Next: {document.next}", style="cyan"))
     assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return uncommanding("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n")
 
 
 def _width(terminal: bool) -> int:
