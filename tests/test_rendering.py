@@ -185,6 +185,26 @@ def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.Monkey
     assert "\x1b" not in "".join(lines)
 
 
+def test_what_names_a_row_stays_beside_it_and_long_reasons_go_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "not estimable: operators of unknown cost do 18% of the multiplications"
+    rows = [("pixel-4", "onnxruntime (onnx)", reason, "194 kB"), ("pixel-4", "litert-xnnpack", "1.23 ms", "261 kB")]
+    lines = str(
+        render(Document("t", [Table("", ("target", "runtime", "latency", "size"), rows, frozenset({2, 3}))]), "text")
+    )
+    assert lines.splitlines()[2].split() == ["pixel-4", "onnxruntime", "(onnx)", "194", "kB"]
+    assert f"    latency: {reason}"[:60] in lines
+
+
+def test_a_text_beside_a_name_is_folded_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table("", ("what", "found"), [("task", "not found, " * 10), ("model", "net:Net")])
+    lines = str(render(Document("t", [table]), "text")).splitlines()
+    assert lines[2].startswith("task   not found, not found")
+    assert lines[3].startswith("       found, not found")
+    assert lines[-1] == "model  net:Net"
+
+
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table("t", ("target", "rests on"), [("pixel-4", "word " * 30), ("b", "word " * 30)])
     monkeypatch.delenv("COLUMNS", raising=False)
