@@ -68,7 +68,9 @@ def prune(
     ] = None,
     rule: Rules = None,
     option: Options = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Training epochs.", show_default=False)
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of data order and initial state.", show_default=False)
