@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, ModelFactory, Options, Rules, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    ModelFactory,
+    NewCheckpoint,
+    Options,
+    Rules,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+)
 from idp_deploy.cli.output import output_path, say
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.reporting import Answer, reports
@@ -26,9 +36,6 @@ if TYPE_CHECKING:
     from idp_deploy.tasks import Task
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")]
-Output = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
-]
 
 
 @reports()
@@ -78,7 +85,7 @@ def prune(
     one_shot: Annotated[bool, typer.Option("--one-shot", help="By magnitude, with no data.")] = False,
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    output: Output = None,
+    output: NewCheckpoint = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
     config: Config = None,
@@ -171,7 +178,7 @@ def harden(
     checkpoint: Annotated[Path, typer.Argument(metavar="SOFT.pt", help="What 'prune --soft' wrote.")],
     model: ModelFactory = None,
     task: TaskFactory = None,
-    output: Output = None,
+    output: NewCheckpoint = None,
     config: Config = None,
 ) -> Answer:
     """Turn soft masks into exact zeros; with a task, batch norm is recalibrated."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, ModelFactory, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import Config, Inputs, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path, say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, remember
@@ -26,9 +26,7 @@ def quantize(
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
-    ] = None,
+    output: NewCheckpoint = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
     config: Config = None,
