@@ -100,4 +100,4 @@ def _finite(tensor: Tensor) -> bool:
 
 def _first(tensor: Tensor, found: Tensor) -> str:
     index = found.nonzero()[0].tolist()
-    return f"the first {float(tensor[tuple(index)]):g} at {index}"
+    return f"the first {float(tensor[tuple(index)].detach()):g} at {index}"

@@ -35,7 +35,8 @@ main([])
 """
 
 
-def killed(folder: Path, number: int) -> subprocess.Popen[str]:
+def killed(folder: Path, number: int) -> tuple[int, str]:
+    """Exit status and stderr of a command that was sent the signal."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
@@ -47,16 +48,16 @@ def killed(folder: Path, number: int) -> subprocess.Popen[str]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    process.wait(60)
-    return process
+    said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_the_old_file_and_nothing_else(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "out.pt").write_bytes(b"old")
-    process = killed(tmp_path, number)
-    assert process.returncode == code
-    assert "no file was changed half-way" in (process.stderr.read() if process.stderr else "")
+    status, said = killed(tmp_path, number)
+    assert status == code
+    assert "no file was changed half-way" in said
     assert (tmp_path / "out.pt").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["out.pt", "ready"]
 
