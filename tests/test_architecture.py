@@ -334,6 +334,11 @@ def test_light_modules_import_no_torch(statement: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_simulation_brings_no_pipe_to_a_child() -> None:
+    code = "import idp_deploy.simulation.estimating, sys; sys.exit('multiprocessing' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_the_wheel_carries_every_package_and_the_targets() -> None:
     settings = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]
     found = {".".join(p.parent.relative_to(PACKAGE.parent).parts) for p in PACKAGE.rglob("__init__.py")}
