@@ -23,6 +23,7 @@ from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 # 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
 _DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
+_LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 
 
@@ -131,6 +132,26 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         steps = np.rint(biases[bias.name].astype(np.float64) / (scales.astype(np.float64) * incoming))
         limit = 2**30  # half of the range, so that the accumulator has room
         bias.buffer = add_buffer(model, np.clip(steps, -limit, limit).astype(np.int32))
+
+
+def lost_biases(model: Any, biases: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Name of a bias → the entry that is furthest from what its int32 means: more steps than int32 counts.
+
+    Args:
+        biases: the float biases by tensor name.
+    """
+    graph = model.subgraphs[0]
+    stored = {graph.tensors[c.index].name: c for c in constants(model, floats_only=False)}
+    lost = {}
+    for name, exact in biases.items():
+        found = stored.get(name)
+        if found is None or found.values.dtype != np.int32 or found.values.shape != exact.shape:
+            continue
+        scale = np.asarray(graph.tensors[found.index].quantization.scale, np.float64)
+        off = np.abs(found.values * scale - exact)
+        if np.any(off > np.maximum(scale, _LOST * np.abs(exact))):
+            lost[name] = float(exact[np.argmax(off)])
+    return lost
 
 
 @contextmanager
