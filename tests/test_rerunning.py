@@ -203,6 +203,7 @@ def foretold(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [stage["name"] for stage in json.loads(capsys.readouterr().out)["stages"] if stage["runs"]]
 
 
+@pytest.mark.anew
 def test_force_does_everything_again_and_makes_the_same_bytes(project: Path) -> None:
     before = {path.name: path.read_bytes() for path in (project / "out").glob("w.pruned*")}
     assert go(project, "--force")[1] == list(STAGES)
