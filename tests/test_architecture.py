@@ -37,6 +37,7 @@ STAGES = {
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
+    "legible": set(),
     "ledger": FOUNDATION,
     "soundness": {"errors"},
     "files": FOUNDATION | {"documents", "packages"},
@@ -88,15 +89,16 @@ ALLOWED: dict[str, set[str]] = {
     "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
     "diffing": FOUNDATION | CORE | STAGES,
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
-    "commenting": {"errors"},
+    "commenting": {"errors", "legible"},
     "verbs": FOUNDATION | CORE | STAGES | {"configuration", "diffing", "judging", "pipeline", "rendering", "restoring"},
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "ledger", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "legible", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES
     | {
         "aiming",
+        "legible",
         "stages",
         "judging",
         "shipping",

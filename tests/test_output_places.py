@@ -257,7 +257,7 @@ def test_every_command_has_a_row() -> None:
     assert {row.command for row in ROWS} == set(COMMANDS)
 
 
-@pytest.mark.parametrize(("row", "thing"), cases())
+@pytest.mark.parametrize(("row", "thing"), list(cases()))
 def test_what_stands_at_the_output_is_kept_unless_it_may_be_replaced(
     row: Row, thing: str, project: Path, base: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

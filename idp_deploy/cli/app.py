@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.errors import ExitCode, IdpDeployError, of_system
+from idp_deploy.legible import on_a_line, uncommanding
 
 
 class _Commands(TyperGroup):
@@ -173,5 +174,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(message: str, code: ExitCode) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(uncommanding(f"error: {on_a_line(message)}"), file=sys.stderr)
     return code

@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import (
-    Config,
-    Json,
-    ModelFactory,
-    Options,
-    ReportFile,
-    ReportFormat,
-    TaskFactory,
-    WeightsKey,
-)
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.options import Config, ModelFactory, Options, TaskFactory, WeightsKey
+from idp_deploy.cli.output import say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
 from idp_deploy.ownership import claim
@@ -27,6 +19,7 @@ if TYPE_CHECKING:
     from idp_deploy.pruning.results import Run
 
 
+@reports(to_file=True)
 def compare(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")],
     methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="The first is what the others are held against.")],
@@ -54,18 +47,14 @@ def compare(
     model: ModelFactory = None,
     task: TaskFactory = None,
     weights_key: WeightsKey = None,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Prune with several methods on your own task and compare hardened accuracy, seed by seed."""
     from idp_deploy.pruning import METHODS
     from idp_deploy.pruning.comparing import compare as compare_methods
     from idp_deploy.pruning.resuming import fingerprint_of, load_runs, save_runs
     from idp_deploy.tasks import rehearse
 
-    ready(format, output, checkpoint)
     session = open_session(model, task, config=config, weights_key=weights_key)
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
@@ -110,4 +99,4 @@ def compare(
         tune=tune,
     )
     kept.unlink(missing_ok=True)
-    emit(comparison_document(comparison, data.metric_name), format=format, json=json, output=output)
+    return Answer(comparison_document(comparison, data.metric_name))

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from idp_deploy import files
 from idp_deploy.errors import UsageError
+from idp_deploy.legible import on_a_line, uncommanding
 from idp_deploy.ownership import claim
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.document import Document
@@ -70,7 +71,7 @@ def output_path(named: Path | None, default: Path, source: Path) -> Path:
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(message, file=sys.stderr)
+    print(uncommanding(on_a_line(message)), file=sys.stderr)
 
 
 def console() -> Console:
