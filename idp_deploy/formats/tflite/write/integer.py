@@ -97,7 +97,7 @@ def _is_finite(seen: Mapping[str, np.ndarray]) -> bool:
 
 
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    """The range that holds every value of every call.
+    """The range that holds every value of every call; that of nothing but zeros, of which any scale will do, is 0 to 1.
 
     Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
 
@@ -114,6 +114,9 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
                     np.asarray(np.minimum(known["min"], seen["min"])),
                     np.asarray(np.maximum(known["max"], seen["max"])),
                 )
+    for seen in ranges.values():
+        if "max" in seen and not np.any(seen["min"]) and not np.any(seen["max"]):
+            seen["max"] = np.ones_like(seen["max"])
     return ranges
 
 
@@ -140,7 +143,9 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         dead = ~channels.any(axis=1)
         if not dead.any():
             continue
-        scales[dead] = scales[~dead].max() if (~dead).any() else 1.0
+        scales[dead] = (
+            scales[~dead].max() if (~dead).any() else _scale(graph, op.outputs[0]) / _scale(graph, op.inputs[0])
+        )
         weight.quantization.scale = scales
         bias = graph.tensors[int(op.inputs[2])] if len(op.inputs) > 2 and int(op.inputs[2]) >= 0 else None
         if bias is None or bias.name not in biases:
@@ -150,6 +155,13 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         steps = np.rint(biases[bias.name].astype(np.float64) / (scales.astype(np.float64) * incoming))
         limit = 2**30  # half of the range, so that the accumulator has room
         bias.buffer = add_buffer(model, np.clip(steps, -limit, limit).astype(np.int32))
+
+
+def _scale(graph: Any, tensor: int) -> np.float32:
+    """The scale of an activation; 1 where it is float."""
+    quantization = graph.tensors[int(tensor)].quantization
+    known = quantization is not None and quantization.scale is not None and len(quantization.scale)
+    return np.float32(quantization.scale[0] if known else 1.0)
 
 
 @contextmanager
