@@ -88,3 +88,28 @@ def test_a_bias_that_int32_cannot_count_is_named_with_its_value(tmp_path: Path) 
         export(model, "tflite", inputs, tmp_path / "net.tflite")
     assert "int8-weights" in str(raised.value)
     assert not list(tmp_path.iterdir())
+
+
+class Adapted(nn.Module):
+    """A branch that begins at zero, as adapters and residual blocks are often set up; or one that was pruned whole."""
+
+    def __init__(self, layer: nn.Module, biased: bool) -> None:
+        super().__init__()
+        self.layer, self.branch, self.last = layer, type(layer)(8, 8, 1), type(layer)(8, 4, 1)
+        nn.init.zeros_(self.branch.weight)
+        if not biased:
+            nn.init.zeros_(self.branch.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.layer(x) + 100 * self.branch(50 * x)).relu())
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Linear, (2, 8)), (nn.Conv2d, (1, 8, 6, 6))])
+def test_a_layer_that_gives_nothing_but_zeros_is_held(
+    layer: type[nn.Module], shape: tuple[int, ...], biased: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(shape),)
+    model = quantize(CompressedModel(Adapted(layer(8, 8, 1), biased).eval(), {}), "int8", example_inputs=example)
+    assert verify(export(model, "tflite", example, tmp_path / "m.tflite").path, model, example).passed

@@ -98,7 +98,7 @@ def _is_finite(seen: Mapping[str, np.ndarray]) -> bool:
 
 
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    """The range that holds every value of every call.
+    """The range that holds every value of every call; that of nothing but zeros, of which any scale will do, is 0 to 1.
 
     Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
 
@@ -115,6 +115,9 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
                     np.asarray(np.minimum(known["min"], seen["min"])),
                     np.asarray(np.maximum(known["max"], seen["max"])),
                 )
+    for seen in ranges.values():
+        if "max" in seen and not np.any(seen["min"]) and not np.any(seen["max"]):
+            seen["max"] = np.ones_like(seen["max"])
     return ranges
 
 
@@ -141,7 +144,9 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         dead = ~channels.any(axis=1)
         if not dead.any():
             continue
-        scales[dead] = scales[~dead].max() if (~dead).any() else 1.0
+        scales[dead] = (
+            scales[~dead].max() if (~dead).any() else _scale(graph, op.outputs[0]) / _scale(graph, op.inputs[0])
+        )
         weight.quantization.scale = scales
         bias = graph.tensors[int(op.inputs[2])] if len(op.inputs) > 2 and int(op.inputs[2]) >= 0 else None
         if bias is None or bias.name not in biases:
@@ -171,6 +176,13 @@ def lost_biases(model: Any, biases: Mapping[str, np.ndarray]) -> dict[str, float
         if np.any(off > np.maximum(scale, _LOST * np.abs(exact))):
             lost[name] = float(exact[np.argmax(off)])
     return lost
+
+
+def _scale(graph: Any, tensor: int) -> np.float32:
+    """The scale of an activation; 1 where it is float."""
+    quantization = graph.tensors[int(tensor)].quantization
+    known = quantization is not None and quantization.scale is not None and len(quantization.scale)
+    return np.float32(quantization.scale[0] if known else 1.0)
 
 
 @contextmanager
