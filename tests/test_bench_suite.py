@@ -27,7 +27,7 @@ def test_idp_with_the_settings_of_plain_idp_takes_its_steps() -> None:
             if kind == "plain"
             else Pruner(
                 model, sparsity=0.8, epochs=steps, allocation="erk", depthwise=True,
-                dense=0.15, ramp=6 / 17, floor=0.0, floor_end=0.0,
+                dense=0.15, ramp=6 / 17, floor=0.0, floor_end=0.0, rows=False,
             )
         )  # fmt: skip
         if isinstance(pruner, Pruner):

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.suite.freezing import freeze
-from bench.suite.reporting import BEFORE, recurrent, report, tried
+from bench.suite.reporting import BEFORE, before, recurrent, report, tried
 from bench.suite.running import Run, fill
 from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING
 
@@ -31,16 +31,23 @@ BISECTION: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("plain", {"staged": False}),
     ("plain", {"row_floor": True}),
     ("plain", {"bake": True}),
-    ("idp", {**ERK, **EARLY, "floor": 0.0}),
-    ("idp", {**ERK, "floor": 0.0}),
-    ("idp", {**ERK, "floor": 0.5, "floor_end": 0.5, "refresh": 8}),
+    ("idp", {**ERK, **EARLY, "floor": 0.0, "rows": False}),
+    ("idp", {**ERK, "floor": 0.0, "rows": False}),
+    ("idp", {**ERK, "floor": 0.5, "floor_end": 0.5, "refresh": 8, "rows": False}),
+    ("idp", {**ERK, "rows": False}),
     ("idp", ERK),
     ("topk-ste", ERK),
     ("gmp", ERK),
     ("granet", ERK),
     ("dense", {}),
 )
-# with AdamW, from its former defaults to those of today, and without softness
+# from former defaults to those of today, and without softness: with SGD, and with AdamW
+FROZEN_SGD: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("idp", {"rows": False}),
+    ("idp", {}),
+    ("idp", {"kappa_end": 100.0}),
+    ("topk-ste", {}),
+)
 FROZEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("idp", BEFORE),
     ("idp", {**BEFORE, "rows": True}),
@@ -66,8 +73,16 @@ def main() -> None:
     if given.what == "report":
         print(report())
     elif given.what == "freeze":
-        cells = (("keywords-separable", 0.9), ("curves-perceptron", 0.95))
-        print(freeze([Run.of(task, method, zeros, 100, how) for task, zeros in cells for method, how in FROZEN]))
+        cells = {
+            ("keywords-separable", 0.9): FROZEN,
+            ("curves-perceptron", 0.95): FROZEN,
+            ("keywords-plain", 0.9): FROZEN_SGD,
+        }
+        print(
+            freeze(
+                [Run.of(task, method, zeros, 100, how) for (task, zeros), ways in cells.items() for method, how in ways]
+            )
+        )
     elif given.what == "try":
         variants = [json.loads(text) for text in given.settings]
         fill(
@@ -112,8 +127,8 @@ def main() -> None:
                 for seed in given.seeds.split(",")
                 for name, task in ((name, JUDGING[name]) for name in given.tasks.split(","))
                 for sparsity in task.sparsities
-                for method, settings in [("dense", {}), *shipped, ("idp", BEFORE)]
-                if (method != "dense" or sparsity == task.sparsities[0]) and (settings != BEFORE or task.adamw)
+                for method, settings in [("dense", {}), *shipped, ("idp", before(name))]
+                if method != "dense" or sparsity == task.sparsities[0]
             ],
             given.minutes,
         )

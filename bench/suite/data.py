@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from bench.suite.characters import draw
+from bench.suite.characters import ALPHABET, draw
 
 Data = tuple[Tensor, Tensor, Tensor, Tensor]
 TEST = 2000
@@ -23,6 +23,13 @@ def _split(x: Tensor, y: Tensor, test: int = TEST) -> Data:
 def characters(count: int, noise: float, classes: int = 36) -> Data:
     """Grey images (N, 1, 20, 20)."""
     return _split(*draw(count + TEST, noise, classes=classes))
+
+
+@lru_cache
+def turned(count: int, noise: float) -> Data:
+    """Capitals and figures of one size, turned in the middle of a grey image (N, 1, 20, 20)."""
+    capitals = {"alphabet": ALPHABET.upper(), "sizes": (15,), "shift": 0}
+    return _split(*draw(count + 2 * TEST, noise, **capitals), 2 * TEST)
 
 
 @lru_cache
@@ -99,3 +106,58 @@ def curves(count: int, inputs: int = 16, noise: float = 0.1) -> Data:
     y = y + torch.cos(3 * x[:, 6] + x[:, 7]) + torch.where(x[:, 8] > 0, x[:, 9], x[:, 10])
     y = (y - y.mean()) / y.std() + noise * torch.randn(len(y), generator=generator)
     return _split(x, y.unsqueeze(1))
+
+
+@lru_cache
+def gratings(count: int, noise: float) -> Data:
+    """Waves across an image (N, 1, 16, 16): one of five directions and four widths is a class, any phase."""
+    generator = torch.Generator().manual_seed(7)
+    labels = torch.randint(20, (count + TEST,), generator=generator)
+    turn = math.pi * (labels % 5 + 0.5 * torch.rand(len(labels), generator=generator)) / 5
+    pace = (1.5 + labels // 5) * (1 + 0.05 * torch.randn(len(labels), generator=generator)) / 16
+    phase = 2 * math.pi * torch.rand(len(labels), 1, 1, generator=generator)
+    down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    along = across * torch.cos(turn)[:, None, None] + down * torch.sin(turn)[:, None, None]
+    images = torch.sin(2 * math.pi * pace[:, None, None] * along + phase)
+    images = images + noise * torch.randn(images.shape, generator=generator)
+    return _split(images.unsqueeze(1) / images.std(), labels)
+
+
+@lru_cache
+def shapes(count: int, noise: float) -> Data:
+    """One of eight figures, turned, moved and of any size, two ways round on a sloping ground: (N, 1, 16, 16)."""
+    generator = torch.Generator().manual_seed(8)
+    labels = torch.randint(8, (count + TEST,), generator=generator)
+
+    def anything(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(len(labels), 1, 1, generator=generator)
+
+    down, across = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    turn, size = anything(0, 2 * math.pi), anything(4, 6.5)
+    y, x = (down - anything(6, 9)) / size, (across - anything(6, 9)) / size
+    u, v = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    far, wide, thin = (u * u + v * v).sqrt(), u.abs().maximum(v.abs()), u.abs().minimum(v.abs())
+    figures = torch.stack(
+        [
+            far < 0.9, (far < 1) & (far > 0.5), wide < 0.8, (wide < 0.9) & (wide > 0.45), (thin < 0.3) & (wide < 1),
+            (v > -0.6) & (v < 0.9 - 1.8 * u.abs()), (far < 1) & (u > 0),
+            (u.abs() < 0.9) & ((v.abs() - 0.55).abs() < 0.25),
+        ]
+    )  # fmt: skip
+    ink = figures[labels, torch.arange(len(labels))].float() * torch.where(anything(-1, 1) > 0, 1.0, -1.0)
+    images = ink + (anything(-1, 1) * down + anything(-1, 1) * across) / 16
+    images = images + noise * torch.randn(images.shape, generator=generator)
+    return _split(((images - images.mean()) / images.std()).unsqueeze(1), labels)
+
+
+@lru_cache
+def beats(count: int, noise: float) -> Data:
+    """Sequences (N, 3, 32): two tones of different pace and their sum, to how far the paces are apart (N, 1)."""
+    generator = torch.Generator().manual_seed(9)
+    paces = 1.5 + 5 * torch.rand(count + TEST, 2, 1, generator=generator)
+    phases = 2 * math.pi * torch.rand(paces.shape, generator=generator)
+    tones = torch.sin(2 * math.pi * paces * torch.arange(32) / 32 + phases)
+    heard = torch.cat([tones, tones.sum(1, keepdim=True)], 1)
+    heard = heard + noise * torch.randn(heard.shape, generator=generator)
+    apart = (paces[:, 0] - paces[:, 1]).abs()
+    return _split(heard, (apart - apart.mean()) / apart.std())

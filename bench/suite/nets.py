@@ -18,6 +18,12 @@ def separable(inputs: int, channels: Sequence[int], strides: Sequence[int], clas
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels[-1], classes))
 
 
+def six_blocks() -> nn.Module:
+    """A separable net of 38,720 weights for 36 classes, laid out in memory as it computes fastest."""
+    model = separable(1, (16, 32, 64, 64, 128, 128), (2, 1, 2, 1, 1), 36)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def convolutions(inputs: int, channels: Sequence[int], classes: int) -> nn.Module:
     """Plain 3×3 convolutions of stride 2 with batch norm, average, linear."""
     layers: list[nn.Module] = []

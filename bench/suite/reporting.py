@@ -12,10 +12,12 @@ import numpy as np
 
 from bench.suite import running
 from bench.suite.running import known
-from bench.suite.tasks import JUDGING, RECURRENT, STUDIED
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TASKS
 from idp_deploy.pruning.comparing import mean_interval
 
-BEFORE = {"clip": False, "floor_end": 0.0, "kappa": 10.0, "rows": False}  # idp with AdamW, until it was judged here
+# idp until it was judged here: with AdamW, and with SGD
+BEFORE: Mapping[str, object] = {"clip": False, "floor_end": 0.0, "kappa": 10.0, "rows": False}
+BEFORE_SGD: Mapping[str, object] = {"rows": False}
 Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task, sparsity) → method → seed → score
 
 
@@ -48,17 +50,22 @@ def recurrent() -> str:
 
 
 def judged(tasks: Iterable[str] = JUDGING) -> tuple[Scores, Mapping[str, Sequence[float]]]:
-    """Runs of the judging tasks as shipped, with AdamW idp also as it was before, and what the dense nets score."""
+    """Runs of the judging tasks as shipped, idp also as it was before, and what the dense nets score."""
     scores: dict[tuple[str, float], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     dense: dict[str, list[float]] = defaultdict(list)
-    shown = {"{}": "", json.dumps(BEFORE, sort_keys=True): " before"}
     for task in tasks:
+        shown = {"{}": "", json.dumps(dict(before(task)), sort_keys=True): " before"}
         for run, score in known(task).items():
             if run.method == "dense":
                 dense[task].append(score)
             elif run.seed < 100 and run.settings in shown:
                 scores[task, run.sparsity][run.method + shown[run.settings]][run.seed] = score
     return scores, dense
+
+
+def before(task: str) -> Mapping[str, object]:
+    """Options that give idp as it was on this task before its defaults were judged here."""
+    return BEFORE if TASKS[task].adamw else BEFORE_SGD
 
 
 def by_task(scores: Scores, methods: Sequence[str]) -> dict[str, list[float]]:

@@ -27,11 +27,14 @@ def compare(
         list[str] | None,
         typer.Option(metavar="SHARE", help="Share of zeros, repeatable.", show_default=False),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Paired runs of each method.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Paired runs of each method.")] = 3,
     tune: Annotated[
-        int, typer.Option(min=1, help="Settings each method chooses from, by runs on seeds that do not judge.")
+        int,
+        typer.Option(min=1, max=10_000, help="Settings each method chooses from, by runs on seeds that do not judge."),
     ] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs of each run.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Training epochs of each run.", show_default=False)
+    ] = None,
     allocation: Annotated[
         str | None,
         typer.Option(

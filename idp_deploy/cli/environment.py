@@ -66,7 +66,7 @@ def targets(
         ),
     ] = None,
     runtime: Annotated[str, typer.Option(help="new: the runtime you measured.")] = "litert-xnnpack",
-    threads: Annotated[int, typer.Option(min=1, help="new: the threads you measured with.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="new: the threads you measured with.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="new: replace an existing file.")] = False,
 ) -> Answer:
     """List the device profiles, show one with its sources, or write one for a device of your own."""

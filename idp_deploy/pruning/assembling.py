@@ -21,14 +21,15 @@ from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_tim
 from idp_deploy.pruning.selecting import select
 from idp_deploy.pruning.sites import Site
 
-PAPER_TEMPERATURE = 1e-4
+# τ of the paper, the derivative as it is, t at every step and nothing beside it
+PAPER = {"temperature": 1e-4, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1, "rows": False}
 # optimizers that divide every entry's step by the size of its own gradients
 ADAPTIVE = (
     torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
     torch.optim.Adadelta, torch.optim.RMSprop,
 )  # fmt: skip
 # with such an optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
-DECIDED = {"kappa": 100.0, "floor_end": 1.0, "rows": True}
+DECIDED = {"kappa": 100.0, "floor_end": 1.0}
 
 
 def assemble(
@@ -129,7 +130,7 @@ def _check_sparsity(sites: list[Site], sparsity: float) -> None:
 
 def _idp_defaults(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
     if recipe.mode == "paper":
-        return {"temperature": PAPER_TEMPERATURE, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1}
+        return dict(PAPER)
     if not isinstance(bare_optimizer(optimizer), ADAPTIVE):
         return {}
     return dict(DECIDED) if recipe.pattern == "unstructured" else {"clip": False}
