@@ -49,7 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
-    "capturing": FOUNDATION,
+    "capturing": FOUNDATION | {"masks"},
     "tasks": FOUNDATION,
     "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},

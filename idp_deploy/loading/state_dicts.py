@@ -17,7 +17,8 @@ from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, ti
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import differences, misfit
-from idp_deploy.loading.parts import join_in, joined
+from idp_deploy.loading.parts import joined
+from idp_deploy.masks import join_in
 
 Announce = Callable[[str], None]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

@@ -210,7 +210,7 @@ def _integers(
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
     calls = [_arriving(call, lowered.channel_last.inputs) for call in lowered.calibration]
-    content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
+    content = quantize_static(tflite, calls, [*keep_float, *delicate(tflite)])
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()

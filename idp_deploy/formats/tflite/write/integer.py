@@ -19,6 +19,7 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind
+from idp_deploy.formats.tflite.write.serializing import serialize
 
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 # 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
@@ -27,8 +28,8 @@ _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 
 
-def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
-    """Quantize a file.
+def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
+    """The quantized file of a float model. Where infinities pass, as those of a mask do, operators stay float.
 
     Args:
         calls: calibration inputs by signature name, in the file's layout.
@@ -42,16 +43,21 @@ def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], k
         from ai_edge_quantizer.qtyping import TFLOperationName
 
         try:
-            engine = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+            engine = quantizer.Quantizer(bytearray(serialize(model)), recipe.static_wi8_ai8())
             no_quantization = quantizer.AlgorithmName.NO_QUANTIZE
             for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
                 engine.update_quantization_recipe(".*", edge, algorithm_key=no_quantization)
-            for name in keep_float:
-                engine.update_quantization_recipe(
-                    f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
-                )
-            met = [engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls]
-            return bytes(engine.quantize(widest(met)).quantized_model)
+
+            def spare(names: Collection[str]) -> None:
+                for name in names:
+                    engine.update_quantization_recipe(
+                        f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
+                    )
+
+            spare(keep_float)
+            ranges = widest([engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls])
+            spare(unbounded(model, ranges))
+            return bytes(engine.quantize(ranges).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConversionError(
@@ -76,6 +82,19 @@ def delicate(model: Any) -> list[str]:
         if spared:
             tainted.update(int(t) for t in op.outputs)
     return [graph.tensors[t].name for t in sorted(tainted)]
+
+
+def unbounded(model: Any, ranges: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Names of the results of operators that read or give an infinity, which no scale of 8 bits holds."""
+    graph = model.subgraphs[0]
+    found = {c.index for c in constants(model) if not np.isfinite(c.values).all()}
+    found |= {i for i, tensor in enumerate(graph.tensors) if not _is_finite(ranges.get(tensor.name, {}))}
+    touched = [op for op in graph.operators if not found.isdisjoint(map(int, (*op.inputs, *op.outputs)))]
+    return [graph.tensors[int(t)].name for op in touched for t in op.outputs]
+
+
+def _is_finite(seen: Mapping[str, np.ndarray]) -> bool:
+    return all(bool(np.isfinite(seen[end]).all()) for end in ("min", "max") if end in seen)
 
 
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
