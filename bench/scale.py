@@ -55,7 +55,9 @@ def _prune(allocation: str, millions: float, folder: Path) -> None:
 
 
 def _pruned(millions: float, folder: Path) -> CompressedModel:
-    return loading.load_checkpoint(folder / "net.pt", lambda: net(millions))
+    model = loading.load_checkpoint(folder / "net.pt", lambda: net(millions))
+    assert isinstance(model, CompressedModel)
+    return model
 
 
 def _convert(format: FormatName, millions: float, folder: Path) -> None:
