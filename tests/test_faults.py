@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -296,3 +298,23 @@ def test_streams_that_the_caller_closed_go_nowhere(closed: str) -> None:
     )
     assert done.returncode == 0
     assert not done.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [("check m.onnx", 1), ("inspect m.onnx --format html", 0)])
+@pytest.mark.parametrize("reader", ["cat", "true"])
+def test_a_command_ends_as_it_would_for_who_does_not_read_its_report(
+    command: str, code: int, reader: str, tmp_path: Path
+) -> None:
+    onnx.save(onnx.helper.make_model(product()), tmp_path / "m.onnx")
+    (tmp_path / "idp-deploy.toml").write_text('[budgets.pixel-4.onnx]\nsize = "1 kB"\n')
+    line = f"{sys.executable} -m idp_deploy {command} | {reader} > shown; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def product() -> onnx.GraphProto:
+    """x · w of 64 × 64."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64]) for name in "xy")
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    return onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])
