@@ -337,3 +337,22 @@ def test_bodies_of_loops_find_what_they_read_outside_of_them(tmp_path: Path) -> 
     path = export(model, "onnx", example, tmp_path / "m.onnx").path
     assert any(node.op_type == "Loop" for node in onnx.load(path).graph.node)
     assert verify(path, model, example).passed
+
+
+def test_truths_and_integers_beside_quantized_outputs_are_compared(tmp_path: Path) -> None:
+    class Several(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            x = self.layer(x)
+            return x, (x > 0).any(1), x.argmax(1)
+
+    torch.manual_seed(0)
+    example = (torch.randn(3, 8),)
+    model = quantize(CompressedModel(Several().eval(), {}), "int8", example_inputs=example)
+    path = export(model, "onnx", example, tmp_path / "m.onnx").path
+    sizes = {parity.output: parity.passed for parity in verify(path, model, example, tolerance=1.0).outputs}
+    assert len(sizes) == 3
+    assert run.usual(read_onnx(path), (example[0].numpy(),), 2.0) == ()  # truths and integers are subtracted too

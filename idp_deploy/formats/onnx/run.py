@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line, noise
@@ -95,8 +96,7 @@ def usual(contents: Contents, call: Arrays, tolerance: float) -> tuple[str, ...]
     if platform.machine() not in ("x86_64", "AMD64") or _has_vnni():
         return ()
     exact, plain = (open_onnx(contents, exact_integers=way)[RUNTIME](call) for way in (True, False))
-    norm = np.linalg.norm
-    off = max((float(norm(a - b) / (norm(a) or 1)) for a, b in zip(exact, plain, strict=True)), default=0.0)
+    off = max((error_of([a], [b], "rms") for a, b in zip(exact, plain, strict=True)), default=0.0)
     if off <= tolerance:
         return ()
     name, value = EXACT_INTEGERS
