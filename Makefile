@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# more threads each would only wait for each other; neighbours stay with one worker, which makes their files once
+WORKERS := -n 2 --dist worksteal
 
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_onnx_shapes.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
@@ -26,12 +28,12 @@ demo-mcu: $(STAMP)  ## two small networks onto an Ethos-U and TensorFlow Lite Mi
 	$(VENV)-mcu/bin/python -m sample_models.mcu
 
 test: $(STAMP)  ## the test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2  # two workers: more threads each would only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 $(OLDEST)
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(WORKERS) $(OLDEST)
 
 test-slow: $(STAMP)  ## the suites that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -79,7 +81,7 @@ coreai: $(STAMP)  ## Core AI's libraries and the vendor's own tool in an environ
 	$(PYTHON) -m venv $(VENV)-coreai
 	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
 	$(VENV)-coreai/bin/python -m pip install --quiet --quiet --constraint constraints.txt --editable '.[dev,coreai]' coreai-opt==0.3.0
-	OMP_NUM_THREADS=1 $(VENV)-coreai/bin/python -m pytest -n 2 tests/test_coreai.py tests/test_coreai_run.py
+	OMP_NUM_THREADS=1 $(VENV)-coreai/bin/python -m pytest $(WORKERS) tests/test_coreai.py tests/test_coreai_run.py
 
 fuzz: $(STAMP)  ## damaged files of eight kinds, 10,000 each (CASES=10000 SEED=1), in child processes with limits
 	$(BIN)/python -m tests.fuzzing.campaign --cases $(or $(CASES),10000) --seed $(or $(SEED),1)

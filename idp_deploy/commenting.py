@@ -17,6 +17,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from idp_deploy.errors import ExitCode, FileError, IdpDeployError, UsageError
+from idp_deploy.legible import on_a_line
 
 TIMEOUT_S = 30
 PAGE, PAGES = 100, 20  # comments that are looked through: a hundred a page
@@ -111,7 +112,7 @@ def main(arguments: list[str]) -> int:
     try:
         sys.stderr.write(f"{comment(arguments[0], Path(arguments[1]))}\n")
     except (IdpDeployError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {on_a_line(str(error))}\n")
         return error.exit_code if isinstance(error, IdpDeployError) else ExitCode.FILE
     return ExitCode.OK
 

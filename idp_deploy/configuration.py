@@ -19,7 +19,7 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
 from idp_deploy.formats.validation import KnownFormat, KnownOutput
-from idp_deploy.units import METRICS, parse
+from idp_deploy.units import METRICS, Unit, parse
 
 PREFIX = "IDP_DEPLOY_"
 _RESERVED = {"IDP_DEPLOY_DEBUG", "IDP_DEPLOY_EMULATOR"}  # read elsewhere
@@ -38,8 +38,8 @@ class PruneTable(_Table):
     mode: str = "auto"
     allocation: str = "auto"
     one_shot: bool = False  # by magnitude, without data and without training
-    epochs: int | None = Field(default=None, ge=0)
-    learning_rate: float | None = Field(default=None, gt=0)
+    epochs: int | None = Field(default=None, ge=0, lt=2**31)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     seed: int = Field(default=0, ge=0, lt=2**32)
     skip: tuple[str, ...] = ()
     rules: dict[str, str] = {}  # glob over weight names, or kind → pattern or "skip"
@@ -108,7 +108,7 @@ def tolerances(table: Mapping[str, float | str]) -> dict[str, float]:
             raise UsageError(
                 f"unknown metric {metric!r} in the baseline's tolerances", way_out=_nearest(metric, METRICS)
             )
-    return {metric: parse(value, "share") for metric, value in table.items()}
+    return {metric: _parsed(value, "share", f"tolerance of {metric}") for metric, value in table.items()}
 
 
 class Configuration(_Table):
@@ -216,6 +216,7 @@ def environment_keys() -> dict[str, tuple[str, ...]]:
 
 
 _TABLES = {"rules", "options", "tolerances"}  # a variable holds one value
+_BRANCHES = {"float", "str", "int", "bool"}  # what pydantic calls the sides of a choice, beside names of keys
 _LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip")}
 
 
@@ -256,16 +257,24 @@ def _budget(target: str, format: FormatName, metric: str, limit: float | str, so
     where = f"{source.name if source else 'configuration'}{f':{line}' if line else ''} budgets.{target}.{format}"
     if metric not in METRICS:
         raise UsageError(f"unknown budget metric {metric!r} in {where}", way_out=_nearest(metric, METRICS))
+    value = _parsed(limit, METRICS[metric].unit, f"{where}: {metric}")
+    if METRICS[metric].unit == "share" and value > 1:
+        raise UsageError(f"{where}: {metric}: {limit!r} is more than all", way_out='write it like "90 %"')
+    return Budget(target, format, metric, value, where)
+
+
+def _parsed(value: float | str, unit: Unit, where: str) -> float:
+    """`units.parse`, whose error says where the value stands."""
     try:
-        return Budget(target, format, metric, parse(limit, METRICS[metric].unit), where)
+        return parse(value, unit)
     except UsageError as error:
-        raise UsageError(f"{where}: {metric}: {error.message}", way_out=error.way_out) from None
+        raise UsageError(f"{where}: {error.message}", way_out=error.way_out) from None
 
 
 def _explain(error: ValidationError, source: Path | None) -> UsageError:
     """pydantic's first complaint as one sentence with the nearest valid key."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(str(part) for part in first["loc"] if part not in _BRANCHES)
     prefix = f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
         model: Any = Configuration

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report
+from idp_deploy.flow import Budget, Check, Contents, Estimate, FormatName, Parity, Report
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
-from idp_deploy.units import METRICS, scale, show
+from idp_deploy.units import METRICS, is_quantity, scale, show
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
@@ -290,26 +290,49 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
     """
     try:
         content = documents.parse_json(documents.read_text(path))
-        rows, told = content["checks"], provenance_of(content)
+        rows = content.get("checks") if isinstance(content, dict) else None
+        if not isinstance(rows, list):
+            raise ValueError("it has no list of checks")
+        told = provenance_of(content)
         found = []
-        for row in rows:
-            if row["value"] is None:
+        for number, row in enumerate(rows, 1):
+            target, format, name, value = _row(row, number)
+            if value is None:
                 continue
-            metric = METRICS[row["metric"]]
-            loose = (tolerances or {}).get(row["metric"], BASELINE_TOLERANCE)
-            limit = row["value"] * (1 - loose if metric.at_least else 1 + loose)
-            allowed = f"{show(row['value'], metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
+            metric = METRICS[name]
+            loose = (tolerances or {}).get(name, BASELINE_TOLERANCE)
+            limit = value * (1 - loose if metric.at_least else 1 + loose)
+            allowed = f"{show(value, metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
             source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
-            found.append(Budget(str(row["target"]), row["format"], row["metric"], limit, source))
+            found.append(Budget(target, format, name, limit, source))
         return tuple(found)
     except FileNotFoundError:
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
         ) from None
-    except (OSError, ValueError, OverflowError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
+        what = error.strerror if isinstance(error, OSError) else error
         raise FileError(
-            f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
+            f"{path} is not a report of 'check --json': {what}", way_out="write one with 'check --json -o FILE'"
         ) from None
+
+
+def _row(row: object, number: int) -> tuple[str, FormatName, str, float | None]:
+    """(target, format, metric, value) of one check; ValueError names the check, the key and what it has."""
+    if not isinstance(row, dict):
+        raise ValueError(f"check {number} is {row!r:.40}, not a table")
+    target, format, metric, value = (row.get(key) for key in ("target", "format", "metric", "value"))
+    if not isinstance(target, str):
+        raise ValueError(f"check {number} has the target {target!r:.40}, not a name")
+    if not isinstance(format, str) or format not in FORMATS:
+        raise ValueError(f"check {number} has the format {format!r:.40}, not one of {', '.join(FORMATS)}")
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise ValueError(f"check {number} has the metric {metric!r:.40}, not one of {', '.join(METRICS)}")
+    if "value" not in row or not (value is None or is_quantity(value)):
+        raise ValueError(
+            f"check {number} ({target} {format} {metric}) has the value {value!r:.40}, not a number from 0"
+        )
+    return target, format, metric, None if value is None else float(value)
 
 
 def provenance_of(report: Mapping[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -90,6 +90,26 @@ def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
     return found[0] if found else "the model gives NaN"
 
 
+@torch.no_grad()
+def answered(module: nn.Module, calls: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The first call, and of those drawn like it the ones that `module` answers with numbers.
+
+    Integers and flags that nobody gave may be no input at all: offsets that no longer ascend stop a model, and of a row
+    whose mask hides everything an attention gives NaN. Calls of floats alone are taken as they are.
+    """
+    taken = list(calls[:1])
+    for call in calls[1:]:
+        if any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)):
+            try:
+                told = [bool(one.isnan().any()) for one in _floats(module(*call))]
+            except Exception:  # whatever a model says to numbers that nobody gave it
+                continue
+            if any(told) and not any(bool(one.isnan().any()) for one in _floats(module(*calls[0]))):
+                continue
+        taken.append(call)
+    return taken
+
+
 def _floats(values: Any) -> Iterator[Tensor]:
     return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
 
@@ -100,4 +120,4 @@ def _finite(tensor: Tensor) -> bool:
 
 def _first(tensor: Tensor, found: Tensor) -> str:
     index = found.nonzero()[0].tolist()
-    return f"the first {float(tensor[tuple(index)]):g} at {index}"
+    return f"the first {float(tensor[tuple(index)].detach()):g} at {index}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -71,6 +72,15 @@ def parse(text: str | float, unit: Unit) -> float:
     if not math.isfinite(value):
         raise UsageError(f"{text!r} is not finite", way_out=f"write it like {_EXAMPLE[unit]}")
     return value
+
+
+def is_quantity(value: object) -> bool:
+    """Whether a value that was read is a finite number from 0.
+
+    >>> [is_quantity(value) for value in (0, 1.5, True, "1", -1, float("nan"), 10**400)]
+    [True, True, False, False, False, False, False]
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 def show(value: float | None, unit: Unit) -> str:

@@ -223,6 +223,14 @@ SAID: dict[str, tuple[Write, str]] = {
         ),
         "averaged weights",
     ),
+    "an average beside weights that lack one": (
+        saved(lambda: {"model": {n: v for n, v in ema().items() if n != "head.bias"}, "model_ema": weights()}),
+        "averaged weights under 'model_ema', since 'model' lacks 'head.bias'",
+    ),
+    "masks beside the weights": (
+        saved(lambda: {"state_dict": weights(), "masks": {"head.weight": torch.ones(4, 8, dtype=torch.bool)}}),
+        "without the masks of 1 of them under 'masks': save weight",
+    ),
     "Lightning with a loss that has weights": (
         saved(lambda: {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(4)}}),
         "not part of the model: 'state_dict.criterion.weight'",
@@ -336,6 +344,11 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "an adapter",
         "merge_and_unload",
     ),
+    "an optimizer": (
+        saved(lambda: {"optimizer": optimizer()}),
+        "the state of an optimizer, and no weights",
+        "state_dict",
+    ),
     "integers": (
         saved(
             lambda: {**weights(), "head.weight": torch.ones(4, 8, dtype=torch.int8), "head.weight_scale": torch.ones(4)}
@@ -393,6 +406,11 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     "an index that leaves its folder": (outside, "not a file beside it", "copy"),
     "a distributed checkpoint cut short": (damaged_distributed, "damaged", "copy"),
     "several checkpoints of a run": (lambda folder: two_runs(folder), "several weights", "checkpoint-1000"),
+    "shards beside a whole": (
+        lambda folder: (sharded("model")(folder), save_file(ema(), folder / "model.safetensors"), folder)[2],
+        "several weights: model.safetensors.index.json, model.safetensors",
+        "name one",
+    ),
     "several files of one folder": (
         folder_of(a__pt=lambda path: torch.save(weights(), path), b__pt=lambda path: torch.save(ema(), path)),
         "several weights: a.pt, b.pt",

@@ -1,7 +1,8 @@
 """What every export of a test process would build anew is built once: two tables of torch's, which come out the same.
 
 The ONNX functions, whose sources are parsed for half a second an export; and the operators that a decomposition may
-keep, fetched one by one for each of some thirty namespaces, four or five times an export.
+keep, fetched one by one for each of some thirty namespaces, four or five times an export. And litert-torch converts one
+graph once, however many encodings and schemes of its weights are asked for, but in tests marked `anew`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import os
 import sys
 from copy import copy
 from functools import cache
+from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ import torch
 
 os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read are as wide as they come
 
+_anew = False  # whether this test has every graph converted
+_GRAPHS = 16
 _ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
 
 
@@ -37,11 +42,14 @@ def exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime.InferenceSession, "__init__", opened)
 
 
-def pytest_runtest_setup() -> None:
-    """Put a cache in front of each once torch has loaded it; nothing is imported for it."""
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Put a cache in front of each once its library has loaded it; nothing is imported for it."""
+    global _anew
+    _anew = item.get_closest_marker("anew") is not None
     for place, name, cached in (
         (getattr(sys.modules.get(_ONNX), "ONNXRegistry", None), "from_torchlib", _copied),
         (sys.modules.get(_EXPORT), "_materialize_cpp_cia_ops", _while_as_many),
+        (sys.modules.get("litert_torch"), "convert", _for_a_graph),
     ):
         plain = getattr(place, name, None)
         if plain is not None and not hasattr(plain, "built"):
@@ -73,3 +81,26 @@ def _while_as_many(plain: Any) -> Any:
             seen[0] = known
 
     return materialize
+
+
+def _for_a_graph(plain: Any) -> Any:
+    """What litert-torch made of the same operators with the same numbers, for the last few graphs."""
+    kept: dict[bytes, bytes] = {}
+
+    def convert(model: Any, example: tuple[torch.Tensor, ...], **more: Any) -> Any:
+        graph = getattr(model, "module", None)
+        if _anew or more or not isinstance(graph, torch.fx.GraphModule):
+            return plain(model, example, **more)
+        numbers = [*model.state_dict().items(), *enumerate(example)]
+        said = (graph.code, model.channel_last, model.spec, [x for x in model.leaves if not torch.is_tensor(x)])
+        key = sha256(repr((said, [(name, x.dtype, x.shape, x.stride()) for name, x in numbers])).encode())
+        for _, x in numbers:
+            key.update(x.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        if key.digest() not in kept:
+            kept[key.digest()] = plain(model, example).model_content()
+            if len(kept) > _GRAPHS:
+                del kept[next(iter(kept))]
+        content = kept[key.digest()]
+        return SimpleNamespace(model_content=lambda: content)
+
+    return convert

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from idp_deploy.configuration import environment_keys, load
+from idp_deploy.configuration import environment_keys, load, tolerances
 from idp_deploy.errors import FileError, UsageError
 
 
@@ -70,6 +70,10 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
         ("[prune]\nepochs = 'many'\n", "'prune.epochs' is 'many'"),
         ("[prune.rules]\nlinear = 3\n", "'prune.rules.linear' is 3"),
         ("[prune.options]\nkappa = [1]\n", "'prune.options.kappa"),
+        ("[prune]\nlearning-rate = inf\n", "'prune.learning-rate' is inf"),
+        ("[prune]\nlearning-rate = nan\n", "'prune.learning-rate' is nan"),
+        ("[prune]\nepochs = 99999999999999999999\n", "'prune.epochs' is 99999999999999999999"),
+        ("[prune]\ntarget = 1979-05-27\n", "'prune.target' is datetime.date(1979, 5, 27)"),
     ],
 )
 def test_a_wrong_key_names_the_nearest(text: str, message: str, tmp_path: Path) -> None:
@@ -98,6 +102,10 @@ def test_budgets_are_in_base_units(tmp_path: Path) -> None:
         ('sizes = "600 kB"', "did you mean 'size'"),
         ('latency = "-4 ms"', "-4 ms"),
         ('latency = "1..2 ms"', "1..2"),
+        ('sparsity = "150 %"', "more than all"),
+        ("sparsity = 1.5", "more than all"),
+        ("sparsity = nan", "nan"),
+        ('size = "1e999 MB"', "not finite"),
     ],
 )
 def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: Path) -> None:
@@ -105,6 +113,12 @@ def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: 
     with pytest.raises(UsageError) as caught:
         configuration.budget_list()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "-1", "inf %", True])
+def test_a_wrong_tolerance_is_named(value: str | bool) -> None:
+    with pytest.raises(UsageError, match="tolerance of size"):
+        tolerances({"size": value})
 
 
 def test_broken_toml_and_missing_file(tmp_path: Path) -> None:

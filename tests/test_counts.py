@@ -23,6 +23,7 @@ from tests.formats_here import HERE
 from tests.tflite_files import adding
 from tests.tiny_project.tiny import build, task
 
+pytestmark = pytest.mark.anew
 W = np.zeros((8, 8), np.float32)
 
 

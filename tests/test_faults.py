@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -35,7 +37,8 @@ main([])
 """
 
 
-def killed(folder: Path, number: int) -> subprocess.Popen[str]:
+def killed(folder: Path, number: int) -> tuple[int, str]:
+    """Exit status and stderr of a command that was sent the signal."""
     process = subprocess.Popen(
         [sys.executable, "-c", WRITER],
         cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
@@ -47,16 +50,16 @@ def killed(folder: Path, number: int) -> subprocess.Popen[str]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(number)
-    process.wait(60)
-    return process
+    said = process.communicate(timeout=60)[1]
+    return process.returncode, said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_the_old_file_and_nothing_else(tmp_path: Path, number: int, code: int) -> None:
     (tmp_path / "out.pt").write_bytes(b"old")
-    process = killed(tmp_path, number)
-    assert process.returncode == code
-    assert "no file was changed half-way" in (process.stderr.read() if process.stderr else "")
+    status, said = killed(tmp_path, number)
+    assert status == code
+    assert "no file was changed half-way" in said
     assert (tmp_path / "out.pt").read_bytes() == b"old"
     assert sorted(os.listdir(tmp_path)) == ["out.pt", "ready"]
 
@@ -295,3 +298,23 @@ def test_streams_that_the_caller_closed_go_nowhere(closed: str) -> None:
     )
     assert done.returncode == 0
     assert not done.stderr
+
+
+@pytest.mark.parametrize(("command", "code"), [("check m.onnx", 1), ("inspect m.onnx --format html", 0)])
+@pytest.mark.parametrize("reader", ["cat", "true"])
+def test_a_command_ends_as_it_would_for_who_does_not_read_its_report(
+    command: str, code: int, reader: str, tmp_path: Path
+) -> None:
+    onnx.save(onnx.helper.make_model(product()), tmp_path / "m.onnx")
+    (tmp_path / "idp-deploy.toml").write_text('[budgets.pixel-4.onnx]\nsize = "1 kB"\n')
+    line = f"{sys.executable} -m idp_deploy {command} | {reader} > shown; exit ${{PIPESTATUS[0]}}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (code, "")
+
+
+def product() -> onnx.GraphProto:
+    """x · w of 64 × 64."""
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 64]) for name in "xy")
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    return onnx.helper.make_graph([onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [x], [y], [weight])

@@ -131,3 +131,32 @@ def test_a_report_is_a_baseline(tmp_path: Path) -> None:
     path.write_text(json.dumps({"checks": [{"target": "pixel-4"}]}))
     with pytest.raises(FileError, match="check --json"):
         baseline_budgets(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        *(("value", v, "value") for v in ("12", True, [1], float("nan"), float("inf"), -5, 10**400, {})),
+        *(("metric", v, "metric") for v in ("zize", ["size"], None)),
+        *(("format", v, "format") for v in ("zip", ["onnx"], None)),
+        *(("target", v, "target") for v in (["pixel-4"], None, 3)),
+    ],
+)
+def test_a_baseline_names_the_check_and_the_value_that_is_none(
+    key: str, value: object, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "baseline.json"
+    row = {"target": "pixel-4", "format": "tflite", "metric": "size", "value": 600}
+    path.write_text(json.dumps({"checks": [row, {**row, key: value}]}))
+    with pytest.raises(FileError, match=rf"check 2.* has the {said}") as raised:
+        baseline_budgets(path)
+    assert "Error(" not in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "3", '{"checks": {"a": 1}}', '{"checks": null}', '{"checks": [0]}'])
+def test_a_baseline_without_a_list_of_checks_says_so(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "baseline.json"
+    path.write_text(content)
+    with pytest.raises(FileError, match=r"list of checks|not a table"):
+        baseline_budgets(path)

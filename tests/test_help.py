@@ -11,8 +11,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
 from idp_deploy.cli.app import COMMANDS, _run
+from idp_deploy.cli.reporting import Answer, reports
+from idp_deploy.errors import ExitCode, FileError
+from idp_deploy.rendering.document import Document
 
 PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -75,3 +79,30 @@ def _processor_seconds(line: list[str]) -> float:
     subprocess.run(line, check=True, capture_output=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_every_report_is_shown_by_one_place() -> None:
+    folder = Path(inspect.getfile(_run)).parent
+    assert {path.stem for path in folder.glob("*.py") if "emit(" in path.read_text()} == {"output", "reporting"}
+    for name, row in COMMANDS.items():
+        module, _, function = row.function.partition(":")
+        options = inspect.signature(getattr(import_module(f"idp_deploy.cli.{module}"), function)).parameters
+        assert name == "schema" or {"format", "json"} <= options.keys(), name
+
+
+def test_a_command_ends_as_its_answer_says_once_its_report_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    ending: ExitCode | FileError = ExitCode.OK
+
+    @reports()
+    def command() -> Answer:
+        return Answer(Document("what was found"), ending)
+
+    one = typer.Typer()
+    one.command()(command)
+    for ending in (ExitCode.OK, ExitCode.DEPENDENCY, FileError("a.onnx is no file", way_out="name another")):
+        try:
+            code: object = one([], standalone_mode=False) or ExitCode.OK
+        except FileError as error:
+            code = error
+        assert code == ending
+        assert "what was found" in capsys.readouterr().out

@@ -59,7 +59,8 @@ def test_what_stands_beside_the_weights_is_said(write: Write, words: str, tmp_pa
 
 @pytest.mark.parametrize(("write", "key"), CHOSEN.values(), ids=CHOSEN)
 def test_weights_key_chooses(write: Write, key: str, tmp_path: Path) -> None:
-    assert same(load_model(write(tmp_path), build, weights_key=key).module, source())
+    said: list[str] = []
+    assert same(load_model(write(tmp_path), build, weights_key=key, announce=said.append).module, source())
 
 
 @pytest.mark.parametrize(("write", "words", "way_out"), REFUSED.values(), ids=REFUSED)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pickle
 import random
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,27 @@ def test_a_pickled_module_is_named(tmp_path: Path) -> None:
     torch.save(nn.Sequential(nn.Linear(2, 2)), tmp_path / "m.pt")
     with pytest.raises(UnsafeFileError, match=r"it wants to build torch\.nn.modules.container.Sequential"):
         load_model(tmp_path / "m.pt", FACTORY)
+
+
+@pytest.mark.parametrize("kind", ["compressed", "overlaid"])
+def test_a_small_zip_of_much_is_refused_without_unpacking(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "bomb.pt"
+    method = zipfile.ZIP_DEFLATED if kind == "compressed" else zipfile.ZIP_STORED
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02}.")
+        archive.writestr("archive/data/0", bytes(1 << 20))
+        if kind == "overlaid":  # a second name for the same bytes
+            again = copy.copy(archive.infolist()[-1])
+            again.filename = "archive/data/1"
+            archive.filelist.append(again)
+    opened: list[str] = []
+    usual = zipfile.ZipFile.open
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda a, m, *r: (opened.append(m.filename), usual(a, m, *r))[1])
+    with pytest.raises(FileError, match=r"compressed|claim more bytes"):
+        load_model(path, FACTORY)
+    assert not opened
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:

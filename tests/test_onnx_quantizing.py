@@ -317,3 +317,23 @@ def test_a_file_is_judged_in_exact_integers_and_a_cpu_that_cuts_them_off_is_name
         assert parity.passed
         said = [note for note in parity.notes if "session.x64quantprecision" in note and "move by 0.5" in note]
         assert len(said) == (not vnni)
+
+
+def test_bodies_of_loops_find_what_they_read_outside_of_them(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = (
+                nn.EmbeddingBag(30, 16),
+                nn.Sequential(nn.Linear(16, 24), nn.ReLU(), nn.Linear(24, 4)),
+            )
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.head(self.table(ids))
+
+    torch.manual_seed(0)
+    example = (torch.randint(0, 30, (3, 6)),)
+    model = quantize(CompressedModel(Words().eval(), {}), "int8", example_inputs=example)
+    path = export(model, "onnx", example, tmp_path / "m.onnx").path
+    assert any(node.op_type == "Loop" for node in onnx.load(path).graph.node)
+    assert verify(path, model, example).passed

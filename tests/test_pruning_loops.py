@@ -141,6 +141,7 @@ def test_lightning_resumes_from_a_hardened_checkpoint_to_the_same_weights() -> N
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.filterwarnings("ignore:best.ckpt. taking the weights under")
 def test_lightning_averages_are_hardened_in_checkpoints_and_at_the_end() -> None:
     average = WeightAveraging(avg_fn=lambda a, b, n: 0.8 * a + 0.2 * b)
     checkpoint = best()

@@ -91,6 +91,7 @@ def test_calls_while_gradients_accumulate_do_not_count_and_are_told(told: bool) 
     assert "step() was called 48 times and the optimizer took 12 of them (12 planned)" in text
 
 
+@pytest.mark.filterwarnings("ignore:step\\(\\) was called though the optimizer has taken no step")
 @pytest.mark.parametrize("told", [True, False])
 def test_steps_that_a_scaler_skips_do_not_count(told: bool) -> None:
     loop = Loop(told=told)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS, usual
 from idp_deploy.inspection import inspect
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
@@ -158,3 +159,22 @@ def test_single_steps_go_into_every_format(
     parity = verify(path, model, example)
     assert parity.passed, parity.notes
     assert len(parity.weights) == len(model.masks) == (4 if layered else 2)
+
+
+@pytest.mark.parametrize("format", usual())
+def test_a_state_in_a_tuple_goes_in_and_comes_out_in_a_dict(format: FormatName, tmp_path: Path) -> None:
+    class Streaming(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.memory, self.head = nn.LSTM(12, 8, batch_first=True), nn.Linear(8, 5)
+
+        def forward(self, frames: Tensor, state: tuple[Tensor, Tensor]) -> dict[str, object]:
+            frames, state = self.memory(frames, state)
+            return {"scores": self.head(frames), "state": state}
+
+    torch.manual_seed(0)
+    example = (torch.randn(1, 4, 12), (torch.randn(1, 1, 8), torch.randn(1, 1, 8)))
+    model = one_shot(Model(Streaming().eval()), Recipe(0.6))
+    parity = verify(export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}").path, model, example)
+    assert parity.passed, (parity.outputs, parity.notes)
+    assert len({parity.output for parity in parity.outputs}) == 3

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
+import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,27 +16,37 @@ import pytest
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
+from idp_deploy.rendering.results import page_of
 
 EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
 
 
-def document(passed: bool = False) -> Document:
+# what clears a terminal, turns the direction of reading, ends an XML document, begins a command in a CI log, fetches
+# a picture into a comment, mentions somebody, or is half a character
+WORST = (
+    "\x1b[2J\x9b\x00\x07\r\u202e\u2066\u2028\ufeff\ufffe\ud800\n::stop-commands::x\n##vso[task.complete]##teamcity[x]"
+    + "![i](https://e/x.png)[a](https://e) @octocat `c` *b* __init__ a_b &lt;b> <script>alert(1)</script>\"'| $x$ "
+    + "n" * 10_000
+)
+
+
+def document(passed: bool = False, evil: str = EVIL) -> Document:
     return Document(
         "Check",
-        [Table("budgets", ("metric", "value"), [("size", "1.2 MB"), (EVIL, "∞")], frozenset({1}), ["good", "bad"])],
+        [Table("budgets", ("metric", "value"), [("size", "1.2 MB"), (evil, "∞")], frozenset({1}), ["good", "bad"])],
         {"checks": [{"metric": "size", "value": 1.2e6, "path": Path("a/b"), "bad": float("nan")}]},
-        [EVIL],
-        [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, EVIL, "m.tflite")],
+        [evil],
+        [Case("pixel-4 tflite", "size", True, "1.2 MB"), Case("pixel-4 tflite", "latency", passed, evil, "m.tflite")],
         [
-            Journey("way", [Step(EVIL, [EVIL], 1.0)], [Step("onnx", ["1 MB"], 0.1, "bad")]),
+            Journey("way", [Step(evil, [evil], 1.0)], [Step("onnx", ["1 MB"], 0.1, "bad")]),
             Chart(
                 "latency",
                 "ms",
-                [EVIL, "other"],
-                {EVIL: [Bar(3.0, 2.0, 4.0, 3.5, 5.0, True), Bar(0.004)], "none": [Bar(None), Bar(None, text=EVIL)]},
+                [evil, "other"],
+                {evil: [Bar(3.0, 2.0, 4.0, 3.5, 5.0, True), Bar(0.004)], "none": [Bar(None), Bar(None, text=evil)]},
             ),
             Curves(
-                "accuracy", "share", {EVIL: [Point(0.9, 0.7, 0.6, 0.8), Point(0.95, 0.5)], "none": []}, ("dense", 0.9)
+                "accuracy", "share", {evil: [Point(0.9, 0.7, 0.6, 0.8), Point(0.95, 0.5)], "none": []}, ("dense", 0.9)
             ),
         ],
         "idp-deploy run",
@@ -171,6 +185,26 @@ def test_a_row_stays_on_its_line_on_a_narrow_terminal(monkeypatch: pytest.Monkey
     assert "\x1b" not in "".join(lines)
 
 
+def test_what_names_a_row_stays_beside_it_and_long_reasons_go_below(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    reason = "not estimable: operators of unknown cost do 18% of the multiplications"
+    rows = [("pixel-4", "onnxruntime (onnx)", reason, "194 kB"), ("pixel-4", "litert-xnnpack", "1.23 ms", "261 kB")]
+    lines = str(
+        render(Document("t", [Table("", ("target", "runtime", "latency", "size"), rows, frozenset({2, 3}))]), "text")
+    )
+    assert lines.splitlines()[2].split() == ["pixel-4", "onnxruntime", "(onnx)", "194", "kB"]
+    assert f"    latency: {reason}"[:60] in lines
+
+
+def test_a_text_beside_a_name_is_folded_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    table = Table("", ("what", "found"), [("task", "not found, " * 10), ("model", "net:Net")])
+    lines = str(render(Document("t", [table]), "text")).splitlines()
+    assert lines[2].startswith("task   not found, not found")
+    assert lines[3].startswith("       found, not found")
+    assert lines[-1] == "model  net:Net"
+
+
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> None:
     table = Table("t", ("target", "rests on"), [("pixel-4", "word " * 30), ("b", "word " * 30)])
     monkeypatch.delenv("COLUMNS", raising=False)
@@ -179,6 +213,39 @@ def test_a_pipe_is_as_wide_as_columns_says(monkeypatch: pytest.MonkeyPatch) -> N
     assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) <= 80
     monkeypatch.setenv("COLUMNS", "wide")
     assert max(map(len, str(render(Document("", [table]), "text")).splitlines())) > 80
+
+
+@pytest.mark.parametrize("name", RENDERERS)
+def test_a_name_does_nothing_to_what_shows_it(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a picture without room for its bars
+        report = render(replace(document(evil=WORST), title=WORST, summary=WORST, next=WORST), name)
+    if isinstance(report, bytes):
+        return
+    report.encode()
+    shown = {c for c in report if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Cn", "Zl") and c != "\n"}
+    assert not shown
+    if name == "json":
+        assert json.loads(report)["notes"] == [WORST]
+        return
+    assert len(report) < 100_000
+    assert "octocat" in report
+    if name == "junit":
+        ElementTree.fromstring(report)
+    if name in ("html", "markdown"):
+        assert "<script>" not in report
+    if name != "github":  # whose lines are commands, of ours
+        assert not [line for line in report.splitlines() if line.lstrip().startswith("::")]
+    if name == "text":
+        assert "##" not in report
+    if name == "markdown":
+        assert "@octocat" not in report
+        assert not re.search(r"(?<!\\)\]\(", report)
+        assert r"\_\_init\_\_ a_b &amp;lt;b" in report
+
+
+def test_a_page_within_a_notebook_does_the_same() -> None:
+    assert "\x1b" not in page_of(document(evil=WORST))
 
 
 def test_an_unknown_renderer_names_the_nearest() -> None:

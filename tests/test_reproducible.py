@@ -17,6 +17,7 @@ from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.tasks import own_threads
 from tests.formats_here import HERE
 
+pytestmark = pytest.mark.anew
 EXAMPLE = (torch.randn(2, 16, 48, 48, generator=torch.Generator().manual_seed(1)),)
 
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import _run
-from idp_deploy.history.fingerprints import code_of, versions, watching
+from idp_deploy.history.fingerprints import GONE, Digests, code_of, versions, watching
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """\
@@ -203,6 +203,7 @@ def foretold(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [stage["name"] for stage in json.loads(capsys.readouterr().out)["stages"] if stage["runs"]]
 
 
+@pytest.mark.anew
 def test_force_does_everything_again_and_makes_the_same_bytes(project: Path) -> None:
     before = {path.name: path.read_bytes() for path in (project / "out").glob("w.pruned*")}
     assert go(project, "--force")[1] == list(STAGES)
@@ -340,6 +341,12 @@ def test_files_that_are_written_are_no_inputs(tmp_path: Path) -> None:
         for name in ("read.txt", "log.txt", "own/result.txt", ".hidden/x"):
             (tmp_path / name).read_text()
     assert seen == {tmp_path / "read.txt"}
+
+
+def test_what_has_no_end_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless").symlink_to("/dev/zero")
+    assert [Digests().of(tmp_path / name) for name in ("pipe", "endless")] == [GONE, GONE]
 
 
 def test_versions_are_those_installed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,6 +49,16 @@ def test_an_exported_file_is_sealed_and_one_bit_breaks_it(
     holder.write_bytes(data)
     assert intact(path) is False
     assert not {"", BLANK} & set(seal(path, b"key").values())
+
+
+@pytest.mark.parametrize("thing", ["pipe", "endless"])
+def test_what_bears_the_name_of_our_weights_is_not_read(
+    thing: str, seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]
+) -> None:
+    path = copy(seeds["onnx", ""].path)
+    beside = path.with_name(f"{path.name}.0123456789ab.data")
+    os.mkfifo(beside) if thing == "pipe" else beside.symlink_to("/dev/zero")
+    assert intact(path) is True
 
 
 @pytest.mark.parametrize(("format", "scheme"), CASES)

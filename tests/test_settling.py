@@ -15,6 +15,7 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.pruning import one_shot
+from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.verification import verify
 
@@ -130,8 +131,10 @@ def test_integers_that_a_model_stops_at_are_no_calls(tmp_path: Path) -> None:
     assert any("calls left out" in note for note in parity.notes)
 
 
-def _holds(module: nn.Module, example: tuple[Any, ...], format: FormatName, folder: Path) -> Any:
+def _holds(module: nn.Module, example: tuple[Any, ...], format: FormatName, folder: Path, scheme: str = "") -> Any:
     model = one_shot(Model(module.eval()), Recipe(0.6, allocation="uniform"))
+    if scheme:
+        model = quantize(model, scheme, example_inputs=example)
     parity = verify(export(model, format, example, folder / f"m{FORMATS[format].suffix}").path, model, example)
     assert parity.passed, (parity.outputs, parity.weights, parity.notes)
     return parity
@@ -139,3 +142,24 @@ def _holds(module: nn.Module, example: tuple[Any, ...], format: FormatName, fold
 
 def _captured(module: nn.Module, x: Tensor) -> Any:
     return capture(CompressedModel(module.eval(), {}), (x,))
+
+
+class Padded(nn.Module):
+    """A causal encoder, whose first row answers NaN where the padding covers the first token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True, norm_first=True)
+        self.register_buffer("causal", torch.ones(6, 6, dtype=torch.bool).triu(1))
+
+    def forward(self, ids: Tensor, padding: Tensor) -> Tensor:
+        return self.encoder(self.table(ids), src_mask=self.causal, src_key_padding_mask=padding)
+
+
+@pytest.mark.parametrize("format", usual())
+@pytest.mark.parametrize("scheme", ["", "fp16", "int8-weights", "int8"])
+def test_flags_that_a_model_gives_no_numbers_for_are_no_calls(scheme: str, format: FormatName, tmp_path: Path) -> None:
+    padding = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
+    parity = _holds(Padded(), (torch.randint(0, 30, (2, 6)), padding), format, tmp_path, scheme)
+    assert scheme == "int8" or any("gives no numbers" in note for note in parity.notes)

@@ -76,6 +76,7 @@ def test_diagonals_are_torchs(offset: int, axes: tuple[int, int]) -> None:
         ("bij,k->k", [(2, 3, 8), (4,)]),
         ("ii", [(3, 3)]),
         ("bij->", [(2, 3, 8)]),
+        ("btnj,jnk->btk", [(2, 3, 4, 8), (8, 4, 5)]),
     ],
 )
 def test_letters_of_every_kind_are_summed_as_torch_does(equation: str, shapes: list[tuple[int, ...]]) -> None:
@@ -145,9 +146,11 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
             torch.einsum("...ij,kj->...ik", x, net.places),
             torch.einsum("bii->bi", x[:, :18, :18]),
             torch.einsum("bij->", x),
+            torch.einsum("bnj,jnk->bk", x[:, :7], net.places.reshape(7, 9, 2).permute(1, 0, 2).repeat(2, 1, 1)),
         ),
         ("onnx", "coreml", "tflite"),
     ),
+    "alike": (lambda net, x: F.cosine_similarity(x, net.places[:1], -1), ("onnx", "coreml", "tflite")),
     "sampled": (
         lambda net, x: F.grid_sample(
             x[:, None],

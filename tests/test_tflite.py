@@ -76,6 +76,7 @@ def test_zeros_are_the_masks_and_outputs_agree(mobile: tuple[CompressedModel, tu
     assert contents.tensor("blocks.2.3.weight").encoding == "csr"
 
 
+@pytest.mark.anew
 def test_same_model_same_bytes_and_the_caller_is_untouched(
     mobile: tuple[CompressedModel, tuple[Tensor]], exported: Path, tmp_path: Path
 ) -> None:

@@ -75,3 +75,41 @@ def test_a_fresh_net_is_written_for_size_studies_and_what_is_not_proved_is_said(
     assert any("differs from the model" in note for note in notes), said
     assert any("were not compared" in note for note in notes)
     assert read_tflite(Path("net.tflite")).ops
+
+
+def test_a_bias_that_int32_cannot_count_is_named_with_its_value(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    with torch.no_grad():
+        net[2].bias[1] = -1e12  # type: ignore[union-attr,index,operator]
+    inputs = (torch.randn(1, 3, 8, 8),)
+    model = quantize(CompressedModel(net, {}), "int8", example_inputs=inputs)
+    with pytest.raises(ConversionError, match=r"bias '2\.bias' has -1e\+12, more steps .* than int32 counts") as raised:
+        export(model, "tflite", inputs, tmp_path / "net.tflite")
+    assert "int8-weights" in str(raised.value)
+    assert not list(tmp_path.iterdir())
+
+
+class Adapted(nn.Module):
+    """A branch that begins at zero, as adapters and residual blocks are often set up; or one that was pruned whole."""
+
+    def __init__(self, layer: nn.Module, biased: bool) -> None:
+        super().__init__()
+        self.layer, self.branch, self.last = layer, type(layer)(8, 8, 1), type(layer)(8, 4, 1)
+        nn.init.zeros_(self.branch.weight)
+        if not biased:
+            nn.init.zeros_(self.branch.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.layer(x) + 100 * self.branch(50 * x)).relu())
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Linear, (2, 8)), (nn.Conv2d, (1, 8, 6, 6))])
+def test_a_layer_that_gives_nothing_but_zeros_is_held(
+    layer: type[nn.Module], shape: tuple[int, ...], biased: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(shape),)
+    model = quantize(CompressedModel(Adapted(layer(8, 8, 1), biased).eval(), {}), "int8", example_inputs=example)
+    assert verify(export(model, "tflite", example, tmp_path / "m.tflite").path, model, example).passed

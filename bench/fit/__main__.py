@@ -14,16 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.fit.arms import PLACES, TASK, Place, dense_time, example, first_batch, recipes
+from bench.fit.arms import PLACES, Place, dense_time, example, first_batch, recipes
 from bench.fit.measuring import measure
 from bench.suite.running import evaluate, train
+from bench.suite.tasks import SmallTask
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.comparing import mean_interval
@@ -34,49 +35,49 @@ WANTED = 0.2  # of what uniform pruning loses
 
 
 @cache
-def start(seed: int) -> dict[str, Tensor]:
+def start(task: SmallTask, seed: int) -> dict[str, Tensor]:
     """The trained net that every arm of a seed begins with."""
     with torch.random.fork_rng():
         torch.manual_seed(1000 + seed)
-        model = TASK.net()
-    train(TASK, model, TASK.optimizer(model), TASK.trained, 1000 + seed)
+        model = task.net()
+    train(task, model, task.optimizer(model), task.trained, 1000 + seed)
     return model.state_dict()
 
 
-def net(seed: int) -> nn.Module:
+def net(task: SmallTask, seed: int) -> nn.Module:
     """A fresh copy of it."""
-    model = TASK.net()
-    model.load_state_dict(start(seed))
+    model = task.net()
+    model.load_state_dict(start(task, seed))
     return model.eval()
 
 
-def trained(seed: int, recipe: Recipe | None) -> tuple[CompressedModel | None, float]:
+def trained(task: SmallTask, seed: int, recipe: Recipe | None) -> tuple[CompressedModel | None, float]:
     """Pruned as the recipe says, for the task's steps; and its score on data that training never sees."""
-    model, pruner = net(seed), None
-    optimizer = TASK.optimizer(model)
+    model, pruner = net(task, seed), None
+    optimizer = task.optimizer(model)
     if recipe is not None:
         pruner = Pruner(
-            model, sparsity=recipe.sparsity, epochs=1, steps_per_epoch=TASK.steps, pattern=recipe.pattern,
-            allocation=recipe.allocation, seed=seed, optimizer=optimizer, example_inputs=example(TASK),
+            model, sparsity=recipe.sparsity, epochs=1, steps_per_epoch=task.steps, pattern=recipe.pattern,
+            allocation=recipe.allocation, seed=seed, optimizer=optimizer, example_inputs=example(task),
             **recipe.options,
         )  # fmt: skip
         pruner.prepare()
-    train(TASK, model, optimizer, TASK.steps, seed, pruner)
-    return (pruner.finalize() if pruner is not None else None), evaluate(TASK, model)
+    train(task, model, optimizer, task.steps, seed, pruner)
+    return (pruner.finalize() if pruner is not None else None), evaluate(task, model)
 
 
 def run(seed: int, name: str, place: Place) -> dict[str, Any]:
     """Every arm of one seed on one device."""
     began = time.process_time()
-    whole = net(seed)
-    found = recipes(place, Model(whole), first_batch(TASK), example(TASK))
-    line: dict[str, Any] = {"place": name, "seed": seed, "dense_ms": dense_time(place, Model(whole), example(TASK))}
-    line["scores"] = {"dense": trained(seed, None)[1]}
+    task, whole = place.task, Model(net(place.task, seed))
+    found = recipes(place, whole, first_batch(task), example(task))
+    line: dict[str, Any] = {"place": name, "seed": seed, "dense_ms": dense_time(place, whole, example(task))}
+    line["scores"] = {"dense": trained(task, seed, None)[1]}
     line["milliseconds"] = {arm: ms for arm, (_, ms) in found.items()}
     line["zeros"] = {arm: recipe.sparsity for arm, (recipe, _) in found.items()}
     line["shares"] = dict(found["device"][0].options["shares"])
     line["rules"] = dict(found["device"][0].options["rules"])
-    line["scores"] |= {arm: trained(seed, recipe)[1] for arm, (recipe, _) in found.items()}
+    line["scores"] |= {arm: trained(task, seed, recipe)[1] for arm, (recipe, _) in found.items()}
     return line | {"cpu_seconds": round(time.process_time() - began, 1), "torch": torch.__version__}
 
 
@@ -88,7 +89,8 @@ def report() -> str:
         mine = [line for line in lines if line["place"] == name]
         if not mine:
             continue
-        rows = [f"{place.target}, .{place.format} ({len(mine)} seeds); uniform and global prune {place.pattern}", ""]
+        rows = [f"{place.target}, .{place.format}, {place.task.says} ({len(mine)} seeds)"]
+        rows += [f"uniform and global prune {place.pattern}", ""]
         rows += ["| arm | simulated | score | lost |", "| --- | ---: | ---: | ---: |"]
         dense = sum(line["scores"]["dense"] for line in mine) / len(mine)
         for arm in mine[0]["scores"]:
@@ -141,6 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "measure", "report"))
     parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--places", default=",".join(PLACES))
     parser.add_argument("--minutes", type=float, default=1e9, help="start nothing further after this long")
     given = parser.parse_args()
     until = time.monotonic() + 60 * given.minutes
@@ -153,10 +156,11 @@ def main() -> None:
     for seed in map(int, given.seeds.split(",")):
         if given.what == "measure" and seed not in done and time.monotonic() < until:
             line = next(line for line in _lines(RUNS) if (line["place"], line["seed"]) == ("dense", seed))
-            _add(MEASURED, measure(seed, line, trained, example(TASK)))
-        for name, place in PLACES.items() if given.what == "run" else ():
+            task = PLACES["dense"].task
+            _add(MEASURED, measure(seed, line, partial(trained, task), example(task)))
+        for name in given.places.split(",") if given.what == "run" else ():
             if (name, seed) not in have and time.monotonic() < until:
-                _add(RUNS, run(seed, name, place))
+                _add(RUNS, run(seed, name, PLACES[name]))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,22 @@ from idp_deploy.planning.routes import routes
 from idp_deploy.simulation.targets import load_target
 
 STEPS = 8  # halvings of the share of zeros
-TASK = SmallTask(
+SEPARABLE = SmallTask(
     "coloured characters, separable net, fine-tuned, SGD",
     partial(nets.separable, 3, (24, 64, 96, 128, 128), (1, 2, 1, 1), 36),
     partial(data.coloured, 6000, 0.1),
     (),
     rate=0.1,
+    steps=300,
+    trained=900,
+)
+RESIDUAL = SmallTask(
+    "grey characters, residual net, fine-tuned, AdamW",
+    partial(nets.Residual, 1, (24, 48, 96), 36),
+    partial(data.characters, 6000, 0.4),
+    (),
+    rate=2e-3,
+    adamw=True,
     steps=300,
     trained=900,
 )
@@ -40,11 +50,13 @@ class Place:
     format: FormatName
     pattern: str
     share: float
+    task: SmallTask = SEPARABLE
 
 
 PLACES = {
     "sparse": Place("raspberry-pi-4", "tflite", "unstructured", 0.95),
     "dense": Place("raspberry-pi-4", "onnx", "channel", 0.6),
+    "dense-residual": Place("raspberry-pi-4", "onnx", "channel", 0.6, RESIDUAL),
 }
 
 

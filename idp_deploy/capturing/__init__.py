@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from traceback import walk_tb
@@ -30,6 +29,7 @@ from idp_deploy.capturing.returning import know_structures, leave_out_nones
 from idp_deploy.capturing.settling import masks_as_given, settle
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
+from idp_deploy.masks import copied
 
 T = TypeVar("T")
 
@@ -164,7 +164,7 @@ def once(what: str, model: CompressedModel, inputs: Any, make: Callable[[], T]) 
 
 def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.Module, ExportedProgram, bool]:
     """(the module as it is traced, its program, whether the batch is free)."""
-    module = deepcopy(module).cpu().eval().requires_grad_(False)
+    module = copied(module).cpu().eval().requires_grad_(False)
     return (module, *export_program(module, inputs, dynamic_batch=free))
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import platform
 import signal
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -17,7 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
+from idp_deploy.cli.streams import open_closed, silence_libraries, unheard
 from idp_deploy.errors import ExitCode, IdpDeployError, of_system
+from idp_deploy.legible import on_a_line, uncommanding
 
 
 class _Commands(TyperGroup):
@@ -85,21 +85,13 @@ def _root(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that belongs to what happened."""
-    _open_closed()
+    open_closed()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
     if not debug:
-        _silence_libraries()
+        silence_libraries()
     signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
     sys.exit(_run([a for a in arguments if a != "--debug"], debug))
-
-
-def _open_closed() -> None:
-    """A stream that the caller closed (`>&-`) goes nowhere, and no file that is opened later takes its number."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is None:
-            os.open(os.devnull, os.O_RDWR)  # the system gives the lowest number that is free, which is this one
-            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
 
 
 class _TerminatedError(BaseException):
@@ -112,18 +104,6 @@ def _terminate(main_process: int, number: int, _: object) -> None:
         os.kill(os.getpid(), number)
         return
     raise _TerminatedError
-
-
-def _silence_libraries() -> None:
-    """Converters and runtimes chat on stderr, some from C++: keep Python's stderr, send the raw descriptor nowhere."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
-    sys.stderr.flush()
-    own = os.dup(2)
-    sys.stderr = os.fdopen(own, "w", buffering=1, encoding="utf-8", errors="replace")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
 
 
 def _run(arguments: list[str], debug: bool) -> int:
@@ -139,8 +119,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        unheard()
         return ExitCode.OK
     except Exception as error:
         if debug:
@@ -173,5 +153,5 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(message: str, code: ExitCode) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(uncommanding(f"error: {on_a_line(message)}"), file=sys.stderr)
     return code

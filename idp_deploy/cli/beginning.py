@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from idp_deploy import files
-from idp_deploy.cli.options import Json, ReportFormat
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.output import say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table, shell
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
     from idp_deploy.surveying import Survey
 
 
+@reports()
 def init(
     path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Look around in this folder and write a configuration that runs.
 
     Python files are read, never imported; files of weights are read as data. What cannot be told is left to fill in.
@@ -32,7 +31,6 @@ def init(
     from idp_deploy.surveying import survey
     from idp_deploy.surveying.writing import write_toml
 
-    ready(format)
     files.landing(path)
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
@@ -60,11 +58,7 @@ def init(
         notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
     data = {"file": str(path), "found": dict(rows), "fill_in": left}
     follow = f"fill in {', '.join(left)} in {path}, then: idp-deploy run" if left else "idp-deploy run"
-    emit(
-        Document(f"wrote {path}", [Table("", ("what", "found"), rows)], data, notes, next=follow),
-        format=format,
-        json=json,
-    )
+    return Answer(Document(f"wrote {path}", [Table("", ("what", "found"), rows)], data, notes, next=follow))
 
 
 def _task(found: Survey) -> str:
@@ -79,21 +73,19 @@ def _inputs(found: Survey) -> str:
     return f"{', '.join(found.inputs.inputs) or 'not known'} ({found.inputs.source})"
 
 
+@reports()
 def new(
     name: Annotated[Path, typer.Argument(metavar="NAME", help="Folder to write, which is not there yet.")],
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Write a whole small project that runs: model, task, trained weights, configuration, CI.
 
     Its data are drawn by itself: put your own in their place.
     """
     from idp_deploy.starting import new_project
 
-    ready(format)
     say(f"writing {name} and training its model, which takes some seconds")
     written = new_project(name)
     data = {"folder": str(name), "files": [str(path) for path in written]}
     rows = [(str(path),) for path in written]
     document = Document(f"wrote {name}", [Table("", ("file",), rows)], data, next=f"cd {shell(name)} && idp-deploy run")
-    emit(document, format=format, json=json)
+    return Answer(document)

@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from idp_deploy import configuration as configuration_file
-from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.options import Config, Targets
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, newest_artifacts, open_session, pairs
-from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.errors import UsageError
 from idp_deploy.rendering.verdicts import report_document
 
 
+@reports(to_file=True)
 def check(
     artifacts: Annotated[
         list[Path] | None,
@@ -43,11 +44,8 @@ def check(
         bool, typer.Option("--allow-missing", help="A baseline may lack checks, or metrics that are budgeted.")
     ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Report, but never fail.")] = False,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Gate files on size and latency budgets per target.
 
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
@@ -59,7 +57,6 @@ def check(
     from idp_deploy.reading import read
     from idp_deploy.simulation.targets import load_target
 
-    ready(format, output, *(artifacts or []))
     session = open_session(config=config)
     paths = [existing(path) for path in artifacts] if artifacts else list(newest_artifacts())
     if not paths:
@@ -87,6 +84,4 @@ def check(
     verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
-    emit(document, format=format, json=json, output=output)
-    if not passed and not exit_zero:
-        raise typer.Exit(ExitCode.GATE)
+    return Answer.judged(document, passed or exit_zero)

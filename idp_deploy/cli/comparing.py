@@ -7,17 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import (
-    Config,
-    Json,
-    ModelFactory,
-    Options,
-    ReportFile,
-    ReportFormat,
-    TaskFactory,
-    WeightsKey,
-)
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.options import Config, ModelFactory, Options, TaskFactory, WeightsKey
+from idp_deploy.cli.output import say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
 from idp_deploy.ownership import claim
@@ -27,6 +19,7 @@ if TYPE_CHECKING:
     from idp_deploy.pruning.results import Run
 
 
+@reports(to_file=True)
 def compare(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")],
     methods: Annotated[str, typer.Option(metavar="NAME,NAME", help="The first is what the others are held against.")],
@@ -34,11 +27,14 @@ def compare(
         list[str] | None,
         typer.Option(metavar="SHARE", help="Share of zeros, repeatable.", show_default=False),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=2, help="Paired runs of each method.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, max=10_000, help="Paired runs of each method.")] = 3,
     tune: Annotated[
-        int, typer.Option(min=1, help="Settings each method chooses from, by runs on seeds that do not judge.")
+        int,
+        typer.Option(min=1, max=10_000, help="Settings each method chooses from, by runs on seeds that do not judge."),
     ] = 1,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs of each run.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Training epochs of each run.", show_default=False)
+    ] = None,
     allocation: Annotated[
         str | None,
         typer.Option(
@@ -54,18 +50,14 @@ def compare(
     model: ModelFactory = None,
     task: TaskFactory = None,
     weights_key: WeightsKey = None,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Prune with several methods on your own task and compare hardened accuracy, seed by seed."""
     from idp_deploy.pruning import METHODS
     from idp_deploy.pruning.comparing import compare as compare_methods
     from idp_deploy.pruning.resuming import fingerprint_of, load_runs, save_runs
     from idp_deploy.tasks import rehearse
 
-    ready(format, output, checkpoint)
     session = open_session(model, task, config=config, weights_key=weights_key)
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     unknown = [name for name in names if name not in METHODS]
@@ -110,4 +102,4 @@ def compare(
         tune=tune,
     )
     kept.unlink(missing_ok=True)
-    emit(comparison_document(comparison, data.metric_name), format=format, json=json, output=output)
+    return Answer(comparison_document(comparison, data.metric_name))

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.options import Config, Targets
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.differences import difference_document, reports_document
@@ -16,20 +16,17 @@ from idp_deploy.rendering.differences import difference_document, reports_docume
 REPORT = ".json"
 
 
+@reports(to_file=True)
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A model file of any tool, or a 'check --json' report.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="What to hold against it: another format is fine.")],
     target: Targets = None,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Say what differs between two files: size, zeros, estimated latency, and the layers that changed.
 
     Two reports of 'check --json' are held against each other budget by budget.
     """
-    ready(format, output, before, after)
     existing(before), existing(after)
     suffixes = [path.suffix.lower() == REPORT for path in (before, after)]
     if any(suffixes):
@@ -37,11 +34,10 @@ def diff(
             raise UsageError(f"{before} and {after} are a report and a model", way_out="name two of a kind")
         from idp_deploy.diffing import diff_reports
 
-        emit(reports_document(before, after, diff_reports(before, after)), format=format, json=json, output=output)
-        return
+        return Answer(reports_document(before, after, diff_reports(before, after)))
     from idp_deploy.diffing import diff as diff_files
     from idp_deploy.simulation.targets import load_target
 
     names = target or list(open_session(config=config).configuration.targets)
     difference = diff_files(before, after, [load_target(name) for name in names])
-    emit(difference_document(difference), format=format, json=json, output=output)
+    return Answer(difference_document(difference))

@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Json, ReportFile, ReportFormat, parse_anchor
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.options import parse_anchor
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import ExitCode, UsageError
 from idp_deploy.formats import FORMATS
@@ -41,6 +41,7 @@ PACKAGES: dict[str, tuple[str, str]] = {
 INTERPRETER = "an interpreter of idp-deploy's own, in the file's precision"
 
 
+@reports(to_file=True)
 def targets(
     name: Annotated[
         str | None, typer.Argument(metavar="NAME", help="One device in full, or 'new'.", show_default=False)
@@ -65,12 +66,9 @@ def targets(
         ),
     ] = None,
     runtime: Annotated[str, typer.Option(help="new: the runtime you measured.")] = "litert-xnnpack",
-    threads: Annotated[int, typer.Option(min=1, help="new: the threads you measured with.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="new: the threads you measured with.")] = 1,
     force: Annotated[bool, typer.Option("--force", help="new: replace an existing file.")] = False,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """List the device profiles, show one with its sources, or write one for a device of your own."""
     from idp_deploy.rendering.devices import device_document, devices_document
     from idp_deploy.simulation.cost_model import load_coefficients
@@ -79,14 +77,12 @@ def targets(
     from idp_deploy.simulation.measurement import measure_all
     from idp_deploy.simulation.targets import folder, load_target, read_targets
 
-    ready(format, output)
     model = load_coefficients(folder() / "coefficients.json")
     if name is None:
         found, unusable = read_targets()
         evidence = {one.name: (rows_of(model.rows, one), bases_of(model, one)) for one in found}
         document = devices_document(found, evidence, unusable)
-        emit(document, format=format, json=json, output=output)
-        return
+        return Answer(document)
     if name == "new":
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
@@ -99,20 +95,17 @@ def targets(
         )
     else:
         device = load_target(name)
-    emit(device_document(device, bases_of(model, device)), format=format, json=json, output=output)
+    return Answer(device_document(device, bases_of(model, device)))
 
 
+@reports(to_file=True)
 def doctor(
     emulator: Annotated[bool, typer.Option("--emulator", help="Also what 'simulate --emulate' lacks.")] = False,
-    format: ReportFormat = "text",
-    json: Json = False,
-    output: ReportFile = None,
-) -> None:
+) -> Answer:
     """Print versions, and what is missing for which command.
 
     Exits 4 where a core package is missing, or, asked for, a part of the emulator.
     """
-    ready(format, output)
     rows: list[tuple[str, str, str]] = []
     states: list[State] = []
     found = {}
@@ -154,9 +147,8 @@ def doctor(
     }
     data["verifiers"] = verifiers
     table = Table("", ("package", "version", "for"), rows, states=states)
-    emit(Document(here, [table, checks], data), format=format, json=json, output=output)
-    if broken:
-        raise typer.Exit(ExitCode.DEPENDENCY)
+    document = Document(here, [table, checks], data)
+    return Answer(document, ExitCode.DEPENDENCY if broken else ExitCode.OK)
 
 
 def runtimes() -> dict[str, str]:

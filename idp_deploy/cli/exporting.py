@@ -8,26 +8,18 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import (
-    Config,
-    Inputs,
-    Json,
-    ModelFactory,
-    ReportFormat,
-    Targets,
-    TaskFactory,
-    Trust,
-    WeightsKey,
-)
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.options import Config, Inputs, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
-from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
 from idp_deploy.flow import Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
 from idp_deploy.rendering.document import shell
 
 
+@reports()
 def export(
     checkpoint: Annotated[
         Path | None,
@@ -73,10 +65,8 @@ def export(
     verify: Annotated[bool, typer.Option(help="Compare each file with the model.")] = True,
     weights_key: WeightsKey = None,
     trust: Trust = False,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Write files with sparse weight encodings and prove each against the model."""
     from idp_deploy.aiming import WANTED, aim, compile_artifact
     from idp_deploy.facts import facts_of
@@ -85,7 +75,6 @@ def export(
     from idp_deploy.shipping import claim_artifacts, export_and_verify, export_unproved, refusals_of
     from idp_deploy.simulation.targets import load_target
 
-    ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
     outputs = parse_outputs(to if to else session.configuration.export.to)
     chosen = encoding or session.configuration.export.encoding
@@ -148,7 +137,6 @@ def export(
         say(f"note: {note}")
     if document.data["warnings"]:
         say(f"warning: {document.data['warnings'][0]}")
-    emit(document, format=format, json=json)
     wrong = {p.artifact.format: str(p.artifact.path) for p in parities.values() if not p.passed}
     if wrong:
         first = next(iter(wrong.values()))
@@ -156,9 +144,8 @@ def export(
             f"{', '.join(wrong.values())} does not agree with the model",
             way_out=f"see 'idp-deploy verify {first} {source}' for the outputs and weights that differ",
         )
-        raise _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs
-    if refused:
-        raise _all_in_one(refused)
+        return Answer(document, _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
+    return Answer(document, _all_in_one(refused) if refused else ExitCode.OK)
 
 
 def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.loading import resolve
 
 _DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "int64", "int32", "int8", "uint8", "bool")}
+_MOST = 1 << 31  # elements of one tensor: files count them in 32 bits
 
 
 def example_inputs(specifications: Sequence[str]) -> tuple[Any, ...]:
@@ -40,6 +42,10 @@ def _tensor(text: str, index: int) -> torch.Tensor:
     if dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r} in the input {text!r}", way_out=f"one of {', '.join(_DTYPES)}")
     shape = [int(extent) for extent in shape_text.split("x")]
+    if math.prod(shape) > _MOST:
+        raise UsageError(
+            f"the input {text!r} has over {_MOST:.0e} elements", way_out="write the size that the model sees at once"
+        )
     if _DTYPES[dtype].is_floating_point:
         generator = torch.Generator().manual_seed(index)
         return torch.randn(shape, generator=generator).to(_DTYPES[dtype])

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Json, ReportFile, ReportFormat
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import UsageError
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from idp_deploy.formats.onnx.runtimes import RuntimeLint
 
 
+@reports(to_file=True)
 def inspect(
     artifact: Annotated[
         Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage, .tflite, .aimodel or .pte file, of any tool.")
@@ -30,17 +30,13 @@ def inspect(
             show_default=False,
         ),
     ] = None,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Per weight: shape, zeros, encoding, bytes and the bound; in total: size and what a download takes."""
     from idp_deploy.facts import facts_of
     from idp_deploy.inspection import inspect as inspect_file
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
 
-    ready(format, output, artifact)
     inspection = inspect_file(existing(artifact))
     sparse = runtime_lint = None
     runner = "XNNPACK"
@@ -55,7 +51,7 @@ def inspect(
     elif runtime is not None:
         runtime_lint = _lint(artifact, inspection.format, runtime)
     document = inspection_document(inspection, sparse, runtime_lint, facts_of(read(artifact)), runner)
-    emit(document, format=format, json=json, output=output)
+    return Answer(document)
 
 
 def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:

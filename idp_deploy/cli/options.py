@@ -63,6 +63,9 @@ Json = Annotated[bool, typer.Option("--json", help="Short for --format json.")]
 ReportFile = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write the report here.", show_default=False)
 ]
+NewCheckpoint = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
+]
 Config = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Configuration to read instead of searching.", show_default=False),

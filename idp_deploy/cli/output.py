@@ -9,7 +9,9 @@ from pathlib import Path
 from rich.console import Console
 
 from idp_deploy import files
+from idp_deploy.cli.streams import unheard
 from idp_deploy.errors import UsageError
+from idp_deploy.legible import on_a_line, uncommanding
 from idp_deploy.ownership import claim
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.document import Document
@@ -22,10 +24,15 @@ def emit(document: Document, *, format: str = "text", json: bool = False, output
     if output is not None:
         files.write_bytes(output, content)
         say(f"wrote {output}")
-    elif isinstance(report, bytes):
-        sys.stdout.buffer.write(content)
     else:
-        sys.stdout.write(report)
+        try:
+            if isinstance(report, bytes):
+                sys.stdout.buffer.write(content)
+            else:
+                sys.stdout.write(report)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            unheard()
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if format == "github" and summary:
         with open(summary, "a", encoding="utf-8") as handle:
@@ -70,7 +77,7 @@ def output_path(named: Path | None, default: Path, source: Path) -> Path:
 
 def say(message: str) -> None:
     """One line on stderr."""
-    print(message, file=sys.stderr)
+    print(uncommanding(on_a_line(message)), file=sys.stderr)
 
 
 def console() -> Console:

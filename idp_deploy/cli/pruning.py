@@ -12,17 +12,17 @@ import typer
 from idp_deploy.cli.options import (
     Config,
     Inputs,
-    Json,
     ModelFactory,
+    NewCheckpoint,
     Options,
-    ReportFormat,
     Rules,
     TaskFactory,
     Trust,
     WeightsKey,
 )
-from idp_deploy.cli.output import emit, output_path, ready, say
+from idp_deploy.cli.output import output_path, say
 from idp_deploy.cli.progress import EpochTable
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.choices import with_choice
@@ -36,11 +36,9 @@ if TYPE_CHECKING:
     from idp_deploy.tasks import Task
 
 Checkpoint = Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")]
-Output = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
-]
 
 
+@reports()
 def prune(
     checkpoint: Checkpoint,
     target: Annotated[
@@ -77,7 +75,9 @@ def prune(
     ] = None,
     rule: Rules = None,
     option: Options = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Training epochs.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="Training epochs.", show_default=False)
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.", show_default=False)] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of data order and initial state.", show_default=False)
@@ -85,13 +85,11 @@ def prune(
     one_shot: Annotated[bool, typer.Option("--one-shot", help="By magnitude, with no data.")] = False,
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    output: Output = None,
+    output: NewCheckpoint = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer | None:
     """Train with soft masks until a share of the weights is zero, then harden them."""
     from idp_deploy import loading
     from idp_deploy.flow import CompressedModel
@@ -103,7 +101,6 @@ def prune(
     from idp_deploy.shrinking import prunes_channels
     from idp_deploy.tasks import evaluate, rehearse
 
-    ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
     checkpoint = existing(checkpoint)
     if one_shot and (soft or resume):
@@ -160,7 +157,7 @@ def prune(
             )
         compressed = masked if soft else harden_model(masked, data)
     if os.environ.get("RANK", "0") != "0":
-        return  # every process has the same masks; the first one writes
+        return None  # every process has the same masks; the first one writes
     if data is not None:
         facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
     loading.save_checkpoint(compressed, path)
@@ -173,25 +170,23 @@ def prune(
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
     if choice and isinstance(compressed, CompressedModel):
         document = with_choice(document, choice, choice.figures_of(compressed))
-    emit(document, format=format, json=json)
+    return Answer(document)
 
 
+@reports()
 def harden(
     checkpoint: Annotated[Path, typer.Argument(metavar="SOFT.pt", help="What 'prune --soft' wrote.")],
     model: ModelFactory = None,
     task: TaskFactory = None,
-    output: Output = None,
-    format: ReportFormat = "text",
-    json: Json = False,
+    output: NewCheckpoint = None,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Turn soft masks into exact zeros; with a task, batch norm is recalibrated."""
     from idp_deploy import loading
     from idp_deploy.flow import MaskedModel
     from idp_deploy.hardening import harden as harden_model
     from idp_deploy.tasks import evaluate
 
-    ready(format)
     session = open_session(model, task, config=config)
     stem = checkpoint.name.removesuffix(".pt").removesuffix(".soft")
     path = output_path(output, checkpoint.with_name(f"{stem}.pruned.pt"), existing(checkpoint))
@@ -204,7 +199,7 @@ def harden(
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
     follow = f"idp-deploy export {shell(path)} --to all"
-    emit(_document(compressed, path, facts, follow, data.metric_name if data else ""), format=format, json=json)
+    return Answer(_document(compressed, path, facts, follow, data.metric_name if data else ""))
 
 
 def _document(

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
-from idp_deploy.cli.output import emit, output_path, ready, say
+from idp_deploy.cli.options import Config, Inputs, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import output_path, say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import shell
 from idp_deploy.rendering.models import compression_document
 
 
+@reports()
 def quantize(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A checkpoint of ours, or any state dict.")],
     scheme: Annotated[
@@ -24,21 +26,16 @@ def quantize(
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
-    ] = None,
+    output: NewCheckpoint = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Store weights in fewer bits; zeros stay exactly zero, and layers that would suffer stay float."""
     from idp_deploy.loading import save_checkpoint
     from idp_deploy.quantization import quantize as quantize_model
     from idp_deploy.tasks import evaluate
 
-    ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
@@ -60,4 +57,4 @@ def quantize(
         metric=data.metric_name if data else "accuracy",
         next=f"idp-deploy export {shell(path)} --to all",
     )
-    emit(document, format=format, json=json)
+    return Answer(document)

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Json, ReportFormat
-from idp_deploy.cli.output import emit, output_path, ready
+from idp_deploy.cli.output import output_path
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 
 
+@reports()
 def restore(
     artifact: Annotated[Path, typer.Argument(metavar="FILE", help="A pruned .onnx or .tflite file of any tool.")],
     output: Annotated[
@@ -19,9 +20,7 @@ def restore(
         typer.Option("-o", "--output", metavar="OUT", help="Default: FILE.sparse.onnx or .tflite.", show_default=False),
     ] = None,
     encoding: Annotated[str, typer.Option(metavar="auto|portable|…", help="How zeros are stored.")] = "auto",
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Store the zeros of an ONNX or TFLite file sparse again, after a tool wrote them out; needs no model.
 
     Both files give the same outputs in every runtime of theirs, bit for bit, or nothing is written.
@@ -29,7 +28,6 @@ def restore(
     from idp_deploy.rendering.artifacts import restored_document
     from idp_deploy.restoring import restore as restore_file
 
-    ready(format)
     artifact = existing(artifact)
     path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), artifact)
-    emit(restored_document(restore_file(artifact, path, encoding=encoding)), format=format, json=json)
+    return Answer(restored_document(restore_file(artifact, path, encoding=encoding)))

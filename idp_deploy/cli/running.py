@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from idp_deploy.cli.options import Json, ReportFile, ReportFormat
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.output import say
 from idp_deploy.cli.progress import EpochTable, StageLines
 from idp_deploy.cli.pruning import plan as choose
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
-from idp_deploy.errors import ExitCode, UsageError
+from idp_deploy.errors import UsageError
 from idp_deploy.files import size_bytes
 from idp_deploy.rendering.document import Document
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from idp_deploy.tasks import Task
 
 
+@reports(to_file=True)
 def run(
     config: Annotated[
         Path | None,
@@ -33,10 +34,7 @@ def run(
         bool, typer.Option("--dry-run", help="Show what would be done and why, and do nothing.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Do every stage again.")] = False,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
-) -> None:
+) -> Answer:
     """Prune, harden, quantize, export, verify, simulate and gate, as configured.
 
     A stage whose inputs are as they were is not done again, and a run that was killed goes on where it was: inputs are
@@ -49,7 +47,6 @@ def run(
     from idp_deploy.rendering.verdicts import report_document
     from idp_deploy.stages import Run
 
-    ready(format, output, *([config] if config else []))
     session = open_session(config=config)
     weights = _weights(session)
     plan = _plan(session, weights)
@@ -58,17 +55,14 @@ def run(
     history = History(plan.folder / f"{plan.stem}.run.json", roots, force=force)
     history.expect(stages_of(session, plan, weights, history.digests))
     if dry_run:
-        emit(_foretold(session, plan, history), format=format, json=json, output=output)
-        return
+        return Answer(_foretold(session, plan, history))
     with StageLines(plan.names, history.seconds) as lines:
         history.tell(lines)
         deployment = Run(plan, announce=say, training=EpochTable(), history=history).go()
     remember("checkpoint", [deployment.checkpoint])
     remember("artifacts", [artifact.path for artifact in deployment.artifacts])
     document = report_document(deployment.report, title=f"Run: {weights}")
-    emit(document, format=format, json=json, output=output)
-    if not document.passed:
-        raise typer.Exit(ExitCode.GATE)
+    return Answer.judged(document, document.passed)
 
 
 def _weights(session: Session) -> Path:

@@ -7,33 +7,30 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Json, ModelFactory, ReportFormat, TaskFactory, Trust, WeightsKey
-from idp_deploy.cli.output import emit, output_path, ready
+from idp_deploy.cli.options import Config, Inputs, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import output_path
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import shrinking_document
 
 
+@reports()
 def shrink(
     checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A checkpoint of ours, or any state dict.")],
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT.pt", help="Checkpoint to write.", show_default=False)
-    ] = None,
+    output: NewCheckpoint = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Take out channels that are zero: a smaller dense model with the same outputs, faster on every runtime."""
     from idp_deploy.loading import save_checkpoint
     from idp_deploy.shrinking import shrink as shrink_model
     from idp_deploy.shrinking import zero_channels
 
-    ready(format)
     session = open_session(model, task, inputs, config, trust, weights_key)
     checkpoint = existing(checkpoint)
     path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.small.pt"), checkpoint)
@@ -48,4 +45,4 @@ def shrink(
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = shrinking_document(before, after, path, zero_channels(after))
-    emit(document, format=format, json=json)
+    return Answer(document)

@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from idp_deploy.cli.options import Config, Json, ReportFile, ReportFormat, Targets, parse_anchor
-from idp_deploy.cli.output import emit, ready
+from idp_deploy.cli.options import Config, Targets, parse_anchor
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
-from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.errors import ConversionError, ExitCode, UsageError
 from idp_deploy.rendering.estimates import estimate_document
 
 
+@reports(to_file=True)
 def simulate(
     artifacts: Annotated[
         list[Path], typer.Argument(metavar="ARTIFACT...", help="Model files, or workload descriptions.")
@@ -36,11 +37,8 @@ def simulate(
     emulate: Annotated[
         bool, typer.Option("--emulate", help="Also count what the stock arm64 runtime executes ('make emulator').")
     ] = False,
-    output: ReportFile = None,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Say how long a file takes on a device, with an interval, and what runs sparse there."""
     from idp_deploy.facts import facts_of
     from idp_deploy.simulation.advice import advise
@@ -48,7 +46,6 @@ def simulate(
     from idp_deploy.simulation.question import Question, load
     from idp_deploy.simulation.targets import load_target
 
-    ready(format, output, *artifacts)
     session = open_session(config=config)
     names = target or list(session.configuration.targets)
     if not names:
@@ -68,8 +65,6 @@ def simulate(
         }
     facts = [facts_of(file.contents) for file in question.files if file.contents]
     document = estimate_document(answers, layers=layers, changes=changes, files=facts)
-    emit(document, format=format, json=json, output=output)
     told = zip(question.pairs, answers["estimates"], strict=True)
     refused = [e.reason for (_, device), e in told if not (device.cores or device.is_tool or e.vendor)]
-    if refused:
-        raise ConversionError(refused[0])
+    return Answer(document, ConversionError(refused[0]) if refused else ExitCode.OK)

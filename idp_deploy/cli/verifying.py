@@ -7,23 +7,14 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import (
-    Config,
-    Inputs,
-    Json,
-    ModelFactory,
-    ReportFile,
-    ReportFormat,
-    TaskFactory,
-    Trust,
-    WeightsKey,
-)
-from idp_deploy.cli.output import emit, ready, say
+from idp_deploy.cli.options import Config, Inputs, ModelFactory, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.output import say
+from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
-from idp_deploy.errors import ExitCode
 from idp_deploy.rendering.artifacts import parity_document
 
 
+@reports(to_file=True)
 def verify(
     artifact: Annotated[
         Path, typer.Argument(metavar="ARTIFACT", help="A .onnx, .mlpackage, .tflite or .aimodel file.")
@@ -35,13 +26,10 @@ def verify(
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
-    output: ReportFile = None,
     weights_key: WeightsKey = None,
     trust: Trust = False,
-    format: ReportFormat = "text",
-    json: Json = False,
     config: Config = None,
-) -> None:
+) -> Answer:
     """Run the file here, compare it with the model, and prove the zeros from the file.
 
     Exits 1 where an output or a weight differs.
@@ -50,7 +38,6 @@ def verify(
     from idp_deploy.reading import read
     from idp_deploy.verification import verify as verify_file
 
-    ready(format, output, artifact, *([checkpoint] if checkpoint else []))
     session = open_session(model, task, inputs, config, trust, weights_key)
     existing(artifact)
     compressed = None
@@ -62,6 +49,4 @@ def verify(
         data = session.task()
         parity = verify_file(artifact, compressed, session.example_inputs(data), task=data)
     document = parity_document(parity, facts_of(read(artifact)), compressed)
-    emit(document, format=format, json=json, output=output)
-    if not parity.passed:
-        raise typer.Exit(ExitCode.GATE)
+    return Answer.judged(document, parity.passed)

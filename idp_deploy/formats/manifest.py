@@ -104,6 +104,22 @@ def parse(raw: str | bytes) -> tuple[dict[str, Any] | None, str]:
     return (deepcopy(dict(UNSAID)) | found if "schema_version" in found else found), ""
 
 
+def stored_anew(raw: str | bytes, encoding: str) -> str | None:
+    """The manifest of a file whose zeros are stored otherwise now; None where it says nothing of how they were.
+
+    The digits of its seal stay and fit no more: who only stores weights anew vouches for nothing else in the file.
+
+    >>> stored_anew('{"options":{"encoding":"dense","io":"int8"}}', "auto")
+    '{"options":{"io":"int8"}}'
+    """
+    found, _ = parse(raw)
+    options = (found or {}).get("options", {})
+    if found is None or "encoding" not in options:
+        return None
+    kept = {name: value for name, value in options.items() if name != "encoding"}
+    return dumps(found | {"options": kept if encoding == "auto" else {**kept, "encoding": encoding}})
+
+
 def _ignored(why: str) -> tuple[None, str]:
     return None, f"the {KEY} manifest in this file is ignored: {why}"
 

@@ -51,7 +51,9 @@ class Digests:
         self.used: dict[str, str] = {}
 
     def of(self, path: Path) -> str:
-        """What changes when a file or a folder does; `GONE` where there is none."""
+        """What changes when a file or a folder does; `GONE` where there is none: a pipe or a device has no content."""
+        if not path.is_file() and not path.is_dir():
+            return GONE
         try:
             members = files.members(path)
             stamp = _stamp(members)

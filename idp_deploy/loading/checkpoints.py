@@ -17,10 +17,9 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.loading import fields
 from idp_deploy.loading.factories import load_module
-from idp_deploy.loading.parts import join_in
 from idp_deploy.loading.sources import Source, read_source
 from idp_deploy.loading.state_dicts import Announce, fill, integers, resize, take
-from idp_deploy.masks import prunable_weights
+from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
 from idp_deploy.ownership import CHECKPOINT
 
 TRAINER_STATE = "idp_deploy_pruner.pt"  # what TrainerPruning writes into a checkpoint folder
@@ -87,13 +86,13 @@ def load_any(
 
 def as_it_stands(model: Model) -> CompressedModel:
     """The model with every zero of its prunable weights taken as pruned."""
-    masks = {}
-    for name, weight in prunable_weights(model.module, embeddings=True).items():
-        mask = model.module.get_parameter(name).detach() != 0
+    masks, module = {}, whole_copy(model.module) if in_parts(model.module) else model.module
+    for name, weight in prunable_weights(module, embeddings=True).items():
+        mask = module.get_parameter(name).detach() != 0
         # a table's rows of zeros are tokens that are not there, such as padding
         if weight.kind != "embedding" or not bool(mask[mask.any(1)].all()):
             masks[name] = mask
-    return CompressedModel(model.module, masks, provenance=model.provenance)
+    return CompressedModel(module, masks, provenance=model.provenance)
 
 
 def load_checkpoint(path: Path | str, factory: Factory | None = None) -> CompressedModel | MaskedModel:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
@@ -159,6 +160,31 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
             )
         said.append(f"{path}: taking the weights {_listed([chosen])}; not part of the model: {_named(beside)}")
     return chosen, said
+
+
+def passed_over(path: Path, entries: Entries, chosen: Fit) -> list[str]:
+    """What should be said of tensors elsewhere that have the names and shapes of the weights taken: masks that are not
+    applied, and weights that lack a few where those taken are an average."""
+    alike: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in entries.tensors.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            prefix, wanted = ".".join(parts[:depth]), ".".join(parts[depth:])
+            if wanted in chosen.state and prefix != chosen.prefix and tensor.shape == chosen.state[wanted].shape:
+                alike.setdefault(prefix, {})[wanted] = tensor
+    said = []
+    for prefix, tensors in alike.items():
+        lost = [wanted for wanted in chosen.state if wanted not in tensors]
+        if all(tensor.dtype == torch.bool for tensor in tensors.values()):
+            said.append(
+                f"{path}: taking the weights {_listed([chosen])} without the masks of {len(tensors)} of them under "
+                f"'{prefix}': save weight * mask"
+            )
+        elif looks_averaged(chosen.prefix) and not looks_averaged(prefix) and 0 < len(lost) < len(tensors):
+            said.append(
+                f"{path}: taking the averaged weights {_listed([chosen])}, since '{prefix}' lacks {_named(lost)}"
+            )
+    return said
 
 
 def averaged_elsewhere(entries: Entries, fitting: Sequence[Fit]) -> dict[str, int]:

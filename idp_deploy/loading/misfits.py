@@ -37,6 +37,9 @@ SIGNS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+_OPTIMIZER = r"(^|\.)state\.\d+\.\w+$"  # a tensor of torch.optim's state dicts, by the number of its parameter
+
+
 def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[str, Tensor]) -> FileError:
     """The error for weights that do not fit: what they show by their names, or how they differ from the module's.
 
@@ -47,6 +50,8 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
     for pattern, (what, way) in SIGNS.items():
         if signs := [name for name in entries.tensors if re.search(pattern, name)]:
             return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
+    if entries.tensors and all(re.search(_OPTIMIZER, name) for name in entries.tensors):
+        return FileError(f"{path} holds the state of an optimizer, and no weights", way_out=SAVE_WEIGHTS)
     empty = [
         name for name, tensor in fit.state.items() if not tensor.numel() and (is_open(own[name]) or own[name].numel())
     ]

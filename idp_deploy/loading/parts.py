@@ -1,4 +1,4 @@
-"""Weights that are kept in parts: put together in a file's entries, and in a module that the factory builds so.
+"""Weights that a file keeps in parts, put together among its entries.
 
 | kept by | parts | weight |
 | --- | --- | --- |
@@ -11,14 +11,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, parametrize, prune, remove_spectral_norm, remove_weight_norm
-from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
-from torch.nn.utils.weight_norm import WeightNorm
+from torch.nn.utils import parametrizations
 
 from idp_deploy.loading.entries import Entries
 
@@ -106,47 +104,6 @@ def is_sound(tensor: Tensor) -> bool:
         and tensor.is_floating_point()
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
-
-
-def join_in(module: nn.Module) -> list[str]:
-    """Give every weight that `module` computes from parts its present value, in place, as torch's own functions do.
-
-    Returns:
-        The names of those weights.
-    """
-    module.eval()  # a spectral norm goes on iterating in training
-    found: list[str] = []
-    for path, owner in list(module.named_modules()):
-        if parametrize.is_parametrized(owner):
-            for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
-                found.append(f"{path}.{leaf}".lstrip("."))
-        for hook in reversed(list(owner._forward_pre_hooks.values())):  # the last one works on the parts of others
-            for kind, remove in _HOOKS.items():
-                if isinstance(hook, kind):
-                    leaf = getattr(hook, "name", None) or hook._tensor_name  # type: ignore[attr-defined]
-                    remove(owner, leaf)
-                    found.append(f"{path}.{leaf}".lstrip("."))
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    whole = [name for name in dict.fromkeys(found) if name in parameters]  # parts of parts are gone by now
-    with torch.no_grad():
-        for name in whole:
-            parameters[name].add_(0.0)  # a mask's product leaves −0.0
-    return whole
-
-
-def _remove_spectral_norm(owner: nn.Module, leaf: str) -> None:
-    remove_spectral_norm(owner, leaf)
-    for key, hook in list(owner._load_state_dict_pre_hooks.items()):  # torch leaves this one, and it wants the parts
-        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
-            del owner._load_state_dict_pre_hooks[key]
-
-
-_HOOKS: Mapping[type, Callable[[nn.Module, str], object]] = {
-    WeightNorm: remove_weight_norm,
-    SpectralNorm: _remove_spectral_norm,
-    prune.BasePruningMethod: prune.remove,
-}
 
 
 def _single(part: Tensor) -> Tensor:

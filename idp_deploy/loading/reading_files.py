@@ -116,10 +116,16 @@ _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowErr
 
 
 def _check_zip(path: Path, data: bytes) -> dict[str, bool]:
-    """Member name → whether it is compressed, after comparing every recorded checksum: torch.load itself does not."""
+    """Member name → whether it is compressed, after comparing every recorded checksum: torch.load itself does not.
+
+    Nothing is unpacked: a compressed member is refused later, and members that lie over each other at once.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            for member in archive.infolist():
+            stored = [member for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
+            if sum(member.file_size for member in stored) > len(data):
+                raise ValueError("its members claim more bytes than the file has")
+            for member in stored:
                 if member.CRC:  # 0: torch wrote it with checksums switched off
                     with archive.open(member) as stream:
                         while stream.read(1 << 20):

@@ -130,6 +130,9 @@ def _read_folder(folder: Path) -> Source:
         matching = [name for name in names if fnmatchcase(name, glob)]
         if len(matching) > 1:
             raise _which(folder, matching)
+        whole = matching[0].removesuffix(".index.json") if matching else ""
+        if whole in names and whole not in matching:  # of another moment, for all one knows
+            raise _which(folder, [*matching, whole])
         if matching:
             return read(folder / matching[0])
     weights = [name for name in names if _matches(name, WEIGHTS) and not _matches(name, BESIDE)]

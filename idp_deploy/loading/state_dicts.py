@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from idp_deploy import soundness
 from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries, flatten
-from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, tied_names, wanted
+from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import differences, misfit
-from idp_deploy.loading.parts import join_in, joined
+from idp_deploy.loading.parts import joined
+from idp_deploy.masks import join_in
 
 Announce = Callable[[str], None]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -56,6 +57,7 @@ def take(
     fill(module, state, path, factory, versions=chosen.versions)
     if whole := join_in(module):
         said.append(f"{factory}: {len(whole)} weights that it computes from parts are one piece each from here on")
+    said += passed_over(path, entries, chosen) if key is None else []
     for prefix, count in averaged_elsewhere(entries, attempts[-1]).items():
         said.append(
             f"{path}: '{prefix}' holds {count} tensors that look like averaged weights (EMA) and do not fit {factory} "

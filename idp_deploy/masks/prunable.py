@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from idp_deploy.masks.parts import in_parts
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _ATTENTION = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -70,6 +72,25 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False, matrices: b
                 axis = int(isinstance(owner, _TRANSPOSED) or _is_turned(owner))
                 found[name] = Prunable(name, kind, axis, (place,), _gates(owner, leaf, parameter.shape[0]))
     return found | (_matrices(module, names, found.keys() | {names[table] for table in tables}) if matrices else {})
+
+
+def computed_weights(module: nn.Module) -> dict[str, tuple[Kind, str]]:
+    """Weights that would be prunable were they not computed from parts → their kind, and the call that ends that.
+
+    >>> net = nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(2, 2)), nn.Linear(2, 2))
+    >>> computed_weights(net)
+    {'0.weight': ('linear', "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')")}
+    """
+    found: dict[str, tuple[Kind, str]] = {}
+    for name, call in in_parts(module).items():
+        path, _, leaf = name.rpartition(".")
+        owner = module.get_submodule(path)
+        kinds = {leaf: kind for leaf, kind, _ in _weights_of(path, owner)}
+        if leaf in kinds:
+            found[name] = kinds[leaf], call
+        elif isinstance(owner, _RECURRENT) and leaf.startswith("weight_"):
+            found[name] = "recurrent", call
+    return found
 
 
 def _matrices(module: nn.Module, names: Mapping[int, str], known: Collection[str]) -> dict[str, Prunable]:

@@ -80,6 +80,13 @@ class Problem:
     def _weight_at(self) -> Mapping[str, int]:
         return {weight.layer: i for i, weight in enumerate(self.weights)}
 
+    @cached_property
+    def _narrowness(self) -> Sequence[float]:
+        """Of each weight: how many times narrower the groups on its sides are than the widest."""
+        widest = max((group.channels for group in self.groups), default=1)
+        sides = ([g for g in (weight.made_by, weight.read_from) if g >= 0] for weight in self.weights)
+        return [max((widest / self.groups[g].channels for g in one), default=1.0) for one in sides]
+
     # ── what a choice means ─────────────────────────────────────────────────────────────────────────────────────────
 
     def milliseconds(self, choice: Choice, layers: Sequence[str] | None = None) -> float:
@@ -99,12 +106,15 @@ class Problem:
         total = 0.0
         for i in range(len(self.weights)) if weights is None else weights:
             weight = self.weights[i]
-            left = 1 - weight.lost[choice.zeros[i]]
+            thin, wide = 1 - weight.lost[choice.zeros[i]], 1.0
             if weight.made_by >= 0:
-                left *= 1 - self.groups[weight.made_by].lost_out[weight.name][choice.kept[weight.made_by]]
+                wide *= 1 - self.groups[weight.made_by].lost_out[weight.name][choice.kept[weight.made_by]]
             if weight.read_from >= 0:
-                left *= 1 - self.groups[weight.read_from].lost_in[weight.name][choice.kept[weight.read_from]]
-            total += noise_of(weight.loud, left)
+                wide *= 1 - self.groups[weight.read_from].lost_in[weight.name][choice.kept[weight.read_from]]
+            alone = noise_of(weight.loud, thin)
+            total += alone + (1.0 if choice.sparse else self._narrowness[i]) * (
+                noise_of(weight.loud, thin * wide) - alone
+            )
         return total
 
     def counted_zeros(self, choice: Choice) -> float:

@@ -7,6 +7,9 @@ stay over Σ w², so that 80 % zeros leave about two thirds; for channels it is 
 `loudness` is measured: the layer alone is pruned, the model runs once, and the relative change of its outputs is
 divided by what the layer lost. So layers that a residual stream passes by count little.
 
+With dense kernels, what channels add counts as many times as the group is narrower than the widest: all that follows a
+group of 24 goes through these 24, however quiet their layer. Where zeros run sparse, few channels go, and it does not.
+
 The root, because training makes up for most of what a loud layer loses; the square, because a layer that is cut far
 starves those behind it. Both were chosen on seeds that `bench.fit` does not judge by; straight lines in their place
 cut single layers down to nothing and lose to uniform pruning.

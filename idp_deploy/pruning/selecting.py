@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import torch
 from torch import nn
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
-from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, parse_pattern, prunable_weights
+from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, computed_weights, parse_pattern, prunable_weights
 from idp_deploy.pruning.options import selection_options
 
 _CALLED = {"matrix": "matrices of no layer"}
@@ -49,17 +50,34 @@ def select(
 
     Raises:
         UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named
-            for, or nothing left to prune.
+            for, a weight that is computed from others at each call, or nothing left to prune.
     """
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        raise UsageError(
+            "the layers of a TorchScript module cannot be masked",
+            way_out="build the model by its Python class and load scripted.state_dict() into it",
+        )
     found, rules = prunable_weights(module, embeddings=True, matrices=True), dict(rules or {})
+    computed = computed_weights(module)
     for glob in [*skip, *rules]:
-        if glob not in KINDS and not any(fnmatchcase(name, glob) for name in found):
+        if glob not in KINDS and not any(fnmatchcase(name, glob) for name in [*found, *computed]):
             raise UsageError(
                 f"'{glob}' matches no prunable weight", way_out=f"they are {', '.join(list(found)[:8]) or 'none'}, …"
             )
     names = [name for name, weight in found.items() if weight.kind not in ("embedding", "matrix")]
     chosen: dict[str, tuple[Prunable, Pattern]] = {}
     left: dict[str, str] = {}
+    for name, (kind, call) in computed.items():
+        matching = [glob for glob in [*skip, *rules] if fnmatchcase(name, glob)]
+        if (kind == "embedding" and not embeddings) or (kind == "depthwise" and not depthwise):
+            left[name] = kind
+        elif matching:
+            left[name] = f"matches skip '{matching[0]}'"
+        else:
+            raise UsageError(
+                f"'{name}' is computed from other parameters at each call, and zeros in those are none in it",
+                way_out=f'call {call} on its layer before the optimizer is made, or skip=["{name}"]',
+            )
     for name, weight in found.items():
         named = next((rules[glob] for glob in rules if fnmatchcase(name, glob)), None)
         rule = named or rules.get(weight.kind)

@@ -45,7 +45,21 @@ class Site:
 
     def live(self) -> nn.Parameter:
         """The parameter as the module holds it now: sharding and loading may put another object in its place."""
-        return cast(nn.Parameter, self.owner._parameters[self.where.places[0].leaf])
+        return self.held(self.owner, self.where.places[0].leaf)
+
+    def held(self, owner: nn.Module, leaf: str) -> nn.Parameter:
+        """The parameter of one layer that holds it.
+
+        Raises:
+            UsageError: the layer holds it no longer.
+        """
+        if (parameter := owner._parameters.get(leaf)) is None:
+            raise UsageError(
+                f"'{self.name}' is no parameter of its layer any more: since prepare() a parametrization, weight norm "
+                "or torch.nn.utils.prune computes it from others",
+                way_out="do without it, or make the weight one piece again before prepare()",
+            )
+        return parameter
 
     def read(self, weight: Tensor) -> Tensor:
         """The weight as the layer sees it."""
@@ -120,12 +134,12 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        masked = self.site.read(cast(Tensor, self.owner._parameters[self.leaf]))
+        masked = self.site.read(self.site.held(self.owner, self.leaf))
         self.owner.__dict__[self.leaf] = masked
         _list(self.owner, self.leaf, masked)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        weight = cast(nn.Parameter, self.owner._parameters[self.leaf])
+        weight = self.site.held(self.owner, self.leaf)
         return _settle, (weight, self.meaning(weight), _Note(self.site))
 
     @torch.no_grad()

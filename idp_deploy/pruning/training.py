@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from idp_deploy.errors import DivergedError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
+from idp_deploy.masks import whole_copy
 from idp_deploy.ownership import claim
 from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
@@ -81,7 +82,7 @@ def prune(
     with own_randomness(), own_threads():
         accelerator = Accelerator()
         seed_everything(recipe.seed)
-        module = deepcopy(model.module).to(accelerator.device).train()
+        module = whole_copy(model.module).to(accelerator.device).train()
         teacher = deepcopy(module).eval().requires_grad_(False) if settings["distill"] else None
         run = _Run(accelerator, module, teacher, task, recipe, settings)
         kept = state_file(checkpoint_dir) if checkpoint_dir is not None else None
@@ -108,7 +109,7 @@ def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | Non
     """
     check_options(recipe.method, recipe.mode, recipe.options)
     refuse_unsound(model.module)
-    module = deepcopy(model.module)
+    module = whole_copy(model.module)
     options = {key: value for key, value in recipe.options.items() if key in SELECTION_OPTIONS}
     pruner = Pruner(
         module,

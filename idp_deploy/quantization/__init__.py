@@ -18,7 +18,6 @@ state dict do not change.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
@@ -34,12 +33,12 @@ from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Levels, Quantization
 from idp_deploy.ledger import refuse_filled
-from idp_deploy.masks import prunable_weights
+from idp_deploy.masks import copied, prunable_weights
 from idp_deploy.quantization.absorbing import absorb_batch_norm, biases_of, owner_of
 from idp_deploy.quantization.activation_noise import activation_noise
 from idp_deploy.quantization.faint import silence_faint_channels
 from idp_deploy.quantizers import palettize, quantize_int8, signal_to_noise_db
-from idp_deploy.soundness import overflow, refuse_unsound
+from idp_deploy.soundness import answered, overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
 
 Quantizer = Callable[[np.ndarray, int], Levels]  # (weight, output axis) → it in few bits
@@ -114,7 +113,7 @@ def quantize(
             "int8 fixes activation ranges, for which the model must run",
             way_out="give a task or example inputs (--task, --inputs), or take --scheme int8-weights",
         )
-    module = deepcopy(model.module).cpu().eval()
+    module = copied(model.module).cpu().eval()
     refuse_unsound(module)
     refuse_filled(model)
     if scheme == "lut4" and example is None and any(isinstance(owner, _BatchNorm) for owner in module.modules()):
@@ -125,6 +124,8 @@ def quantize(
     captured = capture(model, example) if example is not None else None
     unabsorbed = absorb_batch_norm(captured, module) if captured is not None else set()
     calls, notes = _calibration(scheme, task, example, samples)
+    if task is None:
+        calls = answered(module, calls)
     _refuse_unsound(calls)
     if scheme == "int8" and (found := overflow(module, calls[0])):
         raise ConversionError(

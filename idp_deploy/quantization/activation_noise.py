@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
+from idp_deploy.quantization.watching import watch
 from idp_deploy.quantizers import decibels
 
 
@@ -23,10 +24,8 @@ class _Sums:
     high: float = 0.0
     signal: float = 0.0
     noise: float = 0.0
-    busy: bool = False
 
 
-@torch.no_grad()
 def activation_noise(
     module: nn.Module, quantized: Mapping[str, np.ndarray], calls: Sequence[tuple[Any, ...]], *, integer_inputs: bool
 ) -> dict[str, float]:
@@ -41,36 +40,24 @@ def activation_noise(
         for name, owner in owners.items()
         if isinstance(owner, nn.Linear | _ConvNd) and name.endswith("weight")
     }
-    records = {name: _Sums() for name in layers}
+    sums = {name: _Sums() for name in layers}
 
-    def watch(name: str, measuring: bool) -> Any:
-        record, weight = records[name], torch.from_numpy(quantized[name])
+    def measure_range(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        of, x = sums[name], inputs[0]
+        of.low, of.high = min(of.low, float(x.min())), max(of.high, float(x.max()))
 
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-            if record.busy or not inputs or not isinstance(inputs[0], Tensor):
-                return
-            x = inputs[0]
-            if not measuring:
-                record.low, record.high = min(record.low, float(x.min())), max(record.high, float(x.max()))
-                return
-            record.busy = True
-            rounded = _rounded(x, record.low, record.high) if integer_inputs else x
-            noisy = functional_call(layer, {"weight": weight.to(x.dtype)}, (rounded, *inputs[1:]))
-            record.busy = False
-            record.signal += float(output.double().square().sum())
-            record.noise += float((output.double() - noisy.double()).square().sum())
+    def measure_noise(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        of, x = sums[name], inputs[0]
+        rounded = _rounded(x, of.low, of.high) if integer_inputs else x
+        weight = torch.from_numpy(quantized[name]).to(x.dtype)
+        noisy = functional_call(layer, {"weight": weight}, (rounded, *inputs[1:]))
+        of.signal += float(output.double().square().sum())
+        of.noise += float((output.double() - noisy.double()).square().sum())
 
-        return hook
-
-    for measuring in (False, True) if integer_inputs else (True,):
-        handles = [layer.register_forward_hook(watch(name, measuring)) for name, layer in layers.items()]
-        try:
-            for call in calls:
-                module(*call)
-        finally:
-            for handle in handles:
-                handle.remove()
-    return {name: decibels(record.signal, record.noise) for name, record in records.items() if record.signal > 0}
+    if integer_inputs:
+        watch(module, layers, calls, measure_range)
+    watch(module, layers, calls, measure_noise)
+    return {name: decibels(of.signal, of.noise) for name, of in sums.items() if of.signal > 0}
 
 
 def _rounded(x: Tensor, low: float, high: float) -> Tensor:

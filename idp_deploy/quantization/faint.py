@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.quantization.absorbing import owner_of
+from idp_deploy.quantization.watching import watch
 
 _BIAS_STEPS = 2.0**28  # of int32's 2³¹: ranges differ a little between runtimes, and sums need room
 _LEAST_WEIGHT = 1e-9  # ai-edge-quantizer's `min_bound`
@@ -31,22 +32,12 @@ def silence_faint_channels(
     """
     lows, highs = dict.fromkeys(biases, 0.0), dict.fromkeys(biases, 0.0)
 
-    def watch(name: str) -> Any:
-        def hook(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if inputs and isinstance(inputs[0], Tensor) and inputs[0].numel():
-                lows[name] = min(lows[name], float(inputs[0].min()))
-                highs[name] = max(highs[name], float(inputs[0].max()))
-
-        return hook
+    def see(name: str, _: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
+        lows[name] = min(lows[name], float(inputs[0].min()))
+        highs[name] = max(highs[name], float(inputs[0].max()))
 
     owners = {name: owner_of(module, name) for name in biases}
-    handles = [layer.register_forward_pre_hook(watch(name)) for name, layer in owners.items() if layer is not None]
-    try:
-        for call in calls:
-            module(*call)
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch(module, {name: layer for name, layer in owners.items() if layer is not None}, calls, see)
     notes = []
     for name, bias in biases.items():
         channels = np.moveaxis(quantized[name], axes[name], 0)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 
 from idp_deploy.errors import UsageError
+from idp_deploy.legible import escaped, told
 from idp_deploy.rendering.document import Document
 
 # name → module:function taking a Document and returning the report
@@ -35,4 +37,9 @@ def render(document: Document, name: str) -> str | bytes:
         )
     module, _, function = RENDERERS[name].partition(":")
     renderer: Callable[[Document], str | bytes] = getattr(import_module(module), function)
-    return renderer(document)
+    return renderer(document if name == "json" else shown(document, lines=name == "github"))
+
+
+def shown(document: Document, *, lines: bool = False) -> Document:
+    """The document without its data, whose names do nothing to whatever shows it; on one line each unless `lines`."""
+    return replace(told(replace(document, data={}), lines=lines), next=escaped(document.next).replace("\n", " "))

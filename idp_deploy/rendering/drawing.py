@@ -20,6 +20,7 @@ INK, FAINT, GHOST, PLAIN, SPARSE = "#1b2a3a", "#55636f", "#d3dbe2", "#2f6f9f", "
 TONES = {"": PLAIN, "good": "#2e8b57", "bad": "#c0392b", "warn": "#b7791f"}
 WIDTH, DPI = 9.0, 110  # inches
 _INSIDE, _CHARACTER, _LINE = WIDTH - 0.2, 0.056, 0.165  # inches: of a line of boxes, of a letter and a line in them
+_LONGEST = 48  # characters of a label or a line
 _TALLEST = 40  # rows of a chart in a picture; a page has all of them
 
 
@@ -101,7 +102,9 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         if bar.beside is not None:
             axes.barh(y, min(bar.beside, end), color=GHOST, height=0.78)
         if bar.value is None:
-            axes.annotate(bar.text or "–", (0, y), xytext=(5, 0), textcoords="offset points", va="center", color=FAINT)
+            axes.annotate(
+                _plain(bar.text) or "–", (0, y), xytext=(5, 0), textcoords="offset points", va="center", color=FAINT
+            )
             continue
         tone = SPARSE if bar.sparse and not bar.state else TONES[bar.state]
         axes.barh(y, min(bar.value, end), color=tone, height=0.5)
@@ -115,7 +118,7 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         reach = max(reach, min(bar.beside or 0.0, end))
         text = bar.text or axis.number(bar.value)
         axes.annotate(_plain(text), (reach, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
-    longest = max((len(bar.text or axis.number(bar.value)) for bar in chart.bars()), default=4)
+    longest = max((len(_plain(bar.text or axis.number(bar.value))) for bar in chart.bars()), default=4)
     share = min(0.6, 0.075 * longest * len(chart.series) / (WIDTH - 2.2))  # of the axis that the longest text takes
     axes.set_xlim(0, end / (1 - share) * 1.02)
     axes.set_ylim(len(labels) - 0.4, -0.6)
@@ -128,8 +131,8 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     if labelled:
         left = f" (first {_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
         axes.set_title(_plain(chart.title) + left, loc="left", fontsize=11, fontweight="bold")
-    unit = f"{name}, {axis.suffix}" if axis.suffix else name
-    axes.set_xlabel(_plain(unit.replace(" ", "\n") if len(chart.series) > 3 else unit), fontsize=9)
+    unit = _plain(f"{name}, {axis.suffix}" if axis.suffix else name)
+    axes.set_xlabel(unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9)
 
 
 def _ticks(end: float, wide: bool) -> Any:
@@ -148,8 +151,8 @@ def _journey(axes: Axes, journey: Journey) -> None:
     for i, (step, x, y) in enumerate(placed):
         edge = TONES[step.state] if step.state else GHOST
         box = {"boxstyle": "round,pad=0.5", "facecolor": "#f4f7f9", "edgecolor": edge}
-        text = "\n".join([step.name, *step.facts])
-        axes.text(x + 0.1, y + 0.12, _plain(text), va="top", ha="left", fontsize=8, bbox=box, linespacing=1.5)
+        text = "\n".join(map(_plain, (step.name, *step.facts)))
+        axes.text(x + 0.1, y + 0.12, text, va="top", ha="left", fontsize=8, bbox=box, linespacing=1.5)
         if 0 < i <= len(journey.stages):
             axes.annotate("→", (x - 0.12, y + 0.18), va="center", ha="right", color=FAINT)
 
@@ -158,7 +161,7 @@ def _packed(journey: Journey) -> list[tuple[Step, float, float]]:
     """Each box with the place of its upper left corner, in inches."""
     placed, x, y, deepest = [], 0.0, 0.0, 0.0
     for step in (*journey.stages, *journey.ends):
-        width = 0.5 + _CHARACTER * max(map(len, (step.name, *step.facts)))
+        width = 0.5 + _CHARACTER * min(_LONGEST, max(map(len, (step.name, *step.facts))))
         if x and x + width > _INSIDE:
             x, y = 0.3, y + deepest
             deepest = 0.0
@@ -205,4 +208,6 @@ def _curves(axes: Axes, plot: Curves) -> None:
 
 
 def _plain(label: str) -> str:
-    return label.replace("$", r"\$")
+    """No mathematics, and no longer than a picture has room for."""
+    cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2]}…{label[1 - _LONGEST // 2 :]}"
+    return cut.replace("$", r"\$")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from idp_deploy.rendering.document import Document, Table
@@ -9,6 +10,8 @@ from idp_deploy.rendering.document import Document, Table
 MARKER = "<!-- idp-deploy report -->"
 LONGEST = 60_000  # characters; a comment on GitHub takes 65,536
 FOLDED = 20  # lines of a table above which it is folded
+_MARKUP = re.compile(r"[\\|`*~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])")  # an underscore within a word is itself
+_MENTION = re.compile(r"@(?=\w)")
 _MARKS = {"": "", "good": "✅ ", "bad": "❌ ", "warn": "⚠️ "}
 
 
@@ -56,4 +59,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Text that is text: no markup, no picture or link, and nobody is mentioned."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace("\n", " ")
+    return _MENTION.sub("@<!-- -->", _MARKUP.sub(r"\\\g<0>", text))

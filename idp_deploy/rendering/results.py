@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from idp_deploy.errors import UsageError
+from idp_deploy.rendering import shown
 from idp_deploy.rendering.artifacts import parity_document
 from idp_deploy.rendering.comparisons import comparison_document
 from idp_deploy.rendering.differences import difference_document
@@ -45,7 +46,7 @@ def document_of(result: object) -> Document:
 
 def page_of(result: object) -> str:
     """HTML for the inside of a notebook."""
-    return to_fragment(document_of(result))
+    return to_fragment(shown(document_of(result)))
 
 
 def _where(result: object) -> str:

@@ -15,10 +15,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from idp_deploy.legible import uncommanding
 from idp_deploy.rendering.document import Document, State, Table
 
 _STYLES: dict[State, str] = {"": "", "good": "green", "bad": "bold red", "warn": "yellow"}
 GAP = 2  # spaces between columns
+FOLDED = 30  # columns that a text beside a name needs to be folded there
 INDENT = "    "
 PIPED_WIDTH = 200  # wide enough that no row of ours wraps where a program reads it; COLUMNS says another
 
@@ -50,7 +52,7 @@ def to_text(document: Document) -> str:
     if document.next:
         console.print(Text(f"Next: {document.next}", style="cyan"))
     assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n"
+    return uncommanding("\n".join(line.rstrip() for line in console.file.getvalue().splitlines()) + "\n")
 
 
 def _width(terminal: bool) -> int:
@@ -87,8 +89,10 @@ def _fitted(table: Table, width: int) -> tuple[list[int], list[int]]:
     ]
     shown = list(range(len(widths)))
     while len(shown) > 1 and sum(widths[i] + GAP for i in shown) - GAP > width:
-        shown.remove(max(shown[1:], key=lambda i: (i not in table.numeric, widths[i], i)))
-    if sum(widths[i] + GAP for i in shown) - GAP > width:  # even the first is too wide: fold it, and all
+        shown.remove(max(shown[1:], key=lambda i: (i not in table.numeric or widths[i] > FOLDED, widths[i], i)))
+    alone = sum(widths[i] + GAP for i in shown) - GAP > width  # even the first: fold it, and all
+    pair = len(widths) == 2 and 1 not in table.numeric and width - widths[0] - GAP >= FOLDED  # names and what they are
+    if alone or pair:
         return list(range(len(widths))), []
     return shown, [i for i in range(len(widths)) if i not in shown]
 

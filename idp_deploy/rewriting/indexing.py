@@ -40,12 +40,13 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor
 def einsum(equation: str, operands: list[Tensor], *, path: list[int] | None = None) -> Tensor | None:
     """Letters twice in one term, alone in one term, or left to "...": diagonals, sums and letters of their own.
 
-    None where there is none of these, since converters hold the others.
+    Letters that two terms share in another order get one order, since litert-torch sums those over the wrong entries.
+    None where there is none of these: converters hold the others.
     """
     terms, result = _terms(equation.replace(" ", ""), [x.dim() for x in operands])
     lone = {c for c in "".join(terms) if "".join(terms).count(c) == 1 and c not in result}
     if "..." not in equation and len(terms) > 1 and not lone and all(len(set(t)) == len(t) for t in terms):
-        return None
+        return _in_one_order(terms, result, operands)
     plain = []
     for x, term in zip(operands, terms, strict=True):
         while len(set(term)) < len(term):
@@ -62,6 +63,19 @@ def einsum(equation: str, operands: list[Tensor], *, path: list[int] | None = No
         x, term = plain[0]
         return x.permute([term.index(c) for c in result]) if len(result) > 1 else x
     return torch.einsum(f"{','.join(term for _, term in plain)}->{result}", *(x for x, _ in plain))
+
+
+def _in_one_order(terms: list[str], result: str, operands: list[Tensor]) -> Tensor | None:
+    """The same sum with the letters that two terms share in the first one's order; None where they are."""
+    if len(terms) != 2:
+        return None
+    first, second = terms
+    shared = iter([c for c in first if c in second])
+    turned = "".join(next(shared) if c in first else c for c in second)
+    if turned == second:
+        return None
+    permuted = operands[1].permute([second.index(c) for c in turned])
+    return torch.einsum(f"{first},{turned}->{result}", operands[0], permuted)
 
 
 def _terms(equation: str, ranks: list[int]) -> tuple[list[str], str]:

@@ -34,7 +34,6 @@ from idp_deploy.simulation.size import estimated_transfer_bytes
 from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
-from idp_deploy.simulation.vendor import vendor_estimate
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
 
 COVERAGE = 0.9
@@ -84,6 +83,8 @@ def simulate(
         notes = list(loaded.work.notes)
         return _taken(loaded, _answer(loaded, target, chosen.name, loaded.work, None, reason, (), notes, transfer))
     if chosen is not None and chosen.family in VENDORS:
+        from idp_deploy.simulation.vendor import vendor_estimate  # which brings the pipe to a child with it
+
         return vendor_estimate(loaded.contents, target, chosen, transfer=transfer)
     cores = sum(group.count for group in target.cores)
     if chosen is not None and not 1 <= threads <= cores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,10 @@ from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightP
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.sessions import Session, Sessions
 from idp_deploy.ledger import refuse_filled, shortfall, summary
+from idp_deploy.masks import copied
 from idp_deploy.reading import read
 from idp_deploy.sealing import intact, key_of
-from idp_deploy.soundness import overflow
+from idp_deploy.soundness import answered, overflow
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -185,7 +185,7 @@ def _accuracy(
 
 def evaluation_copy(model: CompressedModel) -> nn.Module:
     """The module on the CPU in eval mode; the caller's is untouched."""
-    return deepcopy(model.module).cpu().eval()
+    return copied(model.module).cpu().eval()
 
 
 def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
@@ -205,17 +205,11 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
 
 
 def _taken(model: CompressedModel, calls: list[Call]) -> tuple[list[Call], tuple[str, ...]]:
-    """(the calls without drawn integers that the model stops at, a note on those): offsets that no longer ascend."""
-    module, taken = evaluation_copy(model), calls[:1]
-    for call in calls[1:]:
-        if any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, torch.Tensor)):
-            try:
-                _run(module, [call])
-            except Exception:  # whatever a model says to numbers that nobody gave it
-                continue
-        taken.append(call)
+    """(the calls that the model answers, a note on those that it does not)."""
+    taken = answered(evaluation_copy(model), calls)
     left = len(calls) - len(taken)
-    return taken, (f"{left} of {len(calls)} calls left out: the model stops at their integers",) if left else ()
+    words = f"{left} of {len(calls)} calls left out: the model stops at their integers, or gives no numbers"
+    return taken, (words,) if left else ()
 
 
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
@@ -235,7 +229,8 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
 
 def _refuse_two_answers(first: Arrays, second: Arrays) -> None:
     for i, (a, b) in enumerate(zip(first, second, strict=True)):
-        if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * float(np.abs(a).max(initial=0.0)), equal_nan=True):
+        size = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
+        if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
             raise ConversionError(
                 f"the model gives two answers for one input: output {i} differs from one run to the next",
                 way_out="give dropout training=self.training, and take other random numbers as an input",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
-HANG_SECONDS = 100.0  # after which a command says on stderr where it stands
+HANG_SECONDS = 500.0  # after which a command says on stderr where it stands
 # what changes a folder, and opening a file: before each of them the process may be killed
 STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.symlink", "os.truncate", "open"}
 

@@ -38,7 +38,7 @@ def bind(interpreter: Interpreter, names: Sequence[str], call: Arrays) -> list[d
         raise ConversionError(
             f"{interpreter.program.path} takes {len(names)} inputs ({', '.join(names)}), got {len(call)}"
         )
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in call]
+    tensors = [torch.from_numpy(np.require(np.ascontiguousarray(array), requirements="W")) for array in call]
     counts = {
         tensor.shape[0] // shapes[name][0]
         for name, tensor in zip(names, tensors, strict=True)

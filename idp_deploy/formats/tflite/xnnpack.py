@@ -166,8 +166,15 @@ class _Graph:
         weight, attributes = self.weight(op), op.attributes
         shape = weight.shape if weight else ()
         strides = (attributes.get("stride_h"), attributes.get("stride_w"))
-        if len(shape) != 4 or shape[1:3] != (3, 3) or strides != (2, 2):
-            sides = "×".join(map(str, shape[1:3]))
+        sides = "×".join(map(str, shape[1:3]))
+        if 1 in shape[1:3] and max(shape[1:3]) > 1:
+            yield Finding(
+                "stem",
+                op.name,
+                f"the first convolution ({sides}) reads a sequence; sparse kernels are for images alone",
+                "zeros save bytes here; for time remove channels: prune --pattern channel",
+            )
+        elif len(shape) != 4 or shape[1:3] != (3, 3) or strides != (2, 2):
             yield Finding(
                 "stem",
                 op.name,
@@ -191,13 +198,16 @@ class _Graph:
         outside = [name for name in known if name not in inside]
         kind, attributes = op.kind, op.attributes
         if kind == "PAD":
-            after = {reader.kind for name in op.outputs for reader in self.readers.get(name, ())}
-            if after != {"DEPTHWISE_CONV_2D"}:
+            after = [reader for name in op.outputs for reader in self.readers.get(name, ())]
+            larger = [
+                reader for reader in after if reader.kind == "CONV_2D" and not self.is_1x1(reader)
+            ]  # says so itself
+            if not larger and {reader.kind for reader in after} != {"DEPTHWISE_CONV_2D"}:
                 yield Finding(
                     "operator",
                     op.name,
                     "PAD in front of something else than a depthwise convolution",
-                    "pad inside the convolution",
+                    "pad depthwise convolutions alone",
                 )
         elif kind == "CONV_2D":
             if not self.is_1x1(op):

@@ -49,10 +49,6 @@ class Weights:
             number = self._makers[number].operands[0]
         return number
 
-    def is_inner(self, number: int) -> bool:
-        """Whether it is a part of something decoded, and never seen by an operator."""
-        return self._makers[number].kind in ("build_sparse_with_bitmask", "lut_to_sparse_with_bitmask")
-
     def decode(self, number: int) -> Weight:
         """The weight of this number.
 

@@ -76,7 +76,17 @@ def _prelu(x: Tensor, slopes: Tensor) -> Tensor:
     return torch.relu(x) - slopes * torch.relu(torch.neg(x))
 
 
+def _cosine_similarity(x: Tensor, y: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    x, y = torch.broadcast_tensors(x, y)
+    return torch.sum(_unit(x, dim, eps) * _unit(y, dim, eps), [dim])
+
+
+def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
+    return x / torch.clamp_min(torch.sqrt(torch.sum(x * x, [dim], True)), eps)
+
+
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.cosine_similarity.default: _cosine_similarity,
     aten.meshgrid.default: _meshgrid,
     aten.meshgrid.indexing: _meshgrid,
     aten.prelu.default: _prelu,

@@ -217,13 +217,28 @@ def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
 
     if not coreml_graph.is_recurrent(captured.module):
         return coreml_graph.lower(program, _is_registered), None
-    traced = torch.jit.trace(captured.module, captured.example_inputs, strict=False, check_trace=False)
-    tensors = [x for x in pytree.tree_leaves(captured.example_inputs) if isinstance(x, Tensor)]
+    flat = _Flat(captured)
+    tensors = [x for x in flat.leaves if isinstance(x, Tensor)]
+    traced = torch.jit.trace(flat, tuple(tensors), strict=False, check_trace=False)
     names = [str(name) for name in program.graph_signature.user_inputs]
     return traced, [
         ct.TensorType(name=name, shape=tuple(x.shape), dtype=np.float32 if x.is_floating_point() else np.int32)
         for name, x in zip(names, tensors, strict=True)
     ]
+
+
+class _Flat(torch.nn.Module):
+    """Tensors in, a tuple of tensors out, whatever the model nests them in: TorchScript knows no mixed dicts."""
+
+    def __init__(self, captured: Captured) -> None:
+        super().__init__()
+        self.module = captured.module
+        self.leaves, self.nest = pytree.tree_flatten(captured.example_inputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        return tuple(pytree.tree_leaves(self.module(*pytree.tree_unflatten(leaves, self.nest))))
 
 
 def _is_registered(operator: str) -> bool:

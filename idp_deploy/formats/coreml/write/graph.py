@@ -69,7 +69,8 @@ _SPELLED: dict[Any, Row] = {
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
-_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm}  # registered, but fails on some of their forms
+# registered, but fails on some of their forms
+_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity}
 _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
 
 

@@ -32,10 +32,15 @@ def smallest_form(
     Returns:
         (the weight, whether the form fits).
     """
-    if plain.values.dtype != np.float32 or plain.values.ndim < 2:
+    if not _has_forms(plain):
         return plain, True
     forms = list(_forms(plain, scheme, levels))
     return min([plain, *forms], key=lambda weight: cost(weight, encoding)), bool(forms) or scheme is None
+
+
+def _has_forms(plain: Weight) -> bool:
+    """A matrix of float32 without the infinities of a mask, which stays as it is in every scheme."""
+    return plain.values.dtype == np.float32 and plain.values.ndim > 1 and bool(np.isfinite(plain.values).all())
 
 
 def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator[Weight]:
@@ -53,7 +58,7 @@ def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator
 
 def exact_forms(plain: Weight) -> Iterator[Weight]:
     """The narrower forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
-    if plain.values.dtype != np.float32 or plain.values.ndim < 2:
+    if not _has_forms(plain):
         return
     halves = plain.values.astype(np.float16) if np.abs(plain.values).max(initial=0) < _LARGEST_HALF else None
     if halves is not None and np.array_equal(halves.astype(np.float32), plain.values):

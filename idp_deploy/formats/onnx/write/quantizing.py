@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError
+from idp_deploy.formats.onnx.write.nodes import read_inside
 
 # layers with an integer kernel, and operators that pass integers on between layers
 PRODUCTS = ["Gemm", "MatMul"]  # whose integer kernels give float results as well
@@ -74,7 +75,8 @@ def _quantized(
 
     names = [value.name for value in model.graph.input]
     _refuse_sums_of_nothing(model.graph)
-    excluded = _float_nodes(model.graph, kept_float)
+    inside = read_inside(model.graph)
+    excluded = _float_nodes(model.graph, {*kept_float, *inside})
     with tempfile.TemporaryDirectory() as folder, _silent():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
@@ -96,7 +98,7 @@ def _quantized(
                 f"onnxruntime cannot quantize this model: {error}", way_out="use scheme int8-weights"
             ) from error
         quantized = onnx.load(target)
-    _free_products(quantized.graph, excluded)
+    _free_products(quantized.graph, excluded, inside)
     if large := _coarsened(quantized.graph, original):
         return quantized, large
     _revive_dead_channels(quantized.graph, original)
@@ -104,7 +106,7 @@ def _quantized(
     del quantized.graph.value_info[:]
     quantized.producer_name, quantized.producer_version = model.producer_name, ""
     _simplify_biases(quantized.graph)
-    _shorten(quantized.graph, set(original))
+    _shorten(quantized.graph, set(original), inside)
     return quantized, set()
 
 
@@ -144,9 +146,9 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     return kept
 
 
-def _free_products(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
-    """Leave a matrix product's result float where no integer kernel reads it."""
-    products = {name for node in graph.node if node.op_type in PRODUCTS for name in node.output}
+def _free_products(graph: onnx.GraphProto, excluded: Collection[str], inside: Collection[str]) -> None:
+    """Leave a matrix product's result float where no integer kernel reads it, nor a body it by its name."""
+    products = {name for node in graph.node if node.op_type in PRODUCTS for name in node.output if name not in inside}
     served = {
         name for node in graph.node if node.op_type in OPERATORS and node.name not in excluded for name in node.input
     }
@@ -162,7 +164,7 @@ def _free_products(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
         node.output[:] = [renames.get(name, name) for name in node.output]
     del graph.node[:]
     graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in node.input} | {*inside}
     tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
@@ -265,9 +267,9 @@ def _simplify_biases(graph: onnx.GraphProto) -> None:
     graph.initializer.extend(copies)
 
 
-def _shorten(graph: onnx.GraphProto, original: Collection[str]) -> None:
-    """Inner names become "_q1", "_q2", …; integers of a weight take the weight's own name."""
-    boundary = {value.name for value in (*graph.input, *graph.output)}
+def _shorten(graph: onnx.GraphProto, original: Collection[str], inside: Collection[str]) -> None:
+    """Inner names become "_q1", "_q2", …; integers of a weight take the weight's own name. Bodies read `inside`."""
+    boundary = {value.name for value in (*graph.input, *graph.output)} | {*inside}
     stored = [tensor.name for tensor in graph.initializer]
     renames = {name: name.removesuffix("_quantized") for name in stored}
     renames = {old: new for old, new in renames.items() if new in original and (old == new or new not in stored)}

@@ -17,6 +17,7 @@ from onnx import helper, inliner, numpy_helper
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
+from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.bodies import lift
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.nodes import all_nodes
@@ -81,6 +82,9 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         decoder.node("Mul", *factors, output=name)
     decoder.finish()
     _without_notes(graph)
+    for entry in proto.metadata_props:
+        if entry.key == manifest.KEY:
+            entry.value = manifest.stored_anew(entry.value, encoding) or entry.value
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
     yield proto.SerializeToString(deterministic=True)

@@ -128,8 +128,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
-    if not calibration:
-        fold_constants(captured.module)
+    fold_constants(captured.module)
     spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)

@@ -36,7 +36,7 @@ from idp_deploy.formats.tflite.write.graph import (
     name_the_rest,
     schema,
 )
-from idp_deploy.formats.tflite.write.integer import delicate, quantize_static, repair_dead_channels
+from idp_deploy.formats.tflite.write.integer import delicate, lost_biases, quantize_static, repair_dead_channels
 from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
@@ -60,6 +60,7 @@ class _Source:
     calls: Sequence[tuple[Named, Named]]  # of the model, by tensor name, inputs in the file's layout
     module: fx.GraphModule  # for naming what a runtime stops at
     micro: bool  # whether the weights go behind decoders that only TensorFlow Lite Micro knows
+    lost_biases: Mapping[str, float]  # name → a value that is more steps of its scale than int32 counts
 
 
 def convert_tflite(
@@ -100,8 +101,9 @@ def convert_tflite(
     _name_outputs(tflite, outputs)
     _name(tflite, matches)
     ends: tuple[str, ...] = ()
+    lost: dict[str, float] = {}
     if scheme == "int8":
-        tflite, matches = _integers(tflite, matches, lowered, wanted.quantized)
+        tflite, matches, lost = _integers(tflite, matches, lowered, wanted.quantized)
         ends = integer_ends(tflite) if io == "int8" else ()
         merge_equal_constants(tflite)
         if not wanted.is_dense:
@@ -114,7 +116,7 @@ def convert_tflite(
     images = (*(f"args_{i}" for i in sorted(turned.inputs)), *(outputs[i] for i in sorted(turned.outputs)))
     layouts = dict.fromkeys(images, "NHWC")
     return Converted(
-        _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm"),
+        _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm", lost),
         inputs=tuple(f"args_{i}" for i in range(len(lowered.calls[0][0]))),
         outputs=tuple(outputs),
         tensors={found.parameter: found.parameter for found in matches.values()},
@@ -143,6 +145,8 @@ def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: 
         failure = failure_of(content, source.calls, TOLERANCES[source.plan.scheme])
         if not failure:
             return _written(source, content, placed, (note,) if note else ())
+    for name, value in source.lost_biases.items():
+        failure = f"bias '{name}' has {value:.3g}, more steps of its layer's scale than int32 counts: {failure}"
     way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
     raise ConversionError(explain(source.module, failure), way_out=way_out)
 
@@ -194,8 +198,8 @@ def _calibration(captured: Captured, quantization: Quantization | None) -> tuple
 
 def _integers(
     tflite: Any, matches: Mapping[int, Match], lowered: Lowered, quantized: Collection[str]
-) -> tuple[Any, dict[int, Match]]:
-    """Weights and activations in int8; the matches under the tensor indices of the new model."""
+) -> tuple[Any, dict[int, Match], dict[str, float]]:
+    """Weights and activations in int8; the matches under the tensor indices of the new model; what biases lost."""
     graph = tflite.subgraphs[0]
     by_name = {graph.tensors[index].name: found for index, found in matches.items()}
     biases = {graph.tensors[c.index].name: c.values for c in constants(tflite) if c.values.ndim == 1}
@@ -206,14 +210,18 @@ def _integers(
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
     calls = [_arriving(call, lowered.channel_last.inputs) for call in lowered.calibration]
-    content = quantize_static(serialize(tflite), calls, [*keep_float, *delicate(tflite)])
+    content = quantize_static(tflite, calls, [*keep_float, *delicate(tflite)])
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()
     _restore_signature_names(quantized_model)
     repair_dead_channels(quantized_model, biases)
+    lost = {
+        by_name[name].parameter if name in by_name else name: value
+        for name, value in lost_biases(quantized_model, biases).items()
+    }
     names = {tensor.name: i for i, tensor in enumerate(quantized_model.subgraphs[0].tensors)}
-    return quantized_model, {names[name]: found for name, found in by_name.items() if name in names}
+    return quantized_model, {names[name]: found for name, found in by_name.items() if name in names}, lost
 
 
 def _restore_signature_names(tflite: Any) -> None:

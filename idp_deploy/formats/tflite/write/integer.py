@@ -19,15 +19,17 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind
+from idp_deploy.formats.tflite.write.serializing import serialize
 
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 # 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
 _DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
+_LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 
 
-def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
-    """Quantize a file.
+def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
+    """The quantized file of a float model. Where infinities pass, as those of a mask do, operators stay float.
 
     Args:
         calls: calibration inputs by signature name, in the file's layout.
@@ -41,16 +43,21 @@ def quantize_static(content: bytes, calls: Sequence[Mapping[str, np.ndarray]], k
         from ai_edge_quantizer.qtyping import TFLOperationName
 
         try:
-            engine = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
+            engine = quantizer.Quantizer(bytearray(serialize(model)), recipe.static_wi8_ai8())
             no_quantization = quantizer.AlgorithmName.NO_QUANTIZE
             for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
                 engine.update_quantization_recipe(".*", edge, algorithm_key=no_quantization)
-            for name in keep_float:
-                engine.update_quantization_recipe(
-                    f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
-                )
-            met = [engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls]
-            return bytes(engine.quantize(widest(met)).quantized_model)
+
+            def spare(names: Collection[str]) -> None:
+                for name in names:
+                    engine.update_quantization_recipe(
+                        f"^{re.escape(name)};?$", TFLOperationName.ALL_SUPPORTED, algorithm_key=no_quantization
+                    )
+
+            spare(keep_float)
+            ranges = widest([engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls])
+            spare(unbounded(model, ranges))
+            return bytes(engine.quantize(ranges).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ConversionError(
@@ -77,8 +84,21 @@ def delicate(model: Any) -> list[str]:
     return [graph.tensors[t].name for t in sorted(tainted)]
 
 
+def unbounded(model: Any, ranges: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Names of the results of operators that read or give an infinity, which no scale of 8 bits holds."""
+    graph = model.subgraphs[0]
+    found = {c.index for c in constants(model) if not np.isfinite(c.values).all()}
+    found |= {i for i, tensor in enumerate(graph.tensors) if not _is_finite(ranges.get(tensor.name, {}))}
+    touched = [op for op in graph.operators if not found.isdisjoint(map(int, (*op.inputs, *op.outputs)))]
+    return [graph.tensors[int(t)].name for op in touched for t in op.outputs]
+
+
+def _is_finite(seen: Mapping[str, np.ndarray]) -> bool:
+    return all(bool(np.isfinite(seen[end]).all()) for end in ("min", "max") if end in seen)
+
+
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    """The range that holds every value of every call.
+    """The range that holds every value of every call; that of nothing but zeros, of which any scale will do, is 0 to 1.
 
     Calibrating all calls at once would average their ranges, most weight on the first, and saturate the others.
 
@@ -95,6 +115,9 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
                     np.asarray(np.minimum(known["min"], seen["min"])),
                     np.asarray(np.maximum(known["max"], seen["max"])),
                 )
+    for seen in ranges.values():
+        if "max" in seen and not np.any(seen["min"]) and not np.any(seen["max"]):
+            seen["max"] = np.ones_like(seen["max"])
     return ranges
 
 
@@ -121,7 +144,9 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         dead = ~channels.any(axis=1)
         if not dead.any():
             continue
-        scales[dead] = scales[~dead].max() if (~dead).any() else 1.0
+        scales[dead] = (
+            scales[~dead].max() if (~dead).any() else _scale(graph, op.outputs[0]) / _scale(graph, op.inputs[0])
+        )
         weight.quantization.scale = scales
         bias = graph.tensors[int(op.inputs[2])] if len(op.inputs) > 2 and int(op.inputs[2]) >= 0 else None
         if bias is None or bias.name not in biases:
@@ -131,6 +156,33 @@ def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
         steps = np.rint(biases[bias.name].astype(np.float64) / (scales.astype(np.float64) * incoming))
         limit = 2**30  # half of the range, so that the accumulator has room
         bias.buffer = add_buffer(model, np.clip(steps, -limit, limit).astype(np.int32))
+
+
+def lost_biases(model: Any, biases: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Name of a bias → the entry that is furthest from what its int32 means: more steps than int32 counts.
+
+    Args:
+        biases: the float biases by tensor name.
+    """
+    graph = model.subgraphs[0]
+    stored = {graph.tensors[c.index].name: c for c in constants(model, floats_only=False)}
+    lost = {}
+    for name, exact in biases.items():
+        found = stored.get(name)
+        if found is None or found.values.dtype != np.int32 or found.values.shape != exact.shape:
+            continue
+        scale = np.asarray(graph.tensors[found.index].quantization.scale, np.float64)
+        off = np.abs(found.values * scale - exact)
+        if np.any(off > np.maximum(scale, _LOST * np.abs(exact))):
+            lost[name] = float(exact[np.argmax(off)])
+    return lost
+
+
+def _scale(graph: Any, tensor: int) -> np.float32:
+    """The scale of an activation; 1 where it is float."""
+    quantization = graph.tensors[int(tensor)].quantization
+    known = quantization is not None and quantization.scale is not None and len(quantization.scale)
+    return np.float32(quantization.scale[0] if known else 1.0)
 
 
 @contextmanager

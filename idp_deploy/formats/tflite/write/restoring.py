@@ -17,9 +17,11 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError, require
 from idp_deploy.flow import Contents
+from idp_deploy.formats import manifest
 from idp_deploy.formats.tflite.write import sparse as sparse
 from idp_deploy.formats.tflite.write.graph import (
     Constant,
+    add_buffer,
     add_tensor,
     compact,
     constants,
@@ -49,7 +51,7 @@ def restored_tflite(contents: Contents, *, encoding: str = "auto") -> Iterator[b
     _refuse_outside(contents, parse(contents.parsed))
     careful = replace(wanted, one_decoder=True)
     ways = ((wanted, True), (wanted, False), (careful, False))
-    forms = (_form(contents.parsed, storing, pointwise=pointwise) for storing, pointwise in ways)
+    forms = (_form(contents.parsed, storing, encoding, pointwise=pointwise) for storing, pointwise in ways)
     yield from dict.fromkeys(sorted(filter(None, forms), key=len))
 
 
@@ -63,7 +65,7 @@ def _refuse_outside(contents: Contents, model: Any) -> None:
         )
 
 
-def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
+def _form(content: bytes, storing: Plan, encoding: str, *, pointwise: bool) -> bytes:
     """The file in one way; empty where nothing in it would be sparse."""
     model = parse(content)
     merge_equal_constants(model)
@@ -86,9 +88,18 @@ def _form(content: bytes, storing: Plan, *, pointwise: bool) -> bytes:
         return b""
     graph.operators[:0] = decoders
     _shorten_names(graph)
+    _tell(model, encoding)
     compact(model)
     name_the_rest(model)
     return serialize(model)
+
+
+def _tell(model: Any, encoding: str) -> None:
+    """Our manifest, where it has one, says how zeros are stored now."""
+    for entry in model.metadata or []:
+        if (entry.name or b"") in (manifest.KEY, manifest.KEY.encode()):
+            record = manifest.stored_anew(bytes(model.buffers[entry.buffer].data), encoding)
+            entry.buffer = entry.buffer if record is None else add_buffer(model, record.encode())
 
 
 def _shorten_names(graph: Any) -> None:

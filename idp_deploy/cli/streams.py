@@ -1,0 +1,33 @@
+"""stdin, stdout and stderr as the process got them, and what libraries write there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+
+def open_closed() -> None:
+    """A stream that the caller closed (`>&-`) goes nowhere, and no file that is opened later takes its number."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.open(os.devnull, os.O_RDWR)  # the system gives the lowest number that is free, which is this one
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def silence_libraries() -> None:
+    """Converters and runtimes chat on stderr, some from C++: keep Python's stderr, send the raw descriptor nowhere."""
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    sys.stderr.flush()
+    own = os.dup(2)
+    sys.stderr = os.fdopen(own, "w", buffering=1, encoding="utf-8", errors="replace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+
+
+def unheard() -> None:
+    """The reader of stdout left, as `| head` does: what else is printed goes nowhere, the command ends as it would."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,105 @@
+"""Modules that compute a weight anew from parts at each call: weight norm, spectral norm, masks, parametrizations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+def in_parts(module: nn.Module) -> dict[str, str]:
+    """Name of every weight that `module` computes from parts → the call that makes it one piece.
+
+    >>> in_parts(nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)), nn.Linear(2, 2)))
+    {'0.weight': "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"}
+    """
+    found: dict[str, str] = {}
+    for path, owner in module.named_modules():
+        if parametrize.is_parametrized(owner):
+            for leaf in owner.parametrizations:  # type: ignore[union-attr]
+                call = f"torch.nn.utils.parametrize.remove_parametrizations(layer, '{leaf}')"
+                found[f"{path}.{leaf}".lstrip(".")] = call
+        for leaf, row in _hooks(owner):
+            found[f"{path}.{leaf}".lstrip(".")] = f"torch.nn.utils.{row.call}(layer, '{leaf}')"
+    return found
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A deep copy, also of what torch refuses to copy: weights that the last call computed from others."""
+    computed = [v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and not v.is_leaf]
+    return deepcopy(module, {id(value): value.detach().clone() for value in computed})
+
+
+def whole_copy(module: nn.Module) -> nn.Module:
+    """A deep copy in which every weight is one piece; its mode is that of `module`."""
+    copy = copied(module)
+    modes = {part: part.training for part in copy.modules()}
+    for part in modes:
+        if parametrize.is_parametrized(part):  # its class is the original's too, and torch takes the weight out of it
+            kind = type(part)
+            part.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+    if in_parts(copy):
+        join_in(copy)
+        for part, training in modes.items():
+            part.training = training
+    return copy
+
+
+def join_in(module: nn.Module) -> list[str]:
+    """Give every weight that `module` computes from parts its present value, in place, as torch's own functions do.
+
+    Returns:
+        The names of those weights.
+    """
+    module.eval()  # a spectral norm goes on iterating in training
+    found: list[str] = []
+    for path, owner in list(module.named_modules()):
+        if parametrize.is_parametrized(owner):
+            for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+                found.append(f"{path}.{leaf}".lstrip("."))
+        for leaf, row in list(_hooks(owner)):
+            row.remove(owner, leaf)
+            found.append(f"{path}.{leaf}".lstrip("."))
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    whole = [name for name in dict.fromkeys(found) if name in parameters]  # parts of parts are gone by now
+    with torch.no_grad():
+        for name in whole:
+            parameters[name].add_(0.0)  # a mask's product leaves −0.0
+    return whole
+
+
+def _remove_spectral_norm(owner: nn.Module, leaf: str) -> None:
+    remove_spectral_norm(owner, leaf)
+    for key, hook in list(owner._load_state_dict_pre_hooks.items()):  # torch leaves this one, and it wants the parts
+        if isinstance(getattr(hook, "hook", hook), SpectralNormLoadStateDictPreHook):
+            del owner._load_state_dict_pre_hooks[key]
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """What takes a hook out of a layer for good, and its name in torch.nn.utils."""
+
+    remove: Callable[[nn.Module, str], object]
+    call: str
+
+
+_HOOKS: Mapping[type, _Hook] = {
+    WeightNorm: _Hook(remove_weight_norm, "remove_weight_norm"),
+    SpectralNorm: _Hook(_remove_spectral_norm, "remove_spectral_norm"),
+    prune.BasePruningMethod: _Hook(prune.remove, "prune.remove"),
+}
+
+
+def _hooks(owner: nn.Module) -> Iterator[tuple[str, _Hook]]:
+    """(attribute, its row) of the weights that `owner` itself joins; the last one works on the parts of others."""
+    for hook in reversed(list(owner._forward_pre_hooks.values())):
+        for kind, row in _HOOKS.items():
+            if isinstance(hook, kind):
+                yield getattr(hook, "name", None) or hook._tensor_name, row  # type: ignore[attr-defined]
