@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # more threads each would only wait for each other; neighbours stay with one worker, which makes their files once
 WORKERS := -n 2 --dist worksteal
+# commands that tests start begin with compiled code, as installed ones do, whatever the shell asks for
+export PYTHONDONTWRITEBYTECODE :=
 
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_onnx_shapes.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py

@@ -137,7 +137,12 @@ def sizes() -> None:
 
 def in_tree(tree: Path, *words: str) -> dict[str, Any]:
     """This script's answer on the code of a tree."""
-    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "LITERT_TORCH_SHOW_PROGRESS": "n"}
+    environment = os.environ | {
+        "PYTHONPATH": str(tree),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "",
+        "LITERT_TORCH_SHOW_PROGRESS": "n",
+    }
     command = [sys.executable, str(Path(__file__).resolve()), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tree, check=False)
     if done.returncode:

@@ -38,7 +38,7 @@ _BUDGETS = '[budgets.pixel-4.tflite]\nsize = "100 MB"\n'
 def timed(checkout: Path, folder: Path, arguments: tuple[str, ...]) -> tuple[float, float]:
     """(wall, CPU) seconds of one command with all its children."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    environment = {**os.environ, "PYTHONPATH": f"{checkout}:{folder}", "OMP_NUM_THREADS": "1"}
+    environment = {**_environment(checkout, folder), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [checkout / ".venv" / "bin" / "python", "-m", "idp_deploy", *arguments],
         cwd=folder, capture_output=True, text=True, env=environment,
@@ -49,14 +49,18 @@ def timed(checkout: Path, folder: Path, arguments: tuple[str, ...]) -> tuple[flo
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def _environment(checkout: Path, folder: Path) -> dict[str, str]:
+    """Python writes compiled code beside the sources: installed commands do not compile themselves at every start."""
+    return {**os.environ, "PYTHONPATH": f"{checkout}:{folder}", "PYTHONDONTWRITEBYTECODE": ""}
+
+
 def prepare(checkout: Path, folder: Path) -> None:
     """A pruned MobileNetV2 and its files, by that checkout."""
     (folder / "net.py").write_text(_NET)
     (folder / "budgets.toml").write_text(_BUDGETS)
     make = "import torch, net; torch.manual_seed(0); torch.save(net.build().state_dict(), 'dense.pt')"
     python = checkout / ".venv" / "bin" / "python"
-    environment = {**os.environ, "PYTHONPATH": f"{checkout}:{folder}"}
-    subprocess.run([python, "-c", make], cwd=folder, check=True, env=environment)
+    subprocess.run([python, "-c", make], cwd=folder, check=True, env=_environment(checkout, folder))
     timed(
         checkout, folder, ("prune", "dense.pt", "--one-shot", "--target", "0.8", "--model", "net:build", "-o", "net.pt")
     )
