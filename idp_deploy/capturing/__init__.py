@@ -226,7 +226,7 @@ def export_program(
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
     with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), masks_as_given(), warnings.catch_warnings():
-        # recurrent layers keep a list of their weights and old weight norms the weight: they hold traced ones for a moment
+        # recurrent layers keep their weights in a list, old weight norms one: it holds traced ones for a moment
         warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
         if dynamic_batch:
             batch = Dim("batch", min=1)
