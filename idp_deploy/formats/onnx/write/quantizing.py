@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -290,10 +291,12 @@ def _shorten(graph: onnx.GraphProto, original: Collection[str], inside: Collecti
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The quantizer advises on the root logger to preprocess the model, which conversion has done."""
+    """The quantizer advises to preprocess the model, which conversion has done, and divides by what a mask leaves."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.disable(before)
