@@ -245,7 +245,7 @@ def test_a_killed_run_goes_on_where_it_was(project: Path) -> None:
         if text.startswith("[2/4]"):
             process.send_signal(signal.SIGKILL)
             break
-    process.wait()
+    process.communicate()
     assert go(project)[1] == list(STAGES[1:])
     assert {path.name: path.read_bytes() for path in (project / "out").glob("w.pruned*")} == expected
 
@@ -264,7 +264,7 @@ def test_training_that_was_killed_goes_on_from_its_last_epoch(project: Path) -> 
         if text.startswith("epoch   2/3"):
             process.send_signal(signal.SIGKILL)
             break
-    process.wait()
+    process.communicate()
     _, ran, _, errors = go(project)
     assert ran == list(STAGES)
     assert "epoch   1/3" not in errors

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +95,25 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def distributions(packages: Iterable[str]) -> set[str]:
-    """The distributions that bring some top-level import names."""
-    brings = packages_distributions()
-    return {one for name in packages for one in brings.get(name, ())}
+    """The distributions that bring some top-level import names.
+
+    Most are called what they bring. Only for others are the lists of all installed files read, which takes half a second.
+
+    >>> distributions(["numpy", "yaml", "no_such_package"]) == {"numpy", "PyYAML"}
+    True
+    """
+    alike = {name for name in packages if _is_called_so(name)}
+    others = set(packages) - alike
+    brings = packages_distributions() if others else {}
+    return alike | {one for name in others for one in brings.get(name, ())}
+
+
+def _is_called_so(package: str) -> bool:
+    try:
+        says = distribution(package).read_text("top_level.txt")
+    except PackageNotFoundError:
+        return False
+    return says is None or package in says.split()
 
 
 # ── code ────────────────────────────────────────────────────────────────────────────────────────────────────────────
