@@ -97,7 +97,7 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
 def distributions(packages: Iterable[str]) -> set[str]:
     """The distributions that bring some top-level import names.
 
-    Most are called what they bring. Only for others are the lists of all installed files read, which takes half a second.
+    Most are called what they bring. For others the lists of all installed files are read, which takes half a second.
 
     >>> distributions(["numpy", "yaml", "no_such_package"]) == {"numpy", "PyYAML"}
     True
