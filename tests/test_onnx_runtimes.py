@@ -16,7 +16,8 @@ from bench.compat_onnx import TOOLS, table
 from idp_deploy.cli.app import app
 from idp_deploy.errors import UsageError
 from idp_deploy.exporting import export
-from idp_deploy.formats.onnx.runtimes import VERDICTS, lint, runtimes
+from idp_deploy.formats.onnx.runtimes import VERDICTS, runtimes
+from idp_deploy.formats.onnx.tools import lint
 from idp_deploy.quantization import quantize
 from tests.zoo import ZOO, pruned
 

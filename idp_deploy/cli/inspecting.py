@@ -60,7 +60,8 @@ def _lint(artifact: Path, file_format: str, name: str) -> RuntimeLint:
     Raises:
         UsageError: an unknown runtime, with the nearest, or a file of another format.
     """
-    from idp_deploy.formats.onnx.runtimes import FORMAT, lint, runtimes
+    from idp_deploy.formats.onnx.runtimes import FORMAT, runtimes
+    from idp_deploy.formats.onnx.tools import lint
 
     names = ["xnnpack", "ethos-u85", *runtimes()]
     if name not in names:

@@ -320,7 +320,11 @@ def _taken(loaded: Loaded, answer: Estimate) -> Estimate:
     """With what a tool would not run as it is meant, the way out of that, and what else is to be told of it."""
     if loaded.contents is None or loaded.format != tools.FORMAT:
         return answer
-    found = tools.lint(loaded.path, answer.runtime)
+    from idp_deploy.formats.onnx.tools import (
+        lint,
+    )  # which brings onnx, half the start of a question about another format
+
+    found = lint(loaded.path, answer.runtime)
     if not found.findings:
         return answer
     worst = found.findings[0]

@@ -1,27 +1,19 @@
-"""What another runtime will do with an .onnx file, by the rules of runtimes.toml: refuse it, compute it wrongly, …
+"""What other runtimes do not take of .onnx files as onnxruntime does: the rules of runtimes.toml.
 
-The rules are data, measured by `python -m bench.compat_onnx`; here they are matched with the nodes of a file, whoever
-wrote it. No rule broken means that nothing known stands against the file, which is not a proof that it runs.
+They are data, measured by `python -m bench.compat_onnx`. Nothing of ONNX is imported for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import onnx
-from onnx import TensorProto
-
 from idp_deploy import documents
 from idp_deploy.flow import FormatName
-from idp_deploy.formats.onnx.read.parsing import parse, sparse_name
 
 FORMAT: FormatName = "onnx"  # what they all open
-_WEIGHTS = {"GRU": slice(1, 4), "LSTM": slice(1, 4), "RNN": slice(1, 4)}  # which inputs are weights: else all but one
-_RANDOM = frozenset({"RandomNormal", "RandomUniform"})  # without inputs, and no constants
 
 
 @dataclass(frozen=True)
@@ -88,75 +80,3 @@ def _runtime(name: str, row: dict[str, Any]) -> Runtime:
 
 def _rule(row: dict[str, Any]) -> Rule:
     return Rule(**row | {key: tuple(row.get(key, ())) for key in ("operators", "types")})
-
-
-def lint(path: Path, name: str) -> RuntimeLint:
-    """Match every rule of one runtime with the file's nodes.
-
-    Args:
-        name: one of `runtimes()`.
-
-    Raises:
-        FileError: not an ONNX file.
-    """
-    runtime, graph = runtimes()[name], _Graph(parse(path))
-    findings = []
-    for rule in runtime.rules:
-        met = list(graph.meeting(rule))
-        if met:
-            findings.append(RuntimeFinding(met[0], rule.verdict, rule.message, rule.fix, len(met)))
-    findings.sort(key=lambda finding: VERDICTS.index(finding.verdict))
-    verdict = findings[0].verdict if findings else VERDICTS[-1]
-    return RuntimeLint(name, runtime.title, runtime.version, runtime.source, verdict, tuple(findings))
-
-
-class _Graph:
-    """The main graph of a file: which of its names are constants, stored or prepared by nodes."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.nodes, self.sparse = graph.node, [sparse_name(tensor) for tensor in graph.sparse_initializer]
-        self.types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-        self.stored = set(self.types) | set(self.sparse)
-        self.prepared: set[str] = set()
-        for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
-            self.types.setdefault(value.name, value.type.tensor_type.elem_type)
-        for node in self.nodes:
-            if node.op_type == "Constant":
-                self.stored.update(node.output)
-            elif node.op_type not in _RANDOM and all(self.is_constant(name) for name in node.input):
-                self.prepared.update(node.output)
-
-    def is_constant(self, name: str) -> bool:
-        """Whether a value is the same at every call; the empty name is an input left out."""
-        return not name or name in self.stored or name in self.prepared
-
-    def meeting(self, rule: Rule) -> Iterator[str]:
-        """The nodes, or sparse initializers, that a rule speaks of."""
-        if "sparse_initializer" in rule.operators:
-            yield from self.sparse
-        for i, node in enumerate(self.nodes):
-            if ("*" in rule.operators or node.op_type in rule.operators) and self._fits(node, rule):
-                yield node.name or f"{node.op_type}_{i}"
-
-    def _fits(self, node: onnx.NodeProto, rule: Rule) -> bool:
-        if rule.types and _word(self.types.get(node.input[0], 0) if node.input else 0) not in rule.types:
-            return False
-        if rule.part == "decode":
-            return bool(node.output) and node.output[0] in self.prepared
-        if rule.part == "computed":
-            weights = node.input[_WEIGHTS.get(node.op_type, slice(1, None))]
-            return any(name in self.prepared for name in weights)
-        return True
-
-
-def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
-    """Types of the values between nodes, as far as they can be told."""
-    try:
-        yield from onnx.shape_inference.infer_shapes(model).graph.value_info
-    except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
-        return
-
-
-def _word(kind: int) -> str:
-    return "" if kind == TensorProto.UNDEFINED else TensorProto.DataType.Name(kind).lower()
