@@ -15,10 +15,8 @@ from idp_deploy.errors import FileError, IdpDeployError, UnsafeFileError, UsageE
 from idp_deploy.loading import load_any, load_model
 from tests.checkpoint_layouts import (
     CHOSEN,
-    REFUSED,
     SAID,
     TAKEN,
-    Touch,
     Write,
     distributed,
     ema,
@@ -27,6 +25,7 @@ from tests.checkpoint_layouts import (
     weights,
 )
 from tests.loading_fixtures import build, same, source
+from tests.refused_layouts import REFUSED, Touch
 
 
 @pytest.mark.parametrize("write", TAKEN.values(), ids=TAKEN)

@@ -17,6 +17,8 @@ from idp_deploy.errors import ConversionError
 
 aten = torch.ops.aten
 _OBSERVERS = ("fake_quant", "activation_post_process")  # of torch.ao.quantization
+_OBSERVED = "it is quantization-aware training's: give the float model, which idp-deploy quantizes itself"
+_WRITTEN = "write into it while self.training alone, or make it an input, and an output that the caller hands in again"
 _WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
 
 
@@ -77,14 +79,11 @@ def _forget_counters(graph: fx.Graph) -> None:
         if _starts_anew(nodes[0], read):
             continue
         if _reaches_the_end(read):
-            way_out = "write into it while self.training alone, or make it an input, and an output that the caller "
-            way_out += "hands in again"
-            if any(part in name for part in _OBSERVERS):
-                way_out = "it is quantization-aware training's: give the float model, which idp-deploy quantizes itself"
+            observed = any(part in name for part in _OBSERVERS)
             raise ConversionError(
                 f"forward writes into the buffer '{name}', and its answer depends on it: a file keeps nothing between "
                 "two calls",
-                way_out=way_out,
+                way_out=_OBSERVED if observed else _WRITTEN,
             )
     for nodes in writes.values():
         for node in reversed(nodes):

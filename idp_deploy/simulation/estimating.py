@@ -320,9 +320,7 @@ def _taken(loaded: Loaded, answer: Estimate) -> Estimate:
     """With what a tool would not run as it is meant, the way out of that, and what else is to be told of it."""
     if loaded.contents is None or loaded.format != tools.FORMAT:
         return answer
-    from idp_deploy.formats.onnx.tools import (
-        lint,
-    )  # which brings onnx, half the start of a question about another format
+    from idp_deploy.formats.onnx.tools import lint  # which brings onnx with it
 
     found = lint(loaded.path, answer.runtime)
     if not found.findings:

@@ -199,9 +199,7 @@ class _Graph:
         kind, attributes = op.kind, op.attributes
         if kind == "PAD":
             after = [reader for name in op.outputs for reader in self.readers.get(name, ())]
-            larger = [
-                reader for reader in after if reader.kind == "CONV_2D" and not self.is_1x1(reader)
-            ]  # says so itself
+            larger = any(reader.kind == "CONV_2D" and not self.is_1x1(reader) for reader in after)  # told of itself
             if not larger and {reader.kind for reader in after} != {"DEPTHWISE_CONV_2D"}:
                 yield Finding(
                     "operator",

@@ -1,0 +1,198 @@
+"""What other tools leave behind and is refused, by layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from tests.checkpoint_layouts import (
+    CHOSEN,
+    Write,
+    distributed,
+    ema,
+    folder_of,
+    optimizer,
+    prefixed,
+    saved,
+    sharded,
+    weights,
+)
+from tests.loading_fixtures import Net
+
+
+def nan_in_a_buffer() -> dict[str, Tensor]:
+    state = weights()
+    state["stem.1.running_var"][3] = float("nan")
+    return state
+
+
+def without_a_shard(folder: Path) -> Path:
+    path = sharded("model")(folder)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    return path
+
+
+def one_shard(folder: Path) -> Path:
+    return sharded("model")(folder).with_name("model-00001-of-00002.safetensors")
+
+
+def outside(folder: Path) -> Path:
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": dict.fromkeys(weights(), "../secret.safetensors")}))
+    return path
+
+
+def two_runs(folder: Path) -> Path:
+    distributed(weights, "checkpoint-500")(folder)
+    return distributed(weights, "checkpoint-1000")(folder)
+
+
+def damaged_distributed(folder: Path) -> Path:
+    path = distributed(weights)(folder)
+    file = path / "__0_0.distcp"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    return path
+
+
+# name → what writes it, what is said, the way out
+REFUSED: dict[str, tuple[Write, str, str]] = {
+    "student and teacher": (
+        saved(lambda: {"student": weights(), "teacher": ema()}),
+        "several sets .* 'student', under 'teacher'",
+        "--weights-key student",
+    ),
+    "last and best": (saved(lambda: {"model": weights(), "best_model": ema()}), "several sets", "--weights-key model"),
+    "two models of accelerate": (CHOSEN["several files"][0], "several sets", "--weights-key model"),
+    "one weight too few": (
+        saved(lambda: {"model": {n: v for n, v in weights().items() if n != "head.bias"}}),
+        r"'model' of .*1 missing: 'head.bias'",
+        "name the factory",
+    ),
+    "one weight too many": (
+        saved(lambda: {**weights(), "head.scale": torch.ones(4)}),
+        "1 unexpected: 'head.scale'",
+        "factory",
+    ),
+    "one renamed": (
+        saved(lambda: {("head.wieght" if n == "head.weight" else n): v for n, v in weights().items()}),
+        r"1 missing: 'head.weight' \(the file has 'head.wieght'\); 1 unexpected: 'head.wieght' \(did you mean",
+        "factory",
+    ),
+    "another width": (
+        saved(lambda: {"state_dict": prefixed("model.", Net(16).state_dict())}),
+        r"'stem.0.weight' is \(16, 3, 3, 3\) in the file and \(8, 3, 3, 3\) in the module",
+        "sizes",
+    ),
+    "half under one prefix, half under another": (
+        saved(lambda: {("a." if i % 2 else "b.") + n: v for i, (n, v) in enumerate(weights().items())}),
+        "missing",
+        "factory",
+    ),
+    "a layer of a larger net": (
+        saved(lambda: prefixed("0.") | {"1.weight": torch.ones(2)}),
+        "only a part",
+        "--weights-key 0",
+    ),
+    "NaN in a buffer": (saved(nan_in_a_buffer), "buffer 'stem.1.running_var' has values that are not finite", "train"),
+    "an adapter": (
+        saved(
+            lambda: {
+                "base_model.model.head.lora_A.weight": torch.ones(2, 8),
+                "base_model.model.head.lora_B.weight": torch.ones(4, 2),
+            }
+        ),
+        "an adapter",
+        "merge_and_unload",
+    ),
+    "an optimizer": (
+        saved(lambda: {"optimizer": optimizer()}),
+        "the state of an optimizer, and no weights",
+        "state_dict",
+    ),
+    "integers": (
+        saved(
+            lambda: {**weights(), "head.weight": torch.ones(4, 8, dtype=torch.int8), "head.weight_scale": torch.ones(4)}
+        ),
+        "packed in few bits",
+        "float weights",
+    ),
+    "FSDP, flat": (
+        saved(lambda: {"_fsdp_wrapped_module._flat_param": torch.ones(100)}),
+        "one process's part",
+        "FULL_STATE_DICT",
+    ),
+    "placeholders of ZeRO": (
+        saved(lambda: {"module": {n: torch.zeros(0) for n in weights()}}),
+        "placeholders",
+        "zero_to_fp32",
+    ),
+    "arrays of numpy": (
+        saved(lambda: {n: v.numpy() for n, v in weights().items()}),
+        "holds no state dict",
+        "torch.as_tensor|save weights",
+    ),
+    "npz": (
+        lambda folder: (np.savez(folder / "m.npz", **{n: v.numpy() for n, v in weights().items()}), folder / "m.npz")[
+            1
+        ],
+        "numpy arrays",
+        "torch.as_tensor",
+    ),
+    "GGUF": (
+        lambda folder: ((folder / "m.gguf").write_bytes(b"GGUF" + bytes(64)), folder / "m.gguf")[1],
+        "GGUF",
+        "safetensors",
+    ),
+    "Keras": (
+        lambda folder: ((folder / "m.h5").write_bytes(b"\x89HDF\r\n" + bytes(64)), folder / "m.h5")[1],
+        "HDF5",
+        "torch",
+    ),
+    "a pointer of Git LFS": (
+        lambda folder: (
+            (folder / "m.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+            folder / "m.bin",
+        )[1],
+        "Git LFS",
+        "git lfs pull",
+    ),
+    "a pickled module beside its weights": (
+        saved(lambda: {"state_dict": weights(), "net": nn.Linear(2, 2)}),
+        "Linear",
+        "state_dict",
+    ),
+    "a shard is missing": (without_a_shard, "model-00002-of-00002.safetensors, which is missing", "copy all"),
+    "one shard of two": (one_shard, "part 1 of 2", "name the folder"),
+    "an index that leaves its folder": (outside, "not a file beside it", "copy"),
+    "a distributed checkpoint cut short": (damaged_distributed, "damaged", "copy"),
+    "several checkpoints of a run": (lambda folder: two_runs(folder), "several weights", "checkpoint-1000"),
+    "shards beside a whole": (
+        lambda folder: (sharded("model")(folder), save_file(ema(), folder / "model.safetensors"), folder)[2],
+        "several weights: model.safetensors.index.json, model.safetensors",
+        "name one",
+    ),
+    "several files of one folder": (
+        folder_of(a__pt=lambda path: torch.save(weights(), path), b__pt=lambda path: torch.save(ema(), path)),
+        "several weights: a.pt, b.pt",
+        "name one",
+    ),
+    "an adapter's folder": (
+        folder_of(adapter_model__safetensors=lambda path: save_file(weights(), path)),
+        "an adapter",
+        "merge_and_unload",
+    ),
+}
+
+
+class Touch:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
