@@ -3,15 +3,19 @@
 The ONNX functions, whose sources are parsed for half a second an export; and the operators that a decomposition may
 keep, fetched one by one for each of some thirty namespaces, four or five times an export. And litert-torch converts one
 graph once, however many encodings and schemes of its weights are asked for, but in tests marked `anew`.
+
+What a test imports from a folder of its own is forgotten after it: the next one may have another `net.py`.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from copy import copy
 from functools import cache
 from hashlib import sha256
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +27,17 @@ os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read 
 _anew = False  # whether this test has every graph converted
 _GRAPHS = 16
 _ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
+
+
+@pytest.fixture(autouse=True)
+def forget_what_tests_wrote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No module and no place to import from outlives the test whose folder it lies in."""
+    yield
+    made = tmp_path_factory.getbasetemp()
+    for name, module in list(sys.modules.items()):
+        if (source := getattr(module, "__file__", None)) and Path(source).is_relative_to(made):
+            del sys.modules[name]
+    sys.path[:] = [place for place in sys.path if not Path(place).is_relative_to(made)]
 
 
 @pytest.fixture

@@ -42,7 +42,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(PROJECT, tmp_path / "tiny.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tiny", raising=False)
     import tiny  # type: ignore[import-not-found]
 
     torch.manual_seed(0)

@@ -28,7 +28,6 @@ def states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[st
     shutil.copy(PROJECT, tmp_path / "tiny.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tiny", raising=False)
     import tiny  # type: ignore[import-not-found]
 
     Path("idp-deploy.toml").write_text('model = "tiny:build"\ntask = "tiny:task"\n[export]\nto = ["onnx"]\n')

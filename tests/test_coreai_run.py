@@ -31,7 +31,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "idp-deploy.toml").write_text(CONFIGURATION[1])
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "tiny", raising=False)
     import tiny  # type: ignore[import-not-found]
 
     torch.manual_seed(0)

@@ -38,7 +38,6 @@ def own_project(folder: Path, monkeypatch: pytest.MonkeyPatch, configuration: st
     shutil.copy(ROOT / "tests" / "tiny_project" / "tiny.py", folder)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "tiny", raising=False)
     tiny = import_module("tiny")
     torch.manual_seed(0)
     torch.save(tiny.build().state_dict(), "model.pt")

@@ -84,8 +84,6 @@ def test_a_journey_can_be_walked(
     shutil.copytree(project, folder)
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    for name in ("net", "data"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     for line, code in commands(page):
         assert _run(shlex.split(line)[1:], debug=False) == code, f"{line}\n{capsys.readouterr().err}"
 

@@ -219,7 +219,6 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(str(folder))
-        patch.delitem(sys.modules, "tiny", raising=False)
         import tiny  # type: ignore[import-not-found]
 
         torch.manual_seed(0)

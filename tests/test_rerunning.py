@@ -288,8 +288,6 @@ def test_a_file_that_disagrees_is_no_finished_stage(project: Path, monkeypatch: 
 
     monkeypatch.chdir(project)
     monkeypatch.syspath_prepend(str(project))
-    for name in ("tiny", "net", "data", "layers", "more_things"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
     with monkeypatch.context() as patch:
         patch.setattr(OutputParity, "passed", property(lambda _: False))
         assert _run(["run", "--force"], debug=False) == 1
