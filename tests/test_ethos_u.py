@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path

@@ -90,6 +90,42 @@ def test_a_bias_that_int32_cannot_count_is_named_with_its_value(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+class Attentive(nn.Module):
+    """Attention whose scores are hidden by a mask, made in one of the ways that models make it."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.q, self.k, self.v, self.last = way, *(nn.Linear(16, 16) for _ in range(4))
+
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        scores = self.q(x) @ self.k(x).transpose(1, 2)
+        if self.way == "filled":
+            scores = scores.masked_fill(hidden[:, None], float("-inf"))
+        elif self.way == "given":
+            scores = scores + hidden[:, None]
+        elif self.way == "expanded":
+            scores = scores + torch.zeros_like(hidden).float().masked_fill(hidden, float("-inf"))[:, None].expand(
+                -1, 6, -1
+            )
+        else:
+            scores = scores + hidden[:, None].float() * float(self.way)
+        return self.last(scores.softmax(-1) @ self.v(x))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("way", ["filled", "given", "expanded", "-3.4e38", "-1e9", "-1e4"])
+def test_what_a_mask_hides_stays_hidden(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    hidden = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
+    example = (
+        torch.randn(2, 6, 16) * 2,
+        torch.zeros(2, 6).masked_fill(hidden, torch.finfo().min) if way == "given" else hidden,
+    )
+    model = quantize(CompressedModel(Attentive(way).eval(), {}), "int8", example_inputs=example)
+    parity = verify(export(model, "tflite", example, tmp_path / "m.tflite").path, model, example)
+    assert parity.passed
+    assert max(output.max_relative_error for output in parity.outputs) < 0.05
+
+
 class Adapted(nn.Module):
     """A branch that begins at zero, as adapters and residual blocks are often set up; or one that was pruned whole."""
 

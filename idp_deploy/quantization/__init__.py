@@ -235,7 +235,8 @@ def _calibration(
     def like(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.numel():
             return leaf
-        if not leaf.is_floating_point():  # indices and masks keep their values, in another order
+        two = bool(((leaf == leaf.min()) | (leaf == leaf.max())).all()) and leaf.min() < leaf.max()
+        if not leaf.is_floating_point() or two:  # indices and masks keep their values, in another order
             return leaf.flatten()[torch.randperm(leaf.numel(), generator=generator)].reshape(leaf.shape)
         deviation = float(leaf.float().std()) if leaf.numel() > 1 else 0.0
         drawn = torch.randn(leaf.shape, generator=generator) * (deviation or 1.0) + float(leaf.float().mean())

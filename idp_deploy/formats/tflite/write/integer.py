@@ -26,6 +26,11 @@ _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 _DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
+_MOVES = frozenset(
+    {"BROADCAST_TO", "CAST", "CONCATENATION", "EXPAND_DIMS", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE"}
+)
+_SPREADING = _ENTRYWISE | _DELICATE | _MOVES
+_HIDES = 5e3  # what hides others is as large as this: 256 levels that reach so far tell nothing else apart
 
 
 def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_float: Collection[str]) -> bytes:
@@ -55,8 +60,8 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
                     )
 
             spare(keep_float)
+            spare(unbounded(model, calls))
             ranges = widest([engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls])
-            spare(unbounded(model, ranges))
             return bytes(engine.quantize(ranges).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -84,17 +89,32 @@ def delicate(model: Any) -> list[str]:
     return [graph.tensors[t].name for t in sorted(tainted)]
 
 
-def unbounded(model: Any, ranges: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
-    """Names of the results of operators that read or give an infinity, which no scale of 8 bits holds."""
+def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
+    """Names of the results that no scale of 8 bits holds: of operators that read infinities, or numbers so large that
+    they hide others, as masks do; and of whatever is computed entry by entry from those, up to the softmax behind.
+
+    The ranges that ai-edge-quantizer measures do not tell: it leaves infinities out, and a mask seems to be all zeros.
+
+    Args:
+        calls: calibration inputs by signature name.
+    """
     graph = model.subgraphs[0]
-    found = {c.index for c in constants(model) if not np.isfinite(c.values).all()}
-    found |= {i for i, tensor in enumerate(graph.tensors) if not _is_finite(ranges.get(tensor.name, {}))}
-    touched = [op for op in graph.operators if not found.isdisjoint(map(int, (*op.inputs, *op.outputs)))]
-    return [graph.tensors[int(t)].name for op in touched for t in op.outputs]
+    infinite = {c.index for c in constants(model) if not np.isfinite(c.values).all()}
+    large = infinite | {c.index for c in constants(model) if _hides(c.values)}
+    for signature in model.signatureDefs:
+        given = {entry.name.decode(): int(entry.tensorIndex) for entry in signature.inputs}
+        large |= {given[name] for call in calls for name, x in call.items() if name in given and _hides(x)}
+    spared = []
+    for op in graph.operators:
+        name, read, made = kind(model, op), {int(t) for t in op.inputs}, [int(t) for t in op.outputs]
+        if read & infinite or (name in _SPREADING and read & large):
+            spared += made
+            large |= set(made) if name != "SOFTMAX" else set()
+    return [graph.tensors[t].name for t in spared]
 
 
-def _is_finite(seen: Mapping[str, np.ndarray]) -> bool:
-    return all(bool(np.isfinite(seen[end]).all()) for end in ("min", "max") if end in seen)
+def _hides(values: np.ndarray) -> bool:
+    return values.dtype.kind == "f" and bool(np.any(np.abs(values) >= _HIDES))
 
 
 def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
