@@ -126,6 +126,19 @@ def test_what_a_mask_hides_stays_hidden(way: str, tmp_path: Path) -> None:
     assert max(output.max_relative_error for output in parity.outputs) < 0.05
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity])
+def test_the_border_of_a_pool_stays_below_every_pixel(activation: type[nn.Module], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), activation(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(8, 4, 3))
+    example = (torch.randn(1, 3, 18, 18),)
+    model = quantize(CompressedModel(net.eval(), {}), "int8", example_inputs=example)
+    path = export(model, "tflite", example, tmp_path / "m.tflite").path
+    kinds = [op.kind for op in read_tflite(path).ops]
+    assert "PADV2" in kinds
+    assert kinds.count("DEQUANTIZE") == 1  # at the end
+    assert max(output.max_relative_error for output in verify(path, model, example).outputs) < 0.05
+
+
 class Adapted(nn.Module):
     """A branch that begins at zero, as adapters and residual blocks are often set up; or one that was pruned whole."""
 

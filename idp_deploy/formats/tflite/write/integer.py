@@ -99,8 +99,9 @@ def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str
         calls: calibration inputs by signature name.
     """
     graph = model.subgraphs[0]
-    infinite = {c.index for c in constants(model) if not np.isfinite(c.values).all()}
-    large = infinite | {c.index for c in constants(model) if _hides(c.values)}
+    borders = _borders(model)
+    infinite = {c.index for c in constants(model) if not np.isfinite(c.values).all()} - borders
+    large = infinite | {c.index for c in constants(model) if _hides(c.values)} - borders
     for signature in model.signatureDefs:
         given = {entry.name.decode(): int(entry.tensorIndex) for entry in signature.inputs}
         large |= {given[name] for call in calls for name, x in call.items() if name in given and _hides(x)}
@@ -111,6 +112,15 @@ def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str
             spared += made
             large |= set(made) if name != "SOFTMAX" else set()
     return [graph.tensors[t].name for t in spared]
+
+
+def _borders(model: Any) -> set[int]:
+    """Constants that surround an image for a maximum to be taken: 8 bits hold their lowest number just as well."""
+    operators = model.subgraphs[0].operators
+    pools = {int(op.inputs[0]) for op in operators if kind(model, op) == "MAX_POOL_2D"}
+    others = {int(t) for op in operators if kind(model, op) != "MAX_POOL_2D" for t in op.inputs}
+    padded = [op for op in operators if kind(model, op) == "PADV2" and int(op.outputs[0]) in pools - others]
+    return {int(op.inputs[2]) for op in padded}
 
 
 def _hides(values: np.ndarray) -> bool:
