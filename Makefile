@@ -11,7 +11,7 @@ export PYTHONDONTWRITEBYTECODE :=
 OLDEST := tests/test_masks.py tests/test_encodings.py tests/test_gating.py tests/test_rendering.py tests/test_configuration.py \
   tests/test_onnx_reading.py tests/test_onnx_shapes.py tests/test_inspection.py tests/test_hardening.py tests/test_simulation.py tests/test_public_names.py
 
-.PHONY: help demo demo-mcu test test-oldest test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz verify-changes chaos emulator clean
+.PHONY: help demo demo-mcu test test-oldest test-wide test-slow check docs calibrate compat compat-onnx ethos-u tflm coreai fuzz verify-changes chaos emulator clean
 help:  ## this list
 	@grep -hE '^[a-z% -]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -29,13 +29,16 @@ demo-mcu: $(STAMP)  ## two small networks onto an Ethos-U and TensorFlow Lite Mi
 	$(VENV)-mcu/bin/python -m pip install --quiet --quiet --constraint constraints.txt 'ethos-u-vela>=5.2,<5.3' tflite-micro
 	$(VENV)-mcu/bin/python -m sample_models.mcu
 
-test: $(STAMP)  ## the test suite
+test: $(STAMP)  ## the test suite; of the widest tables a sixth of the rows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(WORKERS) $(OLDEST)
+
+test-wide: $(STAMP)  ## every row of the widest tables, some twenty minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m 'wide and not slow'
 
 test-slow: $(STAMP)  ## the suites that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -4,11 +4,15 @@ The ONNX functions, whose sources are parsed for half a second an export; and th
 keep, fetched one by one for each of some thirty namespaces, four or five times an export. And litert-torch converts one
 graph once, however many encodings and schemes of its weights are asked for, but in tests marked `anew`.
 
+Of a test marked `wide`, a table of many rows, a run of the whole suite takes one row of six, at least one and the same
+ones every time; `make test-wide` takes all, and so does a run that names files.
+
 What a test imports from a folder of its own is forgotten after it: the next one may have another `net.py`.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -18,15 +22,47 @@ from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
 
 os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read are as wide as they come
 
+_ONE_OF = 6
 _anew = False  # whether this test has every graph converted
 _GRAPHS = 16
 _ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
+
+
+def _narrow(config: pytest.Config) -> bool:
+    """Whether the suite runs as a whole and nobody asked for every row. Workers are told by who starts them."""
+    if hasattr(config, "workerinput"):
+        return bool(config.workerinput["narrow"])
+    return config.args_source is pytest.Config.ArgsSource.TESTPATHS and "wide" not in config.option.markexpr
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist."""
+    node.workerinput["narrow"] = _narrow(node.config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out most rows of wide tables, chosen by what they are called."""
+    if not _narrow(config):
+        return
+    rows: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("wide"):
+            rows.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left = {item for table in rows.values() for item in sorted(table, key=_number)[math.ceil(len(table) / _ONE_OF) :]}
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = [item for item in items if item not in left]
+
+
+def _number(item: pytest.Item) -> int:
+    return crc32(item.nodeid.encode())
 
 
 @pytest.fixture(autouse=True)

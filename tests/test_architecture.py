@@ -12,6 +12,7 @@ import sys
 import tomllib
 from collections.abc import Iterable
 from fnmatch import fnmatch
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -160,6 +161,12 @@ def imports(path: Path, *kinds: str) -> set[str]:
         kinds: "top" (when the module is imported), "late" (when a function is called), "type" (for type checkers
             alone), "row" (named by a string, "idp_deploy.room.file:function"); all of them unless given.
     """
+    found = _imports(path.read_text())
+    return set().union(*(found[kind] for kind in kinds or found))
+
+
+@cache
+def _imports(text: str) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {kind: set() for kind in ("top", "late", "type", "row")}
 
     def visit(node: ast.AST, kind: str) -> None:
@@ -170,15 +177,15 @@ def imports(path: Path, *kinds: str) -> set[str]:
         elif isinstance(node, ast.Import):
             found[kind].update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
+            assert node.level == 0, f"relative import of {node.module}"
             found[kind].update(f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Constant) and _ROW.fullmatch(str(node.value)):
             found["row"].add(str(node.value).partition(":")[0])
         for child in ast.iter_child_nodes(node):
             visit(child, kind)
 
-    visit(ast.parse(path.read_text()), "top")
-    return set().union(*(found[kind] for kind in kinds or found))
+    visit(ast.parse(text), "top")
+    return found
 
 
 def file_of(name: str) -> Path | None:

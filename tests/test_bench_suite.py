@@ -49,6 +49,7 @@ def test_no_task_that_judges_was_tuned_on() -> None:
     assert len(JUDGING) >= 10
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_can_be_trained_pruned_and_scored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     running._start.cache_clear()

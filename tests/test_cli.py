@@ -163,6 +163,7 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--exit-zero") == 0
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

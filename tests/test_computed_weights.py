@@ -36,6 +36,7 @@ def computing(name: str) -> nn.Module:
     return net
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", WRAPS)
 def test_verbs_prune_and_ship_the_weight_itself(name: str, tmp_path: Path) -> None:
     net = computing(name)

@@ -85,6 +85,7 @@ def told(proof: WeightProof, artifact: Artifact, model: CompressedModel) -> bool
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", FAST)
 def test_three_files_of_a_model_say_the_same(name: str, tmp_path: Path) -> None:
     check(ZOO[name], None, tmp_path)

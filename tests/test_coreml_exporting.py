@@ -229,6 +229,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", FAULTS)
 def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path: Path) -> None:
     function, layers, x = FAULTS[name]
@@ -241,6 +242,7 @@ def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path:
         assert error_of([want.numpy()], [got]) < 1e-5
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("shape", [(2, 6), (2, 6, 5), (2, 6, 5, 5), (2, 6, 2, 5, 5)], ids=len)
 @pytest.mark.parametrize("slopes", [1, 6])
 def test_prelu_takes_its_slopes_on_every_rank(shape: tuple[int, ...], slopes: int, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def close(value: Tensor, expected: Any) -> None:
 X = torch.linspace(-3, 3, 2 * 4 * 6 * 5).reshape(2, 4, 6, 5)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("kind", "arguments", "expected"),
     [

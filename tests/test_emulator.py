@@ -46,6 +46,7 @@ def decoded(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return {line.split()[0]: line for line in done.stdout.splitlines()}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("line", WORDS, ids=lambda line: line.split(" ", 4)[4])
 def test_an_instruction_counts_what_the_manual_says(line: str, decoded: dict[str, str]) -> None:
     word, counts = line.split()[0], " ".join(line.split()[:4])

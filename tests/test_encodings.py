@@ -78,6 +78,7 @@ def test_long_gaps(kind, positions, size, fill):
     assert encoded.size_bytes == size_bytes(kind, values != fill, 8)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("gap", [0, 1, 14, 15, 16, 29, 30, 31, 254, 255, 256, 509, 510, 511, 512, 765])
 @pytest.mark.parametrize("kind", KINDS)
 def test_gaps_at_the_edges_of_a_code(kind, gap):

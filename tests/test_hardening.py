@@ -21,6 +21,7 @@ def dense() -> Model:
     return trained()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", RECIPES)
 def test_hardening_a_frozen_model_changes_nothing(dense: Model, method: str) -> None:
     pattern, sparsity = RECIPES[method]

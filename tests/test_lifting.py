@@ -45,6 +45,7 @@ def captured_of(module: nn.Module, *inputs: Tensor, free: bool = False):
     return capture(CompressedModel(module.eval(), {}), inputs, dynamic_batch=free)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("free", [True, False])
 @pytest.mark.parametrize("name", ["mobilenet_v2", "bert"])
 def test_a_lifted_graph_is_the_one_that_tracing_gives(name, free):

@@ -88,6 +88,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("change", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_checkpoints_are_refused(change: Callable[[dict[str, Any]], Any], tmp_path: Path) -> None:
     path = edited(change, compressed(), tmp_path / "c.pt")

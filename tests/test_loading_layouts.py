@@ -28,6 +28,7 @@ from tests.loading_fixtures import build, same, source
 from tests.refused_layouts import REFUSED, Touch
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("write", TAKEN.values(), ids=TAKEN)
 def test_every_layout_is_taken_bit_for_bit(write: Write, tmp_path: Path) -> None:
     expected = source()

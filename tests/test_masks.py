@@ -191,6 +191,7 @@ def test_hard_masks_are_exact_and_ties_keep_the_first(entries: list[int], data: 
     assert torch.equal(keep_largest(scores, pruned), expected)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("output_axis", [0, 1])
@@ -200,6 +201,7 @@ def test_units_go_there_and_back(name: str, shape: tuple[int, ...], output_axis:
     assert torch.equal(pattern.from_units(pattern.to_units(w, output_axis), shape, output_axis), w)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("output_axis", [0, 1])

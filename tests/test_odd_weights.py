@@ -96,6 +96,7 @@ STAGES: dict[str, Callable[[nn.Module, Path], object]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("kind", UNSOUND)
 def test_numbers_that_are_none_are_named_by_every_stage(kind: str, stage: str, tmp_path: Path) -> None:
@@ -181,6 +182,7 @@ def test_a_layer_whose_bias_int32_does_not_count_keeps_float_activations_and_its
     assert verify(tmp_path / "net.onnx", model, IMAGE).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", *SCHEMES])
 @pytest.mark.parametrize("kind", SOUND)
 def test_odd_but_sound_weights_go_all_the_way_in_onnx(kind: str, scheme: str, tmp_path: Path) -> None:

@@ -83,6 +83,7 @@ def agreement(model: CompressedModel, path, inputs) -> float:
     return float(np.abs(output - expected).max() / np.abs(expected).max())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ENCODINGS)
 def test_outputs_agree_at_a_batch_that_was_never_seen(kind, exported, model):
     x = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(2))

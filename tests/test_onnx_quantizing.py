@@ -173,6 +173,7 @@ def test_a_clipped_convolution_is_rounded_after_the_clip(tmp_path):
     assert counts["Clip"] == 0
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, quantized, tmp_path):
     dense = export(quantized[scheme], "onnx", IMAGE, tmp_path / "dense.onnx", encoding="dense")

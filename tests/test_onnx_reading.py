@@ -289,6 +289,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", CASES)
 def test_a_broken_file_is_refused_by_name(case, tmp_path):
     path = broken(case, tmp_path / "m.onnx")

@@ -59,6 +59,7 @@ def measured() -> list[tuple[str, str, str, str]]:
     ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("runtime", "network", "encoding", "verdict"), dict.fromkeys(measured()))
 def test_a_file_of_ours_gets_the_verdict_of_the_matrix(
     runtime: str, network: str, encoding: str, verdict: str, exported: Any

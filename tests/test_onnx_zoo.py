@@ -55,6 +55,7 @@ def check(name: str, scheme: str, path) -> None:
     assert all(len(op.outputs) == 0 or op.outputs[0] in contents.values for op in contents.ops)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "scheme"), QUICK)
 def test_some_of_the_zoo(name, scheme, tmp_path):
     check(name, scheme, tmp_path / f"{name}.onnx")

@@ -227,6 +227,7 @@ def built(name: str) -> tuple[CompressedModel, tuple[Tensor, ...]]:
         return CompressedModel(module, masks), tuple(torch.randn(shape) for shape in shapes)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", CONSTRUCTIONS)
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
@@ -259,6 +260,7 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
         torch.testing.assert_close(quantized.module(*inputs), expected, atol=0.02, rtol=0.02)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize(
     ("place", "outputs"),

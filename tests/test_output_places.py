@@ -268,6 +268,7 @@ def test_every_command_has_a_row() -> None:
     assert {row.command for row in ROWS} == set(COMMANDS)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("row", "thing"), list(cases()))
 def test_what_stands_at_the_output_is_kept_unless_it_may_be_replaced(
     row: Row, thing: str, project: Path, base: Path, capsys: pytest.CaptureFixture[str]
@@ -300,6 +301,7 @@ def test_what_stands_at_the_output_is_kept_unless_it_may_be_replaced(
     assert not [name for name in after if ".idp-deploy-" in name or ".tmp" in name]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.arguments} → {row.place}")
 def test_a_folder_without_permission_is_said_before_the_work(
     row: Row, base: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

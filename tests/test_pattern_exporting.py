@@ -62,6 +62,7 @@ def hardened(pattern_name: str) -> CompressedModel:
     return CompressedModel(module, masks)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, pytest.param("int8-weights", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("format", "options"), CASES, ids=[format for format, _ in CASES])
 @pytest.mark.parametrize("pattern", PATTERNS)

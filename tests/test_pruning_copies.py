@@ -49,6 +49,7 @@ def fresh(like: nn.Module) -> nn.Module:
 X = torch.randn(16, 20, generator=torch.Generator().manual_seed(3))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("after", [3, 9, 19])
 def test_a_deep_copy_in_training_is_plain_and_computes_what_the_model_does(method: str, after: int) -> None:
@@ -114,6 +115,7 @@ def averaged(kind: str, model: nn.Module) -> tuple[Any, Any]:
     return average, lambda: average.update_parameters(model)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ["ema", "swa", "timm"])
 @pytest.mark.parametrize("method", METHODS)
 def test_averages_made_in_training_are_hardened_with_the_model(kind: str, method: str) -> None:
@@ -236,6 +238,7 @@ def test_an_average_is_looked_at_with_hard_masks_on_the_way() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.values(), ema.module.state_dict().values(), strict=True))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_saved_inside_hardened_is_hard_and_resumes_to_the_same_weights(method: str) -> None:
     def run(stop: bool) -> tuple[nn.Module, int]:

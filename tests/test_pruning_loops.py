@@ -253,6 +253,7 @@ def test_accelerate_counts_accumulated_steps_and_loads_the_best(accumulate: int)
     accelerator.free_memory()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("copy", ["none", "ema", "swa", "best state", "best copy"])
 @pytest.mark.parametrize("stop", [False, True])
 @pytest.mark.parametrize("resume", [False, True])

@@ -54,6 +54,7 @@ def test_they_stay_dense_and_are_named_with_the_rule_that_prunes_them() -> None:
     assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["head.weight"]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", "int8-weights"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_a_rule_prunes_them_and_every_format_proves_it(format: FormatName, scheme: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def pruner_for(model: nn.Module, method: str, sparsity: float, **settings: objec
     )
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_zeros_are_exact_in_every_unit(method: str, pattern: str) -> None:
@@ -90,6 +91,7 @@ def test_hardened_evaluation_leaves_everything_as_it_was(method: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_the_same_bytes(method: str) -> None:
     pattern, sparsity = RECIPES[method]
@@ -238,6 +240,7 @@ def test_gradients_add_up_over_accumulated_batches() -> None:
     torch.testing.assert_close(pruner.sites[0].state["score"], -(x + y) * w)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("mode", ["auto", "paper"])
 @pytest.mark.parametrize("method", METHODS)
 def test_without_a_finish_hardening_still_takes_what_the_method_chose(method: str, mode: str) -> None:

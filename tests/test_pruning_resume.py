@@ -31,6 +31,7 @@ class KilledError(Exception):
     """What a kill looks like from inside."""
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", RECIPES)
 @pytest.mark.parametrize("after", [3, 13, 27])
 def test_an_interrupted_run_resumes_to_the_same_bytes(dense: Model, tmp_path: Path, method: str, after: int) -> None:

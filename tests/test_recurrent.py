@@ -159,6 +159,7 @@ def test_packed_sequences_are_masked_too() -> None:
     assert torch.equal(hard, deepcopy(pruner.finalize().module)(packed)[0].data)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", [name for name in METHODS if RECIPES[name][0] != "channel"])
 def test_every_method_prunes_recurrent_layers_to_the_count(method: str) -> None:
     pattern, sparsity = RECIPES[method]

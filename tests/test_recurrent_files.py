@@ -57,6 +57,7 @@ def check(path: Path, scheme: str = "") -> None:
     assert sum(t.size_bytes for t in large) - scales < 1.15 * sum(t.bound_bytes for t in large) + 300 * len(large)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", "fp16", "int8-weights", "int8", "lut4"])
 def test_onnx_holds_every_gate_sparse(scheme: str, tmp_path: Path) -> None:
     model, example = pruned(scheme)
@@ -106,6 +107,7 @@ class Text(nn.Module):
         return self.head(self.mix(self.embed(words)).relu())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("scheme", ["", "int8-weights"])
 @pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("coreml", ".mlpackage"), ("tflite", ".tflite")])
@@ -146,6 +148,7 @@ class Steps(nn.Module):
 CELLS = [nn.LSTMCell(24, 32), nn.GRUCell(24, 32, bias=False), nn.RNNCell(24, 32), nn.RNNCell(24, 32, True, "relu")]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("layered", [False, True], ids=["alone", "behind a layer"])
 @pytest.mark.parametrize("cell", CELLS, ids=["lstm", "gru", "tanh", "relu"])
 @pytest.mark.parametrize(("format", "suffix"), [("onnx", ".onnx"), ("coreml", ".mlpackage")])

@@ -43,6 +43,7 @@ REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("format", "what"), REFUSED)
 def test_the_way_out_is_true(format: FormatName, what: str, tmp_path: Path) -> None:
     module, x, other = REFUSED[format, what]

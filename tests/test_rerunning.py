@@ -173,6 +173,7 @@ CHANGES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_depends_on_a_change_would_run_again_and_nothing_else(
     change: str, project: Path, capsys: pytest.CaptureFixture[str]

@@ -36,6 +36,7 @@ def folded(path, folder):
     return folder / "folded.onnx"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["float32", "fp16", "int8-weights", "int8"])
 def test_a_folded_file_is_as_small_again_as_our_export(scheme, tmp_path):
     entry = ZOO["mobilenet_v2"]
@@ -165,6 +166,7 @@ def test_a_scale_is_computed_only_where_it_is_the_product_bit_for_bit(tmp_path):
 # ── TFLite ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["float32", "fp16", "int8-weights", "int8"])
 @pytest.mark.parametrize("network", ["mobilenet_v2", "mixer"])
 def test_a_dense_tflite_file_is_as_small_as_our_sparse_one(network, scheme, tmp_path):

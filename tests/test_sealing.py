@@ -37,6 +37,7 @@ def copy(tmp_path: Path) -> Callable[[Path], Path]:
     return copied
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("format", "scheme"), CASES)
 def test_an_exported_file_is_sealed_and_one_bit_breaks_it(
     format: FormatName, scheme: str, seeds: dict[tuple[str, str], Seed], copy: Callable[[Path], Path]
@@ -61,6 +62,7 @@ def test_what_bears_the_name_of_our_weights_is_not_read(
     assert intact(path) is True
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("format", "scheme"), CASES)
 def test_no_changed_constant_that_moves_an_output_is_accepted(
     format: FormatName, scheme: str, seeds: dict[tuple[str, str], Seed], tmp_path: Path

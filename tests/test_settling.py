@@ -87,6 +87,7 @@ class Recurring(nn.Module):
         return self.head(nn.utils.rnn.pad_packed_sequence(self.memory(packed)[0])[0])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("kind", ["GRU", "LSTM", "RNN"])
 @pytest.mark.parametrize("shape", [(5, 3, 8), (5, 8)])
 def test_steps_are_no_batch(kind: str, shape: tuple[int, ...], tmp_path: Path) -> None:
@@ -157,6 +158,7 @@ class Padded(nn.Module):
         return self.encoder(self.table(ids), src_mask=self.causal, src_key_padding_mask=padding)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", usual())
 @pytest.mark.parametrize("scheme", ["", "fp16", "int8-weights", "int8"])
 def test_flags_that_a_model_gives_no_numbers_for_are_no_calls(scheme: str, format: FormatName, tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def count(module: nn.Module) -> int:
 CASES = [(mobilenet, "idp"), *((resnet, method) for method in ("idp", "gmp", "l1-channel", "movement", "random"))]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("build", "method"), CASES)
 def test_half_the_channels_go_and_the_outputs_stay(build: Callable[[], nn.Module], method: str) -> None:
     module = build()
@@ -118,6 +119,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ZOO)
 def test_every_architecture_shrinks_to_the_same_function_or_is_refused(name: str, tmp_path: Path) -> None:
     entry = ZOO[name]

@@ -130,6 +130,7 @@ def test_peak_activations_follow_liveness() -> None:
 # ── the numbers ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [target.name for target in list_targets() if target.cores])
 def test_every_target_answers_or_says_why(name: str, tmp_path: Path) -> None:
     target = load_target(name)
@@ -146,6 +147,7 @@ def test_every_target_answers_or_says_why(name: str, tmp_path: Path) -> None:
         assert sum(op.latency_ms or 0 for op in estimate.ops) == pytest.approx(found.middle)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_every_arithmetic_has_an_interval_or_a_reason(dtype: str, threads: int, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def combinations(target: Target) -> Iterator[tuple[str, str, int]]:
                 yield runtime, dtype, min(threads, most)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("target", [t for t in list_targets() if t.cores], ids=lambda target: target.name)
 def test_every_number_has_published_rows_behind_it(
     target: Target, published: list[Published], works: dict[str, Path]
@@ -101,6 +102,7 @@ def test_every_number_has_published_rows_behind_it(
     assert answered or target.name == "x86-64-host"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("target", [t for t in list_targets() if t.cores], ids=lambda target: target.name)
 def test_more_threads_than_alike_cores_change_nothing_without_a_note(target: Target, works: dict[str, Path]) -> None:
     most = sum(group.count for group in target.cores)

@@ -49,6 +49,7 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_counts_match_the_published_ones_within_one_percent(name: str) -> None:
     macs, parameters = PUBLISHED[name]
@@ -57,6 +58,7 @@ def test_counts_match_the_published_ones_within_one_percent(name: str) -> None:
     assert work.parameters / 1e6 == pytest.approx(parameters, rel=0.01)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", [*ARCHITECTURES, *ALIASES, *described()])
 def test_every_name_can_be_built(name: str) -> None:
     work = architecture(name)

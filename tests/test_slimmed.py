@@ -48,6 +48,7 @@ def test_other_schemes_keep_faint_channels() -> None:
     assert quantized.module[0].weight.flatten(1).any(1).tolist() == [factor > 0 for factor in FACTORS]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("shift", [1.0, 0.0])
 @pytest.mark.parametrize("format", HERE)
 def test_the_file_agrees(format: FormatName, shift: float, tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def test_distances_and_bilinear_forms_are_torchs(p: float) -> None:
     assert cdist(x, y, 3.0) is None
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dim", [0, 1, -1])
 @pytest.mark.parametrize("first", [True, False])
 def test_orders_are_torchs(dim: int, first: bool) -> None:
@@ -171,6 +172,7 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("name", "format"), [(name, format) for name, (_, held) in HEADS.items() for format in held])
 def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -263,6 +263,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", FOLDERS)
 def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callable[[str], Path]) -> None:
     row, folder = FOLDERS[name], made(name)

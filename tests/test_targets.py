@@ -27,6 +27,7 @@ def test_the_devices_people_ask_for_are_there() -> None:
     assert [target.name for target in list_targets()] == NAMES
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NAMES)
 def test_every_device_names_its_sources_and_runtimes(name: str) -> None:
     target = load_target(name)

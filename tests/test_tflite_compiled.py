@@ -45,6 +45,7 @@ def model_of(module: nn.Module, *names: str) -> CompressedModel:
 INPUTS = (torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(1)), torch.ones(1, 10))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "fp16", "int8-weights", "int8"])
 def test_compiled_model_gives_the_bits_that_the_interpreter_gives(tmp_path: Path, scheme: str | None) -> None:
     torch.manual_seed(0)

@@ -29,6 +29,7 @@ def calibrated(module: nn.Module, *shape: int) -> tuple[CompressedModel, tuple[T
     return quantize(pruned(module), "int8", example_inputs=inputs), inputs
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "fp16", "int8-weights", "int8"])
 def test_every_tensor_has_a_name_of_its_own(scheme: str | None, tmp_path: Path) -> None:
     module, inputs = Mobile(), (torch.randn(1, 3, 32, 32),)
@@ -101,6 +102,7 @@ def test_what_stays_float_is_said(divide: bool, tmp_path: Path) -> None:
     assert verify(made.path, model, inputs).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["keyword_spotter", "cell", "detector", "two_inputs", "bert"])
 def test_other_nets_keep_their_signature(name: str, tmp_path: Path) -> None:
     entry = ZOO[name]

@@ -153,6 +153,7 @@ class Adapted(nn.Module):
         return self.last((self.layer(x) + 100 * self.branch(50 * x)).relu())
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize(("layer", "shape"), [(nn.Linear, (2, 8)), (nn.Conv2d, (1, 8, 6, 6))])
 def test_a_layer_that_gives_nothing_but_zeros_is_held(

@@ -41,6 +41,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", "int8"])
 @pytest.mark.parametrize("layout", SHAPES)
 def test_images_lie_as_asked_at_both_ends(layout: str, scheme: str, tmp_path: Path) -> None:

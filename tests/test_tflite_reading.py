@@ -51,6 +51,7 @@ def test_a_file_by_hand(tmp_path: Path) -> None:
     assert contents.metadata["idp_deploy"] == {"inputs": ["x"], "layouts": {}}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("length", [0, 3, 8, 40, *range(64, len(CONTENT), 61), len(CONTENT) - 1])
 def test_truncated_anywhere(length: int, tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"f\.tflite"):

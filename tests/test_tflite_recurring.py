@@ -51,6 +51,7 @@ def states(layer: nn.RNNBase, batch: int) -> tuple[Tensor, ...]:
     return (hidden, torch.randn(count, batch, layer.hidden_size)) if isinstance(layer, nn.LSTM) else (hidden,)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("given", [False, True], ids=["from zeros", "from a given state"])
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)

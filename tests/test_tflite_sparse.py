@@ -36,6 +36,7 @@ LAYOUTS = [
 ]  # fmt: skip
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("resolver", [OpResolverType.AUTO, OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])

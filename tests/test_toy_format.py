@@ -121,6 +121,7 @@ def unreadable(path: Path) -> None:
     raise FileError(f"{path} is damaged", way_out="make it again")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("broken", "said"),
     [

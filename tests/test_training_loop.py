@@ -169,6 +169,7 @@ def test_an_untrained_model_learns_before_it_is_pruned() -> None:
 ADAM = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("optimizer", "settings", "kappa", "clip"),
     [

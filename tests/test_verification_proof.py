@@ -29,6 +29,7 @@ def folded(model: CompressedModel) -> dict[str, np.ndarray]:
     return {name: captured.weight(name) for name in model.masks}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("transform", TRANSFORMS.values(), ids=TRANSFORMS)
 @pytest.mark.parametrize("ours", [True, False])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

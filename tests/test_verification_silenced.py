@@ -45,6 +45,7 @@ class Residual(nn.Module):
         return self.head((x + y).mean((2, 3)))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("norm", ["batch", "group", "layer", "scale"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_a_silent_branch_may_be_missing_and_the_rest_is_proved(norm: str, format: FormatName, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ BREAKS: dict[str, tuple[TFLite, str]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("case", BREAKS)
 def test_each_broken_rule_is_named_and_runs_dense(case: str) -> None:
     net, rule = BREAKS[case]

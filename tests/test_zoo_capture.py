@@ -13,6 +13,7 @@ from idp_deploy.capturing import capture
 from tests.zoo import ZOO, Entry, flat, pruned
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("entry", ZOO.values(), ids=ZOO)
 def test_zoo_is_alive(entry: Entry) -> None:
     """Outputs differ between inputs by a fair part of their size, so that agreement says something."""
@@ -32,6 +33,7 @@ SLOW = {"mobilenet_v1", "mobilenet_v3", "efficientnet_lite", "resnet18", "resnet
         "segmenter", "super_resolution", "mixer", "torch_attention", "lstm"}  # fmt: skip
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "entry", [pytest.param(e, marks=[pytest.mark.slow] * (e.name in SLOW), id=e.name) for e in ZOO.values()]
 )

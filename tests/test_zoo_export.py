@@ -71,6 +71,7 @@ def worst_error(model: CompressedModel, entry: Entry, path: Path) -> float:
     return worst
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", FAST)
 def test_fast_part_of_the_zoo(name: str, format: FormatName, tmp_path: Path) -> None:
