@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from idp_deploy.flow import Contents, Quantization
+from idp_deploy.flow import Contents, GraphOp, Quantization
+from idp_deploy.formats.operators import classes_of
 
 FLOAT32 = 1e-4
 FLOAT16 = 2e-2
@@ -13,6 +14,7 @@ FLOAT16 = 2e-2
 # layers after it amplify. Noise of independent tensors adds up in power.
 DB_PER_QUANTIZED_ACTIVATION = 30.0
 LOWEST_DB = 10.0
+_MOVING = ("view", "pad", "memory")  # classes of operators that hand integers on as they are
 
 
 @dataclass(frozen=True)
@@ -26,16 +28,18 @@ class Tolerance:
 def declared(contents: Contents, runtime: str, quantization: Quantization | None = None) -> Tolerance:
     """The tolerance of one runtime on one file.
 
-    - Integer activations: noise power of 10^(−d/10) for each of the n quantized activations, so an rms error of at
-      most √n · 10^(−d/20), and never more than 10^(−10/20) ≈ 0.32. d is 30 dB, or 3 dB below the noisiest layer that
+    - Integer activations: noise power of 10^(−d/10) for each of the n that are rounded, so an rms error of at most
+      √n · 10^(−d/20), and never more than 10^(−10/20) ≈ 0.32. d is 30 dB, or 3 dB below the noisiest layer that
       `quantize` measured and let pass.
     - Float16 weights or activations, or a runtime that computes in float16: 2e-2.
     - Otherwise, integer or palette weights with float activations too, 1e-4: the model holds their dequantized values.
     """
-    quantized = quantized_activations(contents)
-    if quantized:
+    integers = quantized_activations(contents)
+    if integers:
+        classes = classes_of(contents.format)
+        rounded = sum(classes.get(op.kind) not in _MOVING for op in integers) or 1
         each = min(DB_PER_QUANTIZED_ACTIVATION, _noisiest(quantization) - 3)
-        decibel = max(LOWEST_DB, each - 10 * math.log10(quantized))
+        decibel = max(LOWEST_DB, each - 10 * math.log10(rounded))
         return Tolerance(10 ** (-decibel / 20), "rms")
     stored = {tensor.dtype for tensor in contents.tensors} | {value.dtype for value in contents.values.values()}
     return Tolerance(FLOAT16 if "float16" in stored or "float16" in runtime else FLOAT32)
@@ -48,12 +52,12 @@ def _noisiest(quantization: Quantization | None) -> float:
     return min((db for name, db in measured if name not in quantization.kept_float), default=math.inf)
 
 
-def quantized_activations(contents: Contents) -> int:
-    """How many activations the file computes as 8-bit integers."""
+def quantized_activations(contents: Contents) -> list[GraphOp]:
+    """The operators whose results are activations in 8-bit integers, once for each such result."""
     inputs = set(contents.inputs)
-    return sum(
-        1
+    return [
+        op
         for op in contents.ops
         for name in op.outputs
         if name in contents.values and contents.values[name].dtype in ("int8", "uint8") and name not in inputs
-    )
+    ]
