@@ -137,7 +137,7 @@ def redundancy_of(contents: Contents) -> Redundancy | None:
     The size that the file could have is that of the file `restore` would write, before it is run.
     """
     dense = [t for t in contents.tensors if not t.is_sparse]
-    wasteful = [t for t in dense if t.size_bytes - describe(t).bound_bytes > 0.1 * t.size_bytes]
+    wasteful = [t for t in dense if len(t.shape) > 1 and t.size_bytes - describe(t).bound_bytes > 0.1 * t.size_bytes]
     wasted = sum(t.zeros * t.value_bits / 8 for t in wasteful)
     if wasted < _WORTH_SAYING_BYTES:
         return None
