@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats.redundancy import sparse_bytes
 from idp_deploy.gating import sparsity
@@ -159,6 +159,8 @@ def test_forms_of_operators_that_are_not_computed_here_stay_operators(tmp_path: 
 ZERO_POINTS = {
     "ConvInteger": ((8, 6, 3, 3), ["x", "w", "xz", "wz"], np.uint8(128)),
     "MatMulInteger": ((6, 8), ["x", "w", "xz", "wz"], np.arange(124, 132, dtype=np.uint8)),
+    "DynamicQuantizeMatMul": ((6, 8), ["x", "w", "s", "wz"], np.uint8(128)),
+    "MatMulIntegerToFloat": ((6, 8), ["x", "w", "s", "s", "xz", "wz"], np.arange(124, 132, dtype=np.uint8)),
     "QLinearConv": ((8, 6, 3, 3), ["x", "s", "xz", "w", "s", "wz", "s", "xz"], np.arange(124, 132, dtype=np.uint8)),
     "QLinearMatMul": ((6, 8), ["x", "s", "xz", "w", "s", "wz", "s", "xz"], np.uint8(7)),
 }
@@ -176,6 +178,38 @@ def test_zeros_are_what_the_operators_own_zero_point_says(operator: str, tmp_pat
     )
     assert contents.tensor("w").zeros == values.size - mask.sum()
     assert sparsity(contents)[1:] == (values.size - mask.sum(), values.size)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zero", ["middle", "stored"])
+def test_a_matrix_of_few_bits_in_blocks_is_what_the_runtime_decodes(zero: str, bits: int, tmp_path: Path) -> None:
+    rows, columns, block = 96, 64, 32
+    points = RNG.integers(0, 1 << bits, (rows, columns // block)).astype(np.uint8)
+    points = points if zero == "stored" else np.full_like(points, 1 << (bits - 1))
+    each = np.repeat(points, block, 1)
+    codes = np.where(RNG.random((rows, columns)) < 0.9, each, RNG.integers(0, 1 << bits, each.shape)).astype(np.uint8)
+
+    def packed(entries: np.ndarray) -> np.ndarray:
+        spread = np.unpackbits(entries[..., None], axis=-1, bitorder="little")[..., :bits]
+        return np.packbits(spread.reshape(rows, -1), axis=1, bitorder="little")
+
+    stored = {"w": packed(codes).reshape(rows, 2, -1), "s": RNG.random((rows, 2), np.float32), "z": packed(points)}
+    names = ["x", "w", "s", "z"][: 4 if zero == "stored" else 3]
+    options = {"K": columns, "N": rows, "bits": bits, "block_size": block}
+    node = NODE("MatMulNBits", names, ["y"], domain="com.microsoft", **options)
+    path = tmp_path / "m.onnx"
+    contents = save(path, [node], {name: stored[name] for name in names[1:]})
+    (tensor,) = contents.tensors
+    assert (tensor.shape, tensor.value_bits) == ((rows, columns), bits)
+    assert sparsity(contents)[1:] == (np.count_nonzero(codes == each), codes.size)
+    assert tensor.size_bytes == sum(stored[name].nbytes for name in names[1:])
+    assert contents.values["y"].shape == (-1, rows)
+    if bits != 2:  # the runtime has no kernel for those
+        ((y,),) = run_file(path, [(np.eye(columns, dtype=np.float32),)])["onnxruntime"]
+        np.testing.assert_allclose(tensor.dequantize().T, y, rtol=1e-5, atol=1e-5)  # type: ignore[misc]
+    node.attribute[0].i = 4 * columns  # K
+    with pytest.raises(FileError, match="contradict"):
+        save(path, [node], {name: stored[name] for name in names[1:]})
 
 
 @pytest.mark.parametrize("dtype", ["bool", "float32", None])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats.operators import classes_of, is_channels_last
 
-_READERS = ("convolution", "depthwise", "transposed", "product", "recurrence", "loop")
+_READERS = ("convolution", "depthwise", "transposed", "product", "packed", "recurrence", "loop")
 _NO_MATRIX = ("bias", "initial")  # roles of a recurrence begin with these
 
 

@@ -4,7 +4,11 @@ CHANNELS_LAST = False
 WORDS: dict[str, str] = {
     "convolution": "Conv ConvInteger QLinearConv FusedConv NhwcFusedConv",
     "transposed": "ConvTranspose",
-    "product": "Gemm MatMul MatMulInteger QLinearMatMul QGemm FusedGemm FusedMatMul Einsum",
+    "product": """
+        Gemm MatMul MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul QLinearMatMul QGemm FusedGemm FusedMatMul
+        Einsum
+    """,
+    "packed": "MatMulNBits",
     "recurrence": "LSTM GRU RNN",
     "loop": "Loop Scan If",
     "table": "Gather",

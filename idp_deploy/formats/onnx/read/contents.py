@@ -13,10 +13,11 @@ from idp_deploy import files
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.bodies import subgraphs
+from idp_deploy.formats.onnx.read.blocks import in_blocks
 from idp_deploy.formats.onnx.read.constants import Constants
 from idp_deploy.formats.onnx.read.evaluating import Limits, along
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse
-from idp_deploy.formats.onnx.read.shapes import infer
+from idp_deploy.formats.onnx.read.shapes import PRODUCTS, infer
 from idp_deploy.formats.onnx.read.tensors import Charges, describe, is_argument, origin
 
 _WEIGHT_BIAS = {1: "weight", 2: "bias"}
@@ -26,6 +27,7 @@ ROLES: dict[str, dict[int, str]] = {
     "Conv": _WEIGHT_BIAS,
     "ConvInteger": {1: "weight"},
     "ConvTranspose": _WEIGHT_BIAS,
+    "DynamicQuantizeMatMul": {1: "weight", 4: "bias"},
     "FusedConv": _WEIGHT_BIAS,
     "FusedGemm": _WEIGHT_BIAS,
     "FusedMatMul": {0: "weight", 1: "weight"},
@@ -38,6 +40,8 @@ ROLES: dict[str, dict[int, str]] = {
     "LayerNormalization": _WEIGHT_BIAS,
     "MatMul": {0: "weight", 1: "weight"},
     "MatMulInteger": {0: "weight", 1: "weight"},
+    "MatMulIntegerToFloat": {1: "weight", 6: "bias"},
+    "MatMulNBits": {1: "weight", 5: "bias"},
     "QGemm": {3: "weight", 6: "bias"},
     "QLinearConv": {3: "weight", 8: "bias"},
     "QLinearMatMul": {3: "weight"},
@@ -46,7 +50,9 @@ ROLES: dict[str, dict[int, str]] = {
 # operator → position of an integer matrix → position of its zero point, and the axis that this goes along
 _ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "ConvInteger": {1: (3, 0)},
+    "DynamicQuantizeMatMul": {1: (3, -1)},
     "MatMulInteger": {0: (2, 0), 1: (3, -1)},
+    "MatMulIntegerToFloat": {1: (5, -1)},
     "QGemm": {3: (5, -1)},
     "QLinearConv": {3: (5, 0)},
     "QLinearMatMul": {0: (2, 0), 3: (5, -1)},
@@ -76,7 +82,7 @@ def read_onnx(path: Path) -> Contents:
     bodies = sorted({node.op_type for node in nodes if any(subgraphs(node))})
     if bodies:
         warnings.append(f"the operators inside of {', '.join(bodies)} are not listed")
-    others = sorted({f"{node.domain}.{node.op_type}" for node in nodes if node.domain not in ("", "ai.onnx")})
+    others = sorted({f"{node.domain}.{node.op_type}" for node in nodes if _is_foreign(node)})
     if others:
         warnings.append(f"operators outside of ONNX: {', '.join(others)}; the shapes behind them may be unknown")
     values = infer(model, nodes, read.shapes, read.arguments, constants.limits)
@@ -135,6 +141,9 @@ class _Reader:
             if name not in self.constants:
                 inputs.extend([name] if name else [])
                 continue
+            if node.op_type == "MatMulNBits" and 1 <= position <= 3:
+                weights |= self._blocks(node) if position == 1 else {}
+                continue
             tensor = self.constant(name, node.op_type, self._kept(node, position))
             if tensor is None:
                 attributes[str(position)] = _plain(self.arguments[name])
@@ -146,6 +155,18 @@ class _Reader:
             node.name or f"{node.op_type}_{index}", node.op_type, tuple(inputs), outputs, attributes, weights
         )
 
+    def _blocks(self, node: onnx.NodeProto) -> dict[str, str]:
+        """The matrix that an operator decodes in blocks, with its scales and zero points one tensor."""
+        name = node.input[1]
+        if name not in self.tensors:
+            size = sum(self._charges.of(part) for part in node.input[1:4] if part in self.constants)
+            found = in_blocks(self.constants, node, size)
+            if found is None:
+                return {}
+            self.tensors[name] = found
+            self.shapes[name] = found.shape[::-1], np.dtype(np.float32)
+        return {"weight": name}
+
     def _kept(self, node: onnx.NodeProto, position: int) -> int | None:
         """How many entries of an integer matrix differ from the zero point that the operator reads beside it."""
         zero, axis = _ZERO_POINTS.get(node.op_type, {}).get(position, (len(node.input), 0))
@@ -155,6 +176,10 @@ class _Reader:
         values = self.constants.value(node.input[position])
         axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else axis
         return int(np.count_nonzero(values != along(self.constants.value(name), values, {"axis": axis})))
+
+
+def _is_foreign(node: onnx.NodeProto) -> bool:
+    return node.domain not in ("", "ai.onnx") and node.op_type not in PRODUCTS
 
 
 def _free(body: onnx.GraphProto) -> set[str]:

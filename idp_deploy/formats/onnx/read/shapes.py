@@ -15,6 +15,7 @@ Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 _BATCHES = (1, 7)  # an extent that differs between these two follows the batch
 _ROUNDS = 32  # of inference, each behind one more shape that the graph computes
 _LONGEST = 64  # entries of a computed shape
+PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits")  # onnxruntime's: (rows, matrix, …)
 
 
 def infer(
@@ -37,6 +38,7 @@ def infer(
         arguments: the small constants whose values decide shapes.
         limits: of what is computed on the way.
     """
+    nodes = [_plain(node) for node in nodes]
     one, other = (_followed(model, nodes, constants, arguments, batch, limits) for batch in _BATCHES)
     values = {
         value.name: Value(value.name, (), _dtype_name(value.type.tensor_type.elem_type))
@@ -48,6 +50,13 @@ def infer(
         free = len(shape) == len(twin) and shape[:1] == (1,) and twin[:1] != (1,)
         values[name] = Value(name, (-1, *shape[1:]) if free else shape, value.dtype)
     return values
+
+
+def _plain(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A product of onnxruntime's own as the one of ONNX that has its shape."""
+    if node.op_type not in PRODUCTS:
+        return node
+    return helper.make_node("MatMul", node.input[:2], node.output, name=node.name)
 
 
 def _followed(
