@@ -1,7 +1,7 @@
 """Matrices of a few bits in blocks, as onnxruntime's `MatMulNBits` reads them: as integers, one an entry.
 
-Each of the N rows lies in whole blocks along K, packed with the first entry in the lowest bits; a block has a scale and a
-zero point, which is the middle of the range where none is stored (onnxruntime, ContribOperators.md).
+Each of the N rows lies in whole blocks along K, packed with the first entry in the lowest bits; a block has a scale and
+a zero point, which is the middle of the range where none is stored (onnxruntime, ContribOperators.md).
 """
 
 from __future__ import annotations
@@ -70,6 +70,8 @@ def in_blocks(constants: Constants, node: onnx.NodeProto, size_bytes: int) -> St
 
 
 def _read(constants: Constants, node: onnx.NodeProto, rows: int, columns: int, bits: int, length: int) -> Blocks:
+    if min(rows, columns, length) < 1:
+        raise ValueError("all are above zero")
     count = -(-columns // length)
     codes = _unpacked(constants.value(node.input[_PACKED]).reshape(rows, -1), bits)
     constants.limits.check(codes.shape, node.input[_PACKED])

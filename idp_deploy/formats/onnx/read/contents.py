@@ -135,7 +135,8 @@ class _Reader:
     def op(self, index: int, node: onnx.NodeProto) -> GraphOp:
         """One operator with its constants told apart from its activations."""
         attributes = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
-        weights, inputs = {}, []
+        weights: dict[str, str] = {}
+        inputs: list[str] = []
         names = [*node.input, *sorted({n for body in subgraphs(node) for n in _free(body)} - set(node.input))]
         for position, name in enumerate(names):
             if name not in self.constants:
