@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy import files
 from idp_deploy.capturing import Captured, refuse_projections, refuse_returned_inputs
-from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
@@ -170,7 +170,7 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
     largest = float(np.finfo(np.float16).max)
     for name, values in weights.items():
         if values.size and not np.abs(values).max() <= largest:
-            raise ConversionError(
+            raise PrecisionError(
                 f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
                 way_out="export with --precision float32",
             )
