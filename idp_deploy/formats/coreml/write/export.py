@@ -259,6 +259,8 @@ def _explained(error: Exception, captured: Captured, source: Any) -> ConversionE
     text = " ".join(str(error).split())[:300] or type(error).__name__
     if (refused := coreml_graph.refused_input(captured.module.graph, text)) is not None:
         return refused
+    if "rank <= 5" in text and (high := coreml_graph.of_high_rank(captured.module.graph)) is not None:
+        return high
     stopped = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "convert_single_node":

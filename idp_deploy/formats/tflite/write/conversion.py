@@ -20,9 +20,12 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
+from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.indexing import PLACES, RANKS
+from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import (
+    BINS,
     BITS_OF_TRUTH,
     ORDERS,
     SUMS_OF_PRODUCTS,
@@ -30,6 +33,7 @@ from idp_deploy.rewriting.spelling import (
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
+    high_power,
     image_taken_from,
     less,
     nearest2d,
@@ -56,16 +60,19 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
+    torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
+    **BINS,
     **BITS_OF_TRUTH,
     **ORDERS,
     **PLACES,
     **RANKS,
+    **SCATTERED,
     **SUMS_OF_PRODUCTS,
 }
 
@@ -128,6 +135,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    without_complex(captured.module)
     fold_constants(captured.module)
     spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)
