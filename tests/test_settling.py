@@ -129,6 +129,21 @@ def test_float16_is_refused_by_name_where_it_cannot_be_computed(
         export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}")
 
 
+@pytest.mark.parametrize("format", ["coreml", "tflite"])
+def test_branches_are_refused_by_name(format: FormatName, tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: self.layer(x), lambda x: x - 1, (x,))
+
+    model = one_shot(Model(Branching().eval()), Recipe(0.5))
+    with pytest.raises(ConversionError, match=r"no branches or loops: torch.cond.* torch.where"):
+        export(model, format, (torch.randn(2, 8),), tmp_path / f"m{FORMATS[format].suffix}")
+
+
 def test_integers_that_a_model_stops_at_are_no_calls(tmp_path: Path) -> None:
     class Bags(nn.Module):
         def __init__(self) -> None:

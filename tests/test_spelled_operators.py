@@ -171,6 +171,10 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         ),
         ("coreml",),
     ),
+    "running products": (
+        lambda net, x: (x.sigmoid().cumprod(1), torch.cumprod(1 + x * 0.1, -1)),
+        ("onnx", "coreml", "tflite"),
+    ),
     "truths counted": (
         lambda net, x: (
             x.gather(1, (x > x.mean(1, keepdim=True)).sum(1, keepdim=True) - 1)

@@ -74,7 +74,9 @@ def _polar(size: Tensor, angle: Tensor) -> Pair:
 def _sums(equation: str, operands: list[Any], *, path: Any = None) -> Any:
     if len(operands) == 1:
         return operands[0].each(lambda part: torch.einsum(equation, part))
-    return times(*operands, lambda a, b: torch.einsum(equation, a, b)) if len(operands) == 2 else None
+    if len(operands) != 2:
+        return None
+    return times(operands[0], operands[1], lambda a, b: torch.einsum(equation, a, b))
 
 
 def _both(operator: Any) -> Callable[..., Pair]:

@@ -321,6 +321,17 @@ def _on_truth(logical: Callable[..., Tensor]) -> Row:
     return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
 
 
+def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Products of 2, 4, 8, … neighbours, with 1 before the first."""
+    if not x.dim() or not x.is_floating_point() or dtype not in (None, x.dtype):
+        return None
+    turned, reach = x.transpose(dim, -1), 1
+    while reach < turned.shape[-1]:
+        before = torch.nn.functional.pad(turned.narrow(-1, 0, turned.shape[-1] - reach), (reach, 0), value=1.0)
+        turned, reach = turned * before, 2 * reach
+    return turned.transpose(dim, -1)
+
+
 def searchsorted(
     sorted: Tensor,
     x: Any,
@@ -338,7 +349,8 @@ def searchsorted(
     return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
 
-BINS: dict[Any, Row] = {
+ALONG_A_LINE: dict[Any, Row] = {
+    aten.cumprod.default: cumprod,
     aten.searchsorted.Tensor: searchsorted,
     aten.bucketize.Tensor: lambda x, bins, **how: searchsorted(bins, x, **how),
 }

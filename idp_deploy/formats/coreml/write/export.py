@@ -26,7 +26,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, refuse_projections, refuse_returned_inputs
+from idp_deploy.capturing import Captured, refuse_branches, refuse_projections, refuse_returned_inputs
 from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
@@ -85,6 +85,7 @@ def convert_coreml(
     target = _target(deployment_target, encoding, precision, scheme)
     refuse_returned_inputs(captured, "Core ML")
     refuse_projections(captured, "Core ML")
+    refuse_branches(captured, "Core ML")
     weights = _weights(captured)
     if precision == "float16":
         _refuse_overflow(weights)

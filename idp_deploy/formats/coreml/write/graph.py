@@ -26,7 +26,7 @@ from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import (
-    BINS,
+    ALONG_A_LINE,
     BITS_OF_TRUTH,
     SUMS_OF_PRODUCTS,
     Row,
@@ -68,7 +68,7 @@ _SPELLED: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
     aten.where.ScalarSelf: chosen,
-    **BINS,
+    **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **PLACES,
     **RANKS,

@@ -19,7 +19,7 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.spelling import (
-    BINS,
+    ALONG_A_LINE,
     Row,
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
@@ -39,7 +39,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
-    **BINS,
+    **ALONG_A_LINE,
     **RANKS,
 }
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does

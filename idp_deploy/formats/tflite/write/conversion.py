@@ -25,7 +25,7 @@ from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import (
-    BINS,
+    ALONG_A_LINE,
     BITS_OF_TRUTH,
     ORDERS,
     SUMS_OF_PRODUCTS,
@@ -50,7 +50,11 @@ _CHECKED = 4  # calibration calls that the written file is checked on
 # where a message goes on with a traceback of no use to the reader
 _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The above exception", re.IGNORECASE)
 _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
-_LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
+_LOWERED_FROM = {
+    "sort": ("topk", "argsort", "median", "msort"),
+    "scatter": ("index_put", "scatter_add", "index_add"),
+    "convolution": ("conv_transpose3d",),
+}
 _MEAN = torch.ops.aten.mean.dim
 # most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
 # takes the number from the image where the image is to be taken from the number, and quotients alike, and resizing one
@@ -67,7 +71,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
-    **BINS,
+    **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **ORDERS,
     **PLACES,
