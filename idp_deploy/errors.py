@@ -63,6 +63,10 @@ class ConversionError(IdpDeployError):
     exit_code = ExitCode.FILE
 
 
+class PrecisionError(ConversionError):
+    """A model whose numbers are beyond what a format computes in unless it is asked otherwise (exit 3)."""
+
+
 class FileError(IdpDeployError):
     """A file that is missing, broken, truncated or of another kind than it says (exit 3)."""
 

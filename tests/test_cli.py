@@ -375,18 +375,19 @@ def test_a_baseline_that_holds_nothing_back_fails(
     assert call("check", "model.pruned.onnx", "--baseline", "base.json", "--allow-missing") == 0
 
 
-def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
+def test_weights_beyond_float16_are_computed_in_float32_unless_float16_is_asked_for(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("coremltools")
     state = torch.load("model.pt", weights_only=True)
     state["8.weight"][0, 0] = 1e5
     torch.save(state, "large.pt")
-    assert call("export", "large.pt", "--to", "coreml") == 3
-    assert (
-        "'8.weight' reaches 100000, beyond float16's 65504 — export with --precision float32" in capsys.readouterr().err
-    )
-    assert call("export", "large.pt", "--to", "coreml", "--precision", "float32") == 0
+    reason = "'8.weight' reaches 100000, beyond float16's 65504"
+    assert call("export", "large.pt", "--to", "coreml", "--precision", "float16") == 3
+    assert f"{reason} — export with --precision float32" in capsys.readouterr().err
+    assert call("export", "large.pt", "--to", "coreml") == 0
+    assert f"computed in float32: weight {reason}" in capsys.readouterr().out
+    assert call("verify", "large.mlpackage", "large.pt") == 0
     assert call("export", "large.pt", "--to", "coreml", "--precision", "float64") == 2
     assert call("export", "large.pt", "--to", "onnx", "--io", "int8") == 2
     assert "--io is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err

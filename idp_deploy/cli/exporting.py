@@ -41,7 +41,7 @@ def export(
         str | None,
         typer.Option(
             metavar="float16|float32",
-            help="What Core ML and Core AI compute in. [default: float16]",
+            help="What Core ML and Core AI compute in. [default: float16, float32 where the model overflows it]",
             show_default=False,
         ),
     ] = None,

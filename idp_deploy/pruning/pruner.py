@@ -26,7 +26,7 @@ from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
-from idp_deploy.pruning.sites import Site, attach
+from idp_deploy.pruning.sites import Site, attach, refuse_replaced
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -128,7 +128,8 @@ class Pruner:
         training on would fill.
 
         Raises:
-            UsageError: a weight has become NaN or inf, or is trained but never read through its layer.
+            UsageError: a weight has become NaN or inf, or is trained but never read through its layer; or the model has
+                another layer in its place.
         """
         if not self._begun:
             raise UsageError("step() before prepare()", way_out="call model = pruner.prepare() before training")
@@ -141,6 +142,7 @@ class Pruner:
                         "reaches it",
                         way_out=f'leave it out with skip = ["{site.name}"]',
                     )
+        refuse_replaced(self.sites, self._bare)
         with self._masks.whole():
             if self._finalized:
                 self._masks.freeze()
@@ -247,12 +249,13 @@ class Pruner:
             The hardened model with its masks; it can be called as the module can.
 
         Raises:
-            UsageError: the plan was not met, and that is not to be.
+            UsageError: the plan was not met, and that is not to be; or a pruned layer is no longer the model's.
         """
         if on_unfinished not in ("warn", "raise", "finish"):
             raise UsageError(f"on_unfinished is {on_unfinished!r}", way_out='give "warn", "raise" or "finish"')
         self._refuse_inside_hardened("finalize()")
         self.prepare()
+        refuse_replaced(self.sites, self._bare)
         if not self._finalized:
             if on_unfinished == "finish":
                 self._train_on()

@@ -22,6 +22,8 @@ from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
 from idp_deploy.pruning.copies import Copy
 
+_AFRESH = "change layers before prepare(), or go on with a new Pruner of the model as it is now"
+
 
 @dataclass(eq=False)
 class Site:
@@ -58,6 +60,12 @@ class Site:
                 f"'{self.name}' is no parameter of its layer any more: since prepare() a parametrization, weight norm "
                 "or torch.nn.utils.prune computes it from others",
                 way_out="do without it, or make the weight one piece again before prepare()",
+            )
+        if parameter.dim() == self.weight.dim() and parameter.shape != self.weight.shape:
+            raise UsageError(
+                f"weight '{self.name}' has the shape {tuple(parameter.shape)} and had {tuple(self.weight.shape)} at "
+                "prepare(): another stands in its place, which no mask fits",
+                way_out=_AFRESH,
             )
         return parameter
 
@@ -225,3 +233,15 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
         handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))
     return handles
+
+
+def refuse_replaced(sites: Sequence[Site], model: nn.Module) -> None:
+    """UsageError where a pruned layer is none of the model's any more."""
+    present = set(map(id, model.modules()))
+    for site in sites:
+        if id(site.owner) not in present:
+            raise UsageError(
+                f"the layer of '{site.name}' was replaced, or taken out of the model, after prepare(): the mask is on "
+                "one that the model no longer has",
+                way_out=_AFRESH,
+            )
