@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,6 +94,18 @@ def test_one_shot_and_quantize_need_no_training(project: Path, capsys: pytest.Ca
     assert "without training" in capsys.readouterr().err
     assert call("quantize", "model.pruned.pt", "--scheme", "int8-weights") == 0
     assert (project / "model.pruned.int8-weights.pt").is_file()
+
+
+def test_what_check_suggests_can_be_typed_as_it_stands(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = 'inputs = ["1x3x16x16"]\n'
+    text = "".join(line for line in CONFIGURATION.splitlines(True) if not line.startswith(("task", "inputs")))
+    (project / "idp-deploy.toml").write_text(inputs + text.replace("[prune]", "[prune]\none-shot = true"))
+    assert call("prune", "--pattern", "channel", "--target", "0.5") == 0  # the weights of configuration, without data
+    assert call("shrink") == 0  # what was made last
+    assert call("quantize", "--scheme", "int8") == 0
+    assert (project / "model.pruned.small.int8.pt").is_file()
+    assert call("prune", "--no-one-shot") == 2
+    assert "no task says with which data" in capsys.readouterr().err
 
 
 def test_rules_and_options_reach_the_recipe(project: Path) -> None:
@@ -210,7 +221,7 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),
         (["prune", "model.pt", "--model", "tiny:not_a_module"], 2, "not_a_module"),
         (["prune", "model.pt", "--model", "tinny:build"], 2, "tinny"),
-        (["prune"], 2, "MODEL.pt"),
+        (["verify"], 2, "ARTIFACT"),
         (["prune", "model.pt", "--tarhget", "0.9"], 2, "--tarhget"),
         (["export", "model.pt", "--to", "onx"], 2, "onx"),
         (["export", "--to", "onnx"], 2, "no checkpoint was made in this folder yet"),
