@@ -405,3 +405,9 @@ def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
     assert "--layout is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
     assert call("export", "large.pt", "--to", "tflite", "--io", "int8") == 2
     assert "--io int8 needs int8 activations" in capsys.readouterr().err
+
+
+def test_a_comparison_says_what_is_left_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compare", "model.pt", "--methods", "gmp,idp", "--seeds", "2", "--epochs", "1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " at 0.5, seed " in line]
+    assert ["left" in line for line in lines] == [True, True, True, False]
