@@ -226,8 +226,9 @@ def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: fl
     mask = magnitudes.largest(left)
     ends = 0  # what a layout takes beside its entries, such as where rows begin
     if tensor.is_sparse:
-        now = magnitudes.values != 0
-        ends = max(tensor.size_bytes - min(size_bytes(kind, now, tensor.value_bits) for kind in row.layouts), 0)
+        now, whole = magnitudes.values != 0, round(tensor.value_bits)
+        taken = min((size_bytes(kind, now, whole) for kind in row.layouts), default=tensor.size_bytes)
+        ends = min(max(tensor.size_bytes - taken, 0), 4 * (tensor.shape[0] + 1) if tensor.shape else 0)
     sparse = min((size_bytes(kind, mask, round(bits)) + ends for kind in row.layouts), default=tensor.size_bytes)
     least = min(sparse, size_bytes("dense", mask, round(bits)))
     if bits < tensor.value_bits and tensor.shape:
