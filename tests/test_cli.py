@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,8 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import COMMANDS, _run
+from idp_deploy.cli.output import emit
+from idp_deploy.rendering.document import Document
 
 PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -94,6 +97,18 @@ def test_one_shot_and_quantize_need_no_training(project: Path, capsys: pytest.Ca
     assert "without training" in capsys.readouterr().err
     assert call("quantize", "model.pruned.pt", "--scheme", "int8-weights") == 0
     assert (project / "model.pruned.int8-weights.pt").is_file()
+
+
+def test_what_check_suggests_can_be_typed_as_it_stands(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = 'inputs = ["1x3x16x16"]\n'
+    text = "".join(line for line in CONFIGURATION.splitlines(True) if not line.startswith(("task", "inputs")))
+    (project / "idp-deploy.toml").write_text(inputs + text.replace("[prune]", "[prune]\none-shot = true"))
+    assert call("prune", "--pattern", "channel", "--target", "0.5") == 0  # the weights of configuration, without data
+    assert call("shrink") == 0  # what was made last
+    assert call("quantize", "--scheme", "int8") == 0
+    assert (project / "model.pruned.small.int8.pt").is_file()
+    assert call("prune", "--no-one-shot") == 2
+    assert "no task says with which data" in capsys.readouterr().err
 
 
 def test_rules_and_options_reach_the_recipe(project: Path) -> None:
@@ -210,7 +225,7 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),
         (["prune", "model.pt", "--model", "tiny:not_a_module"], 2, "not_a_module"),
         (["prune", "model.pt", "--model", "tinny:build"], 2, "tinny"),
-        (["prune"], 2, "MODEL.pt"),
+        (["verify"], 2, "ARTIFACT"),
         (["prune", "model.pt", "--tarhget", "0.9"], 2, "--tarhget"),
         (["export", "model.pt", "--to", "onx"], 2, "onx"),
         (["export", "--to", "onnx"], 2, "no checkpoint was made in this folder yet"),
@@ -395,3 +410,16 @@ def test_weights_beyond_float16_are_computed_in_float32_unless_float16_is_asked_
     assert "--layout is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
     assert call("export", "large.pt", "--to", "tflite", "--io", "int8") == 2
     assert "--io int8 needs int8 activations" in capsys.readouterr().err
+
+
+def test_a_comparison_says_what_is_left_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compare", "model.pt", "--methods", "gmp,idp", "--seeds", "2", "--epochs", "1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " at 0.5, seed " in line]
+    assert ["left" in line for line in lines] == [True, True, True, False]
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    into = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(into, "ascii"))
+    emit(Document("before → after"))
+    assert into.getvalue().startswith(b"before ? after")

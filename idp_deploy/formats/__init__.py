@@ -43,6 +43,7 @@ class Format:
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
     usual: str = ""  # (contents, arrays, tolerance) → notes on usual sessions that integers move on this machine alone
     layouts: tuple[str, ...] = ()  # of sparse weights, among those of `encodings`, that its files can have
+    scale_bytes: int = 4  # what integers add for an output channel: its scale, and a zero point where one is stored
     options: tuple[str, ...] = ()  # words that its `convert` alone takes, on the command line and in configurations
     finer: str = ""  # precision to compute in where the usual one, which nobody asked for, cannot hold the model
     half_floats: bool = False  # whether floats take 16 bits unless asked otherwise
@@ -138,6 +139,7 @@ FORMATS: dict[FormatName, Format] = {
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
             layouts=("gaps8",),  # a byte of position beside each value
+            scale_bytes=12,
             words="idp_deploy.formats.tflite.words",
             restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
             converter=("litert_torch", "ai_edge_litert"),
