@@ -126,10 +126,15 @@ class CompressedModel:
 
     @property
     def filled(self) -> Mapping[str, int]:
-        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since."""
+        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since.
+
+        Of a weight that is gone, or of another shape, all that was pruned is.
+        """
         weights = dict(self.module.named_parameters(remove_duplicate=False))
         found = {  # of two truths the first is greater where it alone is true: a ninth of what picking entries takes
             name: int(((weights[name].detach() != 0) > mask.to(weights[name].device)).count_nonzero())
+            if name in weights and weights[name].shape == mask.shape
+            else mask.numel() - int(mask.count_nonzero())
             for name, mask in self.masks.items()
         }
         return {name: count for name, count in found.items() if count}
