@@ -38,8 +38,12 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text of at most `TEXT_BYTES`. OSError as in `read_bytes`; UnicodeDecodeError, a ValueError."""
-    return read_bytes(path, limit=TEXT_BYTES).decode("utf-8")
+    """A UTF-8 text of at most `TEXT_BYTES`, without the mark that editors on Windows begin it with.
+
+    Raises:
+        OSError: as in `read_bytes`. UnicodeDecodeError, a ValueError.
+    """
+    return read_bytes(path, limit=TEXT_BYTES).decode("utf-8-sig")
 
 
 def parse_json(text: str | bytes) -> Any:
