@@ -14,6 +14,7 @@ import torch
 from idp_deploy.cli.app import _run
 from idp_deploy.cli.streams import escape_unprintable
 from idp_deploy.configuration import load
+from idp_deploy.documents import read_bytes
 from idp_deploy.errors import UsageError, of_system
 from idp_deploy.files import replacing, workspace, write_bytes
 from idp_deploy.flow import CompressedModel
@@ -73,3 +74,15 @@ def test_a_folder_named_as_a_file_is_refused_before_it_is_made(tmp_path: Path) -
     (tmp_path / "nets.onnx").mkdir()  # there already: somebody calls folders so
     assert claim_artifacts(tmp_path / "nets.onnx", "net", ["onnx"]) == [tmp_path / "nets.onnx" / "net.onnx"]
     assert claim_artifacts(tmp_path / "v1.2", "net", ["onnx"]) == [tmp_path / "v1.2" / "net.onnx"]
+
+
+def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.touch()
+    try:
+        os.truncate(path, 1 << 43)
+    except OSError:
+        pytest.skip("this file system holds no file of 8 TB, even an empty one")
+    with pytest.raises(OSError, match="its 8,388,608 MB do not fit into memory") as caught:
+        read_bytes(path)
+    assert caught.value.filename == str(path)
