@@ -33,6 +33,11 @@ def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> l
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
+    if not folder.is_dir() and folder.suffix in {FORMATS[format].suffix for format in formats}:
+        raise UsageError(
+            f"{folder} is named as a file, and the files go into a folder, named by the model ('{stem}')",
+            way_out=f"name a folder, such as '{folder.parent}', and rename the file afterwards",
+        )
     return [claim(folder / f"{stem}{FORMATS[format].suffix}") for format in formats]
 
 
@@ -67,7 +72,6 @@ def export_and_verify(
 
     artifacts, parities = [], {}
     claim_artifacts(folder, stem, formats)
-    folder.mkdir(parents=True, exist_ok=True)
     with traced_once(), seldom_collecting():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"

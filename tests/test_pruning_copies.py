@@ -350,33 +350,3 @@ def test_a_compiled_model_has_the_names_of_its_file(tmp_path: Any, compile_it: s
     again = load_checkpoint(tmp_path / "model.pt", network)
     assert again.zeros == sparse.zeros == round(0.9 * PRUNABLE)
     torch.testing.assert_close(again.module(X), compiled.eval()(X))
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    {
-        "another layer": (lambda m: m.__setitem__(4, nn.Linear(64, 4)), "layer of '4.weight' was replaced"),
-        "a copy of it": (lambda m: m.__setitem__(4, deepcopy(m[4])), "layer of '4.weight' was replaced"),
-        "no layer": (lambda m: m.__setitem__(4, nn.Identity()), "layer of '4.weight' was replaced, or taken out"),
-        "other classes": (lambda m: setattr(m[4], "weight", nn.Parameter(torch.ones(7, 64))), r"\(7, 64\) and had"),
-    }.values(),
-)
-def test_a_layer_that_is_replaced_in_training_is_named(change: Any, said: str) -> None:
-    """The masks are on the first one: the model would ship the second one dense."""
-    model = network()
-    pruner = pruner_of(model)
-    train(pruner.prepare(), pruner, 3)
-    change(model)
-    for call in (pruner.step, pruner.finalize):
-        with pytest.raises(UsageError, match=said) as caught:
-            call()
-        assert "new Pruner" in caught.value.way_out
-
-
-def test_a_layer_that_is_wrapped_in_training_is_the_same_layer() -> None:
-    model = network()
-    pruner = pruner_of(model)
-    train(pruner.prepare(), pruner, 3)
-    model[4] = nn.Sequential(model[4])
-    train(model, pruner, 17)
-    assert int((pruner.finalize().module[4][0].weight == 0).sum())

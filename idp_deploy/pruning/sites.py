@@ -22,7 +22,7 @@ from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
 from idp_deploy.pruning.copies import Copy
 
-_AFRESH = "change layers before prepare(), or go on with a new Pruner of the model as it is now"
+REPLACING = "replace, wrap, tie or untie layers before Pruner(model), or detach() it and make another one afterwards"
 
 
 @dataclass(eq=False)
@@ -44,6 +44,7 @@ class Site:
     seen: bool = False  # whether a forward has read it
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
     copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
+    owners: list[nn.Module] = field(default_factory=list)  # the layers with its mask, in the order of `where.places`
 
     def live(self) -> nn.Parameter:
         """The parameter as the module holds it now: sharding and loading may put another object in its place."""
@@ -60,12 +61,6 @@ class Site:
                 f"'{self.name}' is no parameter of its layer any more: since prepare() a parametrization, weight norm "
                 "or torch.nn.utils.prune computes it from others",
                 way_out="do without it, or make the weight one piece again before prepare()",
-            )
-        if parameter.dim() == self.weight.dim() and parameter.shape != self.weight.shape:
-            raise UsageError(
-                f"weight '{self.name}' has the shape {tuple(parameter.shape)} and had {tuple(self.weight.shape)} at "
-                "prepare(): another stands in its place, which no mask fits",
-                way_out=_AFRESH,
             )
         return parameter
 
@@ -142,7 +137,14 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        masked = self.site.read(self.site.held(self.owner, self.leaf))
+        weight = self.site.held(self.owner, self.leaf)
+        if weight.shape != self.site.weight.shape:
+            raise UsageError(
+                f"weight '{self.site.name}' is {tuple(weight.shape)} now, and was {tuple(self.site.weight.shape)} when "
+                "its mask was made",
+                way_out=f"{REPLACING}; sharding has to keep shapes, as torch.distributed.fsdp.fully_shard does",
+            )
+        masked = self.site.read(weight)
         self.owner.__dict__[self.leaf] = masked
         _list(self.owner, self.leaf, masked)
 
@@ -222,8 +224,9 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
         UsageError: another pruner's masks are there already.
     """
     handles = []
-    for place in site.where.places:
-        owner, reader = module.get_submodule(place.owner), module.get_submodule(place.reader)
+    site.owners = [module.get_submodule(place.owner) for place in site.where.places]
+    for place, owner in zip(site.where.places, site.owners, strict=True):
+        reader = module.get_submodule(place.reader)
         for hook in reader._forward_pre_hooks.values():
             if isinstance(hook, _Enter) and hook.site is not site and hook.owner is owner and hook.leaf == place.leaf:
                 raise UsageError(
@@ -233,15 +236,3 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
         handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))
     return handles
-
-
-def refuse_replaced(sites: Sequence[Site], model: nn.Module) -> None:
-    """UsageError where a pruned layer is none of the model's any more."""
-    present = set(map(id, model.modules()))
-    for site in sites:
-        if id(site.owner) not in present:
-            raise UsageError(
-                f"the layer of '{site.name}' was replaced, or taken out of the model, after prepare(): the mask is on "
-                "one that the model no longer has",
-                way_out=_AFRESH,
-            )
