@@ -24,7 +24,7 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
     """The content of a regular file, or of what a link leads to if that is one.
 
     Raises:
-        OSError: missing, no permission, a folder, pipe, socket or device, or over `limit` bytes.
+        OSError: missing, no permission, a folder, pipe, socket or device, over `limit` bytes, or more than memory.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer opens at once
     with os.fdopen(descriptor, "rb") as file:
@@ -34,12 +34,20 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
             raise OSError(errno.EINVAL, f"it is {kind}, not a regular file", str(path))
         if limit is not None and found.st_size > limit:
             raise OSError(errno.EFBIG, f"it is over {limit >> 20} MB", str(path))
-        return file.read() if limit is None else file.read(limit)
+        try:
+            return file.read() if limit is None else file.read(limit)
+        except (MemoryError, OverflowError):
+            what = f"its {found.st_size >> 20:,} MB do not fit into memory"
+            raise OSError(errno.ENOMEM, what, str(path)) from None
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 text of at most `TEXT_BYTES`. OSError as in `read_bytes`; UnicodeDecodeError, a ValueError."""
-    return read_bytes(path, limit=TEXT_BYTES).decode("utf-8")
+    """A UTF-8 text of at most `TEXT_BYTES`, without the mark that editors on Windows begin it with.
+
+    Raises:
+        OSError: as in `read_bytes`. UnicodeDecodeError, a ValueError.
+    """
+    return read_bytes(path, limit=TEXT_BYTES).decode("utf-8-sig")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -8,6 +8,7 @@ A message names the thing, the value that was met and the way out, so that it ne
 
 from __future__ import annotations
 
+import re
 from enum import IntEnum
 
 
@@ -63,6 +64,10 @@ class ConversionError(IdpDeployError):
     exit_code = ExitCode.FILE
 
 
+class PrecisionError(ConversionError):
+    """A model whose numbers are beyond what a format computes in unless it is asked otherwise (exit 3)."""
+
+
 class FileError(IdpDeployError):
     """A file that is missing, broken, truncated or of another kind than it says (exit 3)."""
 
@@ -79,13 +84,17 @@ class MissingDependencyError(IdpDeployError):
     exit_code = ExitCode.DEPENDENCY
 
 
+_WORKSPACE = re.compile(r"\.idp-deploy-[0-9a-f]{32}/")  # where a file is made before it takes its name
+
+
 def of_system(error: OSError) -> FileError:
     """What the system said of a file, as an error of ours.
 
     >>> str(of_system(OSError(28, "No space left on device", "out/model.onnx")))
     'out/model.onnx: No space left on device — check the path, its permissions and the free space'
     """
-    what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+    name = _WORKSPACE.sub("", str(error.filename or ""))
+    what = f"{name}: {error.strerror}" if name else str(error)
     return FileError(what, way_out="check the path, its permissions and the free space")
 
 

@@ -57,7 +57,12 @@ def replacing(path: Path, *, package: bool = False) -> Iterator[Path]:
     with workspace(stands) as holder:
         temporary = holder / place.relative_to(stands)
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
+        try:
+            yield temporary
+        except OSError as error:
+            if error.filename is None:  # a write does not say where: full, over a quota, too large
+                error.filename = os.fspath(path)
+            raise
         for file in members(temporary):
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())

@@ -18,7 +18,7 @@ from idp_deploy.facts import facts_of
 from idp_deploy.flow import Budget, Check, Contents, Estimate, FormatName, Parity, Report
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
-from idp_deploy.units import METRICS, is_quantity, scale, show
+from idp_deploy.units import METRICS, is_quantity, like, show
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
@@ -108,7 +108,8 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     metric = METRICS[budget.metric]
     value, reason = VALUES[budget.metric](evidence)
     if value is None:
-        return Check(budget, evidence.contents.path, None, "not estimable", reason, "remove the budget or measure it")
+        way_out = UNKNOWN.get(budget.metric, "remove the budget")
+        return Check(budget, evidence.contents.path, None, "not estimable", reason, way_out)
     if evidence.estimate.unfit:  # no limit holds of a file that does not run as it is meant
         return Check(budget, evidence.contents.path, value, "fail", evidence.estimate.unfit, evidence.estimate.way_out)
     slack = 0.5 / sparsity(evidence.contents)[2] if metric.at_least else 0.0  # a share is a count rounded
@@ -125,9 +126,9 @@ def _crossing(budget: Budget, evidence: Evidence, passed: bool) -> str:
     interval = evidence.estimate.latency_ms
     if interval is None or not interval.low <= budget.limit <= interval.high:
         return ""
-    axis = scale((interval.middle,), "ms")
+    axis = like(interval.middle)
     low, high, way = axis.number(interval.low), axis.text(interval.high), "over" if passed else "under"
-    return f"{interval.coverage:.0%} interval {low} to {high} reaches {way} the limit"
+    return f"the {interval.coverage * 100:.0f} % interval, {low} to {high}, reaches {way} the limit"
 
 
 # ── metric → its value, and the reason where there is none ──────────────────────────────────────────────────────────
@@ -182,6 +183,10 @@ def _error(evidence: Evidence) -> tuple[float | None, str]:
     return max(output.max_relative_error for output in evidence.parity.outputs), ""
 
 
+UNKNOWN = {  # what makes a number of none
+    "latency": "remove the budget, or calibrate the device with a measurement of yours ('idp-deploy targets --help')",
+    "error": "'idp-deploy run' compares files with the model; 'check' alone does not: there, remove the budget",
+}
 VALUES: Mapping[str, Callable[[Evidence], tuple[float | None, str]]] = {
     "size": lambda e: (e.estimate.size_bytes, ""),
     "gzip": lambda e: (files.transfer_bytes(e.contents.path)[0], ""),
@@ -227,7 +232,7 @@ def _blame_latency(evidence: Evidence) -> tuple[str, str]:
     if not timed:
         return "", "remove channels: --pattern channel"
     slowest = max(timed, key=lambda op: op.latency_ms or 0.0)
-    detail = f"slowest op {slowest.name} ({slowest.op_class}): {show(slowest.latency_ms, 'ms')}"
+    detail = f"slowest: {slowest.layer or slowest.name} ({slowest.op_class}), {show(slowest.latency_ms, 'ms')}"
     if any(op.runs_sparse for op in timed):
         return detail, "prune further: this target runs the zeros as sparse kernels"
     return detail, "zeros do not make this runtime faster here: remove channels (--pattern channel) or quantize"

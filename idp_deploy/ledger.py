@@ -13,15 +13,24 @@ _DEPTH = 4  # of dicts and lists that are looked into
 
 
 def refuse_filled(model: CompressedModel | MaskedModel) -> None:
-    """Raise `UsageError` where the weights were written to after they were hardened."""
-    filled = model.filled if isinstance(model, CompressedModel) else {}
-    if filled:
-        name, count = max(filled.items(), key=lambda pair: pair[1])
-        raise UsageError(
-            f"{sum(filled.values()):,} entries that the masks prune are not zero, {count:,} of them in '{name}': the "
-            "weights were written to after hardening (training on, an average, load_state_dict)",
-            way_out="put the zeros back with pruner.apply_to(module), or call pruner.step() while training on",
-        )
+    """Raise `UsageError` where the weights were written to, or replaced, after they were hardened."""
+    if not isinstance(model, CompressedModel) or not (filled := model.filled):
+        return
+    weights = dict(model.module.named_parameters(remove_duplicate=False))
+    for name in filled:
+        pruned = model.masks[name].shape
+        if name not in weights or weights[name].shape != pruned:
+            now = f"{tuple(weights[name].shape)} now" if name in weights else "not in the model any more"
+            raise UsageError(
+                f"weight '{name}' was pruned as {tuple(pruned)} and is {now}: its layer was replaced afterwards",
+                way_out="replace and wrap layers before Pruner(model), or prune the model as it is now",
+            )
+    name, count = max(filled.items(), key=lambda pair: pair[1])
+    raise UsageError(
+        f"{sum(filled.values()):,} entries that the masks prune are not zero, {count:,} of them in '{name}': the "
+        "weights were written to after hardening (training on, an average, load_state_dict, a new layer)",
+        way_out="put the zeros back with pruner.apply_to(module), or call pruner.step() while training on",
+    )
 
 
 def shortfall(model: CompressedModel) -> str:

@@ -9,25 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 
 import numpy as np
 
 from idp_deploy.encodings import size_bytes
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import Check, Remedy, Report, StoredTensor
-from idp_deploy.formats import FORMATS
+from idp_deploy.flow import Check, Contents, Remedy, Report, StoredTensor
+from idp_deploy.formats import FORMATS, Format
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.gating import Evidence, sparsity
 from idp_deploy.simulation.advice import narrowed
 from idp_deploy.simulation.estimating import simulate
 from idp_deploy.simulation.question import Loaded, load
 from idp_deploy.simulation.targets import Target
-from idp_deploy.simulation.work import Workload, as_dtype
+from idp_deploy.simulation.work import WIDTHS, Workload, as_dtype
 from idp_deploy.units import METRICS, show
 
+CHANNELS = tuple(0.02 * step for step in range(1, 46))  # up to 90 %: what is left beyond that is another network
 SHARES = (*(0.02 * step for step in range(1, 45)), 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
-SCALE_BYTES = 4  # an output channel, where integers take the place of floats
+OPERATOR_BYTES = 256  # at most, of what turns the integers of a weight into floats again, with its names
 AIM = 0.98  # of the limit: a prediction is not the file, which has alignment and names of its own
+WHOLE = 0.96  # of that: channels go as a whole, so that a narrow layer keeps more than its share
 ROOM = 0.95  # zeros beyond which other means are tried first
 Tried = Iterator[tuple[str, str, float]]  # (what, the command's words, the metric it would leave)
 
@@ -105,14 +108,21 @@ def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) ->
     more = [share for share in SHARES if share > now]
     if any(op.runs_sparse for op in evidence.estimate.ops) and more:
         share, value = _least(more, limit, lambda share: at(lambda work: thinned(work, (1 - share) / (1 - now))))
-        yield f"prune to {share:.0%} zeros, which run sparse here", f"prune --target {share:.2f}", value
+        yield f"prune to {_percent(share)} zeros, which run sparse here", f"prune --target {share:.2f}", value
     yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8"))
-    share, value = _least(SHARES, limit, lambda share: at(lambda work: narrowed(work, share)))
-    weights = (sum(op.weights for op in work.ops) for work in (narrowed(loaded.work, share), loaded.work))
-    zeros = 1 - next(weights) / max(next(weights), 1)
-    layers = ", ".join(_slowest(evidence, 3))
-    what = f"remove {share:.0%} of the channels, first in {layers}" if layers else f"remove {share:.0%} of the channels"
-    yield what, f"prune --pattern channel --target {zeros:.2f}", value
+    share, value = _least(CHANNELS, limit * WHOLE, lambda share: at(lambda work: narrowed(work, share)))
+    yield *_channels(share, evidence), value
+
+
+def _channels(share: float, evidence: Evidence) -> tuple[str, str]:
+    """What removes this share of them and how: `prune` counts the weights that make them, not those that read them."""
+    layers = ", ".join(_slowest(evidence, 3, but=("depthwise",)))  # whose channels are those of the layer before
+    what = f"remove {_percent(share)} of the channels" + (f", first in {layers}" if layers else "")
+    return what, f"prune --pattern channel --target {share:.2f}, then shrink"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.3g} %"
 
 
 def thinned(work: Workload, left: float) -> Workload:
@@ -121,16 +131,33 @@ def thinned(work: Workload, left: float) -> Workload:
     return replace(work, ops=tuple(ops))
 
 
-def _slowest(evidence: Evidence, count: int) -> list[str]:
-    timed = [op for op in evidence.estimate.ops if op.latency_ms is not None and op.weight_bytes]
+def _slowest(evidence: Evidence, count: int, *, but: Sequence[str] = ()) -> list[str]:
+    ops = (op for op in evidence.estimate.ops if op.op_class not in but)
+    timed = [op for op in ops if op.latency_ms is not None and op.weight_bytes]
     ranked = sorted(timed, key=lambda op: -(op.latency_ms or 0.0))
     return list(dict.fromkeys(op.layer or op.name for op in ranked))[:count]
 
 
 def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
-    then = simulate(evidence.contents, target, change=lambda work: as_dtype(work, "int8"), transfer=False)
-    value = then.resident_weight_bytes + then.peak_activation_bytes
-    return _best(check, iter([("int8 throughout", "quantize --scheme int8", float(value))]))
+    loaded = load(evidence.contents)
+
+    def at(change: Callable[[Workload], Workload]) -> float:
+        then = simulate(loaded, target, runtime=evidence.estimate.runtime, change=change, transfer=False)
+        return float(then.resident_weight_bytes + then.peak_activation_bytes)
+
+    def tried() -> Tried:
+        whole = WIDTHS["float32"] - WIDTHS["int8"]  # what goes in stays a float
+        ends = 0 if loaded.work.dtype == "int8" else whole * _entries_in(evidence.contents)
+        yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8")) + ends
+        share, value = _least(CHANNELS, check.budget.limit * WHOLE, lambda share: at(lambda w: narrowed(w, share)))
+        yield *_channels(share, evidence), value
+
+    return _best(check, tried())
+
+
+def _entries_in(contents: Contents) -> int:
+    values = (contents.values.get(name) for name in contents.inputs)
+    return sum(prod(max(extent, 1) for extent in value.shape) for value in values if value and "float" in value.dtype)
 
 
 # ── size: the file's own values, priced in every layout ─────────────────────────────────────────────────────────────
@@ -139,7 +166,7 @@ def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | No
 def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
     contents, value = evidence.contents, check.value or 0.0
     scale = value / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
-    layouts = FORMATS[contents.format].layouts
+    row = FORMATS[contents.format]
     prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype.startswith("float")]
     magnitudes = {tensor.name: _Magnitudes(np.abs(_decoded(tensor)).ravel()) for tensor in prunable}
 
@@ -148,23 +175,23 @@ def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None
 
     def saved(share: float = now, bits: float | None = None) -> float:
         left = (1 - share) / max(1 - now, 1e-9)
-        new = sum(_priced(t, magnitudes[t.name], layouts, left, bits or t.value_bits) for t in prunable)
+        new = sum(_priced(t, magnitudes[t.name], row, left, bits or t.value_bits) for t in prunable)
         return (contents.size_bytes - sum(tensor.size_bytes for tensor in prunable) + new) * scale
 
     def tried() -> Tried:
         if any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
-            restored = f"restore {contents.path}, or " if FORMATS[contents.format].restore else ""
+            restored = f"restore {contents.path}, or " if row.restore else ""
             yield "leave out the zeros that are stored", f"{restored}export --encoding auto", saved()
         more = [share for share in SHARES if share > now]
         if more:
             share, least = _least(more, check.budget.limit, saved)
             if share <= ROOM:
-                yield f"prune to {share:.0%} zeros", f"prune --target {share:.2f}", least
+                yield f"prune to {_percent(share)} zeros", f"prune --target {share:.2f}", least
         yield "int8 weights", "quantize --scheme int8-weights", saved(bits=8)
         if more:
             share, least = _least(more, check.budget.limit, lambda share: saved(share, 8))
             both = f"prune --target {share:.2f}, then quantize --scheme int8-weights"
-            yield f"prune to {share:.0%} zeros, with int8 weights", both, least
+            yield f"prune to {_percent(share)} zeros, with int8 weights", both, least
 
     return _best(check, tried()) if prunable else None
 
@@ -194,12 +221,24 @@ class _Magnitudes:
         return mask
 
 
-def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, layouts: Sequence[str], left: float, bits: float) -> float:
-    """Bytes with this share of the non-zero entries left, the largest; never more than the tensor takes now."""
+def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: float, bits: float) -> float:
+    """Bytes with this share of the non-zero entries left, the largest; as floats never more than it takes now."""
     mask = magnitudes.largest(left)
-    least = min(size_bytes(kind, mask, round(bits)) for kind in ("dense", *layouts))
-    scales = SCALE_BYTES * tensor.shape[0] if bits < tensor.value_bits and tensor.shape else 0
-    return min(least + scales, tensor.size_bytes)
+    ends = 0  # what a layout takes beside its entries, such as where rows begin
+    if tensor.is_sparse:
+        now, whole = magnitudes.values != 0, round(tensor.value_bits)
+        taken = min((size_bytes(kind, now, whole) for kind in row.layouts), default=tensor.size_bytes)
+        ends = min(max(tensor.size_bytes - taken, 0), 4 * (tensor.shape[0] + 1) if tensor.shape else 0)
+    sparse = min((size_bytes(kind, mask, round(bits)) + ends for kind in row.layouts), default=tensor.size_bytes)
+    least = min(sparse, size_bytes("dense", mask, round(bits)))
+    if bits < tensor.value_bits and tensor.shape:
+        return least + row.scale_bytes * tensor.shape[0] + OPERATOR_BYTES
+    return min(least, tensor.size_bytes)
+
+
+def _for_sparsity(check: Check, evidence: Evidence, target: Target) -> Remedy:
+    limit = check.budget.limit
+    return Remedy(f"prune to {_percent(limit)} zeros", f"prune --target {limit:g}", limit, True)
 
 
 def _heaviest(evidence: Evidence) -> str:
@@ -217,7 +256,10 @@ REMEDIES: Mapping[str, Callable[[Check, Evidence, Target], Remedy | None]] = {
     "latency": _for_latency,
     "memory": _for_memory,
     "sparsity": lambda check, evidence, target: Remedy(
-        f"prune to {check.budget.limit:.1%} zeros", f"prune --target {check.budget.limit:g}", check.budget.limit, True
+        f"prune to {_percent(check.budget.limit)} zeros",
+        f"prune --target {check.budget.limit:g}",
+        check.budget.limit,
+        True,
     ),
 }
 LAYERS: Mapping[str, Callable[[Evidence], str]] = {

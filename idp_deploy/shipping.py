@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy import files
-from idp_deploy.errors import ConversionError, IdpDeployError, UsageError, of_system
+from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError, of_system
 from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.external_data import remove_data
@@ -33,6 +33,11 @@ def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> l
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
+    if not folder.is_dir() and folder.suffix in {FORMATS[format].suffix for format in formats}:
+        raise UsageError(
+            f"{folder} is named as a file, and the files go into a folder, named by the model ('{stem}')",
+            way_out=f"name a folder, such as '{folder.parent}', and rename the file afterwards",
+        )
     return [claim(folder / f"{stem}{FORMATS[format].suffix}") for format in formats]
 
 
@@ -62,23 +67,20 @@ def export_and_verify(
         UsageError: a file or folder of somebody else's stands at one of the places.
     """
     from idp_deploy.capturing import traced_once
-    from idp_deploy.exporting import convert
     from idp_deploy.exporting.collecting import seldom_collecting
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
     claim_artifacts(folder, stem, formats)
-    folder.mkdir(parents=True, exist_ok=True)
     with traced_once(), seldom_collecting():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):
                 announce(f"exporting to {format}")
-                made, more = stage / name, {"encoding": encoding, **(options or {}).get(format, {})}
-                conversion = convert(model, format, example_inputs, **more)
-                announce(f"verifying {name}")
+                more = {"encoding": encoding, **(options or {}).get(format, {})}
                 check = partial(verify, model=model, example_inputs=example_inputs, task=task)
-                artifact, found, parity = _checked(conversion, made, check)
+                attempt = partial(_made, model, format, example_inputs, check=check, announce=announce)
+                artifact, found, parity = _fine_enough(attempt, stage / name, format, more)
                 home = folder if parity.passed else set_aside(folder)
                 parts = sorted(stage.iterdir(), key=lambda part: part.name == name)
                 for part in parts:  # the file itself last: an ONNX file may have its weights beside it
@@ -115,16 +117,62 @@ def export_unproved(
     return replace(artifact, notes=(*artifact.notes, *(f"not proved: {what}" for what in unproved)))
 
 
-def _checked(
-    conversion: Conversion, made: Path, check: Callable[[Contents], Parity]
-) -> tuple[Artifact, Contents, Parity]:
+Attempt = tuple[Artifact, Contents, Parity]
+
+
+def _fine_enough(
+    attempt: Callable[..., Attempt], made: Path, format: FormatName, options: Mapping[str, Any]
+) -> Attempt:
+    """The file as asked; where the precision that a format takes unasked is too coarse for the model, in its finer one.
+
+    Raises:
+        PrecisionError: it is too coarse for a weight, and was asked for.
+    """
+    finer = FORMATS[format].finer if "precision" not in options else ""
+    coarse: Attempt | PrecisionError
+    try:
+        coarse = attempt(made, **options)
+        off = [one for one in coarse[2].outputs if not one.passed]
+        why = f"output '{off[0].output}' is off by {off[0].max_relative_error:.2g} otherwise" if off else ""
+    except PrecisionError as error:
+        coarse, why = error, error.message
+    if finer and why:
+        with suppress(IdpDeployError), files.workspace(made.parent) as stage:
+            artifact, contents, parity = attempt(stage / made.name, **options, precision=finer)
+            if parity.passed:
+                files.move(stage / made.name, made)
+                return replace(artifact, notes=(*artifact.notes, f"computed in {finer}: {why}")), contents, parity
+    if isinstance(coarse, PrecisionError):
+        raise coarse
+    return coarse
+
+
+def _made(
+    model: CompressedModel,
+    format: FormatName,
+    example_inputs: tuple[Any, ...],
+    made: Path,
+    *,
+    check: Callable[[Contents], Parity],
+    announce: Announce,
+    **options: Any,
+) -> Attempt:
+    """One conversion, compared with the model."""
+    from idp_deploy.exporting import convert
+
+    conversion = convert(model, format, example_inputs, **options)
+    announce(f"verifying {made.name}")
+    return _checked(conversion, made, check)
+
+
+def _checked(conversion: Conversion, made: Path, check: Callable[[Contents], Parity]) -> Attempt:
     """The file at `made`, what is read of it and how it agrees with the model.
 
     It is run by `check` alone; where it fails there, a format that can is asked for a form that its runtimes take.
     """
     from idp_deploy.exporting import store
 
-    def attempt(proved: bool) -> tuple[Artifact, Contents, Parity]:
+    def attempt(proved: bool) -> Attempt:
         artifact = store(conversion, made, proved=proved)
         contents = read(made)
         return artifact, contents, check(contents)

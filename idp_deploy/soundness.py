@@ -52,13 +52,23 @@ def refuse_unsound(module: nn.Module) -> None:
 
 def refuse_bfloat16(module: nn.Module, inputs: Any) -> None:
     """ConversionError where a weight, a buffer or an input is bfloat16: numpy and the formats have no such numbers."""
+    _refuse_type(module, inputs, torch.bfloat16, "files hold float32 and float16")
+
+
+def refuse_float16(module: nn.Module, inputs: Any, reason: str) -> None:
+    """The same of float16, where `reason` says what cannot be done with it."""
+    _refuse_type(module, inputs, torch.float16, reason)
+
+
+def _refuse_type(module: nn.Module, inputs: Any, dtype: torch.dtype, reason: str) -> None:
     named = [*module.named_parameters(), *module.named_buffers()]
     named += [(f"input {i}", x) for i, x in enumerate(pytree.tree_leaves(inputs)) if isinstance(x, Tensor)]
     for name, tensor in named:
-        if tensor.dtype == torch.bfloat16:
+        if tensor.dtype == dtype:
+            kind = str(dtype).removeprefix("torch.")
             raise ConversionError(
-                f"'{name}' is bfloat16, and files hold float32 and float16",
-                way_out="let the factory return module.float(), with float32 inputs: a checkpoint in bfloat16 loads "
+                f"'{name}' is {kind}, and {reason}",
+                way_out=f"let the factory return module.float(), with float32 inputs: a checkpoint in {kind} loads "
                 "into it as it is; 'idp-deploy quantize --scheme fp16' halves the file again",
             )
 

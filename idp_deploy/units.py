@@ -93,9 +93,7 @@ def show(value: float | None, unit: Unit) -> str:
                 return f"{_three(value / factor)} {suffix}"
         return f"{value:.0f} B"
     if unit == "ms":
-        if value >= 1000:
-            return f"{_three(value / 1000)} s"
-        return f"{_three(value)} ms" if value >= 0.01 or value == 0 else f"{_three(value * 1000)} µs"
+        return like(value).text(value)
     if unit == "share":
         return f"{value * 100:.2f} %"
     return f"{value:.0f}" if unit == "count" else f"{value:.1e}"
@@ -116,6 +114,17 @@ class Scale:
     def text(self, value: float | None) -> str:
         """With it."""
         return f"{self.number(value)} {self.suffix}".rstrip() if self.number(value) != "–" else "–"
+
+
+def like(value: float) -> Scale:
+    """Milliseconds with three significant digits in the unit that `show` takes for `value`, for what stands beside it.
+
+    >>> like(0.0922).text(0.0922), like(0.0922).number(0.144)
+    ('0.0922 ms', '0.1440')
+    """
+    suffix = "s" if value >= 1000 else "ms" if value >= 0.01 or value == 0 else "µs"
+    factor = _FACTORS["ms"][suffix]
+    return Scale(factor, suffix, _decimals(value / factor))
 
 
 # unit → the least of the largest values that is told in it
@@ -149,10 +158,12 @@ def scale(values: Iterable[float | None], unit: Unit) -> Scale:
 
 def _three(value: float) -> str:
     """Three significant digits without an exponent."""
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{digits}f}"
+    return f"{value:.{_decimals(value)}f}"
+
+
+def _decimals(value: float) -> int:
+    """Of three significant digits."""
+    return max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
 
 
 def duration(seconds: float) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,8 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import COMMANDS, _run
+from idp_deploy.cli.output import emit
+from idp_deploy.rendering.document import Document
 
 PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -94,6 +98,18 @@ def test_one_shot_and_quantize_need_no_training(project: Path, capsys: pytest.Ca
     assert "without training" in capsys.readouterr().err
     assert call("quantize", "model.pruned.pt", "--scheme", "int8-weights") == 0
     assert (project / "model.pruned.int8-weights.pt").is_file()
+
+
+def test_what_check_suggests_can_be_typed_as_it_stands(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = 'inputs = ["1x3x16x16"]\n'
+    text = "".join(line for line in CONFIGURATION.splitlines(True) if not line.startswith(("task", "inputs")))
+    (project / "idp-deploy.toml").write_text(inputs + text.replace("[prune]", "[prune]\none-shot = true"))
+    assert call("prune", "--pattern", "channel", "--target", "0.5") == 0  # the weights of configuration, without data
+    assert call("shrink") == 0  # what was made last
+    assert call("quantize", "--scheme", "int8") == 0
+    assert (project / "model.pruned.small.int8.pt").is_file()
+    assert call("prune", "--no-one-shot") == 2
+    assert "no task says with which data" in capsys.readouterr().err
 
 
 def test_rules_and_options_reach_the_recipe(project: Path) -> None:
@@ -210,7 +226,7 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
         (["prune", "model.pt", "--model", "tiny:biuld"], 2, "build"),
         (["prune", "model.pt", "--model", "tiny:not_a_module"], 2, "not_a_module"),
         (["prune", "model.pt", "--model", "tinny:build"], 2, "tinny"),
-        (["prune"], 2, "MODEL.pt"),
+        (["verify"], 2, "ARTIFACT"),
         (["prune", "model.pt", "--tarhget", "0.9"], 2, "--tarhget"),
         (["export", "model.pt", "--to", "onx"], 2, "onx"),
         (["export", "--to", "onnx"], 2, "no checkpoint was made in this folder yet"),
@@ -375,18 +391,19 @@ def test_a_baseline_that_holds_nothing_back_fails(
     assert call("check", "model.pruned.onnx", "--baseline", "base.json", "--allow-missing") == 0
 
 
-def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
+def test_weights_beyond_float16_are_computed_in_float32_unless_float16_is_asked_for(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("coremltools")
     state = torch.load("model.pt", weights_only=True)
     state["8.weight"][0, 0] = 1e5
     torch.save(state, "large.pt")
-    assert call("export", "large.pt", "--to", "coreml") == 3
-    assert (
-        "'8.weight' reaches 100000, beyond float16's 65504 — export with --precision float32" in capsys.readouterr().err
-    )
-    assert call("export", "large.pt", "--to", "coreml", "--precision", "float32") == 0
+    reason = "'8.weight' reaches 100000, beyond float16's 65504"
+    assert call("export", "large.pt", "--to", "coreml", "--precision", "float16") == 3
+    assert f"{reason} — export with --precision float32" in capsys.readouterr().err
+    assert call("export", "large.pt", "--to", "coreml") == 0
+    assert f"computed in float32: weight {reason}" in capsys.readouterr().out
+    assert call("verify", "large.mlpackage", "large.pt") == 0
     assert call("export", "large.pt", "--to", "coreml", "--precision", "float64") == 2
     assert call("export", "large.pt", "--to", "onnx", "--io", "int8") == 2
     assert "--io is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
@@ -394,3 +411,16 @@ def test_weights_beyond_float16_are_refused_with_an_option_that_exists(
     assert "--layout is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
     assert call("export", "large.pt", "--to", "tflite", "--io", "int8") == 2
     assert "--io int8 needs int8 activations" in capsys.readouterr().err
+
+
+def test_a_comparison_says_what_is_left_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("compare", "model.pt", "--methods", "gmp,idp", "--seeds", "2", "--epochs", "1") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if " at 0.5, seed " in line]
+    assert ["left" in line for line in lines] == [True, True, True, False]
+
+
+def test_a_terminal_that_knows_ascii_alone_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    into = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(into, "ascii"))
+    emit(Document("before → after"))
+    assert into.getvalue().startswith(b"before ? after")

@@ -18,6 +18,8 @@ from idp_deploy.errors import FileError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.pruning import one_shot
+from idp_deploy.rendering.differences import difference_document
+from idp_deploy.rendering.document import Chart
 from idp_deploy.simulation.targets import load_target
 
 EXAMPLE = (torch.zeros(1, 3, 12, 12),)
@@ -59,6 +61,10 @@ def test_a_pruned_model_differs_in_the_weights_of_every_layer(dense: Path, prune
     assert found.after.facts.size_bytes < found.before.facts.size_bytes
     times = [side.estimates[0].latency_ms for side in (found.before, found.after)]
     assert all(times)
+    document = difference_document(found)
+    assert next(row for row in document.tables[0].rows if row[0] == "zeros of prunable")[-1] == "+90.0 points"
+    zeros = next(one for one in document.pictures if isinstance(one, Chart) and one.title == "Zeros of each layer")
+    assert zeros.end == 1.0  # a share is one of the whole
 
 
 def test_only_the_layer_that_was_trained_on_has_changed_weights(dense: Path, tmp_path: Path) -> None:

@@ -29,16 +29,18 @@ class Net(nn.Module):
         super().__init__()
         self.stem_conv = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU())
         self.stages = nn.ModuleList([nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 16, 1)])
+        self.last = nn.ModuleList([nn.ModuleDict({"dw": nn.Conv2d(16, 16, 3, groups=16), "pw": nn.Conv2d(16, 16, 1)})])
         self.head = nn.Linear(16, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem_conv(x)
         for stage in self.stages:
             x = stage(x).relu()
+        x = self.last[0]["pw"](self.last[0]["dw"](x)).relu()
         return self.head(x.mean((2, 3)))
 
 
-MODULES = ["stem_conv.0", "stages.0", "stages.1", "head"]
+MODULES = ["stem_conv.0", "stages.0", "stages.1", "last.0.dw", "last.0.pw", "head"]
 EXAMPLE = (torch.zeros(1, 3, 16, 16),)
 
 

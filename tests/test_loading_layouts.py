@@ -48,6 +48,17 @@ def test_half_precision_becomes_float32_exactly(kind: torch.dtype, tmp_path: Pat
     assert all(torch.equal(found[n], v.to(found[n].dtype)) for n, v in state.items())
 
 
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_in_eight_bits_are_taken_as_they_were_rounded_and_said(kind: torch.dtype, tmp_path: Path) -> None:
+    state = {n: v.to(kind) if v.dim() > 1 else v for n, v in weights().items()}
+    said: list[str] = []
+    found = load_model(saved(lambda: state)(tmp_path), build, announce=said.append).module.state_dict()
+    assert all(torch.equal(found[n], v.to(found[n].dtype)) for n, v in state.items())
+    count, first = sum(v.dtype == kind for v in state.values()), next(n for n, v in state.items() if v.dtype == kind)
+    (line,) = said
+    assert f"{count} tensors are {str(kind).removeprefix('torch.')}, as '{first}'" in line
+
+
 @pytest.mark.parametrize(("write", "words"), SAID.values(), ids=SAID)
 def test_what_stands_beside_the_weights_is_said(write: Write, words: str, tmp_path: Path) -> None:
     said: list[str] = []

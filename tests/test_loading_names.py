@@ -125,3 +125,12 @@ def test_task_by_name() -> None:
 def test_resolve_names_the_flag() -> None:
     with pytest.raises(UsageError, match=r"^--inputs 'x' does not"):
         resolve("x", what="--inputs")
+
+
+def test_a_script_exported_from_a_notebook_is_told_what_to_remove(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "exported_nb.py").write_text("get_ipython().run_line_magic('matplotlib', 'inline')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"remove the lines with get_ipython\(\)"):
+        resolve("exported_nb:net")

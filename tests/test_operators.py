@@ -20,6 +20,7 @@ from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.quantization import quantize
+from idp_deploy.shipping import export_and_verify
 from idp_deploy.verification import verify
 from tests.formats_here import HERE
 
@@ -294,6 +295,21 @@ def test_what_float16_rounds_to_zero_is_said(tmp_path: Path) -> None:
     path = export(model, "coreml", inputs, tmp_path / "net.mlpackage").path
     said = f"{lost} entries of 'cls_token' are below the smallest number of float16, and no zeros to prove"
     assert said in verify(path, model, inputs).notes
+
+
+def test_what_float16_overflows_on_is_computed_in_float32(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    model = CompressedModel(
+        Call(lambda m, x: m.last(m.first(x * 1e6)), first=nn.Linear(8, 6), last=nn.Linear(6, 3)), {}
+    )
+    inputs = (torch.randn(ROW),)
+    (artifact,), parities = export_and_verify(model, inputs, tmp_path, "net", ["coreml"])
+    assert parities[artifact.path].passed
+    assert "computed in float32: output 'output' is off by nan otherwise" in artifact.notes
+    _, parities = export_and_verify(
+        model, inputs, tmp_path, "net", ["coreml"], options={"coreml": {"precision": "float16"}}
+    )
+    assert not any(parity.passed for parity in parities.values())
 
 
 RANDOM: dict[str, Callable[[Any, Tensor], Tensor]] = {

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from idp_deploy.errors import UsageError
+from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import METHODS, Pruner
 from tests.pruning_fixtures import PRUNABLE, RECIPES, network, train
 
@@ -47,7 +49,10 @@ def pruned(method: str, how: str, steps: int = 20) -> dict[str, torch.Tensor]:
     train(model, pruner, steps - steps // 2)
     sparse = pruner.finalize()
     weights = {name: p.full_tensor() if isinstance(p, DTensor) else p.detach() for name, p in model.named_parameters()}
-    return weights | {f"mask of {name}": mask for name, mask in sparse.masks.items()}
+    with TemporaryDirectory() as folder:
+        save_checkpoint(sparse, file := Path(folder) / "model.pt")
+        counted = {"zeros": torch.tensor([sparse.zeros, load_checkpoint(file, network).zeros])}
+    return weights | counted | {f"mask of {name}": mask for name, mask in sparse.masks.items()}
 
 
 def agree(method: str, how: str) -> None:

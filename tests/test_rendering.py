@@ -14,7 +14,9 @@ from xml.etree import ElementTree
 import pytest
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow import WeightProof
 from idp_deploy.rendering import RENDERERS, render
+from idp_deploy.rendering.artifacts import _of_a_weight
 from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
 from idp_deploy.rendering.results import page_of
 
@@ -251,3 +253,9 @@ def test_a_page_within_a_notebook_does_the_same() -> None:
 def test_an_unknown_renderer_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'json'"):
         render(document(), "jsn")
+
+
+def test_a_proof_without_numbers_shows_none() -> None:
+    proof = WeightProof("the file", "the file", "", 0, 0, 0, float("nan"), passed=False)
+    assert _of_a_weight(proof).startswith("not what a fresh export of the model holds, or none could be made")
+    assert "no tensor of the file is like it" in _of_a_weight(replace(proof, tensor=""))

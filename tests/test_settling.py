@@ -119,6 +119,32 @@ def test_bfloat16_is_refused_by_name(format: FormatName, tmp_path: Path) -> None
         export(model, format, (torch.randn(2, 8, dtype=torch.bfloat16),), tmp_path / f"m{FORMATS[format].suffix}")
 
 
+@pytest.mark.parametrize(("format", "scheme"), [("tflite", "float"), ("tflite", "fp16"), ("onnx", "int8-weights")])
+def test_float16_is_refused_by_name_where_it_cannot_be_computed(
+    format: FormatName, scheme: str, tmp_path: Path
+) -> None:
+    model = one_shot(Model(nn.Sequential(nn.Linear(8, 8), nn.ReLU()).half().eval()), Recipe(0.5))
+    inputs = (torch.randn(2, 8, dtype=torch.float16),)
+    model = model if scheme == "float" else quantize(model, scheme, example_inputs=inputs)
+    with pytest.raises(ConversionError, match=r"'0.weight' is float16.* module.float.* in float16 loads"):
+        export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}")
+
+
+@pytest.mark.parametrize("format", ["coreml", "tflite"])
+def test_branches_are_refused_by_name(format: FormatName, tmp_path: Path) -> None:
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cond(x.sum() > 0, lambda x: self.layer(x), lambda x: x - 1, (x,))
+
+    model = one_shot(Model(Branching().eval()), Recipe(0.5))
+    with pytest.raises(ConversionError, match=r"no branches or loops: torch.cond.* torch.where"):
+        export(model, format, (torch.randn(2, 8),), tmp_path / f"m{FORMATS[format].suffix}")
+
+
 def test_integers_that_a_model_stops_at_are_no_calls(tmp_path: Path) -> None:
     class Bags(nn.Module):
         def __init__(self) -> None:

@@ -164,6 +164,48 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         lambda net, x: x.clone().scatter_add_(1, torch.zeros(1, 1, 18, dtype=torch.int64), x[:, :1]),
         ("onnx", "coreml"),
     ),
+    "whole numbers": (
+        lambda net, x: x.gather(
+            1,
+            (x.argmax(1, keepdim=True) * 4099 + 3).clamp(min=9).div(-7, rounding_mode="trunc").abs().clamp(max=570)
+            // 31,
+        ),
+        ("coreml",),
+    ),
+    "running products": (
+        lambda net, x: (x.sigmoid().cumprod(1), torch.cumprod(1 + x * 0.1, -1)),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "truths counted": (
+        lambda net, x: (
+            x.gather(1, (x > x.mean(1, keepdim=True)).sum(1, keepdim=True) - 1)
+            + (x > x.mean()).count_nonzero(dim=1)[:, None]
+        ),
+        ("coreml",),
+    ),
+    "added at their places": (
+        lambda net, x: (
+            torch.zeros_like(x).scatter_add_(1, x.argmax(1, keepdim=True).expand_as(x), x) + x,
+            torch.ones(20, 18).index_add(0, x[0].argmax(1) % 5, x[0], alpha=2.0),
+            torch.zeros(20, 18).index_put((x[0].argmax(1),), x[0], accumulate=True),
+        ),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "the largest at their places": (
+        lambda net, x: torch.zeros_like(x).scatter_reduce(1, x.argmax(1, keepdim=True).expand_as(x), x, "amax"),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "a power of five dimensions": (
+        lambda net, x: (x.reshape(1, 2, 10, 3, 6) * net.places.reshape(1, 7, 1, 3, 6)[:, :2]).pow(3).sum((2, 3)),
+        ("tflite",),
+    ),
+    "bins": (
+        lambda net, x: (
+            x.gather(1, torch.bucketize(x.argmax(1, keepdim=True), torch.arange(6) * 4 + 0.5))
+            + torch.searchsorted(torch.arange(6) * 4 + 0.5, x.argmin(1).float(), right=True).unsqueeze(1)
+        ),
+        ("onnx", "coreml", "tflite"),
+    ),
     "quotients": (lambda net, x: torch.div((x * 1e3).int() + 10**9, 7, rounding_mode="trunc") - 142_857_142, ("onnx",)),
     "smallest": (lambda net, x: x.topk(3, 1, largest=False), ("tflite",)),
     "sorted": (lambda net, x: x.sort(-1).values, ("tflite",)),
@@ -180,6 +222,29 @@ def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> Non
     model = one_shot(Model(Head(HEADS[name][0]).eval()), Recipe(0.6))
     parity = verify(export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}").path, model, example)
     assert parity.passed, (parity.outputs, parity.notes)
+
+
+def test_a_batch_that_an_operator_wants_as_a_number_is_fixed(tmp_path: Path) -> None:
+    """Kernels of each image's own, as many groups as there are images."""
+    model = one_shot(Model(PerImage().eval()), Recipe(0.5))
+    example = (torch.randn(2, 3, 8, 8),)
+    artifact = export(model, "onnx", example, tmp_path / "m.onnx")
+    assert "the model fixes its batch: the file does too" in artifact.notes
+    assert verify(artifact.path, model, example).passed
+
+
+class PerImage(nn.Module):
+    """Kernels that every image makes of itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.kernels = nn.Conv2d(3, 4, 1), nn.Linear(4, 4 * 9)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.layer(image)
+        batch, channels, height, width = x.shape
+        kernels = self.kernels(x.mean((2, 3))).reshape(batch * channels, 1, 3, 3)
+        return F.conv2d(x.reshape(1, -1, height, width), kernels, groups=batch * channels).reshape(batch, channels, -1)
 
 
 class Bytes(nn.Module):

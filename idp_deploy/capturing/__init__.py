@@ -178,6 +178,16 @@ def refuse_returned_inputs(captured: Captured, format: str) -> None:
             )
 
 
+def refuse_branches(captured: Captured, format: str) -> None:
+    """ConversionError where the graph calls other graphs: torch.cond, torch.while_loop and their like."""
+    for node in captured.module.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise ConversionError(
+                f"{format} files hold no branches or loops: torch.{node.target}{module_of(str(node.target), captured)}",
+                way_out="compute both sides and choose by torch.where, or keep that part outside the model",
+            )
+
+
 def refuse_projections(captured: Captured, format: str) -> None:
     """ConversionError where an LSTM has proj_size: torch.onnx writes it as one without, which no runtime opens."""
     for node in captured.module.graph.nodes:

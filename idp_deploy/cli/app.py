@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
-from idp_deploy.cli.streams import open_closed, silence_libraries, unheard
+from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
 from idp_deploy.errors import ExitCode, IdpDeployError, of_system
 from idp_deploy.legible import on_a_line, uncommanding
 
@@ -86,6 +86,7 @@ def _root(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with the code that belongs to what happened."""
     open_closed()
+    escape_unprintable()
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments or bool(os.environ.get("IDP_DEPLOY_DEBUG"))
     if not debug:
@@ -134,6 +135,8 @@ def _explain(error: Exception) -> int:
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
         return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
     if isinstance(error, OSError):
+        if not _stands():
+            return _say("the folder that this command runs in was removed — change to another one", ExitCode.FILE)
         return _explain(of_system(error))
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
@@ -142,6 +145,14 @@ def _explain(error: Exception) -> int:
         return _say(f"{what} — it may have run out of memory: use fewer workers, then --resume", ExitCode.FILE)
     first = (_sentence(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
+
+
+def _stands() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _sentence(error: Exception) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from idp_deploy.cli.options import Config, ModelFactory, Options, TaskFactory, WeightsKey
 from idp_deploy.cli.output import say
+from idp_deploy.cli.progress import Countdown
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError
@@ -56,6 +57,7 @@ def compare(
     from idp_deploy.pruning import METHODS
     from idp_deploy.pruning.comparing import compare as compare_methods
     from idp_deploy.pruning.resuming import fingerprint_of, load_runs, save_runs
+    from idp_deploy.pruning.tuning import SEEDS
     from idp_deploy.tasks import rehearse
 
     session = open_session(model, task, config=config, weights_key=weights_key)
@@ -81,10 +83,14 @@ def compare(
     if resume:
         say(f"{len(done)} runs are in {kept}" if done else f"nothing to resume at {kept}: starting anew")
 
+    each = seeds + (SEEDS * tune if tune > 1 else 0)  # runs of a method at a share
+    progress = Countdown(len(names) * len(shares) * each, len(done))
+
     def finished(run: Run) -> None:
         settings = "".join(f", {name}={value}" for name, value in run.settings.items())
-        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}{settings}: {run.accuracy * 100:.2f} %")
         done.append(run)
+        left = progress.left(len(done))
+        say(f"{run.method} at {run.sparsity:g}, seed {run.seed}{settings}: {run.accuracy * 100:.2f} %{left}")
         try:
             save_runs(kept, done, recipe, fingerprint)
         except OSError as error:  # a folder that takes no files is no reason to lose the comparison

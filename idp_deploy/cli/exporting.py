@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, newest_checkpoint, open_session, remember
+from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
 from idp_deploy.flow import Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
@@ -21,12 +21,7 @@ from idp_deploy.rendering.document import shell
 
 @reports()
 def export(
-    checkpoint: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="MODEL.pt", help="Default: the newest checkpoint made in this folder.", show_default=False
-        ),
-    ] = None,
+    checkpoint: Made = None,
     to: Annotated[
         list[str] | None,
         typer.Option(metavar=f"{'|'.join((*written(), *COMPILED_FROM))}|all", help="Repeatable.", show_default=False),
@@ -41,7 +36,7 @@ def export(
         str | None,
         typer.Option(
             metavar="float16|float32",
-            help="What Core ML and Core AI compute in. [default: float16]",
+            help="What Core ML and Core AI compute in. [default: float16, float32 where the model overflows it]",
             show_default=False,
         ),
     ] = None,
@@ -81,9 +76,7 @@ def export(
     special: Mapping[FormatName, Mapping[str, str]] = session.configuration.export.special(
         outputs, precision=precision, io=io, layout=layout
     )
-    source = existing(checkpoint) if checkpoint else newest_checkpoint()
-    if not checkpoint:
-        say(f"exporting {source}")
+    source = checkpoint_of(checkpoint)
     where = folder or source.parent
     devices = [load_target(name) for name in target or session.configuration.targets]
     compressed = session.compressed(source)

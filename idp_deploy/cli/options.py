@@ -9,6 +9,22 @@ import typer
 
 from idp_deploy.errors import UsageError
 
+Start = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL.pt",
+        help="Weights (.pt or .safetensors). Default: 'weights' of configuration.",
+        show_default=False,
+    ),
+]
+Made = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="MODEL.pt",
+        help="A checkpoint of ours, or any state dict. Default: the newest made in this folder.",
+        show_default=False,
+    ),
+]
 ModelFactory = Annotated[
     str | None,
     typer.Option("--model", metavar="PKG.MOD:FACTORY", help="Callable that builds the module.", show_default=False),

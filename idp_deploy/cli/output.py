@@ -29,7 +29,8 @@ def emit(document: Document, *, format: str = "text", json: bool = False, output
             if isinstance(report, bytes):
                 sys.stdout.buffer.write(content)
             else:
-                sys.stdout.write(report)
+                known = sys.stdout.encoding or "utf-8"  # what this terminal or locale lacks is no reason to say nothing
+                sys.stdout.write(report.encode(known, "replace").decode(known))
             sys.stdout.flush()
         except BrokenPipeError:
             unheard()

@@ -95,6 +95,22 @@ class _Left(ProgressColumn):
         return Text(f"about {duration(left)} left" if left > 0 else "")
 
 
+class Countdown:
+    """What is left of pieces of work that take about as long, by those that were done here.
+
+    Args:
+        total: of the pieces. done: before this one began.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self._total, self._first, self._began = total, done, time.monotonic()
+
+    def left(self, done: int) -> str:
+        """To end a line with; nothing where nothing is left."""
+        rest = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
+        return f", about {duration(rest)} left" if done < self._total else ""
+
+
 class EpochTable:
     """Called once a step and once an epoch while training; shows loss, sparsity, soft and hardened accuracy."""
 

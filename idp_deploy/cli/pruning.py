@@ -16,6 +16,7 @@ from idp_deploy.cli.options import (
     NewCheckpoint,
     Options,
     Rules,
+    Start,
     TaskFactory,
     Trust,
     WeightsKey,
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
     from idp_deploy.tasks import Task
 
-Checkpoint = Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A state dict (.pt or .safetensors).")]
-
 
 @reports()
 def prune(
-    checkpoint: Checkpoint,
+    checkpoint: Start = None,
     target: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +81,12 @@ def prune(
     seed: Annotated[
         int | None, typer.Option(min=0, max=2**32 - 1, help="Seed of data order and initial state.", show_default=False)
     ] = None,
-    one_shot: Annotated[bool, typer.Option("--one-shot", help="By magnitude, with no data.")] = False,
+    one_shot: Annotated[
+        bool | None,
+        typer.Option(
+            help="By magnitude, with no data. Default: as configured, unless --task is given.", show_default=False
+        ),
+    ] = None,
     soft: Annotated[bool, typer.Option("--soft", help="Stop before hardening.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     output: NewCheckpoint = None,
@@ -102,7 +106,9 @@ def prune(
     from idp_deploy.tasks import evaluate, rehearse
 
     session = open_session(model, task, inputs, config, trust, weights_key)
-    checkpoint = existing(checkpoint)
+    checkpoint = session.weights(checkpoint)
+    if one_shot is None:
+        one_shot = session.configuration.prune.one_shot and task is None
     if one_shot and (soft or resume):
         raise UsageError(
             f"--one-shot does not train, so there is nothing to {'keep soft' if soft else 'resume'}",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path, say
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.document import shell
 from idp_deploy.rendering.models import compression_document
@@ -18,7 +17,7 @@ from idp_deploy.rendering.models import compression_document
 
 @reports()
 def quantize(
-    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A checkpoint of ours, or any state dict.")],
+    checkpoint: Made = None,
     scheme: Annotated[
         str | None,
         typer.Option(metavar="fp16|int8|int8-weights|lut4", help="How numbers are stored.", show_default=False),
@@ -40,7 +39,7 @@ def quantize(
     chosen = scheme or session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
-    checkpoint = existing(checkpoint)
+    checkpoint = checkpoint_of(checkpoint)
     path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.{chosen}.pt"), checkpoint)
     before = session.compressed(checkpoint)
     data = session.task()

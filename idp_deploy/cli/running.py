@@ -150,7 +150,8 @@ def _foretold(session: Session, plan: Plan, history: History) -> Document:
         rows.append(Foretold(name, why, labels(stage), list(map(str, stage.outputs)), seconds, size, rough))
     notes = []
     if expected is not None:
-        notes.append("≈ before the first run: a few training steps were timed, and bytes counted for zeros and values")
+        timed = "" if expected.training_seconds is None else "a few training steps were timed, and "
+        notes.append(f"≈ before the first run: {timed}bytes counted for zeros and values")
     return plan_document(rows, notes)
 
 

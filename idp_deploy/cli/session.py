@@ -103,6 +103,17 @@ class Session:
         chosen = self.configuration.prune.model_fields_set | {name for name, value in flags.items() if value}
         return not chosen & {"pattern", "allocation", "rules"}
 
+    def weights(self, named: Path | None) -> Path:
+        """The file of weights to start from: as named, else as configured.
+
+        Raises:
+            UsageError: neither is. FileError: it is missing.
+        """
+        path = named or self.configuration.path(self.configuration.weights)
+        if path is None:
+            raise UsageError("no weights are named", way_out="pass MODEL.pt, or set 'weights' in configuration")
+        return existing(path)
+
     def model(self, path: Path) -> Model:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
@@ -149,16 +160,19 @@ def remember(kind: str, paths: Sequence[Path]) -> None:
         say(f"{STATE} cannot be written ({error}): name the files to the next command")
 
 
-def newest_checkpoint() -> Path:
-    """The newest output of prune, harden or quantize in this working folder.
+def checkpoint_of(named: Path | None) -> Path:
+    """The checkpoint that is named, else the newest output of prune, harden, shrink, quantize or run in this folder.
 
     Raises:
-        UsageError: there is none.
+        UsageError: none is named and there is none. FileError: it is missing.
     """
+    if named is not None:
+        return existing(named)
     for path in map(Path, _state().get("checkpoint", [])):
         if path.exists():
+            say(f"from {path}, the newest checkpoint of this folder")
             return path
-    raise UsageError("no checkpoint was made in this folder yet", way_out="name one: idp-deploy export MODEL.pt --to …")
+    raise UsageError("no checkpoint was made in this folder yet", way_out="name one: MODEL.pt")
 
 
 def newest_artifacts() -> tuple[Path, ...]:

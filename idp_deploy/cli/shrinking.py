@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from idp_deploy.cli.options import Config, Inputs, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, open_session, remember
+from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.models import shrinking_document
 
 
 @reports()
 def shrink(
-    checkpoint: Annotated[Path, typer.Argument(metavar="MODEL.pt", help="A checkpoint of ours, or any state dict.")],
+    checkpoint: Made = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
@@ -32,7 +27,7 @@ def shrink(
     from idp_deploy.shrinking import zero_channels
 
     session = open_session(model, task, inputs, config, trust, weights_key)
-    checkpoint = existing(checkpoint)
+    checkpoint = checkpoint_of(checkpoint)
     path = output_path(output, checkpoint.with_name(f"{checkpoint.stem}.small.pt"), checkpoint)
     before = session.compressed(checkpoint)
     if before.quantization is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -14,6 +15,12 @@ def open_closed() -> None:
         if getattr(sys, name) is None:
             os.open(os.devnull, os.O_RDWR)  # the system gives the lowest number that is free, which is this one
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: SIM115
+
+
+def escape_unprintable() -> None:
+    """Characters that the terminal's encoding lacks (`LC_ALL=C`) are shown as their escapes; JSON has none of them."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def silence_libraries() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from idp_deploy.capturing import Captured, capture
+from idp_deploy.errors import ConversionError
 from idp_deploy.exporting.collecting import seldom_collecting
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.ways_out import naming_the_widest
@@ -101,7 +102,13 @@ def convert(
         captured = capture(model, example_inputs, **with_batch)
         refuse_random(captured)
         with naming_the_widest(format, model, example_inputs):
-            converted = converter(captured, model.quantization, encoding, **options)
+            try:
+                converted = converter(captured, model.quantization, encoding, **options)
+            except ConversionError:
+                if not captured.dynamic_batch:
+                    raise
+                captured = capture(model, example_inputs)  # an operator that wants the batch as a number
+                converted = converter(captured, model.quantization, encoding, **options)
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
         fixed = "the model fixes its batch: the file does too"
         converted = replace(converted, notes=(*converted.notes, fixed))

@@ -26,7 +26,7 @@ def naming_the_widest(format: FormatName, model: CompressedModel, example_inputs
         more = [f"export to {row.title}" for row in others if _holds(row, model, example_inputs)]
         if not more:
             raise
-        raise ConversionError(error.message, way_out=", or ".join([said, *more] if said else more)) from error
+        raise type(error)(error.message, way_out=", or ".join([said, *more] if said else more)) from error
 
 
 def _holds(row: Format, model: CompressedModel, example_inputs: tuple[Any, ...]) -> bool:

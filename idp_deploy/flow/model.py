@@ -101,6 +101,12 @@ class Quantization:
         return frozenset(self.signal_to_noise_db) - frozenset(self.kept_float)
 
 
+def gathered(weight: torch.Tensor) -> torch.Tensor:
+    """All of a weight of which every process holds a part (a `DTensor`); any other as it is."""
+    whole = getattr(weight, "full_tensor", None)
+    return weight if whole is None else whole()
+
+
 @dataclass(frozen=True, eq=False)
 class CompressedModel:
     """Exact zeros. `masks` says where: True = kept; where it is False the module's weight is 0.0.
@@ -126,10 +132,16 @@ class CompressedModel:
 
     @property
     def filled(self) -> Mapping[str, int]:
-        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since."""
+        """Weight name → entries that its mask prunes and that are not zero: somebody has written to it since.
+
+        Of a weight that is gone, or of another shape, all that was pruned is. Where processes hold parts of the weights
+        every one of them has to ask.
+        """
         weights = dict(self.module.named_parameters(remove_duplicate=False))
         found = {  # of two truths the first is greater where it alone is true: a ninth of what picking entries takes
-            name: int(((weights[name].detach() != 0) > mask.to(weights[name].device)).count_nonzero())
+            name: int(((gathered(weights[name].detach()) != 0) > mask.to(weights[name].device)).count_nonzero())
+            if name in weights and weights[name].shape == mask.shape
+            else mask.numel() - int(mask.count_nonzero())
             for name, mask in self.masks.items()
         }
         return {name: count for name, count in found.items() if count}

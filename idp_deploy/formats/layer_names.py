@@ -2,8 +2,8 @@
 
 The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names
 where these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`),
-as those of the same form that the manifest names. Anything else, as in many files of other tools, keeps the operator's
-name.
+as those of the same form that the manifest names, or as a sibling of one (`features_1_dw_weight`). Anything else, as in
+many files of other tools, keeps the operator's name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from idp_deploy.flow import Contents, GraphOp
 
 _PARAMETER = re.compile(r"(?P<module>.+)\.(?:weight|bias|folded_bias|\w+_proj_weight|\w+_proj_bias)(?:_\w+)?")
 _NUMBER = re.compile(r"\d+")
+_SIBLING = re.compile(r"(.*_|)([^_.]+)_(folded_bias|weight|(?<!_folded_)bias)")  # one word: no dot is missing in it
 KERNELS_FIRST = ("weight", "bias")  # roles of an operator, the one that names it first
 
 
@@ -34,6 +35,7 @@ class LayerNames:
         parameters = contents.manifest.get("weights", {})
         self._parameters = {tensor: name for name, tensor in parameters.items()}
         self._forms = _forms(self._parameters)
+        self._homes = _homes(self._parameters)
 
     def of_tensor(self, name: str) -> str:
         """The module whose weight or bias the tensor is; "" where its name does not tell."""
@@ -49,9 +51,33 @@ class LayerNames:
         return next((module for _, tensor in tensors if (module := self.of_tensor(tensor))), op.name)
 
     def _as_others(self, name: str) -> str:
-        """`name` with its dots, if the manifest spells another of the same form: `features_N_N_weight`."""
+        """`name` with its dots, if the manifest spells another of the same form (`features_N_N_weight`) or home."""
+        form = _NUMBER.sub("#", name)
         numbers = iter(_NUMBER.findall(name))
-        return re.sub("#", lambda _: next(numbers), self._forms.get(_NUMBER.sub("#", name), ""))
+        return re.sub("#", lambda _: next(numbers), self._forms.get(form) or self._at_home(form))
+
+    def _at_home(self, form: str) -> str:
+        """The parameter of a module beside those that the manifest names, where all of these agree on the dots."""
+        found = _SIBLING.fullmatch(form)
+        if found is None:
+            return ""
+        dotted = self._homes.get(found[1], "")
+        ends = (i + 1 for i, letter in enumerate(found[1]) if letter == "_")
+        if not dotted or any(not dotted.startswith(self._homes.get(found[1][:end], "")) for end in ends):
+            return ""
+        return f"{dotted}{found[2]}.{found[3]}"
+
+
+def _homes(parameters: Mapping[str, str]) -> dict[str, str]:
+    """How names begin, numbers apart, in tensors → in parameters, to the end of a module; two that differ are none."""
+    found: dict[str, str] = {}
+    for tensor, parameter in parameters.items():
+        words = _NUMBER.sub("#", parameter).split(".")
+        for count in range(1, len(words) - 1):
+            dotted = ".".join([*words[:count], ""])
+            if _NUMBER.sub("#", tensor).startswith(plain := dotted.replace(".", "_")):
+                found[plain] = dotted if found.get(plain, dotted) == dotted else "?"
+    return found
 
 
 def _forms(parameters: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import nn
 from idp_deploy import files, ledger
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
+from idp_deploy.flow.model import gathered
 from idp_deploy.loading import fields
 from idp_deploy.loading.factories import load_module
 from idp_deploy.loading.sources import Source, read_source
@@ -122,6 +123,8 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
     shape and bits, eight entries a byte, the first in the highest bit) and "quantization", with a scale or a palette
     for each weight in few bits: its integers are the weight divided by that.
 
+    Weights of which every process holds a part are written whole, where every process calls this.
+
     Raises:
         FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor, or
             weights were written to after they were hardened.
@@ -134,6 +137,7 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
+        state[name] = gathered(value)
     content = {
         "format": CHECKPOINT,
         "state_dict": state,

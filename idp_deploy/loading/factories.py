@@ -141,7 +141,9 @@ def _import(name: str, spec: str, what: str) -> Any:
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{what} {spec}: importing '{name}' fails with {type(error).__name__}: {error}",
-            way_out=f"try: python -c 'import {name}'",
+            way_out="it was exported from a notebook: remove the lines with get_ipython(), which work only there"
+            if isinstance(error, NameError) and error.name == "get_ipython"
+            else f"try: python -c 'import {name}'",
         ) from error
 
 

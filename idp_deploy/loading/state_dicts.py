@@ -58,6 +58,11 @@ def take(
     if whole := join_in(module):
         said.append(f"{factory}: {len(whole)} weights that it computes from parts are one piece each from here on")
     said += passed_over(path, entries, chosen) if key is None else []
+    if eighths := [name for name, value in state.items() if value.is_floating_point() and value.element_size() == 1]:
+        said.append(
+            f"{path}: {len(eighths)} tensors are {_dtype(state[eighths[0]])}, as '{eighths[0]}': taken as they were "
+            "rounded, to 4 significant bits at most; a file of the weights before that loses less"
+        )
     for prefix, count in averaged_elsewhere(entries, attempts[-1]).items():
         said.append(
             f"{path}: '{prefix}' holds {count} tensors that look like averaged weights (EMA) and do not fit {factory} "

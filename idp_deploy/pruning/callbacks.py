@@ -20,7 +20,6 @@ from torch import nn
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save
@@ -58,18 +57,12 @@ class _Pruning:
         planned = {"epochs": whole, "steps_per_epoch": math.ceil(steps / whole), "optimizer": optimizer}
         self.sparse, self._counts = None, False
         self.pruner = Pruner(model, **{**planned, **self.settings})
-        rounded = self.pruner.plan.total
         if self._saved is not None:
             self.pruner.load_state_dict(self._saved)
             self._saved = None
             self._counts = self.pruner.complete
-            if self.pruner.plan.total != rounded:
-                warn(
-                    f"the checkpoint was planned for {self.pruner.plan.total} steps, and this training has {steps:.0f}",
-                    "resume with the number of epochs it began with: its ramp and frozen finish do not move",
-                )
-                rounded = self.pruner.plan.total
-        if self.pruner.plan.total == rounded and rounded - steps < whole:
+        rounded = self.pruner.plan.total
+        if rounded - steps < whole:
             self.pruner.plan.total = min(rounded, int(steps))  # epochs of whole steps may be a few more
         self.pruner.prepare()
         self._shipping = model.register_state_dict_post_hook(Shipping(self.pruner))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,24 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model._orig_mod  # type: ignore[assignment]
         else:
             return model
+
+
+def forget_compiled(model: nn.Module) -> None:
+    """A compiled forward does not notice that hooks come and go."""
+    if unwrapped(model) is not model or any(m._compiled_call_impl is not None for m in model.modules()):
+        torch.compiler.reset()
+
+
+class PrunerCopy:
+    """What is left of a pruner in a deep copy or a pickle: its masks are in the model it was made for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UsageError(
+            "this is a copy (deepcopy, pickle) of a Pruner, and the masks stayed in the model that it was made for",
+            way_out="save its state_dict(), and load that into another Pruner of the copied model",
+        )
 
 
 def module_of(copy: object) -> nn.Module | None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.pruning.sites import Site
@@ -26,7 +28,8 @@ class Plan:
 
     Args:
         total: optimizer steps planned, or epochs where `step()` is called once in each (`by_epoch`).
-        optimizer: whose steps are counted; without one a step shows in the parameters' versions and values.
+        optimizer: whose steps are counted, and those of any other that trains a pruned weight, such as one that
+            takes its place; without one a step shows in the parameters' versions and values.
     """
 
     def __init__(
@@ -40,12 +43,11 @@ class Plan:
         self._sample: list[Tensor] = []
         self._proven, self._unproven = False, 0
         self._told: set[str] = set()
-        self._optimizer_steps = 0
+        self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
         self._handle: Any = None
         bare = bare_optimizer(optimizer)
-        if isinstance(bare, torch.optim.Optimizer) and self._trains(bare):
-            count = weakref.WeakMethod(self._count)
-            self._handle = bare.register_step_post_hook(lambda *_: call() if (call := count()) is not None else None)
+        self._counting = isinstance(bare, Optimizer) and self._trains(bare)
+        self.open()
 
     def advance(self) -> int:
         """By how many steps a call of `step()` moves on: 1, or 0 where the optimizer has taken none since the last.
@@ -85,7 +87,8 @@ class Plan:
 
     def settled(self) -> None:
         """From here on a change of the weights is somebody else's."""
-        self._evidence = self._counts()
+        self._optimizer_steps.clear()
+        self._evidence = None if self._handle is not None else self._counts()
         self._sample = self._look()
 
     def written(self) -> bool:
@@ -95,38 +98,60 @@ class Plan:
             not torch.equal(a, b.to(a.device)) for a, b in zip(now, self._sample, strict=True)
         )
 
-    def unfinished(self, phase: str, zeros: int, target: int) -> str:
-        """What is missing at the end, with both numbers; empty where the plan was met."""
+    def unfinished(self, phase: str, zeros: int, target: int) -> tuple[str, str] | None:
+        """What is missing at the end, with both numbers, and the way out; None where the plan was met."""
+        if self._unproven and not self._proven:
+            return (
+                f"step() was called {self._unproven} times, and before none of these calls the weights had changed, so "
+                f"the {target:,} zeros were not trained with",
+                "let gradients reach them (no torch.no_grad, requires_grad, the optimizer of this model)",
+            )
         if self.furthest >= self.total:
+            if zeros < target:
+                return (
+                    f"the masks are those of an earlier step that was loaded, with {zeros:,} of {target:,} zeros: the "
+                    f"other {target - zeros:,} go at once, untrained",
+                    "keep as the best what was measured while pruner.complete",
+                )
             if not self.idle:
-                return ""
+                return None
             return (
                 f"step() was called {self.furthest + self.idle} times and the optimizer took {self.furthest} of them "
                 f"({self.total} planned): calls while gradients accumulate, or of steps that a GradScaler skipped, do "
-                "not count"
+                "not count",
+                "call step() where the optimizer steps",
             )
         skipped = f" ({self.idle} more calls of step() came without an optimizer step)" if self.idle else ""
         said = f"training took {self.furthest} of the {self.total} {self._unit} planned{skipped}"
         if zeros < target:
-            return (
-                f"{said} and ended at {zeros:,} of {target:,} zeros: the other {target - zeros:,} go at once, untrained"
-            )
-        if phase == "frozen":
-            return f"{said}: all {target:,} zeros were there, the frozen finish was cut short"
-        return f"{said}: all {target:,} zeros were there, but masks still soft: nothing was trained on the exact ones"
+            said += f" and ended at {zeros:,} of {target:,} zeros: the other {target - zeros:,} go at once, untrained"
+        elif phase == "frozen":
+            said += f": all {target:,} zeros were there, the frozen finish was cut short"
+        else:
+            said += f": all {target:,} zeros were there, but masks still soft: nothing was trained on the exact ones"
+        return said, _PLAN
 
-    def meet(self, on_unfinished: str, said: str) -> None:
+    def meet(self, on_unfinished: str, missing: tuple[str, str]) -> None:
         """Warn or refuse.
 
         Raises:
             UsageError: it was asked to.
         """
         if on_unfinished == "raise":
-            raise UsageError(said, way_out=_PLAN)
-        self._tell("unfinished", said, _PLAN if self.furthest < self.total else "call step() where the optimizer steps")
+            raise UsageError(missing[0], way_out=missing[1])
+        self._tell("unfinished", *missing)
+
+    def open(self) -> None:
+        """Count optimizer steps, where there is an optimizer."""
+        if self._counting and self._handle is None:
+            count = weakref.WeakMethod(self._count)
+            self._handle = register_optimizer_step_post_hook(
+                lambda optimizer, *_: call(optimizer) if (call := count()) is not None else None
+            )
+            weakref.finalize(self, self._handle.remove)
 
     def close(self) -> None:
-        """Leave the optimizer alone."""
+        """Leave optimizers alone."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -137,22 +162,22 @@ class Plan:
     def _unit(self) -> str:
         return "epochs" if self.by_epoch else "steps"
 
-    def _trains(self, optimizer: torch.optim.Optimizer) -> bool:
+    def _trains(self, optimizer: Optimizer) -> bool:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return any(id(site.weight) in held for site in self.sites)
+        return any(id(site.live()) in held for site in self.sites)
 
-    def _count(self) -> None:
-        self._optimizer_steps += 1
+    def _count(self, optimizer: Optimizer) -> None:
+        moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        if moved and self._trains(optimizer):
+            self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
 
     def _counts(self) -> int:
-        if self._handle is not None:
-            return self._optimizer_steps
         return sum(p._version for p in self._model.parameters() if not p.is_inference())
 
     def _taken(self) -> int:
         """Optimizer steps since `settled`; 1 stands for some where only the weights tell."""
         if self._handle is not None:
-            return int(self._optimizer_steps - self._evidence)
+            return max(self._optimizer_steps.values(), default=0)
         told = len(self._look()) == len(self.sites) == len(self._sample)  # of weights in parts nobody can tell
         return int(not told or self._counts() != self._evidence or self.written())
 

@@ -19,14 +19,16 @@ from torch import Tensor, nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
-from idp_deploy.pruning.copies import unwrapped
+from idp_deploy.pruning.copies import PrunerCopy, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
-from idp_deploy.pruning.masking import alive
+from idp_deploy.pruning.holding import Holding
+from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
-from idp_deploy.pruning.sites import Site, attach
+from idp_deploy.pruning.sites import attach
+from idp_deploy.pruning.staying import refuse_replaced, say_still, say_unpruned
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -98,9 +100,10 @@ class Pruner:
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
-        self._held: dict[Site, Tensor] = {}  # inside `hardened`: the weights to come back,
-        self._held_followers: dict[str, Tensor] = {}  # and the norms and biases
+        self._known = {name for name, _ in self._bare.named_parameters()}
+        self._held = Holding(self._masks)
 
+    @torch.inference_mode(False)
     def prepare(self) -> nn.Module:
         """Put soft masks in place of the weights; returns the model, the same object with the same state dict.
 
@@ -116,11 +119,15 @@ class Pruner:
                     with self._masks.whole():
                         self._masks.refresh(0)
                 undo.pop_all()
-            _forget_compiled(self.model)
+            forget_compiled(self.model)
             self._begun = True
+            if not self.steps and self.recipe.sparsity:
+                say_still(self.sites)
+            self.plan.open()
             self.plan.settled()
         return self.model
 
+    @torch.inference_mode(False)
     def step(self) -> None:
         """To be called after each `optimizer.step()`: new thresholds, and the ramp moves on.
 
@@ -128,11 +135,16 @@ class Pruner:
         training on would fill.
 
         Raises:
-            UsageError: a weight has become NaN or inf, or is trained but never read through its layer.
+            UsageError: a weight has become NaN or inf, is trained but never read through its layer, or was replaced.
         """
         if not self._begun:
-            raise UsageError("step() before prepare()", way_out="call model = pruner.prepare() before training")
+            raise UsageError(
+                "step() without masks in the model: before prepare(), or after detach()",
+                way_out="call model = pruner.prepare() before training",
+            )
         self._refuse_inside_hardened("step()")
+        if self.steps % LOOKS == 0:
+            refuse_replaced(self._bare, self.sites)
         if self.steps == 0 and not self._finalized:
             for site in self.sites:
                 if not site.seen and site.live().grad is not None:
@@ -155,7 +167,7 @@ class Pruner:
         with self._masks.whole():
             zeros = {
                 site: site.zeros
-                if site.mask is None or site in self._held
+                if site.mask is None or site in self._held.weights
                 else int((site.weight[~site.mask] == 0).sum())
                 for site in self.sites
             }
@@ -200,29 +212,12 @@ class Pruner:
             with self._elsewhere(other).for_a_while() as module:
                 yield module
             return
-        outermost = not self._held
-        if outermost:
-            with torch.no_grad(), self._masks.whole():
-                for site, hard in self._masks.hard().items():
-                    if site.mask is None:
-                        self._held[site] = site.live().detach().clone()
-                        site.weight.copy_(hard.of(site.weight))
-                        site.mask = hard.mask
-                for name, (site, parameter) in self._masks.named_followers.items() if self._held else ():
-                    if site.mask is not None:
-                        self._held_followers[name] = parameter.detach().clone()
-                        parameter.mul_(alive(site, parameter))
+        refuse_replaced(self._bare, self.sites)
         try:
+            self._held.harden()
             yield self.model
         finally:
-            if outermost:
-                with torch.no_grad():
-                    for name, value in self._held_followers.items():
-                        self._masks.named_followers[name][1].copy_(value)
-                    for site, value in self._held.items():
-                        site.live().copy_(value)
-                        site.mask = None
-                self._held, self._held_followers = {}, {}
+            self._held.restore()
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
@@ -233,6 +228,7 @@ class Pruner:
         with self._masks.whole():
             return self._masks.soft_masks()
 
+    @torch.inference_mode(False)
     def finalize(self, *, on_unfinished: OnUnfinished = "warn") -> Finalized:
         """Exactly the budgeted zeros, written into the model's own weights; the hooks are gone.
 
@@ -247,12 +243,13 @@ class Pruner:
             The hardened model with its masks; it can be called as the module can.
 
         Raises:
-            UsageError: the plan was not met, and that is not to be.
+            UsageError: the plan was not met, and that is not to be; or a pruned layer is no longer the model's.
         """
         if on_unfinished not in ("warn", "raise", "finish"):
             raise UsageError(f"on_unfinished is {on_unfinished!r}", way_out='give "warn", "raise" or "finish"')
         self._refuse_inside_hardened("finalize()")
         self.prepare()
+        refuse_replaced(self._bare, self.sites)
         if not self._finalized:
             if on_unfinished == "finish":
                 self._train_on()
@@ -286,15 +283,16 @@ class Pruner:
     def shipped(self) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
         """Names of each weight in the model's state dict, and what hardening at this moment makes of its value."""
         with torch.no_grad(), self._masks.whole():
-            return self._masks.shipped(self._held)
+            return self._masks.shipped(self._held.weights)
 
     def detach(self) -> nn.Module:
         """Take the masks off again and return the model with its dense weights as they are."""
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            _forget_compiled(self.model)
+            forget_compiled(self.model)
         self._handles.clear()
+        self._begun = self._finalized
         self.plan.close()
         return self.model
 
@@ -310,13 +308,14 @@ class Pruner:
             "steps": self.steps,
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
-            "sites": self._masks.state(self._held),
+            "sites": self._masks.state(self._held.weights),
         }
-        held = {site.name: weight for site, weight in {**soft, **self._held}.items()} | self._held_followers
+        held = {site.name: weight for site, weight in {**soft, **self._held.weights}.items()} | self._held.followers
         if soft:
             held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken, on a model whose own state is loaded already; best before `prepare`.
@@ -327,11 +326,20 @@ class Pruner:
             UsageError: the state is of another model.
         """
         self.steps = state["steps"]
-        self.method.schedule = Schedule(**state["schedule"])
+        schedule = Schedule(**state["schedule"])
+        if schedule.total != self.schedule.total:
+            warn(
+                f"the state was planned for {schedule.total} steps, and this training has {self.schedule.total}",
+                "resume with the number of epochs it began with: its ramp and frozen finish do not move",
+            )
+        self.method.schedule = schedule
         self._masks.load(state["sites"], state.get("dense", {}))
         self.plan.total = self.schedule.total
         self.plan.furthest = max(self.plan.furthest, self.steps)
         self.plan.settled()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PrunerCopy, ()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -347,6 +355,7 @@ class Pruner:
                 masks[site.name] = mask.detach().clone()
         self._finalized = True
         self.detach()
+        say_unpruned(self._bare, self._known)
         self.plan.settled()
         harden_averages(self._masks)
         return Finalized(self._bare, masks, self.recipe)
@@ -385,11 +394,5 @@ class Pruner:
             module.training = training
 
     def _refuse_inside_hardened(self, call: str) -> None:
-        if self._held:
+        if self._held.weights:
             raise UsageError(f"{call} inside hardened()", way_out="leave its with block first")
-
-
-def _forget_compiled(model: nn.Module) -> None:
-    """A compiled forward does not notice that hooks come and go."""
-    if unwrapped(model) is not model or any(m._compiled_call_impl is not None for m in model.modules()):
-        torch.compiler.reset()

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import UsageError
-from idp_deploy.pruning.sites import Site
+from idp_deploy.pruning.sites import REPLACING, Site
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -46,7 +46,7 @@ def whole(sites: Sequence[Site], *, unless: str = "") -> Iterator[None]:
         if live.shape != site.weight.shape:
             raise UsageError(
                 f"weight '{site.name}' has changed its shape to {tuple(live.shape)}",
-                way_out="shard by torch.distributed.fsdp.fully_shard, which keeps shapes",
+                way_out=f"{REPLACING}; sharding has to keep shapes, as torch.distributed.fsdp.fully_shard does",
             )
         site.weight = live
         if _is_sharded(live):

@@ -22,6 +22,8 @@ from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
 from idp_deploy.pruning.copies import Copy
 
+REPLACING = "replace, wrap, tie or untie layers before Pruner(model), or detach() it and make another one afterwards"
+
 
 @dataclass(eq=False)
 class Site:
@@ -42,6 +44,7 @@ class Site:
     seen: bool = False  # whether a forward has read it
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
     copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
+    owners: list[nn.Module] = field(default_factory=list)  # the layers with its mask, in the order of `where.places`
 
     def live(self) -> nn.Parameter:
         """The parameter as the module holds it now: sharding and loading may put another object in its place."""
@@ -134,7 +137,14 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
-        masked = self.site.read(self.site.held(self.owner, self.leaf))
+        weight = self.site.held(self.owner, self.leaf)
+        if weight.shape != self.site.weight.shape:
+            raise UsageError(
+                f"weight '{self.site.name}' is {tuple(weight.shape)} now, and was {tuple(self.site.weight.shape)} when "
+                "its mask was made",
+                way_out=f"{REPLACING}; sharding has to keep shapes, as torch.distributed.fsdp.fully_shard does",
+            )
+        masked = self.site.read(weight)
         self.owner.__dict__[self.leaf] = masked
         _list(self.owner, self.leaf, masked)
 
@@ -214,8 +224,9 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
         UsageError: another pruner's masks are there already.
     """
     handles = []
-    for place in site.where.places:
-        owner, reader = module.get_submodule(place.owner), module.get_submodule(place.reader)
+    site.owners = [module.get_submodule(place.owner) for place in site.where.places]
+    for place, owner in zip(site.where.places, site.owners, strict=True):
+        reader = module.get_submodule(place.reader)
         for hook in reader._forward_pre_hooks.values():
             if isinstance(hook, _Enter) and hook.site is not site and hook.owner is owner and hook.leaf == place.leaf:
                 raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,6 +122,8 @@ def _of_a_weight(proof: WeightProof) -> str:
     """Zeros, and for a failed proof what differs."""
     if not proof.tensor and not proof.passed:
         return f"no tensor of the file is like it; {proof.expected_zeros} zeros expected"
+    if isnan(proof.max_relative_error) and not proof.passed:
+        return "not what a fresh export of the model holds, or none could be made: see the notes"
     counts = f"{proof.zeros} zeros in the file, {proof.expected_zeros} expected"
     if proof.passed:
         return counts

@@ -86,7 +86,8 @@ def _summary_table(difference: Difference) -> Table:
         axis = scale((left, right), unit)
         write = (lambda v: f"{v:.3f}") if unit == "error" else axis.text
         ratio = right / left if left and right is not None else None
-        rows.append((name, write(left), write(right), _percent(ratio)))
+        change = f"{((right or 0) - (left or 0)) * 100:+.1f} points" if unit == "share" else _percent(ratio)
+        rows.append((name, write(left), write(right), change))
     return Table("", ("what", f"before ({old.format})", f"after ({new.format})", "change"), rows, frozenset({1, 2, 3}))
 
 
@@ -116,19 +117,19 @@ def _pictures(difference: Difference) -> list[Chart]:
     one, other = difference.before, difference.after
     rows = [layer.name for layer in difference.layers]
 
-    def chart(title: str, unit: Unit, of: str) -> Chart:
+    def chart(title: str, unit: Unit, of: str, least: float = 0.0) -> Chart:
         bars = [
             Bar(_value(layer.after, of), beside=_value(layer.before, of), text="" if layer.after else layer.kind)
             for layer in difference.layers
         ]
-        return Chart(title, unit, rows, {"after": bars}, "layer", "before")
+        return Chart(title, unit, rows, {"after": bars}, "layer", "before", least=least)
 
     latencies = [_latency(before, after) for before, after in zip(one.estimates, other.estimates, strict=True)]
     targets = [f"{before.target}" for before in one.estimates]
     note = "Behind each bar: the first file."
     return [
         Chart("Latency, simulated", "ms", targets, {"after": latencies}, "target", "before", note),
-        chart("Zeros of each layer", "share", "sparsity"),
+        chart("Zeros of each layer", "share", "sparsity", least=1.0),
         chart("Bytes of each layer", "bytes", "size_bytes"),
     ]
 

@@ -109,7 +109,7 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         tone = SPARSE if bar.sparse and not bar.state else TONES[bar.state]
         axes.barh(y, min(bar.value, end), color=tone, height=0.5)
         reach = min(bar.value, end)
-        if bar.low is not None and bar.high is not None:
+        if bar.low is not None and bar.high is not None and bar.low < end:
             axes.plot([bar.low, min(bar.high, end)], [y, y], color=INK, linewidth=1.3, marker="|", markersize=6)
             reach = max(reach, min(bar.high, end))
         if bar.limit is not None and bar.limit <= end:
@@ -125,20 +125,32 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
     axes.tick_params(axis="y", length=0, labelleft=labelled)
     axes.tick_params(axis="x", labelsize=8)
-    axes.xaxis.set_major_locator(_ticks(end, len(chart.series) < 4))
+    axes.xaxis.set_major_locator(_ticks(end, axis.factor, len(chart.series) < 4))
     axes.xaxis.set_major_formatter(lambda value, _: axis.number(value) if value <= end * 1.001 else "")
     axes.spines[["top", "right", "left"]].set_visible(False)
     if labelled:
         left = f" (first {_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
-        axes.set_title(_plain(chart.title) + left, loc="left", fontsize=11, fontweight="bold")
+        axes.set_title(_plain(chart.title) + left + _legend(chart), loc="left", fontsize=11, fontweight="bold")
     unit = _plain(f"{name}, {axis.suffix}" if axis.suffix else name)
     axes.set_xlabel(unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9)
 
 
-def _ticks(end: float, wide: bool) -> Any:
-    from matplotlib.ticker import FixedLocator
+def _legend(chart: Chart) -> str:
+    """What the bars behind and the marks are, where there are any and columns wide enough to say so."""
+    if len(chart.series) > 3:
+        return ""
+    told = [f"grey: {_plain(chart.beside)}"] if chart.beside else []
+    told += ["red line: limit"] if any(bar.limit is not None for bar in chart.bars()) else []
+    return f" ({', '.join(told)})" if told else ""
 
-    return FixedLocator([0.0, end / 2, end] if wide else [0.0, end])
+
+def _ticks(end: float, factor: float, wide: bool) -> Any:
+    """At round numbers of the axis' unit, which is `factor` of the base unit."""
+    from matplotlib.ticker import FixedLocator, MaxNLocator
+
+    found = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(0.0, end / factor)
+    ticks = [tick * factor for tick in found if 0 <= tick * factor <= end * 1.001]
+    return FixedLocator(ticks if wide else [ticks[0], ticks[-1]])
 
 
 def _journey(axes: Axes, journey: Journey) -> None:

@@ -13,7 +13,7 @@ from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_sta
 from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, together, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
-from idp_deploy.units import METRICS, scale, show
+from idp_deploy.units import METRICS, like, show
 
 if TYPE_CHECKING:
     from idp_deploy.inspection import Redundancy
@@ -130,8 +130,8 @@ def check_case(check: Check, latency: Interval | None = None) -> Case:
     relation = "≥" if METRICS[check.budget.metric].at_least else "≤"
     between = ""
     if latency and check.budget.metric == "latency":
-        axis = scale((latency.middle,), unit)
-        between = f" ({axis.number(latency.low)} to {axis.text(latency.high)})"
+        axis = like(latency.middle)
+        between = f" ({axis.number(latency.low)} to {axis.number(latency.high)})"
     value, limit = show(check.value, unit), show(check.budget.limit, unit)
     message = f"{check.budget.metric} {value}{between}, wanted {relation} {limit}"
     missed = "short" if METRICS[check.budget.metric].at_least else "over"

@@ -24,13 +24,14 @@ def spell_out(module: fx.GraphModule, rows: Mapping[Any, Row]) -> None:
     """Replace every call of an operator in `rows` by what its row computes; the numbers stay the same."""
     for node in list(module.graph.nodes):
         if node.op == "call_function" and node.target in rows:
-            _replace(module, node, rows[node.target])
+            replace(module, node, rows[node.target])
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()
 
 
-def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
+def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
+    """Put what `row` computes in the place of one call, in place; the nodes that give it, None where it stays."""
     sources = node.all_input_nodes
     fake = next((v.fake_mode for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, FakeTensor)), None)
     said = True
@@ -45,7 +46,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
 
     traced = make_fx(body, pre_dispatch=True)(*(_value(module, source, fake) for source in sources))
     if not said:
-        return
+        return None
     place: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     results, made = inline(module, node, traced, sources, node.name, module.register_buffer)
     for step in made:
@@ -63,6 +64,7 @@ def _replace(module: fx.GraphModule, node: fx.Node, row: Row) -> None:
             user.replace_all_uses_with(results[user.args[1]])  # type: ignore[index]
             module.graph.erase_node(user)
     module.graph.erase_node(node)
+    return results
 
 
 def _value(module: fx.GraphModule, node: fx.Node, fake: FakeTensorMode | None) -> Any:
@@ -82,6 +84,11 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     for axis, count in enumerate(repeats):
         x = torch.cat([x] * count, axis) if count != 1 else x
     return x
+
+
+def high_power(x: Tensor, exponent: float) -> Tensor | None:
+    """xʸ of more than four dimensions, which TFLite's operator has not."""
+    return torch.pow(x.flatten(), exponent).reshape(x.shape) if x.dim() > 4 else None
 
 
 def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
@@ -314,6 +321,39 @@ def _on_truth(logical: Callable[..., Tensor]) -> Row:
     return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
 
 
+def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Products of 2, 4, 8, … neighbours, with 1 before the first."""
+    if not x.dim() or not x.is_floating_point() or dtype not in (None, x.dtype):
+        return None
+    turned, reach = x.transpose(dim, -1), 1
+    while reach < turned.shape[-1]:
+        before = torch.nn.functional.pad(turned.narrow(-1, 0, turned.shape[-1] - reach), (reach, 0), value=1.0)
+        turned, reach = turned * before, 2 * reach
+    return turned.transpose(dim, -1)
+
+
+def searchsorted(
+    sorted: Tensor,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor | None:
+    """How many of the last axis of `sorted` lie before x: (…, n), (…, m) → (…, m); or (n), any → any."""
+    if not isinstance(x, Tensor) or sorter is not None:
+        return None
+    ordered, places = sorted.unsqueeze(-2), x.unsqueeze(-1)
+    before = ordered <= places if right or side == "right" else ordered < places
+    return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+ALONG_A_LINE: dict[Any, Row] = {
+    aten.cumprod.default: cumprod,
+    aten.searchsorted.Tensor: searchsorted,
+    aten.bucketize.Tensor: lambda x, bins, **how: searchsorted(bins, x, **how),
+}
 BITS_OF_TRUTH: dict[Any, Row] = {
     aten.__and__.Tensor: _on_truth(torch.logical_and),
     aten.__or__.Tensor: _on_truth(torch.logical_or),

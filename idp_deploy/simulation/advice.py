@@ -93,7 +93,9 @@ def narrowed(work: Workload, share: float) -> Workload:
         else:
             inside = first < i
             ops.append(scaled(op, inputs=left if inside else 1.0, outputs=left if inside and i < last else 1.0))
-    return replace(work, ops=tuple(ops))
+    entering = work.ops[first].input_bytes if weighted else 0  # as wide as before
+    peak = min(work.peak_activation_bytes, round(left * work.peak_activation_bytes + share * entering))
+    return replace(work, ops=tuple(ops), peak_activation_bytes=peak)
 
 
 def scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:

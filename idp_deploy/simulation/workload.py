@@ -32,6 +32,7 @@ class _Reading:
             for name in op.inputs:
                 self.readers.setdefault(name, []).append(op)
         self.layers = LayerNames(contents)
+        self.integers = self._integers()
         self.unknown_extents = False
 
     def workload(self) -> Workload:
@@ -64,8 +65,29 @@ class _Reading:
 
     def _quantized(self, name: str) -> bool:
         """A float value that only exists between a dequantize and a quantize: the runtime keeps it in int8."""
-        maker = self.makers.get(name)
-        return maker is not None and self._class(maker) == "dequantizer" and bool(maker.inputs)
+        return name in self.integers
+
+    def _integers(self) -> set[str]:
+        """All of them: what is dequantized, and what an operator makes of such and quantizers alone read."""
+        dequantized: set[str] = set()
+        made: set[str] = set()  # by an operator on integers, with the cheap activations behind it
+        for op in self.contents.ops:
+            first = op.inputs[0] if op.inputs else ""
+            if self._class(op) == "dequantizer" and first:
+                dequantized.update(op.outputs)
+            elif first in dequantized or (self._class(op) == "fused" and first in made):
+                made.update(op.outputs)
+        quantized: set[str] = set()  # by all that read them
+        for op in reversed(self.contents.ops):
+            for name in op.outputs:
+                readers = self.readers.get(name, ())
+                if readers and name not in self.contents.outputs and all(self._passes(r, quantized) for r in readers):
+                    quantized.add(name)
+        return dequantized | (made & quantized)
+
+    def _passes(self, op: GraphOp, quantized: set[str]) -> bool:
+        kind = self._class(op)
+        return kind == "quantizer" or (kind == "fused" and all(name in quantized for name in op.outputs))
 
     def _bytes(self, names: tuple[str, ...]) -> int:
         return sum(prod(self._shape(name)) * self._width(name) for name in names)

@@ -46,7 +46,7 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
     if choice is None:
         return Guess((), "no model was found")
     for path in exports:
-        if (shapes := _of_export(path)) and len(shapes) == len(choice.inputs):
+        if (shapes := _of_export(path)) and len(shapes) == len(choice.inputs) and _takes(first, shapes):
             return Guess(shapes, f"as {path.name} takes it")
     if choice.keys:
         keys = ", ".join(map(repr, choice.keys))
@@ -82,6 +82,17 @@ def _agrees(shape: Sequence[int], pattern: Sequence[int | None]) -> bool:
     """
     rest = zip(shape[1:], pattern[1:], strict=False)
     return len(shape) == len(pattern) and all(want in (None, extent) for extent, want in rest)
+
+
+def _takes(first: _First | None, shapes: Sequence[str]) -> bool:
+    """Whether a first layer with a kernel takes as many dimensions; before any other, some may be taken together.
+
+    >>> _takes(_First((1, 3, None, None)), ["1x3"]), _takes(_First((1, 3)), ["1x16x3"])
+    (False, True)
+    """
+    if first is None or len(first.shape) < 3 or len(shapes) != 1:
+        return True
+    return len(shapes[0].partition(":")[0].split("x")) == len(first.shape)
 
 
 def _stored(choice: Choice) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured, export_program
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import PrecisionError
 
 _LARGEST = float(np.finfo(np.float16).max)
 _FLOATS = (torch.float32, torch.float64, torch.bfloat16)
@@ -20,13 +20,13 @@ _WAY_OUT = "export with --precision float32"
 
 
 def refuse_overflow(captured: Captured) -> None:
-    """ConversionError where a weight is beyond float16."""
+    """PrecisionError where a weight is beyond float16."""
     for name, tensor in captured.module.state_dict().items():
         if not tensor.is_floating_point() or not tensor.numel():
             continue
         largest = float(tensor.abs().max())
         if not largest <= _LARGEST:
-            raise ConversionError(
+            raise PrecisionError(
                 f"weight {name!r} reaches {largest:g}, beyond float16's {_LARGEST:g}", way_out=_WAY_OUT
             )
 
@@ -38,7 +38,7 @@ def in_half(captured: Captured) -> ExportedProgram:
     such as the −3.4e38 that masks attention, become its largest.
 
     Raises:
-        ConversionError: a weight beyond float16, or a forward that torch cannot trace in it.
+        PrecisionError: a weight beyond float16, or a forward that torch cannot trace in it.
     """
     refuse_overflow(captured)
     module = deepcopy(captured.module)
@@ -53,7 +53,7 @@ def in_half(captured: Captured) -> ExportedProgram:
         return export_program(_Between(module), captured.example_inputs)[0]
     except Exception as error:  # torch raises every kind where two types meet
         said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ConversionError(f"the model cannot be computed in float16: {said}", way_out=_WAY_OUT) from error
+        raise PrecisionError(f"the model cannot be computed in float16: {said}", way_out=_WAY_OUT) from error
 
 
 class _Between(nn.Module):

@@ -26,8 +26,8 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, refuse_projections, refuse_returned_inputs
-from idp_deploy.errors import ConversionError, IdpDeployError, UsageError
+from idp_deploy.capturing import Captured, refuse_branches, refuse_projections, refuse_returned_inputs
+from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.write import graph as coreml_graph
@@ -85,6 +85,7 @@ def convert_coreml(
     target = _target(deployment_target, encoding, precision, scheme)
     refuse_returned_inputs(captured, "Core ML")
     refuse_projections(captured, "Core ML")
+    refuse_branches(captured, "Core ML")
     weights = _weights(captured)
     if precision == "float16":
         _refuse_overflow(weights)
@@ -170,7 +171,7 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
     largest = float(np.finfo(np.float16).max)
     for name, values in weights.items():
         if values.size and not np.abs(values).max() <= largest:
-            raise ConversionError(
+            raise PrecisionError(
                 f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
                 way_out="export with --precision float32",
             )
@@ -259,6 +260,8 @@ def _explained(error: Exception, captured: Captured, source: Any) -> ConversionE
     text = " ".join(str(error).split())[:300] or type(error).__name__
     if (refused := coreml_graph.refused_input(captured.module.graph, text)) is not None:
         return refused
+    if "rank <= 5" in text and (high := coreml_graph.of_high_rank(captured.module.graph)) is not None:
+        return high
     stopped = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "convert_single_node":

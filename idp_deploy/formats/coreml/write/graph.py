@@ -20,9 +20,13 @@ from idp_deploy.capturing.recurrences import RECURRENT
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
+from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import (
+    ALONG_A_LINE,
     BITS_OF_TRUTH,
     SUMS_OF_PRODUCTS,
     Row,
@@ -37,6 +41,7 @@ from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten
 
+_RANK = 5
 _ROUNDS = 4  # a decomposition may call operators that need one themselves
 
 WAY_OUT = "write it with plain operators or keep that part outside the model"
@@ -55,6 +60,7 @@ _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: bordered,
+    aten.scatter_reduce.two: scatter_reduce,
     aten.diff.default: diff,
     aten.full_like.default: filled_alike,
     aten.ones_like.default: partial(filled_alike, value=1),
@@ -62,10 +68,12 @@ _SPELLED: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
     aten.where.ScalarSelf: chosen,
+    **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **PLACES,
     **RANKS,
     **SUMS_OF_PRODUCTS,
+    **WHOLE_NUMBERS,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
@@ -76,6 +84,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    without_complex(module)
     fold_constants(module)
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml)
@@ -154,6 +163,19 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
             return ConversionError(
                 f"input '{node.name}' is {name}, and Core ML takes float32, float16 and int32",
                 way_out=f"give int32 numbers as example (--inputs {'x'.join(map(str, value.shape))}:int32)",
+            )
+    return None
+
+
+def of_high_rank(graph: fx.Graph) -> ConversionError | None:
+    """The first result of more dimensions than Core ML has."""
+    for node in calls(graph):
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.dim() > _RANK:
+            return ConversionError(
+                f"Core ML holds tensors of {_RANK} dimensions at most, and {node.target} in {where(node)} gives "
+                f"{tuple(value.shape)}",
+                way_out="leave out dimensions of 1 there, or merge two that lie side by side (flatten)",
             )
     return None
 

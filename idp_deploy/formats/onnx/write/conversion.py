@@ -16,8 +16,10 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
+from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.spelling import (
+    ALONG_A_LINE,
     Row,
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
@@ -37,8 +39,11 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
+    **ALONG_A_LINE,
     **RANKS,
 }
+# operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does
+_NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("istft", "zeros", "zeros_like", "new_zeros")}
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
@@ -53,6 +58,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     """
     outputs = captured.output_names()
     refuse_projections(captured, "ONNX")
+    without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)
     try:
         with _quiet(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):

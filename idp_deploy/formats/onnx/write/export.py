@@ -31,6 +31,7 @@ from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
 from idp_deploy.formats.writing import Converted, Written, laid_out, pruned
+from idp_deploy.soundness import refuse_float16
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
 EXTERNAL_BYTES = 1024  # tensors smaller than this stay inside the message
@@ -71,6 +72,8 @@ def convert_onnx(
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
+    if quantization is not None and quantization.scheme.startswith("int8"):
+        refuse_float16(captured.original, captured.example_inputs, "ONNX's integers of opset 18 mean float32 numbers")
     proto = convert(captured)
     matches = match(captured, {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer})
     kept = set(quantization.kept_float) if quantization else set()

@@ -20,9 +20,12 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
+from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.indexing import PLACES, RANKS
+from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import (
+    ALONG_A_LINE,
     BITS_OF_TRUTH,
     ORDERS,
     SUMS_OF_PRODUCTS,
@@ -30,6 +33,7 @@ from idp_deploy.rewriting.spelling import (
     adaptive_avg_pool3d,
     adaptive_max_pool2d,
     embedding_bag,
+    high_power,
     image_taken_from,
     less,
     nearest2d,
@@ -46,7 +50,11 @@ _CHECKED = 4  # calibration calls that the written file is checked on
 # where a message goes on with a traceback of no use to the reader
 _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The above exception", re.IGNORECASE)
 _OPERATOR = re.compile(r"aten\.(\w+)|tfl\.(\w+)|stablehlo\.(\w+)|STABLEHLO_(\w+)")
-_LOWERED_FROM = {"sort": ("topk", "argsort", "median", "msort"), "scatter": ("index_put", "scatter_add", "index_add")}
+_LOWERED_FROM = {
+    "sort": ("topk", "argsort", "median", "msort"),
+    "scatter": ("index_put", "scatter_add", "index_add"),
+    "convolution": ("conv_transpose3d",),
+}
 _MEAN = torch.ops.aten.mean.dim
 # most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
 # takes the number from the image where the image is to be taken from the number, and quotients alike, and resizing one
@@ -56,16 +64,19 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
+    torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
+    **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **ORDERS,
     **PLACES,
     **RANKS,
+    **SCATTERED,
     **SUMS_OF_PRODUCTS,
 }
 
@@ -128,6 +139,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    without_complex(captured.module)
     fold_constants(captured.module)
     spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)

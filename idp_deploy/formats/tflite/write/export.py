@@ -18,7 +18,7 @@ import numpy as np
 from torch import fx
 
 from idp_deploy import files
-from idp_deploy.capturing import Captured, refuse_returned_inputs
+from idp_deploy.capturing import Captured, refuse_branches, refuse_returned_inputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
@@ -44,6 +44,7 @@ from idp_deploy.formats.tflite.write.recurring import write_steps
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
 from idp_deploy.formats.writing import Converted, Written
+from idp_deploy.soundness import refuse_float16
 
 _KEPT_METADATA = (b"min_runtime_version",)
 _WAY_OUT_INT8 = "use --scheme int8-weights, which keeps activations float"
@@ -89,6 +90,8 @@ def convert_tflite(
     levels = quantization.levels if quantization else {}
     wanted = replace(plan(encoding, scheme, _quantized(captured, quantization)), levels=levels)
     refuse_returned_inputs(captured, "TFLite")
+    refuse_branches(captured, "TFLite")
+    refuse_float16(captured.original, captured.example_inputs, "TFLite's kernels compute in float32 or integers")
     lowered = convert(captured, _calibration(captured, quantization), layout=layout)
     tflite = parse(lowered.content)
     write_steps(tflite)

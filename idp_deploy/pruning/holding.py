@@ -1,0 +1,55 @@
+"""Hard weights for a while: what they were before, so that training goes on with it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from idp_deploy.pruning.masking import Masking, alive
+from idp_deploy.pruning.sites import Site
+
+
+class Holding:
+    """The weights of a model in training while exact zeros stand in their place."""
+
+    def __init__(self, masks: Masking) -> None:
+        self.weights: dict[Site, Tensor] = {}  # whose masks are still soft
+        self.followers: dict[str, Tensor] = {}  # norms and biases behind their dead channels
+        self._filled: dict[Site, Tensor] = {}  # whose masks are hard, and whose zeros somebody has written over
+        self._masks, self._depth = masks, 0
+
+    @torch.no_grad()
+    def harden(self) -> None:
+        """Write the zeros of this moment; once, however often it is called before `restore`."""
+        self._depth += 1
+        if self._depth > 1:
+            return
+        with self._masks.whole():
+            for site, hard in self._masks.hard().items():
+                before = site.live().detach().clone()
+                if site.mask is None:
+                    self.weights[site] = before
+                elif not bool((site.weight[~site.mask] != 0).any()):
+                    continue
+                else:
+                    self._filled[site] = before
+                site.weight.copy_(hard.of(site.weight))
+                site.mask = hard.mask
+            for name, (site, parameter) in self._masks.named_followers.items() if self.weights else ():
+                if site.mask is not None:
+                    self.followers[name] = parameter.detach().clone()
+                    parameter.mul_(alive(site, parameter))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put everything back, at the last of as many calls as there were of `harden`."""
+        self._depth -= 1
+        if self._depth:
+            return
+        for name, value in self.followers.items():
+            self._masks.named_followers[name][1].copy_(value)
+        for site, value in (self.weights | self._filled).items():
+            site.live().copy_(value)
+        for site in self.weights:
+            site.mask = None
+        self.weights, self.followers, self._filled = {}, {}, {}

@@ -1,0 +1,55 @@
+"""Whether the model is still the one that masks were made for: layers replaced, tied, added, or kept from training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from torch import nn
+
+from idp_deploy.errors import UsageError
+from idp_deploy.pruning.plan import warn
+from idp_deploy.pruning.sites import REPLACING, Site
+
+
+def refuse_replaced(module: nn.Module, sites: Sequence[Site]) -> None:
+    """Raise `UsageError` where a layer that carries a mask is no longer the one in the model, or weights were tied."""
+    here = dict(module.named_parameters(remove_duplicate=False))
+    layers = {id(part) for part in module.modules()}
+    held: dict[int, Site] = {}
+    for site in sites:
+        live = site.live()
+        for place, owner in zip(site.where.places, site.owners, strict=bool(site.owners)):
+            name = f"{place.owner}.{place.leaf}".lstrip(".")
+            if id(owner) not in layers or here.get(name) is not live:
+                raise UsageError(
+                    f"weight '{name}' is not the one that was pruned so far: its layer was replaced, wrapped or untied "
+                    f"since prepare(), and the mask of '{site.name}' stayed with what was there",
+                    way_out=REPLACING,
+                )
+        if held.setdefault(id(live), site) is not site:
+            raise UsageError(
+                f"weights '{held[id(live)].name}' and '{site.name}' have become one since prepare(), and each has a "
+                "mask of its own",
+                way_out=REPLACING,
+            )
+
+
+def say_still(sites: Sequence[Site]) -> None:
+    """Warn of pruned weights that do not train."""
+    still = [site.name for site in sites if not site.live().requires_grad]
+    if still:
+        warn(
+            f"{len(still)} of {len(sites)} pruned weights do not train (requires_grad is False), '{still[0]}' first: "
+            "they are pruned like all others, and nothing makes up for it",
+            f'leave such weights out with skip = ["{still[0]}", …], or let them train',
+        )
+
+
+def say_unpruned(model: nn.Module, known: Collection[str]) -> None:
+    """Warn of weights whose names are not among those `known` when masks were made."""
+    came = [name for name, parameter in model.named_parameters() if parameter.dim() > 1 and name not in known]
+    if came:
+        warn(
+            f"weights that came into the model after Pruner(model) stay dense: {len(came)}, '{came[0]}' first",
+            "add layers before it",
+        )

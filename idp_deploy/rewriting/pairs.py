@@ -1,0 +1,133 @@
+"""pairs: complex numbers as their real and imaginary parts, and what the operators on them become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+Row = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A complex value."""
+
+    re: Tensor
+    im: Tensor
+
+    @property
+    def real_pair(self) -> Tensor:
+        """(…) → (…, 2)"""
+        return torch.stack([self.re, self.im], -1)
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Pair:
+        """What acts on both parts alike."""
+        return Pair(function(self.re), function(self.im))
+
+
+def paired(x: Any) -> Pair:
+    if isinstance(x, Pair):
+        return x
+    if isinstance(x, complex):
+        return Pair(torch.tensor(x.real), torch.tensor(x.imag))
+    return Pair(x, torch.zeros_like(x) if isinstance(x, Tensor) else torch.tensor(0.0))
+
+
+def times(x: Any, y: Any, product: Callable[[Any, Any], Tensor] = torch.mul) -> Any:
+    """A product of any kind that is linear in both."""
+    if isinstance(x, Pair) and isinstance(y, Pair):
+        return Pair(product(x.re, y.re) - product(x.im, y.im), product(x.re, y.im) + product(x.im, y.re))
+    if isinstance(x, complex) or isinstance(y, complex):
+        return times(paired(x), paired(y), product)
+    if isinstance(x, Pair):
+        return x.each(lambda part: product(part, y))
+    return y.each(lambda part: product(x, part)) if isinstance(y, Pair) else product(x, y)
+
+
+def _plus(x: Any, y: Any, *, alpha: float = 1, sign: int = 1) -> Pair:
+    first, second = paired(x), paired(y)
+    factor = sign * alpha
+    return Pair(first.re + factor * second.re, first.im + factor * second.im)
+
+
+def _over(x: Any, y: Any) -> Any:
+    if not isinstance(y, Pair):
+        return x.each(lambda part: part / y)
+    size = y.re.square() + y.im.square()
+    return times(x, Pair(y.re / size, -y.im / size))
+
+
+def _size(x: Pair) -> Tensor:
+    return (x.re.square() + x.im.square()).sqrt()
+
+
+def _polar(size: Tensor, angle: Tensor) -> Pair:
+    return Pair(size * torch.cos(angle), size * torch.sin(angle))
+
+
+def _sums(equation: str, operands: list[Any], *, path: Any = None) -> Any:
+    if len(operands) == 1:
+        return operands[0].each(lambda part: torch.einsum(equation, part))
+    if len(operands) != 2:
+        return None
+    return times(operands[0], operands[1], lambda a, b: torch.einsum(equation, a, b))
+
+
+def _both(operator: Any) -> Callable[..., Pair]:
+    """What moves entries, or adds them up."""
+    return lambda x, *args, **kwargs: x.each(lambda part: operator(part, *args, **kwargs))
+
+
+def _joined(operator: Any) -> Callable[..., Pair]:
+    def row(parts: list[Any], *args: Any) -> Pair:
+        every = [paired(part) for part in parts]
+        return Pair(operator([p.re for p in every], *args), operator([p.im for p in every], *args))
+
+    return row
+
+
+def _zeros(x: Any, *args: Any, **kwargs: Any) -> Pair:
+    like = x.re if isinstance(x, Pair) else torch.zeros(x if isinstance(x, list) else args[0])
+    return Pair(torch.zeros_like(like), torch.zeros_like(like))
+
+
+ROWS: dict[Any, Row] = {
+    aten.view_as_complex: lambda x: Pair(x[..., 0], x[..., 1]),
+    aten.view_as_real: lambda x: x.real_pair,
+    aten.complex: Pair,
+    aten.polar: _polar,
+    aten.real: lambda x: x.re,
+    aten.imag: lambda x: x.im,
+    aten.abs: _size,
+    aten.angle: lambda x: torch.atan2(x.im, x.re),
+    aten.conj: lambda x: Pair(x.re, -x.im),
+    aten._conj: lambda x: Pair(x.re, -x.im),
+    aten.conj_physical: lambda x: Pair(x.re, -x.im),
+    aten.resolve_conj: lambda x: x,
+    aten.mul: times,
+    aten.add: _plus,
+    aten.sub: partial(_plus, sign=-1),
+    aten.div: _over,
+    aten.exp: lambda x: _polar(torch.exp(x.re), x.im),
+    aten.matmul: partial(times, product=torch.matmul),
+    aten.bmm: partial(times, product=torch.bmm),
+    aten.einsum: _sums,
+    aten.cat: _joined(torch.cat),
+    aten.stack: _joined(torch.stack),
+    aten.zeros: _zeros,
+    aten.zeros_like: _zeros,
+    aten.new_zeros: _zeros,
+}
+_ALIKE = (
+    aten.view, aten.reshape, aten.unsqueeze, aten.squeeze, aten.transpose, aten.permute,
+    aten.expand, aten.clone, aten.contiguous, aten.flip, aten.roll, aten.index_select, aten.flatten, aten.unflatten,
+    aten.neg, aten.sum, aten.mean, aten.repeat, aten.t, aten.mT, aten.movedim, aten.fft_fftshift, aten.fft_ifftshift,
+    aten.detach, aten.alias, aten.constant_pad_nd,
+)  # fmt: skip
+ROWS |= {operator: _both(operator) for operator in _ALIKE}

@@ -1,0 +1,132 @@
+"""Complex numbers and Fourier transforms, said in real numbers: the same numbers, in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy.capturing import capture
+from idp_deploy.errors import ConversionError
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, FormatName
+from idp_deploy.formats import FORMATS
+from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.verification import verify
+from tests.formats_here import HERE
+
+WINDOW = torch.hann_window(16)
+
+
+class Net(nn.Module):
+    """A function of 2 × 4 × 24 numbers behind a layer, and of a filter."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Any]) -> None:
+        super().__init__()
+        self.function, self.layer = function, nn.Linear(24, 24)
+        self.filter = nn.Parameter(torch.randn(4, 13, dtype=torch.cfloat))
+        self.register_buffer("window", WINDOW)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(self, self.layer(x))
+
+
+def neural_operator(net: Any, x: Tensor) -> Tensor:
+    spectrum = torch.fft.rfft(x)
+    kept = torch.zeros_like(spectrum)
+    kept[..., :5] = torch.einsum("bix,ox->box", spectrum[..., :5], net.filter[:, :5])
+    return torch.fft.irfft(kept, n=x.shape[-1])
+
+
+def rotated(net: Any, x: Tensor) -> Tensor:
+    angles = torch.polar(torch.ones(4, 12), torch.outer(torch.arange(4.0), torch.arange(12.0) / 12))
+    turned = torch.view_as_complex(x.reshape(2, 4, 12, 2)) * angles
+    return torch.view_as_real(turned).flatten(-2)
+
+
+def denoised(net: Any, x: Tensor) -> Tensor:
+    sound = x.flatten(1)
+    spectrum = torch.stft(sound, 16, 4, window=net.window, return_complex=True)
+    return torch.istft(spectrum * spectrum.abs().sigmoid(), 16, 4, window=net.window, length=sound.shape[-1])
+
+
+def algebra(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    a, b = torch.complex(x[..., :12], x[..., 12:]), net.filter[:, :12]
+    c = (a * b - 2.0 * b.conj() + 1j) / (b + 3) + a.mean(-1, keepdim=True) / 2
+    d = torch.cat([c, -a], 1).transpose(1, 2)[:, 1:, ::2]
+    return d.real, d.imag, torch.exp(d * 0.1).abs(), (d.transpose(1, 2) @ d).angle()
+
+
+def spectra(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    f = torch.fft
+    plane = x.reshape(2, 4, 4, 6)
+    return (
+        f.fft(f.fft(x, dim=-1), dim=-2).real,
+        f.irfft2(f.rfft2(plane, norm="ortho"), s=(4, 6), norm="ortho"),
+        f.ifft(f.fft(x, n=20, norm="forward"), norm="forward").real,
+        f.irfft(f.rfft(x, n=30, dim=1, norm="ortho"), n=7, dim=1),
+        f.fftn(plane, dim=(1, 3)).imag,
+        f.ifft2(f.fftshift(f.fft2(plane), dim=(-2, -1))).abs(),
+    )
+
+
+NETS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "a neural operator": neural_operator,
+    "rotary embeddings": rotated,
+    "a denoiser": denoised,
+    "algebra": algebra,
+    "spectra": spectra,
+    "features of sound": lambda net, x: torch.stft(
+        F.pad(x.flatten(1), (8, 8)), 32, 8, 16, net.window, center=False, normalized=True, return_complex=True
+    ).abs(),
+    "a circular product": lambda net, x: torch.fft.irfft(torch.fft.rfft(x) * net.filter, n=24),
+}
+
+
+def built(name: str) -> tuple[CompressedModel, tuple[Tensor]]:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        net = Net(NETS[name]).eval()
+        mask = torch.rand(24, 24) > 0.5
+        net.layer.weight.data.mul_(mask)
+        return CompressedModel(net, {"layer.weight": mask}), (torch.randn(2, 4, 24),)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_numbers_stay_the_same(name: str) -> None:
+    model, inputs = built(name)
+    captured = capture(model, inputs)
+    without_complex(captured.module)
+    for node in captured.module.graph.nodes:
+        assert not any(isinstance(v, Tensor) and v.is_complex() for v in (node.meta.get("val"),)), node
+    with torch.no_grad():
+        torch.testing.assert_close(captured.module(*inputs), model.module(*inputs), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("name", ["a neural operator", "a denoiser", "rotary embeddings"])
+def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
+    model, inputs = built(name)
+    parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
+    assert parity.passed, (parity.outputs, parity.notes)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    {
+        "an operator": (
+            lambda net, x: torch.linalg.svdvals(torch.fft.rfft(x)),
+            "svd.* on complex numbers in",
+        ),
+        "an output": (lambda net, x: torch.fft.rfft(x), "the model returns complex numbers.*view_as_real"),
+    }.values(),
+)
+def test_what_cannot_be_said_is_named(function: Callable[[Any, Tensor], Any], said: str) -> None:
+    captured = capture(CompressedModel(Net(function).eval(), {}), (torch.randn(2, 4, 24),))
+    with pytest.raises(ConversionError, match=said):
+        without_complex(captured.module)

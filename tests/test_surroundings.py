@@ -1,0 +1,88 @@
+"""Where a command finds itself: terminals that lack letters, folders that are gone, disks that are full."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from idp_deploy.cli.app import _run
+from idp_deploy.cli.streams import escape_unprintable
+from idp_deploy.configuration import load
+from idp_deploy.documents import read_bytes
+from idp_deploy.errors import UsageError, of_system
+from idp_deploy.files import replacing, workspace, write_bytes
+from idp_deploy.flow import CompressedModel
+from idp_deploy.shipping import claim_artifacts, export_and_verify
+from tests.pruning_fixtures import network
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_letters_that_the_terminal_lacks_are_shown_as_escapes(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors=errors))
+    escape_unprintable()
+    sys.stdout.write("3×3, 5 µs, \udcff")
+    sys.stdout.flush()
+    assert written.getvalue() == rb"3\xd73, 5 \xb5s, \udcff"
+
+
+def test_a_working_folder_that_is_gone_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before, gone = Path.cwd(), tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    try:
+        gone.rmdir()
+        assert _run(["run"], debug=False) == 3
+    finally:
+        os.chdir(before)
+    assert capsys.readouterr().err.strip().startswith("error: the folder that this command runs in was removed")
+
+
+def test_a_configuration_may_begin_with_the_mark_of_an_editor(tmp_path: Path) -> None:
+    (tmp_path / "idp-deploy.toml").write_bytes(b'\xef\xbb\xbfoutput = "there"\n')
+    assert load(tmp_path / "idp-deploy.toml").output.name == "there"
+
+
+def test_a_write_that_fails_names_the_file_and_not_the_place_it_is_made_in(tmp_path: Path) -> None:
+    raises = pytest.raises(OSError, match="No space")
+    with raises as caught, workspace(tmp_path) as stage, replacing(stage / "model.onnx"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(of_system(caught.value)).startswith(f"{tmp_path}/model.onnx: No space left on device — ")
+    write_bytes(tmp_path / "a", b"")
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_an_export_that_fails_leaves_no_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("idp_deploy.exporting.convert", full)
+    with pytest.raises(OSError, match="No space"):
+        export_and_verify(CompressedModel(network(), {}), (torch.zeros(1, 20),), tmp_path / "out", "model", ["onnx"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_named_as_a_file_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"named as a file, .* go into a folder, named by the model \('net'\)"):
+        claim_artifacts(tmp_path / "model.onnx", "net", ["onnx", "tflite"])
+    (tmp_path / "nets.onnx").mkdir()  # there already: somebody calls folders so
+    assert claim_artifacts(tmp_path / "nets.onnx", "net", ["onnx"]) == [tmp_path / "nets.onnx" / "net.onnx"]
+    assert claim_artifacts(tmp_path / "v1.2", "net", ["onnx"]) == [tmp_path / "v1.2" / "net.onnx"]
+
+
+def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.touch()
+    try:
+        os.truncate(path, 1 << 43)
+    except OSError:
+        pytest.skip("this file system holds no file of 8 TB, even an empty one")
+    with pytest.raises(OSError, match="its 8,388,608 MB do not fit into memory") as caught:
+        read_bytes(path)
+    assert caught.value.filename == str(path)
