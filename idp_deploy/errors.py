@@ -98,6 +98,20 @@ def of_system(error: OSError) -> FileError:
     return FileError(what, way_out="check the path, its permissions and the free space")
 
 
+def of_dead_worker(error: Exception) -> FileError | None:
+    """The error for a worker process of a DataLoader that ended by itself; None for any other error.
+
+    >>> of_dead_worker(RuntimeError("mat1 and mat2 do not fit")) is None
+    True
+    """
+    if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+        return None
+    return FileError(
+        f"a worker of the task's data loader ended ({str(error).splitlines()[0]})",
+        way_out="it may have run out of memory: use fewer workers, then --resume",
+    )
+
+
 class IdpDeployWarning(UserWarning):
     """What is done all the same, though it may not be what was meant."""
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
 
-from idp_deploy.errors import IdpDeployError, UsageError
+from idp_deploy.errors import IdpDeployError, UsageError, of_dead_worker
 
 _SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
@@ -115,7 +115,7 @@ def rehearse(module: nn.Module, task: Task) -> None:
 
     Raises:
         UsageError: a loader without batches or whose workers cannot be reached, or the step of the task or
-            the forward that fails, with what it was given.
+            the forward that fails, with what it was given. FileError: a worker of a loader ended by itself.
     """
     was_training = module.training
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
@@ -175,6 +175,8 @@ def _attempt(what: str, step: Callable[..., Any], *arguments: Any, given: Any = 
     except (IdpDeployError, MemoryError):
         raise
     except Exception as error:  # the user's own code
+        if dead := of_dead_worker(error):
+            raise dead from error
         about = f" on {_shown(given)}" if given is not None else ""
         lines = str(error).strip().splitlines() or [""]
         first = lines[-1 if lines[0].startswith("Caught ") else 0]  # a worker of a loader sends its traceback

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,25 @@ def test_too_long_a_folder_for_the_sockets_of_workers_is_named(tmp_path: Path, m
     rehearse(net(), Rows())
     with pytest.raises(UsageError, match=r"xxx, has too long a path for the sockets of the workers .* train_loader"):
         rehearse(net(), Workers())
+
+
+class Dying(Rows):
+    """Whose workers end as one does that the system had no memory for."""
+
+    def __getitem__(self, index: int) -> Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return torch.zeros(1)
+
+    def __len__(self) -> int:
+        return 4
+
+    def train_loader(self, seed: int) -> Any:
+        return DataLoader(self, 2, num_workers=1)  # type: ignore[arg-type]
+
+
+def test_a_worker_that_ends_before_training_is_called_that() -> None:
+    with pytest.raises(FileError, match=r"a worker of the task's data loader ended .* use fewer workers"):
+        rehearse(net(), Dying())
 
 
 class Nothing(Rows):

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
-from idp_deploy.errors import ExitCode, IdpDeployError, of_system
+from idp_deploy.errors import ExitCode, IdpDeployError, of_dead_worker, of_system
 from idp_deploy.legible import on_a_line, uncommanding
 
 
@@ -140,9 +140,8 @@ def _explain(error: Exception) -> int:
         return _explain(of_system(error))
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
-    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
-        what = f"a worker of the task's data loader ended ({str(error).splitlines()[0]})"
-        return _say(f"{what} — it may have run out of memory: use fewer workers, then --resume", ExitCode.FILE)
+    if dead := of_dead_worker(error):
+        return _explain(dead)
     first = (_sentence(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
 
