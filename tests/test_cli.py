@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +11,6 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import COMMANDS, _run
-from idp_deploy.cli.output import emit
-from idp_deploy.rendering.document import Document
 
 PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -417,10 +413,3 @@ def test_a_comparison_says_what_is_left_of_it(project: Path, capsys: pytest.Capt
     assert call("compare", "model.pt", "--methods", "gmp,idp", "--seeds", "2", "--epochs", "1") == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if " at 0.5, seed " in line]
     assert ["left" in line for line in lines] == [True, True, True, False]
-
-
-def test_a_terminal_that_knows_ascii_alone_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    into = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(into, "ascii"))
-    emit(Document("before → after"))
-    assert into.getvalue().startswith(b"before ? after")

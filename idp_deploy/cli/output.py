@@ -29,8 +29,7 @@ def emit(document: Document, *, format: str = "text", json: bool = False, output
             if isinstance(report, bytes):
                 sys.stdout.buffer.write(content)
             else:
-                known = sys.stdout.encoding or "utf-8"  # what this terminal or locale lacks is no reason to say nothing
-                sys.stdout.write(report.encode(known, "replace").decode(known))
+                sys.stdout.write(report)
             sys.stdout.flush()
         except BrokenPipeError:
             unheard()
