@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -32,7 +33,8 @@ def replay(folder: Path, page: str) -> str:
             line = text.splitlines()[0]
             command = shlex.split(line.removeprefix("$ idp-deploy "))
             typed = [sys.executable, "-m", "idp_deploy", *command]
-            done = subprocess.run(typed, cwd=folder, capture_output=True, text=True, check=False)
+            known = {**os.environ}  # without the COLUMNS that readline tells processes behind Python's back
+            done = subprocess.run(typed, cwd=folder, capture_output=True, text=True, check=False, env=known)
             assert done.returncode == 0, done.stderr
             text = f"{line}\n{done.stdout}"
         elif kind == "toml":
