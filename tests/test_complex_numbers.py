@@ -16,6 +16,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
+from idp_deploy.quantization import quantize
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.verification import verify
 from tests.formats_here import HERE
@@ -130,3 +131,19 @@ def test_what_cannot_be_said_is_named(function: Callable[[Any, Tensor], Any], sa
     captured = capture(CompressedModel(Net(function).eval(), {}), (torch.randn(2, 4, 24),))
     with pytest.raises(ConversionError, match=said):
         without_complex(captured.module)
+
+
+class Split(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(torch.view_as_real(x)[..., 0])  # type: ignore[no-any-return]
+
+
+def test_complex_inputs_calibrate_and_are_named_by_the_file() -> None:
+    example = (torch.randn(2, 4, dtype=torch.cfloat),)
+    quantized = quantize(CompressedModel(Split().eval(), {}), "int8", example_inputs=example)
+    with pytest.raises(ConversionError, match=r"the model takes complex numbers.*view_as_real"):
+        without_complex(capture(quantized, example).module)

@@ -235,8 +235,7 @@ def _calibration(
     def like(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.numel():
             return leaf
-        two = bool(((leaf == leaf.min()) | (leaf == leaf.max())).all()) and leaf.min() < leaf.max()
-        if not leaf.is_floating_point() or two:  # indices and masks keep their values, in another order
+        if not leaf.is_floating_point() or _has_two_values(leaf):  # indices and masks keep their values
             return leaf.flatten()[torch.randperm(leaf.numel(), generator=generator)].reshape(leaf.shape)
         deviation = float(leaf.float().std()) if leaf.numel() > 1 else 0.0
         drawn = torch.randn(leaf.shape, generator=generator) * (deviation or 1.0) + float(leaf.float().mean())
@@ -245,6 +244,11 @@ def _calibration(
     calls = [example, *(pytree.tree_map(like, example) for _ in range(_RANDOM_CALLS - 1))]
     note = "activation ranges come from random inputs, since there is no task" if scheme == "int8" else ""
     return calls, (note,) if note else ()
+
+
+def _has_two_values(floats: Tensor) -> bool:
+    low, high = floats.min(), floats.max()
+    return bool(low < high) and bool(((floats == low) | (floats == high)).all())
 
 
 def _too_noisy(
