@@ -133,7 +133,8 @@ def main(arguments: list[str]) -> int:
     print(f"{options.cases} changes each, seed {options.seed}")
     columns = ("refused", "not read", "accepted", "unchanged", "most_over_tolerance", "refused_beyond_tolerance")
     print(f"{'file':22}" + "".join(f"{column:>{len(column) + 2}}" for column in columns), flush=True)
-    failures, result = [], {}
+    command = f"python -m tests.fuzzing.changes --cases {options.cases} --seed {options.seed}"
+    failures = []
     with tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         for good in make(Path(folder), frozenset(one.split("/")[0] for one in wanted)):
@@ -141,16 +142,15 @@ def main(arguments: list[str]) -> int:
             if label not in wanted:
                 continue
             start = time.monotonic()
-            result[label], bad = row(good, options.cases, options.seed, Path(folder))
-            cells = "".join(f"{result[label][column]!s:>{len(column) + 2}}" for column in columns)
+            result, bad = row(good, options.cases, options.seed, Path(folder))
+            cells = "".join(f"{result[column]!s:>{len(column) + 2}}" for column in columns)
             print(f"{label:22}{cells}   {time.monotonic() - start:.0f} s")
             print("".join(f"  {line}\n" for line in bad), end="", flush=True)
             failures += bad
-    if options.output:
-        command = f"python -m tests.fuzzing.changes --cases {options.cases} --seed {options.seed}"
-        found = json.loads(options.output.read_text()) if options.output.exists() else {}
-        found |= {label: {"command": command, **one} for label, one in result.items()}
-        options.output.write_text(json.dumps(found, indent=1) + "\n")
+            if options.output:  # after every file: some take half an hour
+                found = json.loads(options.output.read_text()) if options.output.exists() else {}
+                found[label] = {"command": command, **result}
+                options.output.write_text(json.dumps(found, indent=1) + "\n")
     return 1 if failures else 0
 
 
