@@ -62,11 +62,6 @@ def test_run_makes_every_file_and_passes_its_budgets(project: Path, capsys: pyte
     assert (project / "out" / "model.pruned.onnx").is_file()
 
 
-def test_the_command_that_comes_next_can_be_typed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("prune", "model.pt", "--target", "0.5", "--one-shot", "-o", "a net.pt") == 0
-    assert "Next: idp-deploy export 'a net.pt' --to all" in capsys.readouterr().out
-
-
 def test_the_commands_one_by_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("prune", "model.pt", "--target", "0.5", "--epochs", "2") == 0
     assert "Next: idp-deploy export model.pruned.pt" in capsys.readouterr().out

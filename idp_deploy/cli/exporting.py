@@ -13,7 +13,7 @@ from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
-from idp_deploy.flow import Contents, FormatName
+from idp_deploy.flow import Artifact, Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
 from idp_deploy.rendering.document import shell
@@ -113,7 +113,7 @@ def export(
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
-    follow = f"idp-deploy simulate {shell(artifacts[-1].path)} --target pixel-4" if artifacts else ""
+    follow = _follow(artifacts[-1]) if artifacts else ""
     document = export_document(
         artifacts,
         parities,
@@ -132,13 +132,20 @@ def export(
         say(f"warning: {document.data['warnings'][0]}")
     wrong = {p.artifact.format: str(p.artifact.path) for p in parities.values() if not p.passed}
     if wrong:
-        first = next(iter(wrong.values()))
+        again = session.follow("verify", Path(next(iter(wrong.values()))), shell(source))
         differs = ConversionError(
             f"{', '.join(wrong.values())} does not agree with the model",
-            way_out=f"see 'idp-deploy verify {first} {source}' for the outputs and weights that differ",
+            way_out=f"see '{again}' for the outputs and weights that differ",
         )
         return Answer(document, _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
     return Answer(document, _all_in_one(refused) if refused else ExitCode.OK)
+
+
+def _follow(artifact: Artifact) -> str:
+    """The command to be typed next."""
+    row = FORMATS[artifact.format]
+    verb, words = ("inspect", "") if row.no_latency else ("simulate", f" --target {row.device}")
+    return f"idp-deploy {verb} {shell(artifact.path)}{words}"
 
 
 def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:

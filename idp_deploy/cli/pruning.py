@@ -27,7 +27,7 @@ from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.choices import with_choice
-from idp_deploy.rendering.document import Document, shell
+from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
 
 if TYPE_CHECKING:
@@ -170,9 +170,9 @@ def prune(
     if not one_shot:
         forget_state(work, keep_folder=stood)
     remember("checkpoint", [path])
-    follow = f"idp-deploy export {shell(path)} --to all"
+    follow = session.follow("export", path, "--to all")
     if soft or prunes_channels(recipe):
-        follow = f"idp-deploy {'harden' if soft else 'shrink'} {shell(path)}"
+        follow = session.follow("harden" if soft else "shrink", path, inputs=not soft)
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
     if choice and isinstance(compressed, CompressedModel):
         document = with_choice(document, choice, choice.figures_of(compressed))
@@ -198,13 +198,13 @@ def harden(
     path = output_path(output, checkpoint.with_name(f"{stem}.pruned.pt"), existing(checkpoint))
     masked = loading.load_checkpoint(checkpoint, session.factory)
     if not isinstance(masked, MaskedModel):
-        raise UsageError(f"{checkpoint} is hardened already", way_out=f"idp-deploy export {checkpoint} --to all")
+        raise UsageError(f"{checkpoint} is hardened already", way_out=session.follow("export", checkpoint, "--to all"))
     data = session.task()
     compressed = harden_model(masked, data)
     facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
-    follow = f"idp-deploy export {shell(path)} --to all"
+    follow = session.follow("export", path, "--to all")
     return Answer(_document(compressed, path, facts, follow, data.metric_name if data else ""))
 
 

@@ -11,7 +11,6 @@ from idp_deploy.cli.output import output_path, say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError
-from idp_deploy.rendering.document import shell
 from idp_deploy.rendering.models import compression_document
 
 
@@ -54,6 +53,6 @@ def quantize(
         path,
         accuracies=accuracies,
         metric=data.metric_name if data else "accuracy",
-        next=f"idp-deploy export {shell(path)} --to all",
+        next=session.follow("export", path, "--to all"),
     )
     return Answer(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Recipe
+from idp_deploy.rendering.document import shell
 
 if TYPE_CHECKING:
     from idp_deploy.flow import CompressedModel, Model
@@ -32,6 +34,21 @@ class Session:
     inputs: tuple[str, ...]
     trust: bool = False
     weights_key: str | None = None  # which weights of a file that holds several
+    named: Path | None = None  # the configuration that a flag names
+
+    def follow(self, verb: str, path: Path, words: str = "", *, inputs: bool = True) -> str:
+        """The command to be typed next, with what this one was told by flags and no configuration would say again.
+
+        Args:
+            inputs: that command wants the model's inputs.
+        """
+        told = self.configuration
+        flags = [("--model", self.factory)] * (self.factory != told.model)
+        flags += [("--task", self.task_spec)] * (self.task_spec != told.task)
+        flags += [("--inputs", shape) for shape in self.inputs] * (inputs and self.inputs != tuple(told.inputs))
+        flags += [("--config", str(self.named))] * (self.named is not None)
+        typed = [text for flag in flags for text in flag if text]
+        return " ".join(filter(None, ["idp-deploy", verb, shell(path), words, shlex.join(typed)]))
 
     def task(self) -> Task | None:
         """The task, if one is named."""
@@ -144,6 +161,7 @@ def open_session(
         tuple(inputs or found.inputs),
         trust,
         weights_key or found.weights_key,
+        config,
     )
 
 

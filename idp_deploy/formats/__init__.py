@@ -50,6 +50,7 @@ class Format:
     half_scales: bool = False  # whether the scales of integers may be float16
     time: str = ""  # (contents, threads) → (runtime, () → CPU ms of an inference), where this machine can say that
     no_latency: str = ""  # why no device has one for its files
+    device: str = "pixel-4"  # one of those that run its files, for commands to be typed next
     emulated: str = ""  # package of the emulated arm64 machine that runs it
     package: bool = False  # whether it is a folder
     free_batch: bool = False  # whether a file can leave the batch open
@@ -117,6 +118,7 @@ FORMATS: dict[FormatName, Format] = {
             layouts=("bitmask",),
             words="idp_deploy.formats.coreml.words",
             blame="idp_deploy.formats.coreml.bisect:blame",
+            device="iphone-12",
             options=("precision",),
             finer="float32",
             half_floats=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.ledger import summary
-from idp_deploy.rendering.document import Bar, Chart, Document, Table, shell
+from idp_deploy.rendering.document import Bar, Chart, Document, Table
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _pictures(model: CompressedModel | MaskedModel, accuracies: Mapping[str, flo
 
 
 def shrinking_document(
-    before: CompressedModel, after: CompressedModel, path: Path, left: Mapping[str, int]
+    before: CompressedModel, after: CompressedModel, path: Path, left: Mapping[str, int], *, next: str = ""
 ) -> Document:
     """Parameters before and after; weights whose zero channels could not be taken out."""
     old, new = (sum(p.numel() for p in model.module.parameters()) for model in (before, after))
@@ -101,7 +101,7 @@ def shrinking_document(
         [Table("", ("what", "value"), rows)],
         data,
         notes,
-        next=f"idp-deploy export {shell(path)} --to all",
+        next=next,
     )
 
 
