@@ -25,8 +25,11 @@ from zlib import crc32
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read are as wide as they come
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 _ONE_OF = 6
 _anew = False  # whether this test has every graph converted

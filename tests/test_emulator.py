@@ -161,7 +161,7 @@ def test_a_broken_prediction_is_said(classifier: float, macs: float, words: str)
 
 
 @given(zeros=st.floats(0.7, 0.99), padding=st.floats(1.0, 1.15))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_rounding_up_to_vectors_never_changes_the_verdict(zeros: float, padding: float) -> None:
     net = mobilenet_v1(0.5, zeros, classifier=zeros).contents()
     dense, sparse = executed(net)

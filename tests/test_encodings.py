@@ -52,7 +52,7 @@ def masked(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(case=masked())
 def test_round_trip_is_bit_exact_and_costs_what_it_says(kind, case):
     values, mask = case
@@ -64,7 +64,7 @@ def test_round_trip_is_bit_exact_and_costs_what_it_says(kind, case):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     positions=st.lists(st.integers(0, 5000), max_size=12, unique=True),
     size=st.integers(5001, 6000),
@@ -156,7 +156,7 @@ def test_golden_bytes_of_fillers_and_escapes():
     assert np.stack([packed & 15, packed >> 4], 1).reshape(-1).tolist() == codes
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(mask=hnp.arrays(bool, SHAPES), bits_=st.sampled_from([4, 8, 16, 32]))
 def test_smallest_never_costs_more_than_dense(mask, bits_):
     kinds = ("bitmask", "gaps8", "gaps5", "gaps4")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -135,7 +135,6 @@ def test_the_threshold_lies_midway() -> None:
 values = st.lists(st.integers(-6, 6), min_size=2, max_size=60)
 
 
-@settings(deadline=None)
 @given(values, st.data())
 def test_selection_agrees_with_sorting(entries: list[int], data: st.DataObject) -> None:
     scores = torch.tensor(entries).float()
@@ -180,7 +179,6 @@ def test_the_quotient_of_masked_and_dense_weight_is_a_mask_at_zero_and_far_out_t
     assert torch.equal(slope[-2:], torch.ones(2)) or tau > 1
 
 
-@settings(deadline=None)
 @given(values, st.data())
 def test_hard_masks_are_exact_and_ties_keep_the_first(entries: list[int], data: st.DataObject) -> None:
     scores = torch.tensor(entries).float()

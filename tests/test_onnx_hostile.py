@@ -65,7 +65,7 @@ def test_the_whole_file_is_read():
     assert read(GOOD)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=250)
 @given(st.lists(st.tuples(st.integers(0, len(GOOD) - 1), st.integers(1, 255)), min_size=1, max_size=4))
 def test_changed_bytes(changes):
     data = bytearray(GOOD)
@@ -74,13 +74,13 @@ def test_changed_bytes(changes):
     read(bytes(data))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(GOOD) - 1))
 def test_truncated(end):
     assert not read(GOOD[:end])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 64))
 def test_bytes_cut_out(start, count):
     read(GOOD[:start] + GOOD[start + count :])

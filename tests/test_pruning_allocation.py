@@ -28,7 +28,7 @@ shapes = st.lists(st.tuples(st.integers(1, 20), st.integers(2, 20), st.integers(
 
 
 @pytest.mark.parametrize("how", ALLOCATIONS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(shapes=shapes, sparsity=st.floats(0, 0.97))
 def test_budgets_add_up_exactly_and_fit(how: str, shapes: list[tuple[int, ...]], sparsity: float) -> None:
     given_layers = layers(*shapes)
@@ -153,7 +153,7 @@ def lamp_scores(layer: Layer) -> torch.Tensor:
     return torch.empty_like(squares).scatter_(0, index, ordered / remaining.clamp_min(1e-300))
 
 
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(shapes, st.sampled_from(["unstructured", "channel"]), st.integers(0, 100), st.booleans(), st.integers(0, 99))
 def test_ranking_by_halving_is_ranking_by_sorting(
     found: list[tuple[int, ...]], pattern: str, percent: int, coarse: bool, seed: int

@@ -149,7 +149,7 @@ def test_what_is_drawn_depends_on_the_seed_alone(photographs: Path) -> None:
     assert not torch.equal(alone[0], batches(0, 4)[0])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 2**32))
 def test_any_image_can_be_cut(width: int, height: int, size: int, seed: int) -> None:
     image = Image.new("RGB", (width, height), (10, 20, 30))

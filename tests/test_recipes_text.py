@@ -164,7 +164,7 @@ LETTERS = st.characters(max_codepoint=0x24F) | st.characters(min_codepoint=0x391
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(LETTERS, max_size=30) | st.text("theunknowing .,!中éÉİß’\t\u00ad\u2028\x0b\x85#", max_size=30))
 def test_wordpiece_agrees_with_the_reference(lowercase: bool, text: str) -> None:
     from tokenizers import BertWordPieceTokenizer
@@ -175,7 +175,7 @@ def test_wordpiece_agrees_with_the_reference(lowercase: bool, text: str) -> None
     assert ours == reference.encode(text, add_special_tokens=False).tokens
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text("abc .", max_size=40), st.text("abc .", max_size=40), st.integers(5, 30))
 def test_a_pair_is_cut_and_padded_as_by_the_reference(first: str, second: str, length: int) -> None:
     from tokenizers import BertWordPieceTokenizer

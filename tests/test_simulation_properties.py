@@ -27,7 +27,7 @@ def _fixed(net: TFLite) -> Contents:
 DEVICES = st.sampled_from(["pixel-4", "pixel-2", "raspberry-pi-4", "raspberry-pi-3b-plus", "iphone-12", "custom"])
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(device=DEVICES, shares=st.tuples(st.floats(0.7, 1.0), st.floats(0.7, 1.0)))
 def test_more_zeros_are_never_slower_where_they_run_sparse(device: str, shares: tuple[float, float]) -> None:
     fewer, more = sorted(shares)
@@ -37,7 +37,7 @@ def test_more_zeros_are_never_slower_where_they_run_sparse(device: str, shares: 
     assert times[1] <= times[0] * (1 + 1e-9)
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(device=DEVICES, zeros=st.floats(0.0, 0.99))
 def test_zeros_change_nothing_where_they_run_dense(device: str, zeros: float) -> None:
     target = load_target(device)
@@ -47,7 +47,7 @@ def test_zeros_change_nothing_where_they_run_dense(device: str, zeros: float) ->
     assert sparse == pytest.approx(dense, rel=1e-9)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     device=DEVICES,
     widths=st.tuples(st.integers(8, 64), st.integers(8, 64)),
@@ -82,7 +82,7 @@ def described(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], 
 WORKS = ["mobilenet_v1_1.0_224", "mobilenet_v2_0.35_96", "mobilenet_v3_small", "squeezenet_1.1", "resnet50"]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     device=st.sampled_from([target.name for target in [t for t in list_targets() if t.cores]]),
     model=st.sampled_from(WORKS),
@@ -111,7 +111,7 @@ DOT = [(target.name, r.name) for target in list_targets() if target.cores for r 
        if target.core(r).dot and r.family != "coreml-cpu"]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(where=st.sampled_from(DOT), model=st.sampled_from(WORKS), threads=st.sampled_from([1, 2, 4]))
 def test_int8_is_never_slower_than_float_where_there_are_dot_products(
     described: Callable[[str, str], Path], where: tuple[str, str], model: str, threads: int

@@ -58,7 +58,7 @@ def test_truncated_anywhere(length: int, tmp_path: Path) -> None:
         read(CONTENT[:length], tmp_path)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.tuples(st.integers(0, len(CONTENT) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_changed_bytes_give_a_file_error_or_contents(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
@@ -70,7 +70,7 @@ def test_changed_bytes_give_a_file_error_or_contents(
         read(bytes(content), tmp_path_factory.mktemp("flip"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, len(CONTENT) // 4 - 1), st.sampled_from([0, 1, -1, 0x7FFFFFFF, -(2**31), 0x00FFFFFF, 0x10000]))
 def test_extreme_words_cost_neither_time_nor_memory(
     tmp_path_factory: pytest.TempPathFactory, word: int, value: int

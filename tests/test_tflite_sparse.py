@@ -62,7 +62,7 @@ def test_golden_arrays() -> None:
     assert (segments.dtype, indices.dtype, stored.size_bytes) == (np.uint8, np.uint8, 4 * 4 + 7 + 4)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     hnp.arrays(
         np.int8, hnp.array_shapes(min_dims=1, max_dims=4, max_side=9), elements=st.sampled_from([0, 0, 0, 1, -3])
