@@ -31,13 +31,15 @@ SYSTEMS = {
     "ethos-u65": "Ethos_U65_High_End",
     "ethos-u85": "Ethos_U85_SYS_DRAM_Mid",
 }
-FORMS: dict[str, Recipe | None] = {
-    "dense": None,
-    "2:4": Recipe(0.5, pattern="2:4"),
-    "1:4": Recipe(0.75, pattern="1:4"),
-    "50 % scattered": Recipe(0.5),
-    "75 % scattered": Recipe(0.75),
-    "90 % scattered": Recipe(0.9),
+FORMS: dict[str, tuple[Recipe | None, int | None]] = {  # how it is pruned; distinct values of a weight
+    "dense": (None, None),
+    "dense, 16 values": (None, 16),
+    "2:4": (Recipe(0.5, pattern="2:4"), None),
+    "1:4": (Recipe(0.75, pattern="1:4"), None),
+    "50 % scattered": (Recipe(0.5), None),
+    "75 % scattered": (Recipe(0.75), None),
+    "90 % scattered": (Recipe(0.9), None),
+    "90 % scattered, 16 values": (Recipe(0.9), 16),
 }
 
 
@@ -46,10 +48,10 @@ def figures(checkpoint: Path, configuration: vela.Configuration) -> dict[str, An
     dense, task = load_model(checkpoint, mobilenet_v1.build), digits.task()
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, recipe in FORMS.items():
+        for name, (recipe, values) in FORMS.items():
             model = one_shot(dense, recipe) if recipe else CompressedModel(dense.module, {})
             path = Path(folder) / "net.tflite"
-            integers = quantize(model, "int8", task=task)
+            integers = quantize(model, "int8", task=task, values=values)
             export(integers, "tflite", task.example_inputs(), path, encoding="dense", io="int8")
             made = vela.compile_for(path.read_bytes(), configuration, path.name)
             left = left_dense(dense.module, recipe) if recipe else {}

@@ -50,6 +50,7 @@ class QuantizeTable(_Table):
     """`[tool.idp-deploy.quantize]`"""
 
     scheme: str | None = None
+    values: int | None = Field(default=None, ge=4, le=255)
 
 
 class ExportTable(_Table):

@@ -30,6 +30,7 @@ def deploy(
     targets: Sequence[str],
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
+    values: int | None = None,
     encoding: str = "auto",
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     one_shot: bool = False,
@@ -43,6 +44,7 @@ def deploy(
         folder: where `<stem>.pruned.pt` and the exported files go.
         formats: what to write; "ethos-u" also compiles the .tflite file for those of the targets that have one.
         targets: device names to simulate beside those that `budgets` name.
+        values: distinct integers that an int8 weight may have.
         options: for each format what its exporter alone takes (`precision`, `io`).
         one_shot: prune by magnitude, without training; then `task` may be None, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
@@ -60,6 +62,7 @@ def deploy(
         targets=targets,
         budgets=budgets,
         scheme=scheme,
+        values=values,
         encoding=encoding,
         options=aimed.options,
         compile_for=aimed.compile_for,

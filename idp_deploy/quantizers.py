@@ -22,6 +22,7 @@ import numpy as np
 from idp_deploy.errors import ConversionError, UsageError
 
 INT8_LEVELS = 127  # symmetric: −127 … 127, so that negation never leaves the range
+FEWEST_VALUES = 4  # zero, the two ends, and one between
 _LLOYD_ROUNDS = 64
 _GROUPS = 256
 
@@ -91,6 +92,35 @@ def palettize(w: np.ndarray, mask: np.ndarray | None = None, bits: int = 4) -> t
         lut[1 : len(centres) + 1] = centres
         indices[kept] = (1 + _nearest(distinct.astype(np.float64), centres))[inverse.reshape(-1)]
     return indices, lut
+
+
+def restrict(q: np.ndarray, values: int) -> np.ndarray:
+    """Replace integers by the nearest of at most `values`; zero stays zero, and so does what every scale follows, ±127.
+
+    The others are means of the integers nearest to them, as in `palettize`. What is restricted already stays as it is.
+
+    Args:
+        q: int8, of any shape, as from `quantize_int8`.
+        values: 4 … 255.
+
+    >>> restrict(np.array([0, 1, 2, 60, 62, -127], np.int8), 4).tolist()
+    [0, 2, 2, 61, 61, -127]
+    """
+    if not FEWEST_VALUES <= values <= 2 * INT8_LEVELS + 1:
+        raise UsageError(
+            f"{values} values for the integers of a weight", way_out=f"choose between {FEWEST_VALUES} and 255"
+        )
+    distinct, inverse, counts = np.unique(q, return_inverse=True, return_counts=True)
+    if len(distinct) <= values:
+        return q.copy()
+    stays = (distinct == 0) | (np.abs(distinct.astype(np.int16)) == INT8_LEVELS)
+    free = distinct[~stays].astype(np.float64)
+    centres = np.rint(_cluster(free, counts[~stays], values - int(stays.sum())))
+    allowed = np.unique(np.concatenate([centres, distinct[stays]]))
+    allowed = allowed[allowed != 0]
+    near = allowed[_nearest(distinct.astype(np.float64), allowed)].astype(np.int8)
+    restricted: np.ndarray = np.where(distinct == 0, np.int8(0), near)[inverse].reshape(q.shape)
+    return restricted
 
 
 def dequantize_palette(indices: np.ndarray, lut: np.ndarray) -> np.ndarray:

@@ -114,6 +114,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("prune", "options"): "Of the method, the schedule and the training; docs/pruning.md lists them.",
     ("quantize",): "Fewer bits a weight, after pruning.",
     ("quantize", "scheme"): "Left out: weights stay float32.",
+    ("quantize", "values"): "Distinct integers that an int8 weight may have: 16 is stored smaller for the Ethos-U.",
     ("export",): "Which files are written, and how.",
     ("export", "to"): "Formats to write.",
     ("export", "encoding"): "How zeros are stored: auto takes the fewest bytes for each weight, dense stores them.",

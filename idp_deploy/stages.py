@@ -45,6 +45,7 @@ class Plan:
     targets: Sequence[str] = ()
     budgets: Sequence[Budget] = ()
     scheme: str | None = None
+    values: int | None = None  # distinct integers a weight may have
     encoding: str = "auto"
     options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
     compile_for: Sequence[Target] = ()  # by a vendor's compiler, once the file agrees with the model
@@ -234,7 +235,11 @@ class Run:
         assert plan.scheme is not None
         self._announce(f"quantizing to {plan.scheme}")
         self._compressed = quantize(
-            self._at(plan.pruned), plan.scheme, task=task, example_inputs=self._example_inputs if plan.inputs else None
+            self._at(plan.pruned),
+            plan.scheme,
+            task=task,
+            example_inputs=self._example_inputs if plan.inputs else None,
+            values=plan.values,
         )
         save_checkpoint(self._compressed, plan.final)
         accuracy = {plan.scheme: evaluate(self._compressed.module, task)} if task else {}

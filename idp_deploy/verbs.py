@@ -43,6 +43,7 @@ def deploy(
     targets: Sequence[str] = (),
     budgets: Sequence[Budget] | Limits = (),
     scheme: str | None = None,
+    values: int | None = None,
     encoding: str = "auto",
     one_shot: bool = False,
     inputs: tuple[Any, ...] | None = None,
@@ -57,6 +58,7 @@ def deploy(
         targets: devices to simulate beside those that `budgets` name.
         budgets: limits as in configuration, `{"pixel-4": {"tflite": {"size": "600 kB"}}}`, or as `Budget`s.
         scheme: fp16, int8, int8-weights or lut4.
+        values: of int8: distinct integers that a weight may have; 16 suits the Ethos-U.
         one_shot: prune by magnitude, without training; then there need be no task, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
         announce: told each stage as it begins.
@@ -79,6 +81,7 @@ def deploy(
         targets=tuple(targets),
         budgets=_budgets(budgets),
         scheme=scheme,
+        values=values,
         encoding=encoding,
         one_shot=one_shot,
         inputs=inputs,

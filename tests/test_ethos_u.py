@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from idp_deploy.cli.app import _run
 from idp_deploy.errors import ConversionError, FileError, MissingDependencyError
@@ -73,6 +73,24 @@ def files(net: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.T
         name: export(one, "tflite", inputs, folder / f"{name}.tflite", **options).path
         for name, (one, options) in asked.items()
     }
+
+
+@needs_vela
+@pytest.mark.parametrize("name", ["ethos-u55-128", "ethos-u65-256", "ethos-u85-256"])
+def test_few_values_are_stored_smaller(name: str, tmp_path: Path) -> None:
+    from idp_deploy.vendors.vela import Configuration, compile_for
+
+    compiler, inputs = load_target(name).compiler, (torch.randn(1, 3, 16, 16),)
+    assert compiler is not None
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 64, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(64, 256, 1)).eval()
+    encoded: dict[int | None, float] = {}
+    for values in (None, 16):
+        integers = quantize(CompressedModel(net, {}), "int8", example_inputs=inputs, values=values)
+        path = export(integers, "tflite", inputs, tmp_path / "n.tflite", encoding="dense", io="int8").path
+        made = compile_for(path.read_bytes(), Configuration(**compiler.model_dump()), path.name)
+        encoded[values] = made.number("total_npu_encoded_weights")
+    assert encoded[16] < 0.75 * encoded[None]
 
 
 def test_there_are_six_targets() -> None:

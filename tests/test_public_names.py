@@ -24,7 +24,7 @@ from tests.reports import report
 WORDS = {
     "check": "artifacts * targets budgets baseline allow_missing",
     "compare": "model task recipe * methods sparsities seeds options",
-    "deploy": "model task recipe * to output stem targets budgets scheme encoding one_shot inputs announce "
+    "deploy": "model task recipe * to output stem targets budgets scheme values encoding one_shot inputs announce "
     "recipe_fields",
     "diff": "before after targets",
     "export": "model format example_inputs path * encoding options",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,14 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.flow import CompressedModel, Provenance
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, FormatName, Provenance
+from idp_deploy.formats import FORMATS
 from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
+from idp_deploy.reading import read
 from idp_deploy.tasks import Task
+from idp_deploy.verification import verify
 
 
 class Net(nn.Module):
@@ -176,6 +181,37 @@ def test_a_grouped_transposed_convolution_stays_float_where_scales_are_ambiguous
     assert ("0.weight" in found.kept_float) is scheme.startswith("int8")
 
 
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
+def test_integers_are_restricted_to_few_values(model: CompressedModel, scheme: str) -> None:
+    many, few = (quantize(model, scheme, example_inputs=EXAMPLE, values=values) for values in (None, 16))
+    assert few.quantization is not None
+    assert many.quantization is not None
+    assert set(few.quantization.levels) == set(many.quantization.levels)
+    for name, one in few.quantization.levels.items():
+        assert len(np.unique(one.q)) <= 16
+        assert one.scale is not None
+        np.testing.assert_array_equal(one.scale, many.quantization.levels[name].scale)
+        np.testing.assert_array_equal(dict(few.module.named_parameters())[name].detach().numpy(), one.values)
+    assert few.provenance.steps[-1] == f"quantize --scheme {scheme} --values 16"
+    assert few.zeros == many.zeros
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_files_hold_the_few_values(model: CompressedModel, scheme: str, format: FormatName, tmp_path: Path) -> None:
+    few = quantize(model, scheme, example_inputs=EXAMPLE, values=8)
+    path = export(few, format, EXAMPLE, tmp_path / f"net{FORMATS[format].suffix}").path
+    assert verify(path, few, EXAMPLE).passed
+    assert few.quantization is not None
+    sizes = {one.q.size for one in few.quantization.levels.values()}
+    stored = [tensor for tensor in read(path).tensors if tensor.size in sizes]
+    assert len(stored) == len(sizes)
+    for tensor in stored:  # of the float view, channel by channel, whichever axis has them
+        whole = tensor.dequantize() if tensor.dequantize is not None else tensor.values()
+        channels = (whole.swapaxes(0, axis).reshape(whole.shape[axis], -1) for axis in range(whole.ndim))
+        assert min(max(len(np.unique(channel)) for channel in rows) for rows in channels) <= 8, tensor.name
+
+
 def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:
     state = torch.get_rng_state()
     with_task = quantize(model, "int8", task=Fixed(EXAMPLE[0]), samples=5).quantization
@@ -284,6 +320,10 @@ def test_refusals_name_the_way_out(model: CompressedModel) -> None:
         quantize(model, "int-8")
     with pytest.raises(UsageError, match="must run — give a task or example inputs"):
         quantize(model, "int8")
+    with pytest.raises(UsageError, match="lut4 has no integers to restrict — take int8 or int8-weights"):
+        quantize(model, "lut4", example_inputs=EXAMPLE, values=16)
+    with pytest.raises(UsageError, match="2 values for the integers of a weight — choose between 4 and 255"):
+        quantize(model, "int8", example_inputs=EXAMPLE, values=2)
     with pytest.raises(UsageError, match="palette must be made after batch norm"):
         quantize(model, "lut4")
     once = quantize(model, "fp16", example_inputs=EXAMPLE)

@@ -16,6 +16,7 @@ from idp_deploy.quantizers import (
     dequantize_palette,
     palettize,
     quantize_int8,
+    restrict,
     signal_to_noise_db,
 )
 
@@ -135,3 +136,30 @@ def test_signal_to_noise_at_its_ends() -> None:
     assert signal_to_noise_db(zero, one) == -math.inf
     assert signal_to_noise_db(one, zero) == 0.0
     assert signal_to_noise_db(one, one * np.inf) == -math.inf
+
+
+@given(weights.map(lambda w: w.reshape(len(w), -1)), st.integers(4, 255))
+def test_restricted_integers_are_few_keep_zeros_and_scales_and_stay(w: np.ndarray, values: int) -> None:
+    q, scale = quantize_int8(w)
+    few = restrict(q, values)
+    assert few.dtype == np.int8
+    assert len(np.unique(few)) <= max(values, len(np.unique(q)) if len(np.unique(q)) <= values else 0)
+    np.testing.assert_array_equal(few == 0, q == 0)
+    np.testing.assert_array_equal(restrict(few, values), few)
+    again, scale_again = quantize_int8(dequantize_int8(few, scale))
+    np.testing.assert_array_equal(again, few)
+    np.testing.assert_allclose(scale_again, scale, rtol=1e-6)
+
+
+def test_of_random_weights_sixteen_values_keep_twenty_decibels() -> None:
+    w = np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)
+    q, scale = quantize_int8(w)
+    noise = {values: signal_to_noise_db(w, dequantize_int8(restrict(q, values), scale)) for values in (4, 8, 16, 32)}
+    assert 19 < noise[16] < 24
+    assert sorted(noise.values()) == list(noise.values())
+
+
+@pytest.mark.parametrize("values", [-1, 0, 3, 256])
+def test_a_number_of_values_that_cannot_be_is_refused(values: int) -> None:
+    with pytest.raises(UsageError, match="choose between 4 and 255"):
+        restrict(np.zeros(3, np.int8), values)

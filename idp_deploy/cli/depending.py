@@ -38,7 +38,13 @@ def stages_of(session: Session, plan: Plan, weights: Path, digests: Digests) -> 
             **code,
             **versions(_TRAINS),
         },
-        QUANTIZE: {"quantize.scheme": plan.scheme, **names, **code, **versions(_WRITES)},
+        QUANTIZE: {
+            "quantize.scheme": plan.scheme,
+            "quantize.values": plan.values,
+            **names,
+            **code,
+            **versions(_WRITES),
+        },
         GATE: {
             "output": str(plan.folder.absolute()),
             "export.to": list(plan.formats),

@@ -21,6 +21,12 @@ def quantize(
         str | None,
         typer.Option(metavar="fp16|int8|int8-weights|lut4", help="How numbers are stored.", show_default=False),
     ] = None,
+    values: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Of int8: distinct values a weight may have; 16 suits Ethos-U.", show_default=False
+        ),
+    ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
@@ -44,7 +50,8 @@ def quantize(
     data = session.task()
     if data is None:
         say("no task: activation ranges come from random inputs, and accuracy is not measured")
-    after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data))
+    few = values if values is not None else session.configuration.quantize.values
+    after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data), values=few)
     accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
     save_checkpoint(after, path)
     remember("checkpoint", [path])

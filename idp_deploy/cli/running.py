@@ -113,6 +113,7 @@ def _plan(session: Session, weights: Path) -> Plan:
         targets=settings.targets,
         budgets=settings.budget_list(),
         scheme=settings.quantize.scheme,
+        values=settings.quantize.values,
         encoding=settings.export.encoding,
         options=aimed.options,
         compile_for=aimed.compile_for,

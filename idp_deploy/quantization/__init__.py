@@ -7,6 +7,9 @@
 | int8         | symmetric int8, one scale an output channel      | int8, ranges by calibration inputs |
 | lut4         | a palette of 15 values for each weight, and zero | float                              |
 
+int8 weights may be restricted to few distinct values each (`values`), which compilers that compress weights, such as
+Vela for the Ethos-U, store in fewer bits.
+
 Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
 
 The integers and their scales go on beside the module (`Quantization.levels`), and exporters store these. They fold
@@ -37,7 +40,7 @@ from idp_deploy.masks import copied, prunable_weights
 from idp_deploy.quantization.absorbing import absorb_batch_norm, biases_of, owner_of
 from idp_deploy.quantization.activation_noise import activation_noise
 from idp_deploy.quantization.faint import silence_faint_channels
-from idp_deploy.quantizers import palettize, quantize_int8, signal_to_noise_db
+from idp_deploy.quantizers import palettize, quantize_int8, restrict, signal_to_noise_db
 from idp_deploy.soundness import answered, overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
 
@@ -79,6 +82,7 @@ def quantize(
     example_inputs: tuple[Any, ...] | None = None,
     threshold_db: float = THRESHOLD_DB,
     samples: int = 64,
+    values: int | None = None,
 ) -> CompressedModel:
     """Quantize the weights of convolutions, linear and recurrent layers, attention and embeddings.
 
@@ -91,10 +95,11 @@ def quantize(
         example_inputs: positional arguments of forward; by default the task's.
         threshold_db: decibels of signal over noise that a weight must keep.
         samples: how many calibration inputs to take from the task.
+        values: of int8 and int8-weights: how many distinct integers a weight may have, zero among them.
 
     Raises:
-        UsageError: unknown scheme, no inputs where they are needed, a model that is quantized already, or one whose
-            weights were written to after hardening.
+        UsageError: unknown scheme, `values` that it does not have, no inputs where they are needed, a model that is
+            quantized already, or one whose weights were written to after hardening.
         ConversionError: a weight, a statistic, or what the model gives is not finite.
 
     >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
@@ -107,6 +112,7 @@ def quantize(
     [[0.300048828125, 0.0]]
     """
     _require_scheme(model, scheme)
+    quantizer = _quantizer(scheme, values)
     example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
     if scheme == "int8" and example is None:
         raise UsageError(
@@ -133,17 +139,16 @@ def quantize(
         )
     axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    quantizer = SCHEMES[scheme]
     levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
     weight_db: dict[str, float] = {}
     for name, axis in axes.items():
-        values = parameters[name].detach().float().numpy()
+        weight = parameters[name].detach().float().numpy()
         if name in model.masks:
-            values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
-        levels[name] = quantizer(values, axis)
+            weight = np.where(model.masks[name].cpu().numpy(), weight, np.float32(0.0))
+        levels[name] = quantizer(weight, axis)
         quantized[name] = levels[name].values
-        weight_db[name] = signal_to_noise_db(values, quantized[name])
+        weight_db[name] = signal_to_noise_db(weight, quantized[name])
     if scheme == "int8" and captured is not None:
         biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in unabsorbed}
         notes += silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
@@ -159,10 +164,10 @@ def quantize(
         kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)
     masks = dict(model.masks)
     with torch.no_grad():
-        for name, values in quantized.items():
+        for name, held in quantized.items():
             if name in kept_float:
                 continue
-            parameters[name].copy_(torch.from_numpy(values))
+            parameters[name].copy_(torch.from_numpy(held))
         for name, mask in masks.items():
             masks[name] = mask & (parameters[name] != 0).to(mask.device)
     calibration = tuple(calls) if scheme == "int8" else ()
@@ -172,7 +177,8 @@ def quantize(
         if name not in kept_float and scheme != "fp16" and parameters[name].dtype == torch.float32
     }
     described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes, carried)
-    steps = (*model.provenance.steps, f"quantize --scheme {scheme}")
+    few = f" --values {values}" if values is not None else ""
+    steps = (*model.provenance.steps, f"quantize --scheme {scheme}{few}")
     return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
 
 
@@ -186,6 +192,21 @@ def _require_scheme(model: CompressedModel, scheme: str) -> None:
             f"this model is quantized already, as {model.quantization.scheme}",
             way_out="quantize the float checkpoint instead: noise would add up",
         )
+
+
+def _quantizer(scheme: str, values: int | None) -> Quantizer:
+    """Of a scheme, with its integers restricted where that is asked."""
+    if values is None:
+        return SCHEMES[scheme]
+    if not scheme.startswith("int8"):
+        raise UsageError(f"{scheme} has no integers to restrict", way_out="take int8 or int8-weights, or leave it out")
+    restrict(np.zeros(0, np.int8), values)  # a number that is refused is refused before anything is computed
+
+    def few(w: np.ndarray, axis: int) -> Levels:
+        whole = SCHEMES[scheme](w, axis)
+        return replace(whole, q=restrict(whole.q, values))
+
+    return few
 
 
 def _quantizable(module: nn.Module, masks: Collection[str]) -> dict[str, int]:
