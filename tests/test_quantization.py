@@ -183,7 +183,9 @@ def test_a_grouped_transposed_convolution_stays_float_where_scales_are_ambiguous
 
 @pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
 def test_integers_are_restricted_to_few_values(model: CompressedModel, scheme: str) -> None:
-    many, few = (quantize(model, scheme, example_inputs=EXAMPLE, values=values) for values in (None, 16))
+    many, few = (
+        quantize(model, scheme, example_inputs=EXAMPLE, values=values, threshold_db=0.0) for values in (None, 16)
+    )
     assert few.quantization is not None
     assert many.quantization is not None
     assert set(few.quantization.levels) == set(many.quantization.levels)
@@ -199,7 +201,7 @@ def test_integers_are_restricted_to_few_values(model: CompressedModel, scheme: s
 @pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_files_hold_the_few_values(model: CompressedModel, scheme: str, format: FormatName, tmp_path: Path) -> None:
-    few = quantize(model, scheme, example_inputs=EXAMPLE, values=8)
+    few = quantize(model, scheme, example_inputs=EXAMPLE, values=8, threshold_db=0.0)
     path = export(few, format, EXAMPLE, tmp_path / f"net{FORMATS[format].suffix}").path
     assert verify(path, few, EXAMPLE).passed
     assert few.quantization is not None
@@ -210,6 +212,18 @@ def test_files_hold_the_few_values(model: CompressedModel, scheme: str, format: 
         whole = tensor.dequantize() if tensor.dequantize is not None else tensor.values()
         channels = (whole.swapaxes(0, axis).reshape(whole.shape[axis], -1) for axis in range(whole.ndim))
         assert min(max(len(np.unique(channel)) for channel in rows) for rows in channels) <= 8, tensor.name
+
+
+def test_a_weight_that_few_values_would_spoil_keeps_its_integers(model: CompressedModel) -> None:
+    asked = quantize(model, "int8", example_inputs=EXAMPLE, values=16, threshold_db=25.0).quantization
+    many = quantize(model, "int8", example_inputs=EXAMPLE, threshold_db=25.0).quantization
+    assert asked is not None
+    assert many is not None
+    assert not set(asked.kept_float) - set(many.kept_float)
+    told = [note.split()[0] for note in asked.notes if "keeps all its integers: with 16" in note]
+    assert told
+    for name in set(told) & set(asked.levels):
+        np.testing.assert_array_equal(asked.levels[name].q, many.levels[name].q)
 
 
 def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:

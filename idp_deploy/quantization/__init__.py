@@ -8,7 +8,7 @@
 | lut4         | a palette of 15 values for each weight, and zero | float                              |
 
 int8 weights may be restricted to few distinct values each (`values`), which compilers that compress weights, such as
-Vela for the Ethos-U, store in fewer bits.
+Vela for the Ethos-U, store in fewer bits; a weight that would suffer keeps all of them.
 
 Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
 
@@ -142,13 +142,22 @@ def quantize(
     levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
     weight_db: dict[str, float] = {}
-    for name, axis in axes.items():
-        weight = parameters[name].detach().float().numpy()
-        if name in model.masks:
-            weight = np.where(model.masks[name].cpu().numpy(), weight, np.float32(0.0))
-        levels[name] = quantizer(weight, axis)
-        quantized[name] = levels[name].values
-        weight_db[name] = signal_to_noise_db(weight, quantized[name])
+
+    def store(names: Iterable[str], quantizer: Quantizer) -> None:
+        for name in names:
+            weight = parameters[name].detach().float().numpy()
+            if name in model.masks:
+                weight = np.where(model.masks[name].cpu().numpy(), weight, np.float32(0.0))
+            levels[name] = quantizer(weight, axes[name])
+            quantized[name] = levels[name].values
+            weight_db[name] = signal_to_noise_db(weight, quantized[name])
+
+    store(axes, quantizer)
+    if values is not None:  # too few for some weights: these keep all their integers
+        output_db = activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
+        spoilt = _too_noisy(weight_db, output_db, threshold_db)
+        store(spoilt, SCHEMES[scheme])
+        notes += tuple(f"{name} keeps all its integers: with {values}, {why}" for name, why in spoilt.items())
     if scheme == "int8" and captured is not None:
         biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in unabsorbed}
         notes += silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
