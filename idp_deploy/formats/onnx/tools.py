@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -47,6 +48,7 @@ class _Graph:
         self.types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         self.stored = set(self.types) | set(self.sparse)
         self.prepared: set[str] = set()
+        self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
             self.types.setdefault(value.name, value.type.tensor_type.elem_type)
         for node in self.nodes:
@@ -70,6 +72,11 @@ class _Graph:
     def _fits(self, node: onnx.NodeProto, rule: Rule) -> bool:
         if rule.types and _word(self.types.get(node.input[0], 0) if node.input else 0) not in rule.types:
             return False
+        if rule.alpha is not None and np.float32(rule.alpha) not in (np.float32(a) for a in _alphas(node)):
+            return False
+        if rule.part == "gate":
+            gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
+            return any(others != {node.input[0]} for others in gated)
         if rule.part == "decode":
             return bool(node.output) and node.output[0] in self.prepared
         if rule.part == "computed":
@@ -84,6 +91,10 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from onnx.shape_inference.infer_shapes(model).graph.value_info
     except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
         return
+
+
+def _alphas(node: onnx.NodeProto) -> Iterator[float]:
+    return (attribute.f for attribute in node.attribute if attribute.name == "alpha")
 
 
 def _word(kind: int) -> str:
