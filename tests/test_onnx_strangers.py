@@ -338,6 +338,19 @@ def test_what_a_graph_casts_or_chooses_is_stored_as_what_comes_of_it(name: str, 
     assert restored.after_bytes <= 1.01 * restore(plain.path, tmp_path / "p.onnx").after_bytes
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (64, 1), (1, 96), (96,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64, bool])
+def test_masks_of_any_shape_and_type_are_multiplied_in(shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    mask = (RNG.random(shape) < 0.1).astype(dtype)
+    stored = {"v": RNG.standard_normal((64, 96)).astype(np.float32), "m": mask}
+    cast = NODE("Cast", ["m"], ["f"], to=FLOAT)
+    nodes = [cast, NODE("Mul", ["v", "f"], ["w"]), PRODUCT] if dtype is not np.float32 else None
+    contents = save(tmp_path / "m.onnx", nodes or [NODE("Mul", ["v", "m"], ["w"]), PRODUCT], stored)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    plain = save(tmp_path / "plain.onnx", [PRODUCT], {"w": stored["v"] * mask.astype(np.float32)})
+    assert restored.after_bytes <= 1.01 * restore(plain.path, tmp_path / "p.onnx").after_bytes
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16])
 @pytest.mark.parametrize("encoding", ["auto", "portable", "bitmask", "gaps8", "gaps5", "gaps4"])
 def test_integers_whose_zero_is_another_number(dtype: type, encoding: str, tmp_path: Path) -> None:

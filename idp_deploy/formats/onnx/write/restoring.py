@@ -193,25 +193,35 @@ def _cast(values: np.ndarray, node: onnx.NodeProto) -> np.ndarray:
 
 def _is_free(values: np.ndarray, cast: np.ndarray, encoding: str) -> bool:
     """Whether a cast constant takes no more bytes than the one it comes from, or is a mask's."""
-    if values.ndim < 2 or values.dtype == bool or cast.dtype.itemsize <= values.dtype.itemsize:
+    if _is_mask(values):
+        return values.size >= SHARED_ENTRIES
+    if values.ndim < 2 or cast.dtype.itemsize <= values.dtype.itemsize:
         return values.ndim > 1
     bare = Weight("", cast, cast != 0)
     return values.dtype not in ENCODABLE and _is_sound(cast) and cost(bare, encoding) < values.nbytes
 
 
 def _is_choice(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
-    """A matrix where a mask of its shape is set, 0 elsewhere; or the other way round."""
-    return any(
-        matrix.shape == mask.shape and mask.ndim > 1 and mask.size >= SHARED_ENTRIES and not other.any()
-        for matrix, other in ((a, b), (b, a))
-        if matrix.size >= other.size
-    )
+    """A matrix where a mask is set, 0 elsewhere; or the other way round."""
+    return any(_spans(matrix, mask, other) and not other.any() for matrix, other in ((a, b), (b, a)))
+
+
+def _spans(matrix: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether a matrix keeps its shape beside the others."""
+    try:
+        shape = np.broadcast_shapes(*(each.shape for each in (matrix, *others)))
+    except ValueError:  # the runtime's to say
+        return False
+    return matrix.shape == shape and matrix.ndim > 1 and matrix.size >= SHARED_ENTRIES
 
 
 def _is_masked(a: np.ndarray, b: np.ndarray) -> bool:
-    """Two matrices of one shape, one of which holds 0 and 1 alone."""
-    alike = a.shape == b.shape and a.ndim > 1 and a.size >= SHARED_ENTRIES
-    return alike and any(bool(np.isin(factor, (0, 1)).all()) for factor in (a, b))
+    """A matrix and a mask of its entries, rows or columns."""
+    return any(_spans(matrix, mask) and mask.ndim > 0 and _is_mask(mask) for matrix, mask in ((a, b), (b, a)))
+
+
+def _is_mask(values: np.ndarray) -> bool:
+    return bool(values.dtype == bool or np.isin(values, (0, 1)).all())
 
 
 def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
