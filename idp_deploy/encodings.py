@@ -8,11 +8,12 @@ tensor has another zero point). For the row `0 0 7 0 0 0 5 0`:
 | dense    | none                                                    | all 8   |
 | bitmask  | one bit an entry, lowest bit first: `44`  | `7 5`   |
 | gaps8    | bytes, distance from the last stored entry: `2 4`        | `7 5`   |
-| gaps5    | the same, three in 16 bits to base 40: `2 + 40·4` → `162` | `7 5`   |
+| gaps5    | the same, three in 16 bits to base 40: `1 + 40·1 + 40²·4` → `6441` | `0 7 5` |
 | gaps4    | nibbles, zeros to skip before a value: `2 3` → `32`      | `7 5`   |
 
 A gap above 255 in gaps8 (39 in gaps5) is bridged by fillers: a stored `fill` after each 255 entries. The distances of
-gaps5 are cut into three runs of equal length, and each 16 bits hold one of each run: they unpack run by run. In gaps4
+gaps5 are cut into three runs of equal length, and each 16 bits hold one of each run: they unpack run by run. One or two
+more fillers make their number a multiple of three, so that nothing is to be cut off. In gaps4
 the code 15 skips 15 zeros and stores no value. Everything is exact: NaN payloads survive, −0.0 is kept where a mask
 keeps it; without a mask an entry is stored when it differs from `fill`, so NaN is stored and −0.0 becomes 0.0.
 """
@@ -187,12 +188,19 @@ def _cost_gaps8(mask: np.ndarray) -> tuple[int, int]:
 
 def _encode_gaps5(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     distances, stored = _bridged(values, mask, fill, BASE - 1)
+    wide = np.flatnonzero(distances > 1)[: -distances.size % 3]
+    stored = np.insert(stored, wide, np.asarray(fill, values.dtype))
+    distances[wide] -= 1
+    distances = np.insert(distances, wide + 1, np.uint16(1))
     runs = np.concatenate([distances, np.zeros(-distances.size % 3, np.uint16)]).reshape(3, -1)
     return {"triples": runs[0] + np.uint16(BASE) * runs[1] + np.uint16(BASE**2) * runs[2], "values": stored}
 
 
 def _cost_gaps5(mask: np.ndarray) -> tuple[int, int]:
+    gaps = _gaps(mask)
     count = _count_bridged(mask, BASE - 1)
+    wide = count - gaps.size + int(np.count_nonzero(np.maximum(gaps - 1, 0) % (BASE - 1)))
+    count += min(-count % 3, wide)
     return 2 * ceil(count / 3), count
 
 

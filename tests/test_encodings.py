@@ -118,7 +118,7 @@ def test_signed_zero_and_nan(kind):
 def test_stored_zero_is_not_lost(kind):
     values, mask = np.array([0.0, 0.0, 1.0], np.float32), np.array([True, False, True])
     encoded = encode(kind, values, mask)
-    assert encoded.parts["values"].size == (3 if kind == "dense" else 2)
+    assert encoded.parts["values"].size == (3 if kind in ("dense", "gaps5") else 2)  # gaps5 makes it threes
     assert decode(encoded).tolist() == [0.0, 0.0, 1.0]
 
 
@@ -126,7 +126,7 @@ GOLDEN = {
     "dense": {"values": "0000070000000500"},
     "bitmask": {"bits": "44", "values": "0705"},
     "gaps8": {"gaps": "0204", "values": "0705"},
-    "gaps5": {"triples": "a200", "values": "0705"},
+    "gaps5": {"triples": "2919", "values": "000705"},  # 2 and 4 as 1, 1 and 4: threes
     "gaps4": {"codes": "32", "values": "0705"},
 }
 
@@ -143,17 +143,29 @@ def test_golden_bytes_of_fillers_and_escapes():
     gaps8 = encode("gaps8", values).parts
     assert gaps8["gaps"].tolist() == [255, 45, 31, 255, 13]
     assert gaps8["values"].tolist() == [0, 1, 2, 0, 3]
-    # 300 = 7 · 39 + 27, 268 = 6 · 39 + 34: sixteen distances in three runs of six
+    # 300 = 7 · 39 + 27, 268 = 6 · 39 + 34: sixteen distances, two of them cut in two, in three runs of six
     gaps5 = encode("gaps5", values).parts
-    assert gaps5["values"].tolist() == [0] * 7 + [1, 2] + [0] * 6 + [3]
+    assert gaps5["values"].tolist() == [0] * 9 + [1, 2] + [0] * 6 + [3]
     assert gaps5["triples"].tolist() == [
         a + 40 * b + 1600 * c
-        for a, b, c in zip([39] * 6, [39, 27, 31, 39, 39, 39], [39, 39, 39, 34, 0, 0], strict=True)
+        for a, b, c in zip([38, 1, 38, 1, 39, 39], [39, 39, 39, 27, 31, 39], [39] * 5 + [34], strict=True)
     ]
     # 300 zeros: 20 escapes then 0; 30 zeros: 2 escapes then 0; 267 zeros: 17 escapes then 12
     codes = [15] * 20 + [0] + [15] * 2 + [0] + [15] * 17 + [12]
     packed = encode("gaps4", values).parts["codes"]
     assert np.stack([packed & 15, packed >> 4], 1).reshape(-1).tolist() == codes
+
+
+@settings(max_examples=60)
+@given(mask=hnp.arrays(bool, SHAPES))
+def test_distances_of_gaps5_come_in_threes_where_two_gaps_have_room_for_a_filler(mask):
+    values = mask.astype(np.int8)
+    parts = encode("gaps5", values).parts
+    triples = parts["triples"].astype(np.int64)
+    distances = np.concatenate([triples % BASE, triples // BASE % BASE, triples // BASE**2])[: parts["values"].size]
+    wide = np.count_nonzero(np.diff(np.flatnonzero(mask), prepend=0) > 1)
+    assert parts["values"].size % 3 == 0 or wide < 2
+    assert np.all(np.diff(np.cumsum(distances)) > 0)  # no place is written twice
 
 
 @settings(max_examples=60)

@@ -329,7 +329,56 @@ def test_before_ir_4_every_constant_is_listed_as_an_input(tmp_path: Path) -> Non
     assert [value.name for value in onnx.load(restored.path).graph.input] == ["x"]
 
 
-@pytest.mark.parametrize("name", ["int4", "uint4 in blocks, zero point 8", "bfloat16", "masked by where"])
+@pytest.mark.parametrize("name", ["bfloat16", "masked by where"])
+def test_what_a_graph_casts_or_chooses_is_stored_as_what_comes_of_it(name: str, tmp_path: Path) -> None:
+    nodes, stored, opset = FOLDED[name]
+    contents = save(tmp_path / "m.onnx", [*nodes, PRODUCT], stored, opset=opset)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    plain = save(tmp_path / "plain.onnx", [PRODUCT], {"w": contents.tensors[0].values()}, opset=opset)
+    assert restored.after_bytes <= 1.01 * restore(plain.path, tmp_path / "p.onnx").after_bytes
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (64, 1), (1, 96), (96,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.int64, bool])
+def test_masks_of_any_shape_and_type_are_multiplied_in(shape: tuple[int, ...], dtype: type, tmp_path: Path) -> None:
+    mask = (RNG.random(shape) < 0.1).astype(dtype)
+    stored = {"v": RNG.standard_normal((64, 96)).astype(np.float32), "m": mask}
+    cast = NODE("Cast", ["m"], ["f"], to=FLOAT)
+    nodes = [cast, NODE("Mul", ["v", "f"], ["w"]), PRODUCT] if dtype is not np.float32 else None
+    contents = save(tmp_path / "m.onnx", nodes or [NODE("Mul", ["v", "m"], ["w"]), PRODUCT], stored)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    plain = save(tmp_path / "plain.onnx", [PRODUCT], {"w": stored["v"] * mask.astype(np.float32)})
+    assert restored.after_bytes <= 1.01 * restore(plain.path, tmp_path / "p.onnx").after_bytes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16])
+@pytest.mark.parametrize("encoding", ["auto", "portable", "bitmask", "gaps8", "gaps5", "gaps4"])
+def test_integers_whose_zero_is_another_number(dtype: type, encoding: str, tmp_path: Path) -> None:
+    zero = 128 if np.dtype(dtype).kind == "u" else -3
+    codes = (CODES.clip(-100, 100).astype(int) + zero).astype(dtype)
+    stored = {"q": codes, "s": SCALES, "z": np.full(96, zero, dtype)}
+    nodes = [NODE("DequantizeLinear", ["q", "s", "z"], ["w"]), PRODUCT]
+    contents = save(tmp_path / "m.onnx", nodes, stored)
+    restored = restore(contents.path, tmp_path / "s.onnx", encoding=encoding)
+    assert restored.after_bytes < 0.5 * restored.before_bytes
+    assert sparsity(read(restored.path)) == sparsity(contents)
+    np.testing.assert_array_equal(read(restored.path).tensor("q").values(), codes)
+
+
+@pytest.mark.parametrize("opset", [9, 10])
+def test_an_old_opset_is_raised(opset: int, tmp_path: Path) -> None:
+    nodes = [*FOLDED["opset 9 slice"][0], PRODUCT]
+    contents = save(tmp_path / "m.onnx", nodes if opset == 9 else [PRODUCT], _old(opset), opset=opset, ir=4)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    assert restored.after_bytes < 0.25 * restored.before_bytes
+    assert onnx.load(restored.path).opset_import[0].version == 11
+
+
+def _old(opset: int) -> dict[str, np.ndarray]:
+    return {"v": weight(70, 96)} if opset == 9 else {"w": WEIGHT}
+
+
+@pytest.mark.parametrize("name", ["int4", "uint4 in blocks, zero point 8"])
 def test_zeros_that_cannot_be_left_out_are_named(name: str, tmp_path: Path) -> None:
     nodes, stored, opset = FOLDED[name]
     contents = save(tmp_path / "m.onnx", [*nodes, PRODUCT], stored, opset=opset)

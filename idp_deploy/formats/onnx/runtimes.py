@@ -26,6 +26,7 @@ class Rule:
     fix: str
     part: str = ""
     types: tuple[str, ...] = ()
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 
@@ -15,6 +16,7 @@ from idp_deploy.formats.onnx.read.parsing import parse, sparse_name
 from idp_deploy.formats.onnx.runtimes import VERDICTS, Rule, RuntimeFinding, RuntimeLint, runtimes
 
 _WEIGHTS = {"GRU": slice(1, 4), "LSTM": slice(1, 4), "RNN": slice(1, 4)}  # which inputs are weights: else all but one
+_AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool"})
 _RANDOM = frozenset({"RandomNormal", "RandomUniform"})  # without inputs, and no constants
 
 
@@ -47,6 +49,8 @@ class _Graph:
         self.types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         self.stored = set(self.types) | set(self.sparse)
         self.prepared: set[str] = set()
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
             self.types.setdefault(value.name, value.type.tensor_type.elem_type)
         for node in self.nodes:
@@ -70,12 +74,28 @@ class _Graph:
     def _fits(self, node: onnx.NodeProto, rule: Rule) -> bool:
         if rule.types and _word(self.types.get(node.input[0], 0) if node.input else 0) not in rule.types:
             return False
+        if rule.alpha is not None and np.float32(rule.alpha) not in (np.float32(a) for a in _alphas(node)):
+            return False
+        if rule.part == "gate":
+            gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
+            return any(others != {node.input[0]} for others in gated)
+        if rule.part == "averages":
+            weight = self.producers.get(node.input[1])
+            is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored
+            return is_stored and self._before_integers(node.input[0]) in _AVERAGES
         if rule.part == "decode":
             return bool(node.output) and node.output[0] in self.prepared
         if rule.part == "computed":
             weights = node.input[_WEIGHTS.get(node.op_type, slice(1, None))]
             return any(name in self.prepared for name in weights)
         return True
+
+    def _before_integers(self, name: str) -> str:
+        """What kind of operator gives a value that is quantized and dequantized on its way."""
+        node = self.producers.get(name)
+        while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            node = self.producers.get(node.input[0])
+        return "" if node is None else node.op_type
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
@@ -84,6 +104,10 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from onnx.shape_inference.infer_shapes(model).graph.value_info
     except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
         return
+
+
+def _alphas(node: onnx.NodeProto) -> Iterator[float]:
+    return (attribute.f for attribute in node.attribute if attribute.name == "alpha")
 
 
 def _word(kind: int) -> str:

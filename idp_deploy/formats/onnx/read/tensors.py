@@ -130,7 +130,7 @@ def _encoding(constants: Constants, name: str) -> tuple[str, int]:
 
 
 def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
-    if node.op_type != "GatherElements" or node.input[0] not in constants.stored:
+    if node.op_type not in ("Gather", "GatherElements") or node.input[0] not in constants.stored:
         return False
     tensor = constants.stored[node.input[0]]
     is_table = isinstance(tensor, TensorProto) and len(tensor.dims) == 1 and tensor.dims[0] <= 16

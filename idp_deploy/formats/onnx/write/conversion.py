@@ -16,6 +16,7 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
+from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.spelling import (
@@ -77,6 +78,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
             way_out="replace the operator that has no older form",
         )
     _strip(model)
+    reorder(model.graph)
     _name_boundary(model, outputs)
     return model
 

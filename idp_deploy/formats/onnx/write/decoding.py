@@ -8,7 +8,9 @@ What a decode graph costs at rest is its nodes: names are short, and constants a
 The operators are chosen by what runtimes do with them (bench.compat_onnx runs each encoding through each). BitShift
 broadcast over bytes is wrong in OpenVINO as soon as a matrix product reads the weight, and OpenCV refuses it; Mod and
 Div of uint8 are wrong in OpenVINO: so bits are tested by BitwiseAnd and a cast to bool, and what shares a byte or two
-is split in int32.
+is split in int32. OpenCV's classic engine takes GatherElements of computed indices and gives other numbers, while it
+refuses Gather of them: palettes are looked up by Gather. MNN scatters numbers of four bytes alone, whatever their type
+says.
 """
 
 from __future__ import annotations
@@ -107,25 +109,34 @@ def decode_graph(
     values: np.ndarray,
     mask: np.ndarray,
     *,
+    fill: int = 0,
     palette: np.ndarray | None = None,
+    floats: bool = False,
     output: str = "",
 ) -> str:
     """Store `values` as `kind` and append the nodes that restore it; returns the name of the restored tensor.
 
     Args:
-        values: any dtype ONNX knows; entries where `mask` is False are 0.
+        values: any dtype ONNX knows; entries where `mask` is False are `fill`.
         palette: float32 (≤ 16,): `values` are then uint8 indices into it, stored in 4 bits each, 0 where `mask` is
             False, and palette[0] is what such an entry decodes to. The restored tensor is float32.
+        floats: make float32 of the stored values before they are put into their places.
         output: name of the restored tensor; a fresh one by default.
     """
     if kind == "dense" and palette is None:
         return decoder.store(values, output)
-    flat = _flat(decoder, kind, values, mask, palette)
+    flat = _flat(decoder, kind, values, mask, fill, palette, floats)
     return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)
 
 
 def decode_pieces(
-    decoder: Decoder, kind: str, values: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+    decoder: Decoder,
+    kind: str,
+    values: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    *,
+    fill: int = 0,
+    floats: bool = False,
 ) -> tuple[str, ...]:
     """Store tensors of one dtype as one sequence and append the nodes that restore it; names of its flat pieces.
 
@@ -133,18 +144,30 @@ def decode_pieces(
     """
     flat, mask = (np.concatenate([each.reshape(-1) for each in arrays]) for arrays in (values, masks))
     pieces = tuple(decoder.name() for _ in values)
-    whole = _flat(decoder, kind, flat, mask, None)
+    whole = _flat(decoder, kind, flat, mask, fill, None, floats)
     decoder.nodes.append(helper.make_node("Split", [whole, decoder.ints(*(v.size for v in values))], pieces, axis=0))
     return pieces
 
 
-def _flat(decoder: Decoder, kind: str, values: np.ndarray, mask: np.ndarray, palette: np.ndarray | None) -> str:
-    encoded = encode(kind, values, mask)
+def _flat(
+    decoder: Decoder,
+    kind: str,
+    values: np.ndarray,
+    mask: np.ndarray,
+    fill: int,
+    palette: np.ndarray | None,
+    floats: bool,
+) -> str:
+    encoded = encode(kind, values, mask, fill=fill)
     parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
-    blank = np.zeros(1, values.dtype) if palette is None else palette[:1]
+    fills = np.full(1, fill, values.dtype)
+    blank = palette[:1] if palette is not None else fills.astype(np.float32) if floats else fills
 
     def stored(array: np.ndarray) -> str:
-        return decoder.store(array) if palette is None else _looked_up(decoder, array, palette)
+        if palette is not None:
+            return _looked_up(decoder, array, palette)
+        name = decoder.store(array)
+        return decoder.node("Cast", name, to=TensorProto.FLOAT) if floats else name
 
     if kind == "dense":
         return stored(entries)
@@ -153,7 +176,7 @@ def _flat(decoder: Decoder, kind: str, values: np.ndarray, mask: np.ndarray, pal
         gaps = _wide(decoder, parts["gaps"]) if triples is None else _distances(decoder, triples, entries.size)
         return decoder.node("ScatterElements", decoder.filled(count, blank), _cumulated(decoder, gaps), stored(entries))
     # the gather of these two reads index 0 where nothing is stored
-    led = stored(np.concatenate([np.zeros(1, values.dtype), entries]))
+    led = stored(np.concatenate([fills, entries]))
     restore = _gaps4 if kind == "gaps4" else _bitmask
     return restore(decoder, parts, led, count, blank)
 
@@ -205,7 +228,7 @@ def _looked_up(decoder: Decoder, indices: np.ndarray, palette: np.ndarray) -> st
     codes = _nibbles(decoder, even[0::2] | even[1::2] << 4)
     if indices.size % 2:
         codes = decoder.node("Slice", codes, decoder.ints(0), decoder.ints(indices.size))
-    return decoder.node("GatherElements", decoder.store(palette), codes)
+    return decoder.node("Gather", decoder.store(palette), codes)
 
 
 def _nibbles(decoder: Decoder, packed: np.ndarray) -> str:

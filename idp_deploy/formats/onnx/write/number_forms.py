@@ -39,8 +39,12 @@ def smallest_form(
 
 
 def _has_forms(plain: Weight) -> bool:
-    """A matrix of float32 without the infinities of a mask, which stays as it is in every scheme."""
-    return plain.values.dtype == np.float32 and plain.values.ndim > 1 and bool(np.isfinite(plain.values).all())
+    """A matrix of float32 without the infinities of a mask, which stays as it is in every scheme.
+
+    A vector with axes of extent 1, as slopes a channel are, has few bytes to save, and OpenCV wants it stored.
+    """
+    is_matrix = sum(extent > 1 for extent in plain.values.shape) > 1
+    return plain.values.dtype == np.float32 and is_matrix and bool(np.isfinite(plain.values).all())
 
 
 def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator[Weight]:

@@ -9,11 +9,11 @@ the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper
+from onnx import helper, inliner, numpy_helper, version_converter
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
@@ -22,7 +22,7 @@ from idp_deploy.formats.onnx.bodies import lift
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
+from idp_deploy.formats.onnx.write.storing import ENCODABLE, ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _SPLIT_OPSET = 13  # the sizes of Split are an input
@@ -30,6 +30,7 @@ _BITWISE_OPSET = 18  # BitwiseAnd
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
+_INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
 
 
 def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
@@ -42,13 +43,8 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     source = contents.path
-    proto = onnx.load(source)
-    opset = next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
-    if opset < OLDEST_OPSET:
-        raise ConversionError(
-            f"{source} uses ONNX opset {opset}; sparse weights need opset {OLDEST_OPSET} or newer",
-            way_out="write the file with a newer opset first (onnx.version_converter.convert_version)",
-        )
+    proto = _raised(onnx.load(source), source)
+    opset = _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
     if any(tensor is not None for function in proto.functions for tensor in map(_tensor, function.node)):
@@ -61,14 +57,15 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     del graph.initializer[:], graph.sparse_initializer[:]
     graph.initializer.extend(tensor for tensor in tensors if tensor.name in arguments)
     constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in arguments}
-    _fold_masks(graph, constants)
+    _fold_masks(graph, constants, encoding)
     products = _products(graph, constants)
     weights = []
     for name, values in constants.items():
         if name in products:
             continue
         if _is_sound(values):
-            plain = Weight(name, values, values != 0)
+            fill = _usual(values)
+            plain = Weight(name, values, values != fill, fill=fill)
             weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
     if all(choose(weight, encoding) == "dense" for weight in weights):
         return
@@ -88,6 +85,36 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
     yield proto.SerializeToString(deterministic=True)
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
+
+
+def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
+    """The model in an opset that has the operators to decode with."""
+    opset = _opset(proto)
+    if opset >= OLDEST_OPSET:
+        return proto
+    try:
+        raised = version_converter.convert_version(proto, OLDEST_OPSET)
+    except Exception as error:  # it has no way for an operator, or for a graph inside of one
+        raise ConversionError(
+            f"{source} uses ONNX opset {opset}; sparse weights need opset {OLDEST_OPSET} or newer, and onnx does not "
+            f"raise it: {error}",
+            way_out="write the file with a newer opset first",
+        ) from error
+    del raised.metadata_props[:]
+    raised.metadata_props.extend(proto.metadata_props)
+    return raised
+
+
+def _usual(values: np.ndarray) -> int:
+    """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
+    if values.dtype not in _INTEGERS or np.count_nonzero(values) < values.size / 2:
+        return 0
+    lowest = np.iinfo(values.dtype).min
+    return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
 
 
 def _is_sound(values: np.ndarray) -> bool:
@@ -132,18 +159,22 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(out, sparse.values.name)
 
 
-def _fold_masks(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> None:
+def _fold_masks(graph: onnx.GraphProto, constants: dict[str, np.ndarray], encoding: str) -> None:
     """Replace weights that the graph multiplies by a mask by what comes of it, which needs no mask and no weight.
 
-    `torch.nn.utils.prune` leaves the pair in a module until it is told to make the pruning permanent.
+    `torch.nn.utils.prune` leaves the pair in a module until it is told to make the pruning permanent. A mask may also
+    choose between a weight and zero. What is cast from numbers that no runtime decodes (bfloat16, float8) is stored as
+    what it is cast to where that is smaller without its zeros.
     """
     kept = []
     for node in graph.node:
         factors = [constants[name] for name in node.input if name in constants]
         if len(factors) != len(node.input) or node.domain not in _DOMAINS:
             kept.append(node)
-        elif node.op_type == "Cast" and _is_free(factors[0], to := helper.tensor_dtype_to_np_dtype(_to(node))):
-            constants[node.output[0]] = factors[0].astype(to)
+        elif node.op_type == "Cast" and _is_free(factors[0], cast := _cast(factors[0], node), encoding):
+            constants[node.output[0]] = cast
+        elif node.op_type == "Where" and _is_choice(*factors):
+            constants[node.output[0]] = np.where(*factors)
         elif node.op_type == "Mul" and _is_masked(*factors):
             constants[node.output[0]] = factors[0] * factors[1]
         else:
@@ -155,19 +186,42 @@ def _fold_masks(graph: onnx.GraphProto, constants: dict[str, np.ndarray]) -> Non
         del constants[name]
 
 
-def _to(node: onnx.NodeProto) -> int:
-    return next(attribute.i for attribute in node.attribute if attribute.name == "to")
+def _cast(values: np.ndarray, node: onnx.NodeProto) -> np.ndarray:
+    to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
+    return values.astype(helper.tensor_dtype_to_np_dtype(to))
 
 
-def _is_free(values: np.ndarray, dtype: np.dtype[Any]) -> bool:
+def _is_free(values: np.ndarray, cast: np.ndarray, encoding: str) -> bool:
     """Whether a cast constant takes no more bytes than the one it comes from, or is a mask's."""
-    return values.ndim > 1 and (values.dtype == bool or dtype.itemsize <= values.dtype.itemsize)
+    if _is_mask(values):
+        return values.size >= SHARED_ENTRIES
+    if values.ndim < 2 or cast.dtype.itemsize <= values.dtype.itemsize:
+        return values.ndim > 1
+    bare = Weight("", cast, cast != 0)
+    return values.dtype not in ENCODABLE and _is_sound(cast) and cost(bare, encoding) < values.nbytes
+
+
+def _is_choice(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
+    """A matrix where a mask is set, 0 elsewhere; or the other way round."""
+    return any(_spans(matrix, mask, other) and not other.any() for matrix, other in ((a, b), (b, a)))
+
+
+def _spans(matrix: np.ndarray, *others: np.ndarray) -> bool:
+    """Whether a matrix keeps its shape beside the others."""
+    try:
+        shape = np.broadcast_shapes(*(each.shape for each in (matrix, *others)))
+    except ValueError:  # the runtime's to say
+        return False
+    return matrix.shape == shape and matrix.ndim > 1 and matrix.size >= SHARED_ENTRIES
 
 
 def _is_masked(a: np.ndarray, b: np.ndarray) -> bool:
-    """Two matrices of one shape, one of which holds 0 and 1 alone."""
-    alike = a.shape == b.shape and a.ndim > 1 and a.size >= SHARED_ENTRIES
-    return alike and any(bool(np.isin(factor, (0, 1)).all()) for factor in (a, b))
+    """A matrix and a mask of its entries, rows or columns."""
+    return any(_spans(matrix, mask) and mask.ndim > 0 and _is_mask(mask) for matrix, mask in ((a, b), (b, a)))
+
+
+def _is_mask(values: np.ndarray) -> bool:
+    return bool(values.dtype == bool or np.isin(values, (0, 1)).all())
 
 
 def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:

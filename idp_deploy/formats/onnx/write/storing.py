@@ -22,9 +22,9 @@ SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than 
 # loads, and what it reads there once more: gaps4 and gaps5 take a multiple of gaps8's (bench.onnx_runtime).
 _WORTH = {**OVERHEAD, "gaps5": OVERHEAD["gaps5"] + 10240, "gaps4": OVERHEAD["gaps4"] + 32768}
 # Smaller tensors share their decode nodes: those cost a runtime more than copying the entries once again
-GROUPED_BYTES = 1 << 17
+GROUPED_BYTES = 1 << 16
 _NODE_BYTES = 40
-_ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8, np.int16, np.uint16)}
+ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, np.uint8, np.int16, np.uint16)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,15 +37,21 @@ class Weight:
 
     name: str
     values: np.ndarray
-    mask: np.ndarray  # True = stored; elsewhere values are 0
+    mask: np.ndarray  # True = stored; elsewhere values are `fill`
     scale: np.ndarray | None = None
     palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
     half: bool = False  # float16 on disk for a float32 tensor
+    fill: int = 0  # what entries are that are not stored: for integers with a zero point, that
 
     @property
     def bits(self) -> int:
         """What one stored value takes."""
         return 4 if self.palette is not None else self.values.dtype.itemsize * 8
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether its stored numbers become float32 by a cast."""
+        return self.half or (self.scale is not None and self.palette is None)
 
     @property
     def is_narrow(self) -> bool:
@@ -63,15 +69,18 @@ class Store:
     def __init__(self, decoder: Decoder, encoding: str, weights: Sequence[Weight], *, grouped: bool = True) -> None:
         self.decoder = decoder
         self._kinds = {weight.name: choose(weight, encoding) for weight in weights}
-        whole = {w.name: w.values for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES}
-        self._copies = copies(whole)
+        whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES]
+        alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
+        self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
+        # not always, for then everything between is done in four bytes
+        self._cast_first = {w.name for w in weights if encoding == "portable" and w.is_cast and self._is_encoded(w)}
         self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
         self._groups = self._grouped(weights) if grouped else {}
         self._pieces: dict[str, str] = {}  # weight → the name of its flat values, once its group is decoded
 
     def add(self, weight: Weight) -> None:
         """Append the weight in the encoding it takes."""
-        decoder, casts = self.decoder, weight.half or (weight.scale is not None and weight.palette is None)
+        decoder, casts = self.decoder, weight.is_cast and weight.name not in self._cast_first
         inner = decoder.name() if casts or weight.scale is not None else weight.name
         self._restored[weight.name] = self._values(weight, inner)
         if casts:
@@ -93,26 +102,36 @@ class Store:
         elif weight.name in self._groups:
             decoder.node("Reshape", self._piece(weight), decoder.ints(*weight.values.shape), output=output)
         else:
-            decode_graph(decoder, kind, weight.values, weight.mask, palette=weight.palette, output=output)
+            floats, fill, palette = weight.name in self._cast_first, weight.fill, weight.palette
+            decode_graph(
+                decoder, kind, weight.values, weight.mask, fill=fill, palette=palette, floats=floats, output=output
+            )
         return output
 
     def _piece(self, weight: Weight) -> str:
         """The flat values of a weight that shares its nodes; the first of a group brings these along."""
         if weight.name not in self._pieces:
             group = self._groups[weight.name]
-            kind = self._kinds[weight.name]
-            pieces = decode_pieces(self.decoder, kind, [w.values for w in group], [w.mask for w in group])
+            kind, floats = self._kinds[weight.name], weight.name in self._cast_first
+            values, masks = [w.values for w in group], [w.mask for w in group]
+            pieces = decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
             self._pieces |= zip((w.name for w in group), pieces, strict=True)
         return self._pieces[weight.name]
 
+    def _is_encoded(self, weight: Weight) -> bool:
+        """Whether nodes put its zeros back, or those of the weight that it repeats."""
+        copy = self._copies.get(weight.name)
+        return self._kinds[weight.name if copy is None else copy.of] in OVERHEAD and not _is_uniform(weight.values)
+
     def _grouped(self, weights: Sequence[Weight]) -> dict[str, list[Weight]]:
-        """Weight → those small ones of its encoding and dtype that are decoded with it, itself among them."""
-        groups: dict[tuple[str, np.dtype[Any]], list[Weight]] = {}
+        """Weight → those small ones that are decoded in the same way, itself among them."""
+        groups: dict[tuple[str, np.dtype[Any], int, bool], list[Weight]] = {}
         for weight in weights:
             kind, values = self._kinds[weight.name], weight.values
             stored = weight.name not in self._copies and not _is_uniform(values)
             if stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
-                groups.setdefault((kind, values.dtype), []).append(weight)
+                way = kind, values.dtype, weight.fill, weight.name in self._cast_first
+                groups.setdefault(way, []).append(weight)
         return {weight.name: group for group in groups.values() if len(group) > 1 for weight in group}
 
 
@@ -123,10 +142,10 @@ def _is_uniform(values: np.ndarray) -> bool:
 
 def choose(weight: Weight, encoding: str) -> str:
     """The encoding for this weight: never one that takes more bytes than dense, decode nodes included."""
-    if weight.values.dtype not in _ENCODABLE or encoding == "dense":
+    if weight.values.dtype not in ENCODABLE or encoding == "dense":
         return "dense"
     if encoding == SPARSE_INITIALIZER:
-        fits = weight.palette is None and bool(weight.mask.any())
+        fits = weight.palette is None and bool(weight.mask.any()) and weight.fill == 0
         return SPARSE_INITIALIZER if fits and _bytes(weight, SPARSE_INITIALIZER) < weight.values.nbytes else "dense"
     if encoding in ("auto", "portable"):
         return smallest(weight.mask, weight.bits, PORTABLE if encoding == "portable" else tuple(OVERHEAD), _WORTH)
