@@ -49,10 +49,21 @@ def settle(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
+        elif node.target is aten.cat.default:
+            _leave_out_empty(node)
         elif node.target is aten.instance_norm.default and not node.args[5]:  # coremltools measures nonetheless
             node.target = aten.batch_norm.default
     module.graph.lint()
     module.recompile()
+
+
+def _leave_out_empty(node: fx.Node) -> None:
+    """What is joined without the parts that hold no entry: a slice may run out of them."""
+    parts: Any = node.args[0]
+    sizes = [part.meta["val"].numel() for part in parts]
+    held = [part for part, size in zip(parts, sizes, strict=True) if not isinstance(size, int) or size]
+    if held and len(held) < len(parts):
+        node.args = (held, *node.args[1:])
 
 
 def _multiply_first(node: fx.Node) -> None:
