@@ -357,3 +357,26 @@ def test_truths_and_integers_beside_quantized_outputs_are_compared(tmp_path: Pat
     sizes = {parity.output: parity.passed for parity in verify(path, model, example, tolerance=1.0).outputs}
     assert len(sizes) == 3
     assert run.usual(read_onnx(path), (example[0].numpy(),), 2.0) == ()  # truths and integers are subtracted too
+
+
+class Distances(nn.Module):
+    """A mean over bins whose shares a convolution tells, as detectors read distances."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins, self.layer, self.mean = bins, nn.Conv2d(3, 2 * bins, 1), nn.Conv2d(bins, 1, 1, bias=False)
+        self.mean.weight.data[:] = torch.arange(bins).reshape(1, bins, 1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.layer(x).reshape(1, 2, self.bins, -1).transpose(2, 1).softmax(1)
+        return self.mean(shares).flatten(1)
+
+
+@pytest.mark.parametrize("bins", [4, 8, 64])
+def test_small_shares_do_not_become_zero(bins: int, tmp_path: Path) -> None:
+    """onnxruntime's softmax of integers gives zeros where the step of what it gives is below 1/1024."""
+    torch.manual_seed(0)
+    example = (torch.rand(1, 3, 6, 6),)
+    model = quantize(CompressedModel(Distances(bins).eval(), {}), "int8", example_inputs=example)
+    parity = verify(export(model, "onnx", example, tmp_path / "m.onnx").path, model, example)
+    assert parity.passed, parity.outputs

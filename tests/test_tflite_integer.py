@@ -43,6 +43,37 @@ def test_an_output_that_feeds_an_integer_layer_stays_float(tmp_path: Path) -> No
     assert verify(path, model, entry.example_inputs()).passed
 
 
+class Turned(nn.Module):
+    """Pixels at places that a layer computes, and truths and places beside an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where, self.head = nn.Linear(36, 6), nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        theta = self.where(x.flatten(1)).reshape(-1, 2, 3) * 0.1 + torch.eye(2, 3)
+        grid = nn.functional.affine_grid(theta, [1, 1, 6, 6], align_corners=False)
+        seen = nn.functional.grid_sample(x, grid, align_corners=False)
+        scores = self.head(seen).mean((2, 3))
+        return scores, seen, scores.softmax(1).amax(1) > 0.5, scores.argmax(1)
+
+
+def test_places_and_comparisons_are_float_and_an_output_read_once_more_stays_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 1, 6, 6),)
+    model = quantize(CompressedModel(Turned().eval(), {}), "int8", example_inputs=inputs)
+    path = export(model, "tflite", inputs, tmp_path / "net.tflite").path
+    contents = read_tflite(path)
+    made = {name: op for op in contents.ops for name in op.outputs}
+    for op in contents.ops:
+        if op.kind in ("EQUAL", "FLOOR"):
+            assert {contents.values[name].dtype for name in op.inputs} == {"float32"}, (op, made)
+    assert [contents.values[name].dtype for name in contents.outputs][:2] == ["float32", "float32"]
+    parity = verify(path, model, inputs)
+    assert parity.passed, parity.outputs
+    assert max(output.max_relative_error for output in parity.outputs) < 0.03
+
+
 class Loud(nn.Module):
     """A fresh net that 8 bits cannot compute: what it answers is the small difference of two large numbers."""
 

@@ -230,14 +230,19 @@ def _integers(
 def _restore_signature_names(tflite: Any) -> None:
     """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it.
 
-    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back.
+    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back. Of
+    one that a float operator reads as well, the graph returns the float tensor and the signature still names integers.
     """
     graph = tflite.subgraphs[0]
     tensors = graph.tensors
     promised = {int(entry.tensorIndex) for signature in tflite.signatureDefs for entry in signature.outputs}
     source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(tflite, op) == "QUANTIZE"}
-    graph.outputs = [int(t) if int(t) in promised else source[int(t)] for t in graph.outputs]
+    floats = {int(op.inputs[0]): int(op.outputs[0]) for op in graph.operators if kind(tflite, op) == "DEQUANTIZE"}
+    graph.outputs = [int(t) if int(t) in promised else source.get(int(t), int(t)) for t in graph.outputs]
     for signature in tflite.signatureDefs:
+        for entry in signature.outputs:
+            if int(entry.tensorIndex) not in graph.outputs:
+                entry.tensorIndex = floats[int(entry.tensorIndex)]
         for entry in [*signature.inputs, *signature.outputs]:
             name = entry.name.decode()
             for tensor in tensors:
