@@ -133,23 +133,36 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
 
     Beside the readers of `kept_float`, a bias added after a matrix product, which would be rounded to 8 bits itself,
     and whatever reaches no layer that computes with integers; and the readers of a softmax over integers, which
-    onnxruntime would make one integer kernel that overflows where the shares are small. What clips a convolution's
-    result is part of its kernel.
+    onnxruntime would make one integer kernel that overflows where the shares are small; and the readers of pieces of a
+    weight, which the quantizer would take for activations and round once more. What clips a convolution's result is
+    part of its kernel.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node.op_type for node in graph.node for name in node.output}
-    shares = _shares_of_integers(graph)
+    shares, computed = _shares_of_integers(graph), _computed(graph)
     served: set[str] = set()  # what integer kernels read
     kept = set()
     for node in reversed(graph.node):
         clips = node.op_type in ("Clip", "Relu") and producers.get(node.input[0]) == "Conv"
         serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
+        spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
         if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)
         else:
             kept.add(node.name)
     return kept
+
+
+def _computed(graph: onnx.GraphProto) -> set[str]:
+    """What is computed from constants alone."""
+    known = {tensor.name for tensor in graph.initializer}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.input and all(name in known or not name for name in node.input):
+            known.update(node.output)
+            found.update(node.output)
+    return found
 
 
 def _shares_of_integers(graph: onnx.GraphProto) -> set[str]:

@@ -36,7 +36,13 @@ from idp_deploy.formats.tflite.write.graph import (
     name_the_rest,
     schema,
 )
-from idp_deploy.formats.tflite.write.integer import delicate, lost_biases, quantize_static, repair_dead_channels
+from idp_deploy.formats.tflite.write.integer import (
+    delicate,
+    lost_biases,
+    quantize_static,
+    rejoin_integers,
+    repair_dead_channels,
+)
 from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
@@ -218,6 +224,7 @@ def _integers(
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()
     _restore_signature_names(quantized_model)
+    rejoin_integers(quantized_model)
     repair_dead_channels(quantized_model, biases)
     lost = {
         by_name[name].parameter if name in by_name else name: value

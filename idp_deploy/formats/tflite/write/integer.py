@@ -38,6 +38,7 @@ _DELICATE = _COMPARES | {
     "SELECT_V2",
 }
 _ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
+_KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 _MOVES = frozenset(
@@ -96,6 +97,7 @@ def delicate(model: Any) -> list[str]:
         name = kind(model, op)
         inputs = [int(t) for t in op.inputs]
         spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        spared |= name in _KERNELS and inputs[1] not in axes  # of a kernel that is computed no scale a channel is known
         if name in ("MEAN", "SUM") and inputs[1] in axes:
             rank = len(graph.tensors[inputs[0]].shape)
             spared |= bool(np.any(axes[inputs[1]] % rank == rank - 1))
@@ -181,6 +183,21 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
         if "max" in seen and not np.any(seen["min"]) and not np.any(seen["max"]):
             seen["max"] = np.ones_like(seen["max"])
     return ranges
+
+
+def rejoin_integers(model: Any) -> None:
+    """Let integer operators read integers again, in place.
+
+    Of an output of the model that is the input of a layer as well the quantizer hands the layer the floats.
+    """
+    graph = model.subgraphs[0]
+    integer = schema().TensorType.INT8
+    source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(model, op) == "DEQUANTIZE"}
+    for op in graph.operators:
+        if kind(model, op) not in ("CAST", "QUANTIZE") and all(
+            int(graph.tensors[int(t)].type) == integer for t in op.outputs
+        ):
+            op.inputs = [source.get(int(t), int(t)) for t in op.inputs]
 
 
 def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
