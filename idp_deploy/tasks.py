@@ -43,11 +43,11 @@ class Task:
 
     def train_loader(self, seed: int) -> DataLoader[Any]:
         """Batches in an order that depends on `seed` alone. A map-style dataset lets accelerate shard it."""
-        raise NotImplementedError("a Task needs train_loader(seed)")
+        raise UsageError("the task has no train_loader(seed)", way_out="write it: batches of training data")
 
     def validation_loader(self) -> DataLoader[Any]:
         """Held-out batches, always in the same order."""
-        raise NotImplementedError("a Task needs validation_loader()")
+        raise UsageError("the task has no validation_loader()", way_out="write it: batches that are held out")
 
     def inputs(self, batch: Any) -> tuple[Any, ...]:
         """The positional arguments of the model's forward for one batch: everything but the last element."""
@@ -93,15 +93,21 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     Args:
         batches: what to score; the validation set by default.
         limit: at most this many batches.
+
+    Raises:
+        UsageError: the step of the task, or the forward, that fails, with what it was given.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     was_training = module.training
     module.eval()
     total, count = 0.0, 0
     try:
-        for batch in islice(batches if batches is not None else task.validation_loader(), limit):
+        loader = _attempt("the task's validation_loader", task.validation_loader) if batches is None else batches
+        for batch in islice(loader, limit):
             moved = to_device(batch, device)
-            score, n = task.score(module(*task.inputs(moved)), moved)
+            inputs = _attempt("the task's inputs(batch)", task.inputs, moved)
+            outputs = _attempt("the model's forward", lambda given=inputs: module(*given), given=inputs)
+            score, n = _attempt("the task's score(outputs, batch)", task.score, outputs, moved, given=outputs)
             total, count = total + score, count + n
     finally:
         module.train(was_training)

@@ -90,6 +90,25 @@ def test_gradients_match_finite_differences(shared: bool) -> None:
     assert torch.autograd.gradcheck(lambda x: apply_soft_mask(x, 0.8, 0.3, shared=shared), w)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_gradient_may_be_differentiated_once_more(dtype: torch.dtype, shared: bool, clip: bool) -> None:
+    """As an inner step of meta-learning does it; float32 goes by chunks."""
+    w = torch.randn(6, 8, dtype=dtype, requires_grad=True)
+
+    def slope(create_graph: bool) -> torch.Tensor:
+        masked = apply_soft_mask(w, 0.8, 0.3, shared=shared, clip=clip, floor=0.1)
+        return torch.autograd.grad(masked.square().sum(), w, create_graph=create_graph)[0]
+
+    torch.testing.assert_close(slope(True), slope(False))
+    (twice,) = torch.autograd.grad(slope(True).sum(), w)
+    assert torch.isfinite(twice).all()
+    assert twice.any()
+    if dtype == torch.float64 and not clip:
+        assert torch.autograd.gradgradcheck(lambda x: apply_soft_mask(x, 0.8, 0.3, shared=shared), w)
+
+
 def test_a_shared_mask_of_clipped_gain_stretches_no_direction() -> None:
     w = torch.randn(1, 4, dtype=torch.float64)
     t = w.square().mean().sqrt()

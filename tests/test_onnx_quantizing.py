@@ -13,12 +13,13 @@ from torch import nn
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
-from idp_deploy.flow import CompressedModel, Contents, Quantization
+from idp_deploy.flow import CompressedModel, Contents, FormatName, Model, Quantization, Recipe
 from idp_deploy.formats.onnx import run
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.storing import Weight
 from idp_deploy.formats.sessions import Session
+from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
 from idp_deploy.verification import run_file, verify
@@ -357,3 +358,65 @@ def test_truths_and_integers_beside_quantized_outputs_are_compared(tmp_path: Pat
     sizes = {parity.output: parity.passed for parity in verify(path, model, example, tolerance=1.0).outputs}
     assert len(sizes) == 3
     assert run.usual(read_onnx(path), (example[0].numpy(),), 2.0) == ()  # truths and integers are subtracted too
+
+
+class Distances(nn.Module):
+    """A mean over bins whose shares a convolution tells, as detectors read distances."""
+
+    def __init__(self, bins: int) -> None:
+        super().__init__()
+        self.bins, self.layer, self.mean = bins, nn.Conv2d(3, 2 * bins, 1), nn.Conv2d(bins, 1, 1, bias=False)
+        self.mean.weight.data[:] = torch.arange(bins).reshape(1, bins, 1, 1)
+        self.layer.weight.data *= 0.01
+        self.layer.bias.data *= 0.01
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shares = self.layer(x).reshape(1, 2, self.bins, -1).transpose(2, 1).softmax(1)
+        return self.mean(shares).flatten(1)
+
+
+@pytest.mark.parametrize("bins", [4, 8, 64])
+def test_small_shares_do_not_become_zero(bins: int, tmp_path: Path) -> None:
+    """onnxruntime's softmax of integers gives zeros where the step of what it gives is below 1/1024."""
+    torch.manual_seed(0)
+    example = (torch.rand(1, 3, 6, 6),)
+    model = quantize(CompressedModel(Distances(bins).eval(), {}), "int8", example_inputs=example)
+    parity = verify(export(model, "onnx", example, tmp_path / "m.onnx").path, model, example)
+    assert parity.passed, parity.outputs
+
+
+class Crossed(nn.Module):
+    """Keys and values of another sequence: the projection is cut in two pieces, of which one is twice as large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cross, self.head = nn.MultiheadAttention(24, 4, batch_first=True), nn.Linear(24, 3)
+
+    def forward(self, x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        return self.head(x + self.cross(x, other, other)[0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_pieces_of_a_weight_are_rounded_once_and_proved(scheme: str, format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = torch.randn(1, 5, 24), torch.randn(1, 7, 24)
+    model = quantize(one_shot(Model(Crossed().eval()), Recipe(0.7)), scheme, example_inputs=example)
+    parity = verify(export(model, format, example, tmp_path / f"m.{format}").path, model, example)
+    assert parity.passed, (parity.outputs, parity.weights)
+    assert {proof.parameter for proof in parity.weights} >= {"cross.in_proj_weight"}
+
+
+def test_a_net_that_8_bits_cannot_compute_is_told_the_way_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 8, 1, bias=False)).eval()
+    with torch.no_grad():
+        net[0].bias.fill_(1000.0)
+        net[1].weight[:, 32:] = -net[1].weight[:, :32]  # the small difference of two large numbers
+    example = (torch.randn(1, 3, 16, 16),)
+    model = quantize(CompressedModel(net, {}), "int8", example_inputs=example, threshold_db=-99)
+    parity = verify(export(model, "onnx", example, tmp_path / "m.onnx").path, model, example)
+    assert not parity.passed
+    assert any("--scheme int8-weights" in note for note in parity.notes)
+    way_out = quantize(CompressedModel(net, {}), "int8-weights", example_inputs=example, threshold_db=-99)
+    assert verify(export(way_out, "onnx", example, tmp_path / "n.onnx").path, way_out, example).passed

@@ -11,7 +11,7 @@ import lightning
 import pytest
 import torch
 from accelerate import Accelerator
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -150,6 +150,12 @@ def test_lightning_averages_are_hardened_in_checkpoints_and_at_the_end() -> None
     model = load_any("best.ckpt", Lit)
     assert zeros(model.module) == TARGET
     assert accuracy(model.module) == pytest.approx(float(checkpoint.best_model_score), abs=1e-6)
+
+
+def test_lightning_plans_no_steps_for_the_epoch_that_measures_batch_norms() -> None:
+    lit, pruning = fit(StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=5, annealing_epochs=1))
+    assert zeros(lit) == pruning.sparse.zeros == TARGET
+    assert pruning.pruner.plan.total == 8 * len(TASK.train_loader(0))
 
 
 class Net(nn.Module):

@@ -191,3 +191,25 @@ def test_flags_that_a_model_gives_no_numbers_for_are_no_calls(scheme: str, forma
     padding = torch.tensor([[False] * 6, [False] * 3 + [True] * 3])
     parity = _holds(Padded(), (torch.randint(0, 30, (2, 6)), padding), format, tmp_path, scheme)
     assert scheme == "int8" or any("gives no numbers" in note for note in parity.notes)
+
+
+class Inverted(nn.Module):
+    """A flow's mixing layer, run backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.mix = nn.Linear(6, 8), nn.Parameter(torch.randn(8, 8) + 3 * torch.eye(8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        volume = torch.linalg.slogdet(self.mix.T @ self.mix)[1]
+        return self.layer(x) @ torch.inverse(self.mix) + volume + self.layer(x).norm(dim=-1, keepdim=True)
+
+
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_linear_algebra_on_weights_alone_is_computed_once(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(2, 6),)
+    model = one_shot(Model(Inverted().eval()), Recipe(0.5))
+    artifact = export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}")
+    parity = verify(artifact.path, model, example)
+    assert parity.passed, parity.outputs

@@ -209,13 +209,28 @@ class Gone(Rows):
         (Records13(), "the task's inputs(batch) fails with TypeError: unhashable type: 'slice'"),
         (Unsummed(), "the task's loss returns float32 (16,) — return one number, such as the mean"),
         (OneNumber(), "the task's score returns a float — return (sum of the metric over the batch, entries counted)"),
-        (Task(), "the task's validation_loader fails with NotImplementedError: a Task needs validation_loader()"),
+        (Task(), "the task has no validation_loader() — write it: batches that are held out"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Task) else "",
 )
 def test_a_misfit_is_named_with_what_it_met(task: Task, words: str) -> None:
     with pytest.raises(UsageError) as caught:
         rehearse(net(), task)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Task(), "the task has no validation_loader() — write it"),
+        (Wide(), "the model's forward fails on (float32 (16, 13)) with RuntimeError: mat1 and mat2 shapes"),
+        (Records13(), "the task's inputs(batch) fails with TypeError: unhashable type: 'slice'"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Task) else "",
+)
+def test_a_misfit_is_named_where_accuracy_is_measured_too(task: Task, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        evaluate(net(), task)
     assert words in str(caught.value)
 
 

@@ -43,6 +43,77 @@ def test_an_output_that_feeds_an_integer_layer_stays_float(tmp_path: Path) -> No
     assert verify(path, model, entry.example_inputs()).passed
 
 
+class Turned(nn.Module):
+    """Pixels at places that a layer computes, and truths and places beside an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.where, self.head = nn.Linear(36, 6), nn.Conv2d(1, 8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        theta = self.where(x.flatten(1)).reshape(-1, 2, 3) * 0.1 + torch.eye(2, 3)
+        grid = nn.functional.affine_grid(theta, [1, 1, 6, 6], align_corners=False)
+        seen = nn.functional.grid_sample(x, grid, align_corners=False)
+        scores = self.head(seen).mean((2, 3))
+        return scores, seen, scores.softmax(1).amax(1) > 0.5, scores.argmax(1)
+
+
+def test_places_and_comparisons_are_float_and_an_output_read_once_more_stays_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 1, 6, 6),)
+    model = quantize(CompressedModel(Turned().eval(), {}), "int8", example_inputs=inputs)
+    path = export(model, "tflite", inputs, tmp_path / "net.tflite").path
+    contents = read_tflite(path)
+    made = {name: op for op in contents.ops for name in op.outputs}
+    for op in contents.ops:
+        if op.kind in ("EQUAL", "FLOOR"):
+            assert {contents.values[name].dtype for name in op.inputs} == {"float32"}, (op, made)
+    assert [contents.values[name].dtype for name in contents.outputs][:2] == ["float32", "float32"]
+    parity = verify(path, model, inputs)
+    assert parity.passed, parity.outputs
+    assert max(output.max_relative_error for output in parity.outputs) < 0.03
+
+
+class Stated(nn.Module):
+    """A state that a layer reads, that a norm reads, and that is an output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates, self.norm, self.head = nn.Linear(8, 32), nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        gate, value = self.gates(x).chunk(2, -1)
+        cell = torch.sigmoid(gate) * torch.tanh(value)
+        state = torch.sigmoid(gate) * torch.tanh(self.norm(cell))
+        return self.head(state), state, cell
+
+
+class Mixed(nn.Module):
+    """A kernel that is mixed from several by what the image shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels, self.shares = nn.Parameter(torch.randn(3, 8, 4, 3, 3) / 6), nn.Linear(4, 3)
+        self.stem = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        shares = self.shares(x.mean((2, 3))).softmax(-1)
+        kernel = (shares @ self.kernels.flatten(1)).reshape(8, 4, 3, 3)
+        return nn.functional.conv2d(x, kernel)
+
+
+@pytest.mark.parametrize(("module", "shape"), [(Stated, (1, 8)), (Mixed, (1, 3, 10, 10))])
+def test_a_read_output_and_a_computed_kernel_are_held(
+    module: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(shape),)
+    model = quantize(CompressedModel(module().eval(), {}), "int8", example_inputs=inputs)
+    parity = verify(export(model, "tflite", inputs, tmp_path / "net.tflite").path, model, inputs)
+    assert parity.passed, parity.outputs
+
+
 class Loud(nn.Module):
     """A fresh net that 8 bits cannot compute: what it answers is the small difference of two large numbers."""
 

@@ -13,12 +13,15 @@ import torch
 from torch import fx
 from torch.nn.modules import transformer
 
+from idp_deploy.capturing.lifting import attribute
 from idp_deploy.errors import ConversionError
 
 aten = torch.ops.aten
 _OBSERVERS = ("fake_quant", "activation_post_process")  # of torch.ao.quantization
 _OBSERVED = "it is quantization-aware training's: give the float model, which idp-deploy quantizes itself"
 _WRITTEN = "write into it while self.training alone, or make it an input, and an output that the caller hands in again"
+_ALGEBRA = ("linalg_", "inverse", "cholesky", "matrix_exp", "det", "logdet", "slogdet", "qr", "pinverse")
+_NORMS = ("linalg_vector_norm", "linalg_norm", "linalg_cross", "linalg_matrix_norm")
 _WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
 
 
@@ -43,16 +46,62 @@ def settle(module: fx.GraphModule) -> None:
         ConversionError: forward writes into a buffer, and its answer depends on what is in there.
     """
     _forget_counters(module.graph)
+    _solve(module)
     for node in list(module.graph.nodes):
         if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
+        elif node.target is aten.cat.default:
+            _leave_out_empty(node)
         elif node.target is aten.instance_norm.default and not node.args[5]:  # coremltools measures nonetheless
             node.target = aten.batch_norm.default
     module.graph.lint()
     module.recompile()
+
+
+@torch.no_grad()
+def _solve(module: fx.GraphModule) -> None:
+    """Linear algebra on weights alone, an inverse say, computed once, in place: no format has operators for it."""
+    for node in list(module.graph.nodes):
+        name = getattr(node.target, "_opname", "").removeprefix("_")
+        if node.op != "call_function" or not _is_algebra(name) or (value := _of_weights(module, node)) is None:
+            continue
+        for user in [node] if isinstance(value, torch.Tensor) else list(node.users):
+            part = value if user is node else value[user.args[1]]
+            module.register_buffer(f"solved_{user.name}", part.detach().contiguous().clone())
+            with module.graph.inserting_before(node):
+                solved = module.graph.get_attr(f"solved_{user.name}")
+            solved.meta = dict(user.meta)
+            user.replace_all_uses_with(solved)
+    module.graph.eliminate_dead_code()
+
+
+def _is_algebra(name: str) -> bool:
+    return name.startswith(_ALGEBRA) and not name.startswith(_NORMS)  # those are sums
+
+
+def _of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
+    """What a node computes from weights and constants alone; None where an input has a part in it."""
+    if node.op == "get_attr":
+        return attribute(module, str(node.target))
+    if node.op != "call_function" or any(True for _ in written_operands(node)):
+        return None
+    known = {source: _of_weights(module, source) for source in node.all_input_nodes}
+    if any(value is None for value in known.values()):
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _leave_out_empty(node: fx.Node) -> None:
+    """What is joined without the parts that hold no entry: a slice may run out of them."""
+    parts: Any = node.args[0]
+    sizes = [part.meta["val"].numel() for part in parts]
+    held = [part for part, size in zip(parts, sizes, strict=True) if not isinstance(size, int) or size]
+    if held and len(held) < len(parts):
+        node.args = (held, *node.args[1:])
 
 
 def _multiply_first(node: fx.Node) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +17,9 @@ from idp_deploy.flow import Artifact, Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
 from idp_deploy.rendering.document import shell
+
+if TYPE_CHECKING:
+    from idp_deploy.flow import CompressedModel
 
 
 @reports()
@@ -135,7 +138,7 @@ def export(
         again = session.follow("verify", Path(next(iter(wrong.values()))), shell(source))
         differs = ConversionError(
             f"{', '.join(wrong.values())} does not agree with the model",
-            way_out=f"see '{again}' for the outputs and weights that differ",
+            way_out=f"see '{again}' for the outputs and weights that differ{_in_floats(compressed)}",
         )
         return Answer(document, _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
     return Answer(document, _all_in_one(refused) if refused else ExitCode.OK)
@@ -146,6 +149,13 @@ def _follow(artifact: Artifact) -> str:
     row = FORMATS[artifact.format]
     verb, words = ("inspect", "") if row.no_latency else ("simulate", f" --target {row.device}")
     return f"idp-deploy {verb} {shell(artifact.path)}{words}"
+
+
+def _in_floats(model: CompressedModel) -> str:
+    """The way out where activations are integers."""
+    if model.quantization is None or model.quantization.scheme != "int8":
+        return ""
+    return ", or quantize with --scheme int8-weights, which keeps activations float"
 
 
 def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:

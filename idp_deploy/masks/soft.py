@@ -38,7 +38,8 @@ class _Soft(torch.autograd.Function):
         slope = torch.addcmul(m, square.div_(tau), m * (1 - m), value=2)
         if ctx.gain < math.inf:
             slope.clamp_(max=ctx.gain)
-        return torch.maximum(slope, floor, out=slope).mul_(grad).to(grad.dtype), None, None, None, None
+        out = None if torch.is_grad_enabled() else slope  # of a gradient that is differentiated once more
+        return torch.maximum(slope, floor, out=out).mul(grad).to(grad.dtype), None, None, None, None
 
 
 class _SoftByChunks(torch.autograd.Function):
@@ -66,6 +67,10 @@ class _SoftByChunks(torch.autograd.Function):
             return grad, None, None, None, None
         w, masked = ctx.saved_tensors
         s, b, floor, gain = ctx.constants
+        if torch.is_grad_enabled():  # the gradient is differentiated once more: a penalty on it, an inner step
+            m = torch.sigmoid(s * w * w + b)
+            pushed = (2 * s * w * w).clamp(max=torch.finfo(w.dtype).max) * m * (1 - m)
+            return (m + pushed).clamp(floor, gain) * grad, None, None, None, None
         at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0
         most = min(gain, torch.finfo(w.dtype).max)  # an infinite q times w − ŵ = 0 would be NaN
         result, nothing = torch.empty_like(w), torch.tensor(0.0)

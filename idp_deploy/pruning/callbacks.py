@@ -88,6 +88,7 @@ class _Lightning(_Pruning):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self._steps_taken = 0
+        self._last_epoch = math.inf
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         """Behind callbacks that average or swap weights, before those that write checkpoints."""
@@ -101,12 +102,17 @@ class _Lightning(_Pruning):
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Plan and prepare; weights of a checkpoint are loaded by now."""
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
-        self._begin(pl_module, trainer.estimated_stepping_batches, epochs, next(iter(trainer.optimizers), None))
+        steps = trainer.estimated_stepping_batches
+        self._last_epoch = _trained_epochs(trainer)
+        if epochs and self._last_epoch < epochs and (trainer.max_steps or -1) < 0:
+            steps, epochs = steps * self._last_epoch / epochs, int(self._last_epoch)
+        self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None))
         self._steps_taken = trainer.global_step
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """A step of the pruner where the optimizer took one: not while gradients accumulate."""
-        if self.pruner is not None and trainer.global_step != self._steps_taken:
+        trains = trainer.current_epoch < self._last_epoch
+        if self.pruner is not None and trains and trainer.global_step != self._steps_taken:
             self._steps_taken = trainer.global_step
             self.pruner.step()
         self._go_on(trainer)
@@ -157,6 +163,12 @@ class _Lightning(_Pruning):
         if self.on_unfinished == "finish" and self._unfinished:
             trainer.should_stop = False
             _forget_stops(trainer)  # these look at the metric after all other callbacks
+
+
+def _trained_epochs(trainer: Any) -> float:
+    """The epochs in which weights train: an average with batch norms gets one more, to measure these."""
+    found = (c for c in trainer.callbacks if type(c).__name__ == "StochasticWeightAveraging")
+    return min((getattr(callback, "_max_epochs", math.inf) for callback in found), default=math.inf)
 
 
 def _forget_stops(trainer: Any) -> None:

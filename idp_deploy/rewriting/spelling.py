@@ -115,14 +115,6 @@ def _spread(x: Any, y: Any) -> bool:
     return isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() < y.numel()
 
 
-def adaptive_max_pool2d(x: Tensor, size: list[int]) -> tuple[Tensor, Tensor] | None:
-    """The largest of each window, rows first; its place, which nobody asks for on phones, is not told."""
-    for axis, wanted in zip((-2, -1), size, strict=True):
-        windows = _windows(x.shape[axis], wanted)
-        x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in windows], axis)
-    return x, x
-
-
 def embedding_bag(
     weight: Tensor,
     indices: Tensor,
@@ -201,15 +193,15 @@ def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) ->
 def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
     """The mean of each window, axis after axis."""
     for axis, wanted in zip((-3, -2, -1), size, strict=True):
-        windows = _windows(x.shape[axis], wanted)
-        x = torch.cat([x.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in windows], axis)
+        spans = windows(x.shape[axis], wanted)
+        x = torch.cat([x.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in spans], axis)
     return x
 
 
-def _windows(extent: int, wanted: int) -> list[tuple[int, int]]:
+def windows(extent: int, wanted: int) -> list[tuple[int, int]]:
     """Where adaptive pooling looks: [start, end) for each result.
 
-    >>> _windows(7, 3)
+    >>> windows(7, 3)
     [(0, 3), (2, 5), (4, 7)]
     """
     return [(i * extent // wanted, -(-(i + 1) * extent // wanted)) for i in range(wanted)]
@@ -332,6 +324,19 @@ def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor 
     return turned.transpose(dim, -1)
 
 
+def logcumsumexp(x: Tensor, dim: int) -> Tensor | None:
+    """Sums of 2, 4, 8, … neighbours of what the logarithms are of, with next to nothing before the first."""
+    if not x.dim() or not x.is_floating_point():
+        return None
+    turned, reach = x.transpose(dim, -1), 1
+    while reach < turned.shape[-1]:
+        before = turned.narrow(-1, 0, turned.shape[-1] - reach)
+        before = torch.nn.functional.pad(before, (reach, 0), value=torch.finfo(torch.float16).min)
+        most, apart = torch.maximum(turned, before), torch.abs(turned - before)
+        turned, reach = most + torch.log(1 + torch.exp(-apart)), 2 * reach
+    return turned.transpose(dim, -1)
+
+
 def searchsorted(
     sorted: Tensor,
     x: Any,
@@ -351,6 +356,7 @@ def searchsorted(
 
 ALONG_A_LINE: dict[Any, Row] = {
     aten.cumprod.default: cumprod,
+    aten.logcumsumexp.default: logcumsumexp,
     aten.searchsorted.Tensor: searchsorted,
     aten.bucketize.Tensor: lambda x, bins, **how: searchsorted(bins, x, **how),
 }

@@ -13,6 +13,12 @@ from idp_deploy.verification.tolerance import Tolerance, declared
 
 Results = Mapping[str, Sequence[Arrays]]  # runtime → the outputs of each call
 
+_IN_FLOATS = (
+    "8 bits are too few for what this model computes on the way, or for what it chooses by (the largest of near "
+    "values): calibrate on a task's inputs if they were random, or quantize with --scheme int8-weights, which keeps "
+    "activations float"
+)
+
 
 def with_model(
     contents: Contents,
@@ -41,6 +47,8 @@ def with_model(
             first = given[0]
             if first is not None and first.shape != wanted[0].shape:
                 notes.append(f"{runtime} gives '{name}' the shape {first.shape}, the model {wanted[0].shape}")
+    if any(parity.measure == "rms" and not parity.passed for parity in parities):
+        notes.append(_IN_FLOATS)
     limit = min(parity.tolerance for parity in parities) if parities else 0.0
     return tuple(parities), (*notes, *output_notes(names, expected, limit))
 

@@ -60,7 +60,9 @@ def prove_weights(
         order = sorted(same_size, key=lambda s: (s.tensor.name != hint, s.tensor.name in taken))
         proof = best(pair for s in order for r in candidates for pair in pairs(r, s, exact=bool(ours)))
         if proof is None or not proof.passed:
-            proof = _from_parts(candidates, stored, exact=bool(ours)) or _from_rows(candidates, stored) or proof
+            exact = bool(ours)
+            found = _from_parts(candidates, stored, exact=exact) or _from_pieces(candidates, stored, exact=exact)
+            proof = found or _from_rows(candidates, stored) or proof
         if captured is not None and (proof is None or not proof.passed):
             proof = _from_copies(captured, candidates[0], same_size, exact=bool(ours)) or proof
         if proof is None or not proof.passed:
@@ -183,6 +185,32 @@ def _from_parts(references: Iterable[Reference], stored: Sequence[Stored], *, ex
                     proofs.append(found)
                 if len(proofs) == count:
                     return _joined(proofs)
+    return None
+
+
+def _from_pieces(references: Iterable[Reference], stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:
+    """A weight cut along its first axis, not evenly (the query of an attention, then its keys and values at once)."""
+    for reference in references:
+        rows, width = len(reference.values), reference.values.size // max(1, len(reference.values))
+        cut = [s for s in stored if width and s.tensor.size % width == 0 and 0 < s.tensor.size < reference.values.size]
+        cut.sort(key=lambda s: -s.tensor.size)
+        proofs: list[WeightProof] = []
+        start = 0
+        while start < rows and len(proofs) < _MOST_PARTS and len(cut) > 1:
+            for candidate in cut:
+                count = candidate.tensor.size // width
+                if count > rows - start:
+                    continue
+                piece = replace(reference, values=reference.values[start : start + count], acts=None, gates=1)
+                found = best(pairs(piece, candidate, exact=exact))
+                if found is not None and found.passed:
+                    proofs.append(found)
+                    start += count
+                    break
+            else:
+                break
+        if start == rows and len(proofs) > 1:
+            return _joined(proofs)
     return None
 
 

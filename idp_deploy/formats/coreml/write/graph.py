@@ -24,6 +24,7 @@ from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
+from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
@@ -70,6 +71,7 @@ _SPELLED: dict[Any, Row] = {
     aten.where.ScalarSelf: chosen,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **LARGEST,
     **PLACES,
     **RANKS,
     **SUMS_OF_PRODUCTS,
@@ -86,6 +88,7 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
     without_complex(module)
     fold_constants(module)
+    put_back(module)
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml)
     spell_out_cells(module)

@@ -19,11 +19,11 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.indexing import RANKS
+from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
     Row,
     adaptive_avg_pool3d,
-    adaptive_max_pool2d,
     avg_pool_by,
     cdist,
     spell_out,
@@ -35,11 +35,11 @@ IR_VERSION = 8
 # pools of any size and distances, for which ONNX has no operator, and what torch.onnx 2.13 exports as something else
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
-    torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
+    **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
     **RANKS,
 }

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ PRODUCTS = ["Gemm", "MatMul"]  # whose integer kernels give float results as wel
 LAYERS = ["Conv", *PRODUCTS]
 OPERATORS = [*LAYERS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Reshape"]
 OPERATORS += ["Transpose"]
+_SHAPES = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _INT32 = np.iinfo(np.int32)
 _PEAK = 126  # what the largest weight of a channel at least becomes: it decides the scale
 _ROOM = 2.0**30  # steps of a bias that its scale must reach
@@ -130,21 +132,62 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     """Names of the operators that stay float.
 
     Beside the readers of `kept_float`, a bias added after a matrix product, which would be rounded to 8 bits itself,
-    and whatever reaches no layer that computes with integers. What clips a convolution's result is part of its kernel.
+    and whatever reaches no layer that computes with integers; and the readers of a softmax over integers, which
+    onnxruntime would make one integer kernel that overflows where the shares are small; and the readers of pieces of a
+    weight, which the quantizer would take for activations and round once more. What clips a convolution's result is
+    part of its kernel.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node.op_type for node in graph.node for name in node.output}
+    shares, computed = _shares_of_integers(graph), _computed(graph)
     served: set[str] = set()  # what integer kernels read
     kept = set()
     for node in reversed(graph.node):
         clips = node.op_type in ("Clip", "Relu") and producers.get(node.input[0]) == "Conv"
         serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
-        if node.op_type in OPERATORS and serves and not spoilt:
+        spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
+        if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)
         else:
             kept.add(node.name)
     return kept
+
+
+def _computed(graph: onnx.GraphProto) -> set[str]:
+    """What is computed from constants alone."""
+    known = {tensor.name for tensor in graph.initializer}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.input and all(name in known or not name for name in node.input):
+            known.update(node.output)
+            found.update(node.output)
+    return found
+
+
+def _shares_of_integers(graph: onnx.GraphProto) -> set[str]:
+    """What softmaxes give that read a result of an integer kernel, and where only its shape changes.
+
+    A product's result stays float where no other integer kernel reads it: attention scores are not meant.
+    """
+    producers = {name: node for node in graph.node for name in node.output}
+    readers = Counter(name for node in graph.node for name in node.input)
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Softmax":
+            source = node.input[0]
+            while source in producers and producers[source].op_type in _SHAPES:
+                source = producers[source].input[0]
+            made = producers.get(source)
+            if (
+                made is not None
+                and made.op_type in OPERATORS
+                and not (made.op_type in PRODUCTS and readers[source] == 1)
+            ):
+                found.update(node.output)
+        elif node.op_type in _SHAPES and node.input[0] in found:
+            found.update(node.output)
+    return found
 
 
 def _free_products(graph: onnx.GraphProto, excluded: Collection[str], inside: Collection[str]) -> None:

@@ -53,9 +53,10 @@ def failure_of(content: bytes, calls: Sequence[tuple[Named, Named]], tolerance: 
             for name, wanted in expected.items():
                 distance = relative_error(result[name], wanted, rms=tolerance.rms)
                 if not distance <= tolerance.limit:
+                    size = "root mean square" if tolerance.rms else "largest value"
                     return (
                         f"the TFLite file differs from the model with {_NAMES[runtime]}: output {name!r} is off by "
-                        f"{distance:.3g} of its largest value (tolerance {tolerance.limit:g})"
+                        f"{distance:.3g} of its {size} (tolerance {tolerance.limit:g})"
                     )
     return ""
 

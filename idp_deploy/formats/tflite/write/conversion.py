@@ -23,6 +23,7 @@ from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.indexing import PLACES, RANKS
+from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
@@ -31,7 +32,6 @@ from idp_deploy.rewriting.spelling import (
     SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
-    adaptive_max_pool2d,
     embedding_bag,
     high_power,
     image_taken_from,
@@ -61,11 +61,11 @@ _MEAN = torch.ops.aten.mean.dim
 # it takes the pixels in the middle, where torch takes the first
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
-    torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool2d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
     torch.ops.aten.rsub.Scalar: image_taken_from,
@@ -73,6 +73,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **LARGEST,
     **ORDERS,
     **PLACES,
     **RANKS,
@@ -141,6 +142,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     """
     without_complex(captured.module)
     fold_constants(captured.module)
+    put_back(captured.module)
     spell_out(captured.module, _SPELLED)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)

@@ -36,7 +36,13 @@ from idp_deploy.formats.tflite.write.graph import (
     name_the_rest,
     schema,
 )
-from idp_deploy.formats.tflite.write.integer import delicate, lost_biases, quantize_static, repair_dead_channels
+from idp_deploy.formats.tflite.write.integer import (
+    delicate,
+    lost_biases,
+    quantize_static,
+    rejoin_integers,
+    repair_dead_channels,
+)
 from idp_deploy.formats.tflite.write.matching import Match, match
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
@@ -218,6 +224,7 @@ def _integers(
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()
     _restore_signature_names(quantized_model)
+    rejoin_integers(quantized_model)
     repair_dead_channels(quantized_model, biases)
     lost = {
         by_name[name].parameter if name in by_name else name: value
@@ -230,14 +237,19 @@ def _integers(
 def _restore_signature_names(tflite: Any) -> None:
     """The quantizer calls a float output `output_0_dequant` and gives its name to the integers before it.
 
-    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back.
+    Of an output that is also the input of an integer layer it returns the integers: the float tensor comes back. Of
+    one that a float operator reads as well, the graph returns the float tensor and the signature still names integers.
     """
     graph = tflite.subgraphs[0]
     tensors = graph.tensors
     promised = {int(entry.tensorIndex) for signature in tflite.signatureDefs for entry in signature.outputs}
     source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(tflite, op) == "QUANTIZE"}
-    graph.outputs = [int(t) if int(t) in promised else source[int(t)] for t in graph.outputs]
+    floats = {int(op.inputs[0]): int(op.outputs[0]) for op in graph.operators if kind(tflite, op) == "DEQUANTIZE"}
+    graph.outputs = [int(t) if int(t) in promised else source.get(int(t), int(t)) for t in graph.outputs]
     for signature in tflite.signatureDefs:
+        for entry in signature.outputs:
+            if int(entry.tensorIndex) not in graph.outputs:
+                entry.tensorIndex = floats[int(entry.tensorIndex)]
         for entry in [*signature.inputs, *signature.outputs]:
             name = entry.name.decode()
             for tensor in tensors:

@@ -18,12 +18,27 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import ConversionError
-from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind
+from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind, schema
 from idp_deploy.formats.tflite.write.serializing import serialize
 
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
+# comparisons, whose sides come by scales of their own, so that equal numbers differ
+_COMPARES = {"EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"}
 # 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
-_DELICATE = frozenset({"SUB", "RSQRT", "SQRT", "SQUARED_DIFFERENCE", "DIV", "EXP", "LOG", "POW", "SELECT", "SELECT_V2"})
+_DELICATE = _COMPARES | {
+    "SUB",
+    "RSQRT",
+    "SQRT",
+    "SQUARED_DIFFERENCE",
+    "DIV",
+    "EXP",
+    "LOG",
+    "POW",
+    "SELECT",
+    "SELECT_V2",
+}
+_ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
+_KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
 _MOVES = frozenset(
@@ -72,8 +87,9 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
 
 
 def delicate(model: Any) -> list[str]:
-    """Names of the results that stay float: of delicate operators, of means and sums over channels, and of whatever
-    is computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax)."""
+    """Names of the results that stay float: of delicate operators, of means and sums over channels, of whatever is
+    computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax), and of what places are
+    computed by before they are rounded: a step of 8 bits may be several pixels."""
     graph = model.subgraphs[0]
     axes = {c.index: c.values for c in constants(model, floats_only=False)}
     tainted: set[int] = set()
@@ -81,12 +97,30 @@ def delicate(model: Any) -> list[str]:
         name = kind(model, op)
         inputs = [int(t) for t in op.inputs]
         spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        spared |= name in _KERNELS and inputs[1] not in axes  # of a kernel that is computed no scale a channel is known
         if name in ("MEAN", "SUM") and inputs[1] in axes:
             rank = len(graph.tensors[inputs[0]].shape)
             spared |= bool(np.any(axes[inputs[1]] % rank == rank - 1))
         if spared:
             tainted.update(int(t) for t in op.outputs)
-    return [graph.tensors[t].name for t in sorted(tainted)]
+    return [graph.tensors[t].name for t in sorted(tainted | _rounded(model))]
+
+
+def _rounded(model: Any) -> set[int]:
+    """Results that become whole numbers, be it after more that is computed entry by entry; not those of layers."""
+    graph = model.subgraphs[0]
+    counted = (schema().TensorType.INT32, schema().TensorType.INT64)
+    exact: set[int] = set()
+    spared: set[int] = set()
+    for op in reversed(graph.operators):
+        name, made = kind(model, op), {int(t) for t in op.outputs}
+        counts = name == "CAST" and all(int(graph.tensors[t].type) in counted for t in made)
+        if name in _ROUNDS or counts:
+            exact.update(int(t) for t in op.inputs)
+        elif name in _SPREADING and made & exact:
+            spared |= made & exact
+            exact.update(int(t) for t in op.inputs)
+    return spared
 
 
 def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
@@ -149,6 +183,21 @@ def widest(met: Sequence[Mapping[str, Mapping[str, np.ndarray]]]) -> dict[str, d
         if "max" in seen and not np.any(seen["min"]) and not np.any(seen["max"]):
             seen["max"] = np.ones_like(seen["max"])
     return ranges
+
+
+def rejoin_integers(model: Any) -> None:
+    """Let integer operators read integers again, in place.
+
+    Of an output of the model that is the input of a layer as well the quantizer hands the layer the floats.
+    """
+    graph = model.subgraphs[0]
+    integer = schema().TensorType.INT8
+    source = {int(op.outputs[0]): int(op.inputs[0]) for op in graph.operators if kind(model, op) == "DEQUANTIZE"}
+    for op in graph.operators:
+        if kind(model, op) not in ("CAST", "QUANTIZE") and all(
+            int(graph.tensors[int(t)].type) == integer for t in op.outputs
+        ):
+            op.inputs = [source.get(int(t), int(t)) for t in op.inputs]
 
 
 def repair_dead_channels(model: Any, biases: Mapping[str, np.ndarray]) -> None:
