@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
 
 from idp_deploy.errors import IdpDeployError, UsageError, of_dead_worker
+from idp_deploy.waiting import counted
 
 _SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
@@ -99,13 +100,23 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     module.eval()
     total, count = 0.0, 0
     try:
-        for batch in islice(batches if batches is not None else task.validation_loader(), limit):
+        loader = batches if batches is not None else task.validation_loader()
+        for batch in counted(islice(loader, limit), "accuracy", _length(loader, limit)):
             moved = to_device(batch, device)
             score, n = task.score(module(*task.inputs(moved)), moved)
             total, count = total + score, count + n
     finally:
         module.train(was_training)
     return total / max(count, 1)
+
+
+def _length(batches: Iterable[Any], limit: int | None) -> int | None:
+    """How many batches there will be, where that is known."""
+    try:
+        known = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return known if limit is None else min(known, limit)
 
 
 def rehearse(module: nn.Module, task: Task) -> None:

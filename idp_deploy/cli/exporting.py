@@ -10,6 +10,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import say
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
@@ -89,19 +90,21 @@ def export(
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
     seen: dict[Path, Contents] = {}
-    if verify:
-        artifacts, parities = export_and_verify(
-            *(compressed, examples, where, source.stem, formats, chosen, data, say),
-            options=special,
-            refused=refused,
-            contents=seen,
-        )
-    else:
-        artifacts, parities = [], {}
-        for name, path in zip(formats, places, strict=True):
-            with refusals_of(name, refused):
-                more = {"encoding": chosen, **special.get(name, {})}
-                artifacts.append(export_unproved(compressed, name, examples, path, **more))
+    with Waiting(len(formats) * (2 if verify else 1)) as waiting:
+        if verify:
+            artifacts, parities = export_and_verify(
+                *(compressed, examples, where, source.stem, formats, chosen, data, waiting.step),
+                options=special,
+                refused=refused,
+                contents=seen,
+            )
+        else:
+            artifacts, parities = [], {}
+            for name, path in zip(formats, places, strict=True):
+                waiting.step(f"exporting to {name}")
+                with refusals_of(name, refused):
+                    more = {"encoding": chosen, **special.get(name, {})}
+                    artifacts.append(export_unproved(compressed, name, examples, path, **more))
     passed = {a.path: a.path not in parities or parities[a.path].passed for a in artifacts}
     compiled = [
         compile_artifact(a.path, device)
@@ -113,7 +116,11 @@ def export(
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
-    follow = f"idp-deploy simulate {shell(artifacts[-1].path)} --target pixel-4" if artifacts else ""
+    follow = f"idp-deploy simulate {shell(artifacts[-1].path)}" if artifacts else ""
+    if artifacts and session.configuration.budget_list() and not target:
+        follow = "idp-deploy check"
+    elif artifacts and not session.configuration.targets:
+        follow += f" --target {target[0] if target else 'pixel-4'}"
     document = export_document(
         artifacts,
         parities,

@@ -8,10 +8,10 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path, say
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError
-from idp_deploy.rendering.document import shell
 from idp_deploy.rendering.models import compression_document
 
 
@@ -45,8 +45,10 @@ def quantize(
     data = session.task()
     if data is None:
         say("no task: activation ranges come from random inputs, and accuracy is not measured")
-    after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data))
-    accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
+    examples = session.example_inputs(data)
+    with Waiting():
+        after = quantize_model(before, chosen, task=data, example_inputs=examples)
+        accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = compression_document(
@@ -54,6 +56,6 @@ def quantize(
         path,
         accuracies=accuracies,
         metric=data.metric_name if data else "accuracy",
-        next=f"idp-deploy export {shell(path)} --to all",
+        next=session.goes_on(path, quantized=True),
     )
     return Answer(document)

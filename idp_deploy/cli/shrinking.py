@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path
 from idp_deploy.cli.reporting import Answer, reports
@@ -40,4 +42,4 @@ def shrink(
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = shrinking_document(before, after, path, zero_channels(after))
-    return Answer(document)
+    return Answer(replace(document, next=session.goes_on(path)))

@@ -40,6 +40,7 @@ from idp_deploy.quantization.faint import silence_faint_channels
 from idp_deploy.quantizers import palettize, quantize_int8, signal_to_noise_db
 from idp_deploy.soundness import answered, overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
+from idp_deploy.waiting import counted
 
 Quantizer = Callable[[np.ndarray, int], Levels]  # (weight, output axis) → it in few bits
 
@@ -137,7 +138,7 @@ def quantize(
     levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
     weight_db: dict[str, float] = {}
-    for name, axis in axes.items():
+    for name, axis in counted(axes.items(), "quantizing weights"):
         values = parameters[name].detach().float().numpy()
         if name in model.masks:
             values = np.where(model.masks[name].cpu().numpy(), values, np.float32(0.0))
