@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import Budget, Check, Contents, Estimate, FormatName, Parity, Report
+from idp_deploy.flow import Budget, Check, Contents, Estimate, FormatName, Parity, Report, StoredTensor
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, is_quantity, like, show
@@ -108,7 +108,8 @@ def _check(budget: Budget, evidence: Evidence) -> Check:
     metric = METRICS[budget.metric]
     value, reason = VALUES[budget.metric](evidence)
     if value is None:
-        way_out = UNKNOWN.get(budget.metric, "remove the budget")
+        said = evidence.estimate.vendor is None and " --" in reason  # a reason that names a command says the way out
+        way_out = "" if said else UNKNOWN.get(budget.metric, "remove the budget")
         return Check(budget, evidence.contents.path, None, "not estimable", reason, way_out)
     if evidence.estimate.unfit:  # no limit holds of a file that does not run as it is meant
         return Check(budget, evidence.contents.path, value, "fail", evidence.estimate.unfit, evidence.estimate.way_out)
@@ -219,7 +220,11 @@ def _blame_size(evidence: Evidence) -> tuple[str, str]:
         return detail, f"{show(wasted, 'bytes')} of zeros are stored densely: {way_out}export with --encoding auto"
     if heaviest.zeros < heaviest.size / 2:
         return detail, f"{heaviest.name} is {show(heaviest.zeros / heaviest.size, 'share')} zero: prune it further"
-    return detail, "quantize (--scheme int8-weights), or prune further"
+    return detail, "prune further" if _is_integer(heaviest) else "quantize (--scheme int8-weights), or prune further"
+
+
+def _is_integer(tensor: StoredTensor) -> bool:
+    return tensor.dtype.startswith(("int", "uint"))
 
 
 def _blame_latency(evidence: Evidence) -> tuple[str, str]:

@@ -6,7 +6,7 @@ cut down to the largest, in the cheapest layout. What a change does to accuracy 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -24,15 +24,14 @@ from idp_deploy.simulation.estimating import simulate
 from idp_deploy.simulation.question import Loaded, load
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import WIDTHS, Workload, as_dtype
+from idp_deploy.trying import CHANNELS, SHARES, WHOLE, Tried, best, channels, least, percent, slowest
 from idp_deploy.units import METRICS, show
+from idp_deploy.vendor_remedies import for_activations, for_flash, for_vendor_latency
 
-CHANNELS = tuple(0.02 * step for step in range(1, 46))  # up to 90 %: what is left beyond that is another network
-SHARES = (*(0.02 * step for step in range(1, 45)), 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
+SCALE_BYTES = 16  # at most, a row of integers: a scale and a zero point
+PRICED = ("float32", "float16", "int8")  # the weights that a smaller share of is foretold
 OPERATOR_BYTES = 256  # at most, of what turns the integers of a weight into floats again, with its names
-AIM = 0.98  # of the limit: a prediction is not the file, which has alignment and names of its own
-WHOLE = 0.96  # of that: channels go as a whole, so that a narrow layer keeps more than its share
 ROOM = 0.95  # zeros beyond which other means are tried first
-Tried = Iterator[tuple[str, str, float]]  # (what, the command's words, the metric it would leave)
 
 
 def remedied(report: Report, evidence: Sequence[Evidence], targets: Sequence[Target]) -> Report:
@@ -54,49 +53,23 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target) -> Check:
     layer = LAYERS[metric](evidence) if metric in LAYERS else ""
     if found is None:
         return replace(check, layer=layer)
+    scheme = evidence.contents.manifest.get("scheme")
+    if scheme and "prune" in found.command and "quantize" not in found.command:  # what prunes starts from floats
+        found = replace(found, command=f"{found.command}, then quantize --scheme {scheme}")
     unit = METRICS[metric].unit
     end = "within the limit" if found.meets else "not enough alone"
     fix = f"{found.change} ({found.command}): {metric} {show(found.value, unit)} by prediction, {end}"
     return replace(check, layer=layer, remedy=found, fix=fix)
 
 
-def _best(check: Check, tried: Tried) -> Remedy | None:
-    """The first that meets the limit; where none does, the one that comes nearest to it, if it helps at all."""
-    limit, floor = check.budget.limit, METRICS[check.budget.metric].at_least
-    near: Remedy | None = None
-    for what, command, value in tried:
-        meets = value >= limit if floor else value <= limit * AIM
-        if meets:
-            return Remedy(what, command, value, True)
-        if value < (near.value if near else check.value or 0.0):
-            near = Remedy(what, command, value, False)
-    return near
-
-
-def _least(values: Sequence[float], limit: float, at: Callable[[float], float]) -> tuple[float, float]:
-    """(the least of `values` at which a falling function is safely within the limit, or the last; what it is there)."""
-    limit *= AIM
-    low, high = 0, len(values) - 1
-    last = at(values[high])
-    if last > limit:
-        return values[high], last
-    found = last
-    while low < high:
-        middle = (low + high) // 2
-        value = at(values[middle])
-        if value <= limit:
-            high, found = middle, value
-        else:
-            low = middle + 1
-    return values[high], found
-
-
 # ── latency and memory: the simulator, asked about other work ───────────────────────────────────────────────────────
 
 
 def _for_latency(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
+    if evidence.estimate.vendor is not None:
+        return for_vendor_latency(check, evidence)
     loaded = load(evidence.contents)
-    return _best(check, _faster(check.budget.limit, loaded, evidence, target))
+    return best(check, _faster(check.budget.limit, loaded, evidence, target))
 
 
 def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) -> Tried:
@@ -107,35 +80,17 @@ def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) ->
     now = sparsity(evidence.contents)[0]
     more = [share for share in SHARES if share > now]
     if any(op.runs_sparse for op in evidence.estimate.ops) and more:
-        share, value = _least(more, limit, lambda share: at(lambda work: thinned(work, (1 - share) / (1 - now))))
-        yield f"prune to {_percent(share)} zeros, which run sparse here", f"prune --target {share:.2f}", value
+        share, value = least(more, limit, lambda share: at(lambda work: thinned(work, (1 - share) / (1 - now))))
+        yield f"prune to {percent(share)} zeros, which run sparse here", f"prune --target {share:.2f}", value
     yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8"))
-    share, value = _least(CHANNELS, limit * WHOLE, lambda share: at(lambda work: narrowed(work, share)))
-    yield *_channels(share, evidence), value
-
-
-def _channels(share: float, evidence: Evidence) -> tuple[str, str]:
-    """What removes this share of them and how: `prune` counts the weights that make them, not those that read them."""
-    layers = ", ".join(_slowest(evidence, 3, but=("depthwise",)))  # whose channels are those of the layer before
-    what = f"remove {_percent(share)} of the channels" + (f", first in {layers}" if layers else "")
-    return what, f"prune --pattern channel --target {share:.2f}, then shrink"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.3g} %"
+    share, value = least(CHANNELS, limit * WHOLE, lambda share: at(lambda work: narrowed(work, share)))
+    yield *channels(share, evidence), value
 
 
 def thinned(work: Workload, left: float) -> Workload:
     """With this share left of the weights that are not zero, wherever zeros are skipped."""
     ops = (replace(op, nonzero=round(op.nonzero * left)) if op.sparse else op for op in work.ops)
     return replace(work, ops=tuple(ops))
-
-
-def _slowest(evidence: Evidence, count: int, *, but: Sequence[str] = ()) -> list[str]:
-    ops = (op for op in evidence.estimate.ops if op.op_class not in but)
-    timed = [op for op in ops if op.latency_ms is not None and op.weight_bytes]
-    ranked = sorted(timed, key=lambda op: -(op.latency_ms or 0.0))
-    return list(dict.fromkeys(op.layer or op.name for op in ranked))[:count]
 
 
 def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
@@ -149,10 +104,10 @@ def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | No
         whole = WIDTHS["float32"] - WIDTHS["int8"]  # what goes in stays a float
         ends = 0 if loaded.work.dtype == "int8" else whole * _entries_in(evidence.contents)
         yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8")) + ends
-        share, value = _least(CHANNELS, check.budget.limit * WHOLE, lambda share: at(lambda w: narrowed(w, share)))
-        yield *_channels(share, evidence), value
+        share, value = least(CHANNELS, check.budget.limit * WHOLE, lambda share: at(lambda w: narrowed(w, share)))
+        yield *channels(share, evidence), value
 
-    return _best(check, tried())
+    return best(check, tried())
 
 
 def _entries_in(contents: Contents) -> int:
@@ -164,10 +119,11 @@ def _entries_in(contents: Contents) -> int:
 
 
 def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
-    contents, value = evidence.contents, check.value or 0.0
-    scale = value / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
+    contents = evidence.contents
+    scale = (check.value or 0.0) / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
     row = FORMATS[contents.format]
-    prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype.startswith("float")]
+    prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype in PRICED]
+    floats = any(tensor.dtype.startswith("float") for tensor in prunable)
     magnitudes = {tensor.name: _Magnitudes(np.abs(_decoded(tensor)).ravel()) for tensor in prunable}
 
     entries = sum(found.values.size for found in magnitudes.values())
@@ -179,21 +135,23 @@ def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None
         return (contents.size_bytes - sum(tensor.size_bytes for tensor in prunable) + new) * scale
 
     def tried() -> Tried:
-        if any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
+        if floats and any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
             restored = f"restore {contents.path}, or " if row.restore else ""
             yield "leave out the zeros that are stored", f"{restored}export --encoding auto", saved()
         more = [share for share in SHARES if share > now]
         if more:
-            share, least = _least(more, check.budget.limit, saved)
-            if share <= ROOM:
-                yield f"prune to {_percent(share)} zeros", f"prune --target {share:.2f}", least
+            share, value = least(more, check.budget.limit, saved)
+            if share <= ROOM or not floats:
+                yield f"prune to {percent(share)} zeros", f"prune --target {share:.2f}", value
+        if not floats:
+            return
         yield "int8 weights", "quantize --scheme int8-weights", saved(bits=8)
         if more:
-            share, least = _least(more, check.budget.limit, lambda share: saved(share, 8))
+            share, value = least(more, check.budget.limit, lambda share: saved(share, 8))
             both = f"prune --target {share:.2f}, then quantize --scheme int8-weights"
-            yield f"prune to {_percent(share)} zeros, with int8 weights", both, least
+            yield f"prune to {percent(share)} zeros, with int8 weights", both, value
 
-    return _best(check, tried()) if prunable else None
+    return best(check, tried()) if prunable else None
 
 
 def _decoded(tensor: StoredTensor) -> np.ndarray:
@@ -224,21 +182,22 @@ class _Magnitudes:
 def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: float, bits: float) -> float:
     """Bytes with this share of the non-zero entries left, the largest; as floats never more than it takes now."""
     mask = magnitudes.largest(left)
-    ends = 0  # what a layout takes beside its entries, such as where rows begin
+    layouts = ("bitmask",) if tensor.encoding == "tflm" else row.layouts
+    rows = tensor.shape[0] if tensor.shape else 0
+    scales = 0 if tensor.dtype.startswith("float") else SCALE_BYTES * rows  # beside integers as they are
+    ends = scales  # what a layout takes beside its entries, such as where rows begin
     if tensor.is_sparse:
         now, whole = magnitudes.values != 0, round(tensor.value_bits)
-        taken = min((size_bytes(kind, now, whole) for kind in row.layouts), default=tensor.size_bytes)
-        ends = min(max(tensor.size_bytes - taken, 0), 4 * (tensor.shape[0] + 1) if tensor.shape else 0)
-    sparse = min((size_bytes(kind, mask, round(bits)) + ends for kind in row.layouts), default=tensor.size_bytes)
-    least = min(sparse, size_bytes("dense", mask, round(bits)))
+        taken = min((size_bytes(kind, now, whole) for kind in layouts), default=tensor.size_bytes)
+        ends = min(max(tensor.size_bytes - taken, 0), 4 * (rows + 1) + scales)
+    else:
+        scales = min(scales, max(tensor.size_bytes - size_bytes("dense", mask, round(tensor.value_bits)), 0))
+        ends = scales + OPERATOR_BYTES  # of what puts the zeros back in
+    sparse = min((size_bytes(kind, mask, round(bits)) + ends for kind in layouts), default=tensor.size_bytes)
+    least = min(sparse, size_bytes("dense", mask, round(bits)) + scales)
     if bits < tensor.value_bits and tensor.shape:
         return least + row.scale_bytes * tensor.shape[0] + OPERATOR_BYTES
     return min(least, tensor.size_bytes)
-
-
-def _for_sparsity(check: Check, evidence: Evidence, target: Target) -> Remedy:
-    limit = check.budget.limit
-    return Remedy(f"prune to {_percent(limit)} zeros", f"prune --target {limit:g}", limit, True)
 
 
 def _heaviest(evidence: Evidence) -> str:
@@ -255,15 +214,21 @@ REMEDIES: Mapping[str, Callable[[Check, Evidence, Target], Remedy | None]] = {
     **dict.fromkeys(("size", "gzip", "brotli"), _for_size),
     "latency": _for_latency,
     "memory": _for_memory,
+    "flash": lambda check, evidence, target: (
+        for_flash(check, evidence, target)
+        if evidence.estimate.vendor and evidence.estimate.vendor.encoded_weight_bytes
+        else _for_size(check, evidence, target)
+    ),
+    **dict.fromkeys(("sram", "arena"), for_activations),
     "sparsity": lambda check, evidence, target: Remedy(
-        f"prune to {_percent(check.budget.limit)} zeros",
+        f"prune to {percent(check.budget.limit)} zeros",
         f"prune --target {check.budget.limit:g}",
         check.budget.limit,
         True,
     ),
 }
 LAYERS: Mapping[str, Callable[[Evidence], str]] = {
-    **dict.fromkeys(("size", "gzip", "brotli", "memory"), _heaviest),
-    "latency": lambda evidence: next(iter(_slowest(evidence, 1)), ""),
+    **dict.fromkeys(("size", "gzip", "brotli", "memory", "flash"), _heaviest),
+    "latency": lambda evidence: next(iter(slowest(evidence, 1)), ""),
     "sparsity": _densest,
 }

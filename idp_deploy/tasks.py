@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
 
 from idp_deploy.errors import IdpDeployError, UsageError, of_dead_worker
+from idp_deploy.waiting import counted
 
 _SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
 _LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107  # bytes
@@ -103,7 +104,7 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     total, count = 0.0, 0
     try:
         loader = _attempt("the task's validation_loader", task.validation_loader) if batches is None else batches
-        for batch in islice(loader, limit):
+        for batch in counted(islice(loader, limit), "accuracy", _length(loader, limit)):
             moved = to_device(batch, device)
             inputs = _attempt("the task's inputs(batch)", task.inputs, moved)
             outputs = _attempt("the model's forward", lambda given=inputs: module(*given), given=inputs)
@@ -112,6 +113,15 @@ def evaluate(module: nn.Module, task: Task, *, batches: Iterable[Any] | None = N
     finally:
         module.train(was_training)
     return total / max(count, 1)
+
+
+def _length(batches: Iterable[Any], limit: int | None) -> int | None:
+    """How many batches there will be, where that is known."""
+    try:
+        known = len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+    return known if limit is None else min(known, limit)
 
 
 def rehearse(module: nn.Module, task: Task) -> None:

@@ -25,7 +25,7 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 MARKS = ("<!-- the import table, by `python -m tests.test_architecture` -->", "<!-- end of the table -->")
 _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 
-FOUNDATION = {"errors", "flow"}
+FOUNDATION = {"errors", "flow", "waiting"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "flow": set(),
     "legible": set(),
+    "waiting": set(),
     "ledger": FOUNDATION,
     "soundness": {"errors"},
     "files": FOUNDATION | {"documents", "packages"},
@@ -80,7 +81,9 @@ ALLOWED: dict[str, set[str]] = {
     "formats.bisect": FOUNDATION | CORE | {"formats.read", "formats.run", "formats.interpreter"},
     "restoring": FOUNDATION | CORE,
     "aiming": FOUNDATION | CORE | {"formats", "vendors"},
-    "remedies": FOUNDATION | CORE | STAGES | {"facts"},
+    "trying": FOUNDATION | CORE | STAGES,
+    "vendor_remedies": FOUNDATION | CORE | STAGES | {"trying"},
+    "remedies": FOUNDATION | CORE | STAGES | {"facts", "trying", "vendor_remedies"},
     "judging": {"flow", "gating", "remedies", "simulation"},
     "shipping": FOUNDATION | CORE | STAGES,
     "history": {"documents", "files", "ownership"},

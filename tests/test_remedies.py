@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from idp_deploy.cli.provenance import commit
 from idp_deploy.documents import line_of
 from idp_deploy.exporting import export
 from idp_deploy.flow import Budget, Check, CompressedModel, Model, Recipe
-from idp_deploy.gating import Evidence, gate
+from idp_deploy.gating import VALUES, Evidence, gate
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
@@ -131,6 +132,24 @@ def test_red_goes_green_when_it_is_done(format: str, over: float, model: Model, 
     after = measured(pruned(model, share), format, tmp_path / f"after.{suffix}", target)
     assert value_of(after, "size") <= limit
     assert value_of(after, "size") == pytest.approx(remedy.value, rel=0.1)  # where zeros fall is for the allocation
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_integer_weights_are_pruned_further(format: str, model: Model, tmp_path: Path) -> None:
+    def file(share: float) -> Evidence:
+        made = quantize(pruned(model, share), "int8", example_inputs=X)
+        return measured(made, format, tmp_path / f"{share}.{format}", target)
+
+    target = load_target("pixel-4")
+    now = file(0.5)
+    limit = now.contents.size_bytes * 0.8
+    check = broken(now, target, "size", limit)
+    assert check.remedy is not None
+    told = re.fullmatch(r"prune --target ([\d.]+), then quantize --scheme int8", check.remedy.command)
+    assert told, check.remedy
+    then = file(float(told[1])).contents.size_bytes
+    assert then <= limit
+    assert check.remedy.value == pytest.approx(then, rel=0.1)
 
 
 def test_what_cannot_be_mended_says_so(model: Model, tmp_path: Path) -> None:
@@ -258,3 +277,44 @@ def test_a_check_that_passes_has_no_remedy(folder: Path, capsys: pytest.CaptureF
     (folder / "idp-deploy.toml").write_text(BUDGETS.format(size=10**6, latency=1000).partition("[budgets.rasp")[0])
     rows = json.loads(check(capsys, "--json")[1])["checks"]
     assert [(row["verdict"], row["remedy"], row["over"]) for row in rows] == [("pass", None, None)] * 2
+
+
+@pytest.mark.skipif(find_spec("ethosu") is None, reason="needs the extra [ethos-u]: make ethos-u")
+@pytest.mark.parametrize(("metric", "within"), [("flash", 0.1), ("sram", 0.25), ("latency", 0.25)])
+def test_what_a_compiler_is_asked_again_about_is_what_it_says_then(
+    metric: str, within: float, model: Model, tmp_path: Path
+) -> None:
+    target = load_target("ethos-u55-128")
+    micro_red_to_green(target, metric, within, model, tmp_path, encoding="dense", io="int8")
+
+
+@pytest.mark.skipif(find_spec("tflite_micro") is None, reason="needs the extra [tflm]: make tflm")
+@pytest.mark.parametrize(("metric", "within"), [("flash", 0.1), ("arena", 0.25)])
+def test_an_arena_and_its_flash_go_green(metric: str, within: float, model: Model, tmp_path: Path) -> None:
+    micro_red_to_green(load_target("cortex-m"), metric, within, model, tmp_path, encoding="tflm", io="int8")
+
+
+def micro_red_to_green(target: Target, metric: str, within: float, model: Model, folder: Path, **options: str) -> None:
+    """A limit a fifth below what the file takes, the suggestion, and the same after it was followed."""
+
+    def file(share: float, pattern: str = "unstructured") -> Evidence:
+        made = quantize(pruned(model, share, pattern), "int8", example_inputs=X)
+        path = folder / f"{share}{pattern}.tflite"
+        export(made, "tflite", X, path, **options)
+        contents = read(path)
+        return Evidence(contents, simulate(contents, target))
+
+    def value(evidence: Evidence) -> float:
+        found = VALUES[metric](evidence)[0]
+        assert found is not None
+        return found
+
+    now = file(0.5)
+    limit = value(now) * 0.8
+    check = broken(now, target, metric, limit)
+    assert check.remedy is not None, check
+    told = re.match(r"prune (?:--pattern (\w+) )?--target ([\d.]+)", check.remedy.command)
+    assert told, check.remedy
+    then = value(file(float(told[2]), *([told[1]] if told[1] else [])))
+    assert check.remedy.value == pytest.approx(then, rel=within)
+    assert then <= limit

@@ -259,3 +259,14 @@ def test_a_proof_without_numbers_shows_none() -> None:
     proof = WeightProof("the file", "the file", "", 0, 0, 0, float("nan"), passed=False)
     assert _of_a_weight(proof).startswith("not what a fresh export of the model holds, or none could be made")
     assert "no tensor of the file is like it" in _of_a_weight(replace(proof, tensor=""))
+
+
+def test_a_share_is_short_by_points_and_no_flag_is_parted_from_its_dashes(tmp_path: Path) -> None:
+    from idp_deploy.flow import Budget, Check
+    from idp_deploy.rendering.verdicts import check_case
+
+    budget = Budget("pixel-4", "onnx", "sparsity", 0.8, "here:1")
+    case = check_case(Check(budget, tmp_path, 0.5, "fail", "", "prune to 80 % zeros (prune --target 0.8)"))
+    assert "short by 30.0 points" in case.message
+    page = str(render(Document("Check", cases=[case]), "html"))
+    assert '(prune <span class="flag">--target</span> 0.8)' in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -51,6 +52,48 @@ class Net(nn.Module):
     def forward(self, x):
         return self.head(self.drop(self.pool(self.body(self.stem(x))).flatten(1)))
 """
+STACK = """
+class Stack(nn.Module):
+    def __init__(self, channels, base, depth, classes):
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        for step in range(depth):
+            self.blocks.append(nn.Conv2d(channels, base * 2**step, 3, padding=1))
+            channels = base * 2**step
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = F.relu(block(x))
+        return self.head(x.mean((2, 3)))
+
+
+"""
+FUSED = """
+class Fused(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.table = nn.Linear(12, 8)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, image, row):
+        return self.head(torch.cat([self.image(image), self.table(row)], 1))
+
+
+"""
+TRAINING = """
+model = Net()
+for epoch in range(2):
+    model(torch.zeros(1, 1, 28, 28)).sum().backward()
+    open('ran.txt', 'a').write('trained')
+"""
+# what the owner ran in the notebook or the script
+PLAY = (
+    "import re; text = open('play 1.ipynb').read(); import json;"
+    " text = '\\n'.join(''.join(c['source']) for c in json.loads(text)['cells']) if text[:1] == '{' else text;"
+    " exec(re.sub(r'(?m)^([%!]|get_ipython|from absent|model =|for epoch|    model|    open).*$', '', text))"
+)
 TRIPWIRE = "\nopen('ran.txt', 'a').write('imported')\n"
 SAVE = "torch.save({build}.state_dict(), {name!r})"
 
@@ -150,7 +193,10 @@ FOLDERS: dict[str, Folder] = {
         "last.pt would fit as well",
     ),
     "a notebook only": Folder(
-        {"play.ipynb": notebook("%matplotlib inline", HEAD + SMALL)}, "", None, (), None, "play.ipynb defines Net"
+        {"play 1.ipynb": notebook("%matplotlib inline\n!pip install x", HEAD, "WIDTH = 8\n", SMALL, TRIPWIRE)},
+        PLAY + "; torch.save(Net().state_dict(), 'w.pt')",
+        "play_1_model:Net",
+        ("1x1x28x28",),
     ),
     "names with spaces": Folder(
         {"my net.py": HEAD + SMALL, "net.py": HEAD + SMALL},
@@ -158,7 +204,139 @@ FOLDERS: dict[str, Folder] = {
         "net:Net",
         ("1x1x28x28",),
         "my weights.pt",
-        "cannot be imported: rename the file",
+    ),
+    "no name that could be imported": Folder(
+        {"2024 net-v2.py": HEAD + SMALL},
+        "import runpy; globals().update(runpy.run_path('2024 net-v2.py')); torch.save(Net().state_dict(), 'w.pt')",
+        "net_2024_net_v2_model:Net",
+        ("1x1x28x28",),
+    ),
+    "a script that trains as it is imported": Folder(
+        {
+            "main.py": HEAD
+            + "from absent_package import x\nDEPTH = 8\n"
+            + SMALL.replace("1, 8, 3", "1, DEPTH, 3")
+            + TRAINING
+        },
+        PLAY.replace("play 1.ipynb", "main.py") + "; torch.save(Net().state_dict(), 'w.pt')",
+        "main_model:Net",
+        ("1x1x28x28",),
+    ),
+    "a script exported from a notebook": Folder(
+        {"main.py": "get_ipython().run_line_magic('matplotlib', 'inline')\n" + HEAD + SMALL},
+        PLAY.replace("play 1.ipynb", "main.py") + "; torch.save(Net().state_dict(), 'w.pt')",
+        "main_model:Net",
+        ("1x1x28x28",),
+    ),
+    "a factory whose arguments a command line has": Folder(
+        {
+            "models/__init__.py": "",
+            "models/factory.py": HEAD + STACK + "def create_model(channels, base, depth, num_classes):\n"
+            "    return Stack(channels, base, depth, num_classes)\n",
+            "train.py": "import argparse, torch\nfrom models.factory import create_model\ndef main():\n"
+            "    p = argparse.ArgumentParser()\n    p.add_argument('--base', type=int, default=6)\n"
+            "    p.add_argument('--depth', default=3)\n    p.add_argument('--img-size', default=48)\n"
+            "    args = p.parse_args()\n    model = create_model(1, args.base, args.depth, num_classes=5)\n"
+            "    model(torch.randn(4, 1, args.img_size, args.img_size))\nif __name__ == '__main__':\n    main()\n",
+        },
+        "from models.factory import *; torch.save(create_model(1, 6, 3, 5).state_dict(), 'w.pt')",
+        "models.factory:create_model(channels=1, base=6, depth=3, num_classes=5)",
+        ("1x1x48x48",),
+    ),
+    "a factory that hands its arguments on": Folder(
+        {"net.py": HEAD + WIDE + "def build(w, n):\n    return Net(w, classes=n)\n"},
+        "from net import *; torch.save(build(6, 4).state_dict(), 'w.pt')",
+        "net:build(w=6, n=4)",
+        ("1x3x224x224",),
+    ),
+    "arguments in YAML": Folder(
+        {
+            "conf/model/small.yaml": "_target_: project.net.Stack\nchannels: 3\nbase: 4\ndepth: 2\nclasses: 6\n",
+            "conf/config.yaml": "defaults: [{model: small}]\nimage_size: 40\nseed: &a [1, *a]\n",
+            "project/__init__.py": "",
+            "project/net.py": HEAD + STACK,
+        },
+        "from project.net import *; import os; os.makedirs('outputs/a/b');"
+        " torch.save(Stack(3, 4, 2, 6).state_dict(), 'outputs/a/b/last.ckpt')",
+        "project.net:Stack(channels=3, base=4, depth=2, classes=6)",
+        ("1x3x40x40",),
+        "outputs/a/b/last.ckpt",
+    ),
+    "an encoder that would fit alone": Folder(
+        {
+            "net.py": HEAD
+            + SMALL.replace("class Net", "class Encoder")
+            + SMALL.replace("class Net", "class Other")
+            + "class Both(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.first = Encoder()\n        self.second = Other()\n"
+            "    def forward(self, x):\n        return self.first(x) + self.second(x)\n"
+        },
+        "from net import *; torch.save(Both().state_dict(), 'w.pt')",
+        "net:Both",
+        ("1x1x28x28",),
+    ),
+    "a teacher and its student": Folder(
+        {"net.py": HEAD + SMALL + SMALL.replace("class Net", "class Other").replace("8", "6")},
+        "from net import *; torch.save(Net().state_dict(), 'teacher.pt');"
+        " torch.save(Other().state_dict(), 'student_best.pt')",
+        "net:Other",
+        ("1x1x28x28",),
+        "student_best.pt",
+        "teacher.pt belongs to net:Net",
+    ),
+    "several inputs, as a call makes them": Folder(
+        {
+            "net.py": HEAD + FUSED + "if __name__ == '__main__':\n    row = torch.rand(2, 12)\n"
+            "    Fused()(torch.randn(2, 3, 20, 24), row)\n"
+        },
+        "from net import *; torch.save(Fused().state_dict(), 'w.pt')",
+        "net:Fused",
+        ("1x3x20x24", "1x12"),
+    ),
+    "several inputs, as their layers take them": Folder(
+        {"net.py": HEAD + FUSED},
+        "from net import *; torch.save(Fused().state_dict(), 'w.pt')",
+        "net:Fused",
+        ("1x3x224x224", "1x12"),
+    ),
+    "tokens, a mask and few positions": Folder(
+        {
+            "net.py": HEAD + "class Text(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.embed = nn.Embedding(50, 8)\n        self.pos = nn.Parameter(torch.zeros(1, 16, 8))\n"
+            "        self.out = nn.Linear(8, 2)\n    def forward(self, ids, mask):\n"
+            "        h = self.embed(ids) + self.pos[:, :ids.size(1)]\n"
+            "        return self.out((h * mask.unsqueeze(-1)).sum(1))\n"
+        },
+        "from net import *; torch.save(Text().state_dict(), 'w.pt')",
+        "net:Text",
+        ("1x16:int64", "1x16:int64"),
+    ),
+    "safetensors, which sorts by name": Folder(
+        {"net.py": HEAD + SMALL.replace("self.fc", "self.a_head").replace("self.conv1", "self.z_first")},
+        "from net import *; from safetensors.torch import save_file; save_file(Net().state_dict(), 'w.safetensors')",
+        "net:Net",
+        ("1x1x28x28",),
+        "w.safetensors",
+    ),
+    "a flattened image": Folder(
+        {
+            "net.py": HEAD + "class Flat(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+            "        self.a = nn.Linear(2 * 6 * 6, 8)\n        self.b = nn.Linear(8, 2)\n"
+            "    def forward(self, x):\n        return self.b(self.a(x.flatten(1)))\n"
+            "def data():\n    return torch.randn(9, 2, 6, 6)\n"
+        },
+        "from net import *; torch.save(Flat().state_dict(), 'w.pt')",
+        "net:Flat",
+        ("1x2x6x6",),
+    ),
+    "what a library saved": Folder(
+        {},
+        "import transformers as t; c = t.BertConfig(vocab_size=90, hidden_size=16, num_hidden_layers=1,"
+        " num_attention_heads=2, intermediate_size=32, max_position_embeddings=24);"
+        " t.BertForSequenceClassification(c).save_pretrained('.')",
+        "transformers:BertForSequenceClassification.from_pretrained(pretrained_model_name_or_path='.')",
+        ("1x24:int64",),
+        "model.safetensors",
     ),
     "a dead module beside": Folder(
         {"net.py": HEAD + SMALL, "old.py": "class Net(nn.Module:\n"},
@@ -318,3 +496,68 @@ def test_an_export_of_another_tool_tells_the_inputs(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
     assert survey(tmp_path).inputs.inputs == ("1x3x48x40",)
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
+def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tmp_path: Path) -> None:
+    code = {
+        "onnx": "torch.onnx.export(n, x, 'net.onnx', dynamo=True, external_data=True)",
+        "pt2": "torch.export.save(torch.export.export(n, x), 'net.pt2')",
+        "ts": "torch.jit.trace(n, x).save('net.pt')",
+    }[suffix]
+    made = f"import torch; n = torch.nn.Linear(40, 50).eval(); x = (torch.zeros(1, 40),); {code}"
+    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True, capture_output=True)
+    done = [
+        subprocess.run(
+            [sys.executable, "-m", "idp_deploy", *line], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        for line in (["init"], ["check", "net.onnx"])
+    ]
+    assert done[0].returncode == 0
+    if suffix == "onnx":
+        assert "Next: idp-deploy check net.onnx" in done[0].stdout
+        assert done[1].returncode == 0, done[1].stdout
+    else:
+        assert "net.pt" in done[0].stdout
+        assert "save weights instead" in " ".join(done[0].stdout.split())
+
+
+def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(HEAD + SMALL + TRAINING)
+
+    def init(*flags: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "idp_deploy", "init", *flags]
+        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    (tmp_path / "main_model.py").write_text("# mine\n")
+    refused = init()
+    assert (refused.returncode, "main_model.py exists already" in refused.stderr) == (2, True)
+    assert (tmp_path / "main_model.py").read_text() == "# mine\n"
+    assert not (tmp_path / "idp-deploy.toml").exists()
+    assert init("--force").returncode == 0
+    copied = (tmp_path / "main_model.py").read_text()
+    assert "class Net" in copied
+    assert "backward" not in copied.split('"""', 2)[2]
+    again = init("--force")
+    assert "Net is copied" not in again.stdout  # what was copied is found by itself
+    assert not (tmp_path / "ran.txt").exists()
+
+
+def test_functions_around_a_library_and_its_calls_are_models() -> None:
+    from idp_deploy.surveying.libraries import in_source
+
+    text = (
+        "import torchvision\nfrom timm import create_model as make\nfrom torch import nn, optim\n"
+        "def build_net(classes=3):\n    net = torchvision.models.resnet18(weights=None)\n"
+        "    net.fc = nn.Linear(net.fc.in_features, classes)\n    return net\n"
+        "def get_optimizer(net):\n    return optim.Adam(net.parameters())\n"
+        "def main():\n    model = torchvision.models.vgg11(weights='DEFAULT', num_classes=7).to('cuda')\n"
+        "    model.load_state_dict({})\n    other = make(model_name='a', pretrained=True)\n    other.parameters()\n"
+    )
+    found = in_source(ast.parse(text), Path("net.py"), "net", set())
+    told = {one.spec: [name for name, node in one.parameters.items()] for one in found}
+    assert told == {
+        "net:build_net": ["classes"],
+        "torchvision.models:vgg11": ["num_classes"],
+        "timm:create_model": ["model_name"],
+    }

@@ -19,7 +19,7 @@ from idp_deploy.verification import run_file, verify
 from tests.formats_here import HERE
 from tests.zoo import ZOO, Entry, flat, pruned
 
-FAST = ("mobilenet_v2", "bert", "two_inputs")
+FAST = ("mobilenet_v2", "classic", "bert", "two_inputs")
 REFUSED = {("tflite", "lut4")}  # what a format cannot hold; a new refusal must be written down here
 
 

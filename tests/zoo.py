@@ -85,6 +85,7 @@ ZOO: dict[str, Entry] = {
         Entry("efficientnet_lite", images.efficientnet_lite, IMAGE, "5×5 depthwise, dropout"),
         Entry("resnet18", lambda: resnet18.build(0.125), IMAGE, "shortcuts with batch norm"),
         Entry("resnet50", images.resnet50, IMAGE, "bottlenecks, 7×7 stem, max pooling"),
+        Entry("classic", images.Classic, IMAGE, "a map viewed as a row, no pooling over it"),
         Entry("squeezenet", images.squeezenet, IMAGE, "concatenation, ceil mode, no batch norm"),
         Entry("shufflenet_v2", images.shufflenet_v2, IMAGE, "channel split and shuffle"),
         Entry("densenet", images.densenet, IMAGE, "batch norm before convolution", unfolded=4),

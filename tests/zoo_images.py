@@ -89,6 +89,21 @@ def resnet50() -> nn.Module:
     return nn.Sequential(*stem, *blocks, head(96))
 
 
+class Classic(nn.Module):
+    """Every tutorial's first network: the last map goes into a linear layer as it is, by `view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            conv(3, 16, act=nn.ReLU), nn.MaxPool2d(4), conv(16, 32, act=nn.ReLU), nn.MaxPool2d(2)
+        )
+        self.classifier = nn.Linear(32 * 4 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.features(x)
+        return self.classifier(x.view(x.size(0), -1))
+
+
 class Fire(nn.Module):
     """SqueezeNet: two branches of different kernel, concatenated; biases and no batch norm."""
 

@@ -37,6 +37,13 @@ def init(
     found = survey(Path.cwd())
     missing = [name for name in usual() if any(find_spec(package) is None for package in FORMATS[name].converter)]
     usable = [name for name in usual() if name not in missing]
+    copy = found.choice.definition.copy if found.choice else None
+    if copy is not None:
+        copied = copy.text(found.choice.definition.name) if found.choice else ""
+        files.landing(copy.path)
+        if copy.path.exists() and not force:
+            raise UsageError(f"{copy.path.name} exists already", way_out="pass --force to replace it")
+        files.write_bytes(copy.path, copied.encode())
     files.write_bytes(path, write_toml(found, path.absolute().parent, usable, missing).encode())
     choice = found.choice
     weights = choice.weights if choice else None
@@ -47,17 +54,23 @@ def init(
         ("inputs", _inputs(found)),
     ]
     notes = list(found.notes)
+    if copy is not None and choice is not None:
+        place = copy.path.relative_to(Path.cwd())
+        notes.append(f"{copy.origin}: {copy.why}; {choice.definition.name} is copied into {place}, nothing else of it")
     left = []
-    if choice is None or choice.unknown:
-        left.append("model")
-    if weights is None:
-        left.append("weights")
-    if not found.task and not found.inputs.inputs:
-        left.append("inputs")
+    shipped = found.exports[0].relative_to(Path.cwd()) if choice is None and found.exports else None
+    if shipped is not None:
+        notes.append(f"{shipped} was made by another tool: it can be checked as it is, and pruned where its model is")
+        rows = [*rows[:2], ("file", shipped.as_posix())]
+    else:
+        left += ["model"] if choice is None or choice.unknown else []
+        left += ["weights"] if weights is None else []
+        left += ["inputs"] if not found.task and not found.inputs.inputs else []
     if choice is not None and choice.unknown:
         notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
     data = {"file": str(path), "found": dict(rows), "fill_in": left}
-    follow = f"fill in {', '.join(left)} in {path}, then: idp-deploy run" if left else "idp-deploy run"
+    then = f"idp-deploy check {shell(shipped)}" if shipped else "idp-deploy run"
+    follow = f"fill in {', '.join(left)} in {path}, then: {then}" if left else then
     return Answer(Document(f"wrote {path}", [Table("", ("what", "found"), rows)], data, notes, next=follow))
 
 

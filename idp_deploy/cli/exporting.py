@@ -10,8 +10,9 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import say
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import checkpoint_of, open_session, remember
+from idp_deploy.cli.session import Session, checkpoint_of, open_session, remember
 from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
 from idp_deploy.flow import Artifact, Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
@@ -92,19 +93,21 @@ def export(
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
     seen: dict[Path, Contents] = {}
-    if verify:
-        artifacts, parities = export_and_verify(
-            *(compressed, examples, where, source.stem, formats, chosen, data, say),
-            options=special,
-            refused=refused,
-            contents=seen,
-        )
-    else:
-        artifacts, parities = [], {}
-        for name, path in zip(formats, places, strict=True):
-            with refusals_of(name, refused):
-                more = {"encoding": chosen, **special.get(name, {})}
-                artifacts.append(export_unproved(compressed, name, examples, path, **more))
+    with Waiting(len(formats) * (2 if verify else 1)) as waiting:
+        if verify:
+            artifacts, parities = export_and_verify(
+                *(compressed, examples, where, source.stem, formats, chosen, data, waiting.step),
+                options=special,
+                refused=refused,
+                contents=seen,
+            )
+        else:
+            artifacts, parities = [], {}
+            for name, path in zip(formats, places, strict=True):
+                waiting.step(f"exporting to {name}")
+                with refusals_of(name, refused):
+                    more = {"encoding": chosen, **special.get(name, {})}
+                    artifacts.append(export_unproved(compressed, name, examples, path, **more))
     passed = {a.path: a.path not in parities or parities[a.path].passed for a in artifacts}
     compiled = [
         compile_artifact(a.path, device)
@@ -116,7 +119,7 @@ def export(
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
     found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
-    follow = _follow(artifacts[-1]) if artifacts else ""
+    follow = _follow(artifacts[-1], session, target or []) if artifacts else ""
     document = export_document(
         artifacts,
         parities,
@@ -144,11 +147,17 @@ def export(
     return Answer(document, _all_in_one(refused) if refused else ExitCode.OK)
 
 
-def _follow(artifact: Artifact) -> str:
-    """The command to be typed next."""
-    row = FORMATS[artifact.format]
-    verb, words = ("inspect", "") if row.no_latency else ("simulate", f" --target {row.device}")
-    return f"idp-deploy {verb} {shell(artifact.path)}{words}"
+def _follow(artifact: Artifact, session: Session, targets: Sequence[str]) -> str:
+    """The command to be typed next: what is configured is checked or simulated, else on a device that runs the file."""
+    told, row = session.configuration, FORMATS[artifact.format]
+    named = f" --config {shell(session.named)}" if session.named else ""
+    if told.budget_list() and not targets:
+        return f"idp-deploy check{named}"
+    if told.targets:
+        return f"idp-deploy simulate {shell(artifact.path)}{named}"
+    if row.no_latency:
+        return f"idp-deploy inspect {shell(artifact.path)}"
+    return f"idp-deploy simulate {shell(artifact.path)} --target {targets[0] if targets else row.device}"
 
 
 def _in_floats(model: CompressedModel) -> str:

@@ -170,7 +170,7 @@ def prune(
     if not one_shot:
         forget_state(work, keep_folder=stood)
     remember("checkpoint", [path])
-    follow = session.follow("export", path, "--to all")
+    follow = session.goes_on(path)
     if soft or prunes_channels(recipe):
         follow = session.follow("harden" if soft else "shrink", path, inputs=not soft)
     document = _document(compressed, path, facts, follow, data.metric_name if data else "", left)
@@ -204,7 +204,7 @@ def harden(
     facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
-    follow = session.follow("export", path, "--to all")
+    follow = session.goes_on(path)
     return Answer(_document(compressed, path, facts, follow, data.metric_name if data else ""))
 
 

@@ -8,6 +8,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path, say
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError
@@ -51,8 +52,10 @@ def quantize(
     if data is None:
         say("no task: activation ranges come from random inputs, and accuracy is not measured")
     few = values if values is not None else session.configuration.quantize.values
-    after = quantize_model(before, chosen, task=data, example_inputs=session.example_inputs(data), values=few)
-    accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
+    examples = session.example_inputs(data)
+    with Waiting():
+        after = quantize_model(before, chosen, task=data, example_inputs=examples, values=few)
+        accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
     save_checkpoint(after, path)
     remember("checkpoint", [path])
     document = compression_document(
@@ -60,6 +63,6 @@ def quantize(
         path,
         accuracies=accuracies,
         metric=data.metric_name if data else "accuracy",
-        next=session.follow("export", path, "--to all"),
+        next=session.goes_on(path, quantized=True),
     )
     return Answer(document)

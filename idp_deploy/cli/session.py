@@ -120,6 +120,13 @@ class Session:
         chosen = self.configuration.prune.model_fields_set | {name for name, value in flags.items() if value}
         return not chosen & {"pattern", "allocation", "rules"}
 
+    def goes_on(self, path: Path, *, quantized: bool = False) -> str:
+        """The command that comes after a checkpoint was written, as configuration has it."""
+        if self.configuration.quantize.scheme and not quantized:
+            return self.follow("quantize", path)
+        named = "to" in self.configuration.export.model_fields_set
+        return self.follow("export", path, "" if named else "--to all")
+
     def weights(self, named: Path | None) -> Path:
         """The file of weights to start from: as named, else as configured.
 

@@ -39,7 +39,4 @@ def shrink(
     after = shrink_model(before, session.example_inputs(session.task()))
     save_checkpoint(after, path)
     remember("checkpoint", [path])
-    document = shrinking_document(
-        before, after, path, zero_channels(after), next=session.follow("export", path, "--to all")
-    )
-    return Answer(document)
+    return Answer(shrinking_document(before, after, path, zero_channels(after), next=session.goes_on(path)))

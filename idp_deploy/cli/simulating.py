@@ -8,10 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from idp_deploy.cli.options import Config, Targets, parse_anchor
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import ConversionError, ExitCode, UsageError
 from idp_deploy.rendering.estimates import estimate_document
+from idp_deploy.waiting import counted
 
 
 @reports(to_file=True)
@@ -55,14 +57,16 @@ def simulate(
     situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
     question = Question([load(existing(path)) for path in artifacts], devices, **situation)
     flags = {"measure": measure, "emulate": emulate}
-    answers = ask(question, [flag for flag, is_set in flags.items() if is_set])
     changes = {}
-    if layers:
-        changes = {
-            (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
-            for (file, device), estimate in zip(question.pairs, answers["estimates"], strict=True)
-            if device.cores
-        }
+    with Waiting():
+        answers = ask(question, [flag for flag, is_set in flags.items() if is_set])
+        if layers:
+            every = list(zip(question.pairs, answers["estimates"], strict=True))
+            changes = {
+                (estimate.artifact, estimate.target): advise(file, device, estimate, **situation)
+                for (file, device), estimate in counted(every, "trying what would pay")
+                if device.cores
+            }
     facts = [facts_of(file.contents) for file in question.files if file.contents]
     document = estimate_document(answers, layers=layers, changes=changes, files=facts)
     told = zip(question.pairs, answers["estimates"], strict=True)

@@ -9,6 +9,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, ModelFactory, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import say
+from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.rendering.artifacts import parity_document
@@ -43,10 +44,13 @@ def verify(
     compressed = None
     if checkpoint is None:
         say("no model is given: the file is checked by itself, runtime against runtime")
-        parity = verify_file(artifact, None, None)
+        with Waiting():
+            parity = verify_file(artifact, None, None)
     else:
         compressed = session.compressed(existing(checkpoint))
         data = session.task()
-        parity = verify_file(artifact, compressed, session.example_inputs(data), task=data)
+        examples = session.example_inputs(data)
+        with Waiting():
+            parity = verify_file(artifact, compressed, examples, task=data)
     document = parity_document(parity, facts_of(read(artifact)), compressed)
     return Answer.judged(document, parity.passed)

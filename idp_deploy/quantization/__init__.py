@@ -43,6 +43,7 @@ from idp_deploy.quantization.faint import silence_faint_channels
 from idp_deploy.quantizers import palettize, quantize_int8, restrict, signal_to_noise_db
 from idp_deploy.soundness import answered, overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
+from idp_deploy.waiting import counted
 
 Quantizer = Callable[[np.ndarray, int], Levels]  # (weight, output axis) → it in few bits
 
@@ -144,7 +145,7 @@ def quantize(
     weight_db: dict[str, float] = {}
 
     def store(names: Iterable[str], quantizer: Quantizer) -> None:
-        for name in names:
+        for name in counted(tuple(names), "quantizing weights"):
             weight = parameters[name].detach().float().numpy()
             if name in model.masks:
                 weight = np.where(model.masks[name].cpu().numpy(), weight, np.float32(0.0))

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.waiting import counted
+
 
 @torch.no_grad()
 def watch(
@@ -35,7 +37,7 @@ def watch(
 
     handles = [layer.register_forward_hook(hook_of(name)) for name, layer in layers.items()]
     try:
-        for call in calls:
+        for call in counted(calls, "watching activations"):
             module(*call)
     finally:
         for handle in handles:

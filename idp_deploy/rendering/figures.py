@@ -7,7 +7,7 @@ from typing import Any
 
 from idp_deploy.flow import Check, Estimate, FileFacts, FormatName, Parity
 from idp_deploy.rendering.document import Bar, Chart, Journey, Picture, Step, Table
-from idp_deploy.units import METRICS, show
+from idp_deploy.units import METRICS, scale, show
 
 WITHOUT_WEIGHTS = "without weights"
 _FAR = 2.0  # times its limit: what lies beyond is cut, it would flatten every other bar
@@ -49,6 +49,8 @@ def journey(
         stages = [Step("stored dense", [show(dense.dense_bytes, "bytes")], dense.dense_bytes / largest)]
         stages.append(Step("zeros", [f"{show(dense.sparsity, 'share')} of {dense.prunable:,} prunable"]))
     proofs = {parity.artifact.path: parity for parity in parities}
+    shown = {one.path for one in files}
+    axis = scale([e.latency_ms.middle for e in estimates if e.latency_ms and e.artifact in shown], "ms")
     ends = []
     for one in files:
         said = [f"{show(one.size_bytes, 'bytes')} of {show(one.dense_bytes, 'bytes')} dense"]
@@ -59,7 +61,7 @@ def journey(
         for e in estimates:
             if e.artifact == one.path and e.latency_ms:
                 sparse = "sparse" if any(op.runs_sparse for op in e.ops) else "dense"
-                said.append(f"{show(e.latency_ms.middle, 'ms')} on {e.target}, runs {sparse}")
+                said.append(f"{axis.text(e.latency_ms.middle)} on {e.target}, runs {sparse}")
         state = "bad" if proof is not None and not proof.passed else ""
         ends.append(Step(one.format, said, one.size_bytes / largest, state))  # type: ignore[arg-type]
     return Journey("From dense to shipped", stages, ends)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from markupsafe import Markup, escape
 
 from idp_deploy.rendering.document import Bar, Chart, Curves, Document, Journey
 from idp_deploy.rendering.drawing import curves_svg
@@ -33,12 +35,22 @@ def _environment() -> Environment:
     )
 
 
+def unbroken(text: str) -> Markup:
+    """Text whose flags are not parted from their dashes at the end of a line.
+
+    >>> str(unbroken("a < b (prune --target 0.9)"))
+    'a &lt; b (prune <span class="flag">--target</span> 0.9)'
+    """
+    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', str(escape(text))))
+
+
 def _parts(document: Document) -> dict[str, object]:
     sections = [_section(picture, index) for index, picture in enumerate(document.drawn)]
     return {
         "document": document,
         "sections": sections,
         "folded": FOLDED,
+        "unbroken": unbroken,
         "failed": [case for case in document.cases if not case.passed],
     }
 

@@ -163,4 +163,6 @@ def _named(layer: str, text: str) -> bool:
 def _over(check: Check) -> str:
     if check.verdict != "fail" or check.value is None or not check.budget.limit:
         return ""
+    if METRICS[check.budget.metric].unit == "share":
+        return f"{abs(check.value - check.budget.limit) * 100:.1f} points"
     return f"{abs(check.value / check.budget.limit - 1) * 100:.1f} %"

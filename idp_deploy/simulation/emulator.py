@@ -29,6 +29,7 @@ from idp_deploy.simulation.question import Question
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, with_sparse
 from idp_deploy.simulation.workload import workload
+from idp_deploy.waiting import counted
 
 WAY_OUT = "'make emulator' in a clone of idp-deploy sets it up"
 MARK = "IDP-DEPLOY "  # before each line of the plugin
@@ -124,7 +125,8 @@ def emulate(
 
 def counts(question: Question) -> list[EmulationCounts]:
     """Every file on every device's core."""
-    return [emulate(file.contents or file.path, d, runtime=question.runtime) for file, d in question.pairs]
+    pairs = counted(list(question.pairs), "emulating")
+    return [emulate(file.contents or file.path, d, runtime=question.runtime) for file, d in pairs]
 
 
 def command(root: Path, cpu: str, path: Path, repeats: int) -> list[str]:

@@ -13,6 +13,7 @@ from idp_deploy.flow import Contents, FormatName, Measurement
 from idp_deploy.formats import FORMATS
 from idp_deploy.reading import read
 from idp_deploy.simulation.question import Question
+from idp_deploy.waiting import counted
 
 WARM_UP = 3
 
@@ -42,7 +43,7 @@ def measure_all(files: Sequence[Path | str | Contents], *, repeats: int = 30, th
         raise UsageError(f"repeats is {repeats} and threads is {threads}", way_out="both are at least 1")
     runs = [_prepare(file if isinstance(file, Contents) else read(file), threads) for file in files]
     times: list[list[float]] = [[] for _ in runs]
-    for turn in range(WARM_UP + repeats):
+    for turn in counted(range(WARM_UP + repeats), "measuring on this host"):
         for (_, _, run), seen in zip(runs, times, strict=True):
             taken = run()
             if turn >= WARM_UP:

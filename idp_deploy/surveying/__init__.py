@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from idp_deploy.surveying.fitting import Choice, choose
+from idp_deploy.surveying.libraries import beside_weights
 from idp_deploy.surveying.shapes import Guess, guess
 from idp_deploy.surveying.sources import Found, read_folder
 from idp_deploy.surveying.stored import Stored, exports, read_weights
@@ -36,6 +37,9 @@ def survey(folder: Path) -> Survey:
     found = read_folder(folder)
     stored, unusable = read_weights(folder)
     choice, said = choose(found, stored)
+    if choice is None:
+        found = replace(found, modules=tuple(beside_weights(folder, stored)))
+        choice, said = choose(found, stored)
     others = exports(folder)
     task = found.tasks[0] if found.tasks else None
     inputs = Guess((), "the task gives them") if task else guess(found, choice, others)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.layers import KINDS, argument, leaves, literal, solved
-from idp_deploy.surveying.sources import Definition, Found
+from idp_deploy.surveying.libraries import classes_of
+from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.stored import Stored
 
 FITS = 0.5  # share of names that agree, from which a file counts as this module's
@@ -27,6 +30,7 @@ class Choice:
     covers: int = 0  # names in the file that it would fill
     inputs: tuple[str, ...] = ("x",)
     keys: tuple[str, ...] = ()  # of an input that is a dict
+    flows: Mapping[str, str] = field(default_factory=dict)  # input → the layer that takes it first
 
     @property
     def spec(self) -> str:
@@ -39,30 +43,78 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
     """The best pair of a module and a file of weights, and what should be said about the others."""
     pairs = [_pair(found, one, file) for one in found.modules for file in (*stored, None)]
     order = {one.spec: index for index, one in enumerate(found.modules)}
-    ranked = sorted(
-        pairs,
-        key=lambda one: (-round(one.score, 2), bool(one.unknown), order[one.definition.spec], one.weights is None),
-    )
+    likely: dict[Path | None, int] = {file.path: index for index, file in enumerate(stored)}
+    likely[None] = len(stored)
+
+    def rank(one: Choice) -> tuple[float, bool, bool, int, int]:
+        file = likely[one.weights.path if one.weights else None]
+        return (-round(one.score, 2), not one.definition.runs, bool(one.unknown), file, order[one.definition.spec])
+
+    ranked = sorted(pairs, key=rank)
     if not ranked:
         return None, [
             f"{file.path.name} holds weights, and no module that could take them was found" for file in stored
         ]
-    best = ranked[0]
+    best = _whole(ranked[0], ranked, found)
     notes = []
     if best.score < FITS and stored:
         notes.append(f"whether {stored[0].path.name} belongs to {best.spec} cannot be told from their names alone")
     rivals = [
         one for one in ranked
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
+        and not one.definition.copy
     ]  # fmt: skip
-    others = dict.fromkeys(one.spec for one in rivals if one.definition is not best.definition)
+    others = dict.fromkeys(one.spec for one in rivals if not _shares(one, best, found))
     if others:
-        notes.append(f"the weights would also fit {', '.join(others)}")
-    fitting = {one.weights.path.name for one in ranked if one.weights and one.score >= best.score - 0.01}
-    beside = sorted(fitting - {best.weights.path.name if best.weights else ""})
-    if beside:
-        notes.append(f"{', '.join(beside)} would fit as well; taken is what calls itself best, else the newest")
-    return best, notes
+        notes.append(f"the weights would also fit {some(list(others))}")
+    beside = [one for one in ranked if one.weights and one.weights is not best.weights and one.score >= FITS]
+    same = {one.weights.path.name for one in beside if one.weights and one.definition is best.definition}
+    if same:
+        notes.append(f"{some(sorted(same))} would fit as well; taken is what calls itself best, else the newest")
+    elsewhere = {one.weights.path.name: one.spec for one in reversed(beside) if one.weights}
+    return best, [
+        *notes,
+        *(
+            f"{name} belongs to {elsewhere[name]}: to deploy that one, name both in the file"
+            for name in sorted(elsewhere.keys() - same)
+        ),
+    ]
+
+
+def _whole(best: Choice, ranked: Sequence[Choice], found: Found) -> Choice:
+    """What the best is a part of, where the file holds that whole: an encoder alone fits its own weights best."""
+    for one in ranked:
+        holds = best.definition.made in _parts(one.definition, found)
+        fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
+        if holds and fits and one.definition.runs and len(one.unknown) <= len(best.unknown):
+            return _whole(one, ranked, found) if one is not best else best
+    return best
+
+
+def _parts(one: Definition, found: Found, seen: frozenset[str] = frozenset()) -> set[str]:
+    """Names of the classes of this folder that a module is made of, however deep."""
+    classes = {other.name: other for other in found.modules if other.is_class}
+    made = classes.get(one.made)
+    direct = {part for part in (made.parts if made else one.parts) if part in classes and part not in seen}
+    direct.discard(one.made)
+    return direct.union(*(_parts(classes[part], found, seen | direct | {one.made}) for part in direct))
+
+
+def _shares(one: Choice, best: Choice, found: Found) -> bool:
+    """Whether one is a factory of the other, or its part."""
+    first, second = one.definition, best.definition
+    named = first.made == second.made and first.is_class != second.is_class
+    return named or one is best or first.made in _parts(second, found) or second.made in _parts(first, found)
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of a list, and how many more there are.
+
+    >>> some(["a", "b"]), some(["a", "b", "c", "d", "e"])
+    ('a, b', 'a, b, c and 2 more')
+    """
+    rest = len(names) - most
+    return ", ".join(names) if rest <= 0 else f"{', '.join(names[:most])} and {rest} more"
 
 
 def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
@@ -75,12 +127,35 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
             names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
             if _is_part(prefix, stored):
                 continue
-            score, bound = _agreement(layers, names, found.constants)
+            score, bound = _agreement(layers, names, found.constants, made.changed)
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
     score, prefix, bound, covers = best
+    bound = _passed_on(one, made, bound) if made is not one else bound
     arguments, unknown = _arguments(one, bound, found, stored)
-    return Choice(one, layers, arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys)
+    within = dict(_within(layers, {other.name: other for other in found.modules if other.is_class}))
+    return Choice(one, within, arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys, made.flows)
+
+
+def _within(
+    layers: Mapping[str, ast.Call], classes: Mapping[str, Definition], depth: int = 3
+) -> Iterator[tuple[str, ast.Call]]:
+    """Layers by dotted name, with those of the folder's own classes in their places."""
+    for name, call in layers.items():
+        inner = classes[call_kind(call)].layers if call_kind(call) in classes and depth else {}
+        if inner:
+            yield from ((f"{name}.{part}", made) for part, made in _within(inner, classes, depth - 1))
+        else:
+            yield name, call
+
+
+def _passed_on(one: Definition, made: Definition, bound: Mapping[str, object]) -> dict[str, object]:
+    """What the arguments of a factory must be, where it hands them to the class as they are."""
+    call = one.call or ast.Call(ast.Name(one.made), [], [])
+    named = ((word.arg, word.value) for word in call.keywords if word.arg)
+    given = [*zip(made.parameters, call.args, strict=False), *named]
+    names = {node.id: name for name, node in given if name in bound and isinstance(node, ast.Name)}
+    return {name: bound[names[name]] for name in one.parameters if name in names}
 
 
 def _prefixes(stored: Stored) -> list[str]:
@@ -105,7 +180,10 @@ def _is_part(prefix: str, stored: Stored) -> bool:
 
 
 def _agreement(
-    layers: Mapping[str, ast.Call], names: Mapping[str, tuple[int, ...]], constants: Mapping[str, object]
+    layers: Mapping[str, ast.Call],
+    names: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, object],
+    changed: Set[str],
 ) -> tuple[float, dict[str, object]]:
     """(share of names and shapes that agree, arguments that the shapes tell)."""
     stored = {name.partition(".")[0] for name in names}
@@ -127,7 +205,7 @@ def _agreement(
             value = literal(node, constants)
             if isinstance(value, int) and value != shape[axis]:
                 fits = False
-            elif value is None and (pair := solved(node, shape[axis])) is not None:
+            elif value is None and (pair := solved(node, shape[axis])) is not None and pair[0] not in changed:
                 bound[pair[0]] = bound.get(pair[0], pair[1])
                 fits = fits and bound[pair[0]] == pair[1]
         right += fits
@@ -143,14 +221,21 @@ def call_kind(call: ast.Call) -> str:
 def _arguments(
     one: Definition, bound: Mapping[str, object], found: Found, stored: Stored | None
 ) -> tuple[dict[str, object], tuple[str, ...]]:
-    """What to build it with: as the shapes tell, else as the checkpoint notes, else as the code calls it."""
+    """What to build it with: as the shapes tell, the checkpoint notes, a configuration says or the code calls it."""
+    if one.library:
+        said = {name: value for name, node in one.parameters.items() if (value := value_of(node, found)) is not None}
+        return {**said, **classes_of(one, stored)}, ()
     called = _called(one, found)
+    configured = found.instances.get(one.spec.replace(":", ".")) or found.instances.get(one.name) or {}
     given: dict[str, object] = {}
     unknown = []
     for name, default in one.parameters.items():
         usual = literal(default, found.constants)
         noted = stored.settings.get(name) if stored else None
-        value = next((source for source in (bound.get(name), noted, called.get(name)) if source is not None), None)
+        told = (bound.get(name), noted, configured.get(name), called.get(name))
+        value = next((source for source in told if source is not None), None)
+        if value is None and default is None:
+            value = found.settings.get(name)
         if value is None and default is None:
             unknown.append(name)
         elif value is not None and (default is None or value != usual):
@@ -161,9 +246,18 @@ def _arguments(
 def _called(one: Definition, found: Found) -> dict[str, object]:
     """Literal arguments of the first call of it in the folder that gives all that it needs."""
     for call in found.calls.get(one.name, ()):
-        values = dict(zip(one.parameters, (literal(node, found.constants) for node in call.args), strict=False))
-        values |= {word.arg: literal(word.value, found.constants) for word in call.keywords if word.arg}
+        values = dict(zip(one.parameters, (value_of(node, found) for node in call.args), strict=False))
+        values |= {word.arg: value_of(word.value, found) for word in call.keywords if word.arg}
         usable = {name: value for name, value in values.items() if value is not None and name in one.parameters}
         if usable.keys() >= set(one.needs):
             return usable
     return {}
+
+
+def value_of(node: ast.expr | None, found: Found) -> object:
+    """A literal, the name of one, or `args.width` and `config["width"]` of settings that have one of that name."""
+    if isinstance(node, ast.Attribute):
+        return found.settings.get(node.attr)
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return found.settings.get(str(node.slice.value))
+    return literal(node, found.constants)

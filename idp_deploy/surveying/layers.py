@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from idp_deploy.surveying.sources import last_name
+from idp_deploy.surveying.definitions import last_name
 
 Shape = tuple[int, ...]
 

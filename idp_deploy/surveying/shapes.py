@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
-from idp_deploy.surveying.fitting import Choice, call_kind
+from idp_deploy.surveying.definitions import last_name
+from idp_deploy.surveying.fitting import Choice, call_kind, value_of
 from idp_deploy.surveying.layers import KINDS, argument, leaves, literal
 from idp_deploy.surveying.sources import Found
 
@@ -52,11 +55,10 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
         keys = ", ".join(map(repr, choice.keys))
         return Guess((), f"forward takes a dict with {keys}: a function that returns (dict,)", "my_data:example_inputs")
     if len(choice.inputs) != 1:
-        return Guess((), f"forward takes {', '.join(choice.inputs)}", ",".join(["1x…"] * len(choice.inputs)))
+        return _several(found, choice)
     for name, shape in _drawn(found):
-        if first is None or _agrees(shape, first.shape):
-            whole = "x".join(map(str, (1, *shape[1:]))) + (":int64" if name == "randint" else "")
-            return Guess((whole,), f"as torch.{name} makes it in the code")
+        if first is None or _agrees(shape, first.shape) or _flat(shape, first, found):
+            return Guess((_whole(name, shape),), f"as torch.{name} makes it in the code")
     if first is None:
         return Guess((), "the first layer does not tell it")
     if None not in first.shape:
@@ -67,8 +69,59 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
             return Guess((_text(first, size),), why)
         return Guess((), "height and width cannot be told from the code", _text(first, 224))
     if first.dtype or len(first.shape) == 3:
-        return Guess((_text(first, SEQUENCE),), f"{SEQUENCE} steps: any number will do")
+        steps, most = _steps(choice)
+        return Guess((_text(first, steps),), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do")
     return Guess((), "the first layer does not tell it", _text(first, 224))
+
+
+def _several(found: Found, choice: Choice) -> Guess:
+    """Inputs one by one: as a call in the code gives them, else as the layers take them that each goes into first."""
+    names = choice.inputs
+    drawn = _given_together(found, choice)
+    if drawn:
+        return Guess(drawn, f"{', '.join(names)} as the code makes them")
+    shapes: list[str | None] = []
+    for name in names:
+        first = _first(choice, choice.flows[name]) if name in choice.flows else None
+        if first is None and re.search("mask", name) and shapes and shapes[-1] and shapes[-1].endswith(":int64"):
+            shapes.append(shapes[-1])  # which entries count, as tokenizers give it
+            continue
+        size = _image_size(found, choice, first)[0] if first and len(first.shape) == 4 else _steps(choice)[0]
+        told = first is not None and (size or None not in first.shape)
+        shapes.append(_text(first, size) if first and told else None)
+    if all(shapes):
+        return Guess(tuple(shape or "" for shape in shapes), f"{', '.join(names)} as their first layers take them")
+    return Guess((), f"forward takes {', '.join(names)}", '", "'.join(shape or "1x…" for shape in shapes))
+
+
+def _given_together(found: Found, choice: Choice) -> tuple[str, ...]:
+    """Of a call in the code with as many drawn tensors as forward takes inputs."""
+    tensors = {name: call for name, call in found.assigned.items() if last_name(call.func) in _DRAWN}
+    for call in (call for calls in found.calls.values() for call in calls if len(call.args) == len(choice.inputs)):
+        nodes = [tensors.get(node.id) if isinstance(node, ast.Name) else node for node in call.args]
+        made = [node for node in nodes if isinstance(node, ast.Call) and last_name(node.func) in _DRAWN]
+        if len(made) == len(choice.inputs):
+            shapes = [(last_name(node.func), _extents(last_name(node.func), node, found)) for node in made]
+            if all(shape for _, shape in shapes):
+                return tuple(_whole(name, shape) for name, shape in shapes)
+    return ()
+
+
+def _whole(name: str, shape: Sequence[int]) -> str:
+    return "x".join(map(str, (1, *shape[1:]))) + (":int64" if name == "randint" else "")
+
+
+def _flat(shape: Sequence[int], first: _First, found: Found) -> bool:
+    """Whether the first layer takes it flattened."""
+    flattens = any(name in found.calls for name in ("flatten", "Flatten", "view", "reshape"))
+    return flattens and len(first.shape) == 2 and prod(shape[1:]) == first.shape[1]
+
+
+def _steps(choice: Choice) -> tuple[int, int]:
+    """(how many steps of a sequence to take, the most that learnt positions allow or 0)."""
+    rows = [shape for name, shape in _stored(choice).items() if re.search(r"(^|[._])pos", name) and len(shape) > 1]
+    most = min((shape[-2] for shape in rows if shape[-2] > 1), default=0)
+    return min(SEQUENCE, most or SEQUENCE), most
 
 
 def _text(first: _First, size: int = 1) -> str:
@@ -99,14 +152,30 @@ def _stored(choice: Choice) -> dict[str, tuple[int, ...]]:
     if choice.weights is None:
         return {}
     start = f"{choice.prefix}." if choice.prefix else ""
-    return {n.removeprefix(start): s for n, s in choice.weights.shapes.items() if n.startswith(start)}
+    names = {n.removeprefix(start): s for n, s in choice.weights.shapes.items() if n.startswith(start)}
+    tops = dict.fromkeys(layer.partition(".")[0] for layer in choice.layers)
+    order = {top: place for place, top in enumerate(tops)}  # a .safetensors file sorts by name
+    unknown = names.items() if not order else ()
+    likely = [name for name, shape in unknown if len(shape) == 4 and shape[1] == 3]  # takes a picture
+    likely += [name for name, shape in unknown if len(shape) == 2 and "emb" in name]
+
+    def place(name: str) -> tuple[bool, int]:
+        return (bool(likely) and name != likely[0], order.get(name.partition(".")[0], len(order)))
+
+    return {name: names[name] for name in sorted(names, key=place)}
 
 
-def _first(choice: Choice) -> _First | None:
-    """From the first layer with weights, in the order of the file; without a file, in that of the source."""
+def _first(choice: Choice, inside: str = "") -> _First | None:
+    """From the first layer with weights, in the order of the file; without a file, in that of the source.
+
+    Args:
+        inside: the layer that it is or is a part of.
+    """
     kinds = {name: call_kind(call) for name, call in leaves(choice.layers)}
     for name, shape in _stored(choice).items():
         layer, _, parameter = name.rpartition(".")
+        if not f"{layer}.".startswith(f"{inside}." if inside else ""):
+            continue
         kind = kinds.get(layer, "")
         if parameter == "weight_ih_l0":
             return _First((1, None, shape[1]))
@@ -117,7 +186,9 @@ def _first(choice: Choice) -> _First | None:
         if len(shape) == 2:
             return _First((1, shape[1])) if kind == "Linear" or not kind else None
         return _First((1, shape[1], *([None] * (len(shape) - 2))))
-    for _, call in leaves(choice.layers):
+    for layer, call in leaves(choice.layers):
+        if not f"{layer}.".startswith(f"{inside}." if inside else ""):
+            continue
         kind = call_kind(call)
         size = literal(call.args[0], choice.arguments) if call.args else None
         if kind in KINDS and isinstance(size, int):
@@ -130,14 +201,21 @@ def _drawn(found: Found) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Shapes of example tensors in the code."""
     for name in _DRAWN:
         for call in found.calls.get(name, ()):
-            nodes = [word.value for word in call.keywords if word.arg == "size"] or list(call.args)
-            values = [literal(node, found.constants) for node in nodes]
-            if name == "randint" and values:
-                values = values[-1:]
-            flat = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
-            extents = tuple(flat)[1:]  # whatever the batch is
-            if extents and all(isinstance(v, int) and v > 0 for v in extents):
-                yield name, (1, *extents)  # type: ignore[arg-type]
+            if shape := _extents(name, call, found):
+                yield name, shape
+
+
+def _extents(name: str, call: ast.Call, found: Found) -> tuple[int, ...]:
+    """The shape that torch's function of that name is asked for, with a batch of one; empty where it is not told."""
+    nodes = [word.value for word in call.keywords if word.arg == "size"] or list(call.args)
+    if name == "randint":
+        nodes = nodes[-1:]
+    if len(nodes) == 1 and isinstance(nodes[0], ast.Tuple | ast.List):
+        nodes = list(nodes[0].elts)
+    values = [value_of(node, found) for node in nodes]
+    flat = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
+    extents = [extent for extent in tuple(flat)[1:] if isinstance(extent, int) and extent > 0]  # whatever the batch is
+    return (1, *extents) if extents and len(extents) == len(flat) - 1 else ()
 
 
 def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
@@ -149,12 +227,15 @@ def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
             value = value[-1] if isinstance(value, tuple | list) and value else value
             if isinstance(value, int):
                 return value, f"as {name} leaves it in the code"
-    for name, value in found.constants.items():
-        if name.lower() in _SIZES and isinstance(value, int):
-            return value, f"as {name} says in the code"
+    for name, value in (*found.constants.items(), *found.settings.items()):
+        last: object = value[-1] if isinstance(value, tuple | list) and value else value
+        if name.lower() in _SIZES and isinstance(last, int) and last > 1:
+            return last, f"as {name} says in the {'code' if name in found.constants else 'settings'}"
     for name, size in _DATASETS.items():
         if name in found.calls:
             return size, f"as {name} has it"
+    if choice.definition.library or not (choice.definition.is_class or choice.definition.returns):
+        return 224, "a usual size: models of that library pool over whatever they are given"
     if any(name in found.calls for name in _POOLED) or any(map(_averages, found.calls.get("mean", ()))):
         return 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
     return 0, ""

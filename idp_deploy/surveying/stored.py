@@ -9,9 +9,9 @@ from typing import Any
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.formats import suffixes
-from idp_deploy.surveying.sources import folders
+from idp_deploy.surveying.places import folders
 
-SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pt2")
 MOST_BYTES = 4 << 30  # of a file that is looked into
 MOST_FILES = 20  # that are looked into outside of the usual places
 PLACES = ("", "weights", "checkpoints", "models", "model", "ckpt", "runs", "output", "outputs")
@@ -40,10 +40,18 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
             content = read_content(path, read_bytes(path))
             entries = flatten(content, path).renamed(unwrap)
         except IdpDeployError as error:
-            notes.append(f"{path.relative_to(folder)} is left out: {error.message.removeprefix(f'{path} ')}")
+            inside = path.relative_to(folder)
+            why = (
+                f"it {error.message.removeprefix(f'{path} ')}"
+                if error.message.startswith(f"{path} ")
+                else error.message
+            )
+            way_out = f" — {error.way_out}" if error.way_out else ""
+            notes.append(f"{inside} is left out: {why.replace(str(path), str(inside))}{way_out}")
             continue
         tensors = {name: tensor for name, tensor in entries.tensors.items() if "optim" not in name.partition(".")[0]}
-        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        ordered = sorted(tensors) if path.suffix == ".safetensors" else tensors  # which keeps no order of its own
+        shapes = {name: tuple(tensors[name].shape) for name in ordered}
         if not shapes or _is_ours(content):
             continue
         bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}

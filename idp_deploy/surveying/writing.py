@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from idp_deploy.surveying import Survey
+from idp_deploy import files
+from idp_deploy.errors import IdpDeployError
+from idp_deploy.formats import FORMATS, format_of
+from idp_deploy.reading import read
+from idp_deploy.surveying import Choice, Survey
 
 UNTRAINED = 0.5  # share of zeros where no data is known to train with
 HEADROOM = 1.1
+DEVICES = ("pixel-4", "iphone-12")
 OVERHEAD = 64_000  # bytes of a graph beside its weights
 
 
@@ -21,6 +27,8 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         formats: those that can be written here. missing: those whose extra is not installed.
     """
     choice = found.choice
+    if choice is None and found.exports:
+        return _as_it_is(found.exports[0], folder)
     weights = choice.weights if choice else None
     one_shot = found.task is None
     lines = ["# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file."]
@@ -30,7 +38,7 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         given = ", ".join([*(f"{k}={v!r}" for k, v in choice.arguments.items()), *(f"{k}=…" for k in choice.unknown)])
         lines.append(f"# model = {quoted(f'{choice.definition.spec}({given})')}  # fill in what nothing here tells")
     else:
-        lines.append(f"model = {quoted(choice.spec)}  # {_where(choice.definition.file, folder)}")
+        lines.append(f"model = {quoted(choice.spec)}  # {_where(_file(choice), folder)}")
     if found.task:
         lines.append(f"task = {quoted(found.task)}  # data, loss and metric")
     else:
@@ -46,7 +54,7 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         lines.append(f'# inputs = ["{found.inputs.template}"]  # fill in: {found.inputs.source}')
     lines += [
         'output = "build"',
-        'targets = ["pixel-4", "iphone-12"]  # \'idp-deploy targets\' lists them all',
+        f"targets = {json.dumps(list(DEVICES))}  # 'idp-deploy targets' lists them all",
         "",
         "[prune]",
     ]
@@ -68,6 +76,34 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         '# latency = "20 ms"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _as_it_is(shipped: Path, folder: Path) -> str:
+    """The text where all there is is a file of another tool: it can be checked, not pruned."""
+    format = format_of(shipped)
+    device = DEVICES[FORMATS[format].package]  # packages are Apple's
+    try:
+        size = read(shipped).size_bytes  # with the weights that may lie beside it
+    except IdpDeployError:
+        size = files.size_bytes(shipped)
+    limit = f"{math.ceil(size * HEADROOM / 1e3)} kB"
+    where = _where(shipped, folder)
+    return f"""# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file.
+# idp-deploy check {where}
+# To prune it, name what it was made from; 'idp-deploy init --force' finds it once it is in this folder:
+# model = "my_package.model:build"
+# weights = "model.pt"
+targets = ["{device}"]  # 'idp-deploy targets' lists them all
+
+[budgets.{device}.{format}]  # what 'check' fails on: lower them to what you can afford
+size = "{limit}"  # what it takes, and a tenth more
+# latency = "20 ms"
+"""
+
+
+def _file(choice: Choice) -> Path:
+    copy = choice.definition.copy
+    return copy.path if copy else choice.definition.file
 
 
 def quoted(text: str) -> str:

@@ -37,6 +37,7 @@ from idp_deploy.verification.liveness import dead_activations
 from idp_deploy.verification.proof import prove_weights
 from idp_deploy.verification.tolerance import quantized_activations
 from idp_deploy.verification.unsealed import against_fresh
+from idp_deploy.waiting import counted
 
 
 def open_file(contents: Contents, *, threads: int = 1) -> Sessions:
@@ -112,7 +113,10 @@ def verify(
     given = [arrays(call) for call in calls]
     sessions = open_file(contents)
     notes += sessions.notes
-    results = {name: [session(call) for call in given] for name, session in sessions.items()}
+    pairs = [(name, call) for name in sessions for call in given]
+    results: dict[str, list[Arrays]] = {name: [] for name in sessions}
+    for name, call in counted(pairs, "comparing outputs"):
+        results[name].append(sessions[name](call))
     proofs: tuple[WeightProof, ...] = ()
     if model is None:
         parities, more = between_runtimes(contents, results, tolerance)
@@ -174,7 +178,7 @@ def _accuracy(
         if all(isinstance(leaf, torch.Tensor) for leaf in pytree.tree_leaves(scored["torch"][0])):
             nest = lambda leaves: pytree.tree_unflatten(leaves, spec)  # noqa: E731
     for runtime, session in sessions.items():
-        outputs = [session(arrays(call)) for call in calls]
+        outputs = [session(arrays(call)) for call in counted(calls, f"accuracy in {runtime}")]
         scored[runtime] = [nest([torch.from_numpy(array.copy()) for array in output]) for output in outputs]
     metrics = {}
     for runtime, outputs in scored.items():

@@ -22,6 +22,7 @@ from idp_deploy.verification.entries import Reference, Stored, best, pairs, roun
 from idp_deploy.verification.factors import copies, scaled
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import made_of, reaching, silenced
+from idp_deploy.waiting import counted
 
 _MOST_PARTS = 16  # kinds of part sizes to try
 _NORM_ROUNDINGS = 6  # weight, γ, σ² (half of one), its root, their product, and that times the weight
@@ -54,7 +55,7 @@ def prove_weights(
     taken: set[str] = set()
     silent: set[str] | None = None
     proofs = []
-    for name, candidates in references.items():
+    for name, candidates in counted(references.items(), "proving weights"):
         hint = hints.get(name)
         same_size = by_size.get(candidates[0].values.size, [])
         order = sorted(same_size, key=lambda s: (s.tensor.name != hint, s.tensor.name in taken))

@@ -39,6 +39,7 @@ from idp_deploy.rewriting.spelling import (
     nearest2d,
     one_hot,
     repeat,
+    reshaped,
     share_of,
     spell_out,
 )
@@ -71,6 +72,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
+    torch.ops.aten.view.default: reshaped,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **LARGEST,

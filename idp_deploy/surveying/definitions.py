@@ -1,0 +1,167 @@
+"""Classes and functions of a Python file that give an nn.Module, from its text alone."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from idp_deploy.surveying.extracting import Copy
+
+MODULES = {"Module", "LightningModule", "Sequential", "PreTrainedModel"}
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A class or a function that gives an nn.Module, or a Sequential that a script makes."""
+
+    file: Path
+    name: str
+    spec: str  # "pkg.mod:name"
+    layers: Mapping[str, ast.Call] = field(default_factory=dict)  # attribute → what it is set to
+    parameters: Mapping[str, ast.expr | None] = field(default_factory=dict)  # argument → default
+    changed: frozenset[str] = frozenset()  # names that its code sets anew, so that a layer tells no argument by them
+    parts: frozenset[str] = frozenset()  # names that it calls
+    returns: str = ""  # of a function: the class that it returns
+    is_class: bool = True
+    inputs: tuple[str, ...] = ("x",)  # arguments of forward without a default
+    keys: tuple[str, ...] = ()  # that forward reads of them where one is a dict
+    library: bool = False  # of an installed package
+    copy: Copy | None = None  # where its own file is not imported
+    runs: bool = True  # a class with a forward, of its own or inherited
+    call: ast.Call | None = None  # whose result a function returns
+    flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first
+
+    @property
+    def made(self) -> str:
+        """The class that it is or returns."""
+        return self.name if self.is_class else self.returns
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Arguments without a default."""
+        return tuple(name for name, default in self.parameters.items() if default is None)
+
+
+def definitions(tree: ast.Module, path: Path, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[Definition]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef) and is_module(node, classes, set()):
+            yield _of_class(node, path, module)
+        elif isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            given = returned(node)
+            known = given is not None and last_name(given.func) in classes
+            if given is None:
+                continue
+            target = last_name(given.func)
+            if (known and is_module(classes[target], classes, set())) or target == "Sequential":
+                layers = _sequence(given) if target == "Sequential" else {}
+                arguments = parameters_of(node.args)
+                spec = f"{module}:{node.name}"
+                yield Definition(path, node.name, spec, layers, arguments, returns=target, is_class=False, call=given)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):  # a script that makes it as it runs
+            for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+                if last_name(node.value.func) == "Sequential" and not name.startswith("_"):
+                    yield Definition(path, name, f"{module}:{name}", _sequence(node.value), is_class=False)
+
+
+def is_module(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], seen: set[str]) -> bool:
+    if node.name in seen:
+        return False
+    seen.add(node.name)
+    for base in map(last_name, node.bases):
+        if base in MODULES or (base in classes and base != node.name and is_module(classes[base], classes, seen)):
+            return True
+    return False
+
+
+def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
+    init = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+    layers: dict[str, ast.Call] = {}
+    parts: set[str] = set()
+    changed = {n.id for n in ast.walk(init or ast.Pass()) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    for inner in ast.walk(init) if init else ():
+        if isinstance(inner, ast.Call):
+            parts.add(last_name(inner.func))
+            if isinstance(inner.func, ast.Attribute) and inner.func.attr == "__init__":
+                layers |= _sequence(inner)
+        if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Call):
+            for target in inner.targets:
+                if isinstance(target, ast.Attribute) and last_name(target.value) == "self":
+                    layers[target.attr] = inner.value
+    forward = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
+    given = parameters_of(forward.args, skip=1) if forward else {"x": None}
+    inputs = tuple(name for name, default in given.items() if default is None)
+    runs = forward is not None or "LightningModule" not in map(last_name, node.bases)
+    return Definition(
+        path,
+        node.name,
+        f"{module}:{node.name}",
+        layers,
+        parameters_of(init.args, skip=1) if init else {},
+        frozenset(changed),
+        frozenset(parts),
+        inputs=inputs,
+        keys=tuple(_keys(forward, inputs)) if forward else (),
+        runs=runs,
+        flows=dict(_flows(forward, inputs)) if forward else {},
+    )
+
+
+def _flows(forward: ast.FunctionDef, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(`x`, `stem`) of `self.stem(x)`, the first layer that takes an input as it is."""
+    calls = [node for node in ast.walk(forward) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset), reverse=True):
+        taken = call.args[0] if call.args else None
+        layer = call.func if isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self" else None
+        if layer is not None and isinstance(taken, ast.Name) and taken.id in inputs:
+            yield taken.id, layer.attr
+
+
+def _keys(forward: ast.FunctionDef, inputs: Sequence[str]) -> Iterator[str]:
+    """`tokens` of `batch["tokens"]`, in the order of the text."""
+    found: dict[str, tuple[int, int]] = {}
+    for node in ast.walk(forward):
+        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in inputs:
+            key = node.slice.value if isinstance(node.slice, ast.Constant) else None
+            if isinstance(key, str) and isinstance(node.ctx, ast.Load):
+                place = (node.lineno, node.col_offset)
+                found[key] = min(place, found.get(key, place))
+    yield from sorted(found, key=lambda key: found[key])
+
+
+def _sequence(call: ast.Call) -> dict[str, ast.Call]:
+    return {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
+
+
+def parameters_of(arguments: ast.arguments, skip: int = 0) -> dict[str, ast.expr | None]:
+    names = [one.arg for one in (*arguments.posonlyargs, *arguments.args)][skip:]
+    defaults = [None] * (len(names) - len(arguments.defaults)) + list(arguments.defaults)
+    found: dict[str, ast.expr | None] = dict(zip(names, defaults, strict=False))
+    return found | dict(zip((one.arg for one in arguments.kwonlyargs), arguments.kw_defaults, strict=True))
+
+
+def returned(node: ast.FunctionDef) -> ast.Call | None:
+    """The call whose result a function returns, by itself or under a name."""
+    made = {
+        target.id: inner.value
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Call)
+        for target in inner.targets
+        if isinstance(target, ast.Name)
+    }
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Return):
+            value = inner.value
+            if isinstance(value, ast.Call) and last_name(value.func) in ("eval", "to", "cuda", "cpu", "train"):
+                value = value.func.value if isinstance(value.func, ast.Attribute) else value
+            if isinstance(value, ast.Name):
+                value = made.get(value.id)
+            if isinstance(value, ast.Call):
+                return value
+    return None
+
+
+def last_name(node: ast.expr) -> str:
+    """`Conv2d` of `torch.nn.Conv2d`."""
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -1,0 +1,157 @@
+"""A class out of a file that cannot be imported, or that would train as it is: copied with what it needs, nothing run.
+
+train.py ──closure──▶ train_model.py: the class, and the imports, functions and constants that it names
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+# calls that make an import train, write, ask, or take the command line of whoever imports
+WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit"}
+_Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True, eq=False)
+class Copy:
+    """What is to be written so that a definition can be imported."""
+
+    path: Path  # of the new file
+    origin: str  # the file it is from, as the reader knows it
+    why: str  # that one is not imported itself
+    tree: ast.Module
+    lines: tuple[str, ...]  # of the source that `tree` was made from
+
+    def text(self, name: str) -> str:
+        """The new file, with `name` and all that it names."""
+        head = f'"""{name} of {self.origin}, copied by \'idp-deploy init\': {self.why}."""'
+        nodes = _needed(self.tree, name)
+        start = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) and node not in start]
+        rest = [node for node in nodes if node not in start and node not in imports]
+        parts = ["\n".join(map(self._source, group)) for group in (start, imports) if group]
+        return "\n\n".join([head, *parts]) + "".join(f"\n\n\n{self._source(node)}" for node in rest) + "\n"
+
+    def _source(self, node: ast.stmt) -> str:
+        first = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))])
+        return "\n".join(self.lines[first - 1 : node.end_lineno])
+
+
+def reason_to_copy(tree: ast.Module, name: str, here: set[str]) -> str:
+    """Why a definition is better copied than its file imported; empty where it is not.
+
+    Args:
+        name: of the definition. here: names that the folder itself has modules and packages of.
+    """
+    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in _at_import(tree):
+        called = _last_name(node.func)
+        if called in WORK or any(word.arg == "download" and _is_true(word.value) for word in node.keywords):
+            return f"importing it would call {called}, in line {node.lineno}"
+        if called in functions and any(_last_name(c.func) in WORK for c in _calls(functions[called])):
+            return f"importing it would run {called}(), in line {node.lineno}"
+    needed = {id(node) for node in _needed(tree, name)}
+    for root, statement in _imported(tree):
+        if id(statement) not in needed and root not in here and not _is_installed(root):
+            return f"it imports {root}, which is not installed and {name} does not need"
+    return ""
+
+
+def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements that bind a name and all that these name, in their order; with every import of a star."""
+    bound: dict[str, list[ast.stmt]] = {}
+    for statement in tree.body:
+        for word in _binds(statement):
+            bound.setdefault(word, []).append(statement)
+    wanted, found = [name], {}
+    while wanted:
+        word = wanted.pop()
+        for statement in bound.get(word, ()):
+            if id(statement) not in found:
+                found[id(statement)] = statement
+                wanted += [one.id for one in ast.walk(statement) if isinstance(one, ast.Name)]
+    kept = {id(s) for s in tree.body if isinstance(s, ast.ImportFrom) and {a.name for a in s.names} & {"*"}}
+    kept |= {id(s) for s in tree.body if isinstance(s, ast.ImportFrom) and s.module == "__future__"}
+    return [statement for statement in tree.body if id(statement) in found or id(statement) in kept]
+
+
+def _binds(statement: ast.stmt) -> Iterator[str]:
+    if isinstance(statement, _Defined):
+        yield statement.name
+    elif isinstance(statement, ast.Import | ast.ImportFrom):
+        yield from (alias.asname or alias.name.partition(".")[0] for alias in statement.names)
+    elif isinstance(statement, ast.Assign | ast.AnnAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        yield from (one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
+    elif isinstance(statement, ast.Try | ast.If) and not _is_guard(statement):
+        for inner in ast.iter_child_nodes(statement):
+            if isinstance(inner, ast.stmt):
+                yield from _binds(inner)
+
+
+def _at_import(tree: ast.Module) -> Iterator[ast.Call]:
+    """The calls that importing a file makes, in its order."""
+    for statement in tree.body:
+        if not isinstance(statement, _Defined) and not _is_guard(statement):
+            yield from _calls(statement)
+
+
+def _calls(node: ast.AST) -> Iterator[ast.Call]:
+    return (inner for inner in ast.walk(node) if isinstance(inner, ast.Call))
+
+
+def _is_guard(statement: ast.stmt) -> bool:
+    """`if __name__ == "__main__":`"""
+    test = statement.test if isinstance(statement, ast.If) else None
+    return test is not None and any(isinstance(n, ast.Name) and n.id == "__name__" for n in ast.walk(test))
+
+
+def _imported(tree: ast.Module) -> Iterator[tuple[str, ast.stmt]]:
+    """(top-level package, statement) of every import that must succeed."""
+    for statement in tree.body:
+        if isinstance(statement, ast.Import):
+            yield from ((alias.name.partition(".")[0], statement) for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+            yield statement.module.partition(".")[0], statement
+
+
+def _is_installed(root: str) -> bool:
+    try:
+        return find_spec(root) is not None
+    except (ImportError, ValueError):
+        return True
+
+
+def _last_name(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def _is_true(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is True
+
+
+def name_of_copy(stem: str) -> str:
+    """An importable name for what is copied out of a file.
+
+    >>> name_of_copy("train"), name_of_copy("01 my net-v2")
+    ('train_model', 'net_01_my_net_v2_model')
+    """
+    word = re.sub(r"\W+", "_", stem).strip("_")
+    return f"{word if word[:1].isidentifier() else f'net_{word}'}_model"
+
+
+def cells_of(notebook: Mapping[str, object]) -> list[str]:
+    """The code of a notebook, a text a cell, without the lines that only a notebook can run.
+
+    Raises:
+        KeyError, TypeError, AttributeError: it is no notebook.
+    """
+    cells = notebook["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell.get("cell_type") == "code"]  # type: ignore[attr-defined]
+    plain = ["" if text.lstrip().startswith("%%") else text for text in texts]
+    return [re.sub(r"(?m)^(\s*)[%!?].*$", r"\1pass", text) for text in plain]

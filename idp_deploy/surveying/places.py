@@ -1,0 +1,20 @@
+"""The folders below one that hold its owner's own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+DEEPEST = 4
+# folders that hold other people's code, or none
+ELSEWHERE = {"site-packages", "node_modules", "build", "dist", "__pycache__", "venv", "env"}
+
+
+def folders(top: Path) -> Iterator[Path]:
+    """A folder and those below it that hold its owner's own files."""
+    for place, inside, _ in os.walk(top):
+        depth = len(Path(place).relative_to(top).parts)
+        here = {name for name in inside if not name.startswith(".") and name not in ELSEWHERE}
+        inside[:] = sorted(one for one in here if depth < DEEPEST and not (Path(place) / one / "pyvenv.cfg").exists())
+        yield Path(place)
