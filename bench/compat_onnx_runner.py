@@ -149,10 +149,10 @@ def ncnn(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
         if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
             raise RuntimeError("the converted file does not load")
         with net.create_extractor() as extractor:
-            for name, x in zip(net.input_names(), inputs.values(), strict=True):
+            for name, x in zip(sorted(net.input_names()), inputs.values(), strict=True):
                 narrow = x[0] if x.dtype == np.float32 else x[0].astype(np.int32)
                 extractor.input(name, ncnn.Mat(np.ascontiguousarray(narrow)).clone())
-            found = [extractor.extract(name) for name in net.output_names()]
+            found = [extractor.extract(name) for name in sorted(net.output_names())]
             if any(status for status, _ in found):
                 raise RuntimeError(f"extract returned {[status for status, _ in found]}")
             return [np.array(mat) for _, mat in found]
