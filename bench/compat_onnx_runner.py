@@ -208,7 +208,8 @@ def main(tool: str, folder: Path, limit: int, names: list[str]) -> None:
         try:
             outputs = RUNNERS[tool](path, inputs, limit)
         except Exception as error:  # every tool refuses in its own way; each is a result
-            _say(case=name, refused=" ".join(f"{type(error).__name__}: {error}".split())[-240:])
+            said = f"{type(error).__name__}: {error}".partition("Stack backtrace")[0]
+            _say(case=name, refused=" ".join(said.split())[-240:])
         else:
             np.savez(folder / f"{name}.{tool}.npz", *outputs)
             slimmed = path.with_suffix(f".{tool}")
