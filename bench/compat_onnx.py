@@ -164,7 +164,7 @@ def distance(got: Mapping[str, np.ndarray], wanted: list[np.ndarray]) -> float:
             return float("inf")
         a, b = a.reshape(b.shape).astype(float), b.astype(float)
         off = float(np.abs(a - b).max() / np.abs(b).max())
-        worst = off if not off <= worst else worst  # NaN stays
+        worst = max(worst, off) if off == off else float("inf")
     return worst
 
 

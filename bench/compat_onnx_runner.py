@@ -149,10 +149,10 @@ def ncnn(path: Path, inputs: Arrays, limit: int) -> list[np.ndarray]:
         if net.load_param(str(param)) or net.load_model(str(param.with_suffix(".bin"))):
             raise RuntimeError("the converted file does not load")
         with net.create_extractor() as extractor:
-            for name, x in zip(net.input_names(), inputs.values(), strict=True):
+            for name, x in zip(sorted(net.input_names()), inputs.values(), strict=True):
                 narrow = x[0] if x.dtype == np.float32 else x[0].astype(np.int32)
                 extractor.input(name, ncnn.Mat(np.ascontiguousarray(narrow)).clone())
-            found = [extractor.extract(name) for name in net.output_names()]
+            found = [extractor.extract(name) for name in sorted(net.output_names())]
             if any(status for status, _ in found):
                 raise RuntimeError(f"extract returned {[status for status, _ in found]}")
             return [np.array(mat) for _, mat in found]
@@ -208,7 +208,8 @@ def main(tool: str, folder: Path, limit: int, names: list[str]) -> None:
         try:
             outputs = RUNNERS[tool](path, inputs, limit)
         except Exception as error:  # every tool refuses in its own way; each is a result
-            _say(case=name, refused=" ".join(f"{type(error).__name__}: {error}".split())[-240:])
+            said = f"{type(error).__name__}: {error}".partition("Stack backtrace")[0]
+            _say(case=name, refused=" ".join(said.split())[-240:])
         else:
             np.savez(folder / f"{name}.{tool}.npz", *outputs)
             slimmed = path.with_suffix(f".{tool}")

@@ -122,3 +122,14 @@ def test_slopes_a_channel_are_stored_as_they_are(tmp_path: Path) -> None:
     (slopes,) = (node.input[1] for node in graph.node if node.op_type == "PRelu")
     assert slopes in {tensor.name for tensor in graph.initializer}
     assert lint(tmp_path / "m.onnx", "opencv").verdict == "right"
+
+
+def test_one_of_equal_nameless_constants_stands_for_all(tmp_path: Path) -> None:
+    """Zero points of int8 layers: a node for each would be loaded every time."""
+    graph = written("mobilenet_v2", tmp_path / "m.onnx", "int8")
+    assert "Identity" not in {node.op_type for node in graph.node}
+    readers = [node.input[2] for node in graph.node if node.op_type == "DequantizeLinear" and len(node.input) > 2]
+    shared = [name for name in set(readers) if readers.count(name) > 1]
+    assert shared
+    made = {name for node in graph.node for name in node.output} | {tensor.name for tensor in graph.initializer}
+    assert {name for node in graph.node for name in node.input if name} <= made | {v.name for v in graph.input}

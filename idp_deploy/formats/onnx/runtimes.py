@@ -27,6 +27,7 @@ class Rule:
     part: str = ""
     types: tuple[str, ...] = ()
     alpha: float | None = None
+    rank: int | None = None
 
 
 @dataclass(frozen=True)

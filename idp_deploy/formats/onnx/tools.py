@@ -48,11 +48,15 @@ class _Graph:
         self.nodes, self.sparse = graph.node, [sparse_name(tensor) for tensor in graph.sparse_initializer]
         self.types = {tensor.name: tensor.data_type for tensor in graph.initializer}
         self.stored = set(self.types) | set(self.sparse)
+        self.inputs = {value.name for value in graph.input} - self.stored
         self.prepared: set[str] = set()
+        self.ranks: dict[str, int] = {}
         self.producers = {name: node for node in graph.node for name in node.output}
         self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
             self.types.setdefault(value.name, value.type.tensor_type.elem_type)
+            if value.type.tensor_type.HasField("shape"):
+                self.ranks[value.name] = len(value.type.tensor_type.shape.dim)
         for node in self.nodes:
             if node.op_type == "Constant":
                 self.stored.update(node.output)
@@ -74,11 +78,15 @@ class _Graph:
     def _fits(self, node: onnx.NodeProto, rule: Rule) -> bool:
         if rule.types and _word(self.types.get(node.input[0], 0) if node.input else 0) not in rule.types:
             return False
+        if rule.rank is not None and self.ranks.get(node.input[0] if node.input else "") != rule.rank:
+            return False
         if rule.alpha is not None and np.float32(rule.alpha) not in (np.float32(a) for a in _alphas(node)):
             return False
         if rule.part == "gate":
             gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
             return any(others != {node.input[0]} for others in gated)
+        if rule.part == "input":
+            return node.input[0] in self.inputs
         if rule.part == "averages":
             weight = self.producers.get(node.input[1])
             is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored

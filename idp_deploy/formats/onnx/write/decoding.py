@@ -39,6 +39,7 @@ class Decoder:
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._blanks: dict[tuple[int, str, bytes], str] = {}
+        self._aliases: dict[str, str] = {}
         self._taken = {name for node in all_nodes(graph) for name in (*node.input, *node.output)}
         self._taken |= {value.name for value in (*graph.input, *graph.output)}
         self._taken |= {tensor.name for tensor in graph.initializer}
@@ -79,6 +80,10 @@ class Decoder:
         else:
             self.node("Identity", of, output=name)
 
+    def alias(self, of: str, name: str) -> None:
+        """Let whoever reads `name` read `of` instead: a node less to load."""
+        self._aliases[name] = of
+
     def uniform(self, values: np.ndarray, output: str) -> None:
         """One value repeated: a shape and a value instead of the tensor."""
         self.node("ConstantOfShape", self.ints(*values.shape), output=output, value=numpy_helper.from_array(values[:1]))
@@ -97,6 +102,8 @@ class Decoder:
 
     def finish(self) -> None:
         """Write everything into the graph; decode nodes come first, as ONNX wants topological order."""
+        for node in all_nodes(self.graph) if self._aliases else ():
+            node.input[:] = [self._aliases.get(name, name) for name in node.input]
         self.graph.initializer.extend(self.initializers)
         own = list(self.graph.node)
         del self.graph.node[:]

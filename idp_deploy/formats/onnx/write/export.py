@@ -117,7 +117,8 @@ def store_onnx(converted: Converted, masks: Mapping[str, np.ndarray], record: st
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
     decoder = Decoder(proto.graph)
-    store = Store(decoder, source.encoding, weights)
+    named = {name for name, found in source.matches.items() if found.parameters}
+    store = Store(decoder, source.encoding, weights, nameless=source.constants.keys() - named)
     for weight in weights:
         store.add(weight)
     decoder.finish()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -64,10 +64,20 @@ class Store:
 
     Args:
         grouped: whether small tensors may share their decode nodes.
+        nameless: those whose name nobody asks for, such as zero points: one of equal ones stands for all.
     """
 
-    def __init__(self, decoder: Decoder, encoding: str, weights: Sequence[Weight], *, grouped: bool = True) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        encoding: str,
+        weights: Sequence[Weight],
+        *,
+        grouped: bool = True,
+        nameless: Collection[str] = (),
+    ) -> None:
         self.decoder = decoder
+        self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
         self._kinds = {weight.name: choose(weight, encoding) for weight in weights}
         whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
@@ -93,7 +103,9 @@ class Store:
         """The stored values under the name `output`, without cast and scale."""
         decoder, kind = self.decoder, self._kinds[weight.name]
         copy = self._copies.get(weight.name)
-        if copy is not None:
+        if copy is not None and not copy.transposed and output in self._nameless:
+            decoder.alias(self._restored[copy.of], output)
+        elif copy is not None:
             decoder.copy(self._restored[copy.of], output, transposed=copy.transposed)
         elif kind == SPARSE_INITIALIZER:
             decoder.graph.sparse_initializer.append(sparse_initializer(weight.values, weight.mask, output))
