@@ -64,7 +64,13 @@ def test_run_makes_every_file_and_passes_its_budgets(project: Path, capsys: pyte
 
 def test_the_command_that_comes_next_can_be_typed(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("prune", "model.pt", "--target", "0.5", "--one-shot", "-o", "a net.pt") == 0
-    assert "Next: idp-deploy export 'a net.pt' --to all" in capsys.readouterr().out
+    assert "Next: idp-deploy export 'a net.pt'\n" in capsys.readouterr().out  # to what configuration names
+    (project / "idp-deploy.toml").write_text(CONFIGURATION.replace('[export]\nto = ["onnx"]\n', ""))
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot", "-o", "a net.pt") == 0
+    assert "Next: idp-deploy export 'a net.pt' --to all\n" in capsys.readouterr().out
+    (project / "idp-deploy.toml").write_text(CONFIGURATION + '[quantize]\nscheme = "int8-weights"\n')
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot", "-o", "a net.pt") == 0
+    assert "Next: idp-deploy quantize 'a net.pt'\n" in capsys.readouterr().out
 
 
 def test_the_commands_one_by_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
