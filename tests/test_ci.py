@@ -129,7 +129,8 @@ DEFAULTS = {name: str(one.get("default", "")) for name, one in ACTION["inputs"].
 def step(name: str, folder: Path, given: dict[str, str], **context: str) -> subprocess.CompletedProcess[str]:
     """One step of the action with its inputs; `context` is what GitHub fills in elsewhere."""
     environment = {key: filled(text, given, DEFAULTS) for key, text in STEPS[name].get("env", {}).items()}
-    return bash(STEPS[name]["run"], folder, **{**environment, **context})
+    where = folder / filled(STEPS[name].get("working-directory", "."), given, DEFAULTS)
+    return bash(STEPS[name]["run"], where, **{**environment, **context})
 
 
 @pytest.mark.parametrize(("size", "code"), [("1 MB", 0), ("1 B", 1)])
@@ -151,6 +152,20 @@ def test_the_action_takes_a_baseline_with_a_space_in_its_name(project: Path) -> 
     done = step("check", project, {"artifacts": "net.onnx", "baseline": "old report.json"},
                 REPORT=str(project / "r"), GITHUB_OUTPUT=str(project / "o"))  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_action_gates_a_project_below_the_root(project: Path) -> None:
+    inside = project / "ml" / "my net"
+    inside.mkdir(parents=True)
+    for name in ("net.onnx", "idp-deploy.toml"):
+        (project / name).rename(inside / name)
+    (inside / "idp-deploy.toml").write_text(BUDGETS.format(size="1 B"))
+    report = project / "r"
+    done = step("check", project, {"artifacts": "net.onnx", "working-directory": "ml/my net"},
+                REPORT=str(report), GITHUB_OUTPUT=str(project / "o"))  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "idp-deploy.toml" in done.stdout
+    assert (report / "report.html").is_file()
 
 
 def test_the_actions_comment_is_written_once_and_then_updated(project: Path, server: Server) -> None:
@@ -205,6 +220,25 @@ def test_the_component_checks_and_comments(size: str, code: int, project: Path, 
     report = project / job["artifacts"]["reports"]["junit"]
     assert f'failures="{code}"' in report.read_text()
     assert (report.parent / "report.html").is_file()
+
+
+def test_the_component_gates_a_project_below_the_root_and_a_refused_note_fails_nothing(
+    project: Path, server: Server
+) -> None:
+    inside = project / "ml" / "my net"
+    inside.mkdir(parents=True)
+    for name in ("net.onnx", "idp-deploy.toml"):
+        (project / name).rename(inside / name)
+    server.refuses = 403
+    spec, jobs = yaml.safe_load_all((ROOT / "templates" / "check.yml").read_text())
+    defaults = {name: one.get("default") for name, one in spec["spec"]["inputs"].items()}
+    job, given = jobs["idp-deploy-check"], {"artifacts": "net.onnx", "directory": "ml/my net"}
+    variables = {name: filled(text, given, defaults) for name, text in job["variables"].items()}
+    around = {"CI_API_V4_URL": server.address, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "3", "GITLAB_TOKEN": "t"}
+    done = bash("\n".join(job["script"]), project, **variables, **around)
+    assert done.returncode == 0, done.stderr
+    assert "403" in done.stderr
+    assert (project / job["artifacts"]["reports"]["junit"]).is_file()
 
 
 def test_the_hook_gates_the_files_it_is_given(project: Path) -> None:

@@ -69,6 +69,25 @@ def test_shapes_that_were_told_are_told_again(told: list[str], capsys: pytest.Ca
     assert words[words.index("--inputs") + 1] == "2x3x16x16"
 
 
+@pytest.mark.parametrize("told", ["configuration"], indirect=True)
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("", ["export", "my net.pruned.pt", "--to", "all"]),
+        ('[export]\nto = ["onnx"]\n', ["export", "my net.pruned.pt"]),
+        ('[quantize]\nscheme = "int8-weights"\n', ["quantize", "my net.pruned.pt"]),
+    ],
+    ids=["nothing more", "formats", "a scheme"],
+)
+def test_what_is_configured_comes_next(
+    table: str, words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Path("idp-deploy.toml").open("a") as file:
+        file.write(table)
+    assert _run(["prune", "my net.pt", "--target", "0.5", "--one-shot", *told], debug=False) == 0
+    assert _next(capsys.readouterr().out) == ["idp-deploy", *words]
+
+
 def _next(printed: str) -> list[str]:
     """The words of the command under "Next:", which a narrow terminal may break."""
     return shlex.split(printed[printed.index("Next: ") + len("Next: ") :].replace("\n", " "))

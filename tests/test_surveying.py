@@ -561,3 +561,32 @@ def test_functions_around_a_library_and_its_calls_are_models() -> None:
         "torchvision.models:vgg11": ["num_classes"],
         "timm:create_model": ["model_name"],
     }
+
+
+def test_a_folder_that_takes_no_files_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from idp_deploy import files
+    from idp_deploy.cli import session
+    from idp_deploy.cli.app import _run
+    from idp_deploy.errors import FileError
+
+    def refused(path: Path, *_: object, **__: object) -> Path:
+        raise FileError(f"{path} cannot be written: {path.parent} takes no new files", way_out="another place with -o")
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
+    assert _run(["init", "elsewhere/idp.toml"], debug=False) == 0
+    monkeypatch.setattr(files, "write_bytes", refused)
+    session.remember("artifacts", [tmp_path / "net.onnx"])  # says so, and that is all
+    monkeypatch.setattr(files, "landing", refused)
+    assert _run(["init"], debug=False) == 3
+
+
+def test_what_follows_names_a_configuration_that_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from idp_deploy.cli.app import _run
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
+    assert _run(["init", "my conf.toml"], debug=False) == 0
+    assert capsys.readouterr().out.rstrip().endswith("then: idp-deploy run 'my conf.toml'")

@@ -11,9 +11,11 @@ import typer
 from idp_deploy import files
 from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import FileError, UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table, shell
+
+NAMES = ("idp-deploy.toml", "pyproject.toml")  # where configuration is looked for
 
 if TYPE_CHECKING:
     from idp_deploy.surveying import Survey
@@ -31,7 +33,11 @@ def init(
     from idp_deploy.surveying import survey
     from idp_deploy.surveying.writing import write_toml
 
-    files.landing(path)
+    try:
+        files.landing(path)
+    except FileError as error:  # there is no -o here
+        way_out = "name a file elsewhere: 'idp-deploy init /elsewhere/idp-deploy.toml'"
+        raise FileError(error.message, way_out=way_out) from None
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
     found = survey(Path.cwd())
@@ -69,7 +75,10 @@ def init(
     if choice is not None and choice.unknown:
         notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
     data = {"file": str(path), "found": dict(rows), "fill_in": left}
-    then = f"idp-deploy check {shell(shipped)}" if shipped else "idp-deploy run"
+    found_there = path.absolute().parent == Path.cwd() and path.name in NAMES
+    then = "idp-deploy run" + ("" if found_there else f" {shell(path)}")
+    if shipped:
+        then = f"idp-deploy check {shell(shipped)}" + ("" if found_there else f" --config {shell(path)}")
     follow = f"fill in {', '.join(left)} in {path}, then: {then}" if left else then
     return Answer(Document(f"wrote {path}", [Table("", ("what", "found"), rows)], data, notes, next=follow))
 

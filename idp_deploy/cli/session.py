@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import configuration, documents, files
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.rendering.document import shell
 
@@ -181,8 +181,9 @@ def remember(kind: str, paths: Sequence[Path]) -> None:
     state[kind] = [str(path) for path in paths]
     try:
         files.write_bytes(STATE, json.dumps(state, indent=1, sort_keys=True).encode())
-    except (OSError, UsageError) as error:
-        say(f"{STATE} cannot be written ({error}): name the files to the next command")
+    except (OSError, IdpDeployError) as error:
+        why = error.message if isinstance(error, IdpDeployError) else error
+        say(f"{STATE} is left out ({why}): name the files to the next command")
 
 
 def checkpoint_of(named: Path | None) -> Path:
