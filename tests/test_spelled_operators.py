@@ -230,6 +230,7 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     "plainer words": (
         lambda net, x: (
             torch.hypot(x, x + 1) + torch.logaddexp(x, -x) + torch.special.expit(x) + F.rrelu(x),
+            torch.sinc(x),
             torch.tensordot(x, net.places, dims=([2], [1])),
             torch.msort(x[0]),
         ),

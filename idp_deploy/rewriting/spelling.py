@@ -379,6 +379,7 @@ PLAINER: dict[Any, Row] = {
     aten.logaddexp.default: logaddexp,
     aten.msort.default: lambda x: sort(x, 0)[0],
     aten.rrelu.default: rrelu,
+    aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),
     aten.special_expit.default: torch.sigmoid,
     aten.tensordot.default: tensordot,
 }
