@@ -17,7 +17,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
 from idp_deploy.rewriting.indexing import affine_grid, bordered, diagonal, einsum, grid_sample
 from idp_deploy.rewriting.pooling import _unpooled, adaptive_with_places, with_places
-from idp_deploy.rewriting.spelling import bilinear, cdist, col2im, logcumsumexp, sort, topk
+from idp_deploy.rewriting.spelling import bilinear, cdist, col2im, logcumsumexp, sort, tensordot, topk
 from idp_deploy.verification import verify
 
 FOLDS = [
@@ -96,6 +96,11 @@ def test_values_go_back_where_torch_puts_them(  # type: ignore[no-untyped-def]
     for size in (list(plane), [plane[0] + 1, plane[1]], [plane[0], plane[1] + 1]):
         wanted = torch.ops.aten.max_unpool2d(values, places, size)
         assert torch.equal(_unpooled(list(plane), window, stride, [padding] * 2, values, places, size), wanted)
+
+
+def test_sums_over_several_axes_are_torchs() -> None:
+    x, y = torch.randn(3, 4, 5), torch.randn(5, 6, 3)
+    assert torch.allclose(tensordot(x, y, [0, -1], [2, 0]), torch.tensordot(x, y, ([0, 2], [2, 0])), atol=1e-5)
 
 
 def test_running_sums_of_exponentials_are_torchs() -> None:
@@ -220,6 +225,15 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     ),
     "running products": (
         lambda net, x: (x.sigmoid().cumprod(1), torch.cumprod(1 + x * 0.1, -1)),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "plainer words": (
+        lambda net, x: (
+            torch.hypot(x, x + 1) + torch.logaddexp(x, -x) + torch.special.expit(x) + F.rrelu(x),
+            torch.sinc(x),
+            torch.tensordot(x, net.places, dims=([2], [1])),
+            torch.msort(x[0]),
+        ),
         ("onnx", "coreml", "tflite"),
     ),
     "put back": (
@@ -353,3 +367,15 @@ def test_core_ml_names_the_input_that_it_cannot_take(
     assert not list(tmp_path.iterdir())
     example = (torch.ones(1, 3, 8, 8, dtype=torch.int32), {"gain": torch.ones(1)})
     assert verify(export(model, "coreml", example, tmp_path / "m.mlpackage").path, model, example).passed
+
+
+def test_a_model_that_fails_by_itself_is_called_that(tmp_path: Path) -> None:
+    """Windows that overlap tell places beyond the plane that their size alone makes."""
+
+    def beyond(net: Head, x: Tensor) -> Tensor:
+        return F.max_unpool2d(*F.max_pool2d(x[:, None], 3, 2, return_indices=True), 3, 2)
+
+    example = (torch.randn(1, 20, 16),)
+    model = one_shot(Model(Head(beyond).eval()), Recipe(0.6))
+    with pytest.raises(ConversionError, match="the model fails on its inputs"):
+        export(model, "tflite", example, tmp_path / "m.tflite")

@@ -359,6 +359,35 @@ def searchsorted(
     return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
 
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """log(eˣ + eʸ), by the larger of the two."""
+    return torch.maximum(x, y) + torch.log(1 + torch.exp(-torch.abs(x - y)))
+
+
+def rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, **_: Any) -> Tensor | None:
+    """The slope in the middle, which it has outside of training."""
+    return None if training else torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+
+
+def tensordot(x: Tensor, y: Tensor, dims: list[int], others: list[int]) -> Tensor:
+    """A product of matrices: what is summed over comes last in x, first in y."""
+    dims, others = [d % x.dim() for d in dims], [d % y.dim() for d in others]
+    left = [d for d in range(x.dim()) if d not in dims]
+    right = [d for d in range(y.dim()) if d not in others]
+    inner = math.prod(x.shape[d] for d in dims)
+    product = x.permute(left + dims).reshape(-1, inner) @ y.permute(others + right).reshape(inner, -1)
+    return product.reshape([x.shape[d] for d in left] + [y.shape[d] for d in right])
+
+
+PLAINER: dict[Any, Row] = {
+    aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
+    aten.logaddexp.default: logaddexp,
+    aten.msort.default: lambda x: sort(x, 0)[0],
+    aten.rrelu.default: rrelu,
+    aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),
+    aten.special_expit.default: torch.sigmoid,
+    aten.tensordot.default: tensordot,
+}
 ALONG_A_LINE: dict[Any, Row] = {
     aten.cumprod.default: cumprod,
     aten.logcumsumexp.default: logcumsumexp,

@@ -29,6 +29,7 @@ from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
     BITS_OF_TRUTH,
+    PLAINER,
     SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
@@ -73,6 +74,7 @@ _SPELLED: dict[Any, Row] = {
     **BITS_OF_TRUTH,
     **LARGEST,
     **PLACES,
+    **PLAINER,
     **RANKS,
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,

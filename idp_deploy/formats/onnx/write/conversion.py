@@ -22,6 +22,7 @@ from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
+    PLAINER,
     Row,
     adaptive_avg_pool3d,
     avg_pool_by,
@@ -41,6 +42,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.div.Scalar_mode: whole_quotient,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
+    **PLAINER,
     **RANKS,
 }
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does

@@ -29,6 +29,7 @@ from idp_deploy.rewriting.spelling import (
     ALONG_A_LINE,
     BITS_OF_TRUTH,
     ORDERS,
+    PLAINER,
     SUMS_OF_PRODUCTS,
     Row,
     adaptive_avg_pool3d,
@@ -78,6 +79,7 @@ _SPELLED: dict[Any, Row] = {
     **LARGEST,
     **ORDERS,
     **PLACES,
+    **PLAINER,
     **RANKS,
     **SCATTERED,
     **SUMS_OF_PRODUCTS,
@@ -185,8 +187,14 @@ def _calls(flat: FlatIO, example: list[Tensor], others: list[list[Tensor]]) -> I
     generator = torch.Generator().manual_seed(0)
     seeded = [torch.randn(x.shape, generator=generator).to(x.dtype) if x.is_floating_point() else x for x in example]
     for position, inputs in enumerate(others or [example, seeded]):
-        with torch.random.fork_rng():
-            outputs = flat(*inputs)
+        try:
+            with torch.random.fork_rng():
+                outputs = flat(*inputs)
+        except RuntimeError as error:  # the model's own
+            raise ConversionError(
+                f"the model fails on its inputs: {next(iter(str(error).splitlines()), type(error).__name__)}",
+                way_out="call it once on the example inputs, and make them fit",
+            ) from error
         if position == 0 or all(bool(torch.isfinite(x).all()) for x in outputs):
             yield tuple(x.numpy() for x in inputs), tuple(x.numpy() for x in outputs)
 
