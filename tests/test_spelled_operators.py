@@ -15,9 +15,11 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
+from idp_deploy.rewriting.images import col2im
 from idp_deploy.rewriting.indexing import affine_grid, bordered, diagonal, einsum, grid_sample
+from idp_deploy.rewriting.lines import logcumsumexp, sort, topk
 from idp_deploy.rewriting.pooling import _unpooled, adaptive_with_places, with_places
-from idp_deploy.rewriting.spelling import bilinear, cdist, col2im, logcumsumexp, sort, tensordot, topk
+from idp_deploy.rewriting.products import bilinear, cdist, tensordot
 from idp_deploy.verification import verify
 
 FOLDS = [

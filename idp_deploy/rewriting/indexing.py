@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idp_deploy.rewriting.spelling import Row, circular_pad, topk
+from idp_deploy.rewriting.images import circular_pad
+from idp_deploy.rewriting.lines import topk
+from idp_deploy.rewriting.spelling import Row
 
 aten = torch.ops.aten
 

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from idp_deploy.rewriting.spelling import Row, chosen, replace, windows
+from idp_deploy.rewriting.elementwise import chosen
+from idp_deploy.rewriting.images import windows
+from idp_deploy.rewriting.spelling import Row, replace
 
 aten = torch.ops.aten
 _MOST = 64  # entries of a window: beyond, the graph would be all slices

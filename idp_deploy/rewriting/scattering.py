@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idp_deploy.rewriting.spelling import Row, chosen
+from idp_deploy.rewriting.elementwise import chosen
+from idp_deploy.rewriting.spelling import Row
 
 aten = torch.ops.aten
 _MOST = 2**22  # comparisons: beyond, an operator that a format lacks is better refused

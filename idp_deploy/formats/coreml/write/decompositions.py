@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from idp_deploy.rewriting.spelling import taken_from
+from idp_deploy.rewriting.elementwise import taken_from
 
 aten = torch.ops.aten
 

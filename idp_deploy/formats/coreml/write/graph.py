@@ -23,22 +23,14 @@ from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
+from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, PLAINER, chosen, filled_alike
+from idp_deploy.rewriting.images import adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
+from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
 from idp_deploy.rewriting.scattering import scatter_reduce
-from idp_deploy.rewriting.spelling import (
-    ALONG_A_LINE,
-    BITS_OF_TRUTH,
-    PLAINER,
-    SUMS_OF_PRODUCTS,
-    Row,
-    adaptive_avg_pool3d,
-    chosen,
-    diff,
-    embedding_bag,
-    filled_alike,
-    spell_out,
-)
+from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
 
 aten = torch.ops.aten

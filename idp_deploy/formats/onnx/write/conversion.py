@@ -18,18 +18,13 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.rewriting.elementwise import PLAINER, whole_quotient
+from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS
+from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
-from idp_deploy.rewriting.spelling import (
-    ALONG_A_LINE,
-    PLAINER,
-    Row,
-    adaptive_avg_pool3d,
-    avg_pool_by,
-    cdist,
-    spell_out,
-    whole_quotient,
-)
+from idp_deploy.rewriting.products import cdist
+from idp_deploy.rewriting.spelling import Row, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8

@@ -22,28 +22,24 @@ from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
-from idp_deploy.rewriting.indexing import PLACES, RANKS
-from idp_deploy.rewriting.pooling import LARGEST, put_back
-from idp_deploy.rewriting.scattering import SCATTERED
-from idp_deploy.rewriting.spelling import (
-    ALONG_A_LINE,
+from idp_deploy.rewriting.elementwise import (
     BITS_OF_TRUTH,
-    ORDERS,
     PLAINER,
-    SUMS_OF_PRODUCTS,
-    Row,
-    adaptive_avg_pool3d,
-    embedding_bag,
     high_power,
     image_taken_from,
     less,
-    nearest2d,
     one_hot,
     repeat,
     reshaped,
     share_of,
-    spell_out,
 )
+from idp_deploy.rewriting.images import adaptive_avg_pool3d, nearest2d
+from idp_deploy.rewriting.indexing import PLACES, RANKS
+from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
+from idp_deploy.rewriting.pooling import LARGEST, put_back
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
+from idp_deploy.rewriting.scattering import SCATTERED
+from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")

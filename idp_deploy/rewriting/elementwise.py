@@ -1,0 +1,117 @@
+"""Operators entry by entry, said in plainer ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idp_deploy.rewriting.lines import sort
+from idp_deploy.rewriting.products import tensordot
+from idp_deploy.rewriting.spelling import Row
+
+aten = torch.ops.aten
+
+
+def one_hot(x: Tensor, classes: int = -1) -> Tensor | None:
+    """1 at the class, 0 elsewhere, without a check of the range."""
+    return None if classes < 0 else (x.unsqueeze(-1) == torch.arange(classes)).long()
+
+
+def repeat(x: Tensor, repeats: list[int]) -> Tensor:
+    """Copies side by side, axis after axis."""
+    x = x.reshape([1] * (len(repeats) - x.dim()) + list(x.shape))
+    for axis, count in enumerate(repeats):
+        x = torch.cat([x] * count, axis) if count != 1 else x
+    return x
+
+
+def reshaped(x: Tensor, shape: list[int]) -> Tensor:
+    """The same numbers in another shape, wherever they lie: a view is refused of what was laid channel-last."""
+    return x.reshape(shape)
+
+
+def high_power(x: Tensor, exponent: float) -> Tensor | None:
+    """xʸ of more than four dimensions, which TFLite's operator has not."""
+    return torch.pow(x.flatten(), exponent).reshape(x.shape) if x.dim() > 4 else None
+
+
+def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    """other − α·x."""
+    return torch.add(torch.mul(x, -alpha), other)
+
+
+def image_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
+    """The same of an image or a sequence of channels alone."""
+    return taken_from(x, other, alpha) if x.dim() >= 3 else None
+
+
+def less(x: Any, y: Any, alpha: float = 1) -> Tensor | None:
+    """x − α·y of an x that is spread along axes of y."""
+    return image_taken_from(y, x, alpha) if _spread(x, y) else None
+
+
+def share_of(x: Any, y: Any) -> Tensor | None:
+    """x / y of an x that is spread along axes of y."""
+    return torch.mul(torch.reciprocal(y), x) if _spread(x, y) and y.is_floating_point() else None
+
+
+def _spread(x: Any, y: Any) -> bool:
+    return isinstance(x, Tensor) and isinstance(y, Tensor) and x.numel() < y.numel()
+
+
+def whole_quotient(x: Any, y: Any, *, rounding_mode: str | None) -> Tensor | None:
+    """x / y of integers, rounded, in integers: torch.onnx would go by way of float32, exact to 2²⁴ only."""
+    numbers = [v for v in (x, y) if not isinstance(v, int)]
+    if rounding_mode is None or any(not isinstance(v, Tensor) or v.is_floating_point() for v in numbers):
+        return None
+    return x // y if rounding_mode == "floor" else (x - torch.fmod(x, y)) // y
+
+
+def chosen(condition: Tensor, x: Any, y: Any) -> Tensor:
+    """torch.where with numbers spread out, which would end in a primitive that converters lack."""
+    kind = next((v.dtype for v in (x, y) if isinstance(v, Tensor)), torch.result_type(x, y))
+    x, y = (v if isinstance(v, Tensor) else torch.full_like(condition, v, dtype=kind) for v in (x, y))
+    return torch.where(condition, x, y)
+
+
+def filled_alike(x: Tensor, value: Any, *, dtype: torch.dtype | None = None, **_: Any) -> Tensor | None:
+    """A tensor of another type than x, which coremltools makes of the type of x."""
+    return None if dtype in (None, x.dtype) else torch.full(x.shape, value, dtype=dtype)
+
+
+def logaddexp(x: Tensor, y: Tensor) -> Tensor:
+    """log(eˣ + eʸ), by the larger of the two."""
+    return torch.maximum(x, y) + torch.log(1 + torch.exp(-torch.abs(x - y)))
+
+
+def rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, **_: Any) -> Tensor | None:
+    """The slope in the middle, which it has outside of training."""
+    return None if training else torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
+
+
+def _on_truth(logical: Callable[..., Tensor]) -> Row:
+    return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
+
+
+BITS_OF_TRUTH: dict[Any, Row] = {
+    aten.__and__.Tensor: _on_truth(torch.logical_and),
+    aten.__or__.Tensor: _on_truth(torch.logical_or),
+    aten.__xor__.Tensor: _on_truth(torch.ne),
+    aten.bitwise_and.Tensor: _on_truth(torch.logical_and),
+    aten.bitwise_or.Tensor: _on_truth(torch.logical_or),
+    aten.bitwise_xor.Tensor: _on_truth(torch.ne),
+    aten.bitwise_not.default: _on_truth(torch.logical_not),
+}
+PLAINER: dict[Any, Row] = {
+    aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
+    aten.logaddexp.default: logaddexp,
+    aten.msort.default: lambda x: sort(x, 0)[0],
+    aten.rrelu.default: rrelu,
+    aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),
+    aten.special_expit.default: torch.sigmoid,
+    aten.tensordot.default: tensordot,
+}

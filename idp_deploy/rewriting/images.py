@@ -1,0 +1,99 @@
+"""Operators on images, said in plainer ones: their borders, windows and sizes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+aten = torch.ops.aten
+
+
+def circular_pad(x: Tensor, pads: list[int], mode: str = "constant", value: float | None = None) -> Tensor | None:
+    """What lies at the other end, set beside each end."""
+    if mode != "circular" or min(pads) < 0:
+        return None
+    for i, (before, after) in enumerate(zip(pads[::2], pads[1::2], strict=True)):
+        axis, extent = -1 - i, x.shape[-1 - i]
+        parts = [x.narrow(axis, extent - before, before), x, x.narrow(axis, 0, after)]
+        x = torch.cat([part for part in parts if part.shape[axis]], axis)
+    return x
+
+
+def avg_pool_by(
+    x: Tensor,
+    window: list[int],
+    stride: list[int] | None = None,
+    padding: tuple[int, ...] | list[int] = (0, 0),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Tensor | None:
+    """Sums over windows divided by a number of the caller's, which torch.onnx drops: means, times what they lack."""
+    if divisor is None or ceil_mode:
+        return None
+    entries = math.prod(window) if len(window) == 2 else window[0] ** 2
+    return torch.nn.functional.avg_pool2d(x, window, stride or None, list(padding)) * (entries / divisor)
+
+
+def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) -> Tensor | None:
+    """Rows, then columns, as torch chooses them; None where each is repeated a whole number of times."""
+    extents = x.shape[-2:]
+    wanted = size or [int(extent * factor) for extent, factor in zip(extents, factors or (), strict=True)]
+    if all(after % before == 0 for before, after in zip(extents, wanted, strict=True)):
+        return None
+    for i, (before, after) in enumerate(zip(extents, wanted, strict=True)):
+        step = np.float32(1 / factors[i]) if factors else np.float32(before) / np.float32(after)
+        places = np.minimum(np.floor(np.arange(after, dtype=np.float32) * step).astype(int), before - 1)
+        x = x.index_select(i - 2, torch.tensor(places.tolist()))
+    return x
+
+
+def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
+    """The mean of each window, axis after axis."""
+    for axis, wanted in zip((-3, -2, -1), size, strict=True):
+        spans = windows(x.shape[axis], wanted)
+        x = torch.cat([x.narrow(axis, a, b - a).mean(axis, keepdim=True) for a, b in spans], axis)
+    return x
+
+
+def windows(extent: int, wanted: int) -> list[tuple[int, int]]:
+    """Where adaptive pooling looks: [start, end) for each result.
+
+    >>> windows(7, 3)
+    [(0, 3), (2, 5), (4, 7)]
+    """
+    return [(i * extent // wanted, -(-(i + 1) * extent // wanted)) for i in range(wanted)]
+
+
+def col2im(
+    x: Tensor, size: list[int], kernel: list[int], dilation: list[int], padding: list[int], stride: list[int]
+) -> Tensor:
+    """Overlapping windows added up where they lie, columns first: (batch, channels · kh · kw, windows) → images."""
+    batched = x if x.dim() == 3 else x.unsqueeze(0)
+    (high, wide), batch, channels = kernel, batched.shape[0], batched.shape[1] // (kernel[0] * kernel[1])
+    whole = [size[i] + 2 * padding[i] for i in (0, 1)]
+    rows, columns = ((whole[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i in (0, 1))
+    windows = batched.reshape(batch * channels * high, wide, rows, columns).transpose(1, 2)
+    lines = _overlapped(windows.reshape(-1, wide, columns), whole[1], dilation[1], stride[1])
+    upright = lines.reshape(batch * channels, high * rows, whole[1]).transpose(1, 2)
+    result = _overlapped(upright.reshape(-1, high, rows), whole[0], dilation[0], stride[0])
+    result = result.reshape(batch, channels, whole[1], whole[0]).transpose(2, 3)
+    result = result.narrow(2, padding[0], size[0]).narrow(3, padding[1], size[1])
+    return result if x.dim() == 3 else result.squeeze(0)
+
+
+def _overlapped(x: Tensor, extent: int, dilation: int, stride: int) -> Tensor:
+    """Windows on a line, added up: (lines, entries of a window, windows) → (lines, extent)."""
+    lines, entries, count = x.shape
+    pad, total, reach = torch.nn.functional.pad, None, (count - 1) * stride + 1
+    for entry in range(entries):
+        placed = x[:, entry]
+        if stride > 1:
+            placed = pad(placed.unsqueeze(-1), (0, stride - 1)).reshape(lines, count * stride)[:, :reach]
+        placed = pad(placed, (entry * dilation, extent - entry * dilation - reach))
+        total = placed if total is None else total + placed
+    assert total is not None
+    return total

@@ -1,0 +1,97 @@
+"""Operators along one axis, said in plainer ones: orders, neighbours, running products and sums."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idp_deploy.rewriting.spelling import Row
+
+aten = torch.ops.aten
+
+
+def diff(x: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Tensor | None:
+    """Each entry less the one before it."""
+    if n != 1:
+        return None
+    parts = [part for part in (prepend, x, append) if part is not None]
+    x = torch.cat(parts, dim) if len(parts) > 1 else x
+    before, after = x.narrow(dim, 0, x.shape[dim] - 1), x.narrow(dim, 1, x.shape[dim] - 1)
+    return before ^ after if x.dtype == torch.bool else after - before
+
+
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
+    """Places along the last axis first, the smallest as the largest of what is negated; values by their places.
+
+    Of values alone litert-torch makes a sort, for which LiteRT has no kernel.
+    """
+    turned = x.transpose(dim, -1)
+    places = (turned if largest else -turned).topk(k).indices
+    return turned.gather(-1, places).transpose(dim, -1), places.transpose(dim, -1)
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    """As many of the largest as there are."""
+    return topk(x, x.shape[dim], dim, descending)
+
+
+def _stable_sort(x: Tensor, *, stable: bool | None, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
+    return sort(x, dim, descending)
+
+
+def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Products of 2, 4, 8, … neighbours, with 1 before the first."""
+    if not x.dim() or not x.is_floating_point() or dtype not in (None, x.dtype):
+        return None
+    turned, reach = x.transpose(dim, -1), 1
+    while reach < turned.shape[-1]:
+        before = torch.nn.functional.pad(turned.narrow(-1, 0, turned.shape[-1] - reach), (reach, 0), value=1.0)
+        turned, reach = turned * before, 2 * reach
+    return turned.transpose(dim, -1)
+
+
+def logcumsumexp(x: Tensor, dim: int) -> Tensor | None:
+    """Sums of 2, 4, 8, … neighbours of what the logarithms are of, with next to nothing before the first."""
+    if not x.dim() or not x.is_floating_point():
+        return None
+    turned, reach = x.transpose(dim, -1), 1
+    while reach < turned.shape[-1]:
+        before = turned.narrow(-1, 0, turned.shape[-1] - reach)
+        before = torch.nn.functional.pad(before, (reach, 0), value=torch.finfo(torch.float16).min)
+        most, apart = torch.maximum(turned, before), torch.abs(turned - before)
+        turned, reach = most + torch.log(1 + torch.exp(-apart)), 2 * reach
+    return turned.transpose(dim, -1)
+
+
+def searchsorted(
+    sorted: Tensor,
+    x: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor | None:
+    """How many of the last axis of `sorted` lie before x: (…, n), (…, m) → (…, m); or (n), any → any."""
+    if not isinstance(x, Tensor) or sorter is not None:
+        return None
+    ordered, places = sorted.unsqueeze(-2), x.unsqueeze(-1)
+    before = ordered <= places if right or side == "right" else ordered < places
+    return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
+
+
+ORDERS: dict[Any, Row] = {
+    aten.topk.default: topk,
+    aten.sort.default: sort,
+    aten.sort.stable: _stable_sort,
+    aten.argsort.default: lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
+    aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
+}
+ALONG_A_LINE: dict[Any, Row] = {
+    aten.cumprod.default: cumprod,
+    aten.logcumsumexp.default: logcumsumexp,
+    aten.searchsorted.Tensor: searchsorted,
+    aten.bucketize.Tensor: lambda x, bins, **how: searchsorted(bins, x, **how),
+}

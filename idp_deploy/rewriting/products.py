@@ -1,0 +1,74 @@
+"""Sums of products, said as products of matrices: distances, forms in two arguments, bags of embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from idp_deploy.rewriting.images import col2im
+from idp_deploy.rewriting.spelling import Row
+
+aten = torch.ops.aten
+
+
+def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor | None:
+    """Distances between all rows of x and all rows of y, for the common norms."""
+    apart = x.unsqueeze(-2) - y.unsqueeze(-3)
+    if p == 2.0:
+        return apart.square().sum(-1).sqrt()
+    return apart.abs().sum(-1) if p == 1.0 else apart.abs().amax(-1) if p == float("inf") else None
+
+
+def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """xᵀ·W·y for each output's W: (…, a), (…, b), (out, a, b) → (…, out), as two products of matrices."""
+    outputs, a, b = weight.shape
+    turned = torch.nn.functional.linear(y, weight.reshape(outputs * a, b)).reshape(*y.shape[:-1], outputs, a)
+    result = (turned * x.unsqueeze(-2)).sum(-1)
+    return result if bias is None else result + bias
+
+
+def tensordot(x: Tensor, y: Tensor, dims: list[int], others: list[int]) -> Tensor:
+    """A product of matrices: what is summed over comes last in x, first in y."""
+    dims, others = [d % x.dim() for d in dims], [d % y.dim() for d in others]
+    left = [d for d in range(x.dim()) if d not in dims]
+    right = [d for d in range(y.dim()) if d not in others]
+    inner = math.prod(x.shape[d] for d in dims)
+    product = x.permute(left + dims).reshape(-1, inner) @ y.permute(others + right).reshape(inner, -1)
+    return product.reshape([x.shape[d] for d in left] + [y.shape[d] for d in right])
+
+
+def embedding_bag(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, ...] | None:
+    """Rows of a table summed, averaged or compared, of bags that are all of one length: a matrix of ids."""
+    bags = offsets.shape[0]
+    if include_last_offset or indices.dim() != 1 or indices.shape[0] % bags or (mode == 2 and padding_idx is not None):
+        return None
+    ids = indices.reshape(bags, -1)
+    rows = torch.nn.functional.embedding(ids, weight)
+    lengths: Any = ids.shape[1]
+    if padding_idx is not None and padding_idx >= 0:
+        counted = (ids != padding_idx).to(rows.dtype).unsqueeze(-1)
+        rows, lengths = rows * counted, counted.sum(1).clamp(min=1)
+    if per_sample_weights is not None:
+        rows = rows * per_sample_weights.reshape(bags, -1, 1)
+    result = rows.amax(1) if mode == 2 else rows.sum(1) / lengths if mode == 1 else rows.sum(1)
+    return result, result, result, result
+
+
+SUMS_OF_PRODUCTS: dict[Any, Row] = {
+    aten.cdist.default: cdist,
+    aten.bilinear.default: bilinear,
+    aten.col2im.default: col2im,
+}
