@@ -105,8 +105,8 @@ def run(tool: Tool, python: Path, folder: Path, names: list[str], limit: int) ->
     while left := [name for name in names if name not in found]:
         command = [str(part) for part in (python, RUNNER, tool.runner, folder, limit)]
         done = subprocess.run(
-            command, input="\n".join(left), check=False, capture_output=True, text=True, errors="replace"
-        )
+            command, input="\n".join(left), check=False, capture_output=True, text=True, errors="replace", cwd=folder
+        )  # some tools leave files where they run
         started = None
         for line in done.stdout.splitlines():
             message = json.loads(line[1:]) if line.startswith("@{") else {}
