@@ -6,6 +6,7 @@ tensors are interchangeable, so a tie between them is no ambiguity: each initial
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -55,28 +56,38 @@ def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Ma
     A parameter that occurs under its own name is matched by name first, the others by content in C order, then by
     the content of their transposed.
     """
-    direct: dict[bytes, list[str]] = {}
-    turned: dict[bytes, list[str]] = {}
+    alike: dict[_Signs, list[str]] = {}
     for name in (*captured.module.state_dict(), *captured.aliases):
+        alike.setdefault(_signs(captured.weight(name)), []).append(name)
+    digests: dict[tuple[str, bool], bytes] = {}
+
+    def equals(name: str, digest: bytes, transposed: bool) -> bool:
         values = captured.weight(name)
-        direct.setdefault(_digest(values), []).append(name)
-        if values.ndim == 2 and min(values.shape) > 1:
-            turned.setdefault(_digest(values.T), []).append(name)
+        if transposed and (values.ndim != 2 or min(values.shape) < 2):
+            return False
+        if (name, transposed) not in digests:
+            digests[name, transposed] = _digest(values.T if transposed else values)
+        return digests[name, transposed] == digest
+
     matches = {}
     for name, values in tensors.items():
-        digest = _digest(values)
-        transposed = digest not in direct and digest in turned
-        parameters = (turned if transposed else direct).get(digest, [])
+        candidates = alike.get(_signs(values), [])
+        digest = _digest(values) if candidates else b""
+        as_they_are = [one for one in candidates if equals(one, digest, transposed=False)]
+        parameters = as_they_are or [one for one in candidates if equals(one, digest, transposed=True)]
         ranked = tuple(sorted(parameters, key=lambda p: (p != name, p)))
-        matches[name] = Match(ranked, transposed, values != 0)
+        matches[name] = Match(ranked, bool(parameters) and not as_they_are, values != 0)
     return matches
 
 
 def copies(tensors: Mapping[str, np.ndarray]) -> dict[str, Copy]:
     """Those of `tensors` that repeat an earlier one, as they are or transposed."""
+    several = Counter(map(_signs, tensors.values()))
     seen: dict[tuple[tuple[int, ...], bytes], Copy] = {}
     found = {}
     for name, values in tensors.items():
+        if several[_signs(values)] == 1:
+            continue
         key = (values.shape, _digest(values))
         if key in seen:
             found[name] = seen[key]
@@ -87,6 +98,16 @@ def copies(tensors: Mapping[str, np.ndarray]) -> dict[str, Copy]:
     return found
 
 
+_Signs = tuple[str, int, bytes]
+
+
+def _signs(values: np.ndarray) -> _Signs:
+    """What equal tensors, transposed or not, have in common and can be seen at once: dtype, size, both ends."""
+    ends = b"".join(values.flat[i].tobytes() for i in (0, -1)) if values.size else b""
+    return values.dtype.str, values.size, ends
+
+
 def _digest(values: np.ndarray) -> bytes:
     """Of dtype and bytes in C order; the shape is left out, for converters add axes of extent 1."""
-    return blake2b(np.ascontiguousarray(values).tobytes(), digest_size=16, person=values.dtype.str.encode()).digest()
+    whole = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    return blake2b(whole.data, digest_size=16, person=values.dtype.str.encode()).digest()
