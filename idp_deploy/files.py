@@ -91,6 +91,10 @@ def workspace(folder: Path) -> Iterator[Path]:
     """
     made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     sweep(folder)
+    for parent in folder.absolute().parents[:_ABOVE]:  # where one lies that was killed as it made `folder`
+        if parent not in _swept:
+            _swept.add(parent)
+            sweep(parent)
     lock: int | None = None
     holder = folder
     try:
@@ -111,6 +115,8 @@ def workspace(folder: Path) -> Iterator[Path]:
                 empty.rmdir()
 
 
+_ABOVE = 3  # levels that are looked through, once a process
+_swept: set[Path] = set()
 _holders: dict[Path, int | None] = {}  # temporary folders that this process has in use, and their locks
 
 

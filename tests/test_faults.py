@@ -64,6 +64,15 @@ def test_a_signal_leaves_the_old_file_and_nothing_else(tmp_path: Path, number: i
     assert sorted(os.listdir(tmp_path)) == ["out.pt", "ready"]
 
 
+def test_what_was_left_beside_a_folder_that_it_had_just_made_goes_too(tmp_path: Path) -> None:
+    left = tmp_path / f".idp-deploy-{'0' * 32}"
+    left.mkdir()
+    place = tmp_path / "made" / "by" / "it.txt"
+    place.parent.mkdir(parents=True)
+    write_bytes(place, b"anew")
+    assert not left.exists()
+
+
 def test_what_a_killed_command_left_goes_with_the_next(tmp_path: Path) -> None:
     killed(tmp_path, signal.SIGKILL)
     assert len(os.listdir(tmp_path)) == 2
