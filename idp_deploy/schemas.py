@@ -115,6 +115,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("quantize",): "Fewer bits a weight, after pruning.",
     ("quantize", "scheme"): "Left out: weights stay float32.",
     ("quantize", "values"): "Distinct integers that an int8 weight may have: 16 is stored smaller for the Ethos-U.",
+    ("quantize", "float"): 'Glob patterns over weights and modules that stay float, such as "head.*".',
     ("export",): "Which files are written, and how.",
     ("export", "to"): "Formats to write.",
     ("export", "encoding"): "How zeros are stored: auto takes the fewest bytes for each weight, dense stores them.",

@@ -46,6 +46,7 @@ class Plan:
     budgets: Sequence[Budget] = ()
     scheme: str | None = None
     values: int | None = None  # distinct integers a weight may have
+    keep_float: Sequence[str] = ()  # globs over weights and modules that are not quantized
     encoding: str = "auto"
     options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
     compile_for: Sequence[Target] = ()  # by a vendor's compiler, once the file agrees with the model
@@ -240,6 +241,7 @@ class Run:
             task=task,
             example_inputs=self._example_inputs if plan.inputs else None,
             values=plan.values,
+            keep_float=plan.keep_float,
         )
         save_checkpoint(self._compressed, plan.final)
         accuracy = {plan.scheme: evaluate(self._compressed.module, task)} if task else {}

@@ -114,6 +114,7 @@ def _plan(session: Session, weights: Path) -> Plan:
         budgets=settings.budget_list(),
         scheme=settings.quantize.scheme,
         values=settings.quantize.values,
+        keep_float=settings.quantize.float,
         encoding=settings.export.encoding,
         options=aimed.options,
         compile_for=aimed.compile_for,
