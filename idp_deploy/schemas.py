@@ -62,6 +62,7 @@ class ReportJson(TypedDict):
     parities: list[ParityRow]
     facts: dict[str, Any]
     files: list[FileFacts]
+    refused: NotRequired[dict[str, str]]
     notes: list[str]
     summary: NotRequired[str]
 
