@@ -51,6 +51,7 @@ class QuantizeTable(_Table):
 
     scheme: str | None = None
     values: int | None = Field(default=None, ge=4, le=255)
+    float: tuple[str, ...] = ()  # globs over weights and modules that stay so
 
 
 class ExportTable(_Table):
@@ -218,7 +219,7 @@ def environment_keys() -> dict[str, tuple[str, ...]]:
 
 _TABLES = {"rules", "options", "tolerances"}  # a variable holds one value
 _BRANCHES = {"float", "str", "int", "bool"}  # what pydantic calls the sides of a choice, beside names of keys
-_LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip")}
+_LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip"), ("quantize", "float")}
 
 
 def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) -> None:

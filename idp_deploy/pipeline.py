@@ -31,6 +31,7 @@ def deploy(
     budgets: Sequence[Budget] = (),
     scheme: str | None = None,
     values: int | None = None,
+    keep_float: Sequence[str] = (),
     encoding: str = "auto",
     options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     one_shot: bool = False,
@@ -45,6 +46,7 @@ def deploy(
         formats: what to write; "ethos-u" also compiles the .tflite file for those of the targets that have one.
         targets: device names to simulate beside those that `budgets` name.
         values: distinct integers that an int8 weight may have.
+        keep_float: globs over weights and modules that are not quantized.
         options: for each format what its exporter alone takes (`precision`, `io`).
         one_shot: prune by magnitude, without training; then `task` may be None, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
@@ -63,6 +65,7 @@ def deploy(
         budgets=budgets,
         scheme=scheme,
         values=values,
+        keep_float=keep_float,
         encoding=encoding,
         options=aimed.options,
         compile_for=aimed.compile_for,

@@ -62,6 +62,7 @@ class ReportJson(TypedDict):
     parities: list[ParityRow]
     facts: dict[str, Any]
     files: list[FileFacts]
+    refused: NotRequired[dict[str, str]]
     notes: list[str]
     summary: NotRequired[str]
 
@@ -115,6 +116,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
     ("quantize",): "Fewer bits a weight, after pruning.",
     ("quantize", "scheme"): "Left out: weights stay float32.",
     ("quantize", "values"): "Distinct integers that an int8 weight may have: 16 is stored smaller for the Ethos-U.",
+    ("quantize", "float"): 'Glob patterns over weights and modules that stay float, such as "head.*".',
     ("export",): "Which files are written, and how.",
     ("export", "to"): "Formats to write.",
     ("export", "encoding"): "How zeros are stored: auto takes the fewest bytes for each weight, dense stores them.",

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.aiming import WANTED, compile_artifact, place_of
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployError, UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
 from idp_deploy.ownership import claim, displace
 from idp_deploy.reading import read
-from idp_deploy.shipping import claim_artifacts, export_and_verify
+from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -46,6 +46,7 @@ class Plan:
     budgets: Sequence[Budget] = ()
     scheme: str | None = None
     values: int | None = None  # distinct integers a weight may have
+    keep_float: Sequence[str] = ()  # globs over weights and modules that are not quantized
     encoding: str = "auto"
     options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
     compile_for: Sequence[Target] = ()  # by a vendor's compiler, once the file agrees with the model
@@ -103,11 +104,20 @@ class Deployment(Shown):
     parities: Mapping[FormatName, Parity]  # each with its artifact
     report: Report
     compressed: CompressedModel | None  # None where no stage had to load it
+    refused: Mapping[FormatName, IdpDeployError] = field(default_factory=dict)  # what was not written, and why
 
     @property
     def artifacts(self) -> tuple[Artifact, ...]:
         """The files, one a format."""
         return tuple(parity.artifact for parity in self.parities.values())
+
+
+class _RefusedError(Exception):
+    """A format cannot be written; what goes wrong before a format is asked is raised as it is."""
+
+    def __init__(self, why: IdpDeployError) -> None:
+        super().__init__(str(why))
+        self.why = why
 
 
 class Run:
@@ -129,13 +139,15 @@ class Run:
         self._plan, self._announce, self._training = plan, announce, training or nullcontext()
         self._history = history
         self._compressed: CompressedModel | None = None
+        self._refused: dict[FormatName, IdpDeployError] = {}
         self._read: dict[Path, Contents] = {}  # files that this run has looked into already
 
     def go(self) -> Deployment:
-        """Every stage that is not done, in order.
+        """Every stage that is not done, in order. A format that is refused leaves the others to be written and judged.
 
         Raises:
-            UsageError: before any work, where something stands in the way of an output; else as the verbs.
+            UsageError: before any work, where something stands in the way of an output; else as the verbs, and what
+                refuses the only format.
         """
         from idp_deploy.simulation.targets import load_target
 
@@ -147,7 +159,7 @@ class Run:
         final = self._stage(QUANTIZE, Compressed, partial(self._quantize, pruned)) if plan.scheme else pruned
         parities = self._export()
         report = self._stage(GATE, Report, partial(self._gate, pruned, final, parities))
-        return Deployment(plan.final, parities, report, self._compressed)
+        return Deployment(plan.final, parities, report, self._compressed, self._refused)
 
     def _stage(self, name: str, kind: type[Any], work: Callable[[], Any], **more: Any) -> Any:
         return self._history.keep(name, kind, work, **more) if self._history else work()
@@ -240,6 +252,7 @@ class Run:
             task=task,
             example_inputs=self._example_inputs if plan.inputs else None,
             values=plan.values,
+            keep_float=plan.keep_float,
         )
         save_checkpoint(self._compressed, plan.final)
         accuracy = {plan.scheme: evaluate(self._compressed.module, task)} if task else {}
@@ -250,13 +263,20 @@ class Run:
         found = {}
         with self._tracing():
             for name in plan.formats:
-                parity: Parity = self._stage(
-                    EXPORT.format(name),
-                    Parity,
-                    partial(self._export_one, name),
-                    finished=lambda parity: parity.passed,
-                    outputs=partial(self._left, name),
-                )
+                try:
+                    parity: Parity = self._stage(
+                        EXPORT.format(name),
+                        Parity,
+                        partial(self._export_one, name),
+                        finished=lambda parity: parity.passed,
+                        outputs=partial(self._left, name),
+                    )
+                except _RefusedError as refusal:
+                    if len(plan.formats) == 1:
+                        raise refusal.why from refusal
+                    self._announce(f"{name} is refused: {refusal.why}")
+                    self._refused[name] = refusal.why
+                    continue
                 if parity.passed:  # the folder may have been moved since
                     parity = replace(parity, artifact=replace(parity.artifact, path=plan.artifact(name)))
                 found[name] = parity
@@ -275,24 +295,29 @@ class Run:
 
     def _export_one(self, format: FormatName) -> Parity:
         plan = self._plan
-        model = self._at(plan.final)
-        (artifact,), parities = export_and_verify(
+        model, inputs, task = self._at(plan.final), self._example_inputs, self._task
+        refused: dict[FormatName, IdpDeployError] = {}
+        artifacts, parities = export_and_verify(
             model,
-            self._example_inputs,
+            inputs,
             plan.folder,
             plan.final.stem,
             [format],
             plan.encoding,
-            self._task,
+            task,
             self._announce,
             plan.options,
-            contents=self._read,
+            refused,
+            self._read,
         )
-        parity = parities[artifact.path]
-        for target in plan.compile_for if parity.passed and format == WANTED else ():
-            made = compile_artifact(artifact.path, target)
-            parity = replace(parity, notes=(*parity.notes, *made.notes))
-        return parity
+        for artifact in artifacts:
+            parity = parities[artifact.path]
+            with refusals_of(format, refused):
+                for target in plan.compile_for if parity.passed and format == WANTED else ():
+                    made = compile_artifact(artifact.path, target)
+                    parity = replace(parity, notes=(*parity.notes, *made.notes))
+                return parity
+        raise _RefusedError(refused[format])
 
     def _gate(self, pruned: Compressed, final: Compressed, parities: Mapping[FormatName, Parity]) -> Report:
         from idp_deploy.judging import judge
@@ -312,8 +337,8 @@ class Run:
             "parameters": final.parameters,
             "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
         }
-        report, _ = judge(contents, devices, plan.budgets, parities=by_path, strict=True)
-        return replace(report, facts=facts)
+        report, _ = judge(contents, devices, plan.budgets, parities=by_path, strict=True, refused=self._refused)
+        return replace(report, facts=facts, refused={name: str(why) for name, why in self._refused.items()})
 
 
 def _parameters(model: CompressedModel) -> int:

@@ -44,6 +44,7 @@ def deploy(
     budgets: Sequence[Budget] | Limits = (),
     scheme: str | None = None,
     values: int | None = None,
+    keep_float: Sequence[str] = (),
     encoding: str = "auto",
     one_shot: bool = False,
     inputs: tuple[Any, ...] | None = None,
@@ -59,6 +60,7 @@ def deploy(
         budgets: limits as in configuration, `{"pixel-4": {"tflite": {"size": "600 kB"}}}`, or as `Budget`s.
         scheme: fp16, int8, int8-weights or lut4.
         values: of int8: distinct integers that a weight may have; 16 suits the Ethos-U.
+        keep_float: globs over weights, and modules with all their parts, that are not quantized.
         one_shot: prune by magnitude, without training; then there need be no task, where `inputs` are given.
         inputs: one call's positional arguments; the task's by default.
         announce: told each stage as it begins.
@@ -82,6 +84,7 @@ def deploy(
         budgets=_budgets(budgets),
         scheme=scheme,
         values=values,
+        keep_float=keep_float,
         encoding=encoding,
         one_shot=one_shot,
         inputs=inputs,

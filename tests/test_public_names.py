@@ -24,8 +24,8 @@ from tests.reports import report
 WORDS = {
     "check": "artifacts * targets budgets baseline allow_missing",
     "compare": "model task recipe * methods sparsities seeds options",
-    "deploy": "model task recipe * to output stem targets budgets scheme values encoding one_shot inputs announce "
-    "recipe_fields",
+    "deploy": "model task recipe * to output stem targets budgets scheme values keep_float encoding one_shot inputs "
+    "announce recipe_fields",
     "diff": "before after targets",
     "export": "model format example_inputs path * encoding options",
     "gate": "budgets evidence * strict",

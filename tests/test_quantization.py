@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +226,99 @@ def test_a_weight_that_few_values_would_spoil_keeps_its_integers(model: Compress
     assert told
     for name in set(told) & set(asked.levels):
         np.testing.assert_array_equal(asked.levels[name].q, many.levels[name].q)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("globs", "kept"),
+    [
+        (["head"], ["head.weight"]),
+        (["head.*"], ["head.weight"]),
+        (["*.weight"], ["first.weight", "depth.weight", "up.weight", "point.weight", "head.weight"]),
+        (["p?int", "depth.weight"], ["depth.weight", "point.weight"]),
+    ],
+)
+def test_layers_stay_float_that_are_asked_for(
+    model: CompressedModel, scheme: str, globs: list[str], kept: list[str]
+) -> None:
+    found = quantize(model, scheme, example_inputs=EXAMPLE, keep_float=globs, values=16 if scheme == "int8" else None)
+    assert found.quantization is not None
+    asked = [name for name, why in found.quantization.kept_float.items() if why == "asked for"]
+    assert sorted(asked) == sorted(kept)
+    few = " --values 16" if scheme == "int8" else ""
+    words = " ".join(f"--float {shlex.quote(glob)}" for glob in globs)
+    assert found.provenance.steps[-1] == f"quantize --scheme {scheme}{few} {words}"
+    assert not found.quantization.levels.keys() & set(kept)
+    assert not any(name in note for name in kept for note in found.quantization.notes)
+    assert torch.equal(found.module.get_parameter("head.weight"), model.module.get_parameter("head.weight")) is (
+        "head.weight" in kept
+    )
+
+
+@pytest.mark.parametrize("glob", ["embedding", "out", "blocks.0.*", "blocks"])
+def test_a_module_is_asked_for_with_all_its_parts_and_a_shared_weight_by_either_name(glob: str) -> None:
+    module = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "out": nn.Linear(4, 9, bias=False)})
+    module["out"].weight = module["embedding"].weight
+    module["blocks"] = nn.ModuleList([nn.LSTM(4, 4), nn.MultiheadAttention(4, 2)])
+    found = quantize(CompressedModel(module.eval(), {}), "int8-weights", keep_float=[glob]).quantization
+    assert found is not None
+    asked = {name for name, why in found.kept_float.items() if why == "asked for"}
+    lstm = {"blocks.0.weight_ih_l0", "blocks.0.weight_hh_l0"}
+    attention = {"blocks.1.in_proj_weight", "blocks.1.out_proj.weight"}
+    wanted = {"blocks.0.*": lstm, "blocks": lstm | attention}
+    assert asked == wanted.get(glob, {"embedding.weight"})
+
+
+class Between(nn.Module):
+    """Float layers with pooling, a sum and a mean between them, and integer ones around."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.head, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.a(x))
+        x = torch.relu(self.b(x)) + torch.relu(self.c(x))
+        x = nn.functional.max_pool2d(x, 2).mean((2, 3))
+        return self.last(torch.relu(self.head(x)))
+
+
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+@pytest.mark.parametrize("globs", [["head"], ["b", "c", "head"], ["*"]])
+def test_operators_of_layers_asked_for_compute_in_floats(globs: list[str], format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    found = quantize(CompressedModel(Between().eval(), {}), "int8", example_inputs=EXAMPLE, keep_float=globs)
+    path = export(found, format, EXAMPLE, tmp_path / f"net{FORMATS[format].suffix}").path
+    assert verify(path, found, EXAMPLE).passed
+    contents = read(path)
+    assert found.quantization is not None
+    kept = {name.replace(".", "_") for name in found.quantization.kept_float}
+    stored = {tensor.name.replace(".", "_").split("#")[0]: tensor.dtype for tensor in contents.tensors}
+    for name in ("a_weight", "b_weight", "c_weight", "head_weight", "last_weight"):
+        if name in kept:
+            assert stored[name].startswith("float")
+        elif format != "coreml":  # where 64 entries take more beside their scales
+            assert stored[name] == "int8"
+    types = [contents.values[name].dtype for op in contents.ops for name in op.outputs if name in contents.values]
+    integers = [dtype for dtype in types if dtype in ("int8", "uint8")]
+    if globs == ["*"] or format == "coreml":
+        assert not integers
+    elif format == "tflite":
+        kinds = [op.kind for op in contents.ops]
+        floats = {op.kind for op in contents.ops if contents.values[op.outputs[0]].dtype == "float32"} - {"DEQUANTIZE"}
+        assert kinds.count("DEQUANTIZE") == 2  # one on the way to the float layers, one to the float output
+        assert floats == ({"FULLY_CONNECTED"} if globs == ["head"] else {*floats, "ADD", "MAX_POOL_2D", "MEAN"})
+
+
+def test_a_name_that_no_weight_has_is_refused_with_the_nearest(model: CompressedModel) -> None:
+    for glob, way_out in {
+        "haed.*": "did you mean 'head.*'",
+        "haed": "did you mean 'head'",
+        "qqq": "they are first",
+    }.items():
+        with pytest.raises(UsageError, match=f"{re.escape(repr(glob))} names no weight .* {re.escape(way_out)}"):
+            quantize(model, "int8", example_inputs=EXAMPLE, keep_float=[glob])
 
 
 def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:

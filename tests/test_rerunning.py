@@ -236,6 +236,43 @@ def test_a_run_with_nothing_to_do_takes_under_two_seconds_and_loads_no_torch(pro
     assert {path: path.stat().st_mtime_ns for path in (project / "out").rglob("*")} == before
 
 
+@pytest.mark.parametrize("budget", ["", '[budgets.pixel-4.tflite]\nsize = "1 MB"\n'])
+def test_a_format_that_is_refused_leaves_the_others_and_is_tried_again(budget: str, project: Path) -> None:
+    configuration = project / "idp-deploy.toml"
+    text = configuration.read_text().replace('["onnx"]', '["onnx", "tflite"]').replace('"fp16"', '"lut4"') + budget
+    configuration.write_text(text)
+    code, ran, out, errors = go(project, "--json")
+    report, reason = json.loads(out), "the scheme 'lut4' has no TFLite equivalent"
+    assert ran == ["quantize", "export onnx", "export tflite", "gate"]
+    assert (project / "out" / "w.pruned.lut4.onnx").is_file()
+    assert [one["format"] for one in report["parities"]] == ["onnx"]
+    assert report["refused"]["tflite"].startswith(reason)
+    assert not report["passed"]
+    assert f"tflite is refused: {reason}" in errors
+    verdicts = {check["format"]: (check["verdict"], check["detail"]) for check in report["checks"]}
+    assert verdicts["onnx"][0] == "pass"
+    if budget:
+        assert code == 1
+        assert verdicts["tflite"] == ("not estimable", f"the file was refused: {reason}")
+    else:
+        assert code == 3
+        assert errors.splitlines()[-1].startswith(f"error: {reason}") or reason in errors.splitlines()[-1]
+    code, ran, out, _ = go(project, "--json")
+    assert (code, ran) == (1 if budget else 3, ["export tflite", "gate"])
+    assert json.loads(out) == report
+    configuration.write_text(text.replace('"lut4"', '"int8-weights"'))
+    assert go(project)[:2] == (0, ["quantize", "export onnx", "export tflite", "gate"])
+
+
+def test_all_formats_refused_and_the_only_one(project: Path) -> None:
+    configuration = project / "idp-deploy.toml"
+    text = configuration.read_text().replace('"fp16"', '"lut4"').replace("onnx]", "tflite]")
+    configuration.write_text(text.replace('["onnx"]', '["tflite"]'))
+    code, ran, out, errors = go(project)
+    assert (code, ran, out) == (3, ["quantize", "export tflite"], "")
+    assert "the scheme 'lut4' has no TFLite equivalent" in errors
+
+
 def test_a_killed_run_goes_on_where_it_was(project: Path) -> None:
     expected = {path.name: path.read_bytes() for path in (project / "out").glob("w.pruned*")}
     shutil.rmtree(project / "out")

@@ -41,6 +41,7 @@ def stages_of(session: Session, plan: Plan, weights: Path, digests: Digests) -> 
         QUANTIZE: {
             "quantize.scheme": plan.scheme,
             "quantize.values": plan.values,
+            "quantize.float": list(plan.keep_float) or None,
             **names,
             **code,
             **versions(_WRITES),

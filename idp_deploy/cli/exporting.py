@@ -143,8 +143,8 @@ def export(
             f"{', '.join(wrong.values())} does not agree with the model",
             way_out=f"see '{again}' for the outputs and weights that differ{_in_floats(compressed)}",
         )
-        return Answer(document, _all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
-    return Answer(document, _all_in_one(refused) if refused else ExitCode.OK)
+        return Answer(document, all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
+    return Answer(document, all_in_one(refused) if refused else ExitCode.OK)
 
 
 def _follow(artifact: Artifact, session: Session, targets: Sequence[str]) -> str:
@@ -167,7 +167,7 @@ def _in_floats(model: CompressedModel) -> str:
     return ", or quantize with --scheme int8-weights, which keeps activations float"
 
 
-def _all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:
+def all_in_one(refused: Mapping[str, IdpDeployError]) -> IdpDeployError:
     """The only refusal as it is, several as one; of the exit codes that they agree on, else 3."""
     errors = list(refused.values())
     kind = type(errors[0]) if len({type(error) for error in errors}) == 1 else ConversionError

@@ -56,6 +56,7 @@ class StageLines:
 
     def begins(self, name: str, why: str) -> None:
         """Say which stage begins and why, and how long it took last time."""
+        self._close()  # of one that was refused
         last = self._seconds(name)
         about = f", took {duration(last)} last time" if last is not None else ""
         say(f"[{self._stages.index(name) + 1}/{len(self._stages)}] {name}: {why}{about}")

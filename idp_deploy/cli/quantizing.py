@@ -28,6 +28,12 @@ def quantize(
             metavar="N", help="Of int8: distinct values a weight may have; 16 suits Ethos-U.", show_default=False
         ),
     ] = None,
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--float", metavar="GLOB", help="Weights or modules that stay float, repeatable.", show_default=False
+        ),
+    ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
     inputs: Inputs = None,
@@ -52,9 +58,10 @@ def quantize(
     if data is None:
         say("no task: activation ranges come from random inputs, and accuracy is not measured")
     few = values if values is not None else session.configuration.quantize.values
+    floats = keep_float or session.configuration.quantize.float
     examples = session.example_inputs(data)
     with Waiting():
-        after = quantize_model(before, chosen, task=data, example_inputs=examples, values=few)
+        after = quantize_model(before, chosen, task=data, example_inputs=examples, values=few, keep_float=floats)
         accuracies = {"before": evaluate(before.module, data), chosen: evaluate(after.module, data)} if data else {}
     save_checkpoint(after, path)
     remember("checkpoint", [path])

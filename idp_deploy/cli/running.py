@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from idp_deploy.cli.exporting import all_in_one
 from idp_deploy.cli.output import say
 from idp_deploy.cli.progress import EpochTable, StageLines
 from idp_deploy.cli.pruning import plan as choose
@@ -40,7 +41,8 @@ def run(
     A stage whose inputs are as they were is not done again, and a run that was killed goes on where it was: inputs are
     the contents of files, the configuration, the source of model and task, and versions.
 
-    Exits 1 where a budget is broken or a file does not agree with the model.
+    Exits 1 where a budget is broken or a file does not agree with the model; else 3 where a format was refused, which
+    leaves the others to be written and judged.
     """
     from idp_deploy.cli.depending import stages_of
     from idp_deploy.history import History
@@ -62,6 +64,9 @@ def run(
     remember("checkpoint", [deployment.checkpoint])
     remember("artifacts", [artifact.path for artifact in deployment.artifacts])
     document = report_document(deployment.report, title=f"Run: {weights}")
+    judged = all(check.verdict == "pass" for check in deployment.report.checks)
+    if deployment.refused and judged and all(parity.passed for parity in deployment.parities.values()):
+        return Answer(document, all_in_one(deployment.refused))
     return Answer.judged(document, document.passed)
 
 
@@ -114,6 +119,7 @@ def _plan(session: Session, weights: Path) -> Plan:
         budgets=settings.budget_list(),
         scheme=settings.quantize.scheme,
         values=settings.quantize.values,
+        keep_float=settings.quantize.float,
         encoding=settings.export.encoding,
         options=aimed.options,
         compile_for=aimed.compile_for,

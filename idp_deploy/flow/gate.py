@@ -66,8 +66,9 @@ class Report(Shown):
     parities: Sequence[Parity] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)  # of a run: metric, accuracy, zeros, prunable, dense_bytes
     files: Sequence[FileFacts] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)  # of a run: format that was not written → why
 
     @property
     def passed(self) -> bool:
-        """A metric that could not be estimated fails its budget."""
-        return all(check.verdict == "pass" for check in self.checks)
+        """A metric that could not be estimated fails its budget, and so does a format that was to be written."""
+        return not self.refused and all(check.verdict == "pass" for check in self.checks)

@@ -10,6 +10,8 @@
 int8 weights may be restricted to few distinct values each (`values`), which compilers that compress weights, such as
 Vela for the Ethos-U, store in fewer bits; a weight that would suffer keeps all of them.
 
+Layers that are named (`keep_float`) stay float, and with them the activations that their operators compute.
+
 Zeros stay exactly zero. A kept weight that rounds to zero leaves the mask, so that masks and values still agree.
 
 The integers and their scales go on beside the module (`Quantization.levels`), and exporters store these. They fold
@@ -20,6 +22,7 @@ state dict do not change.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -40,6 +43,7 @@ from idp_deploy.masks import copied, prunable_weights
 from idp_deploy.quantization.absorbing import absorb_batch_norm, biases_of, owner_of
 from idp_deploy.quantization.activation_noise import activation_noise
 from idp_deploy.quantization.faint import silence_faint_channels
+from idp_deploy.quantization.sparing import asked_float, twins_of
 from idp_deploy.quantizers import palettize, quantize_int8, restrict, signal_to_noise_db
 from idp_deploy.soundness import answered, overflow, refuse_unsound
 from idp_deploy.tasks import Task, own_threads
@@ -84,6 +88,7 @@ def quantize(
     threshold_db: float = THRESHOLD_DB,
     samples: int = 64,
     values: int | None = None,
+    keep_float: Sequence[str] = (),
 ) -> CompressedModel:
     """Quantize the weights of convolutions, linear and recurrent layers, attention and embeddings.
 
@@ -97,10 +102,11 @@ def quantize(
         threshold_db: decibels of signal over noise that a weight must keep.
         samples: how many calibration inputs to take from the task.
         values: of int8 and int8-weights: how many distinct integers a weight may have, zero among them.
+        keep_float: globs over weight names, and over names of modules with all their parts, that stay float.
 
     Raises:
-        UsageError: unknown scheme, `values` that it does not have, no inputs where they are needed, a model that is
-            quantized already, or one whose weights were written to after hardening.
+        UsageError: unknown scheme, `values` that it does not have, a glob that names no weight, no inputs where they
+            are needed, a model that is quantized already, or one whose weights were written to after hardening.
         ConversionError: a weight, a statistic, or what the model gives is not finite.
 
     >>> model = CompressedModel(nn.Linear(2, 1), {"weight": torch.tensor([[True, False]])})
@@ -123,6 +129,8 @@ def quantize(
     module = copied(model.module).cpu().eval()
     refuse_unsound(module)
     refuse_filled(model)
+    axes = _quantizable(module, model.masks)
+    asked = asked_float(keep_float, axes, twins_of(module))
     if scheme == "lut4" and example is None and any(isinstance(owner, _BatchNorm) for owner in module.modules()):
         raise UsageError(
             "a palette must be made after batch norm is folded, for which the model must run",
@@ -138,7 +146,6 @@ def quantize(
         raise ConversionError(
             f"no int8 range holds what this model computes: {found}", way_out="scale its weights down"
         )
-    axes = _quantizable(module, model.masks)
     parameters = dict(module.named_parameters(remove_duplicate=False))
     levels: dict[str, Levels] = {}
     quantized: dict[str, np.ndarray] = {}
@@ -158,9 +165,12 @@ def quantize(
         output_db = activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
         spoilt = _too_noisy(weight_db, output_db, threshold_db)
         store(spoilt, SCHEMES[scheme])
-        notes += tuple(f"{name} keeps all its integers: with {values}, {why}" for name, why in spoilt.items())
+        notes += tuple(
+            f"{name} keeps all its integers: with {values}, {why}" for name, why in spoilt.items() if name not in asked
+        )
     if scheme == "int8" and captured is not None:
-        biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in unabsorbed}
+        left = unabsorbed | asked.keys()
+        biases = {name: bias for name, bias in biases_of(captured).items() if name in axes and name not in left}
         notes += silence_faint_channels(module, quantized, axes, biases, calls[:_WATCHED_CALLS])
     activation_db = activation_noise(module, quantized, calls[:_WATCHED_CALLS], integer_inputs=scheme == "int8")
     kept_float = _too_noisy(weight_db, activation_db, threshold_db)
@@ -172,6 +182,7 @@ def quantize(
     kept_float |= dict.fromkeys(_empty(parameters), "it has no entries")
     if scheme == "lut4":
         kept_float |= dict.fromkeys(sorted(unabsorbed & set(axes)), _UNABSORBED)
+    kept_float |= asked
     masks = dict(model.masks)
     with torch.no_grad():
         for name, held in quantized.items():
@@ -188,7 +199,8 @@ def quantize(
     }
     described = Quantization(scheme, weight_db, kept_float, calibration, activation_db, notes, carried)
     few = f" --values {values}" if values is not None else ""
-    steps = (*model.provenance.steps, f"quantize --scheme {scheme}{few}")
+    floats = "".join(f" --float {shlex.quote(glob)}" for glob in keep_float)
+    steps = (*model.provenance.steps, f"quantize --scheme {scheme}{few}{floats}")
     return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
 
 

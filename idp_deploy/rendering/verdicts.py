@@ -51,7 +51,7 @@ def report_document(
     tables: list[Table] = []
     if report.facts:
         tables.append(_model_table(report.facts))
-    if report.parities:
+    if report.parities or report.refused:
         tables.append(_file_table(report))
     tables += estimate_tables(report.estimates)
     if report.checks:
@@ -69,8 +69,10 @@ def report_document(
         "facts": dict(report.facts),
         "sparse_bytes": {str(path): found.sparse_bytes for path, found in (redundant or {}).items()},
         "files": [asdict(one) for one in report.files],
+        "refused": dict(report.refused),
     }
     cases = [case for p in report.parities for case in parity_cases(p)]
+    cases += [Case("export", format, False, why, "") for format, why in report.refused.items()]
     ranges = {(e.artifact, e.target): e.latency_ms for e in report.estimates if e.latency_ms}
     worst_first = sorted(report.checks, key=lambda check: -check.over)
     cases += [check_case(c, ranges.get((c.artifact, c.budget.target))) for c in worst_first]
@@ -95,8 +97,10 @@ def _file_table(report: Report) -> Table:
         ratio = f"{artifact.size_bytes / dense:.3f}" if dense else "–"
         sizes = (show(dense, "bytes"), show(artifact.size_bytes, "bytes"), ratio)
         rows.append((artifact.format, str(artifact.path), *sizes, parity_summary(parity)))
+    rows += [(format, "not written", "–", "–", "–", why) for format, why in report.refused.items()]
+    states = [*(parity_state(p) for p in report.parities), *("bad" for _ in report.refused)]
     columns = ("format", "file", "dense", "sparse", "ratio", "verified")
-    return Table("files", columns, rows, frozenset({2, 3, 4}), [parity_state(p) for p in report.parities])
+    return Table("files", columns, rows, frozenset({2, 3, 4}), states)
 
 
 def check_data(check: Check) -> dict[str, Any]:

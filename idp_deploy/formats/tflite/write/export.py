@@ -37,6 +37,7 @@ from idp_deploy.formats.tflite.write.graph import (
     schema,
 )
 from idp_deploy.formats.tflite.write.integer import (
+    between,
     delicate,
     lost_biases,
     quantize_static,
@@ -219,7 +220,10 @@ def _integers(
         if any(int(t) in float_weights for t in op.inputs[:2])
     ]
     calls = [_arriving(call, lowered.channel_last.inputs) for call in lowered.calibration]
-    content = quantize_static(tflite, calls, [*keep_float, *delicate(tflite)])
+    floats = [*keep_float, *delicate(tflite)]
+    if keep_float:
+        floats += between(tflite, floats)
+    content = quantize_static(tflite, calls, floats)
     quantized_model = parse(content)
     for tensor in quantized_model.subgraphs[0].tensors:
         tensor.name = tensor.name.decode()

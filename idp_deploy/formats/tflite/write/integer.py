@@ -63,7 +63,8 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
         from ai_edge_quantizer.qtyping import TFLOperationName
 
         try:
-            engine = quantizer.Quantizer(bytearray(serialize(model)), recipe.static_wi8_ai8())
+            content = serialize(model)
+            engine = quantizer.Quantizer(bytearray(content), recipe.static_wi8_ai8())
             no_quantization = quantizer.AlgorithmName.NO_QUANTIZE
             for edge in (TFLOperationName.INPUT, TFLOperationName.OUTPUT):
                 engine.update_quantization_recipe(".*", edge, algorithm_key=no_quantization)
@@ -77,6 +78,8 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
             spare(keep_float)
             spare(unbounded(model, calls))
             ranges = widest([engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls])
+            if not ranges:  # every operator stays float, which the quantizer takes for a mistake
+                return content
             return bytes(engine.quantize(ranges).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -104,6 +107,28 @@ def delicate(model: Any) -> list[str]:
         if spared:
             tainted.update(int(t) for t in op.outputs)
     return [graph.tensors[t].name for t in sorted(tainted | _rounded(model))]
+
+
+def between(model: Any, floats: Collection[str]) -> list[str]:
+    """Names of further results that stay float: what is computed from floats alone and read as floats alone, so that
+    8 bits would save nothing.
+
+    Args:
+        floats: the results that stay float already.
+    """
+    graph = model.subgraphs[0]
+    stored = {c.index for c in constants(model, floats_only=False)}
+    known = {i for i, tensor in enumerate(graph.tensors) if tensor.name in floats}
+    ends = {int(t) for t in graph.inputs}
+    spared: set[int] = set()
+    for op in graph.operators:
+        read, made = {int(t) for t in op.inputs if t >= 0} - stored, [int(t) for t in op.outputs]
+        if not known.issuperset(made) and kind(model, op) not in _KERNELS and read <= known | ends | spared:
+            spared.update(made)
+    for op in reversed(graph.operators):  # what integers are made of becomes integers itself
+        if not known.intersection(int(t) for t in op.outputs) and int(op.outputs[0]) not in spared:
+            spared.difference_update(int(t) for t in op.inputs)
+    return [graph.tensors[t].name for t in sorted(spared)]
 
 
 def _rounded(model: Any) -> set[int]:
