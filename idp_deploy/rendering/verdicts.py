@@ -98,7 +98,8 @@ def _file_table(report: Report) -> Table:
         sizes = (show(dense, "bytes"), show(artifact.size_bytes, "bytes"), ratio)
         rows.append((artifact.format, str(artifact.path), *sizes, parity_summary(parity)))
     rows += [(format, "not written", "–", "–", "–", why) for format, why in report.refused.items()]
-    states = [*(parity_state(p) for p in report.parities), *("bad" for _ in report.refused)]
+    states = [parity_state(p) for p in report.parities]
+    states += ["bad" for _ in report.refused]
     columns = ("format", "file", "dense", "sparse", "ratio", "verified")
     return Table("files", columns, rows, frozenset({2, 3, 4}), states)
 
