@@ -5,6 +5,7 @@ prune → quantize (if asked) → export onnx, export coreml, … (each verified
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.aiming import WANTED, compile_artifact, place_of
-from idp_deploy.errors import IdpDeployError, UsageError
+from idp_deploy.errors import IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
 from idp_deploy.ownership import claim, displace
@@ -272,8 +273,6 @@ class Run:
                         outputs=partial(self._left, name),
                     )
                 except _RefusedError as refusal:
-                    if len(plan.formats) == 1:
-                        raise refusal.why from refusal
                     self._announce(f"{name} is refused: {refusal.why}")
                     self._refused[name] = refusal.why
                     continue
@@ -296,28 +295,42 @@ class Run:
     def _export_one(self, format: FormatName) -> Parity:
         plan = self._plan
         model, inputs, task = self._at(plan.final), self._example_inputs, self._task
-        refused: dict[FormatName, IdpDeployError] = {}
-        artifacts, parities = export_and_verify(
-            model,
-            inputs,
-            plan.folder,
-            plan.final.stem,
-            [format],
-            plan.encoding,
-            task,
-            self._announce,
-            plan.options,
-            refused,
-            self._read,
-        )
+        refused: dict[FormatName, IdpDeployError] | None = {} if len(plan.formats) > 1 else None
+        try:
+            artifacts, parities = export_and_verify(
+                *(model, inputs, plan.folder, plan.final.stem, [format], plan.encoding, task, self._announce),
+                options=plan.options,
+                refused=refused,
+                contents=self._read,
+            )
+        except PrecisionError as error:
+            raise self._with_layers(error, format) from error
         for artifact in artifacts:
             parity = parities[artifact.path]
+            if any(one.measure == "rms" and not one.passed for one in parity.outputs):
+                parity = replace(parity, notes=(*parity.notes, *self._spared(format)))
             with refusals_of(format, refused):
                 for target in plan.compile_for if parity.passed and format == WANTED else ():
                     made = compile_artifact(artifact.path, target)
                     parity = replace(parity, notes=(*parity.notes, *made.notes))
                 return parity
-        raise _RefusedError(refused[format])
+        why = (refused or {})[format]
+        raise _RefusedError(self._with_layers(why, format) if isinstance(why, PrecisionError) else why)
+
+    def _with_layers(self, error: PrecisionError, format: FormatName) -> PrecisionError:
+        return PrecisionError(error.message, way_out="; ".join([error.way_out, *self._spared(format)]))
+
+    def _spared(self, format: FormatName) -> list[str]:
+        """What to write into the configuration so that a file of 8 bits agrees with the model, which was tried."""
+        from idp_deploy.relieving import NONE, layers_to_spare
+
+        plan, model = self._plan, self._at(self._plan.final)
+        if model.quantization is None or model.quantization.scheme != "int8":
+            return []
+        asked = {format: {"encoding": plan.encoding, **plan.options.get(format, {})}}
+        globs = layers_to_spare(model, asked, self._example_inputs, task=self._task)
+        named = json.dumps([*plan.keep_float, *globs])
+        return [f"with these layers float the file agrees: float = {named} under [quantize]" if globs else NONE]
 
     def _gate(self, pruned: Compressed, final: Compressed, parities: Mapping[FormatName, Parity]) -> Report:
         from idp_deploy.judging import judge

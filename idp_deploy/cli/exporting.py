@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +13,8 @@ from idp_deploy.cli.output import say
 from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, checkpoint_of, open_session, remember
-from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, UsageError
+from idp_deploy.cli.sparing import spared_layers
+from idp_deploy.errors import ConversionError, ExitCode, IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Artifact, Contents, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual, written
 from idp_deploy.rendering.artifacts import export_document
@@ -71,6 +72,7 @@ def export(
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
+    from idp_deploy.relieving import too_coarse
     from idp_deploy.shipping import claim_artifacts, export_and_verify, export_unproved, refusals_of
     from idp_deploy.simulation.targets import load_target
 
@@ -92,22 +94,36 @@ def export(
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
+    asked: dict[FormatName, dict[str, Any]] = {name: {"encoding": chosen, **special.get(name, {})} for name in formats}
+
+    def spared(coarse: Sequence[FormatName]) -> str:
+        return spared_layers(session, compressed, source, {name: asked[name] for name in coarse}, examples, data)
+
     seen: dict[Path, Contents] = {}
     with Waiting(len(formats) * (2 if verify else 1)) as waiting:
         if verify:
-            artifacts, parities = export_and_verify(
-                *(compressed, examples, where, source.stem, formats, chosen, data, waiting.step),
-                options=special,
-                refused=refused,
-                contents=seen,
-            )
+            try:
+                artifacts, parities = export_and_verify(
+                    *(compressed, examples, where, source.stem, formats, chosen, data, waiting.step),
+                    options=special,
+                    refused=refused,
+                    contents=seen,
+                )
+            except PrecisionError as error:
+                raise _with(error, spared(formats)) from error
         else:
             artifacts, parities = [], {}
             for name, path in zip(formats, places, strict=True):
                 waiting.step(f"exporting to {name}")
                 with refusals_of(name, refused):
-                    more = {"encoding": chosen, **special.get(name, {})}
-                    artifacts.append(export_unproved(compressed, name, examples, path, **more))
+                    artifacts.append(export_unproved(compressed, name, examples, path, **asked[name]))
+    coarse = [name for name, error in (refused or {}).items() if isinstance(error, PrecisionError)]
+    coarse += [p.artifact.format for p in parities.values() if too_coarse(p)]
+    more = spared(coarse)
+    refused = {
+        name: _with(error, more) if isinstance(error, PrecisionError) else error
+        for name, error in (refused or {}).items()
+    }
     passed = {a.path: a.path not in parities or parities[a.path].passed for a in artifacts}
     compiled = [
         compile_artifact(a.path, device)
@@ -143,6 +159,8 @@ def export(
             f"{', '.join(wrong.values())} does not agree with the model",
             way_out=f"see '{again}' for the outputs and weights that differ{_in_floats(compressed)}",
         )
+        if any(name in coarse for name in wrong):
+            differs = _with(differs, more)
         return Answer(document, all_in_one(refused | {", ".join(wrong): differs}) if refused else differs)
     return Answer(document, all_in_one(refused) if refused else ExitCode.OK)
 
@@ -158,6 +176,11 @@ def _follow(artifact: Artifact, session: Session, targets: Sequence[str]) -> str
     if row.no_latency:
         return f"idp-deploy inspect {shell(artifact.path)}"
     return f"idp-deploy simulate {shell(artifact.path)} --target {targets[0] if targets else row.device}"
+
+
+def _with(error: ConversionError, more: str) -> ConversionError:
+    """The same error with one way out more, if there is one."""
+    return type(error)(error.message, way_out="; ".join(filter(None, [error.way_out, more])))
 
 
 def _in_floats(model: CompressedModel) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from idp_deploy.cli.output import say
 from idp_deploy.cli.progress import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
+from idp_deploy.cli.sparing import spared_layers
 from idp_deploy.rendering.artifacts import parity_document
 
 
@@ -37,6 +39,7 @@ def verify(
     """
     from idp_deploy.facts import facts_of
     from idp_deploy.reading import read
+    from idp_deploy.relieving import options_of, too_coarse
     from idp_deploy.verification import verify as verify_file
 
     session = open_session(model, task, inputs, config, trust, weights_key)
@@ -52,5 +55,9 @@ def verify(
         examples = session.example_inputs(data)
         with Waiting():
             parity = verify_file(artifact, compressed, examples, task=data)
+        if too_coarse(parity):
+            asked = {parity.artifact.format: options_of(parity.artifact)}
+            way_out = spared_layers(session, compressed, checkpoint, asked, examples, data)
+            parity = replace(parity, notes=(*parity.notes, *filter(None, [way_out])))
     document = parity_document(parity, facts_of(read(artifact)), compressed)
     return Answer.judged(document, parity.passed)

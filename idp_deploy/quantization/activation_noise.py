@@ -48,9 +48,9 @@ def activation_noise(
 
     def measure_noise(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         of, x = sums[name], inputs[0]
-        rounded = _rounded(x, of.low, of.high) if integer_inputs else x
+        arrived = rounded(x, of.low, of.high) if integer_inputs else x
         weight = torch.from_numpy(quantized[name]).to(x.dtype)
-        noisy = functional_call(layer, {"weight": weight}, (rounded, *inputs[1:]))
+        noisy = functional_call(layer, {"weight": weight}, (arrived, *inputs[1:]))
         of.signal += float(output.double().square().sum())
         of.noise += float((output.double() - noisy.double()).square().sum())
 
@@ -60,7 +60,7 @@ def activation_noise(
     return {name: decibels(of.signal, of.noise) for name, of in sums.items() if of.signal > 0}
 
 
-def _rounded(x: Tensor, low: float, high: float) -> Tensor:
+def rounded(x: Tensor, low: float, high: float) -> Tensor:
     """`x` on 256 evenly spaced levels from `low` ≤ 0 to `high` ≥ 0, zero among them."""
     step = (high - low) / 255
     return x if step == 0 else ((x / step).round() * step).clamp(low, high)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Budget, Check, Interval, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
-from idp_deploy.rendering.document import Case, Document, State, Table
+from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, together, vendor_notes
 from idp_deploy.rendering.figures import report_pictures
 from idp_deploy.units import METRICS, like, show
@@ -98,8 +98,8 @@ def _file_table(report: Report) -> Table:
         sizes = (show(dense, "bytes"), show(artifact.size_bytes, "bytes"), ratio)
         rows.append((artifact.format, str(artifact.path), *sizes, parity_summary(parity)))
     rows += [(format, "not written", "–", "–", "–", why) for format, why in report.refused.items()]
-    states: list[State] = [parity_state(parity) for parity in report.parities]
-    states += ["bad"] * len(report.refused)
+    states = [parity_state(p) for p in report.parities]
+    states += ["bad" for _ in report.refused]
     columns = ("format", "file", "dense", "sparse", "ratio", "verified")
     return Table("files", columns, rows, frozenset({2, 3, 4}), states)
 

@@ -19,7 +19,7 @@ from torch import fx
 
 from idp_deploy import files
 from idp_deploy.capturing import Captured, refuse_branches, refuse_returned_inputs
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, PrecisionError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement
@@ -146,7 +146,7 @@ def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: 
     """The first of the plan's attempts that both of LiteRT's kernel sets compute right.
 
     Raises:
-        ConversionError: none is.
+        ConversionError: none is; a PrecisionError where 8 bits may be too few.
     """
     source: _Source = converted.source
     failure = ""
@@ -157,8 +157,9 @@ def prove_tflite(converted: Converted, masks: Mapping[str, np.ndarray], record: 
             return _written(source, content, placed, (note,) if note else ())
     for name, value in source.lost_biases.items():
         failure = f"bias '{name}' has {value:.3g}, more steps of its layer's scale than int32 counts: {failure}"
-    way_out = _WAY_OUT_INT8 if source.plan.scheme == "int8" else "leave that operator out"
-    raise ConversionError(explain(source.module, failure), way_out=way_out)
+    if source.plan.scheme == "int8":
+        raise PrecisionError(explain(source.module, failure), way_out=_WAY_OUT_INT8)
+    raise ConversionError(explain(source.module, failure), way_out="leave that operator out")
 
 
 def _stored(
