@@ -138,3 +138,10 @@ def test_no_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert "Commands:" in said.out
     assert not said.err
+
+
+def test_a_new_target_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _run(["targets", "new", "my-board", "--like", "pixel-4"], debug=False) == ExitCode.OK
+    assert "wrote targets/my-board.toml" in capsys.readouterr().err
+    assert (tmp_path / "targets/my-board.toml").is_file()
