@@ -112,6 +112,28 @@ def of_dead_worker(error: Exception) -> FileError | None:
     )
 
 
+def of_missing_module(error: Exception) -> MissingDependencyError | None:
+    """The error for a package that this one is built on and that is not installed; None for any other error.
+
+    >>> str(of_missing_module(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")))
+    "this needs the package 'torch', which is not installed — pip install torch"
+    >>> of_missing_module(ModuleNotFoundError("No module named 'train'", name="train")) is None
+    True
+    """
+    from importlib.metadata import PackageNotFoundError, requires
+
+    package = str(getattr(error, "name", None) or "").partition(".")[0].replace("_", "-")
+    try:
+        core = [line for line in requires("idp-deploy") or () if "extra ==" not in line]
+    except PackageNotFoundError:  # a checkout that nobody installed
+        return None
+    if not isinstance(error, ModuleNotFoundError) or package not in {re.split(r"[^\w.-]", line)[0] for line in core}:
+        return None
+    return MissingDependencyError(
+        f"this needs the package '{package}', which is not installed", way_out=f"pip install {package}"
+    )
+
+
 class IdpDeployWarning(UserWarning):
     """What is done all the same, though it may not be what was meant."""
 
@@ -131,5 +153,5 @@ pip install 'idp-deploy[coreml]'
     if find_spec(module) is None:
         raise MissingDependencyError(
             f"this needs the package '{module}', which is not installed",
-            way_out=f"pip install 'idp-deploy[{extra}]'",
+            way_out=f"pip install 'idp-deploy[{extra}]'" if extra else f"pip install {module}",
         )

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from idp_deploy.rendering.estimates import advice_table
 from idp_deploy.simulation import simulate
-from idp_deploy.simulation.advice import advise, halved
+from idp_deploy.simulation.advice import Advice, advise, halved
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.targets import load_target
 
@@ -46,3 +47,8 @@ def test_half_the_channels_are_half_the_work_of_the_layer_and_of_its_readers() -
     assert changed[index + 2].macs == work.ops[index + 2].macs // 2
     assert changed[index + 2].output_bytes == work.ops[index + 2].output_bytes
     assert changed[index + 3] == work.ops[index + 3]
+
+
+def test_what_would_pay_is_in_the_unit_of_its_latencies():
+    table = advice_table({"a": [Advice("int8", 0.0156, 0.5), Advice("half", 0.023, 0.1)]})
+    assert [row[1] for row in table.rows] == ["15.6 µs, −50 %", "23.0 µs, −10 %"]

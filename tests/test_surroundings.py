@@ -5,17 +5,21 @@ from __future__ import annotations
 import errno
 import io
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper, numpy_helper
 
-from idp_deploy.cli.app import _run
+from idp_deploy.cli.app import _run, main
 from idp_deploy.cli.streams import escape_unprintable
 from idp_deploy.configuration import load
 from idp_deploy.documents import read_bytes
-from idp_deploy.errors import UsageError, of_system
+from idp_deploy.errors import ExitCode, UsageError, of_system
 from idp_deploy.files import replacing, workspace, write_bytes
 from idp_deploy.flow import CompressedModel
 from idp_deploy.shipping import claim_artifacts, export_and_verify
@@ -86,3 +90,58 @@ def test_a_file_that_does_not_fit_into_memory_is_named(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="its 8,388,608 MB do not fit into memory") as caught:
         read_bytes(path)
     assert caught.value.filename == str(path)
+
+
+WITHOUT_TORCH = "import sys; sys.modules['torch'] = None; from idp_deploy.cli.app import main; main(sys.argv[1:])"
+
+
+def without_torch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_commands_that_read_files_need_no_torch(tmp_path: Path) -> None:
+    values = np.zeros((96, 64), np.float32)
+    values[::8] = 1
+    node, tensor = helper.make_node("MatMul", ["x", "w"], ["y"]), numpy_helper.from_array(values, "w")
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, k]) for n, k in (("x", 96), ("y", 64)))
+    graph, opset = helper.make_graph([node], "g", [x], [y], [tensor]), helper.make_opsetid("", 18)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    for arguments in (
+        ["--version"],
+        ["init"],
+        ["check", "m.onnx"],
+        ["targets"],
+        ["inspect", "m.onnx"],
+        ["simulate", "m.onnx", "--target", "pixel-4"],
+        ["restore", "m.onnx"],
+        ["diff", "m.onnx", "m.sparse.onnx"],
+    ):
+        done = without_torch(tmp_path, *arguments)
+        assert (done.returncode, done.stderr.count("error")) == (0, 0), (arguments, done.stderr)
+
+
+def test_commands_that_need_torch_say_so(tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_bytes(b"weights")
+    for arguments in (["new", "project"], ["init"], ["prune", "w.pt"], ["schema"], ["harden", "w.pt"]):
+        done = without_torch(tmp_path, *arguments)
+        assert done.returncode == ExitCode.DEPENDENCY, (arguments, done.stderr)
+        assert done.stderr.endswith("needs the package 'torch', which is not installed — pip install torch\n")
+
+
+def test_no_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0
+    said = capsys.readouterr()
+    assert "Commands:" in said.out
+    assert not said.err
+
+
+def test_a_new_target_says_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert _run(["targets", "new", "my-board", "--like", "pixel-4"], debug=False) == ExitCode.OK
+    assert "wrote targets/my-board.toml" in capsys.readouterr().err
+    assert (tmp_path / "targets/my-board.toml").is_file()

@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
-from idp_deploy.errors import ExitCode, IdpDeployError, of_dead_worker, of_system
+from idp_deploy.errors import ExitCode, IdpDeployError, of_dead_worker, of_missing_module, of_system
 from idp_deploy.legible import on_a_line, uncommanding
 
 
@@ -51,7 +51,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Prune a PyTorch model with IDP, export it sparse, prove it, simulate it, gate it.",
     epilog="Example: idp-deploy run",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -60,12 +59,16 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
         from idp_deploy.cli.environment import runtimes
 
         print(f"idp-deploy {version('idp-deploy')}")
-        print(f"torch {version('torch')}, Python {platform.python_version()}")
+        try:
+            torch = version("torch")
+        except PackageNotFoundError:
+            torch = "is missing"
+        print(f"torch {torch}, Python {platform.python_version()}")
         for suffix, words in runtimes().items():
             print(f"verifies {suffix} in {words}")
         raise typer.Exit
@@ -92,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:
         silence_libraries()
     signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
-    sys.exit(_run([a for a in arguments if a != "--debug"], debug))
+    sys.exit(_run([a for a in arguments if a != "--debug"] or ["--help"], debug))
 
 
 class _TerminatedError(BaseException):
@@ -140,8 +143,8 @@ def _explain(error: Exception) -> int:
         return _explain(of_system(error))
     if isinstance(error, MemoryError):
         return _say("out of memory — use a smaller model or batch", ExitCode.FILE)
-    if dead := of_dead_worker(error):
-        return _explain(dead)
+    if known := of_dead_worker(error) or of_missing_module(error):
+        return _explain(known)
     first = (_sentence(error).strip().splitlines() or [""])[0]
     return _say(f"unexpected {type(error).__name__}: {first} — run again with --debug for the traceback", ExitCode.FILE)
 

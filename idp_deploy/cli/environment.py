@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import parse_anchor
+from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import ExitCode, UsageError
@@ -93,6 +94,7 @@ def targets(
         device = new_target(
             new_name, anchors, like=like, runtime=runtime, threads=threads, measured_here=timed, force=force
         )
+        say(f"wrote {Path('targets') / new_name}.toml")
     else:
         device = load_target(name)
     return Answer(device_document(device, bases_of(model, device)))

@@ -125,12 +125,13 @@ def advice_table(found: Mapping[str, Sequence[Advice]]) -> Table:
     """What would pay most, before anything is trained for it: a change once, a column a file on a device."""
     told = {label: {one.change: one for one in changes} for label, changes in found.items()}
     every = list(dict.fromkeys(one.change for changes in found.values() for one in changes))
-    rows = [(change, *(_saved(changes.get(change)) for changes in told.values())) for change in every]
+    axis = scale((one.latency_ms for changes in found.values() for one in changes), "ms")
+    rows = [(change, *(_saved(changes.get(change), axis) for changes in told.values())) for change in every]
     return Table("what would pay (estimates)", ("change", *told), rows, frozenset(range(1, len(told) + 1)))
 
 
-def _saved(advice: Advice | None) -> str:
-    return f"{show(advice.latency_ms, 'ms')}, −{advice.saved * 100:.0f} %" if advice else "–"
+def _saved(advice: Advice | None, axis: Scale) -> str:
+    return f"{axis.text(advice.latency_ms)}, −{advice.saved * 100:.0f} %" if advice else "–"
 
 
 def count_table(counts: Sequence[EmulationCounts]) -> Table:

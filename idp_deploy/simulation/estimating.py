@@ -35,6 +35,7 @@ from idp_deploy.simulation.targets import VENDORS, Runtime, Target, folder
 from idp_deploy.simulation.uncertainty import covariance, situation
 from idp_deploy.simulation.uncertainty import spread as expected_spread
 from idp_deploy.simulation.work import Workload, as_dtype, with_sparse
+from idp_deploy.units import scale
 
 COVERAGE = 0.9
 NINE_IN_TEN = 1.645  # standard deviations of a normal distribution
@@ -141,8 +142,10 @@ def simulate(
     if anchors and basis is not None:
         free = _Situation(target, chosen, _as_measured(core, target, chosen, model), used, model, work, ())
         without = _interval(free.by_op, free.error)
+        axis = scale((interval.middle,), "ms")  # as the estimate is told
+        low, high = axis.number(without.low), axis.number(without.high)
         notes.append(
-            f"without the anchor: {without.middle:.3g} ms ({without.low:.3g} to {without.high:.3g}); "
+            f"without the anchor: {axis.text(without.middle)} ({low} to {high}); "
             f"the anchor moves it by {interval.middle / without.middle - 1:+.0%}"
         )
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)

@@ -10,7 +10,7 @@ from importlib.resources import files as resources
 from pathlib import Path
 
 from idp_deploy import files
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import FileError, UsageError, require
 
 # place in the project → template beside this file
 FILES = {
@@ -32,7 +32,7 @@ def new_project(folder: Path) -> list[Path]:
 
     Raises:
         UsageError: something is there already, other than an empty folder, or its name is none for a project.
-        FileError: the folder cannot be written, or the training fails.
+        FileError: the folder cannot be written, or the training fails. MissingDependencyError: PyTorch is missing.
     """
     place = Path(os.path.realpath(folder))
     if not re.fullmatch(r"[^\W_][\w. -]*", place.name):
@@ -40,6 +40,7 @@ def new_project(folder: Path) -> list[Path]:
     if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"{folder} is there already", way_out="name a folder that is not there, or an empty one")
     files.landing(place / "idp-deploy.toml")
+    require("torch", "")
     with files.workspace(place.parent) as holder:
         project = holder / place.name
         for name, template in FILES.items():

@@ -30,12 +30,15 @@ class Stored:
 
 def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
     """Files of weights here and in folders that usually hold them, the likeliest first; and what is said of others."""
+    paths = _weight_files(folder)
+    if not paths:  # PyTorch reads such files, and is not loaded for none
+        return [], []
     from idp_deploy.loading.entries import flatten, prefixes, unwrap
     from idp_deploy.loading.reading_files import read_bytes, read_content
 
     found: list[Stored] = []
     notes: list[str] = []
-    for path in _weight_files(folder):
+    for path in paths:
         try:
             content = read_content(path, read_bytes(path))
             entries = flatten(content, path).renamed(unwrap)

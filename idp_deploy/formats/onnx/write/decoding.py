@@ -100,10 +100,15 @@ class Decoder:
         """A shared one-dimensional int64 constant."""
         return self.constant(np.array(values, np.int64))
 
+    def _read_as(self, name: str) -> str:
+        while name in self._aliases:
+            name = self._aliases[name]
+        return name
+
     def finish(self) -> None:
         """Write everything into the graph; decode nodes come first, as ONNX wants topological order."""
         for node in all_nodes(self.graph) if self._aliases else ():
-            node.input[:] = [self._aliases.get(name, name) for name in node.input]
+            node.input[:] = [self._read_as(name) for name in node.input]
         self.graph.initializer.extend(self.initializers)
         own = list(self.graph.node)
         del self.graph.node[:]

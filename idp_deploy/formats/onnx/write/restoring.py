@@ -23,6 +23,7 @@ from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
 from idp_deploy.formats.onnx.write.storing import ENCODABLE, ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
+from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _SPLIT_OPSET = 13  # the sizes of Split are an input
@@ -77,8 +78,9 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         decoder.store(constants[name], name)
     for name, factors in products.items():
         decoder.node("Mul", *factors, output=name)
-    decoder.finish()
     _without_notes(graph)
+    tidy(graph, decoder, constants.keys())
+    decoder.finish()
     for entry in proto.metadata_props:
         if entry.key == manifest.KEY:
             entry.value = manifest.stored_anew(entry.value, encoding) or entry.value

@@ -8,7 +8,7 @@ weights be sparse.
 
 from __future__ import annotations
 
-import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -87,7 +87,8 @@ def _form(content: bytes, storing: Plan, encoding: str, *, pointwise: bool) -> b
     if not decoders:
         return b""
     graph.operators[:0] = decoders
-    _shorten_names(graph)
+    for each in model.subgraphs:
+        _shorten_names(each)
     _tell(model, encoding)
     compact(model)
     name_the_rest(model)
@@ -105,13 +106,36 @@ def _tell(model: Any, encoding: str) -> None:
 def _shorten_names(graph: Any) -> None:
     """Of inner tensors: a converter that writes a whole path of modules into each would outweigh sparse weights."""
     outside = {int(t) for t in [*graph.inputs, *graph.outputs]}
-    taken = {tensor.name for tensor in graph.tensors} | {""}
-    for index, tensor in enumerate(graph.tensors):
-        name = tensor.name.decode() if isinstance(tensor.name, bytes) else tensor.name or ""
-        last = re.split("[./]", name)[-1]
-        if index not in outside and len(name) > _LONG_NAME and last not in taken and last.encode() not in taken:
-            taken.add(last)
-            tensor.name = last
+    names = [_text(tensor.name) for tensor in graph.tensors]
+    long = [index for index, name in enumerate(names) if len(name) > _LONG_NAME and index not in outside]
+    taken = {"", *names} - {names[index] for index in long}
+    count: Counter[str] = Counter()
+    for index in long:
+        shorter = _ends(names[index])
+        name = next((each for each in shorter if each not in taken), "")
+        while not name or name in taken:
+            count[shorter[0]] += 1
+            name = f"{shorter[0]}#{count[shorter[0]]}"
+        taken.add(name)
+        graph.tensors[index].name = name
+
+
+def _ends(path: str) -> list[str]:
+    """The last part of a path, then with the modules around it, as far as that is short.
+
+    >>> _ends("net.Net/torch.nn.Encoder_encoder/net.Block_1/torch.nn.modules.linear.Linear_wide;1")
+    ['Linear_wide;1', '1/Linear_wide;1', 'encoder/1/Linear_wide;1']
+    """
+    *around, last = [part.rpartition(".")[2] for part in path.rstrip(";./").rpartition(";;")[2].split("/")]
+    last = last if len(last) <= _LONG_NAME else last.partition("_")[2] or last
+    ends = [last[-_LONG_NAME:]]
+    for module in reversed(around):
+        ends.append(f"{module.rpartition('_')[2]}/{ends[-1]}")
+    return [end for end in ends if len(end) <= _LONG_NAME]
+
+
+def _text(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
 
 
 def _readers(model: Any) -> Readers:
