@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Measurement
@@ -108,3 +109,10 @@ def test_this_host_answers_once_it_was_measured(tmp_path: Path, monkeypatch: pyt
     assert any("no publication speaks of x86-64" in note for note in found.notes)
     assert 3 < latency(found).middle < 9
     assert latency(found).high / latency(found).low > 3
+
+
+def test_what_an_anchor_moved_is_told_in_the_unit_of_a_small_estimate(tmp_path: Path) -> None:
+    torch.onnx.export(torch.nn.Linear(96, 64).eval(), (torch.zeros(1, 96),), tmp_path / "m.onnx", external_data=False)
+    device = load_target("pixel-4")
+    notes = simulate(tmp_path / "m.onnx", device, runtime="onnxruntime", anchor={"mobilenet_v2_1.0_224": 80.0}).notes
+    assert any(" µs (" in note for note in notes if note.startswith("without the anchor"))
