@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -149,3 +150,14 @@ def test_other_schemes_have_no_layers_to_spare(folder: Path) -> None:
     inputs = (torch.zeros(1, 8),)
     assert layers_to_spare(model, {"onnx": {}}, inputs) == ()
     assert layers_to_spare(quantize(model, "fp16", example_inputs=inputs), {"onnx": {}}, inputs) == ()
+
+
+def test_of_a_file_that_somebody_changed_no_layers_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = made("convolutional", "1x8x6x6")
+    assert _run(["export", "net.int8.pt", "--to", "onnx", *flags], debug=False) == 3
+    changed = onnx.load("rejected/net.int8.onnx")
+    changed.doc_string = "by another hand"
+    onnx.save(changed, "changed.onnx")
+    capsys.readouterr()
+    assert _run(["verify", "changed.onnx", "net.int8.pt", *flags], debug=False) == 1
+    assert "float the file agrees" not in "".join(capsys.readouterr())

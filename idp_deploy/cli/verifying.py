@@ -40,6 +40,7 @@ def verify(
     from idp_deploy.facts import facts_of
     from idp_deploy.reading import read
     from idp_deploy.relieving import options_of, too_coarse
+    from idp_deploy.sealing import intact, key_of
     from idp_deploy.verification import verify as verify_file
 
     session = open_session(model, task, inputs, config, trust, weights_key)
@@ -55,7 +56,7 @@ def verify(
         examples = session.example_inputs(data)
         with Waiting():
             parity = verify_file(artifact, compressed, examples, task=data)
-        if too_coarse(parity):
+        if too_coarse(parity) and intact(artifact, key_of(compressed)):  # else what is wrong is the file
             asked = {parity.artifact.format: options_of(parity.artifact)}
             way_out = spared_layers(session, compressed, checkpoint, asked, examples, data)
             parity = replace(parity, notes=(*parity.notes, *filter(None, [way_out])))
