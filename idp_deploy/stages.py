@@ -293,6 +293,8 @@ class Run:
         return traced_once()
 
     def _export_one(self, format: FormatName) -> Parity:
+        from idp_deploy.relieving import too_coarse
+
         plan = self._plan
         model, inputs, task = self._at(plan.final), self._example_inputs, self._task
         refused: dict[FormatName, IdpDeployError] | None = {} if len(plan.formats) > 1 else None
@@ -307,7 +309,7 @@ class Run:
             raise self._with_layers(error, format) from error
         for artifact in artifacts:
             parity = parities[artifact.path]
-            if any(one.measure == "rms" and not one.passed for one in parity.outputs):
+            if too_coarse(parity):
                 parity = replace(parity, notes=(*parity.notes, *self._spared(format)))
             with refusals_of(format, refused):
                 for target in plan.compile_for if parity.passed and format == WANTED else ():

@@ -16,7 +16,7 @@ from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.onnx.tools import lint
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
-from idp_deploy.verification import run_file
+from idp_deploy.verification import run_file, verify
 from tests.zoo import ZOO, pruned
 
 
@@ -49,6 +49,27 @@ def test_halved_last_gives_the_same_bits(network: str, tmp_path: Path, monkeypat
     ours, theirs = (_plain(tmp_path / f"{name}.onnx", calls) for name in ("ours", "theirs"))
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Share(nn.Module):
+    """0.5 · (1 + erf(…)) of one layer times what another gives, which comes later."""
+
+    def __init__(self, shares: int) -> None:
+        super().__init__()
+        self.share, self.layer = nn.Linear(8, shares), nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        share = 0.5 * (1 + torch.erf(self.share(x)))
+        return share * self.layer(x)
+
+
+@pytest.mark.parametrize("shares", [8, 1])
+def test_what_is_halved_last_may_be_of_another_layer(shares: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = CompressedModel(Share(shares).eval(), {}), (torch.randn(2, 8),)
+    path = export(model, "onnx", inputs, tmp_path / "net.onnx").path
+    onnx.checker.check_model(path, full_check=True)
+    assert verify(path, model, inputs).passed
 
 
 def _plain(path: Path, calls: list[tuple[np.ndarray, ...]]) -> list[np.ndarray]:

@@ -534,7 +534,11 @@ def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     assert (refused.returncode, "main_model.py exists already" in refused.stderr) == (2, True)
     assert (tmp_path / "main_model.py").read_text() == "# mine\n"
     assert not (tmp_path / "idp-deploy.toml").exists()
-    assert init("--force").returncode == 0
+    refused = init("--force")  # which speaks of the configuration, not of somebody's own file
+    assert (refused.returncode, "move it away" in refused.stderr) == (2, True)
+    assert (tmp_path / "main_model.py").read_text() == "# mine\n"
+    (tmp_path / "main_model.py").rename(tmp_path / "mine.txt")
+    assert init().returncode == 0
     copied = (tmp_path / "main_model.py").read_text()
     assert "class Net" in copied
     assert "backward" not in copied.split('"""', 2)[2]

@@ -15,10 +15,10 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table, shell
 
-NAMES = ("idp-deploy.toml", "pyproject.toml")  # where configuration is looked for
-
 if TYPE_CHECKING:
     from idp_deploy.surveying import Survey
+
+_NAMES = ("idp-deploy.toml", "pyproject.toml")  # where configuration is looked for
 
 
 @reports()
@@ -47,8 +47,11 @@ def init(
     if copy is not None:
         copied = copy.text(found.choice.definition.name) if found.choice else ""
         files.landing(copy.path)
-        if copy.path.exists() and not force:
-            raise UsageError(f"{copy.path.name} exists already", way_out="pass --force to replace it")
+        if copy.path.exists() and not (force and copy.is_own):
+            way_out = (
+                "pass --force to replace it" if copy.is_own else f"move it away: {copy.origin} would be copied there"
+            )
+            raise UsageError(f"{copy.path.name} exists already", way_out=way_out)
         files.write_bytes(copy.path, copied.encode())
     files.write_bytes(path, write_toml(found, path.absolute().parent, usable, missing).encode())
     choice = found.choice
@@ -75,7 +78,7 @@ def init(
     if choice is not None and choice.unknown:
         notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
     data = {"file": str(path), "found": dict(rows), "fill_in": left}
-    found_there = path.absolute().parent == Path.cwd() and path.name in NAMES
+    found_there = path.absolute().parent == Path.cwd() and path.name in _NAMES
     then = "idp-deploy run" + ("" if found_there else f" {shell(path)}")
     if shipped:
         then = f"idp-deploy check {shell(shipped)}" + ("" if found_there else f" --config {shell(path)}")

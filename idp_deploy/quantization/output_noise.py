@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.quantization.absorbing import owner_of
 from idp_deploy.quantization.activation_noise import rounded
+from idp_deploy.quantization.watching import watch
 from idp_deploy.quantizers import decibels
 
 Range = tuple[float, float]
@@ -24,19 +25,14 @@ def output_noise(module: nn.Module, names: Collection[str], calls: Sequence[tupl
         names: weights of layers that take one tensor and give one.
     """
     owners = {name: owner for name in names if (owner := owner_of(module, name)) is not None}
-    ends: dict[str, tuple[Range, Range]] = {}
-    for name, owner in owners.items():
-        ends[name] = ((0.0, 0.0), (0.0, 0.0))
+    ends: dict[str, tuple[Range, Range]] = dict.fromkeys(owners, ((0.0, 0.0), (0.0, 0.0)))
 
-        def see(_: nn.Module, inputs: tuple[Any, ...], output: Tensor, name: str = name) -> None:
-            before, after = ends[name]
-            ends[name] = _wider(before, inputs[0]), _wider(after, output)
+    def see(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        before, after = ends[name]
+        ends[name] = _wider(before, inputs[0]), _wider(after, output)
 
-        handle = owner.register_forward_hook(see)
-        try:
-            wanted = [_floats(module(*call)) for call in calls]
-        finally:
-            handle.remove()
+    watch(module, owners, calls, see)
+    wanted = [_floats(module(*call)) for call in calls]
     found = {}
     for name, owner in owners.items():
         before, after = ends[name]

@@ -29,11 +29,6 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     return x
 
 
-def reshaped(x: Tensor, shape: list[int]) -> Tensor:
-    """The same numbers in another shape, wherever they lie: a view is refused of what was laid channel-last."""
-    return x.reshape(shape)
-
-
 def high_power(x: Tensor, exponent: float) -> Tensor | None:
     """xʸ of more than four dimensions, which TFLite's operator has not."""
     return torch.pow(x.flatten(), exponent).reshape(x.shape) if x.dim() > 4 else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+MARK = "copied by 'idp-deploy init'"  # stands in the first line of every copy
 # calls that make an import train, write, ask, or take the command line of whoever imports
 WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit"}
 _Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -27,9 +28,15 @@ class Copy:
     tree: ast.Module
     lines: tuple[str, ...]  # of the source that `tree` was made from
 
+    @property
+    def is_own(self) -> bool:
+        """Whether what stands at `path` is an earlier copy, and no file of somebody's."""
+        with self.path.open("rb") as file:
+            return MARK.encode() in file.readline(4096)
+
     def text(self, name: str) -> str:
         """The new file, with `name` and all that it names."""
-        head = f'"""{name} of {self.origin}, copied by \'idp-deploy init\': {self.why}."""'
+        head = f'"""{name} of {self.origin}, {MARK}: {self.why}."""'
         nodes = _needed(self.tree, name)
         start = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
         imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) and node not in start]

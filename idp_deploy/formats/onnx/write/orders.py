@@ -22,7 +22,9 @@ def reorder(graph: onnx.GraphProto) -> None:
     producers = {name: node for node in graph.node for name in node.output}
     read = [name for node in all_nodes(graph) for name in node.input] + [value.name for value in graph.output]
     halves = {tensor.name for tensor in graph.initializer if _is_half(tensor)}
+    order: list[onnx.NodeProto] = []
     for node in graph.node:
+        order.append(node)
         if node.op_type != "Mul":
             continue
         for gate, other in (node.input, reversed(node.input)):
@@ -36,7 +38,11 @@ def reorder(graph: onnx.GraphProto) -> None:
                 grown = next(name for name in made.input if name != half)
                 made.input[:] = [other, grown]
                 node.input[:] = [gate, half]
+                order.remove(made)  # what it reads now may come after where it stood, and nobody else reads it
+                order.insert(-1, made)
                 break
+    del graph.node[:]
+    graph.node.extend(order)
 
 
 def _grows(product: onnx.NodeProto, halves: set[str], producers: dict[str, onnx.NodeProto]) -> bool:

@@ -30,7 +30,6 @@ from idp_deploy.rewriting.elementwise import (
     less,
     one_hot,
     repeat,
-    reshaped,
     share_of,
 )
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, nearest2d
@@ -69,7 +68,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
-    torch.ops.aten.view.default: reshaped,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **LARGEST,
