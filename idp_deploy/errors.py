@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from enum import IntEnum
+from traceback import walk_tb
 
 
 class ExitCode(IntEnum):
@@ -104,10 +105,16 @@ def of_dead_worker(error: Exception) -> FileError | None:
     >>> of_dead_worker(RuntimeError("mat1 and mat2 do not fit")) is None
     True
     """
-    if not (isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")):
+    if isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker"):
+        what = str(error).splitlines()[0]
+    elif isinstance(error, EOFError | ConnectionError) and any(
+        frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)
+    ):  # its sockets are closed while the system still counts it among the living
+        what = str(error) or type(error).__name__
+    else:
         return None
     return FileError(
-        f"a worker of the task's data loader ended ({str(error).splitlines()[0]})",
+        f"a worker of the task's data loader ended ({what})",
         way_out="it may have run out of memory: use fewer workers, then --resume",
     )
 

@@ -240,26 +240,6 @@ def test_a_full_disk_is_told_as_such_when_training_states_are_saved(tmp_path: Pa
     assert not os.listdir(tmp_path)
 
 
-def test_a_worker_of_a_data_loader_that_dies_is_one_message(tmp_path: Path) -> None:
-    script = """
-import os, signal, sys
-from torch.utils.data import DataLoader
-from idp_deploy.cli import main
-class Dying(list):
-    def __getitem__(self, _):
-        os.kill(os.getpid(), signal.SIGKILL)
-sys.modules["idp_deploy.cli.app"].app = lambda *_, **__: list(DataLoader(Dying([1]), num_workers=1))
-main([])
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 3
-    assert done.stderr.startswith("error: a worker of the task's data loader ended (DataLoader worker (pid")
-    assert done.stderr.endswith("use fewer workers, then --resume\n")
-
-
 @pytest.mark.parametrize("place", ["new/inner/file", "here/../new/file", "new/../file"])
 def test_folders_that_are_missing_appear_with_the_file_in_them(tmp_path: Path, place: str) -> None:
     (tmp_path / "here").mkdir()

@@ -121,7 +121,9 @@ def _run(arguments: list[str], debug: bool) -> int:
         return leave.exit_code
     except _TerminatedError:
         return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as abort:
+        if isinstance(abort.__cause__, EOFError) and not debug:  # Typer takes the end of any stream for Ctrl-D
+            return _explain(abort.__cause__)
         return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         unheard()
