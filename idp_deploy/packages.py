@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from idp_deploy import documents
+from idp_deploy import documents, units
+from idp_deploy.errors import FileError
 
 METADATA_BYTES = 16 << 20  # a package's own is a few kilobytes
 
@@ -35,10 +36,7 @@ class Kind:
         homes = {parent for part in parts for parent in part.parents}
         for entry in sorted(folder.rglob("*")):
             inside = entry.relative_to(folder)
-            if entry.is_dir():
-                known = inside in homes or inside in parts
-            else:
-                known = inside in parts or (inside.parent in parts and _WEIGHTS.fullmatch(inside.name) is not None)
+            known = inside in homes or inside in parts if entry.is_dir() else _belongs(inside, parts)
             if not known or entry.is_symlink():
                 return f"holds {inside}, which is no part of a {self.name} package"
         return ""
@@ -74,3 +72,28 @@ KINDS: dict[str, Kind] = {".mlpackage": Kind("Core ML", _coreml), ".aimodel": Ki
 def kind_of(path: Path) -> Kind:
     """The kind that is to be written to a path, by its suffix; Core ML where it says nothing."""
     return KINDS.get(path.suffix.lower(), KINDS[".mlpackage"])
+
+
+def strays(folder: Path) -> tuple[str, ...]:
+    """What to say of each file in a package that is no part of it: it travels with the model, and nothing reads it.
+
+    Raises:
+        FileError: they are larger than anything that a tool leaves beside a model.
+    """
+    kind = kind_of(folder)
+    parts = kind.parts(folder)
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if parts and path.is_file())
+    beside = {inside: (folder / inside).stat().st_size for inside in found if not _belongs(inside, parts)}
+    said = tuple(
+        f"holds {inside} ({units.show(size, 'bytes')}), which is no part of a {kind.name} package"
+        for inside, size in beside.items()
+    )
+    if sum(beside.values()) > METADATA_BYTES:
+        largest = max(beside, key=lambda inside: beside[inside])
+        raise FileError(f"{folder}: {said[list(beside).index(largest)]}", way_out="move it out of the package")
+    return said
+
+
+def _belongs(inside: Path, parts: set[Path]) -> bool:
+    """Whether a file is a part, or the weights in one that is a folder."""
+    return inside in parts or (inside.parent in parts and _WEIGHTS.fullmatch(inside.name) is not None)

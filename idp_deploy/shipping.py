@@ -25,6 +25,18 @@ if TYPE_CHECKING:
 Announce = Callable[[str], None]
 
 
+def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple[Path, str]:
+    """(folder, stem) of the files for an output that was asked for: a folder, or the one file by its name.
+
+    >>> destination(Path("build"), "net", ["onnx"])
+    (PosixPath('build'), 'net')
+    >>> destination(Path("app/digits.onnx"), "net", ["onnx"])
+    (PosixPath('app'), 'digits')
+    """
+    one = len(formats) == 1 and output.suffix == FORMATS[formats[0]].suffix
+    return (output.parent, output.stem) if one else (output, stem)
+
+
 def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> list[Path]:
     """Where the files go, one a format: asked before training or converting, not after.
 
@@ -35,8 +47,8 @@ def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> l
         raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
     if not folder.is_dir() and folder.suffix in {FORMATS[format].suffix for format in formats}:
         raise UsageError(
-            f"{folder} is named as a file, and the files go into a folder, named by the model ('{stem}')",
-            way_out=f"name a folder, such as '{folder.parent}', and rename the file afterwards",
+            f"{folder} is named as one file, and {len(formats)} go into a folder, named by the model ('{stem}')",
+            way_out=f"name a folder, such as '{folder.parent}', or one format with --to",
         )
     return [claim(folder / f"{stem}{FORMATS[format].suffix}") for format in formats]
 

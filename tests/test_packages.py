@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from idp_deploy import files
-from idp_deploy.errors import UsageError
+from idp_deploy import files, packages
+from idp_deploy.errors import FileError, UsageError
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel
 from idp_deploy.ownership import claim, is_ours
+from idp_deploy.reading import read
+from idp_deploy.verification import verify
 
 
 def aimodel(place: Path, program: bytes = b"ML\xefR rest", **metadata: object) -> Path:
@@ -76,3 +82,23 @@ def test_packages_of_two_kinds_make_no_way_for_each_other(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match="no Core ML package"):
         write(place)
     assert (place / "main.mlirb").exists()
+
+
+def test_what_lies_in_a_package_and_is_no_part_of_it_is_said_and_bounded(tmp_path: Path) -> None:
+    place = aimodel(tmp_path / "m.aimodel")
+    assert packages.strays(place) == ()
+    (place / "notes.txt").write_text("mine")
+    assert packages.strays(place) == ("holds notes.txt (4 B), which is no part of a Core AI package",)
+    (place / "huge.bin").touch()
+    os.truncate(place / "huge.bin", 20_000_000_000)
+    with pytest.raises(FileError, match=r"m.aimodel: holds huge.bin \(20.0 GB\), .* — move it out of the package"):
+        packages.strays(place)
+
+
+def test_a_core_ml_package_with_somebody_elses_file_is_read_with_a_note(tmp_path: Path) -> None:
+    model, place = CompressedModel(torch.nn.Linear(8, 4).eval(), {}), tmp_path / "m.mlpackage"
+    export(model, "coreml", (torch.zeros(1, 8),), place)
+    (place / "Data" / "com.apple.CoreML" / "more.bin").write_bytes(b"more")
+    said = "holds Data/com.apple.CoreML/more.bin (4 B), which is no part of a Core ML package"
+    assert said in read(place).warnings
+    assert said in verify(place, model, (torch.zeros(1, 8),)).notes

@@ -22,7 +22,7 @@ from idp_deploy.documents import read_bytes
 from idp_deploy.errors import ExitCode, UsageError, of_system
 from idp_deploy.files import replacing, workspace, write_bytes
 from idp_deploy.flow import CompressedModel
-from idp_deploy.shipping import claim_artifacts, export_and_verify
+from idp_deploy.shipping import claim_artifacts, destination, export_and_verify
 from tests.pruning_fixtures import network
 
 
@@ -72,8 +72,10 @@ def test_an_export_that_fails_leaves_no_empty_folder(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_named_as_a_file_is_refused_before_it_is_made(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"named as a file, .* go into a folder, named by the model \('net'\)"):
+def test_a_folder_named_as_a_file_is_refused_before_it_is_made_but_for_the_one_file(tmp_path: Path) -> None:
+    assert destination(tmp_path / "app.onnx", "net", ["onnx"]) == (tmp_path, "app")
+    assert destination(tmp_path / "app.onnx", "net", ["tflite"]) == (tmp_path / "app.onnx", "net")
+    with pytest.raises(UsageError, match=r"named as one file, and 2 go into a folder, named by the model \('net'\)"):
         claim_artifacts(tmp_path / "model.onnx", "net", ["onnx", "tflite"])
     (tmp_path / "nets.onnx").mkdir()  # there already: somebody calls folders so
     assert claim_artifacts(tmp_path / "nets.onnx", "net", ["onnx"]) == [tmp_path / "nets.onnx" / "net.onnx"]

@@ -58,9 +58,14 @@ def export(
         ),
     ] = None,
     target: Targets = None,
-    folder: Annotated[
+    output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="Default: beside the checkpoint.", show_default=False),
+        typer.Option(
+            *("-o", "--output"),
+            metavar="DIR",
+            help="Or, of one format, the file. [default: beside the checkpoint]",
+            show_default=False,
+        ),
     ] = None,
     verify: Annotated[bool, typer.Option(help="Compare each file with the model.")] = True,
     weights_key: WeightsKey = None,
@@ -73,7 +78,7 @@ def export(
     from idp_deploy.formats.linting import lint
     from idp_deploy.reading import read
     from idp_deploy.relieving import too_coarse
-    from idp_deploy.shipping import claim_artifacts, export_and_verify, export_unproved, refusals_of
+    from idp_deploy.shipping import claim_artifacts, destination, export_and_verify, export_unproved, refusals_of
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(model, task, inputs, config, trust, weights_key)
@@ -83,14 +88,14 @@ def export(
         outputs, precision=precision, io=io, layout=layout
     )
     source = checkpoint_of(checkpoint)
-    where = folder or source.parent
     devices = [load_target(name) for name in target or session.configuration.targets]
     compressed = session.compressed(source)
     scheme = compressed.quantization.scheme if compressed.quantization else None
     aimed = aim(outputs, devices, scheme=scheme, encoding=chosen, options=special)
     formats, special = aimed.formats, aimed.options
-    places = claim_artifacts(where, source.stem, formats)
-    aimed.places(where, source.stem)
+    where, stem = destination(output or source.parent, source.stem, formats)
+    places = claim_artifacts(where, stem, formats)
+    aimed.places(where, stem)
     data = session.task()
     examples = session.example_inputs(data)
     refused: dict[FormatName, IdpDeployError] | None = {} if len(formats) > 1 else None
@@ -104,7 +109,7 @@ def export(
         if verify:
             try:
                 artifacts, parities = export_and_verify(
-                    *(compressed, examples, where, source.stem, formats, chosen, data, waiting.step),
+                    *(compressed, examples, where, stem, formats, chosen, data, waiting.step),
                     options=special,
                     refused=refused,
                     contents=seen,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from idp_deploy import documents
+from idp_deploy import documents, packages
 from idp_deploy.errors import FileError
 
 PROGRAM, HASH, METADATA = "main.mlirb", "main.hash", "metadata.json"
@@ -55,7 +55,7 @@ def load(path: Path) -> Package:
         bytecode,
         {str(key): value for key, value in custom.items()} if isinstance(custom, dict) else {},
         producer if isinstance(producer, str) else "",
-        tuple(_warnings(path, bytecode)),
+        (*packages.strays(path), *_warnings(path, bytecode)),
     )
 
 

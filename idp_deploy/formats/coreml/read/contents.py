@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from idp_deploy import files
+from idp_deploy import files, packages
 from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
@@ -24,6 +24,7 @@ def read_coreml(path: Path) -> Contents:
     Raises:
         FileError: a part is missing or broken, it is not an ML program, or its weights do not decode.
     """
+    beside = packages.strays(path)
     program = load(path)
     operations = list(walk(program.block))
     constants = Weights(operations)
@@ -53,7 +54,7 @@ def read_coreml(path: Path) -> Contents:
         tuple(v.name for v in program.inputs),
         tuple(v.name for v in program.outputs),
         metadata | {"opset": program.opset},
-        warnings,
+        (*beside, *warnings),
         program,
     )
 
