@@ -16,15 +16,16 @@ import uuid
 import zlib
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from idp_deploy import packages
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.waiting import counted
 
 GZIP_LEVEL = 6  # what web servers use by default
 _GZIP = 16 + zlib.MAX_WBITS  # zlib's word for gzip's header and trailer
-_CHUNK_BYTES = 1 << 26
+_BLOCK_BYTES = 1 << 24
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
 
 SOURCES = "src"  # a folder that holds packages and is none itself
@@ -288,12 +289,13 @@ def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, i
     import brotli  # here, since most commands compress nothing
 
     gzipped = brotlied = 0
-    for member, *_ in stamped:
+    for member, _, size, _ in stamped:
         one, other = zlib.compressobj(GZIP_LEVEL, wbits=_GZIP), brotli.Compressor(quality=BROTLI_QUALITY)
         with member.open("rb") as handle:
-            while chunk := handle.read(_CHUNK_BYTES):
-                gzipped += len(one.compress(chunk))
-                brotlied += len(other.process(chunk))
+            blocks = iter(partial(handle.read, _BLOCK_BYTES), b"")
+            for block in counted(blocks, f"compressing {member.name}", -(-size // _BLOCK_BYTES)):
+                gzipped += len(one.compress(block))
+                brotlied += len(other.process(block))
         gzipped, brotlied = gzipped + len(one.flush()), brotlied + len(other.finish())
     return gzipped, brotlied
 

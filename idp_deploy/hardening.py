@@ -11,6 +11,7 @@ from torch import nn
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.masks import write_zeros
 from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, to_device
+from idp_deploy.waiting import counted
 
 RECALIBRATION_BATCHES = 50
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -56,7 +57,8 @@ def recalibrate_batch_norm(module: nn.Module, task: Task, seed: int = 0) -> bool
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over the batches
             norm.train()
-        for batch in islice(task.train_loader(seed), RECALIBRATION_BATCHES):
+        batches = islice(task.train_loader(seed), RECALIBRATION_BATCHES)
+        for batch in counted(batches, "measuring batch norms", RECALIBRATION_BATCHES):
             module(*task.inputs(to_device(batch, device)))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -12,6 +12,7 @@ from idp_deploy.flow import Contents, FormatName, Shown, StoredTensor
 from idp_deploy.formats.redundancy import sparse_bytes
 from idp_deploy.reading import read
 from idp_deploy.units import show
+from idp_deploy.waiting import counted
 
 _WORTH_SAYING_BYTES = 10_000
 
@@ -92,7 +93,7 @@ def inspect(path: Path | str) -> Inspection:
         FileError: the file is missing, broken, or not what its suffix says.
     """
     contents = read(path)
-    tensors = tuple(describe(tensor) for tensor in contents.tensors)
+    tensors = tuple(describe(tensor) for tensor in counted(contents.tensors, "weighing tensors"))
     gzip_bytes, brotli_bytes = transfer_bytes(contents.path)
     redundancy = redundancy_of(contents)
     return Inspection(

@@ -20,6 +20,7 @@ from idp_deploy.formats import FORMATS
 from idp_deploy.formats.redundancy import sparse_forms
 from idp_deploy.formats.sessions import Arrays
 from idp_deploy.reading import read
+from idp_deploy.waiting import counted
 
 CALLS = 2  # seeded inputs that both files are run on
 _KEEP = "keep the file as it is, and report this"
@@ -97,14 +98,15 @@ def _difference(
         for runtime, wanted in expected.items():
             if runtime not in sessions:
                 return ConversionError(f"{runtime} runs {before.path}, but not its sparse form", way_out=_KEEP)
-            for call, outputs in zip(calls, wanted, strict=True):
+            pairs = list(zip(calls, wanted, strict=True))
+            for call, outputs in counted(pairs, f"comparing outputs in {runtime}"):
                 for name, a, b in zip(after.interface.outputs, sessions[runtime](call), outputs, strict=True):
                     if not np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
                         return _changed(before, f"output '{name}'", runtime)
     except (ConversionError, FileError) as error:
         return error
     known = {_digest(tensor) for tensor in after.tensors}
-    for tensor in before.tensors:
+    for tensor in counted(before.tensors, "comparing weights"):
         if _digest(tensor) not in known:
             return _changed(before, f"weight '{tensor.name}'", "this tool's reader")
     return None

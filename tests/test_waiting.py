@@ -11,9 +11,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from idp_deploy.cli import progress
-from idp_deploy.cli.progress import Waiting
+from idp_deploy.cli import patience
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.flow import Model
+from idp_deploy.hardening import recalibrate_batch_norm
+from idp_deploy.inspection import inspect
 from idp_deploy.loading import as_it_stands
 from idp_deploy.quantization import quantize
 from idp_deploy.tasks import evaluate
@@ -31,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         now[0] += 1.0
         return now[0]
 
-    monkeypatch.setattr(progress.time, "monotonic", tick)
+    monkeypatch.setattr(patience.time, "monotonic", tick)
     return now
 
 
@@ -62,7 +64,7 @@ def test_steps_say_what_is_left_of_all(clock: list[float], capsys: pytest.Captur
 def test_a_terminal_has_a_bar_that_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.StringIO()
     terminal = Console(file=shown, force_terminal=True, width=80, _environ={"TERM": "xterm"})
-    monkeypatch.setattr(progress, "console", lambda: terminal)
+    monkeypatch.setattr(patience, "console", lambda: terminal)
     with Waiting():
         for _ in counted(range(3), "proving weights"):
             terminal.print("")
@@ -81,7 +83,10 @@ def test_the_stages_that_take_seconds_are_heard(tmp_path: Path) -> None:
         evaluate(model.module, data)
         quantize(model, "int8", task=data)
         verify(artifact.path, model, data.example_inputs(), task=data)
+        recalibrate_batch_norm(build(), data)
+        inspect(artifact.path)
     assert {"accuracy", "quantizing weights", "watching activations", "comparing outputs"} <= heard.keys()
+    assert {"measuring batch norms", "weighing tensors", "compressing net.onnx"} <= heard.keys()
     assert all(heard.values())
 
 

@@ -9,7 +9,7 @@ import typer
 
 from idp_deploy.cli.options import Config, ModelFactory, Options, TaskFactory, WeightsKey
 from idp_deploy.cli.output import say
-from idp_deploy.cli.progress import Countdown
+from idp_deploy.cli.patience import Countdown
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session, share
 from idp_deploy.errors import UsageError

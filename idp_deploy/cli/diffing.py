@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.options import Config, Targets
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import UsageError
@@ -39,5 +40,6 @@ def diff(
     from idp_deploy.simulation.targets import load_target
 
     names = target or list(open_session(config=config).configuration.targets)
-    difference = diff_files(before, after, [load_target(name) for name in names])
+    with Waiting():
+        difference = diff_files(before, after, [load_target(name) for name in names])
     return Answer(difference_document(difference))

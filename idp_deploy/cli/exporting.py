@@ -10,7 +10,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import say
-from idp_deploy.cli.progress import Waiting
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, checkpoint_of, open_session, remember
 from idp_deploy.cli.sparing import spared_layers

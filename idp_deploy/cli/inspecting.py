@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 from idp_deploy.errors import UsageError
@@ -37,7 +38,8 @@ def inspect(
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
 
-    inspection = inspect_file(existing(artifact))
+    with Waiting():
+        inspection = inspect_file(existing(artifact))
     sparse = runtime_lint = None
     runner = "XNNPACK"
     if runtime == "xnnpack":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,7 +14,6 @@ from rich.progress import (
     ProgressColumn,
     SpinnerColumn,
     Task,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -24,12 +22,10 @@ from rich.text import Text
 
 from idp_deploy.cli.output import console, say
 from idp_deploy.units import duration
-from idp_deploy.waiting import listening
 
 if TYPE_CHECKING:
     from idp_deploy.pruning import Progress as TrainingProgress
 
-PATIENCE = 2.0  # seconds without a word
 TRAINING = "prune"  # the stage that trains
 
 
@@ -98,80 +94,6 @@ class _Left(ProgressColumn):
         expected = task.fields.get("expected")
         left = (expected or 0.0) - (task.elapsed or 0.0)
         return Text(f"about {duration(left)} left" if left > 0 else "")
-
-
-class Countdown:
-    """What is left of pieces of work that take about as long, by those that were done here.
-
-    Args:
-        total: of the pieces. done: before this one began.
-    """
-
-    def __init__(self, total: int, done: int = 0) -> None:
-        self._total, self._first, self._began = total, done, time.monotonic()
-
-    def left(self, done: int) -> str:
-        """To end a line with; nothing where nothing is left."""
-        rest = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
-        return f", about {duration(rest)} left" if done < self._total else ""
-
-
-class Waiting:
-    """What a command does, and how far it is: a bar with the time left on a terminal, and in a log a line a step.
-
-    What takes long within a step has one line more in a log, once it has taken `PATIENCE` seconds, with the time left.
-
-    Args:
-        steps: how many the command takes, where that is known.
-    """
-
-    def __init__(self, steps: int = 0) -> None:
-        self._steps, self._taken = Countdown(steps), 0
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console(),
-            transient=True,
-            disable=not console().is_terminal,
-        )
-        self._bars: dict[str, TaskID] = {}
-        self._pieces: dict[str, tuple[Countdown, float, bool]] = {}  # with when it began, and whether it was told
-        self._listening = ExitStack()
-
-    def step(self, message: str) -> None:
-        """Say what begins, and what is left of all steps by those that are done."""
-        say(message + (self._steps.left(self._taken) if self._taken else ""))
-        self._taken += 1
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        self._listening.enter_context(listening(self._heard))
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._listening.close()
-        self._progress.stop()
-
-    def _heard(self, what: str, done: int, total: int | None) -> None:
-        if not self._progress.disable:
-            bar = self._bars.get(what)
-            if bar is None:
-                bar = self._bars[what] = self._progress.add_task(what)
-            self._progress.update(bar, completed=done, total=total, visible=total is None or done < total)
-            return
-        if done == 0:
-            self._pieces[what] = (Countdown(total or 0), time.monotonic(), False)
-        left, began, told = self._pieces[what]
-        if not told and done and time.monotonic() - began > PATIENCE and done != total:
-            of = f" of {total}{left.left(done)}" if total else ""
-            say(f"{what}: {done}{of}")
-            self._pieces[what] = (left, began, True)
 
 
 class EpochTable:

@@ -22,6 +22,7 @@ from idp_deploy.cli.options import (
     WeightsKey,
 )
 from idp_deploy.cli.output import output_path, say
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
@@ -147,7 +148,8 @@ def prune(
                 way_out="pass --task pkg.mod:task, or --one-shot to prune by magnitude without data",
             )
         rehearse(dense.module, data)
-        facts["dense"] = evaluate(dense.module, data)
+        with Waiting():
+            facts["dense"] = evaluate(dense.module, data)
         work = (output or checkpoint.with_name(f"{checkpoint.stem}.pruned.pt")).with_suffix(".resume")
         stood = is_foreign(work)
         if resume and not work.exists():
@@ -161,11 +163,13 @@ def prune(
                 checkpoint_dir=work,
                 resume=resume,
             )
-        compressed = masked if soft else harden_model(masked, data)
+        with Waiting():
+            compressed = masked if soft else harden_model(masked, data)
     if os.environ.get("RANK", "0") != "0":
         return None  # every process has the same masks; the first one writes
     if data is not None:
-        facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
+        with Waiting():
+            facts["soft" if soft and not one_shot else "hardened"] = evaluate(compressed.module, data)
     loading.save_checkpoint(compressed, path)
     if not one_shot:
         forget_state(work, keep_folder=stood)
@@ -200,8 +204,9 @@ def harden(
     if not isinstance(masked, MaskedModel):
         raise UsageError(f"{checkpoint} is hardened already", way_out=session.follow("export", checkpoint, "--to all"))
     data = session.task()
-    compressed = harden_model(masked, data)
-    facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
+    with Waiting():
+        compressed = harden_model(masked, data)
+        facts = {"soft": evaluate(masked.module, data), "hardened": evaluate(compressed.module, data)} if data else {}
     loading.save_checkpoint(compressed, path)
     remember("checkpoint", [path])
     follow = session.goes_on(path)

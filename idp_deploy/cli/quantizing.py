@@ -8,7 +8,7 @@ import typer
 
 from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, NewCheckpoint, TaskFactory, Trust, WeightsKey
 from idp_deploy.cli.output import output_path, say
-from idp_deploy.cli.progress import Waiting
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import checkpoint_of, open_session, remember
 from idp_deploy.errors import UsageError

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy.cli.output import output_path
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
 
@@ -30,4 +31,6 @@ def restore(
 
     artifact = existing(artifact)
     path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), artifact)
-    return Answer(restored_document(restore_file(artifact, path, encoding=encoding)))
+    with Waiting():
+        restored = restore_file(artifact, path, encoding=encoding)
+    return Answer(restored_document(restored))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from idp_deploy.cli.options import Config, Targets, parse_anchor
-from idp_deploy.cli.progress import Waiting
+from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.errors import ConversionError, ExitCode, UsageError
