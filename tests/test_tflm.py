@@ -15,6 +15,7 @@ from torch import Tensor
 from idp_deploy.errors import FileError, MissingDependencyError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import Budget, CompressedModel
+from idp_deploy.formats.linting import lint
 from idp_deploy.formats.tflite.read.contents import read_tflite
 from idp_deploy.formats.tflite.write.graph import compact
 from idp_deploy.formats.tflite.write.micro import behind_decoders
@@ -65,6 +66,12 @@ def test_weights_lie_behind_decoders_and_read_as_they_were(name: str, files: dic
     assert [op.kind for op in packed.ops] == [op.kind for op in dense.ops]
 
 
+def test_no_runtime_of_phones_is_said_to_run_it(files: dict[tuple[str, str], Path]) -> None:
+    found = lint(read_tflite(files["float", "tflm"]))
+    assert not found.runs_sparse
+    assert "behind TFLM_DECODE, which TensorFlow Lite Micro alone unpacks" in found.findings[0].message
+
+
 @needs_tflm
 @pytest.mark.parametrize("name", ["float", "int8"])
 def test_the_stock_runtime_agrees_bit_for_bit_with_the_dense_file(
@@ -100,6 +107,23 @@ def test_large_weights_are_cut_so_that_the_arena_grows_by_a_block(
         arenas.append(vendor.arena_bytes)
     assert operators[0] < operators[1] < operators[2]
     assert all(np.array_equal(output, outputs[0]) for output in outputs)
+
+
+def test_blocks_are_as_large_as_makes_the_arena_smallest(tmp_path: Path) -> None:
+    """Smaller ones add operators, larger ones memory; where activations are wider than any weight nothing is cut."""
+    wide = torch.nn.Sequential(torch.nn.Linear(512, 1000), torch.nn.ReLU(), torch.nn.Linear(1000, 10))
+    flat = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 1), torch.nn.ReLU(), torch.nn.Conv2d(64, 8, 1))
+    kinds = {}
+    for name, module, shape in (("wide", wide, (1, 512)), ("flat", flat, (1, 3, 16, 16))):
+        model = quantize(pruned(module), "int8", example_inputs=(torch.randn(shape),))
+        made = export(model, "tflite", (torch.randn(shape),), tmp_path / f"{name}.tflite", encoding="tflm")
+        kinds[name] = [op.kind for op in read_tflite(made.path).ops]
+        if HERE:
+            assert verify(made.path, model, (torch.randn(shape),)).passed
+    assert kinds["flat"].count("CONV_2D") == 2
+    blocks = kinds["wide"].count("FULLY_CONNECTED") - 1
+    assert blocks == 29  # of 512,000 bytes, which is no divisor of 1,000 rows
+    assert kinds["wide"].count("CONCATENATION") == 4  # of ten at most, one of them what is joined so far
 
 
 @needs_tflm

@@ -139,7 +139,8 @@ def export(
     remember("artifacts", [a.path for a in artifacts])
     contents = {a.format: seen[a.path] if a.path in seen else read(a.path) for a in artifacts}
     dense = {format: one.dense_bytes for format, one in contents.items()}
-    found = next((lint(one) for format, one in contents.items() if FORMATS[format].sparse_kernels), None)
+    phones = [f for f in contents if FORMATS[f].sparse_kernels and asked[f]["encoding"] != "tflm"]
+    found = next((lint(contents[format]) for format in phones), None)
     follow = _follow(artifacts[-1], session, target or []) if artifacts else ""
     document = export_document(
         artifacts,

@@ -25,6 +25,7 @@ from idp_deploy.verification.reaching import made_of, reaching, silenced
 from idp_deploy.waiting import counted
 
 _MOST_PARTS = 16  # kinds of part sizes to try
+_MOST_PIECES = 256  # of one weight
 _NORM_ROUNDINGS = 6  # weight, γ, σ² (half of one), its root, their product, and that times the weight
 
 
@@ -197,7 +198,7 @@ def _from_pieces(references: Iterable[Reference], stored: Sequence[Stored], *, e
         cut.sort(key=lambda s: -s.tensor.size)
         proofs: list[WeightProof] = []
         start = 0
-        while start < rows and len(proofs) < _MOST_PARTS and len(cut) > 1:
+        while start < rows and len(proofs) < _MOST_PIECES and len(cut) > 1:
             for candidate in cut:
                 count = candidate.tensor.size // width
                 if count > rows - start:

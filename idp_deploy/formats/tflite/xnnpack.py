@@ -16,6 +16,7 @@ from idp_deploy.formats.sparse_kernels import Finding, SparseLint
 from idp_deploy.formats.tflite.words import WORDS
 
 THRESHOLD = 2 / 3
+MICRO = "tflm"
 MOVABLE = ("elementwise", "piecewise", "transcendental", "normalizing", "fused", "memory", "table")  # classes
 ADDING = frozenset({"ADD", "MUL"})
 POINTWISE = frozenset(
@@ -28,6 +29,10 @@ POINTWISE = frozenset(
 
 def lint(contents: Contents) -> SparseLint:
     """Apply every rule."""
+    if any(tensor.encoding == MICRO for tensor in contents.tensors):
+        message = "its weights lie behind TFLM_DECODE, which TensorFlow Lite Micro alone unpacks"
+        finding = Finding("registered", contents.path.name, message, "export without --encoding tflm for phones")
+        return SparseLint(False, (), 0.0, (finding,))
     graph = _Graph(contents)
     cluster, findings = graph.cluster()
     counted = [t for op in cluster if (t := graph.weight(op)) is not None and graph.counts(op)]

@@ -3,7 +3,7 @@
 A weight becomes two byte tensors: a bit an entry, the first in the highest bit of a byte, 1 where the entry is kept;
 and 16 bytes of header (2 = pruned, version 1) before the kept entries, in order. The operator stands right before the
 one that reads the weight, and what it unpacks lies in the arena for that long: memory grows by the largest weight.
-So a large one is cut into equal blocks of output channels, each behind a decoder of its own, and the results joined.
+So a large one is cut into blocks of output channels, each behind a decoder of its own, and the results joined.
 Format: https://github.com/tensorflow/tflite-micro, tensorflow/lite/micro/kernels/decode_state_prune.cc
 """
 
@@ -17,7 +17,8 @@ from idp_deploy.errors import UsageError
 from idp_deploy.formats.tflite.write.graph import add_tensor, constants, kind, operator, schema
 
 NAME = "TFLM_DECODE"
-BLOCK_BYTES = 1 << 16
+_BLOCK_COST = 600  # bytes that one block more weighs: some 460 of arena for operators and tensors, and 500 of file
+_MOST_BLOCKS = 64
 _HEADER = bytes([2, 1, 0, 0, 1]) + bytes(11)
 _OVERHEAD = 400  # flatbuffer tables of an operator, two tensors and their buffers
 _CUT = frozenset({"CONV_2D", "FULLY_CONNECTED"})  # output channels first in the weight, last in the result
@@ -34,24 +35,52 @@ def refuse_micro(scheme: str | None) -> None:
         )
 
 
-def behind_decoders(model: Any, block_bytes: int = BLOCK_BYTES) -> tuple[str, ...]:
-    """Rewrite the main subgraph's weights in place where that takes fewer bytes; their names."""
+def behind_decoders(model: Any, block_bytes: int = 0) -> tuple[str, ...]:
+    """Rewrite the main subgraph's weights in place where that takes fewer bytes; their names.
+
+    Args:
+        block_bytes: of a weight that is unpacked at once, at most; 0 for those that make the arena smallest.
+    """
     graph = model.subgraphs[0]
     found = {c.index: c.values for c in constants(model, floats_only=False)}
+    weights = {id(op): found[at] for op in graph.operators if (at := _packable(model, op, found)) is not None}
+    block = block_bytes or _least_block(model, list(weights.values()))
     packed: list[str] = []
     operators: list[Any] = []
     for op in graph.operators:
-        index = int(op.inputs[1]) if len(op.inputs) > 1 else -1
-        values = found.get(index)
-        if kind(model, op) in (*_CUT, "DEPTHWISE_CONV_2D") and values is not None and _pays(values):
-            pieces = _pieces(model, op, values, block_bytes)
-            operators += [made for piece, part in pieces for made in _decoded(model, piece, part)]
-            operators += _joined(model, op, [piece for piece, _ in pieces])
-            packed.append(_text(graph.tensors[index].name))
-        else:
+        if id(op) not in weights:
             operators.append(op)
+            continue
+        packed.append(_text(graph.tensors[int(op.inputs[1])].name))
+        pieces = _pieces(model, op, weights[id(op)], block)
+        operators += [made for piece, part in pieces for made in _decoded(model, piece, part)]
+        operators += _joined(model, op, [piece for piece, _ in pieces])
     graph.operators = operators
     return tuple(dict.fromkeys(packed))
+
+
+def _packable(model: Any, op: Any, found: dict[int, np.ndarray]) -> int | None:
+    """The tensor of an operator's weight, where decoding it saves bytes."""
+    index = int(op.inputs[1]) if len(op.inputs) > 1 else -1
+    known = kind(model, op) in (*_CUT, "DEPTHWISE_CONV_2D") and index in found
+    return index if known and _pays(found[index]) else None
+
+
+def _least_block(model: Any, weights: list[np.ndarray]) -> int:
+    """The block with which the arena is smallest: it holds the largest of them, or the widest activations."""
+    graph = model.subgraphs[0]
+    entry = max((values.itemsize for values in weights), default=1)  # activations are floats or integers as weights are
+    constant = {c.index for c in constants(model, floats_only=False)}
+    entries = {at: np.prod(tensor.shape, dtype=int) for at, tensor in enumerate(graph.tensors) if at not in constant}
+    live = [sum(entries.get(int(t), 0) for t in [*op.inputs, *op.outputs]) for op in graph.operators]
+    widest = entry * max(live, default=0)
+    sizes = [values.nbytes for values in weights]
+    choices = {-(-size // count) for size in sizes for count in range(1, _MOST_BLOCKS + 1)}
+
+    def weight(block: int) -> tuple[int, int]:
+        return max(block, widest) + _BLOCK_COST * sum(-(-size // block) for size in sizes), -block
+
+    return min(choices, key=weight, default=1)
 
 
 def _pays(values: np.ndarray) -> bool:
@@ -62,15 +91,16 @@ def _pays(values: np.ndarray) -> bool:
 def _pieces(model: Any, op: Any, values: np.ndarray, block_bytes: int) -> list[tuple[Any, np.ndarray]]:
     """The operator as it is, or as several of which each gives an equal part of the output channels."""
     out = values.shape[0]
-    least = -(-values.nbytes // block_bytes)
-    count = next((n for n in range(least, out + 1) if out % n == 0), 1) if kind(model, op) in _CUT else 1
+    count = min(out, -(-values.nbytes // block_bytes)) if kind(model, op) in _CUT else 1
     if count == 1 or int(op.outputs[0]) in [int(t) for t in model.subgraphs[0].outputs]:
         return [(op, values)]
     tensors = model.subgraphs[0].tensors
     result = tensors[int(op.outputs[0])]
     pieces = []
-    for n, part in enumerate(np.split(values, count)):
-        rows = slice(n * len(part), (n + 1) * len(part))
+    start = 0
+    for n, part in enumerate(np.array_split(values, count)):
+        rows = slice(start, start + len(part))
+        start += len(part)
         piece = schema().OperatorT()
         piece.opcodeIndex, piece.builtinOptionsType = op.opcodeIndex, op.builtinOptionsType
         piece.builtinOptions = op.builtinOptions
@@ -129,12 +159,12 @@ def _joined(model: Any, op: Any, pieces: list[Any]) -> list[Any]:
     tensors, last = model.subgraphs[0].tensors, int(op.outputs[0])
     results, made = [int(piece.outputs[0]) for piece in pieces], []
     while len(results) > 1:
-        groups = [results[i : i + _MOST_JOINED] for i in range(0, len(results), _MOST_JOINED)]
-        results = [last if len(groups) == 1 else _sum_of(model, tensors[last], group) for group in groups]
-        for group, result in zip(groups, results, strict=True):
-            join = operator(model, "CONCATENATION", group, [result])
-            join.builtinOptions.axis = len(tensors[last].shape) - 1
-            made.append(join)
+        group, rest = results[:_MOST_JOINED], results[_MOST_JOINED:]
+        result = _sum_of(model, tensors[last], group) if rest else last
+        join = operator(model, "CONCATENATION", group, [result])
+        join.builtinOptions.axis = len(tensors[last].shape) - 1
+        made.append(join)
+        results = [result, *rest]
     return made
 
 
