@@ -21,6 +21,7 @@ from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
 from idp_deploy.formats.validation import KnownFormat, KnownOutput
 from idp_deploy.units import METRICS, Unit, parse
 
+NAMES = OWN, PROJECT = "idp-deploy.toml", "pyproject.toml"  # where configuration is looked for
 PREFIX = "IDP_DEPLOY_"
 _RESERVED = {"IDP_DEPLOY_DEBUG", "IDP_DEPLOY_EMULATOR"}  # read elsewhere
 
@@ -174,10 +175,10 @@ def load(path: Path | None = None, *, environment: Mapping[str, str] = os.enviro
 
 def _find(folder: Path) -> Path | None:
     for parent in (folder, *folder.parents):
-        if (own := parent / "idp-deploy.toml").is_file():
+        if (own := parent / OWN).is_file():
             return own
-        project = parent / "pyproject.toml"
-        if project.is_file() and "idp-deploy" in _toml(project).get("tool", {}):
+        project = parent / PROJECT
+        if project.is_file() and _of_project(_toml(project)) is not None:
             return project
     return None
 
@@ -195,7 +196,18 @@ def _toml(path: Path) -> dict[str, Any]:
 
 def _table(path: Path) -> dict[str, Any]:
     content = _toml(path)
-    return content.get("tool", {}).get("idp-deploy", {}) if path.name == "pyproject.toml" else content
+    if path.name != PROJECT:
+        return content
+    table = _of_project(content)
+    if not isinstance(table, dict | None):
+        raise UsageError(f"{path}: 'tool.idp-deploy' is {table!r}, no table", way_out="write [tool.idp-deploy]")
+    return table or {}
+
+
+def _of_project(content: Mapping[str, Any]) -> Any:
+    """What a `pyproject.toml` holds for us; None where it holds nothing."""
+    tools = content.get("tool")
+    return tools.get("idp-deploy") if isinstance(tools, dict) else None
 
 
 def environment_keys() -> dict[str, tuple[str, ...]]:
@@ -233,6 +245,8 @@ def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) ->
         owner = table
         for parent in parents:
             owner = owner.setdefault(parent, {})
+        if not isinstance(owner, dict):
+            continue  # which the model complains of
         value: Any = [part.strip() for part in text.split(",")] if keys[variable] in _LISTS else text
         if leaf == "target":
             value = _number_or_text(text)

@@ -40,6 +40,25 @@ def test_a_pyproject_without_our_table_is_passed_over(tmp_path: Path, monkeypatc
     assert load(environment={}).model == "outer.m:f"
 
 
+@pytest.mark.parametrize("text", ["tool = 3", "tool = [1]", "[[tool]]\nx = 1"])
+def test_a_pyproject_whose_tools_are_no_table_is_passed_over(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, text, "pyproject.toml")
+    monkeypatch.chdir(tmp_path)
+    assert load(environment={}).source is None
+    assert load(path, environment={}).model is None
+
+
+def test_what_is_no_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"pyproject.toml: 'tool.idp-deploy' is 3, no table — write \[tool.idp-deploy\]"
+    ):
+        load(write(tmp_path, "tool.idp-deploy = 3", "pyproject.toml"), environment={})
+    with pytest.raises(UsageError, match="'prune' is 3: input should be a valid dictionary"):
+        load(write(tmp_path, "prune = 3"), environment={"IDP_DEPLOY_PRUNE_TARGET": "0.5"})
+
+
 def test_environment_beats_file(tmp_path: Path) -> None:
     path = write(tmp_path, '[prune]\nmethod = "gmp"\nepochs = 3\n')
     configuration = load(path, environment={"IDP_DEPLOY_PRUNE_METHOD": "idp", "IDP_DEPLOY_TARGETS": "a, b"})

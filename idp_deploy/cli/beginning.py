@@ -11,6 +11,7 @@ import typer
 from idp_deploy import files
 from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
+from idp_deploy.configuration import NAMES, OWN
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table, shell
@@ -18,12 +19,10 @@ from idp_deploy.rendering.document import Document, Table, shell
 if TYPE_CHECKING:
     from idp_deploy.surveying import Survey
 
-_NAMES = ("idp-deploy.toml", "pyproject.toml")  # where configuration is looked for
-
 
 @reports()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path("idp-deploy.toml"),
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(OWN),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> Answer:
     """Look around in this folder and write a configuration that runs.
@@ -36,7 +35,7 @@ def init(
     try:
         files.landing(path)
     except FileError as error:  # there is no -o here
-        way_out = "name a file elsewhere: 'idp-deploy init /elsewhere/idp-deploy.toml'"
+        way_out = f"name a file elsewhere: 'idp-deploy init /elsewhere/{OWN}'"
         raise FileError(error.message, way_out=way_out) from None
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
@@ -78,7 +77,7 @@ def init(
     if choice is not None and choice.unknown:
         notes.append(f"{choice.definition.spec} needs {', '.join(choice.unknown)}, which nothing here tells")
     data = {"file": str(path), "found": dict(rows), "fill_in": left}
-    found_there = path.absolute().parent == Path.cwd() and path.name in _NAMES
+    found_there = path.absolute().parent == Path.cwd() and path.name in NAMES
     then = "idp-deploy run" + ("" if found_there else f" {shell(path)}")
     if shipped:
         then = f"idp-deploy check {shell(shipped)}" + ("" if found_there else f" --config {shell(path)}")
