@@ -27,6 +27,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+pytest_plugins = ["tests.cli_project"]  # the folder `project` of whatever is typed
+
 os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read are as wide as they come
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")

@@ -10,47 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from idp_deploy.cli.app import COMMANDS, _run
-
-PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
-CONFIGURATION = """
-model = "tiny:build"
-task = "tiny:task"
-weights = "model.pt"
-output = "out"
-targets = ["pixel-4"]
-
-[prune]
-target = 0.5
-epochs = 2
-
-[export]
-to = ["onnx"]
-
-[budgets.pixel-4.onnx]
-size = "100 kB"
-latency = "1 s"
-"""
-
-Cli = Callable[..., int]
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a user's code, a trained-enough state dict and a configuration."""
-    shutil.copy(PROJECT, tmp_path / "tiny.py")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    import tiny  # type: ignore[import-not-found]
-
-    torch.manual_seed(0)
-    torch.save(tiny.build().state_dict(), "model.pt")
-    (tmp_path / "idp-deploy.toml").write_text(CONFIGURATION)
-    return tmp_path
-
-
-def call(*arguments: str) -> int:
-    return _run(list(arguments), debug=False)
+from idp_deploy.cli.app import COMMANDS
+from tests.cli_project import CONFIGURATION, call
 
 
 def test_run_makes_every_file_and_passes_its_budgets(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -298,55 +259,6 @@ def test_the_examples_of_help_run(project: Path) -> None:
         assert call(*example.split()[1:]) == 0, example
 
 
-def test_compare_goes_on_where_it_was_interrupted(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1"]
-    from idp_deploy.pruning import comparing
-
-    real, left = comparing.score, iter(range(2))
-
-    def tired(*arguments: object) -> object:
-        if next(left, None) is None:
-            raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(comparing, "score", tired)
-    assert call(*command) == 130
-    monkeypatch.setattr(comparing, "score", real)
-    capsys.readouterr()
-    assert call(*command, "--resume", "--json") == 0
-    captured = capsys.readouterr()
-    assert "2 runs are in model.compare.json" in captured.err
-    assert captured.err.count(", seed ") == 2
-    resumed = json.loads(captured.out)
-    assert call(*command, "--json") == 0
-    assert json.loads(capsys.readouterr().out) == resumed
-    assert not (project / "model.compare.json").exists()
-
-
-def test_compare_says_what_was_chosen_from_how_many_settings(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1"]
-    assert call(*command, "--tune", "2") == 0
-    captured = capsys.readouterr()
-    assert "settings, chosen on other seeds" in captured.out
-    assert captured.err.count("seed 100000") == 8
-    assert captured.err.count(", seed ") == 12
-
-
-def test_compare_does_without_a_file_to_go_on_from(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from idp_deploy.pruning import resuming
-
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(resuming, "write_bytes", full)
-    assert call("compare", "model.pt", "--methods", "idp,gmp", "--target", "0.5", "--seeds", "2", "--epochs", "1") == 0
-    assert "model.compare.json cannot be written (No space left on device)" in capsys.readouterr().err
-
-
 def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -402,9 +314,3 @@ def test_weights_beyond_float16_are_computed_in_float32_unless_float16_is_asked_
     assert "--layout is for tflite, which is not exported — add --to tflite" in capsys.readouterr().err
     assert call("export", "large.pt", "--to", "tflite", "--io", "int8") == 2
     assert "--io int8 needs int8 activations" in capsys.readouterr().err
-
-
-def test_a_comparison_says_what_is_left_of_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("compare", "model.pt", "--methods", "gmp,idp", "--seeds", "2", "--epochs", "1") == 0
-    lines = [line for line in capsys.readouterr().err.splitlines() if " at 0.5, seed " in line]
-    assert ["left" in line for line in lines] == [True, True, True, False]

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from idp_deploy.cli.options import Config, Inputs, Made, ModelFactory, Targets, TaskFactory, Trust, WeightsKey
+from idp_deploy.cli.options import (
+    Config,
+    Inputs,
+    Made,
+    ModelFactory,
+    Targets,
+    TaskFactory,
+    Trust,
+    WeightsKey,
+    apart,
+)
 from idp_deploy.cli.output import say
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
@@ -29,7 +39,12 @@ def export(
     checkpoint: Made = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar=f"{'|'.join((*written(), *COMPILED_FROM))}|all", help="Repeatable.", show_default=False),
+        typer.Option(
+            metavar=f"{'|'.join((*written(), *COMPILED_FROM))}|all",
+            help="Repeatable.",
+            show_default=False,
+            callback=apart,
+        ),
     ] = None,
     model: ModelFactory = None,
     task: TaskFactory = None,
@@ -210,6 +225,7 @@ def parse_outputs(names: Sequence[str]) -> tuple[str, ...]:
         UsageError: an unknown format.
     """
     known = (*written(), *COMPILED_FROM)
+    names = [name.lower() for name in names]
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown:
         raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(known)} or all")

@@ -9,6 +9,18 @@ import typer
 
 from idp_deploy.errors import UsageError
 
+
+def apart(values: list[str] | None) -> list[str] | None:
+    """Values of an option that is repeatable: `--to onnx,tflite` names two. A file whose name has a comma is one.
+
+    >>> apart(["onnx,tflite", "coreml"])
+    ['onnx', 'tflite', 'coreml']
+    """
+    return values and [
+        part.strip() for value in values for part in ([value] if Path(value).exists() else value.split(","))
+    ]
+
+
 Start = Annotated[
     Path | None,
     typer.Argument(
@@ -93,6 +105,7 @@ Targets = Annotated[
         metavar="DEVICE",
         help="Device name, repeatable; 'idp-deploy targets' lists them.",
         show_default=False,
+        callback=apart,
     ),
 ]
 

@@ -48,7 +48,7 @@ def quantize(
     from idp_deploy.tasks import evaluate
 
     session = open_session(model, task, inputs, config, trust, weights_key)
-    chosen = scheme or session.configuration.quantize.scheme
+    chosen = scheme.lower() if scheme else session.configuration.quantize.scheme
     if chosen is None:
         raise UsageError("no scheme is given", way_out="pass --scheme fp16, int8, int8-weights or lut4")
     checkpoint = checkpoint_of(checkpoint)

@@ -14,7 +14,10 @@ from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
 from idp_deploy.cli.sparing import spared_layers
+from idp_deploy.errors import UsageError
+from idp_deploy.formats import suffixes
 from idp_deploy.rendering.artifacts import parity_document
+from idp_deploy.rendering.document import shell
 
 
 @reports(to_file=True)
@@ -43,6 +46,11 @@ def verify(
     from idp_deploy.sealing import intact, key_of
     from idp_deploy.verification import verify as verify_file
 
+    if checkpoint is not None and checkpoint.suffix in suffixes() and artifact.suffix not in suffixes():
+        raise UsageError(
+            f"{artifact} is no file to verify, and {checkpoint} is one",
+            way_out=f"the file comes first: idp-deploy verify {shell(checkpoint)} {shell(artifact)}",
+        )
     session = open_session(model, task, inputs, config, trust, weights_key)
     existing(artifact)
     compressed = None

@@ -10,6 +10,7 @@ What is not a format's own stands beside the folders: the manifest, the notes, t
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -210,6 +211,9 @@ def written() -> tuple[FormatName, ...]:
     return tuple(row.name for row in FORMATS.values() if row.convert)
 
 
+_WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+
+
 def suffixes() -> dict[str, FormatName]:
     """File suffix → format."""
     return {row.suffix: row.name for row in FORMATS.values()}
@@ -221,5 +225,8 @@ def format_of(path: Path) -> FormatName:
         raise FileError(f"no such file: {path}", way_out="check the path, or run 'idp-deploy export' first")
     suffix = path.suffix.lower()
     if suffix not in suffixes():
-        raise FileError(f"{path} has the suffix {suffix!r}", way_out=f"expected one of {', '.join(suffixes())}")
+        expected = f"expected one of {', '.join(suffixes())}"
+        if suffix in _WEIGHTS:
+            expected += f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"
+        raise FileError(f"{path} has the suffix {suffix!r}", way_out=expected)
     return suffixes()[suffix]

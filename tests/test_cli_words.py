@@ -1,0 +1,41 @@
+"""What is typed on the command line otherwise than its help says it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli_project import call
+
+
+@pytest.mark.parametrize(
+    ("line", "suffixes"),
+    [
+        ("export model.pt --to onnx,tflite -o out", {".onnx", ".tflite"}),
+        ("export model.pt --to ONNX -o out", {".onnx"}),
+        ("quantize model.pt --scheme FP16 -o out/net.pt", {".pt"}),
+    ],
+)
+def test_words_are_taken_as_people_write_them(line: str, suffixes: set[str], project: Path) -> None:
+    assert call(*line.split()) == 0
+    assert {path.suffix for path in (project / "out").iterdir()} == suffixes
+
+
+def test_several_devices_in_one_word(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("export", "model.pt", "--to", "onnx") == 0
+    capsys.readouterr()
+    assert call("simulate", "model.onnx", "--target", "pixel-4, iphone-12", "--json") == 0
+    assert {row["target"] for row in json.loads(capsys.readouterr().out)["estimates"]} == {"pixel-4", "iphone-12"}
+
+
+def test_a_file_and_its_weights_the_other_way_round_are_named(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("export", "model.pt", "--to", "onnx") == 0
+    capsys.readouterr()
+    assert call("verify", "model.pt", "model.onnx") == 2
+    assert "the file comes first: idp-deploy verify model.onnx model.pt" in capsys.readouterr().err
+    assert call("inspect", "model.pt") == 3
+    assert "'idp-deploy export model.pt --to onnx' makes one of weights" in capsys.readouterr().err
