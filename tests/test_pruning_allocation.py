@@ -124,11 +124,14 @@ def test_sensitivity_in_training_takes_the_gradient_of_the_tasks_loss() -> None:
 
 
 @pytest.mark.parametrize("entries", [1, 4, 5, 23])
-def test_sums_of_squares_are_carried_from_chunk_to_chunk(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocation, "_CHUNK", 4)
+def test_sums_of_squares_are_carried_from_block_to_block(entries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(allocation, "_BLOCK", 4)
     values = np.arange(entries, dtype=np.float32) + 0.5
-    wanted = [float(np.square(values[i:].astype(np.float64)).sum()) for i in range(entries)]
-    assert allocation._squares_from(values).tolist() == wanted
+    squares = values.astype(np.float64) ** 2
+    ordered = allocation._Ordered(values, allocation._squares_behind(values))
+    assert [ordered.score(i) for i in range(entries)] == [squares[i] / squares[i:].sum() for i in range(entries)]
+    assert ordered.behind is not None
+    assert len(ordered.behind) == -(-entries // 4)  # a number a block, not a unit
 
 
 def ranked_by_sorting(some: list[Layer], scores: list[torch.Tensor], total: int) -> dict[str, int]:

@@ -48,7 +48,8 @@ def settle(module: fx.GraphModule) -> None:
     _forget_counters(module.graph)
     _solve(module)
     for node in list(module.graph.nodes):
-        if node.target in (aten.alias.default, torch.ops.prims.view_of.default):
+        node.meta.pop("from_node", None)  # a history that every later trace would copy, and no converter asks for
+        if node.target in (aten.alias.default, torch.ops.prims.view_of.default) or _is_idle_dropout(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
@@ -59,6 +60,11 @@ def settle(module: fx.GraphModule) -> None:
             node.target = aten.batch_norm.default
     module.graph.lint()
     module.recompile()
+
+
+def _is_idle_dropout(node: fx.Node) -> bool:
+    """Whether it gives what it takes, as outside of training: a node that every pass and every trace would carry."""
+    return node.target is aten.dropout.default and node.args[2] is False
 
 
 @torch.no_grad()

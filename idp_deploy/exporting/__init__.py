@@ -127,7 +127,7 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
     path, model = Path(path), model or conversion.model
     refuse_filled(model)
     row, converted = known(conversion.format), conversion.converted
-    masks = {name: mask.cpu().numpy().astype(bool) for name, mask in model.masks.items()}
+    masks = {name: mask.cpu().numpy().astype(bool, copy=False) for name, mask in model.masks.items()}
     entry = manifest.build(
         model,
         inputs=converted.inputs,

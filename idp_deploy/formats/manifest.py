@@ -52,7 +52,7 @@ def build(
         "layouts": dict(layouts or {}),
         "options": dict(sorted((options or {}).items())),
         "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
-        "zeros": {name: int(mask.numel() - int(mask.sum())) for name, mask in sorted(model.masks.items())},
+        "zeros": {name: mask.numel() - int(mask.count_nonzero()) for name, mask in sorted(model.masks.items())},
         "seal": BLANK,  # the real ones take their places once the file is whole
         "origin": BLANK,
         "versions": {package: package_version(package) for package in ("idp-deploy", *packages)},

@@ -17,7 +17,7 @@ from torch import Tensor
 from idp_deploy.errors import UsageError
 from idp_deploy.masks import NM, Channel, Pattern
 
-_CHUNK = 1 << 20
+_BLOCK = 1 << 12  # entries whose sums are added up anew where one is asked for
 LAMP_FROM = 0.9  # zeros, from which LAMP keeps more accuracy than ERK
 
 
@@ -148,7 +148,7 @@ def lamp(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[s
     Source: Lee et al. 2021, arXiv 2010.07611.
     """
     ordered = [_ascending(_magnitudes(layer)) for layer in layers]
-    return _rank(layers, [_Ordered(values, _squares_from(values)) for values in ordered], total, caps)
+    return _rank(layers, [_Ordered(values, _squares_behind(values)) for values in ordered], total, caps)
 
 
 def sensitivity(layers: Sequence[Layer], total: int, caps: Mapping[str, int]) -> dict[str, float]:
@@ -202,20 +202,24 @@ def _fill(layers: Sequence[Layer], shares: Sequence[float], total: int, caps: Ma
 
 
 class _Ordered:
-    """A layer's scores, ascending, at 4 or 12 bytes a unit: magnitudes and, for LAMP, the sum of squares from each on.
+    """A layer's scores, ascending, at 4 bytes a unit: magnitudes and, for LAMP, the sum of squares behind each block.
 
     Scores are computed where they are asked for: a few thousand times, whatever the size of the net.
     """
 
-    def __init__(self, values: np.ndarray, squares_from: np.ndarray | None = None) -> None:
-        self.values, self.squares_from = values, squares_from
+    def __init__(self, values: np.ndarray, behind: np.ndarray | None = None) -> None:
+        self.values, self.behind = values, behind
 
     def __len__(self) -> int:
         return len(self.values)
 
     def score(self, k: int) -> float:
         value = float(self.values[k])
-        return value if self.squares_from is None else value * value / max(float(self.squares_from[k]), 1e-300)
+        if self.behind is None:
+            return value
+        block = k // _BLOCK
+        squares = _squares(self.values[k : (block + 1) * _BLOCK], self.behind[block])
+        return value * value / max(squares, 1e-300)
 
 
 def _magnitudes(layer: Layer) -> Tensor:
@@ -229,20 +233,23 @@ def _ascending(scores: Tensor) -> np.ndarray:
     return values
 
 
-def _squares_from(values: np.ndarray) -> np.ndarray:
-    """Σ v² over each entry and all after it, added up from the largest down.
+def _squares(values: np.ndarray, behind: float) -> float:
+    """Σ v² of `values` and of what comes behind them, added up from the last one down."""
+    squares = np.square(values[::-1].astype(np.float64))
+    squares[0] += behind
+    return float(np.cumsum(squares)[-1])
 
-    >>> _squares_from(np.array([1.0, 2.0, 3.0]))
-    array([14., 13.,  9.])
+
+def _squares_behind(values: np.ndarray) -> np.ndarray:
+    """Σ v² of all that comes behind each block of `_BLOCK` entries.
+
+    >>> _squares_behind(np.arange(_BLOCK + 2) == _BLOCK)
+    array([1., 0.])
     """
-    sums, carry = np.empty(len(values)), 0.0
-    for end in range(len(values), 0, -_CHUNK):
-        start = max(0, end - _CHUNK)
-        squares = np.square(values[start:end][::-1].astype(np.float64))
-        squares[0] += carry
-        sums[start:end] = np.cumsum(squares)[::-1]
-        carry = sums[start]
-    return sums
+    behind = np.zeros(-(-len(values) // _BLOCK))
+    for block in range(len(behind) - 1, 0, -1):
+        behind[block - 1] = _squares(values[block * _BLOCK : (block + 1) * _BLOCK], behind[block])
+    return behind
 
 
 def _rank(layers: Sequence[Layer], scores: Sequence[_Ordered], total: int, caps: Mapping[str, int]) -> dict[str, float]:

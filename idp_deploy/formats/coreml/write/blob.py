@@ -45,7 +45,17 @@ class Records:
     """A weight file that grows; what nothing refers to in the end is left out by `inline_small`."""
 
     def __init__(self, blob: bytes) -> None:
-        self.data = bytearray(blob or bytes(_ALIGNMENT))
+        self._first = blob or bytes(_ALIGNMENT)
+        self._added = bytearray(-len(self._first) % _ALIGNMENT)
+
+    def record(self, offset: int) -> tuple[int, bytearray, memoryview]:
+        """(the kind of its entries, the header, the data) of the record that begins at `offset`."""
+        start = len(self._first)
+        part, start = (self._first, 0) if offset < start else (self._added, start)
+        _, kind, size, data = _RECORD.unpack_from(part, offset - start)
+        whole = memoryview(part)
+        header = bytearray(whole[offset - start : offset - start + _ALIGNMENT])
+        return kind, header, whole[data - start : data - start + size]
 
     def value(self, entries: np.ndarray, kind: str, shape: Sequence[int]) -> Any:
         """Add `entries`, unsigned ones of less than a byte packed from the lowest bit on; the Value that holds them.
@@ -58,16 +68,19 @@ class Records:
         type_code, bits, blob_code = _KINDS[kind]
         value = MIL_pb2.Value(type=tensor_type(type_code, shape))
         flat = np.ascontiguousarray(entries).reshape(-1)
-        if bits < 8:
+        if bits == 1:
+            flat = np.packbits(flat, bitorder="little")
+        elif bits < 8:
             planes = (flat[:, None] >> np.arange(bits, dtype=np.uint8)) & 1
             flat = np.packbits(planes.astype(np.uint8), bitorder="little")
-        data = flat.tobytes()
-        self.data += bytes(-len(self.data) % _ALIGNMENT)
-        value.blobFileValue.fileName, value.blobFileValue.offset = _FILE, len(self.data)
+        self._added += bytes(-len(self._added) % _ALIGNMENT)
+        offset = len(self._first) + len(self._added)
+        value.blobFileValue.fileName, value.blobFileValue.offset = _FILE, offset
         record = bytearray(_ALIGNMENT)
-        unused = len(data) * 8 - entries.size * bits
-        _UNUSED.pack_into(record, 0, _SENTINEL, blob_code, len(data), len(self.data) + _ALIGNMENT, unused)
-        self.data += record + data
+        unused = flat.nbytes * 8 - entries.size * bits
+        _UNUSED.pack_into(record, 0, _SENTINEL, blob_code, flat.nbytes, offset + _ALIGNMENT, unused)
+        self._added += record
+        self._added += flat.view(np.uint8).data
         return value
 
 
@@ -82,17 +95,16 @@ def tensor_type(type_code: int, shape: Sequence[int]) -> Any:
     return made
 
 
-def inline_small(spec: Any, blob: bytes) -> bytes:
+def inline_small(spec: Any, records: Records) -> bytes:
     """Move short tensors of every function into the program, in place; returns the new weight file, b"" if none."""
     out = bytearray(_ALIGNMENT)
     moved: dict[int, int] = {}  # old offset → new, since tied weights share a record
     for value in _blob_values(spec):
         offset = value.blobFileValue.offset
-        _, kind, size, start = _RECORD.unpack_from(blob, offset)
-        data = blob[start : start + size]
-        dtype = value.type.tensorType.dataType
+        kind, record, data = records.record(offset)
+        size, dtype = len(data), value.type.tensorType.dataType
         if size <= INLINE_BYTES and dtype in _BYTES:
-            value.immediateValue.tensor.bytes.values = data
+            value.immediateValue.tensor.bytes.values = bytes(data)
             continue
         if size <= INLINE_BYTES and dtype == _FLOAT32:
             value.immediateValue.tensor.floats.values.extend(struct.unpack(f"<{size // 4}f", data))
@@ -100,9 +112,9 @@ def inline_small(spec: Any, blob: bytes) -> bytes:
         if offset not in moved:
             out += bytes(-len(out) % _ALIGNMENT)
             moved[offset] = len(out)
-            record = bytearray(blob[offset : offset + _ALIGNMENT])
             _RECORD.pack_into(record, 0, _SENTINEL, kind, size, len(out) + _ALIGNMENT)
-            out += record + data
+            out += record
+            out += data
         value.blobFileValue.offset = moved[offset]
     struct.pack_into("<II", out, 0, len(moved), 2)
     return bytes(out) if moved else b""

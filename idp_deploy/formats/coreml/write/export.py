@@ -114,8 +114,8 @@ def store_coreml(converted: Converted, masks: Mapping[str, np.ndarray], record: 
     source: _Source = converted.source
     spec = type(source.spec)()
     spec.CopyFrom(source.spec)
-    blob, encodings, unfit = store(spec, source.blob, source.matches, masks, source.plan)
-    blob = inline_small(spec, blob) if blob else b""
+    records, encodings, unfit = store(spec, source.blob, source.matches, masks, source.plan)
+    blob = inline_small(spec, records)
     scheme = source.plan.scheme
     placed = {
         name: Placement(
@@ -170,9 +170,10 @@ def _weights(captured: Captured) -> dict[str, np.ndarray]:
 def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
     largest = float(np.finfo(np.float16).max)
     for name, values in weights.items():
-        if values.size and not np.abs(values).max() <= largest:
+        reached = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
+        if not reached <= largest:
             raise PrecisionError(
-                f"weight {name!r} reaches {float(np.abs(values).max()):g}, beyond float16's {largest:g}",
+                f"weight {name!r} reaches {reached:g}, beyond float16's {largest:g}",
                 way_out="export with --precision float32",
             )
 

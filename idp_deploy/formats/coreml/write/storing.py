@@ -23,7 +23,7 @@ from idp_deploy.flow import Levels
 from idp_deploy.formats.coreml.write.blob import INLINE_BYTES, Records, tensor_type, value_of
 from idp_deploy.formats.coreml.write.compacting import operations
 from idp_deploy.formats.coreml.write.matching import Match, blocks, constants
-from idp_deploy.formats.writing import fewest, laid_out, means, pruned
+from idp_deploy.formats.writing import fewest, laid_out, means, nonzero, pruned
 from idp_deploy.quantizers import palettize, quantize_int8
 
 _OPERATOR_BYTES = 150  # what one more constexpr operator takes in the program
@@ -43,7 +43,7 @@ class Plan:
 
 def store(
     spec: Any, blob: bytes, matches: Mapping[str, Match], masks: Mapping[str, np.ndarray], plan: Plan
-) -> tuple[bytes, dict[str, str], set[str]]:
+) -> tuple[Records, dict[str, str], set[str]]:
     """Replace the float constants of a Model message by their smallest encoding, in place.
 
     Returns:
@@ -69,7 +69,7 @@ def store(
             elif left is not values:
                 op.attributes["val"].CopyFrom(records.value(left, str(left.dtype), left.shape))
         _replace(block, replaced)
-    return bytes(records.data), encodings, unfit
+    return records, encodings, unfit
 
 
 def _narrow(values: np.ndarray, mask: np.ndarray, match: Match, plan: Plan) -> Levels | None:
@@ -90,13 +90,13 @@ def _narrow(values: np.ndarray, mask: np.ndarray, match: Match, plan: Plan) -> L
 
 def _smallest(values: np.ndarray, mask: np.ndarray, narrow: Levels | None, plan: Plan) -> str:
     """The row of the table with the fewest bytes, among those the options allow."""
-    entries, kept, width = values.size, int(mask.sum()), values.dtype.itemsize
+    entries, kept, width = values.size, int(np.count_nonzero(mask)), values.dtype.itemsize
     if not kept:
         return "dense"  # an empty list of kept values is not something the runtime accepts
     bits = (entries + 7) // 8
     sparse = {"sparse": _record(bits) + _record(kept, width) + _OPERATOR_BYTES}
     # A dense row shows a kept zero as pruned: allowed only where the numbers alone tell what is kept.
-    dense = {"dense": _record(entries, width)} if np.count_nonzero(values) == kept else {}
+    dense = {"dense": _record(entries, width)} if np.count_nonzero(nonzero(values)) == kept else {}
     if narrow is not None and narrow.scale is not None:
         scales = _record(narrow.scale.size, width) + _OPERATOR_BYTES
         sparse["sparse+int8"] = _record(bits) + _record(kept) + scales + _OPERATOR_BYTES
@@ -138,7 +138,7 @@ def _compressed(
     narrow = narrow if choice.endswith(plan.scheme or "float") else None
     halfway: list[Any] = []
     is_sparse = choice.startswith("sparse")
-    bits: Any = records.value(kept.astype(np.uint8), "uint1", shape) if plan.one_bit_masks and is_sparse else None
+    bits: Any = records.value(kept, "uint1", shape) if plan.one_bit_masks and is_sparse else None
     if narrow is not None and narrow.scale is not None:
         steps = records.value(narrow.scale.astype(values.dtype), kind, narrow.scale.shape)
         if not is_sparse:

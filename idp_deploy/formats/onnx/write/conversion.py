@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 import onnx
@@ -59,7 +60,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)
     try:
-        with _quiet(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
+        with _quiet(), _operators_read_once(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
             exported = torch.onnx.export(
                 captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
             )
@@ -155,6 +156,27 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _operators_read_once() -> Iterator[None]:
+    """torch.onnx parses the sources of its operators at every export, for a sixth of its time: here once a process."""
+    from torch.onnx._internal.exporter import _registration
+
+    apis: Any = getattr(_registration, "onnxscript_apis", None)
+    if (read := getattr(apis, "get_torchlib_ops", None)) is None:  # a torch that goes about it otherwise
+        yield
+        return
+    apis.get_torchlib_ops = partial(_result, read)
+    try:
+        yield
+    finally:
+        apis.get_torchlib_ops = read
+
+
+@cache
+def _result(read: Callable[[], Any]) -> Any:
+    return read()
 
 
 def _explained(error: BaseException, captured: Captured) -> ConversionError:

@@ -29,7 +29,7 @@ from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.matching import Match, match
 from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
-from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight, choose
+from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight
 from idp_deploy.formats.writing import Converted, Written, laid_out, pruned
 from idp_deploy.soundness import refuse_float16
 
@@ -75,7 +75,8 @@ def convert_onnx(
     if quantization is not None and quantization.scheme.startswith("int8"):
         refuse_float16(captured.original, captured.example_inputs, "ONNX's integers of opset 18 mean float32 numbers")
     proto = convert(captured)
-    matches = match(captured, {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer})
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    matches = match(captured, constants)
     kept = set(quantization.kept_float) if quantization else set()
     floats = frozenset(name for name, found in matches.items() if kept & set(found.parameters))
     notes: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ def convert_onnx(
         proto, large = quantize_static(proto, quantization.calibration, floats)
         reason = "activations stay float in layers whose bias is more steps than int32 counts"
         notes = (f"{reason}: {', '.join(large)}",) if large else ()
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+        constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     del proto.graph.initializer[:]
     scheme = quantization.scheme if quantization else None
     levels = quantization.levels if quantization else {}
@@ -101,26 +102,27 @@ def convert_onnx(
 def store_onnx(converted: Converted, masks: Mapping[str, np.ndarray], record: str) -> Written:
     """The file, with every constant in its smallest form and encoding."""
     source: _Source = converted.source
-    weights = []
-    placed: dict[str, Placement] = {}
+    weights, unfit = [], set()
     for name, constant in source.constants.items():
         found = source.matches.get(name)
         mask = constant != 0 if found is None else found.kept(masks, constant)
         weight = Weight(name, pruned(constant, mask), mask)
-        fits = True
         if name not in source.kept_float:
             levels = _levels(source, found, weight)
             weight, fits = smallest_form(weight, source.scheme, source.encoding, levels)
+            unfit |= set() if fits else {name}
         weights.append(weight)
-        placement = Placement(name, choose(weight, source.encoding) != "dense", weight.is_narrow, fits)
-        placed |= dict.fromkeys(found.parameters if found is not None else (), placement)
     proto = onnx.ModelProto()
     proto.CopyFrom(source.proto)
     decoder = Decoder(proto.graph)
     named = {name for name, found in source.matches.items() if found.parameters}
     store = Store(decoder, source.encoding, weights, nameless=source.constants.keys() - named)
+    placed: dict[str, Placement] = {}
     for weight in weights:
         store.add(weight)
+        name, found = weight.name, source.matches.get(weight.name)
+        placement = Placement(name, store.kinds[name] != "dense", weight.is_narrow, name not in unfit)
+        placed |= dict.fromkeys(found.parameters if found is not None else (), placement)
     decoder.finish()
     proto.metadata_props.add(key=manifest.KEY, value=record)
     return Written(partial(_write, proto, external_data_above=source.external_data_above), placed)

@@ -6,10 +6,9 @@ tensors are interchangeable, so a tie between them is no ambiguity: each initial
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +33,7 @@ class Match:
         mine = [masks[name] for name in self.parameters if name in masks]
         if not mine:
             return self.nonzero | (values != 0)  # a weight that integers round to zero was kept
-        kept: np.ndarray = np.logical_or.reduce(mine)
-        return self.lay_out(kept)
+        return self.lay_out(reduce(np.logical_or, mine))
 
     def lay_out(self, array: np.ndarray) -> np.ndarray:
         """An array of the parameter's shape, its mask say, as the initializer lies."""
@@ -56,58 +54,68 @@ def match(captured: Captured, tensors: Mapping[str, np.ndarray]) -> dict[str, Ma
     A parameter that occurs under its own name is matched by name first, the others by content in C order, then by
     the content of their transposed.
     """
-    alike: dict[_Signs, list[str]] = {}
+    alike: dict[_Signs, list[_Twins]] = {}
     for name in (*captured.module.state_dict(), *captured.aliases):
-        alike.setdefault(_signs(captured.weight(name)), []).append(name)
-    digests: dict[tuple[str, bool], bytes] = {}
-
-    def equals(name: str, digest: bytes, transposed: bool) -> bool:
         values = captured.weight(name)
-        if transposed and (values.ndim != 2 or min(values.shape) < 2):
-            return False
-        if (name, transposed) not in digests:
-            digests[name, transposed] = _digest(values.T if transposed else values)
-        return digests[name, transposed] == digest
-
+        group = alike.setdefault(_signs(values), [])
+        known = next((t for t in group if t.values.shape == values.shape and _equal(t.values, values)), None)
+        if known is None:
+            group.append(_Twins(values, [name]))
+        else:
+            known.names.append(name)
     matches = {}
     for name, values in tensors.items():
         candidates = alike.get(_signs(values), [])
-        digest = _digest(values) if candidates else b""
-        as_they_are = [one for one in candidates if equals(one, digest, transposed=False)]
-        parameters = as_they_are or [one for one in candidates if equals(one, digest, transposed=True)]
-        ranked = tuple(sorted(parameters, key=lambda p: (p != name, p)))
-        matches[name] = Match(ranked, bool(parameters) and not as_they_are, values != 0)
+        as_they_are = [twins for twins in candidates if _equal(twins.values, values)]
+        matrices = [twins for twins in candidates if twins.values.ndim == 2 and min(twins.values.shape) > 1]
+        found = as_they_are or [twins for twins in matrices if _equal(twins.values.T, values)]
+        ranked = tuple(sorted((n for twins in found for n in twins.names), key=lambda p: (p != name, p)))
+        matches[name] = Match(ranked, bool(found) and not as_they_are, values != 0)
     return matches
 
 
 def copies(tensors: Mapping[str, np.ndarray]) -> dict[str, Copy]:
     """Those of `tensors` that repeat an earlier one, as they are or transposed."""
-    several = Counter(map(_signs, tensors.values()))
-    seen: dict[tuple[tuple[int, ...], bytes], Copy] = {}
+    seen: dict[_Signs, list[str]] = {}
     found = {}
     for name, values in tensors.items():
-        if several[_signs(values)] == 1:
-            continue
-        key = (values.shape, _digest(values))
-        if key in seen:
-            found[name] = seen[key]
-            continue
-        seen[key] = Copy(name, False)
-        if values.ndim == 2:
-            seen.setdefault((values.shape[::-1], _digest(values.T)), Copy(name, True))
+        earlier = seen.setdefault(_signs(values), [])
+        for first in earlier:
+            whole = tensors[first]
+            same = whole.shape == values.shape and _equal(whole, values)
+            if same or (whole.ndim == 2 and whole.T.shape == values.shape and _equal(whole.T, values)):
+                found[name] = Copy(first, not same)
+                break
+        else:
+            earlier.append(name)
     return found
 
 
-_Signs = tuple[str, int, bytes]
+@dataclass(frozen=True)
+class _Twins:
+    """Parameters that are equal to the last bit and of one shape."""
+
+    values: np.ndarray
+    names: list[str]
+
+
+_Signs = tuple[str, int, int]
 
 
 def _signs(values: np.ndarray) -> _Signs:
-    """What equal tensors, transposed or not, have in common and can be seen at once: dtype, size, both ends."""
-    ends = b"".join(values.flat[i].tobytes() for i in (0, -1)) if values.size else b""
-    return values.dtype.str, values.size, ends
+    """What equal tensors, transposed or not, have in common and others do not: dtype, size, the sum of all words.
+
+    Numbers that agree in these are compared entry by entry; sum and comparison take a fifth of a digest.
+    """
+    return values.dtype.str, values.size, int(_words(values).sum(dtype=np.uint64))
 
 
-def _digest(values: np.ndarray) -> bytes:
-    """Of dtype and bytes in C order; the shape is left out, for converters add axes of extent 1."""
-    whole = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    return blake2b(whole.data, digest_size=16, person=values.dtype.str.encode()).digest()
+def _equal(values: np.ndarray, others: np.ndarray) -> bool:
+    """To the last bit, in C order; the shape is left out, for converters add axes of extent 1."""
+    return bool((_words(values) == _words(others)).all())
+
+
+def _words(values: np.ndarray) -> np.ndarray:
+    """The entries as numbers without a sign, in C order."""
+    whole = np.ascontiguousarray(values).reshape(-1)
+    return whole.view(f"u{min(whole.itemsize, 8)}")

@@ -35,7 +35,9 @@ def smallest_form(
     if not _has_forms(plain):
         return plain, True
     forms = list(_forms(plain, scheme, levels))
-    return min([plain, *forms], key=lambda weight: cost(weight, encoding)), bool(forms) or scheme is None
+    if not forms:
+        return plain, scheme is None
+    return min([plain, *forms], key=lambda weight: cost(weight, encoding)), True
 
 
 def _has_forms(plain: Weight) -> bool:

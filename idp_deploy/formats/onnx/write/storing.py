@@ -78,7 +78,7 @@ class Store:
     ) -> None:
         self.decoder = decoder
         self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
-        self._kinds = {weight.name: choose(weight, encoding) for weight in weights}
+        self.kinds = {weight.name: choose(weight, encoding) for weight in weights}
         whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
@@ -101,7 +101,7 @@ class Store:
 
     def _values(self, weight: Weight, output: str) -> str:
         """The stored values under the name `output`, without cast and scale."""
-        decoder, kind = self.decoder, self._kinds[weight.name]
+        decoder, kind = self.decoder, self.kinds[weight.name]
         copy = self._copies.get(weight.name)
         if copy is not None and not copy.transposed and output in self._nameless:
             decoder.alias(self._restored[copy.of], output)
@@ -124,7 +124,7 @@ class Store:
         """The flat values of a weight that shares its nodes; the first of a group brings these along."""
         if weight.name not in self._pieces:
             group = self._groups[weight.name]
-            kind, floats = self._kinds[weight.name], weight.name in self._cast_first
+            kind, floats = self.kinds[weight.name], weight.name in self._cast_first
             values, masks = [w.values for w in group], [w.mask for w in group]
             pieces = decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
             self._pieces |= zip((w.name for w in group), pieces, strict=True)
@@ -133,13 +133,13 @@ class Store:
     def _is_encoded(self, weight: Weight) -> bool:
         """Whether nodes put its zeros back, or those of the weight that it repeats."""
         copy = self._copies.get(weight.name)
-        return self._kinds[weight.name if copy is None else copy.of] in OVERHEAD and not _is_uniform(weight.values)
+        return self.kinds[weight.name if copy is None else copy.of] in OVERHEAD and not _is_uniform(weight.values)
 
     def _grouped(self, weights: Sequence[Weight]) -> dict[str, list[Weight]]:
         """Weight → those small ones that are decoded in the same way, itself among them."""
         groups: dict[tuple[str, np.dtype[Any], int, bool], list[Weight]] = {}
         for weight in weights:
-            kind, values = self._kinds[weight.name], weight.values
+            kind, values = self.kinds[weight.name], weight.values
             stored = weight.name not in self._copies and not _is_uniform(values)
             if stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
                 way = kind, values.dtype, weight.fill, weight.name in self._cast_first

@@ -60,9 +60,10 @@ _WAY_OUT_SCHEME = "TFLite holds fp16, int8-weights and int8; export to Core ML f
 
 @dataclass(frozen=True, eq=False)
 class _Source:
-    """The file with every constant stored plainly, and what they are."""
+    """The file without its constants, these as they are stored plainly, and what they are."""
 
     content: bytes
+    data: Sequence[Any]  # of each buffer
     matches: Mapping[int, Match]
     plan: Plan
     calls: Sequence[tuple[Named, Named]]  # of the model, by tensor name, inputs in the file's layout
@@ -125,8 +126,11 @@ def convert_tflite(
     ]
     images = (*(f"args_{i}" for i in sorted(turned.inputs)), *(outputs[i] for i in sorted(turned.outputs)))
     layouts = dict.fromkeys(images, "NHWC")
+    data = [buffer.data for buffer in tflite.buffers]
+    for buffer in tflite.buffers:
+        buffer.data = None
     return Converted(
-        _Source(serialize(tflite), matches, wanted, calls, captured.module, encoding == "tflm", lost),
+        _Source(serialize(tflite), data, matches, wanted, calls, captured.module, encoding == "tflm", lost),
         inputs=tuple(f"args_{i}" for i in range(len(lowered.calls[0][0]))),
         outputs=tuple(outputs),
         tensors={found.parameter: found.parameter for found in matches.values()},
@@ -167,6 +171,8 @@ def _stored(
 ) -> tuple[bytes, dict[str, Placement]]:
     """The file with its constants stored according to a plan, and how each parameter lies in it."""
     tflite = parse(source.content)
+    for buffer, data in zip(tflite.buffers, source.data, strict=True):
+        buffer.data = data
     prune_constants(tflite, source.matches, masks)
     placed = store_constants(tflite, source.matches, masks, storing)
     return _finish(tflite, record), placed

@@ -53,7 +53,7 @@ def serialize(model: Any) -> bytes:
                 tensor.quantization = shared(tensor.quantization, written)
     builder = once(total + (1 << 16))
     builder.Finish(model.Pack(builder), file_identifier=IDENTIFIER)
-    return bytes(builder.Output())
+    return bytes(memoryview(builder.Bytes)[builder.Head() :])
 
 
 @cache
@@ -84,12 +84,12 @@ def _packers() -> tuple[type, type, type]:
         """A buffer with the alignment of the schema."""
 
         def Pack(self, builder: Any) -> int:  # noqa: N802 — the base class calls it so
-            data = None if self.data is None else np.asarray(self.data, np.uint8).tobytes()
             vector = None
-            if data:
+            if self.data is not None and len(self.data):
+                data = np.ascontiguousarray(self.data, np.uint8).data
                 builder.StartVector(1, len(data), ALIGNMENT)
                 builder.head -= len(data)
-                builder.Bytes[builder.head : builder.head + len(data)] = data
+                memoryview(builder.Bytes)[builder.head : builder.head + len(data)] = data
                 vector = builder.EndVector()
             schema.BufferStart(builder)
             if vector is not None:

@@ -185,11 +185,11 @@ def _narrowed(
 ) -> tuple[np.ndarray, np.ndarray | None, int, bool]:
     """The values in the scheme's number type, with scales along an axis where they are integers; whether these fit."""
     name = found.parameter if found else ""
-    values, largest = constant.values, float(np.abs(constant.values).max(initial=0.0))
+    values = constant.values
     if values.dtype != np.float32 or plan.scheme is None:
         return values, None, 0, True
     if plan.scheme == "fp16":
-        fits = largest < _LARGEST_FLOAT16 and (name in plan.quantized or not kinds)
+        fits = float(np.abs(values).max(initial=0.0)) < _LARGEST_FLOAT16 and (name in plan.quantized or not kinds)
         return values.astype(np.float16) if fits and values.size > 1 else values, None, 0, True
     # Full int8 comes here with what the quantizer of activations left float: embeddings become weight-only int8.
     axes = {WEIGHTS[kind][1] % values.ndim for kind in kinds}
