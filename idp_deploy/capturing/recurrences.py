@@ -56,7 +56,9 @@ def whole_recurrences(operators: Collection[torch._ops.OpOverload] = RECURRENT) 
     With a free batch it takes the operators apart by another table than by their kernels.
     """
     before = [dict(operator.py_kernels) for operator in operators]
-    apart = {operator: decomposition_table[operator] for operator in operators if operator in decomposition_table}
+    apart: dict[Any, Any] = {
+        operator: decomposition_table[operator] for operator in operators if operator in decomposition_table
+    }
     for operator in operators:
         operator.py_kernels.update(dict.fromkeys(_KEYS, _results))
         operator._dispatch_cache.clear()
