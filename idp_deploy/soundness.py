@@ -105,20 +105,52 @@ def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
 def answered(module: nn.Module, calls: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The first call, and of those drawn like it the ones that `module` answers with numbers.
 
-    Integers and flags that nobody gave may be no input at all: offsets that no longer ascend stop a model, and of a row
-    whose mask hides everything an attention gives NaN. Calls of floats alone are taken as they are.
+    Numbers that nobody gave may be no input at all: offsets that no longer ascend stop a model, as do floats that it
+    takes for places in a table, and of a row whose mask hides everything an attention gives NaN. NaN of floats alone is
+    an answer.
     """
     taken = list(calls[:1])
     for call in calls[1:]:
-        if any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor)):
-            try:
-                told = [bool(one.isnan().any()) for one in _floats(module(*call))]
-            except Exception:  # whatever a model says to numbers that nobody gave it
-                continue
-            if any(told) and not any(bool(one.isnan().any()) for one in _floats(module(*calls[0]))):
-                continue
+        try:
+            told = [bool(one.isnan().any()) for one in _floats(module(*call))]
+        except Exception:  # whatever a model says to numbers that nobody gave it
+            continue
+        mixed = any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor))
+        if mixed and any(told) and not any(bool(one.isnan().any()) for one in _floats(module(*calls[0]))):
+            continue
         taken.append(call)
     return taken
+
+
+@torch.no_grad()
+def remembered(module: nn.Module, call: tuple[Any, ...]) -> list[str]:
+    """Tensors in plain attributes, as a recurrent state that is kept there, which one call leaves other than it found.
+
+    No trace tells of them, for to it they are constants.
+    """
+
+    def kept() -> dict[str, list[Tensor]]:
+        return {
+            f"{name}.{key}".removeprefix("."): [
+                leaf.clone() for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)
+            ]
+            for name, part in module.named_modules()
+            for key, value in vars(part).items()
+            if isinstance(value, Tensor | tuple | list) and not key.startswith("_")
+        }
+
+    before = kept()
+    module(*call)
+    after = kept()
+    return [
+        name
+        for name, values in before.items()
+        if len(values) == len(after[name]) and not all(map(_same, values, after[name]))
+    ]
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and torch.allclose(x, y, equal_nan=True)
 
 
 def _floats(values: Any) -> Iterator[Tensor]:

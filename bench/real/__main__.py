@@ -25,10 +25,9 @@ from typing import Any
 
 import torch
 
-from bench.real.nets import fill, summary
+from bench.real.nets import NETS, fill, summary
 from bench.real.networks import NETWORKS, Published
 from bench.real.packages import weights
-from bench.real.strangers import STRANGERS
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
@@ -103,7 +102,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.nets:
-        return strangers(given.names or STRANGERS, given.cache, given.seconds, given.formats)
+        return strangers(given.names or NETS, given.cache, given.seconds, given.formats)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         for name in given.names or NETWORKS:

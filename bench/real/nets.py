@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.real.newcomers import NEWCOMERS
 from bench.real.strangers import STRANGERS, alive
 from idp_deploy.capturing import traced_once
 from idp_deploy.errors import ConversionError, IdpDeployError
@@ -31,6 +32,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 
 SPARSITY = 0.8
+NETS = STRANGERS | NEWCOMERS
 # weights as their library draws them are exported once; scaled ones in every scheme
 VARIANTS = (("drawn", ""), ("scaled", ""), ("scaled", "fp16"), ("scaled", "int8-weights"), ("scaled", "int8"))
 _WALL = 10  # seconds that may pass for one of CPU, where a machine is shared
@@ -79,7 +81,7 @@ def _append(cache: Path, row: Row) -> None:
 
 def measure(name: str, cases: Collection[tuple[str, str, str]]) -> Iterator[Row]:
     """One network in some (weights, scheme, format), in this process."""
-    stranger = STRANGERS[name]
+    stranger = NETS[name]
     models: dict[Any, Any] = {}
     torch.manual_seed(1)
     inputs = stranger.inputs(1)

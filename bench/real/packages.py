@@ -44,5 +44,5 @@ def _read(data: bytes, suffix: str) -> Any:
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    state = content.get("model_state", content)
+    state = next((content[key] for key in ("model_state", "net") if key in content), content)
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}

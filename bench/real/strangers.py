@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -31,13 +33,15 @@ class Stranger:
 
 
 def timm(name: str, size: int = 64, **options: Any) -> Stranger:
-    """A network of timm with 10 classes on images of `size` × `size`."""
+    """A network of timm, or "file:Class", with 10 classes on images of `size` × `size`."""
 
     def build() -> nn.Module:
         _know_torchvision_operators()
         from timm import create_model
 
-        module: nn.Module = create_model(name, num_classes=10, **options)
+        file, _, kind = name.partition(":")
+        make = getattr(import_module(f"timm.models.{file}"), kind) if kind else partial(create_model, name)
+        module: nn.Module = make(num_classes=10, **options)
         return module
 
     return Stranger("timm", build, lambda batch: (_pictures(batch, size),))
@@ -52,7 +56,7 @@ def torchvision(path: str, size: int = 64, **options: Any) -> Stranger:
 
         file, _, kind = path.partition(":")
         if kind:
-            module: nn.Module = getattr(getattr(library, file), kind)(**options)
+            module: nn.Module = getattr(import_module(f"torchvision.models.{file}"), kind)(**options)
         else:
             module = library.get_model(path, weights=None, **options)
         return module

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decomposition_table
 
 aten = torch.ops.aten
 
@@ -50,14 +51,22 @@ def free_steps(graph: fx.Graph) -> bool:
 
 @contextmanager
 def whole_recurrences(operators: Collection[torch._ops.OpOverload] = RECURRENT) -> Iterator[None]:
-    """Inside, a trace takes the results of these recurrent operators by their shapes, and cannot take them apart."""
+    """Inside, a trace takes the results of these recurrent operators by their shapes, and cannot take them apart.
+
+    With a free batch it takes the operators apart by another table than by their kernels.
+    """
     before = [dict(operator.py_kernels) for operator in operators]
+    apart: dict[Any, Any] = {
+        operator: decomposition_table[operator] for operator in operators if operator in decomposition_table
+    }
     for operator in operators:
         operator.py_kernels.update(dict.fromkeys(_KEYS, _results))
         operator._dispatch_cache.clear()
+    decomposition_table.update(dict.fromkeys(apart, _results))
     try:
         yield
     finally:
+        decomposition_table.update(apart)
         for operator, kernels in zip(operators, before, strict=True):
             operator.py_kernels.clear()
             operator.py_kernels.update(kernels)

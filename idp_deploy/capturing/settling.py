@@ -54,6 +54,9 @@ def settle(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
+        elif node.target is aten.squeeze.dim and _stays(node):
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
         elif node.target is aten.cat.default:
             _leave_out_empty(node)
         elif node.target is aten.instance_norm.default and not node.args[5]:  # coremltools measures nonetheless
@@ -99,6 +102,13 @@ def _of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
         return None
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
     return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _stays(node: fx.Node) -> bool:
+    """Whether an axis that is to go stays, being longer than 1: an ONNX file with such a squeeze does not load."""
+    source, axis = node.args
+    extent = source.meta["val"].shape[axis]  # type: ignore[union-attr, index]
+    return isinstance(extent, int) and extent != 1
 
 
 def _leave_out_empty(node: fx.Node) -> None:

@@ -30,6 +30,24 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return result if bias is None else result + bias
 
 
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *others: Any, **options: Any
+) -> Tensor | None:
+    """Attention over (…, steps, width) as one of four axes, which is what torch.onnx takes."""
+    if query.dim() == 4:
+        return None
+
+    def four(x: Tensor) -> Tensor:
+        return x.unsqueeze(0) if x.dim() == 3 else x.flatten(0, -4)
+
+    if mask is not None and mask.dim() > 2:
+        mask = four(mask.expand(*query.shape[:-1], mask.shape[-1]))
+    result = torch.nn.functional.scaled_dot_product_attention(
+        four(query), four(key), four(value), mask, *others, **options
+    )
+    return result.reshape(*query.shape[:-1], value.shape[-1])
+
+
 def tensordot(x: Tensor, y: Tensor, dims: list[int], others: list[int]) -> Tensor:
     """A product of matrices: what is summed over comes last in x, first in y."""
     dims, others = [d % x.dim() for d in dims], [d % y.dim() for d in others]

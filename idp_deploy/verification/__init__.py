@@ -21,7 +21,7 @@ from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.masks import copied
 from idp_deploy.reading import read
 from idp_deploy.sealing import intact, key_of
-from idp_deploy.soundness import answered, overflow
+from idp_deploy.soundness import answered, overflow, remembered
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -212,7 +212,7 @@ def _taken(model: CompressedModel, calls: list[Call]) -> tuple[list[Call], tuple
     """(the calls that the model answers, a note on those that it does not)."""
     taken = answered(evaluation_copy(model), calls)
     left = len(calls) - len(taken)
-    words = f"{left} of {len(calls)} calls left out: the model stops at their integers, or gives no numbers"
+    words = f"{left} of {len(calls)} calls left out: the model stops at their numbers, or gives none"
     return taken, (words,) if left else ()
 
 
@@ -224,17 +224,23 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
     """
     module = evaluation_copy(model)
     expected = [arrays(output) for output in _run(module, calls)]
-    _refuse_two_answers(expected[0], arrays(_run(module, calls[:1])))
+    _refuse_two_answers(module, calls[0], expected[0])
     notes = dead_activations(module, calls)
     if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
         notes += (f"the model itself: {overflow(module, calls[0])}",)
     return expected, notes
 
 
-def _refuse_two_answers(first: Arrays, second: Arrays) -> None:
-    for i, (a, b) in enumerate(zip(first, second, strict=True)):
+def _refuse_two_answers(module: nn.Module, call: Call, first: Arrays) -> None:
+    for i, (a, b) in enumerate(zip(first, arrays(_run(module, [call])[0]), strict=True)):
         size = float(np.abs(a[np.isfinite(a)]).max(initial=0.0))
         if not np.allclose(a, b, rtol=1e-3, atol=1e-3 * size, equal_nan=True):
+            if kept := remembered(module, call):
+                raise ConversionError(
+                    f"forward keeps {', '.join(map(repr, kept))} from one call to the next, and its answer depends on "
+                    "it: a file keeps nothing between two calls",
+                    way_out="make it an input, and an output that the caller hands in again",
+                )
             raise ConversionError(
                 f"the model gives two answers for one input: output {i} differs from one run to the next",
                 way_out="give dropout training=self.training, and take other random numbers as an input",

@@ -23,9 +23,9 @@ Call = tuple[Any, ...]  # positional arguments of the model's forward
 def seeded_calls(example: Call, *, task: Task | None = None, seeds: int = 3) -> list[Call]:
     """The example, then `seeds` random calls like it, then `seeds` validation samples where a task is given.
 
-    Random floats are normal with the mean and deviation of what was observed; integers are uniform over the observed
-    range, so that an index never leaves its table; inputs with at most two distinct values (masks, flags) are
-    shuffled. Observed is the first validation batch where there is a task, else the example.
+    Random floats are normal with the mean and deviation of what was observed; integers, and floats that are all whole,
+    are uniform over the observed range, so that an index never leaves its table; inputs with at most two distinct
+    values (masks, flags) are shuffled. Observed is the first validation batch where there is a task, else the example.
     """
     observed, calls = example, [example]
     if task is not None:
@@ -129,7 +129,7 @@ def _like(example: Any, seen: Any, generator: np.random.Generator) -> Any:
     low, high = pool.min(), pool.max()
     if bool(((pool == low) | (pool == high)).all()) and not (example.is_floating_point() and low == high):
         drawn = pool[torch.from_numpy(np.resize(generator.permutation(len(pool)), example.numel()))]
-    elif example.is_floating_point():
+    elif example.is_floating_point() and (low == high or not bool((pool == pool.round()).all())):
         deviation = float(pool.float().std()) if len(pool) > 1 else 0.0
         drawn = torch.from_numpy(generator.normal(float(pool.float().mean()), deviation or 1.0, size=shape))
     else:

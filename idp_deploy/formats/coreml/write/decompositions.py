@@ -53,6 +53,14 @@ def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: fl
     return normal if weight is None else normal * weight
 
 
+def _unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Windows of `size` entries every `step`, side by side on a last axis; PyTorch says them by strides."""
+    dim %= x.dim()
+    count = (x.shape[dim] - size) // step + 1
+    places = (torch.arange(count)[:, None] * step + torch.arange(size)).flatten()
+    return x.index_select(dim, places).unflatten(dim, (count, size)).movedim(dim + 1, -1)
+
+
 def _meshgrid(tensors: list[Tensor], *, indexing: str = "ij") -> list[Tensor]:
     count = len(tensors)
     order = [1, 0, *range(2, count)] if indexing == "xy" and count > 1 else list(range(count))
@@ -104,4 +112,5 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.var.correction: _var,
     aten.std.correction: _std,
     aten.rms_norm.default: _rms_norm,
+    aten.unfold.default: _unfold,
 }

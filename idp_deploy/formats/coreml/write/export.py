@@ -46,7 +46,8 @@ SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 # They multiply factors into weights, which the file then shares with no model, and misplace those of grouped
 # transposed convolutions.
-_UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm")
+# the last joins what a recurrent layer of two levels hands on to another one, and stops where the next reads it early
+_UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm", "common::fuse_stack_split")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
-from idp_deploy.rewriting.products import cdist
+from idp_deploy.rewriting.products import attention, cdist
 from idp_deploy.rewriting.spelling import Row, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
@@ -33,6 +33,7 @@ IR_VERSION = 8
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.cdist.default: cdist,
+    torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
