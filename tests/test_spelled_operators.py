@@ -189,6 +189,12 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     ),
     "halved": (lambda net, x: F.interpolate(F.relu(x)[:, None], scale_factor=0.5), ("onnx", "coreml", "tflite")),
     "resized": (lambda net, x: F.interpolate(x.reshape(1, 2, 10, 18), size=(15, 7)), ("onnx", "coreml", "tflite")),
+    "by a factor of an odd image": (
+        lambda net, x: F.interpolate(
+            F.interpolate(x[:, None], scale_factor=1.3, mode="bilinear"), None, (0.5, 0.7), "bilinear"
+        ),
+        ("onnx", "coreml", "tflite"),
+    ),
     "cut": (lambda net, x: F.pad(x, (-1, 2, 1, -3)), ("onnx", "coreml", "tflite")),
     "one less an image": (
         lambda net, x: 1 - F.avg_pool2d(x[:, None], 2) * net.places[0, 0],

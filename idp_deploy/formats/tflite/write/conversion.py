@@ -32,7 +32,7 @@ from idp_deploy.rewriting.elementwise import (
     repeat,
     share_of,
 )
-from idp_deploy.rewriting.images import adaptive_avg_pool3d, nearest2d
+from idp_deploy.rewriting.images import adaptive_avg_pool3d, bilinear2d, nearest2d
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
@@ -68,6 +68,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
+    torch.ops.aten.upsample_bilinear2d.vec: bilinear2d,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **LARGEST,
