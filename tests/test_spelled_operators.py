@@ -189,6 +189,10 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
     ),
     "halved": (lambda net, x: F.interpolate(F.relu(x)[:, None], scale_factor=0.5), ("onnx", "coreml", "tflite")),
     "resized": (lambda net, x: F.interpolate(x.reshape(1, 2, 10, 18), size=(15, 7)), ("onnx", "coreml", "tflite")),
+    "by a factor of an odd line": (
+        lambda net, x: F.interpolate(x, scale_factor=0.7, mode="linear"),
+        ("onnx", "coreml", "tflite"),
+    ),
     "by a factor of an odd image": (
         lambda net, x: F.interpolate(
             F.interpolate(x[:, None], scale_factor=1.3, mode="bilinear"), None, (0.5, 0.7), "bilinear"
