@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from bench.compat_onnx import TOOLS, is_silent, table
@@ -21,6 +24,14 @@ from idp_deploy.formats.onnx.runtimes import VERDICTS, runtimes
 from idp_deploy.formats.onnx.tools import lint
 from idp_deploy.quantization import quantize
 from tests.zoo import ZOO, pruned
+
+
+class Smoothed(nn.Module):
+    """Shrinks an image as torchvision does."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return F.interpolate(image, size=(3, 3), mode="bilinear", antialias=True)
+
 
 ROOT = Path(__file__).parents[1]
 CONVOLUTIONS = (
@@ -134,6 +145,24 @@ def test_operators_of_other_tools_are_found_where_they_matter(
     kind: str, of_input: bool, verdict: str, tmp_path: Path
 ) -> None:
     assert lint(foreign(tmp_path / "a.onnx", kind, of_input=of_input), "openvino").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("layer", "extent", "verdict"),
+    [
+        (nn.AvgPool2d(3, 2, 1, ceil_mode=True), 6, "wrong"),
+        (nn.AvgPool2d(3, 2, 1, ceil_mode=True), 7, "right"),  # no window reaches beyond the border
+        (nn.AvgPool2d(3, 3, 1, ceil_mode=True), 5, "right"),  # the last one would start in it and is left out
+        (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), 6, "right"),
+        (nn.AvgPool2d(3, 2, ceil_mode=True), 6, "right"),
+        (nn.Upsample(3, mode="bilinear"), 6, "right"),
+        (Smoothed(), 6, "wrong"),
+    ],
+)
+def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, verdict: str, tmp_path: Path) -> None:
+    image = torch.randn(1, 1, extent, extent)
+    torch.onnx.export(layer.eval(), (image,), tmp_path / "a.onnx", dynamo=True, opset_version=18, verbose=False)
+    assert lint(tmp_path / "a.onnx", "openvino").verdict == verdict
 
 
 def test_rules_hold_in_a_file_whose_types_cannot_be_told(tmp_path: Path) -> None:

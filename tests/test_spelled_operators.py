@@ -183,8 +183,22 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         lambda net, x: F.avg_pool2d(x[:, None], 3, 2, padding=1, divisor_override=2),
         ("onnx", "tflite"),
     ),
+    "a border of zeros": (
+        lambda net, x: F.max_pool2d(F.pad(x[:, None] - 9, (1, 1, 1, 1)), 2),
+        ("onnx", "coreml", "tflite"),
+    ),
     "halved": (lambda net, x: F.interpolate(F.relu(x)[:, None], scale_factor=0.5), ("onnx", "coreml", "tflite")),
     "resized": (lambda net, x: F.interpolate(x.reshape(1, 2, 10, 18), size=(15, 7)), ("onnx", "coreml", "tflite")),
+    "by a factor of an odd line": (
+        lambda net, x: F.interpolate(x, scale_factor=0.7, mode="linear"),
+        ("onnx", "coreml", "tflite"),
+    ),
+    "by a factor of an odd image": (
+        lambda net, x: F.interpolate(
+            F.interpolate(x[:, None], scale_factor=1.3, mode="bilinear"), None, (0.5, 0.7), "bilinear"
+        ),
+        ("onnx", "coreml", "tflite"),
+    ),
     "cut": (lambda net, x: F.pad(x, (-1, 2, 1, -3)), ("onnx", "coreml", "tflite")),
     "one less an image": (
         lambda net, x: 1 - F.avg_pool2d(x[:, None], 2) * net.places[0, 0],

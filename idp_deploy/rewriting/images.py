@@ -51,6 +51,27 @@ def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) ->
     return x
 
 
+def linear(x: Tensor, size: list[int] | None, corners: bool, factors: list[float] | None) -> Tensor | None:
+    """Axis after axis, each entry between two, by the factors that were given: converters take the ratio of the sizes.
+
+    None where both are the same.
+    """
+    if not factors or corners:
+        return None
+    axes = len(factors)
+    extents = x.shape[-axes:]
+    if all(float(e * f).is_integer() for e, f in zip(extents, factors, strict=True)):
+        return None
+    for i, (before, factor) in enumerate(zip(extents, factors, strict=True)):
+        places = np.maximum((np.arange(int(before * factor)) + 0.5) / factor - 0.5, 0)
+        low = np.minimum(places.astype(int), before - 1)
+        high = np.minimum(low + 1, before - 1)
+        shares = torch.tensor((places - low).tolist(), dtype=x.dtype).reshape(-1, *[1] * (axes - 1 - i))
+        first, second = (x.index_select(i - axes, torch.tensor(rows.tolist())) for rows in (low, high))
+        x = first * (1 - shares) + second * shares
+    return x
+
+
 def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
     """The mean of each window, axis after axis."""
     for axis, wanted in zip((-3, -2, -1), size, strict=True):

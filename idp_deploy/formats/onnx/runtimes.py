@@ -26,7 +26,7 @@ class Rule:
     fix: str
     part: str = ""
     types: tuple[str, ...] = ()
-    alpha: float | None = None
+    attributes: tuple[tuple[str, float], ...] = ()
     rank: int | None = None
 
 
@@ -81,4 +81,5 @@ def _runtime(name: str, row: dict[str, Any]) -> Runtime:
 
 
 def _rule(row: dict[str, Any]) -> Rule:
-    return Rule(**row | {key: tuple(row.get(key, ())) for key in ("operators", "types")})
+    words = {key: tuple(row.get(key, ())) for key in ("operators", "types")}
+    return Rule(**row | words | {"attributes": tuple(row.get("attributes", {}).items())})

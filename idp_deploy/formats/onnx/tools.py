@@ -50,13 +50,13 @@ class _Graph:
         self.stored = set(self.types) | set(self.sparse)
         self.inputs = {value.name for value in graph.input} - self.stored
         self.prepared: set[str] = set()
-        self.ranks: dict[str, int] = {}
+        self.extents: dict[str, list[int]] = {}  # 0 where one is free
         self.producers = {name: node for node in graph.node for name in node.output}
         self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
             self.types.setdefault(value.name, value.type.tensor_type.elem_type)
             if value.type.tensor_type.HasField("shape"):
-                self.ranks[value.name] = len(value.type.tensor_type.shape.dim)
+                self.extents[value.name] = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for node in self.nodes:
             if node.op_type == "Constant":
                 self.stored.update(node.output)
@@ -78,13 +78,16 @@ class _Graph:
     def _fits(self, node: onnx.NodeProto, rule: Rule) -> bool:
         if rule.types and _word(self.types.get(node.input[0], 0) if node.input else 0) not in rule.types:
             return False
-        if rule.rank is not None and self.ranks.get(node.input[0] if node.input else "") != rule.rank:
+        if rule.rank is not None and len(self.extents.get(node.input[0] if node.input else "", [])) != rule.rank:
             return False
-        if rule.alpha is not None and np.float32(rule.alpha) not in (np.float32(a) for a in _alphas(node)):
+        numbers = {a.name: a.f if a.type == onnx.AttributeProto.FLOAT else a.i for a in node.attribute}
+        if any(np.float32(numbers.get(name, 0)) != np.float32(value) for name, value in rule.attributes):
             return False
         if rule.part == "gate":
             gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
             return any(others != {node.input[0]} for others in gated)
+        if rule.part == "overhang":
+            return _overhangs(node, self.extents.get(node.input[0], []))
         if rule.part == "input":
             return node.input[0] in self.inputs
         if rule.part == "averages":
@@ -114,8 +117,21 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         return
 
 
-def _alphas(node: onnx.NodeProto) -> Iterator[float]:
-    return (attribute.f for attribute in node.attribute if attribute.name == "alpha")
+def _overhangs(pool: onnx.NodeProto, extents: list[int]) -> bool:
+    """Whether a pool that rounds its size up has a border and windows that reach beyond it, or nobody can tell."""
+    words = {a.name: list(a.ints) for a in pool.attribute}
+    window, border = words["kernel_shape"], words.get("pads", [])
+    if not any(border):
+        return False
+    for axis, (span, extent) in enumerate(zip(window, extents[2:] or [0] * len(window), strict=True)):
+        before, after = border[axis], border[axis + len(window)]
+        step = words["strides"][axis] if "strides" in words else 1
+        last = -(-(extent + before + after - span) // step) * step
+        if last >= extent + before:
+            last -= step
+        if not extent or last + span > extent + before + after:
+            return True
+    return False
 
 
 def _word(kind: int) -> str:

@@ -24,7 +24,7 @@ from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, PLAINER, chosen, filled_alike
-from idp_deploy.rewriting.images import adaptive_avg_pool3d
+from idp_deploy.rewriting.images import adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
@@ -59,6 +59,8 @@ _SPELLED: dict[Any, Row] = {
     aten.full_like.default: filled_alike,
     aten.ones_like.default: partial(filled_alike, value=1),
     aten.zeros_like.default: partial(filled_alike, value=0),
+    aten.upsample_linear1d.vec: linear,
+    aten.upsample_bilinear2d.vec: linear,
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
     aten.where.ScalarSelf: chosen,

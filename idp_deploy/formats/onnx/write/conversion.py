@@ -16,6 +16,7 @@ import torch
 from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError
+from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
@@ -76,6 +77,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
             f"this model needs ONNX opset {versions['']}; files are written with opset {OPSET}",
             way_out="replace the operator that has no older form",
         )
+    hold_borders(model.graph)
     _strip(model)
     reorder(model.graph)
     _name_boundary(model, outputs)

@@ -32,7 +32,7 @@ from idp_deploy.rewriting.elementwise import (
     repeat,
     share_of,
 )
-from idp_deploy.rewriting.images import adaptive_avg_pool3d, nearest2d
+from idp_deploy.rewriting.images import adaptive_avg_pool3d, linear, nearest2d
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
@@ -55,7 +55,7 @@ _LOWERED_FROM = {
 _MEAN = torch.ops.aten.mean.dim
 # most have no lowering, or one that TFLite refuses; of a channel-last image the converter repeats other axes than told,
 # takes the number from the image where the image is to be taken from the number, and quotients alike, and resizing one
-# it takes the pixels in the middle, where torch takes the first
+# it takes the pixels in the middle, where torch takes the first, and the ratio of the sizes for the factor given
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
@@ -68,6 +68,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.rsub.Scalar: image_taken_from,
     torch.ops.aten.rsub.Tensor: image_taken_from,
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
+    torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **LARGEST,

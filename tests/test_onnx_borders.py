@@ -1,0 +1,54 @@
+"""A border of zeros in front of a max pool means zeros to an onnxruntime that optimizes, too."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from idp_deploy.formats.onnx.write.borders import hold_borders
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def pooled(kind: int, end: int, value: float | None) -> onnx.ModelProto:
+    """Pad in `kind`, a Cast to `end` where that is another, MaxPool."""
+    given = [] if value is None else ["value"]
+    nodes = [helper.make_node("Pad", ["x", "pads", *given], ["wide"])]
+    if kind != end:
+        nodes.append(helper.make_node("Cast", ["wide"], ["cast"], to=end))
+    nodes.append(helper.make_node("MaxPool", [nodes[-1].output[0]], ["y"], kernel_shape=[2, 2], pads=[0, 0, 0, 0]))
+    stored = [numpy_helper.from_array(np.array([0, 0, 1, 1, 0, 0, 1, 1]), "pads")]
+    stored += [numpy_helper.from_array(np.array(value, helper.tensor_dtype_to_np_dtype(kind)), name) for name in given]
+    ends = [
+        helper.make_tensor_value_info("x", kind, [1, 1, 2, 2]),
+        helper.make_tensor_value_info("y", end, [1, 1, 3, 3]),
+    ]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 8
+    return model
+
+
+def run(model: onnx.ModelProto, level: onnxruntime.GraphOptimizationLevel) -> np.ndarray:
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = level
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    numbers = np.array([[[[-4, -3], [-2, -1]]]], np.float16 if "16" in session.get_inputs()[0].type else np.float32)
+    found: np.ndarray = session.run(None, {"x": numbers})[0]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "end"), [(FLOAT, FLOAT), (HALF, HALF), (HALF, FLOAT)])
+@pytest.mark.parametrize("value", [None, 0.0, -0.5])
+def test_a_border_stays_in_front_of_its_pool(kind: int, end: int, value: float | None) -> None:
+    model = pooled(kind, end, value)
+    levels = onnxruntime.GraphOptimizationLevel
+    wanted = run(model, levels.ORT_DISABLE_ALL)
+    hold_borders(model.graph)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(run(model, levels.ORT_ENABLE_ALL), wanted)
+    assert wanted.max() == (value or 0.0)
+    assert len(model.graph.initializer) == (1 if value is None else 2) + (not value)
