@@ -13,6 +13,7 @@ classes with activation and weight traffic (least squares on relative errors, no
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     report: dict[str, object] = {"command": "python -m bench.latency " + " ".join(arguments), "rows": len(single)}
     report["float32, one thread"] = table("float32, one CPU thread", errors_of(rows, "single"), limits=WANTED)
     report["baselines"] = baselines(single)
+    report["siblings"] = siblings(rows)
     if "--all" in arguments:
         errors = errors_of(rows, "cpu")
         for kind in ("coreml-cpu", "accelerator"):
@@ -150,6 +152,37 @@ def _apart(one: Error, other: Error) -> bool:
     new_device, new_model = one.row.device != other.row.device, one.row.network != other.row.network
     known = {"same": new_device or new_model, "model": new_model, "device": new_device}
     return known.get(one.cell.partition("+")[0], new_device and new_model)
+
+
+def siblings(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """How far devices with the same core lie apart: what is left for a prediction that knows all but the device.
+
+    A row is told by another device's row of the same core, runtime, arithmetic, threads and network: scaled by the
+    clocks (a specification), or by what one other network took on both (an anchor).
+    """
+    print("\ntwo devices with the same core, runtime and network")
+    places: dict[tuple[str, str, str, int, str, str], dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        if row.core.kind == "cpu":
+            places[row.family, row.core.name, row.precision, row.threads, row.device, row.group][row.model] = row
+    errors: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for here, its in places.items():
+        for there, theirs in places.items():
+            both = sorted(its.keys() & theirs.keys())
+            if here[:4] != there[:4] or here[4] == there[4] or len(both) < 3:
+                continue
+            situation = f"{here[2].partition('-')[0]}, {'one thread' if here[3] == 1 else 'threads'}"
+            off = {
+                m: math.log(theirs[m].latency_ms * theirs[m].core.ghz / its[m].latency_ms / its[m].core.ghz)
+                for m in both
+            }
+            errors[f"{situation}, by the clocks"] += [(error, here[4]) for error in off.values()]
+            for anchor in (m for m in both if its[m].network in ANCHORS):
+                errors[f"{situation}, one anchor"] += [(off[m] - off[anchor], here[4]) for m in both if m != anchor]
+    found = {name: summary(met) for name, met in sorted(errors.items())}
+    for name, line in found.items():
+        print(f"{name:46s} {line['n']:5.0f} {line['mape']:6.1%} {line['mape_by_device']:9.1%} {line['within_10']:6.0%}")
+    return found
 
 
 # ── baselines ───────────────────────────────────────────────────────────────────────────────────────────────────────

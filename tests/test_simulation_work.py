@@ -128,3 +128,11 @@ def test_an_exponential_costs_more_than_an_addition_and_a_wide_depthwise_has_a_t
         assert times[1] > 1.3 * times[0]
     three, five = (WorkOp("d", "depthwise", macs=100, weights=9, kernel=k) for k in ((3, 3), (5, 5)))
     assert quantities(three, "ncnn")[INDEX["depthwise5"]] == 0 < quantities(five, "ncnn")[INDEX["depthwise5"]]
+
+
+def test_a_depthwise_kernel_beyond_5x5_costs_more_an_entry() -> None:
+    def macs_told(kernel: tuple[int, int]) -> float:
+        op = WorkOp("d", "depthwise", macs=100, weights=9, kernel=kernel)
+        return float(quantities(op, "ncnn")[[INDEX["depthwise"], INDEX["depthwise5"]]].sum())
+
+    assert macs_told((3, 3)) == macs_told((5, 5)) == macs_told((1, 9)) == 100 < macs_told((7, 7))

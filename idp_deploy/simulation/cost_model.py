@@ -38,6 +38,7 @@ INDEX = {term: i for i, term in enumerate(TERMS)}
 BYTES_PER_CYCLE = 4.0  # unit of traffic; the coefficients hold the distance from it
 OVERHEAD_MS_GHZ = 0.01  # unit of overhead: ten thousand cycles an operator
 USUAL_DRAM = 15.0  # GB/s, where a device's memory is not known
+LOOP = 2.0  # cost of a depthwise entry beyond 5×5, where kernels are a loop and no longer written out
 HALVINGS = {"float16": 1.0, "int8": 2.0}  # of an entry's bytes: threads starve less
 ACCELERATOR_GHZ = 10.0  # stands in for the clock of GPUs and engines in the units of traffic and overhead
 
@@ -151,7 +152,8 @@ def quantities(op: WorkOp, family: str, penalty: float = 1.0) -> np.ndarray:
     elif op.op_class == "linear":
         put("linear_weights", weight_bytes)
     elif op.op_class == "depthwise":
-        put("depthwise5" if max(op.kernel) >= 5 else "depthwise", macs)
+        in_loop = op.kernel[0] * op.kernel[1] > 25
+        put("depthwise5" if max(op.kernel) >= 5 else "depthwise", macs * LOOP if in_loop else macs)
         put("depthwise_io", op.activation_bytes)
     elif op.op_class == "conv":
         if op.in_channels <= 4:
