@@ -34,6 +34,7 @@ from idp_deploy.formats.coreml.write import graph as coreml_graph
 from idp_deploy.formats.coreml.write import package as coreml_package
 from idp_deploy.formats.coreml.write.blob import inline_small
 from idp_deploy.formats.coreml.write.compacting import compact
+from idp_deploy.formats.coreml.write.ends import part_outputs
 from idp_deploy.formats.coreml.write.matching import Match, match
 from idp_deploy.formats.coreml.write.storing import Plan, store
 from idp_deploy.formats.notes import Placement
@@ -92,6 +93,7 @@ def convert_coreml(
         _refuse_overflow(weights)
     spec, blob = _convert(captured, target, precision)
     gates = {n: w.gates for n, w in prunable_weights(captured.original).items() if w.gates > 1 and n in weights}
+    part_outputs(spec, captured.output_names())
     compact(spec)
     matches, placed = match(spec, blob, weights, gates)
     covered = quantization.covered if quantization else frozenset()

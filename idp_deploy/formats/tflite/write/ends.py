@@ -12,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from idp_deploy.errors import UsageError
-from idp_deploy.formats.tflite.write.graph import kind, schema
+from idp_deploy.formats.tflite.write.graph import add_tensor, kind, operator, schema
 
 IO = ("float", "int8")
 LAYOUTS = ("nchw", "nhwc", "auto")
@@ -47,6 +49,28 @@ def layout_notes(layouts: Mapping[str, str], outputs: Sequence[str]) -> tuple[st
         return (f"layout: {', '.join(given)} gives {what} gives NCHW",)
     rest = f"; {', '.join(given)} is NHWC too" if given else "; outputs keep the model's layout"
     return (f"layout: {', '.join(turned)} {'takes' if len(turned) == 1 else 'take'} {what} takes NCHW{rest}",)
+
+
+def part_outputs(model: Any) -> None:
+    """A tensor for each output, in place: a result that a model gives twice is one tensor to the converter.
+
+    The runtimes then know it by one name alone; the others become copies of it.
+    """
+    graph = model.subgraphs[0]
+    entries = [entry for signature in model.signatureDefs or [] for entry in signature.outputs]
+    outputs: list[int] = []
+    for index in map(int, graph.outputs):
+        if index in outputs:
+            tensor = graph.tensors[index]
+            extents = add_tensor(model, schema().TensorT(), "INT32", np.array(tensor.shape, np.int32))
+            graph.tensors[extents].shape = [len(tensor.shape)]
+            copy = add_tensor(model, tensor, "FLOAT32", None)
+            graph.tensors[copy].type, graph.tensors[copy].quantization = tensor.type, tensor.quantization
+            graph.operators.append(operator(model, "RESHAPE", [index, extents], [copy]))
+            next(e for e in entries[::-1] if int(e.tensorIndex) == index).tensorIndex = copy
+            index = copy
+        outputs.append(index)
+    graph.outputs = outputs
 
 
 def integer_ends(model: Any) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
-from idp_deploy.formats.tflite.write.ends import integer_ends, layout_notes, refuse_io, refuse_layout
+from idp_deploy.formats.tflite.write.ends import integer_ends, layout_notes, part_outputs, refuse_io, refuse_layout
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
     compact,
@@ -103,6 +103,7 @@ def convert_tflite(
     lowered = convert(captured, _calibration(captured, quantization), layout=layout)
     tflite = parse(lowered.content)
     write_steps(tflite)
+    part_outputs(tflite)
     if scheme != "int8":  # shared constants would need one scale each
         merge_equal_constants(tflite)
     mean_single_places(tflite)

@@ -1,0 +1,51 @@
+"""A model that gives one result more than once, as encoders give their last state beside all states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import FormatName, Model
+from idp_deploy.loading import as_it_stands
+from idp_deploy.quantization import quantize
+from idp_deploy.reading import read
+from idp_deploy.verification import verify
+
+
+class Encoder(nn.Module):
+    """Gives its last state by itself, among all of them, and once more behind a dropout."""
+
+    def __init__(self, convolutional: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1) if convolutional else nn.Linear(8, 8)
+        self.second = nn.Conv2d(8, 8, 1) if convolutional else nn.Linear(8, 8)
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        first = self.first(x).relu()
+        last = self.second(first)
+        return {"last": last, "states": [first, last], "embedding": self.dropout(last), "most": last.amax(1)}
+
+
+@pytest.mark.parametrize("scheme", [None, "int8"])
+@pytest.mark.parametrize("convolutional", [False, True], ids=["linear", "images"])
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_every_output_is_there_by_its_name(
+    format: FormatName, convolutional: bool, scheme: str | None, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 3, 8, 8) if convolutional else torch.randn(2, 8),)
+    model = as_it_stands(Model(Encoder(convolutional).eval()))
+    model = quantize(model, scheme, example_inputs=inputs) if scheme else model
+    suffix = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}[format]
+    artifact = export(model, format, inputs, tmp_path / f"net{suffix}")
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed, parity
+    outputs = read(artifact.path).outputs
+    assert len(outputs) == len(set(outputs)) == 5
+    assert {output.output for output in parity.outputs} >= set(outputs)
