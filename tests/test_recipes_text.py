@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from idp_deploy.errors import FileError, MissingDependencyError, UsageError
@@ -166,6 +166,7 @@ LETTERS = st.characters(max_codepoint=0x24F) | st.characters(min_codepoint=0x391
 @pytest.mark.parametrize("lowercase", [True, False])
 @settings(max_examples=300)
 @given(text=st.text(LETTERS, max_size=30) | st.text("theunknowing .,!中éÉİß’\t\u00ad\u2028\x0b\x85#", max_size=30))
+@example(text="known[PAD], [SEP] [sep] [MASK]")
 def test_wordpiece_agrees_with_the_reference(lowercase: bool, text: str) -> None:
     from tokenizers import BertWordPieceTokenizer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Protocol
 from idp_deploy.errors import FileError, UsageError, require
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+_WRITTEN_OUT = re.compile(r"(\[(?:PAD|UNK|CLS|SEP|MASK)\])")
 LONGEST_WORD = 100  # characters; what is longer is unknown
 
 Encoded = tuple[list[int], list[int], list[int]]  # ids, segments (0 or 1), attention (1 = a token)
@@ -61,8 +63,14 @@ class WordPiece:
         self.lowercase = lowercase
 
     def tokens(self, text: str) -> list[str]:
-        """Known pieces of `text`."""
-        return [piece for word in _words(text, self.lowercase) for piece in self._pieces(word)]
+        """Known pieces of `text`; a special token that is written out in it is itself."""
+        found: list[str] = []
+        for part in _WRITTEN_OUT.split(text):
+            if _WRITTEN_OUT.fullmatch(part) and part in self.ids:
+                found.append(part)
+            else:
+                found += [piece for word in _words(part, self.lowercase) for piece in self._pieces(word)]
+        return found
 
     def pair(self, first: str, second: str, length: int) -> Encoded:
         """See `Tokenizer`."""
