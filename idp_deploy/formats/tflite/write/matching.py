@@ -90,9 +90,8 @@ def _places(parameter: np.ndarray, candidates: dict[int, np.ndarray]) -> Iterato
 
 def _equal(constant: np.ndarray, parameter: np.ndarray) -> bool:
     """Whether they agree everywhere; where they do not, the first part tells nearly always."""
-    return np.array_equal(*(np.atleast_1d(x)[:1] for x in (constant, parameter))) and np.array_equal(
-        constant, parameter
-    )
+    first, other = (np.atleast_1d(array)[:1] for array in (constant, parameter))
+    return np.array_equal(first, other) and np.array_equal(constant, parameter)
 
 
 def _signs(whole: np.ndarray) -> tuple[int, int, int]:
