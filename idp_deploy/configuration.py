@@ -7,12 +7,13 @@ nearest folder above it. Unknown keys are errors that name the nearest valid key
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
@@ -24,6 +25,15 @@ from idp_deploy.units import METRICS, Unit, parse
 NAMES = OWN, PROJECT = "idp-deploy.toml", "pyproject.toml"  # where configuration is looked for
 PREFIX = "IDP_DEPLOY_"
 _RESERVED = {"IDP_DEPLOY_DEBUG", "IDP_DEPLOY_EMULATOR"}  # read elsewhere
+
+
+def listed(text: str) -> list[str]:
+    """The parts of a text that names several, without empty ones.
+
+    >>> listed("onnx, tflite,")
+    ['onnx', 'tflite']
+    """
+    return [part for part in map(str.strip, text.split(",")) if part]
 
 
 class _Table(BaseModel):
@@ -50,7 +60,7 @@ class PruneTable(_Table):
 class QuantizeTable(_Table):
     """`[tool.idp-deploy.quantize]`"""
 
-    scheme: str | None = None
+    scheme: Annotated[str, StringConstraints(to_lower=True)] | None = None
     values: int | None = Field(default=None, ge=4, le=255)
     float: tuple[str, ...] = ()  # globs over weights and modules that stay so
 
@@ -58,7 +68,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[KnownOutput, ...] = usual()
+    to: tuple[KnownOutput, ...] = Field(default=usual(), min_length=1)
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None
@@ -247,7 +257,7 @@ def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) ->
             owner = owner.setdefault(parent, {})
         if not isinstance(owner, dict):
             continue  # which the model complains of
-        value: Any = [part.strip() for part in text.split(",")] if keys[variable] in _LISTS else text
+        value: Any = listed(text) if keys[variable] in _LISTS else text
         if leaf == "target":
             value = _number_or_text(text)
         owner[leaf.replace("_", "-")] = value
@@ -298,7 +308,12 @@ def _explain(error: ValidationError, source: Path | None) -> UsageError:
             model = model.model_fields[str(part)].annotation
         valid = [field.alias or name for name, field in model.model_fields.items() if name != "source"]
         return UsageError(f"{prefix}unknown key '{where}'", way_out=_nearest(str(first["loc"][-1]), valid))
-    return UsageError(f"{prefix}'{where}' is {first['input']!r}: {first['msg'].lower()}", way_out="correct the value")
+    way_out = "correct the value"
+    if first["type"] == "tuple_type" and isinstance(first["input"], str):
+        way_out = f"write a list: {json.dumps(listed(first['input']))}"
+    elif first["type"] in ("model_type", "dict_type"):
+        return UsageError(f"{prefix}'{where}' is {first['input']!r}, no table", way_out=f"write [{where}]")
+    return UsageError(f"{prefix}'{where}' is {first['input']!r}: {first['msg'].lower()}", way_out=way_out)
 
 
 def _nearest(word: str, valid: Any) -> str:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain, count
 from pathlib import Path
 
 from idp_deploy import documents, files, packages
 from idp_deploy.errors import FileError, UsageError
-from idp_deploy.flow import MANIFEST_KEY
-from idp_deploy.formats import suffixes
+from idp_deploy.flow import MANIFEST_KEY, FormatName
+from idp_deploy.formats import FORMATS, suffixes
 from idp_deploy.formats.external_data import DATA_OF
 from idp_deploy.reading import read
 
@@ -20,6 +20,19 @@ TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the 
 COMPARISON = "idp-deploy comparison, version 1"
 RUN = "idp-deploy run, version 1"
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
+
+
+def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple[Path, str]:
+    """(folder, stem) of the files for an output that was asked for: a folder, or the one file by its name.
+
+    >>> destination(Path("build"), "net", ["onnx"])
+    (PosixPath('build'), 'net')
+    >>> destination(Path("app/digits.onnx"), "net", ["onnx"])
+    (PosixPath('app'), 'digits')
+    """
+    suffix = FORMATS[formats[0]].suffix if len(formats) == 1 else ""
+    one = bool(suffix) and output.suffix == suffix and (suffix in packages.KINDS or not output.is_dir())
+    return (output.parent, output.stem) if one else (output, stem)
 
 
 def claim(path: Path) -> Path:

@@ -15,6 +15,7 @@ from idp_deploy import documents, units
 from idp_deploy.errors import FileError
 
 METADATA_BYTES = 16 << 20  # a package's own is a few kilobytes
+_NAMED = 5  # files that are no part of a package, each by its name
 
 _WEIGHTS = re.compile(r"(\d+-)?weight\.bin")  # numbered where a package holds several models
 _DEBUGGING = Path("executorch_debug_handle_mapping.json")  # coremltools writes it beside the manifest
@@ -75,7 +76,9 @@ def kind_of(path: Path) -> Kind:
 
 
 def strays(folder: Path) -> tuple[str, ...]:
-    """What to say of each file in a package that is no part of it: it travels with the model, and nothing reads it.
+    """What to say of files in a package that are no part of it: they travel with the model, and nothing reads them.
+
+    The largest are named, and the others counted.
 
     Raises:
         FileError: they are larger than anything that a tool leaves beside a model.
@@ -84,14 +87,16 @@ def strays(folder: Path) -> tuple[str, ...]:
     parts = kind.parts(folder)
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if parts and path.is_file())
     beside = {inside: (folder / inside).stat().st_size for inside in found if not _belongs(inside, parts)}
-    said = tuple(
-        f"holds {inside} ({units.show(size, 'bytes')}), which is no part of a {kind.name} package"
-        for inside, size in beside.items()
-    )
-    if sum(beside.values()) > METADATA_BYTES:
-        largest = max(beside, key=lambda inside: beside[inside])
-        raise FileError(f"{folder}: {said[list(beside).index(largest)]}", way_out="move it out of the package")
-    return said
+    named = sorted(sorted(beside, key=lambda inside: -beside[inside])[:_NAMED])
+    what = f"no part of a {kind.name} package"
+    said = [f"holds {inside} ({units.show(beside[inside], 'bytes')}), which is {what}" for inside in named]
+    whole = sum(beside.values())
+    if more := len(beside) - len(named):
+        rest = whole - sum(beside[inside] for inside in named)
+        said.append(f"holds {more:,} more ({units.show(rest, 'bytes')}) that are {what}")
+    if whole > METADATA_BYTES:
+        raise FileError(f"{folder}: {'; '.join(said)}", way_out=f"move {'them' if more else 'it'} out of the package")
+    return tuple(said)
 
 
 def _belongs(inside: Path, parts: set[Path]) -> bool:

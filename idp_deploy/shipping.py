@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import files
 from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError, of_system
 from idp_deploy.flow import Artifact, CompressedModel, Contents, FormatName, Parity
-from idp_deploy.formats import FORMATS
+from idp_deploy.formats import FORMATS, suffixes
 from idp_deploy.formats.external_data import remove_data
 from idp_deploy.ownership import claim, set_aside
 from idp_deploy.reading import read
@@ -25,18 +25,6 @@ if TYPE_CHECKING:
 Announce = Callable[[str], None]
 
 
-def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple[Path, str]:
-    """(folder, stem) of the files for an output that was asked for: a folder, or the one file by its name.
-
-    >>> destination(Path("build"), "net", ["onnx"])
-    (PosixPath('build'), 'net')
-    >>> destination(Path("app/digits.onnx"), "net", ["onnx"])
-    (PosixPath('app'), 'digits')
-    """
-    one = len(formats) == 1 and output.suffix == FORMATS[formats[0]].suffix
-    return (output.parent, output.stem) if one else (output, stem)
-
-
 def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> list[Path]:
     """Where the files go, one a format: asked before training or converting, not after.
 
@@ -45,7 +33,13 @@ def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> l
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
-    if not folder.is_dir() and folder.suffix in {FORMATS[format].suffix for format in formats}:
+    if not folder.is_dir() and folder.suffix.lower() in suffixes():
+        if len(formats) == 1:
+            wanted = folder.with_suffix(FORMATS[formats[0]].suffix)
+            raise UsageError(
+                f"{folder} is named as a file, and {formats[0]}'s end in '{wanted.suffix}'",
+                way_out=f"name it '{wanted}', or a folder, such as '{folder.parent}'",
+            )
         raise UsageError(
             f"{folder} is named as one file, and {len(formats)} go into a folder, named by the model ('{stem}')",
             way_out=f"name a folder, such as '{folder.parent}', or one format with --to",

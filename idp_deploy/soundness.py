@@ -52,8 +52,9 @@ def refuse_unsound(module: nn.Module) -> None:
 
 
 def refuse_bfloat16(module: nn.Module, inputs: Any) -> None:
-    """ConversionError where a weight, a buffer or an input is bfloat16: numpy and the formats have no such numbers."""
-    _refuse_type(module, inputs, torch.bfloat16, "files hold float32 and float16")
+    """ConversionError where a weight, a buffer or an input is bfloat16 or of a byte: numpy has no such numbers."""
+    for kind in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+        _refuse_type(module, inputs, kind, "files hold float32 and float16")
 
 
 def refuse_float16(module: nn.Module, inputs: Any, reason: str) -> None:
@@ -159,7 +160,8 @@ def _floats(values: Any) -> Iterator[Tensor]:
 
 def _finite(tensor: Tensor) -> bool:
     """Whether all entries are numbers: a sum is none where one of them is not, and takes a fortieth of the time."""
-    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
+    numbers = tensor.float() if tensor.itemsize == 1 else tensor  # nothing adds up numbers of a byte
+    return bool(torch.isfinite(numbers.sum())) or bool(torch.isfinite(numbers).all())
 
 
 def _first(tensor: Tensor, found: Tensor) -> str:

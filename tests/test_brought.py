@@ -44,6 +44,10 @@ BROUGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...
     "an axis longer than 1 is squeezed": (
         lambda: Call(lambda m, x: m.layer(x).squeeze(1).relu(), layer=nn.Linear(8, 6)), lambda: (torch.randn(2, 8),)
     ),
+    "axes longer than 1, and those of a number, are squeezed": (
+        lambda: Call(lambda m, x: m.layer(x).squeeze((1, 2)).sum().squeeze(0), layer=nn.Linear(8, 6)),
+        lambda: (torch.randn(1, 2, 8),),
+    ),
     "windows that overlap": (
         lambda: Call(lambda m, x: m.layer(x.unfold(1, 4, 2)), layer=nn.Linear(4, 6)), lambda: (torch.randn(2, 9, 3),)
     ),
@@ -71,11 +75,11 @@ def test_the_file_is_right(kind: str, format: FormatName, tmp_path: Path) -> Non
     assert len(parity.weights) == len(model.masks)
 
 
-@pytest.mark.parametrize("shape", [(6, 4, 8), (2, 3, 2, 4, 8), (2, 1, 3, 2, 4, 8)])
+@pytest.mark.parametrize("shape", [(4, 8), (6, 4, 8), (2, 3, 2, 4, 8), (2, 1, 3, 2, 4, 8)])
 @pytest.mark.parametrize("masked", [False, True])
 def test_attention_over_any_axes_is_torchs(shape: tuple[int, ...], masked: bool) -> None:
     q, k, v = torch.randn(3, *shape)
-    mask = torch.randn(shape[-3], 4, 4) if masked else None
+    mask = torch.randn(*shape[-3:-2], 4, 4) if masked else None
     given = attention(q, k, v, mask, is_causal=not masked, scale=0.3)
     assert given is not None
     wanted = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not masked, scale=0.3)

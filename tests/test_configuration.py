@@ -55,7 +55,7 @@ def test_what_is_no_table_is_named(tmp_path: Path) -> None:
         UsageError, match=r"pyproject.toml: 'tool.idp-deploy' is 3, no table — write \[tool.idp-deploy\]"
     ):
         load(write(tmp_path, "tool.idp-deploy = 3", "pyproject.toml"), environment={})
-    with pytest.raises(UsageError, match="'prune' is 3: input should be a valid dictionary"):
+    with pytest.raises(UsageError, match=r"'prune' is 3, no table — write \[prune\]"):
         load(write(tmp_path, "prune = 3"), environment={"IDP_DEPLOY_PRUNE_TARGET": "0.5"})
 
 
@@ -87,6 +87,13 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
         ("[prune]\nsparsty = 0.9\n", "unknown key 'prune.sparsty'"),
         ("[prune]\nlearning_rte = 1\n", "did you mean 'learning-rate'"),
         ("[prune]\nepochs = 'many'\n", "'prune.epochs' is 'many'"),
+        ("targets = 'pixel-4, iphone-12'\n", 'write a list: ["pixel-4", "iphone-12"]'),
+        ("[export]\nto = 'onnx'\n", 'write a list: ["onnx"]'),
+        ("[export]\nto = ['onxx']\n", "one of onnx, coreml, tflite, coreai, ethos-u"),
+        ("[export]\nto = ['executorch']\n", "one of onnx, coreml, tflite, coreai, ethos-u"),
+        ("[export]\nto = []\n", "'export.to' is []"),
+        ("export = ['onnx']\n", "'export' is ['onnx'], no table — write [export]"),
+        ("budgets.pixel-4 = 3\n", "'budgets.pixel-4' is 3, no table — write [budgets.pixel-4]"),
         ("[prune.rules]\nlinear = 3\n", "'prune.rules.linear' is 3"),
         ("[prune.options]\nkappa = [1]\n", "'prune.options.kappa"),
         ("[prune]\nlearning-rate = inf\n", "'prune.learning-rate' is inf"),
@@ -145,3 +152,13 @@ def test_broken_toml_and_missing_file(tmp_path: Path) -> None:
         load(write(tmp_path, "[prune\n"), environment={})
     with pytest.raises(FileError, match="no such configuration file"):
         load(tmp_path / "none.toml", environment={})
+
+
+def test_capitals_and_empty_parts_are_taken_as_on_the_command_line(tmp_path: Path) -> None:
+    path = write(tmp_path, '[export]\nto = ["ONNX", "Ethos-U"]\n[quantize]\nscheme = "INT8"\n')
+    configuration = load(path, environment={"IDP_DEPLOY_TARGETS": "pixel-4,, iphone-12,"})
+    assert configuration.export.to == ("onnx", "ethos-u")
+    assert configuration.quantize.scheme == "int8"
+    assert configuration.targets == ("pixel-4", "iphone-12")
+    told = load(path, environment={"IDP_DEPLOY_EXPORT_TO": "TFLite,", "IDP_DEPLOY_QUANTIZE_SCHEME": "Fp16"})
+    assert (told.export.to, told.quantize.scheme) == (("tflite",), "fp16")

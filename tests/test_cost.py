@@ -122,3 +122,10 @@ def test_rescaled_constants_are_found_by_where_their_zeros_are() -> None:
     kernels = {f"w{i}": draw.permutation(np.arange(48) % 2).reshape(2, 2, 3, 4).astype(np.float32) for i in range(8)}
     constants = {i: 3 * np.ascontiguousarray(kernel.transpose(0, 2, 3, 1)) for i, kernel in enumerate(kernels.values())}
     assert match(constants, kernels) == {i: Match(f"w{i}", (0, 2, 3, 1), exact=False) for i in range(8)}
+
+
+def test_a_number_is_found_as_one_that_has_no_axes() -> None:
+    scale = np.array(0.37, np.float32)
+    found = match({0: scale.reshape(1, 1), 1: scale}, {"scale": scale})
+    assert found == {i: Match("scale", (), exact=True) for i in (0, 1)}
+    assert found[0].lay_out(scale != 0, (1, 1)).tolist() == [[True]]

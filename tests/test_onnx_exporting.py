@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.read.contents import read_onnx
 from idp_deploy.formats.onnx.write.conversion import IR_VERSION, OPSET
 from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph
-from idp_deploy.verification import run_file
+from idp_deploy.verification import run_file, verify
 
 ENCODINGS = ["auto", "dense", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer"]
 
@@ -358,3 +359,16 @@ def test_the_bytes_of_shared_parts_are_divided_and_all_are_laid_to_someone(kind,
     shared = sorted((t for t in tensors if t.encoding in ("gaps8", "bitmask")), key=lambda t: t.size - t.zeros)
     assert len(shared) > 2
     assert [t.size_bytes for t in shared] == sorted(t.size_bytes for t in shared)
+
+
+def test_weights_of_equal_numbers_and_other_shapes_are_each_stored_by_their_masks(tmp_path: Path) -> None:
+    """As they are where a network begins with ones: the masks of neither fit the other's shape."""
+    net = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 8)).eval()
+    masks = {f"{layer}.weight": torch.ones(shape, dtype=torch.bool) for layer, shape in ((0, (4, 8)), (1, (8, 4)))}
+    masks["0.weight"][0, :3] = masks["1.weight"][:1, :3] = False
+    with torch.no_grad():
+        for name, mask in masks.items():
+            net.get_parameter(name).copy_(mask)
+    model, inputs = CompressedModel(net, masks), (torch.randn(2, 8),)
+    parity = verify(export(model, "onnx", inputs, tmp_path / "net.onnx").path, model, inputs)
+    assert parity.passed, parity

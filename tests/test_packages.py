@@ -102,3 +102,17 @@ def test_a_core_ml_package_with_somebody_elses_file_is_read_with_a_note(tmp_path
     said = "holds Data/com.apple.CoreML/more.bin (4 B), which is no part of a Core ML package"
     assert said in read(place).warnings
     assert said in verify(place, model, (torch.zeros(1, 8),)).notes
+
+
+def test_of_many_files_that_are_no_part_the_largest_are_named_and_the_others_counted(tmp_path: Path) -> None:
+    place = aimodel(tmp_path / "m.aimodel")
+    for number in range(300):
+        (place / f"{number}.txt").write_bytes(bytes(100 + number))
+    said = packages.strays(place)
+    assert said[0] == "holds 295.txt (395 B), which is no part of a Core AI package"
+    assert said[-1] == "holds 295 more (72.9 kB) that are no part of a Core AI package"
+    assert len(said) == 6
+    for number in range(300):
+        os.truncate(place / f"{number}.txt", 1 << 17)
+    with pytest.raises(FileError, match=r"holds 0.txt .*; holds 295 more \(38.7 MB\) .* — move them out of"):
+        packages.strays(place)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.capturing import capture
 from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model
 from idp_deploy.loading import as_it_stands
@@ -49,3 +50,36 @@ def test_every_output_is_there_by_its_name(
     outputs = read(artifact.path).outputs
     assert len(outputs) == len(set(outputs)) == 5
     assert {output.output for output in parity.outputs} >= set(outputs)
+
+
+class Giving(nn.Module):
+    """Gives what is asked for of a line: a number, truths, integers, one result many times."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what, self.line = what, nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.line(x.relu()).relu()
+        truth = y > 0.1
+        return {
+            "a number": (y.sum(), y.sum().squeeze(0), y),
+            "one number": (y.sum(),) * 3,
+            "truths": (truth, truth, y, truth, truth.all(), y),
+            "integers": (y.argmax(1),) * 3,
+            "a dozen": (y, y.tanh(), *(y,) * 10),
+            "a name of another step": {"relu": y, "linear": y, "last": y},
+        }[self.what]
+
+
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+@pytest.mark.parametrize("what", ["a number", "one number", "truths", "integers", "a dozen", "a name of another step"])
+def test_outputs_of_any_kind_are_given_in_order(what: str, format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(2, 8),)
+    model = as_it_stands(Model(Giving(what).eval()))
+    suffix = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}[format]
+    artifact = export(model, format, inputs, tmp_path / f"net{suffix}")
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed, parity
+    assert read(artifact.path).outputs == tuple(capture(model, inputs).output_names())

@@ -22,7 +22,8 @@ from idp_deploy.documents import read_bytes
 from idp_deploy.errors import ExitCode, UsageError, of_system
 from idp_deploy.files import replacing, workspace, write_bytes
 from idp_deploy.flow import CompressedModel
-from idp_deploy.shipping import claim_artifacts, destination, export_and_verify
+from idp_deploy.ownership import destination
+from idp_deploy.shipping import claim_artifacts, export_and_verify
 from tests.pruning_fixtures import network
 
 
@@ -77,7 +78,11 @@ def test_a_folder_named_as_a_file_is_refused_before_it_is_made_but_for_the_one_f
     assert destination(tmp_path / "app.onnx", "net", ["tflite"]) == (tmp_path / "app.onnx", "net")
     with pytest.raises(UsageError, match=r"named as one file, and 2 go into a folder, named by the model \('net'\)"):
         claim_artifacts(tmp_path / "model.onnx", "net", ["onnx", "tflite"])
+    for name, format, wanted in (("net.ONNX", "onnx", "net.onnx"), ("net.tflite", "coreml", "net.mlpackage")):
+        with pytest.raises(UsageError, match=rf"{name} is named as a file, and .*name it '.*/{wanted}', or a folder"):
+            claim_artifacts(tmp_path / name, "net", [format])
     (tmp_path / "nets.onnx").mkdir()  # there already: somebody calls folders so
+    assert destination(tmp_path / "nets.onnx", "net", ["onnx"]) == (tmp_path / "nets.onnx", "net")
     assert claim_artifacts(tmp_path / "nets.onnx", "net", ["onnx"]) == [tmp_path / "nets.onnx" / "net.onnx"]
     assert claim_artifacts(tmp_path / "v1.2", "net", ["onnx"]) == [tmp_path / "v1.2" / "net.onnx"]
 

@@ -54,7 +54,7 @@ def settle(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
-        elif node.target is aten.squeeze.dim and _stays(node):
+        elif node.target in (aten.squeeze.dim, aten.squeeze.dims) and _stays(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
         elif node.target is aten.cat.default:
@@ -105,10 +105,14 @@ def _of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def _stays(node: fx.Node) -> bool:
-    """Whether an axis that is to go stays, being longer than 1: an ONNX file with such a squeeze does not load."""
-    source, axis = node.args
-    extent = source.meta["val"].shape[axis]  # type: ignore[union-attr, index]
-    return isinstance(extent, int) and extent != 1
+    """Whether all axes that are to go stay, being longer than 1: an ONNX file with such a squeeze does not load.
+
+    A number has no axis, and torch lets it be squeezed.
+    """
+    source, axes = node.args
+    shape = source.meta["val"].shape  # type: ignore[union-attr]
+    extents = [shape[axis] for axis in ([axes] if isinstance(axes, int) else axes)] if shape else []  # type: ignore[union-attr]
+    return all(isinstance(extent, int) and extent != 1 for extent in extents)
 
 
 def _leave_out_empty(node: fx.Node) -> None:

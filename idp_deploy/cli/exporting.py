@@ -91,9 +91,10 @@ def export(
     from idp_deploy.aiming import WANTED, aim, compile_artifact
     from idp_deploy.facts import facts_of
     from idp_deploy.formats.linting import lint
+    from idp_deploy.ownership import destination
     from idp_deploy.reading import read
     from idp_deploy.relieving import too_coarse
-    from idp_deploy.shipping import claim_artifacts, destination, export_and_verify, export_unproved, refusals_of
+    from idp_deploy.shipping import claim_artifacts, export_and_verify, export_unproved, refusals_of
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(model, task, inputs, config, trust, weights_key)

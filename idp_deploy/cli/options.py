@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from idp_deploy.configuration import listed
 from idp_deploy.errors import UsageError
 
 
@@ -15,10 +16,17 @@ def apart(values: list[str] | None) -> list[str] | None:
 
     >>> apart(["onnx,tflite", "coreml"])
     ['onnx', 'tflite', 'coreml']
+    >>> apart(["onnx,,tflite,", "", "x," * 5000])[:4]
+    ['onnx', 'tflite', '', 'x']
     """
-    return values and [
-        part.strip() for value in values for part in ([value] if Path(value).exists() else value.split(","))
-    ]
+    return values and [part for value in values for part in ([value] if _is_there(value) else listed(value) or [value])]
+
+
+def _is_there(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except OSError:  # longer than any name
+        return False
 
 
 Start = Annotated[

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, StringConstraints
 from pydantic_core import PydanticCustomError
 
-from idp_deploy.formats import COMPILED_FROM, FORMATS
+from idp_deploy.formats import COMPILED_FROM, FORMATS, written
 
 
 def _known(name: str) -> str:
@@ -17,8 +17,12 @@ def _known(name: str) -> str:
 
 
 def _written(name: str) -> str:
-    return name if name in COMPILED_FROM else _known(name)
+    names = (*written(), *COMPILED_FROM)
+    if name not in names:
+        raise PydanticCustomError("format", "input should be one of {names}", {"names": ", ".join(names)})
+    return name
 
 
 KnownFormat = Annotated[str, AfterValidator(_known)]
-KnownOutput = Annotated[str, AfterValidator(_written)]  # a format, or what a vendor's compiler makes of one
+# a format that is written, or what a vendor's compiler makes of one
+KnownOutput = Annotated[str, StringConstraints(to_lower=True), AfterValidator(_written)]

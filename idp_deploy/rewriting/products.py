@@ -38,7 +38,7 @@ def attention(
         return None
 
     def four(x: Tensor) -> Tensor:
-        return x.unsqueeze(0) if x.dim() == 3 else x.flatten(0, -4)
+        return x.flatten(0, -4) if x.dim() > 4 else x[(None,) * (4 - x.dim())]
 
     if mask is not None and mask.dim() > 2:
         mask = four(mask.expand(*query.shape[:-1], mask.shape[-1]))

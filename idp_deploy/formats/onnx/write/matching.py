@@ -33,7 +33,7 @@ class Match:
         mine = [masks[name] for name in self.parameters if name in masks]
         if not mine:
             return self.nonzero | (values != 0)  # a weight that integers round to zero was kept
-        return self.lay_out(reduce(np.logical_or, mine))
+        return reduce(np.logical_or, map(self.lay_out, mine))  # each may be of a shape of its own
 
     def lay_out(self, array: np.ndarray) -> np.ndarray:
         """An array of the parameter's shape, its mask say, as the initializer lies."""

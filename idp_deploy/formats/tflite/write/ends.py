@@ -58,19 +58,28 @@ def part_outputs(model: Any) -> None:
     """
     graph = model.subgraphs[0]
     entries = [entry for signature in model.signatureDefs or [] for entry in signature.outputs]
+    entries.sort(key=lambda entry: (len(entry.name), entry.name))  # output_2 stands behind output_10
     outputs: list[int] = []
     for index in map(int, graph.outputs):
         if index in outputs:
             tensor = graph.tensors[index]
-            extents = add_tensor(model, schema().TensorT(), "INT32", np.array(tensor.shape, np.int32))
-            graph.tensors[extents].shape = [len(tensor.shape)]
             copy = add_tensor(model, tensor, "FLOAT32", None)
             graph.tensors[copy].type, graph.tensors[copy].quantization = tensor.type, tensor.quantization
-            graph.operators.append(operator(model, "RESHAPE", [index, extents], [copy]))
-            next(e for e in entries[::-1] if int(e.tensorIndex) == index).tensorIndex = copy
-            index = copy
+            graph.operators.append(operator(model, "RESHAPE", [index, *_extents(model, tensor)], [copy]))
+            _, again, *_ = (entry for entry in entries if int(entry.tensorIndex) == index)
+            again.tensorIndex = index = copy
         outputs.append(index)
     graph.outputs = outputs
+
+
+def _extents(model: Any, tensor: Any) -> list[int]:
+    """A constant that holds the extents of `tensor`; none for a number: a constant without an entry counts as none."""
+    shape = np.array([] if tensor.shape is None else tensor.shape, np.int32)
+    if not shape.size:
+        return []
+    extents = add_tensor(model, schema().TensorT(), "INT32", shape)
+    model.subgraphs[0].tensors[extents].shape = [shape.size]
+    return [extents]
 
 
 def integer_ends(model: Any) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ def _places(parameter: np.ndarray, candidates: dict[int, np.ndarray]) -> Iterato
 
 def _equal(constant: np.ndarray, parameter: np.ndarray) -> bool:
     """Whether they agree everywhere; where they do not, the first part tells nearly always."""
-    return np.array_equal(constant[:1], parameter[:1]) and np.array_equal(constant, parameter)
+    first, other = (np.atleast_1d(array)[:1] for array in (constant, parameter))
+    return np.array_equal(first, other) and np.array_equal(constant, parameter)
 
 
 def _signs(whole: np.ndarray) -> tuple[int, int, int]:
@@ -99,7 +100,7 @@ def _signs(whole: np.ndarray) -> tuple[int, int, int]:
 
 
 def _words(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).view(f"u{array.itemsize}")
+    return np.ascontiguousarray(array).view(f"u{array.itemsize}").reshape(array.shape)  # a number gets an axis there
 
 
 def _pattern(array: np.ndarray) -> np.ndarray:
