@@ -73,12 +73,12 @@ def export_and_verify(
         UsageError: a file or folder of somebody else's stands at one of the places.
     """
     from idp_deploy.capturing import traced_once
-    from idp_deploy.exporting.collecting import seldom_collecting
+    from idp_deploy.exporting.sparing import sparing
     from idp_deploy.verification import verify
 
     artifacts, parities = [], {}
     claim_artifacts(folder, stem, formats)
-    with traced_once(), seldom_collecting():
+    with traced_once(), sparing():
         for format in formats:
             name = f"{stem}{FORMATS[format].suffix}"
             with files.workspace(folder) as stage, refusals_of(format, refused):

@@ -17,8 +17,8 @@ import torch
 
 from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError
-from idp_deploy.exporting.collecting import seldom_collecting
 from idp_deploy.exporting.randomness import refuse_random
+from idp_deploy.exporting.sparing import sparing
 from idp_deploy.exporting.ways_out import naming_the_widest
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
 from idp_deploy.formats import known, manifest
@@ -98,7 +98,7 @@ def convert(
     row = known(format)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}
     converter = row.function("convert")
-    with seldom_collecting():
+    with sparing():
         captured = capture(model, example_inputs, **with_batch)
         refuse_random(captured)
         with naming_the_widest(format, model, example_inputs):
