@@ -52,12 +52,28 @@ def _back(x: Tensor) -> Tensor:
     return pictures.view(4, 4, 8, 48).unflatten(-1, (6, 8))
 
 
-CASES: dict[str, tuple[Windows, tuple[int, ...]]] = {
+class Locally(nn.Module):
+    """Attention in windows whose queries are made in the windows' six or seven dimensions."""
+
+    def __init__(self, *before: int) -> None:
+        super().__init__()
+        self.before, self.queries, self.last = before, nn.Linear(24, 72), nn.Linear(24, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(1, (2, 4)).unflatten(3, (2, 4)).transpose(2, 3).unflatten(0, self.before)
+        q, k, v = self.queries(windows).reshape(-1, 4, 16, 3, 2, 12).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        attended = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(2, 3)
+        return self.last(attended.reshape(-1, 2, 2, 4, 4, 24).transpose(2, 3).reshape(x.shape))
+
+
+CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "attention in windows": (Windows(_queries), (2, 3, 8, 24)),
     "attention in windows of a film": (Windows(_queries), (2, 2, 3, 8, 24)),
     "roles by their index": (Windows(_roles), (2, 2, 8, 24)),
     "windows of a film": (Windows(_film), (1, 4, 4, 8, 24)),
     "a film out of windows": (Windows(_back), (8, 16, 24)),
+    "a layer of six dimensions": (Locally(-1), (2, 8, 8, 24)),
+    "a layer of seven dimensions": (Locally(1, -1), (2, 8, 8, 24)),
 }
 REFUSED = {("attention in windows of a film", "coreml")}  # each role has six dimensions
 

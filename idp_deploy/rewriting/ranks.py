@@ -1,7 +1,8 @@
 """More dimensions than a format has, where they last for a few steps only.
 
 An attention over windows writes `reshape(b, windows, tokens, 3, heads, width).permute(3, …).unbind(0)`: six dimensions,
-of which the first is taken apart at once. Windows in a film are eight dimensions between two reshapes.
+of which the first is taken apart at once. Windows in a film are eight dimensions between two reshapes, or around a
+linear layer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx
+from torch.nn.functional import linear
 
 from idp_deploy.rewriting.spelling import replace
 
@@ -20,6 +22,13 @@ aten = torch.ops.aten
 _RESHAPED = {aten.reshape.default, aten.view.default, aten.unflatten.int}
 _FLATTENED = {aten.reshape.default, aten.view.default, aten.flatten.using_ints}
 _ORDERED = {aten.permute.default, aten.transpose.int, aten.movedim.int, aten.contiguous.default, aten.clone.default}
+
+
+def in_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, most: int) -> Tensor | None:
+    """A linear layer of a tensor of more than `most` dimensions, by one of two."""
+    if x.dim() <= most:
+        return None
+    return linear(x.flatten(0, -2), weight, bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
 def pick_before_ordering(module: fx.GraphModule, most: int) -> None:

@@ -29,7 +29,7 @@ from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
-from idp_deploy.rewriting.ranks import pick_before_ordering
+from idp_deploy.rewriting.ranks import in_rows, pick_before_ordering
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
@@ -54,6 +54,7 @@ _READ = {
 _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
+    aten.linear.default: partial(in_rows, most=_RANK),
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
     aten.diff.default: diff,

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,14 +38,14 @@ from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
-from idp_deploy.rewriting.ranks import order_by_parts
+from idp_deploy.rewriting.ranks import in_rows, order_by_parts
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
+_RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
-_RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _CHECKED = 4  # calibration calls that the written file is checked on
 # where a message goes on with a traceback of no use to the reader
 _TRACE = re.compile(r"While executing|Original traceback|The error occurred|The above exception", re.IGNORECASE)
@@ -61,6 +62,7 @@ _MEAN = torch.ops.aten.mean.dim
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
+    torch.ops.aten.linear.default: partial(in_rows, most=_RANK),
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
