@@ -72,7 +72,18 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
             )
     return FileError(
         f"{where} does not fit the module of {factory}: {'; '.join(differences(fit, own))}",
-        way_out="name the factory, and the sizes in it, that these weights were trained with",
+        way_out=way_out(fit),
+    )
+
+
+def way_out(fit: Fit) -> str:
+    """To the right factory; where the module lacks nothing, to a file without what it does not have."""
+    said = "name the factory, and the sizes in it, that these weights were trained with"
+    if fit.missing or fit.shapes or not fit.unexpected:
+        return said
+    return (
+        f"{said}; or, if what is left over served training alone, leave it out of the file: "
+        "load with strict=False and save module.state_dict()"
     )
 
 

@@ -16,7 +16,7 @@ from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open, settle
-from idp_deploy.loading.misfits import differences, misfit
+from idp_deploy.loading.misfits import differences, misfit, way_out
 from idp_deploy.loading.parts import joined
 from idp_deploy.masks import join_in
 
@@ -104,8 +104,7 @@ def fill(
         fit = Fit("", state, {}, *_misfits(own, state))
         reasons = differences(fit, own) or [str(error).strip()]
         raise FileError(
-            f"{path} does not fit the module of {factory}: {'; '.join(reasons)}",
-            way_out="name the factory, and the sizes in it, that these weights were trained with",
+            f"{path} does not fit the module of {factory}: {'; '.join(reasons)}", way_out=way_out(fit)
         ) from None
     settle(module)
     for names in tied.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -70,6 +71,50 @@ def linear(x: Tensor, size: list[int] | None, corners: bool, factors: list[float
         first, second = (x.index_select(i - axes, torch.tensor(rows.tolist())) for rows in (low, high))
         x = first * (1 - shares) + second * shares
     return x
+
+
+def smoothed(x: Tensor, size: list[int] | None, corners: bool, factors: list[float] | None, reach: int) -> Tensor:
+    """Resizing with `antialias=True`, as a product with one matrix an axis.
+
+    Args:
+        reach: how far a pixel is seen, in pixels of the smaller side: 1 of linear, 2 of cubic.
+    """
+    for i, before in enumerate(x.shape[-2:]):
+        after = size[i] if size else int(before * factors[i])  # type: ignore[index]
+        if corners:
+            step = (before - 1) / (after - 1) if after > 1 else 0.0
+        else:
+            step = 1 / factors[i] if factors else before / after
+        shares = torch.tensor(_shares(before, after, step, reach).tolist(), dtype=x.dtype)
+        x = torch.matmul(shares, x) if i == 0 else torch.matmul(x, shares.t())
+    return x
+
+
+def _shares(before: int, after: int, step: float, reach: int) -> np.ndarray:
+    """What each old pixel gives to each new one: (after, before), every row of sum 1.
+
+    >>> _shares(4, 2, 2.0, 1)
+    array([[0.42857143, 0.42857143, 0.14285714, 0.        ],
+           [0.        , 0.14285714, 0.42857143, 0.42857143]])
+    """
+    wide = max(step, 1.0)
+    middles, old = step * (np.arange(after)[:, None] + 0.5), np.arange(before)
+    first, end = ((middles + side * reach * wide + 0.5).astype(int) for side in (-1, 1))
+    away = np.abs(old + 0.5 - middles) / wide
+    if reach == 1:
+        seen = 1 - away
+    else:  # Keys' cubic with slope -0.5, where plain bicubic resizing has -0.75
+        near, far = (1.5 * away - 2.5) * away**2 + 1, ((-0.5 * away + 2.5) * away - 4) * away + 2
+        seen = np.where(away < 1, near, far)
+    seen = np.where((away < reach) & (old >= first) & (old < end), seen, 0)
+    shares: np.ndarray = seen / seen.sum(1, keepdims=True)
+    return shares
+
+
+SMOOTHED = {
+    aten._upsample_bilinear2d_aa.vec: partial(smoothed, reach=1),
+    aten._upsample_bicubic2d_aa.vec: partial(smoothed, reach=2),
+}
 
 
 def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:

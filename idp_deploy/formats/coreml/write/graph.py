@@ -24,11 +24,12 @@ from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, PLAINER, chosen, filled_alike
-from idp_deploy.rewriting.images import adaptive_avg_pool3d, linear
+from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
+from idp_deploy.rewriting.ranks import in_rows, pick_before_ordering
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
@@ -53,6 +54,7 @@ _READ = {
 _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
+    aten.linear.default: partial(in_rows, most=_RANK),
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
     aten.diff.default: diff,
@@ -70,6 +72,7 @@ _SPELLED: dict[Any, Row] = {
     **PLACES,
     **PLAINER,
     **RANKS,
+    **SMOOTHED,
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,
 }
@@ -88,6 +91,7 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml)
     spell_out_cells(module)
+    pick_before_ordering(module, _RANK)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue

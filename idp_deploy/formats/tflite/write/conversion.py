@@ -32,15 +32,17 @@ from idp_deploy.rewriting.elementwise import (
     repeat,
     share_of,
 )
-from idp_deploy.rewriting.images import adaptive_avg_pool3d, linear, nearest2d
+from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
+from idp_deploy.rewriting.ranks import order_by_parts
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
 
+_RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
 Arrays = tuple[np.ndarray, ...]
 _CHECKED = 4  # calibration calls that the written file is checked on
@@ -77,6 +79,7 @@ _SPELLED: dict[Any, Row] = {
     **PLAINER,
     **RANKS,
     **SCATTERED,
+    **SMOOTHED,
     **SUMS_OF_PRODUCTS,
 }
 
@@ -147,6 +150,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     refuse_grouped_and_dilated(captured.module)
     crop_explicitly(captured.module, held_by_tflite)
     pad_rows(captured.module)
+    order_by_parts(captured.module, _RANK)
     channel_last = ChannelLast(
         image_inputs(captured.module) if layout != "nchw" else frozenset(),
         image_outputs(captured.module) if layout == "nhwc" else frozenset(),
