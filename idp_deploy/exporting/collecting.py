@@ -11,19 +11,19 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_OBJECTS = 50_000  # made since the last look
+_OBJECTS = 200_000  # made since the last look
 
 
 @contextmanager
 def seldom_collecting() -> Iterator[None]:
-    """Inside, what is there already is left alone and new objects are looked through 50,000 at a time.
+    """Inside, what is there already is left alone and new objects are looked through 200,000 at a time.
 
     A caller who is as patient stays so, this function around itself among them: counting what is frozen takes as long
     as a tenth of a conversion. What he has frozen stays frozen.
 
     >>> before = gc.get_threshold(), gc.get_freeze_count()
     >>> with seldom_collecting():
-    ...     gc.get_threshold()[0] >= 50_000, gc.get_freeze_count() > 0
+    ...     gc.get_threshold()[0] >= 200_000, gc.get_freeze_count() > 0
     (True, True)
     >>> (gc.get_threshold(), gc.get_freeze_count()) == before
     True
