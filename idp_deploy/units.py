@@ -143,8 +143,11 @@ def scale(values: Iterable[float | None], unit: Unit) -> Scale:
     >>> axis = scale([0.005, 0.0104], "ms")
     >>> axis.text(0.005), axis.text(0.0104)
     ('5.0 µs', '10.4 µs')
+    >>> scale([10.1, 0.07], "ms").text(0.07)
+    '0.07 ms'
     """
-    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+    sizes = [abs(v) for v in values if v is not None and math.isfinite(v) and v]
+    largest = max(sizes, default=0.0)
     steps = _STEPS[unit]
     suffix = next((name for name, least in reversed(steps) if largest >= least), steps[0][0])
     factor = _FACTORS[unit][suffix]
@@ -153,7 +156,8 @@ def scale(values: Iterable[float | None], unit: Unit) -> Scale:
     if unit == "share":
         return Scale(factor, suffix, 1)
     leading = math.floor(math.log10(largest / factor)) if largest else 0
-    return Scale(factor, suffix, max(1, 2 - leading))  # one at least: the smallest are to be told from nothing
+    last = -math.floor(math.log10(min(sizes, default=1.0) / factor)) if unit == "ms" else 1
+    return Scale(factor, suffix, max(1, 2 - leading, min(2, last)))  # the smallest are to be told from nothing
 
 
 def _three(value: float) -> str:
