@@ -57,6 +57,32 @@ def test_a_worker_that_dies_while_it_hands_a_batch_over_is_the_same_message(erro
     assert of_dead_worker(type(error)()) is None  # raised anywhere else
 
 
+def test_a_worker_that_is_missed_while_the_error_is_told_changes_nothing(tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from idp_deploy.cli import app, main
+def missed(*_):
+    raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+def ends(*_, **__):
+    signal.signal(signal.SIGCHLD, missed)
+    raise EOFError("the batch ends")
+told = sys.modules["idp_deploy.cli.app"].on_a_line
+def telling(text):
+    os.kill(os.getpid(), signal.SIGCHLD)
+    return told(text)
+sys.modules["idp_deploy.cli.app"].app = ends
+sys.modules["idp_deploy.cli.app"].on_a_line = telling
+main([])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: unexpected EOFError: the batch ends")
+    assert "Traceback" not in done.stderr
+
+
 def test_the_end_of_a_file_is_not_called_an_interruption(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

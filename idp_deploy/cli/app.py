@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import Annotated, Any
@@ -134,7 +135,14 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _explain(error)
 
 
+def _deaf() -> None:
+    """PyTorch raises the death of a loader's worker wherever the command stands; not while it says how it ended."""
+    with suppress(AttributeError, ValueError):  # Windows has no such signal, and threads set none
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _explain(error: Exception) -> int:
+    _deaf()
     if isinstance(error, IdpDeployError):
         return _say(_sentence(error), error.exit_code)
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
@@ -168,5 +176,6 @@ def _sentence(error: Exception) -> str:
 
 
 def _say(message: str, code: ExitCode) -> int:
+    _deaf()
     print(uncommanding(f"error: {on_a_line(message)}"), file=sys.stderr)
     return code
