@@ -81,7 +81,6 @@ ROWS = (
     unnamed("export net.pt --to onnx -o out", "out/net.onnx"),
     unnamed("export net.pt --to onnx -o out --no-verify", "out/net.onnx"),
     unnamed("export net.pt --to tflite", "net.tflite"),
-    unnamed("export net.pt --to tflite -o app.tflite", "app.tflite"),
     unnamed("export net.pt --to coreml", "net.mlpackage", package=True),
     unnamed("export net.pt --to coreml --no-verify -o app.mlpackage", "app.mlpackage", package=True),
     *([unnamed("export net.pt --to coreai", "net.aimodel", package=True)] if "coreai" in HERE else []),
