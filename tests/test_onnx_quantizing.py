@@ -11,17 +11,13 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Contents, FormatName, Model, Quantization, Recipe
 from idp_deploy.formats.onnx import run
 from idp_deploy.formats.onnx.read.contents import read_onnx
-from idp_deploy.formats.onnx.write.number_forms import smallest_form
-from idp_deploy.formats.onnx.write.storing import Weight
 from idp_deploy.formats.sessions import Session
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
-from idp_deploy.quantizers import dequantize_int8, palettize, quantize_int8
 from idp_deploy.verification import run_file, verify
 
 pytestmark = pytest.mark.usefixtures("exact_integers")
@@ -248,45 +244,6 @@ def test_reordered_and_tied_weights_become_integers_too(scheme, tmp_path):
         expected = model.module(*ids).numpy()
     (output,) = run_file(artifact.path, [(ids[0].numpy(),)])["onnxruntime"][0]
     assert np.abs(output - expected).max() < (0.06 if scheme == "int8" else 1e-4) * np.abs(expected).max()
-
-
-def weight(values: np.ndarray) -> Weight:
-    return Weight("w", values.astype(np.float32), values != 0)
-
-
-RNG = np.random.default_rng(0)
-SPARSE = np.where(RNG.random((64, 64)) < 0.2, RNG.normal(size=(64, 64)), 0).astype(np.float32)
-
-
-@pytest.mark.parametrize("shape", [(64, 64), (64, 16, 2, 2)])
-@pytest.mark.parametrize("axis", [0, 1])
-def test_integers_are_found_on_either_axis(shape, axis):
-    values = dequantize_int8(*quantize_int8(SPARSE.reshape(shape), axis), axis)
-    form, _ = smallest_form(weight(values), "int8-weights", "auto")
-    assert form.values.dtype == np.int8
-    np.testing.assert_allclose(form.values * form.scale, values, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scheme", ["int8-weights", "lut4", None])
-def test_a_weight_that_was_not_quantized_stays_as_it_is(scheme):
-    form, fits = smallest_form(weight(SPARSE), scheme, "auto")
-    assert form.values.dtype == np.float32
-    assert fits is (scheme is None)
-
-
-def test_a_palette_is_found():
-    indices, lut = palettize(SPARSE)
-    form, _ = smallest_form(weight(lut[indices]), "lut4", "auto")
-    np.testing.assert_array_equal(form.palette[form.values], lut[indices])
-
-
-def test_float16_keeps_tiny_values_and_refuses_huge_ones():
-    tiny = np.where(SPARSE != 0, np.copysign(1e-12, SPARSE), 0)
-    form, _ = smallest_form(weight(tiny), "fp16", "auto")
-    assert form.values.dtype == np.float16
-    np.testing.assert_array_equal(form.values != 0, tiny != 0)
-    with pytest.raises(ConversionError, match="beyond float16"):
-        smallest_form(weight(SPARSE * 1e6), "fp16", "auto")
 
 
 def test_small_constants_of_an_int8_file_are_not_repeated(exported):

@@ -364,66 +364,6 @@ def test_a_norm_that_cannot_be_absorbed_leaves_a_palette_weight_float(affine: bo
     assert ("0.weight" in found.kept_float) is not affine
 
 
-def test_a_norm_shared_by_two_layers_is_left_alone() -> None:
-    class Shared(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.norm = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.norm(self.a(x)) + self.norm(self.b(x))
-
-    torch.manual_seed(0)
-    module = Shared().eval()
-    nn.init.uniform_(module.norm.running_var, 0.5, 2.0)  # type: ignore[arg-type]
-    nn.init.normal_(module.norm.running_mean)  # type: ignore[arg-type]
-    nn.init.normal_(module.norm.weight)
-    model = CompressedModel(module, {n: p != 0 for n, p in module.named_parameters() if p.dim() == 4})
-    rounded = quantize(model, "fp16", example_inputs=EXAMPLE)
-    before = outputs(module)
-    assert (outputs(rounded.module) - before).abs().max() < 2e-3 * before.abs().max()
-    palette = quantize(model, "lut4", example_inputs=EXAMPLE).quantization
-    assert palette is not None
-    assert set(palette.kept_float) == {"a.weight", "b.weight"}
-
-
-class Words(nn.Module):
-    """Embedding tied to the head, attention and a GRU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embed = nn.Embedding(40, 16)
-        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-        self.gru = nn.GRU(16, 16, batch_first=True)
-        self.head = nn.Linear(16, 40, bias=False)
-        self.head.weight = self.embed.weight
-
-    def forward(self, ids: Tensor) -> Tensor:
-        x = self.embed(ids)
-        x = self.attention(x, x, x, need_weights=False)[0]
-        return self.head(self.gru(x)[0])
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_text_models_with_tied_weights(scheme: str) -> None:
-    torch.manual_seed(0)
-    module = Words().eval()
-    masks = {"attention.in_proj_weight": torch.rand(48, 16) > 0.5}
-    module.attention.in_proj_weight.data *= masks["attention.in_proj_weight"]
-    ids = (torch.arange(12).reshape(1, 12),)
-    quantized = quantize(CompressedModel(module, masks), scheme, example_inputs=ids)
-    assert quantized.module.head.weight is quantized.module.embed.weight
-    assert quantized.quantization is not None
-    assert set(quantized.quantization.signal_to_noise_db) == {
-        "embed.weight",
-        "attention.in_proj_weight",
-        "attention.out_proj.weight",
-        "gru.weight_ih_l0",
-        "gru.weight_hh_l0",
-    }
-    assert not torch.equal(quantized.module.embed.weight, module.embed.weight)
-
-
 def test_refusals_name_the_way_out(model: CompressedModel) -> None:
     with pytest.raises(UsageError, match="unknown scheme 'int-8' — did you mean 'int8'"):
         quantize(model, "int-8")
