@@ -103,7 +103,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     _anew = item.get_closest_marker("anew") is not None
     for place, name, cached in (
         (getattr(sys.modules.get(_ONNX), "ONNXRegistry", None), "from_torchlib", _copied),
-        (sys.modules.get(_EXPORT), "_materialize_cpp_cia_ops", _while_as_many),
+        (sys.modules.get(_EXPORT), "_materialize_cpp_cia_ops", _fetched),
         (sys.modules.get("litert_torch"), "convert", _for_a_graph),
     ):
         plain = getattr(place, name, None)
@@ -125,17 +125,11 @@ def _copied(plain: Any) -> Any:
     return from_torchlib
 
 
-def _while_as_many(plain: Any) -> Any:
-    """Fetch the operators again once a library has registered more."""
-    seen = [0]
+def _fetched(plain: Any) -> Any:
+    """As during one export, for all of them: fetched again once a library has registered more."""
+    from idp_deploy.exporting.sparing import Fetched
 
-    def materialize() -> None:
-        known = len(torch._C._dispatch_get_registrations_for_dispatch_key("CompositeImplicitAutograd"))
-        if known != seen[0]:
-            plain()
-            seen[0] = known
-
-    return materialize
+    return Fetched(plain)
 
 
 def _for_a_graph(plain: Any) -> Any:

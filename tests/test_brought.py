@@ -64,8 +64,6 @@ BROUGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("kind", BROUGHT)
 def test_the_file_is_right(kind: str, format: FormatName, tmp_path: Path) -> None:
-    if format == "coreml" and "five" in kind:
-        pytest.skip("the six axes that the heads are cut into are more than Core ML's five")
     torch.manual_seed(0)
     build, inputs = BROUGHT[kind]
     model = one_shot(Model(build().eval()), Recipe(0.5))

@@ -6,7 +6,6 @@ import inspect
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -17,28 +16,6 @@ from idp_deploy.cli.app import COMMANDS, _run
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.errors import ExitCode, FileError
 from idp_deploy.rendering.document import Document
-
-PROJECT = Path(__file__).parent / "tiny_project" / "tiny.py"
-CONFIGURATION = """
-model = "tiny:build"
-task = "tiny:task"
-weights = "model.pt"
-output = "out"
-targets = ["pixel-4"]
-
-[prune]
-target = 0.5
-epochs = 2
-
-[export]
-to = ["onnx"]
-
-[budgets.pixel-4.onnx]
-size = "100 kB"
-latency = "1 s"
-"""
-
-Cli = Callable[..., int]
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -29,17 +29,19 @@ def operators_fetched_once() -> Iterator[None]:
     from torch._export import utils
 
     plain = getattr(utils, _FETCH, None)
-    if plain is None or isinstance(plain, _Fetched):  # a torch that goes about it otherwise
+    if plain is None or isinstance(plain, Fetched):  # a torch that goes about it otherwise
         yield
         return
-    setattr(utils, _FETCH, _Fetched(plain))
+    setattr(utils, _FETCH, Fetched(plain))
     try:
         yield
     finally:
         setattr(utils, _FETCH, plain)
 
 
-class _Fetched:
+class Fetched:
+    """The function that fetches them, as one that does nothing while the list of what is registered stays the same."""
+
     def __init__(self, plain: Callable[[], None]) -> None:
         self.plain, self.seen = plain, list[str]()
 
