@@ -187,6 +187,51 @@ def test_a_large_weight_is_masked_piece_by_piece_as_a_small_one_is() -> None:
         torch.testing.assert_close(grad, (slope.clamp(max=1) if clip else slope) * g, rtol=1e-4, atol=1e-5)
 
 
+LAYOUTS = {
+    "rows": lambda w: w.contiguous(),
+    "channels last": lambda w: w.to(memory_format=torch.channels_last),
+    "transposed": lambda w: w.transpose(0, 1).contiguous().transpose(0, 1),
+    "with gaps": lambda w: torch.stack([w, w], -1)[..., 0],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("clip", "floor"), [(True, 0.0), (True, 0.4), (False, 0.0), (True, 1.0)])
+@pytest.mark.parametrize("shape", [(6, 4, 3, 3), (300, 130, 3, 3)])
+def test_entries_kept_in_full_are_as_if_chosen_after_the_mask(
+    shape: tuple[int, ...], clip: bool, floor: float, dtype: torch.dtype, layout: str
+) -> None:
+    """In whatever order the weight lies in memory, and whether or not it is masked piece by piece."""
+    torch.manual_seed(0)
+    w = LAYOUTS[layout](torch.randn(shape, dtype=dtype)).requires_grad_()
+    w.data[3] = 0.0
+    g = torch.randn(shape, dtype=dtype)
+    best = w.detach().abs().flatten(1).argmax(1)
+    full = torch.stack(torch.unravel_index(best + w[0].numel() * torch.arange(shape[0]), shape))
+    masked = apply_soft_mask(w, 1.0, 0.1, clip=clip, floor=floor, full=full)
+    (grad,) = torch.autograd.grad(masked, w, g)
+    chosen = torch.zeros(shape, dtype=torch.bool).index_put(tuple(full), torch.tensor(True))
+    m = soft_mask(w.detach(), 1.0, 0.1)
+    slope = (m + 20 * w.detach() ** 2 * m * (1 - m)).clamp(min=floor, max=1.0 if clip else None)
+    torch.testing.assert_close(masked.detach(), torch.where(chosen, w.detach(), m * w.detach()))
+    assert torch.equal(masked[chosen], w[chosen])
+    torch.testing.assert_close(grad, torch.where(chosen, g, slope * g), rtol=1e-4, atol=1e-5)
+    assert torch.equal(grad[chosen], g[chosen])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_entries_kept_in_full_have_no_second_derivative(dtype: torch.dtype) -> None:
+    w = torch.randn(6, 8, dtype=dtype, requires_grad=True)
+    full = torch.tensor([[0, 2], [1, 5]])
+    masked = apply_soft_mask(w, 0.8, 0.3, full=full)
+    (slope,) = torch.autograd.grad(masked.sum(), w, create_graph=True)
+    (twice,) = torch.autograd.grad(slope.sum(), w)
+    assert torch.equal(slope[tuple(full)], torch.ones(2, dtype=dtype))
+    assert not twice[tuple(full)].any()
+    assert twice.any()
+
+
 @pytest.mark.parametrize("tau", [1e-4, 0.1, 30.0])
 def test_the_quotient_of_masked_and_dense_weight_is_a_mask_at_zero_and_far_out_too(tau: float) -> None:
     w = torch.tensor([0.0, -0.0, 1e-30, -1e-4, 0.99, 1.0, 1.01, -40.0, 3e4], requires_grad=True)

@@ -3,6 +3,7 @@
     python -m bench.suite try '{"floor": 0}'     # settings of idp beside the shipped ones, on tuning tasks and seeds
     python -m bench.suite bisect                 # plain IDP and idp, one difference at a time, on the task for that
     python -m bench.suite freeze                 # how far soft and hard masks are apart where they are frozen
+    python -m bench.suite finish                 # what averages of the last weights are worth, on tuning seeds
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
     python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
@@ -18,6 +19,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bench.suite.finishing import finish
 from bench.suite.freezing import freeze
 from bench.suite.reporting import BEFORE, before, recurrent, report, tried
 from bench.suite.running import Run, fill
@@ -63,7 +65,7 @@ TUNING_SEEDS = (100, 101, 102)
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "freeze", "run", "recurrent", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "freeze", "finish", "run", "recurrent", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -83,6 +85,11 @@ def main() -> None:
                 [Run.of(task, method, zeros, 100, how) for (task, zeros), ways in cells.items() for method, how in ways]
             )
         )
+    elif given.what == "finish":
+        small = ("keywords-plain", "glyphs-trained", "glyphs-separable", "curves-tuned", "keywords-trained")
+        ways = [("six-blocks", "idp", 0.95, 10, ERK)]
+        ways += [(name, "idp", TUNING[name].sparsities[-1], 100, {}) for name in small]
+        print(finish([Run.of(*way) for way in ways]))
     elif given.what == "try":
         variants = [json.loads(text) for text in given.settings]
         fill(

@@ -39,7 +39,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.errors import UsageError
-from idp_deploy.masks.selection import keep_largest, smallest_kept_and_largest_pruned
+from idp_deploy.masks.selection import keep_largest, largest_of_rows, smallest_kept_and_largest_pruned
 
 
 @dataclass(frozen=True)
@@ -113,24 +113,28 @@ class Pattern:
         unit = self.unit(shape, output_axis)
         pruned = zeros // unit
         if floor:
-            scores = self._with_floor(scores, shape[output_axis], scores.numel() - pruned)
+            best = self.best_of_rows(scores, shape, zeros, output_axis)
+            scores = scores.reshape(-1).index_fill(0, best, torch.inf).view(scores.shape)
         kept = keep_largest(scores, pruned)
         if self.shared:
             kept = kept.unsqueeze(-1).expand(*kept.shape, unit)
         return self.from_units(kept, shape, output_axis).contiguous()
 
     def best_of_rows(self, scores: Tensor, shape: tuple[int, ...], zeros: int, output_axis: int = 0) -> Tensor:
-        """Bool of the units, laid out as `scores`, that `mask_by` with `floor` keeps whatever their size."""
-        kept = scores.numel() - zeros // self.unit(shape, output_axis)
-        raised = self._with_floor(scores, shape[output_axis], kept)
-        return raised.isinf() if raised is not scores else torch.zeros_like(scores, dtype=torch.bool)
+        """The units that `mask_by` with `floor` keeps whatever their size, one a row, none where that cannot be met.
 
-    def _with_floor(self, scores: Tensor, rows: int, kept: int) -> Tensor:
-        """Scores with the best unit of each row raised above all others; unchanged where that cannot be met."""
-        by_row = scores.reshape(scores.shape[0], -1)
+        Returns:
+            Their numbers among the units, laid out as `scores`.
+        """
+        kept = scores.numel() - zeros // self.unit(shape, output_axis)
+        by_row, rows = scores.reshape(scores.shape[0], -1), self._floored_rows(shape[output_axis])
         if by_row.shape[0] != rows or kept < rows or by_row.shape[1] < 2:
-            return scores
-        return by_row.scatter(1, by_row.argmax(1, keepdim=True), torch.inf).reshape(scores.shape)
+            return torch.empty(0, dtype=torch.int64, device=scores.device)
+        return largest_of_rows(by_row) + by_row.shape[1] * torch.arange(rows, device=scores.device)
+
+    def _floored_rows(self, outputs: int) -> int:
+        """Rows of units of which each is to keep one; 0 where none has to."""
+        return outputs
 
 
 @dataclass(frozen=True)
@@ -222,8 +226,8 @@ class Block(Pattern):
         tiles = units.unflatten(2, (self.rows, self.columns)).transpose(1, 2)
         return _unmatrix(tiles.flatten(0, 1).flatten(1), shape, output_axis)
 
-    def _with_floor(self, scores: Tensor, rows: int, kept: int) -> Tensor:
-        return super()._with_floor(scores, rows // self.rows, kept)
+    def _floored_rows(self, outputs: int) -> int:
+        return outputs // self.rows
 
 
 @dataclass(frozen=True)
@@ -245,8 +249,8 @@ class Channel(Pattern):
     def from_units(self, units: Tensor, shape: tuple[int, ...], output_axis: int = 0) -> Tensor:
         return _unmatrix(units, shape, output_axis)
 
-    def _with_floor(self, scores: Tensor, rows: int, kept: int) -> Tensor:
-        return scores  # a channel that goes is the point; the budget keeps at least one a layer
+    def _floored_rows(self, outputs: int) -> int:
+        return 0  # a channel that goes is the point; the budget keeps at least one a layer
 
 
 def _matrix(w: Tensor, output_axis: int) -> Tensor:

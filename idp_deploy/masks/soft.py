@@ -16,22 +16,27 @@ from torch import Tensor
 
 SMALLEST_TEMPERATURE = 1e-24  # keeps w²/τ finite in float32; below it the mask is hard anyway
 CHUNK = 1 << 18  # entries: few enough for intermediate values to stay in a processor's cache
+_ZERO, _ONE = torch.tensor(0.0), torch.tensor(1.0)
+_MOST = torch.finfo(torch.float32).max  # an infinite q times 1 − m = 0 would be NaN
+_NOTHING_ELSE = (None,) * 5  # the gradients of what is no weight
 
 
 class _Soft(torch.autograd.Function):
     """ŵ = m(w)·w entry by entry. Only w is kept for backward: m is computed again there."""
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: Tensor, gain: float) -> Tensor:
-        ctx.save_for_backward(w, t2, tau, floor)
+    def forward(
+        ctx: Any, w: Tensor, t2: Tensor, tau: Tensor, floor: Tensor, gain: float, full: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(w, t2, tau, floor, full)
         ctx.gain = gain
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         m = (exact * exact).sub_(t2).div_(tau).sigmoid_()
-        return m.mul_(exact).to(w.dtype)
+        return _ones(m, full).mul_(exact).to(w.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
-        w, t2, tau, floor = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        w, t2, tau, floor, full = ctx.saved_tensors
         exact = w.to(torch.promote_types(w.dtype, torch.float32))
         square = exact * exact
         m = (square - t2).div_(tau).sigmoid_()
@@ -39,54 +44,111 @@ class _Soft(torch.autograd.Function):
         if ctx.gain < math.inf:
             slope.clamp_(max=ctx.gain)
         out = None if torch.is_grad_enabled() else slope  # of a gradient that is differentiated once more
-        return torch.maximum(slope, floor, out=out).mul(grad).to(grad.dtype), None, None, None, None
+        slope = _ones(torch.maximum(slope, floor, out=out), full)
+        return slope.mul(grad).to(grad.dtype), None, None, None, None, None
 
 
-class _SoftByChunks(torch.autograd.Function):
-    """The same for large weights on a CPU, where passes over all of w would wait for memory.
+class _SoftAtOnce(torch.autograd.Function):
+    """The same for a weight of up to `CHUNK` entries on a CPU: few operations, whose number is what counts there.
 
-    With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b). Backward has ŵ, which the layer keeps anyway, so that it needs no
-    exponential: m = ŵ/w, and with q = 2s·w·ŵ the derivative is m + q·(1 − m), or (ŵ + q·(w − ŵ))/w. It exceeds 1
-    exactly where q does. Between a floor of 1 and a bound of 1 it is 1, and nothing is computed or kept.
+    m = sigmoid(s·w² + b) is kept for backward: with q = 2s·w·ŵ the derivative is m + q·(1 − m). It exceeds 1 exactly where
+    q does. Between a floor of 1 and a bound of 1 it is 1, and nothing is computed or kept.
     """
 
     @staticmethod
-    def forward(ctx: Any, w: Tensor, s: float, b: float, floor: float, gain: float) -> Tensor:
-        masked, border = torch.empty_like(w), torch.tensor(b)
-        for x, out in _chunks(w, masked):
-            torch.addcmul(border, x, x, value=s, out=out).sigmoid_().mul_(x)
+    def forward(ctx: Any, w: Tensor, s: float, b: Tensor, floor: float, gain: float, full: Tensor | None) -> Tensor:
+        m = torch.addcmul(b, w, w, value=s).sigmoid_()
+        masked = _ones(m, full) * w
         ctx.straight = floor >= gain
         if not ctx.straight:
-            ctx.save_for_backward(w, masked)
-        ctx.constants = s, b, floor, gain
+            ctx.save_for_backward(w, masked, m, b, full)
+        ctx.constants = s, floor, gain
         return masked
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if ctx.straight:
-            return grad, None, None, None, None
-        w, masked = ctx.saved_tensors
-        s, b, floor, gain = ctx.constants
-        if torch.is_grad_enabled():  # the gradient is differentiated once more: a penalty on it, an inner step
-            m = torch.sigmoid(s * w * w + b)
-            pushed = (2 * s * w * w).clamp(max=torch.finfo(w.dtype).max) * m * (1 - m)
-            return (m + pushed).clamp(floor, gain) * grad, None, None, None, None
-        at_zero = 1 / (1 + math.exp(min(-b, 700.0)))  # m where ŵ/w is 0/0
-        most = min(gain, torch.finfo(w.dtype).max)  # an infinite q times w − ŵ = 0 would be NaN
-        result, nothing = torch.empty_like(w), torch.tensor(0.0)
-        for x, y, g, out in _chunks(w, masked, grad.contiguous(), result):
-            torch.addcmul(nothing, x, y, value=2 * s, out=out).clamp_(max=most)
+            return grad, *_NOTHING_ELSE
+        w, masked, m, b, full = ctx.saved_tensors
+        s, floor, gain = ctx.constants
+        if torch.is_grad_enabled():
+            return _slope(w, s, b, floor, gain, full) * grad, *_NOTHING_ELSE
+        slope = torch.addcmul(_ZERO, w, masked, value=2 * s).clamp_(max=min(gain, _MOST))
+        torch.lerp(m, _ONE, slope, out=slope)
+        if floor > 0:
+            slope.clamp_(min=floor)
+        return slope.mul_(grad), *_NOTHING_ELSE
+
+
+class _SoftByChunks(torch.autograd.Function):
+    """The same for larger ones, in pieces: passes over all of w would wait for memory, as would one over m.
+
+    Backward has ŵ, which the layer keeps anyway: m = ŵ/w, and the derivative is (ŵ + q·(w − ŵ))/w.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, w: Tensor, s: float, b: Tensor, floor: float, gain: float, full: Tensor | None) -> Tensor:
+        masked = torch.empty_like(w)
+        for x, out in _chunks(w, masked):
+            torch.addcmul(b, x, x, value=s, out=out).sigmoid_().mul_(x)
+        ctx.empty_row = False
+        if full is not None:
+            best = w[tuple(full)]
+            masked[tuple(full)] = best
+            ctx.empty_row = not bool(best.all())  # ŵ/w is no number there
+        ctx.straight = floor >= gain
+        if not ctx.straight:
+            ctx.save_for_backward(w, masked, b, full)
+        ctx.constants = s, floor, gain
+        return masked
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if ctx.straight:
+            return grad, *_NOTHING_ELSE
+        w, masked, b, full = ctx.saved_tensors
+        s, floor, gain = ctx.constants
+        if torch.is_grad_enabled():
+            return _slope(w, s, b, floor, gain, full) * grad, *_NOTHING_ELSE
+        at_zero = float(b.sigmoid())  # m where ŵ/w is 0/0
+        result, most = torch.empty_like(w), min(gain, _MOST)
+        if grad.stride() != w.stride():
+            grad = torch.empty_like(w).copy_(grad)
+        for x, y, g, out in _chunks(w, masked, grad, result):
+            torch.addcmul(_ZERO, x, y, value=2 * s, out=out).clamp_(max=most)
             torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(nan=at_zero)
             if floor > at_zero:  # where the derivative is least
                 out.clamp_(min=floor)
             out.mul_(g)
-        return result, None, None, None, None
+        if ctx.empty_row:
+            result[tuple(full)] = grad[tuple(full)]
+        return result, *_NOTHING_ELSE
+
+
+def _slope(w: Tensor, s: float, b: Tensor, floor: float, gain: float, full: Tensor | None) -> Tensor:
+    """The derivative where it is differentiated once more: a penalty on it, an inner step."""
+    m = torch.sigmoid(s * w * w + b)
+    pushed = (2 * s * w * w).clamp(max=_MOST) * m * (1 - m)
+    return _ones((m + pushed).clamp(floor, gain), full)
+
+
+def _ones(m: Tensor, full: Tensor | None) -> Tensor:
+    """`m` with 1 where an entry is kept in full; in place where nobody differentiates it."""
+    if full is None:
+        return m
+    put = torch.Tensor.index_put if torch.is_grad_enabled() else torch.Tensor.index_put_
+    return put(m, tuple(full), m.new_ones(()))
 
 
 def _chunks(*tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
-    if tensors[0].numel() <= CHUNK:
-        return (tensors,)
-    return zip(*(tensor.view(-1).split(CHUNK) for tensor in tensors), strict=True)
+    """Pieces of tensors that lie in memory in the same order, whatever their axes are called."""
+    order = _order(tensors[0])
+    return zip(*(tensor.permute(order).view(-1).split(CHUNK) for tensor in tensors), strict=True)
+
+
+def _order(w: Tensor) -> list[int]:
+    """The axes from the outermost in memory to the innermost."""
+    return sorted(range(w.dim()), key=w.stride, reverse=True)
 
 
 class _SoftGroups(torch.autograd.Function):
@@ -145,6 +207,8 @@ def apply_soft_mask(
     floor: Tensor | float = 0.0,
     shared: bool = False,
     elsewhere: Tensor | None = None,
+    full: Tensor | None = None,
+    numbers: tuple[float, Tensor, float] | None = None,
 ) -> Tensor:
     """ŵ = m(w)·w, differentiable in w with t and τ held constant; computed in float32 whatever autocast says.
 
@@ -156,26 +220,41 @@ def apply_soft_mask(
         w: any shape; with `shared`, (..., n) whose rows have one mask each, scored by their root mean square.
         t, tau: scalars, or tensors that broadcast against w.
         elsewhere: added to s², what the rest of a unit in other weights contributes.
+        full: entries that are kept as they are, m = 1 and the derivative too, by their coordinates: (dimensions, number
+            of entries), not with `shared`.
+        numbers: t, τ and the floor once more as `as_numbers` gives them, where they are at hand; not with `shared`.
         clip: bound the derivative (for `shared`, the Jacobian's largest eigenvalue) by 1.
         floor: the least derivative, 0 ≤ floor ≤ 1 (for `shared`, the Jacobian's least eigenvalue).
     """
     gain = 1.0 if clip else math.inf
-    if not shared and elsewhere is None and _by_chunks(w, t, tau):
-        plain_tau = max(float(tau), SMALLEST_TEMPERATURE)
-        masked: Tensor = _SoftByChunks.apply(w, 1 / plain_tau, -(float(t) ** 2) / plain_tau, float(floor), gain)
+    if numbers is None and not shared and elsewhere is None and _single(t) and _single(tau):
+        numbers = as_numbers(t, tau, floor)
+    if numbers is not None and _on_cpu(w):
+        form = _SoftAtOnce if w.numel() <= CHUNK else _SoftByChunks
+        masked: Tensor = form.apply(w, *numbers, gain, full)
         return masked
     t2, tau = _scalars(w, t, tau)
     if elsewhere is not None:
         t2 = t2 - elsewhere
     floor = torch.as_tensor(floor, dtype=t2.dtype, device=w.device)
-    return (_SoftGroups if shared else _Soft).apply(w, t2, tau, floor, gain)
+    soft: Tensor = _SoftGroups.apply(w, t2, tau, floor, gain) if shared else _Soft.apply(w, t2, tau, floor, gain, full)
+    return soft
 
 
-def _by_chunks(w: Tensor, t: Tensor | float, tau: Tensor | float) -> bool:
-    # compiled code fuses the passes itself
-    if torch.compiler.is_compiling() or not (w.is_cpu and w.dtype == torch.float32 and w.is_contiguous()):
-        return False
-    return not any(isinstance(x, Tensor) and (x.dim() or not x.is_cpu) for x in (t, tau))
+def as_numbers(t: Tensor | float, tau: Tensor | float, floor: Tensor | float) -> tuple[float, Tensor, float]:
+    """What a mask on a CPU is computed from: 1/τ, −t²/τ and the floor."""
+    tau = max(float(tau), SMALLEST_TEMPERATURE)
+    return 1 / tau, torch.tensor(-(float(t) ** 2) / tau), float(floor)
+
+
+def _single(x: Tensor | float) -> bool:
+    return not isinstance(x, Tensor) or (x.dim() == 0 and x.is_cpu)
+
+
+def _on_cpu(w: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not (w.is_cpu and w.dtype == torch.float32):
+        return False  # compiled code fuses the passes itself
+    return w.is_contiguous() or w.permute(_order(w)).is_contiguous()  # else: gaps, or entries that are one in memory
 
 
 def _scalars(w: Tensor, t: Tensor | float, tau: Tensor | float) -> tuple[Tensor, Tensor]:

@@ -79,11 +79,13 @@ class Site:
         return (kept + gone) / 2
 
     def rows_and_threshold(self) -> tuple[Tensor, Tensor]:
-        """Which entries the hard mask keeps as the best of their row, and t among the others; one by one pruned."""
+        """Coordinates of what the hard mask keeps as the best of its row, and t among the others; for single entries."""
         axis, shape, scores = self.where.output_axis, tuple(self.weight.shape), self._scores()
         best = self.pattern.best_of_rows(scores, shape, self.zeros, axis)
-        kept, gone = smallest_kept_and_largest_pruned(scores.masked_fill(best, torch.inf), self.zeros, self._near())
-        return best, torch.where(kept.isinf(), gone, (kept + gone) / 2)
+        others = scores.reshape(-1).index_fill_(0, best, torch.inf)  # the scores are a copy of their own
+        kept, gone = smallest_kept_and_largest_pruned(others, self.zeros, self._near())
+        t = torch.where(kept.isinf(), gone, (kept + gone) / 2)
+        return torch.stack(torch.unravel_index(best, shape)), t
 
     def elsewhere(self) -> Tensor | None:
         """What peers add to the squared score of each channel, in this weight's own scale; (channels, 1)."""

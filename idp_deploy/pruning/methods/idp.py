@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from idp_deploy.masks import SMALLEST_TEMPERATURE, Pattern, apply_soft_mask, soft_mask
+from idp_deploy.masks import SMALLEST_TEMPERATURE, Pattern, apply_soft_mask, as_numbers, soft_mask
 from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
@@ -52,18 +52,23 @@ class IDP(Method):
         if site.zeros == 0:
             site.state.clear()
             return
-        _keep(site, "floor", torch.tensor(self.floor(step), device=site.weight.device))
+        floor = self.floor(step)
+        _keep(site, "floor", torch.tensor(floor, device=site.weight.device))
         if not self.due(site, step):
+            if "numbers" in site.state:
+                site.state["numbers"] = (*site.state["numbers"][:2], floor)
             return
         site.state["zeros"] = site.zeros
         if self.settings["rows"] and type(site.pattern) is Pattern:
-            best, t = site.rows_and_threshold()
-            _keep(site, "best", best)
+            rows, t = site.rows_and_threshold()
+            _keep(site, "rows", rows)
         else:
             t = site.threshold()
         tau = self.temperature(t, step)
         _keep(site, "t", t)
         _keep(site, "tau", tau)
+        if type(site.pattern) is Pattern and t.device.type == "cpu":
+            site.state["numbers"] = as_numbers(t, tau, floor)
         elsewhere = site.elsewhere()
         if elsewhere is not None:
             site.state["elsewhere"] = elsewhere
@@ -111,15 +116,18 @@ def _keep(site: Site, name: str, value: Tensor) -> None:
 
 def _soft(site: Site, w: Tensor, *, clip: bool, detach: bool) -> Tensor:
     axis, pattern, t, tau = site.where.output_axis, site.pattern, site.state["t"], site.state["tau"]
-    floor = site.state["floor"]
+    floor, full = site.state["floor"], site.state.get("rows")
     units = pattern.to_units(w, axis)
     if detach:
         scores = units.detach().square().mean(-1, keepdim=True).sqrt() if pattern.shared else units.detach()
-        soft = units * soft_mask(scores, t, tau).to(w.dtype)
+        m = soft_mask(scores, t, tau).to(w.dtype)
+        soft = units * (m if full is None else m.index_put_(tuple(full), m.new_ones(())))
     else:
         elsewhere = site.state.get("elsewhere")
-        soft = apply_soft_mask(units, t, tau, clip=clip, floor=floor, shared=pattern.shared, elsewhere=elsewhere)
-    best = site.state.get("best")
-    if best is not None:
-        soft = torch.where(best, units, soft)
+        # as numbers they are no part of a compiled forward, which would have to be compiled for each
+        numbers = None if torch.compiler.is_compiling() else site.state.get("numbers")
+        soft = apply_soft_mask(
+            units, t, tau, clip=clip, floor=floor, shared=pattern.shared, elsewhere=elsewhere, full=full,
+            numbers=numbers,
+        )  # fmt: skip
     return pattern.from_units(soft, tuple(w.shape), axis)
