@@ -81,6 +81,14 @@ TUNING = {
         adamw=True,
         trained=500,
     ),
+    "digits-narrow": SmallTask(
+        "real digits (1,200), narrow perceptron without norm, SGD",
+        partial(nets.perceptron, (64, 48, 32, 10)),
+        partial(data.digits, True),
+        (0.95, 0.97),
+        rate=0.05,
+        steps=500,
+    ),
     "keywords-plain": SmallTask(
         "sequences, separable conv1d, depthwise pruned, fine-tuned, SGD",
         partial(nets.sequence, 4, 20, 2, 16, True),

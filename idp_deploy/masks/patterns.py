@@ -127,12 +127,12 @@ class Pattern:
             Their numbers among the units, laid out as `scores`.
         """
         kept = scores.numel() - zeros // self.unit(shape, output_axis)
-        by_row, rows = scores.reshape(scores.shape[0], -1), self._floored_rows(shape[output_axis])
+        by_row, rows = scores.reshape(scores.shape[0], -1), self.floored_rows(shape[output_axis])
         if by_row.shape[0] != rows or kept < rows or by_row.shape[1] < 2:
             return torch.empty(0, dtype=torch.int64, device=scores.device)
         return largest_of_rows(by_row) + by_row.shape[1] * torch.arange(rows, device=scores.device)
 
-    def _floored_rows(self, outputs: int) -> int:
+    def floored_rows(self, outputs: int) -> int:
         """Rows of units of which each is to keep one; 0 where none has to."""
         return outputs
 
@@ -226,7 +226,7 @@ class Block(Pattern):
         tiles = units.unflatten(2, (self.rows, self.columns)).transpose(1, 2)
         return _unmatrix(tiles.flatten(0, 1).flatten(1), shape, output_axis)
 
-    def _floored_rows(self, outputs: int) -> int:
+    def floored_rows(self, outputs: int) -> int:
         return outputs // self.rows
 
 
@@ -249,7 +249,7 @@ class Channel(Pattern):
     def from_units(self, units: Tensor, shape: tuple[int, ...], output_axis: int = 0) -> Tensor:
         return _unmatrix(units, shape, output_axis)
 
-    def _floored_rows(self, outputs: int) -> int:
+    def floored_rows(self, outputs: int) -> int:
         return 0  # a channel that goes is the point; the budget keeps at least one a layer
 
 

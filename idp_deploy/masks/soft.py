@@ -51,8 +51,9 @@ class _Soft(torch.autograd.Function):
 class _SoftAtOnce(torch.autograd.Function):
     """The same for a weight of up to `CHUNK` entries on a CPU: few operations, whose number is what counts there.
 
-    m = sigmoid(s·w² + b) is kept for backward: with q = 2s·w·ŵ the derivative is m + q·(1 − m). It exceeds 1 exactly where
-    q does. Between a floor of 1 and a bound of 1 it is 1, and nothing is computed or kept.
+    With s = 1/τ and b = −t²/τ, m = sigmoid(s·w² + b), which is kept for backward: with q = 2s·w·ŵ the derivative is
+    m + q·(1 − m). It exceeds 1 exactly where q does. Between a floor of 1 and a bound of 1 it is 1, and nothing is
+    computed or kept.
     """
 
     @staticmethod

@@ -46,9 +46,7 @@ class Layer:
     @property
     def most_zeros(self) -> int:
         """Zeros that still leave one unit in every output row (in the layer, for channels)."""
-        rows = 1 if isinstance(self.pattern, Channel) else self.weight.shape[self.output_axis]
-        tall = getattr(self.pattern, "rows", 1)
-        return self.entries - self.unit * max(1, rows // tall)
+        return self.entries - self.unit * max(1, self.pattern.floored_rows(self.weight.shape[self.output_axis]))
 
 
 def usual_allocation(mode: str, sparsity: float, patterns: Sequence[Pattern]) -> str:

@@ -79,7 +79,7 @@ class Site:
         return (kept + gone) / 2
 
     def rows_and_threshold(self) -> tuple[Tensor, Tensor]:
-        """Coordinates of what the hard mask keeps as the best of its row, and t among the others; for single entries."""
+        """Coordinates of what the hard mask keeps as best of its row, and t among the others; for single entries."""
         axis, shape, scores = self.where.output_axis, tuple(self.weight.shape), self._scores()
         best = self.pattern.best_of_rows(scores, shape, self.zeros, axis)
         others = scores.reshape(-1).index_fill_(0, best, torch.inf)  # the scores are a copy of their own
