@@ -19,7 +19,7 @@ from idp_deploy.masks import (
     soft_mask,
 )
 
-NAMES = ["unstructured", "2:4", "1:4", "block:1x4", "block:4x1", "block:1x16", "channel"]
+NAMES = ["unstructured", "free", "2:4", "1:4", "block:1x4", "block:4x1", "block:1x16", "channel"]
 SHAPES = [(16, 16), (16, 16, 3), (16, 16, 3, 3), (16, 32, 1, 1)]
 
 
@@ -310,6 +310,13 @@ def test_the_floor_keeps_one_weight_a_row() -> None:
     mask = pattern.hard_mask(w, 56, floor=True)
     assert int(mask.sum()) == 8
     assert mask.any(1).all()
+
+
+def test_free_entries_need_no_row() -> None:
+    w = torch.cat([torch.rand(7, 8) + 1, torch.rand(1, 8) * 0.01])
+    mask = parse_pattern("free").hard_mask(w, 56, floor=True)
+    assert int(mask.sum()) == 8
+    assert not mask[7].any()
 
 
 def test_a_shape_that_does_not_divide_is_refused_with_the_way_out() -> None:

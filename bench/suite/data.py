@@ -109,8 +109,8 @@ def curves(count: int, inputs: int = 16, noise: float = 0.1) -> Data:
 
 
 @lru_cache
-def gratings(count: int, noise: float) -> Data:
-    """Waves across an image (N, 1, 16, 16): one of five directions and four widths is a class, any phase."""
+def gratings(count: int, noise: float, flat: bool = False) -> Data:
+    """Waves across an image (N, 1, 16, 16), (N, 256) if `flat`: of five directions and four widths, of any phase."""
     generator = torch.Generator().manual_seed(7)
     labels = torch.randint(20, (count + TEST,), generator=generator)
     turn = math.pi * (labels % 5 + 0.5 * torch.rand(len(labels), generator=generator)) / 5
@@ -120,12 +120,13 @@ def gratings(count: int, noise: float) -> Data:
     along = across * torch.cos(turn)[:, None, None] + down * torch.sin(turn)[:, None, None]
     images = torch.sin(2 * math.pi * pace[:, None, None] * along + phase)
     images = images + noise * torch.randn(images.shape, generator=generator)
-    return _split(images.unsqueeze(1) / images.std(), labels)
+    images = images / images.std()
+    return _split(images.flatten(1) if flat else images.unsqueeze(1), labels)
 
 
 @lru_cache
-def shapes(count: int, noise: float) -> Data:
-    """One of eight figures, turned, moved and of any size, two ways round on a sloping ground: (N, 1, 16, 16)."""
+def shapes(count: int, noise: float, flat: bool = False) -> Data:
+    """One of eight figures, turned, moved and of any size, two ways round on a slope: (N, 1, 16, 16), or (N, 256)."""
     generator = torch.Generator().manual_seed(8)
     labels = torch.randint(8, (count + TEST,), generator=generator)
 
@@ -147,7 +148,8 @@ def shapes(count: int, noise: float) -> Data:
     ink = figures[labels, torch.arange(len(labels))].float() * torch.where(anything(-1, 1) > 0, 1.0, -1.0)
     images = ink + (anything(-1, 1) * down + anything(-1, 1) * across) / 16
     images = images + noise * torch.randn(images.shape, generator=generator)
-    return _split(((images - images.mean()) / images.std()).unsqueeze(1), labels)
+    images = (images - images.mean()) / images.std()
+    return _split(images.flatten(1) if flat else images.unsqueeze(1), labels)
 
 
 @lru_cache

@@ -15,16 +15,7 @@ from torch import Tensor, nn
 
 from bench.suite.plain import plain
 from bench.suite.tasks import TASKS, SmallTask
-from idp_deploy.masks import Pattern
 from idp_deploy.pruning import Pruner
-
-
-class Free(Pattern):
-    """Single entries of which no row has to keep any: not in the budgets, nor in the soft or the hard mask."""
-
-    def floored_rows(self, outputs: int) -> int:
-        return 0
-
 
 RESULTS = Path(__file__).parents[1] / "results" / "suite"
 
@@ -92,7 +83,6 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     model.load_state_dict(_start(run.task, run.seed))
     optimizer, pruner = task.optimizer(model), None
     options = {"depthwise": task.depthwise, **json.loads(run.settings)}
-    floors = options.pop("floors", True)
     if run.method == "plain":
         pruner = plain(model, sparsity=run.sparsity, steps=task.steps, **options)
     elif run.method != "dense":
@@ -106,9 +96,6 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
             optimizer=optimizer,
             **options,
         )
-        if not floors:
-            for site in pruner.sites:
-                site.pattern = Free()
         pruner.prepare()
     return model, optimizer, pruner
 

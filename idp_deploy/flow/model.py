@@ -18,7 +18,7 @@ class Recipe:
 
     sparsity: float = 0.9  # share of zeros over the prunable weights, 0 ≤ s < 1
     method: str = "idp"  # a row of METHODS
-    pattern: str = "unstructured"  # unstructured | 2:4 | 1:4 | block:1x4 | channel
+    pattern: str = "unstructured"  # unstructured | free | 2:4 | 1:4 | block:1x4 | channel
     mode: str = "auto"  # auto | paper (how IDP chooses temperature, allocation and ramp)
     allocation: str = "auto"  # erk | global | lamp | uniform | sensitivity; auto: `usual_allocation`
     epochs: int = 0

@@ -51,6 +51,7 @@ class Pattern:
     """
 
     shared = False  # whether the entries of a unit share one score
+    single = True  # whether every entry is a unit of its own, with one threshold for all
 
     @property
     def name(self) -> str:
@@ -138,6 +139,23 @@ class Pattern:
 
 
 @dataclass(frozen=True)
+class Free(Pattern):
+    """Single entries, of which a row may lose all: where hardly more are kept than there are rows, others need them.
+
+    >>> w = torch.tensor([[3.0, 2.0], [0.0, 0.1]])
+    >>> [parse_pattern(name).hard_mask(w, zeros=2, floor=True).int().tolist() for name in ("unstructured", "free")]
+    [[[1, 0], [0, 1]], [[1, 1], [0, 0]]]
+    """
+
+    @property
+    def name(self) -> str:
+        return "free"
+
+    def floored_rows(self, outputs: int) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
 class NM(Pattern):
     """`kept` of every `of` consecutive inputs survive: NM(kept=1, of=4) is "1:4" with three zeros a group.
 
@@ -147,6 +165,7 @@ class NM(Pattern):
 
     kept: int = 2
     of: int = 4
+    single = False
 
     @property
     def name(self) -> str:
@@ -204,6 +223,7 @@ class Block(Pattern):
     rows: int = 1
     columns: int = 4
     shared = True
+    single = False
 
     @property
     def name(self) -> str:
@@ -235,6 +255,7 @@ class Channel(Pattern):
     """Whole output channels, scored by their L2 norm."""
 
     shared = True
+    single = False
 
     @property
     def name(self) -> str:
@@ -278,6 +299,7 @@ def _must_divide(weight: str, shape: tuple[int, ...], pattern: str, count: int, 
 
 PATTERNS: dict[str, tuple[str, Callable[..., Pattern]]] = {
     r"unstructured": ("unstructured", Pattern),
+    r"free": ("free", Free),
     r"(\d+):(\d+)": ("N:M, such as 2:4 or 1:4 (N kept of every M inputs)", NM),
     r"block:(\d+)x(\d+)": ("block:RxC, such as block:1x4, block:4x1, block:1x16 (outputs x inputs)", Block),
     r"channel": ("channel", Channel),

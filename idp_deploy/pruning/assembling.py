@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
-from idp_deploy.masks import NM, Channel
+from idp_deploy.masks import NM, Channel, parse_pattern
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
 from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.masking import Masking
@@ -133,4 +133,4 @@ def _idp_defaults(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
         return dict(PAPER)
     if not isinstance(bare_optimizer(optimizer), ADAPTIVE):
         return {}
-    return dict(DECIDED) if recipe.pattern == "unstructured" else {"clip": False}
+    return dict(DECIDED) if parse_pattern(recipe.pattern).single else {"clip": False}

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from idp_deploy.masks import SMALLEST_TEMPERATURE, Pattern, apply_soft_mask, as_numbers, soft_mask
+from idp_deploy.masks import SMALLEST_TEMPERATURE, apply_soft_mask, as_numbers, soft_mask
 from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
@@ -59,7 +59,7 @@ class IDP(Method):
                 site.state["numbers"] = (*site.state["numbers"][:2], floor)
             return
         site.state["zeros"] = site.zeros
-        if self.settings["rows"] and type(site.pattern) is Pattern:
+        if self.settings["rows"] and site.pattern.single:
             rows, t = site.rows_and_threshold()
             _keep(site, "rows", rows)
         else:
@@ -67,7 +67,7 @@ class IDP(Method):
         tau = self.temperature(t, step)
         _keep(site, "t", t)
         _keep(site, "tau", tau)
-        if type(site.pattern) is Pattern and t.device.type == "cpu":
+        if site.pattern.single and t.device.type == "cpu":
             site.state["numbers"] = as_numbers(t, tau, floor)
         elsewhere = site.elsewhere()
         if elsewhere is not None:
