@@ -103,7 +103,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
         "target",
     ): "Share of zeros over the prunable weights, between 0 and 1, or a device whose budgets to meet.",
     ("prune", "method"): "Pruning method.",
-    ("prune", "pattern"): "unstructured, N:M such as 2:4, block:1x4, or channel.",
+    ("prune", "pattern"): "unstructured, free (rows may lose all), N:M such as 2:4, block:1x4, or channel.",
     ("prune", "mode"): "How IDP chooses temperature, allocation and ramp.",
     ("prune", "allocation"): "How zeros are shared out over the layers.",
     ("prune", "one-shot"): "Prune by magnitude, without data and without training.",

@@ -44,7 +44,9 @@ def compare(
     ] = None,
     pattern: Annotated[
         str | None,
-        typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="The same for all.", show_default=False),
+        typer.Option(
+            metavar="unstructured|free|2:4|1:4|block:1x4|channel", help="The same for all.", show_default=False
+        ),
     ] = None,
     option: Options = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted comparison.")] = False,

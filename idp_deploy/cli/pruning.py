@@ -55,7 +55,9 @@ def prune(
     inputs: Inputs = None,
     pattern: Annotated[
         str | None,
-        typer.Option(metavar="unstructured|2:4|1:4|block:1x4|channel", help="Where zeros may lie.", show_default=False),
+        typer.Option(
+            metavar="unstructured|free|2:4|1:4|block:1x4|channel", help="Where zeros may lie.", show_default=False
+        ),
     ] = None,
     method: Annotated[
         str | None, typer.Option(metavar="idp|gmp|…", help="How weights are chosen.", show_default=False)
