@@ -16,7 +16,15 @@ from idp_deploy.masks import NM, parse_pattern, write_zeros
 from idp_deploy.pruning import METHODS, Pruner, prune
 from tests.pruning_fixtures import PRUNABLE, RECIPES, Blobs, network, same, train, trained, zeros
 
-PATTERNS = {"unstructured": 0.9, "2:4": 0.5, "1:4": 0.75, "block:1x4": 0.9, "block:4x1": 0.8, "channel": 0.5}
+PATTERNS = {
+    "unstructured": 0.9,
+    "free": 0.9,
+    "2:4": 0.5,
+    "1:4": 0.75,
+    "block:1x4": 0.9,
+    "block:4x1": 0.8,
+    "channel": 0.5,
+}
 
 
 def pruner_for(model: nn.Module, method: str, sparsity: float, **settings: object) -> Pruner:
@@ -56,7 +64,7 @@ def test_zeros_are_exact_in_every_unit(method: str, pattern: str) -> None:
             kept = parse_pattern(pattern)
             assert isinstance(kept, NM)
             assert (units.sum(-1) == kept.kept).all()
-        elif pattern != "unstructured":
+        elif pattern not in ("unstructured", "free"):
             assert torch.equal(units.any(-1), units.all(-1))
 
 
@@ -301,7 +309,27 @@ def test_with_rows_the_soft_mask_of_idp_keeps_what_hardening_will_keep(rows: boo
     assert all(agree) == rows
 
 
-@pytest.mark.parametrize("pattern", ["unstructured", "2:4"])
+@pytest.mark.parametrize("finish", [0.0, 0.3])
+@pytest.mark.parametrize("pattern", ["unstructured", "free"])
+def test_under_free_size_alone_decides_in_the_budgets_the_soft_and_the_hard_mask(pattern: str, finish: float) -> None:
+    model = network()
+    with torch.no_grad():
+        model[0].weight[3] *= 1e-3  # a row that nothing but its right to one would keep
+    pruner = Pruner(model, sparsity=0.9, epochs=20, pattern=pattern, dense=0.0, ramp=0.2, finish=finish)
+    train(pruner.prepare(), pruner, 20, rate=1e-5)
+    site = pruner.sites[0]
+    empty = not site.read(site.live().detach())[3].abs().gt(0.5 * site.live()[3].abs()).any()
+    soft = pruner.soft_masks()
+    module = network()
+    module.load_state_dict(model.state_dict())
+    sparse = pruner.finalize()
+    assert sparse.zeros == round(0.9 * sum(s.weight.numel() for s in pruner.sites))
+    assert empty == (not sparse.masks[site.name][3].any()) == (pattern == "free")
+    written = write_zeros(module, soft)
+    assert all(torch.equal(written[name], mask) for name, mask in sparse.masks.items())
+
+
+@pytest.mark.parametrize("pattern", ["unstructured", "free", "2:4"])
 @pytest.mark.parametrize("adaptive", [True, False])
 def test_what_idp_does_by_itself_depends_on_the_optimizer(adaptive: bool, pattern: str) -> None:
     model = network()
@@ -315,7 +343,7 @@ def test_what_idp_does_by_itself_depends_on_the_optimizer(adaptive: bool, patter
         weight = site.live().detach().clone().requires_grad_()
         (slope,) = torch.autograd.grad(site.read(weight).sum(), weight)
         straight.append(torch.equal(slope, torch.ones_like(slope)))
-    assert all(straight) == (adaptive and pattern == "unstructured")
+    assert all(straight) == (adaptive and pattern != "2:4")
     chosen = Pruner(network(), sparsity=0.5, epochs=40, kappa=7.0, optimizer=kind(model.parameters(), 1e-3))
     assert chosen.method.settings["kappa"] == 7.0
 
