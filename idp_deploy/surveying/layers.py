@@ -38,14 +38,34 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+def call_kind(call: ast.Call) -> str:
+    """`Conv2d`."""
+    return last_name(call.func)
+
+
 def leaves(layers: Mapping[str, ast.Call], prefix: str = "") -> Iterator[tuple[str, ast.Call]]:
-    """Layers by dotted name; a Sequential is looked into."""
+    """Layers by dotted name; a Sequential and a ModuleDict are looked into."""
     for name, call in layers.items():
-        if last_name(call.func) == "Sequential":
+        if call_kind(call) == "Sequential" and not any(isinstance(item, ast.Starred) for item in call.args):
             inside = {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
             yield from leaves(inside, f"{prefix}{name}.")
+        elif call_kind(call) == "ModuleDict":
+            yield from leaves(dict(_entries(call)), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", call
+
+
+def _entries(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
+    """Of `ModuleDict({"a": f()})` and `ModuleDict(dict(a=f()))`."""
+    given = call.args[0] if call.args else None
+    if isinstance(given, ast.Dict):
+        pairs = [
+            (key.value if isinstance(key, ast.Constant) else None, value)
+            for key, value in zip(given.keys, given.values, strict=True)
+        ]
+    else:
+        pairs = [(word.arg, word.value) for word in given.keywords] if isinstance(given, ast.Call) else []
+    yield from ((key, value) for key, value in pairs if isinstance(key, str) and isinstance(value, ast.Call))
 
 
 def argument(call: ast.Call, kind: Kind, name: str) -> ast.expr | None:
@@ -67,17 +87,26 @@ def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
         return None
 
 
+def named(node: ast.expr) -> str:
+    """`width` and `config.width`; "" for anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "self":
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
 def solved(node: ast.expr, value: int) -> tuple[str, int] | None:
     """(name, what it must be) where an expression is a name, or a whole multiple of one.
 
     >>> solved(ast.parse("2 * width", mode="eval").body, 64)
     ('width', 32)
+    >>> solved(ast.parse("config.width", mode="eval").body, 64)
+    ('config.width', 64)
     """
-    if isinstance(node, ast.Name):
-        return node.id, value
+    if name := named(node):
+        return name, value
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        for name, factor in ((node.left, node.right), (node.right, node.left)):
+        for one, factor in ((node.left, node.right), (node.right, node.left)):
             times = factor.value if isinstance(factor, ast.Constant) else None
-            if isinstance(name, ast.Name) and isinstance(times, int) and times and value % times == 0:
-                return name.id, value // times
+            if (name := named(one)) and isinstance(times, int) and times and value % times == 0:
+                return name, value // times
     return None

@@ -12,8 +12,8 @@ from pathlib import Path
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
 from idp_deploy.surveying.definitions import last_name
-from idp_deploy.surveying.fitting import Choice, call_kind, value_of
-from idp_deploy.surveying.layers import KINDS, argument, leaves, literal
+from idp_deploy.surveying.fitting import Choice, value_of
+from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal
 from idp_deploy.surveying.sources import Found
 
 _DRAWN = ("randn", "rand", "zeros", "ones", "empty", "randint")
