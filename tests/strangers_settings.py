@@ -119,6 +119,89 @@ class Net(nn.Module):
     def forward(self, x):
         return self.out(self.body(self.stem(x)).mean(-1))
 """
+RESIDUAL = """
+class Basic(nn.Module):
+    def __init__(self, inside, outside, stride=1):
+        super().__init__()
+        self.conv = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.norm = nn.BatchNorm2d(outside)
+
+    def forward(self, x):
+        return F.relu(self.norm(self.conv(x)))
+
+
+class Net(nn.Module):
+    def __init__(self, block, numbers, classes=10):
+        super().__init__()
+        self.inside = 16
+        self.stem = nn.Conv2d(3, 16, 3, 1, 1)
+        self.layer1 = self._made(block, 16, numbers[0], 1)
+        self.layer2 = self._made(block, 32, numbers[1], 2)
+        self.out = nn.Linear(32, classes)
+
+    def _made(self, block, outside, number, stride):
+        layers = []
+        for one in [stride] + [1] * (number - 1):
+            layers.append(block(self.inside, outside, one))
+            self.inside = outside
+        return nn.Sequential(*layers)
+
+    def forward(self, x):
+        return self.out(self.layer2(self.layer1(self.stem(x))).mean((2, 3)))
+
+
+def small(**more):
+    return Net(Basic, [1, 1], **more)
+
+
+def middle(classes=10):
+    return Net(Basic, [2, 2], classes)
+
+
+def large(classes=10):
+    return Net(Basic, [2, 3], classes)
+"""
+PATCHES = """
+class Block(nn.Module):
+    def __init__(self, dim, heads, ratio=4.0):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(dim, int(dim * ratio)), nn.GELU(), nn.Linear(int(dim * ratio), dim))
+
+    def forward(self, x):
+        h = self.norm(x)
+        x = x + self.attention(h, h, h, need_weights=False)[0]
+        return x + self.mlp(x)
+
+
+class Patches(nn.Module):
+    def __init__(self, img_size=64, patch=8, dim=48, depth=3, heads=4, classes=10):
+        super().__init__()
+        self.embed = nn.Conv2d(3, dim, patch, patch)
+        self.places = nn.Parameter(torch.zeros(1, (img_size // patch) ** 2, dim))
+        self.blocks = nn.ModuleList([Block(dim, heads) for _ in range(depth)])
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2) + self.places
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+"""
+MADE = """
+class Maker(nn.Module):
+    def __init__(self, noise=64, width=32, layers=2):
+        super().__init__()
+        self.width = width
+        self.start = nn.Linear(noise, width * 4 * 4)
+        self.net = nn.Sequential(nn.ConvTranspose2d(width, width // 2, 4, 2, 1), nn.ReLU(), nn.Conv2d(width // 2, 3, 1))
+        self.rnn = nn.GRU(12, width, layers, batch_first=True)
+
+    def forward(self, z):
+        x = self.net(self.start(z).view(-1, self.width, 4, 4))
+        return self.rnn(x.flatten(2)[:, :, :12])[0]
+"""
 
 SETTINGS: dict[str, Folder] = {
     "sizes in a dataclass that goes down to the parts": Folder(
@@ -172,6 +255,25 @@ SETTINGS: dict[str, Folder] = {
         "from net import *; torch.save(Net(7, (32, 24), 5).state_dict(), 'w.pt')",
         "net:Net(inside=7, hidden=[32, 24], classes=5)",
         ("1x7",),
+    ),
+    "factories that differ in how many layers they ask for": Folder(
+        {"nets/__init__.py": "", "nets/res.py": HEAD + RESIDUAL},
+        "from nets.res import *; torch.save({'net': {f'module.{k}': v for k, v in middle(7).state_dict().items()},"
+        " 'acc': 91.2}, 'w.pt')",
+        "nets.res:middle(classes=7)",
+        ("1x3x224x224",),
+    ),
+    "a size that only positions tell": Folder(
+        {"net.py": HEAD + PATCHES},
+        "from net import *; torch.save(Patches(48, 8, 32, 2, 4, 5).state_dict(), 'w.pt')",
+        "net:Patches(img_size=48, dim=32, depth=2, classes=5)",
+        ("1x3x48x48",),
+    ),
+    "sizes that are products, and layers in a GRU": Folder(
+        {"net.py": HEAD + MADE},
+        "from net import *; torch.save(Maker(32, 16, 1).state_dict(), 'w.pt')",
+        "net:Maker(noise=32, width=16, layers=1)",
+        ("1x32",),
     ),
     "arguments put away under self": Folder(
         {"net.py": HEAD + PUT_AWAY},

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from idp_deploy.surveying.agreeing import agreement, likeness
 from idp_deploy.surveying.bundles import Made, Record
 from idp_deploy.surveying.definitions import Definition
-from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal, named, solved
+from idp_deploy.surveying.layers import call_kind, literal
 from idp_deploy.surveying.libraries import classes_of
-from idp_deploy.surveying.rows import appended_to, pieces_of, told
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.stored import Stored
 
@@ -130,7 +130,8 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
             names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
             if _is_part(prefix, stored):
                 continue
-            score, bound = _agreement(layers, names, found, made)
+            score, bound = agreement(layers, names, found, made)
+            score *= likeness(one, made, bound, names, found)
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
     score, prefix, bound, covers = best
@@ -180,78 +181,6 @@ def _is_part(prefix: str, stored: Stored) -> bool:
         and name.split(".")[inside].isdigit()
         for name in stored.shapes
     )  # fmt: skip
-
-
-def _agreement(
-    layers: Mapping[str, ast.Call],
-    names: Mapping[str, tuple[int, ...]],
-    found: Found,
-    made: Definition,
-    depth: int = 3,
-) -> tuple[float, dict[str, object]]:
-    """(share of names and shapes that agree, arguments that the shapes tell)."""
-    stored = {name.partition(".")[0] for name in names}
-    known = {name: call for name, call in leaves(layers) if call_kind(call) in KINDS}
-    if not stored or not layers:
-        return 0.0, {}
-    bound: dict[str, object] = {}
-    right = 0
-    for name, call in known.items():
-        kind = KINDS[call_kind(call)]
-        fits = True
-        for key, (parameter, axis) in kind.sizes.items():
-            shape, node = names.get(f"{name}.{parameter}"), argument(call, kind, key)
-            if shape is None or len(shape) <= axis:
-                fits = fits and parameter != "weight" and shape is not None
-                continue
-            if node is None or (key == "in_channels" and argument(call, kind, "groups") is not None):
-                continue
-            value = literal(node, found.constants)
-            if isinstance(value, int) and value != shape[axis]:
-                fits = False
-            elif value is None and (pair := solved(node, shape[axis])) is not None and pair[0] not in made.changed:
-                bound[pair[0]] = bound.get(pair[0], pair[1])
-                fits = fits and bound[pair[0]] == pair[1]
-        right += fits
-    for name, call in leaves(layers):
-        if call_kind(call) in ("ModuleList", "Sequential"):
-            row = pieces_of(call, made.init) or appended_to(name, made.init)
-            heard = told(row, _row(name, names), made.init)
-            bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
-        elif depth and (
-            part := next((one for one in found.modules if one.name == call_kind(call) and one.layers), None)
-        ):
-            inside = {key.removeprefix(f"{name}."): s for key, s in names.items() if key.startswith(f"{name}.")}
-            heard = _handed(call, part, _agreement(part.layers, inside, found, part, depth - 1)[1])
-            bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
-    shared = len(stored & layers.keys()) / len(stored)
-    return shared * (right / len(known) if known else 0.8), bound
-
-
-def _handed(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> dict[str, object]:
-    """What a module's own arguments are, where it hands them to a part whose arguments are known."""
-    given = [*zip(part.parameters, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
-    found: dict[str, object] = {}
-    for parameter, node in given:
-        value = bound.get(parameter or "")
-        if isinstance(value, int) and (pair := solved(node, value)):
-            found[pair[0]] = pair[1]
-        elif isinstance(value, list) and (name := named(node)):
-            found[name] = value
-        if isinstance(node, ast.Name):
-            inside = {key.partition(".")[2]: value for key, value in bound.items() if key.startswith(f"{parameter}.")}
-            found |= {f"{node.id}.{key}": value for key, value in inside.items()}
-    return found
-
-
-def _row(name: str, names: Mapping[str, tuple[int, ...]]) -> dict[int, dict[str, tuple[int, ...]]]:
-    """Place in a list → shapes of what is stored there."""
-    found: dict[int, dict[str, tuple[int, ...]]] = {}
-    for key, shape in names.items():
-        place, _, inner = key.removeprefix(f"{name}.").partition(".")
-        if key.startswith(f"{name}.") and place.isdigit():
-            found.setdefault(int(place), {})[inner] = shape
-    return found
 
 
 def _arguments(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from idp_deploy.surveying.definitions import last_name
@@ -24,13 +25,22 @@ _CONV = Kind(
     {"in_channels": ("weight", 1), "out_channels": ("weight", 0), "kernel_size": ("weight", 2)},
 )
 _NORM = Kind(("num_features",), {"num_features": ("weight", 0)})
+_TRANSPOSED = Kind(
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups"),
+    {"in_channels": ("weight", 0), "out_channels": ("weight", 1), "kernel_size": ("weight", 2)},
+)
 _RECURRENT = Kind(
-    ("input_size", "hidden_size"), {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}
+    ("input_size", "hidden_size", "num_layers"),
+    {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)},
 )
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), _CONV),
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), _NORM),
+    **dict.fromkeys(("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"), _TRANSPOSED),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _RECURRENT),
+    "LayerNorm": Kind(("normalized_shape",), {"normalized_shape": ("weight", 0)}),
+    "GroupNorm": Kind(("num_groups", "num_channels"), {"num_channels": ("weight", 0)}),
+    "MultiheadAttention": Kind(("embed_dim", "num_heads"), {"embed_dim": ("in_proj_weight", 1)}),
     "Linear": Kind(("in_features", "out_features"), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
     "Embedding": Kind(
         ("num_embeddings", "embedding_dim"), {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}
@@ -94,19 +104,57 @@ def named(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def solved(node: ast.expr, value: int) -> tuple[str, int] | None:
-    """(name, what it must be) where an expression is a name, or a whole multiple of one.
+def solved(node: ast.expr, value: int, known: Mapping[str, object] | None = None) -> tuple[str, int] | None:
+    """(name, the least that it can be) where an expression holds one name that is not known.
 
     >>> solved(ast.parse("2 * width", mode="eval").body, 64)
     ('width', 32)
-    >>> solved(ast.parse("config.width", mode="eval").body, 64)
-    ('config.width', 64)
+    >>> solved(ast.parse("(size // patch) ** 2 + 1", mode="eval").body, 37, {"patch": 8})
+    ('size', 48)
     """
+    known = known or {}
     if name := named(node):
-        return name, value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        for one, factor in ((node.left, node.right), (node.right, node.left)):
-            times = factor.value if isinstance(factor, ast.Constant) else None
-            if (name := named(one)) and isinstance(times, int) and times and value % times == 0:
-                return name, value // times
-    return None
+        return None if name in known else (name, value)
+    names = {name for inner in ast.walk(node) if isinstance(inner, ast.expr) and (name := named(inner))} - _FUNCTIONS
+    owners = {name.partition(".")[0] for name in names if "." in name}
+    unknown = [name for name in names - owners if not isinstance(known.get(name), int | float)]
+    if len(unknown) != 1 or evaluated(node, {**known, unknown[0]: 1}) is None:
+        return None
+    return next(
+        ((unknown[0], size) for size in range(1, _MOST + 1) if evaluated(node, {**known, unknown[0]: size}) == value),
+        None,
+    )
+
+
+def evaluated(node: ast.expr, known: Mapping[str, object]) -> float | None:
+    """The value of an expression of numbers and names; None where it holds anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, int | float) else None
+    if name := named(node):
+        value = known.get(name)
+        return value if isinstance(value, int | float) else None
+    if isinstance(node, ast.Call) and call_kind(node) in _FUNCTIONS and len(node.args) == 1:
+        inner = evaluated(node.args[0], known)
+        return None if inner is None else round(inner) if call_kind(node) == "round" else int(inner)
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPERATORS:
+        return None
+    left, right = evaluated(node.left, known), evaluated(node.right, known)
+    if left is None or right is None or (isinstance(node.op, ast.Pow) and not 0 <= right <= _MOST_POWER):
+        return None
+    try:
+        return _OPERATORS[type(node.op)](left, right)
+    except (ZeroDivisionError, OverflowError):
+        return None
+
+
+_MOST, _MOST_POWER = 4096, 4
+_FUNCTIONS = {"int", "round"}
+_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
