@@ -118,12 +118,30 @@ def solved(node: ast.expr, value: int, known: Mapping[str, object] | None = None
     names = {name for inner in ast.walk(node) if isinstance(inner, ast.expr) and (name := named(inner))} - _FUNCTIONS
     owners = {name.partition(".")[0] for name in names if "." in name}
     unknown = [name for name in names - owners if not isinstance(known.get(name), int | float)]
-    if len(unknown) != 1 or evaluated(node, {**known, unknown[0]: 1}) is None:
+    if len(unknown) != 1:
         return None
-    return next(
-        ((unknown[0], size) for size in range(1, _MOST + 1) if evaluated(node, {**known, unknown[0]: size}) == value),
-        None,
-    )
+    try:
+        size = _inverted(node, value, known)
+    except OverflowError:
+        return None
+    fits = size is not None and size >= 1 and evaluated(node, {**known, unknown[0]: round(size)}) == value
+    return (unknown[0], round(size)) if size is not None and fits else None
+
+
+def _inverted(node: ast.expr, value: float, known: Mapping[str, object]) -> float | None:
+    """What the one unknown name of an expression is, where it stands in it once."""
+    if named(node):
+        return value
+    if isinstance(node, ast.Call) and call_kind(node) in _FUNCTIONS and len(node.args) == 1:
+        return _inverted(node.args[0], value, known)
+    if not isinstance(node, ast.BinOp):
+        return None
+    left, right = evaluated(node.left, known), evaluated(node.right, known)
+    if (left is None) == (right is None):
+        return None
+    inner, other = (node.left, right) if left is None else (node.right, left)
+    undone = _UNDONE.get((type(node.op), left is None))
+    return _inverted(inner, undone(value, other), known) if undone and other else None
 
 
 def evaluated(node: ast.expr, known: Mapping[str, object]) -> float | None:
@@ -147,7 +165,7 @@ def evaluated(node: ast.expr, known: Mapping[str, object]) -> float | None:
         return None
 
 
-_MOST, _MOST_POWER = 4096, 4
+_MOST_POWER = 4
 _FUNCTIONS = {"int", "round"}
 _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Add: operator.add,
@@ -157,4 +175,15 @@ _OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
     ast.Div: operator.truediv,
     ast.Mod: operator.mod,
     ast.Pow: operator.pow,
+}
+_UNDONE: Mapping[tuple[type[ast.operator], bool], Callable[[float, float], float]] = {  # whether the left is sought
+    (ast.Add, True): lambda value, other: value - other,
+    (ast.Add, False): lambda value, other: value - other,
+    (ast.Sub, True): lambda value, other: value + other,
+    (ast.Sub, False): lambda value, other: other - value,
+    (ast.Mult, True): lambda value, other: value / other,
+    (ast.Mult, False): lambda value, other: value / other,
+    (ast.FloorDiv, True): lambda value, other: value * other,
+    (ast.Div, True): lambda value, other: value * other,
+    (ast.Pow, True): lambda value, other: abs(value) ** (1 / other),
 }

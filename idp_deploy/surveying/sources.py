@@ -73,7 +73,12 @@ def read_folder(folder: Path) -> Found:
     held: dict[str, Record] = {}
     for path, tree in trees.items():
         name = _module_name(path.relative_to(folder), folder) if path.suffix == ".py" else None
-        for one in (*definitions(tree, path, name or "?", classes), *in_source(tree, path, name, here)):
+        try:
+            defined = (*definitions(tree, path, name or "?", classes), *in_source(tree, path, name, here))
+        except RecursionError:
+            notes.append(f"{path.relative_to(folder)} is left out: an expression in it is nested too deeply")
+            continue
+        for one in defined:
             usable = _importable(one, name, folder, tree, texts[path], here)
             if usable is not None:
                 modules.append(usable)
