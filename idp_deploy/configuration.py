@@ -19,7 +19,7 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
-from idp_deploy.formats.validation import KnownFormat, KnownOutput
+from idp_deploy.formats.validation import KnownFormat, KnownOutputs
 from idp_deploy.units import METRICS, Unit, parse
 
 NAMES = OWN, PROJECT = "idp-deploy.toml", "pyproject.toml"  # where configuration is looked for
@@ -68,7 +68,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[KnownOutput, ...] = Field(default=usual(), min_length=1)
+    to: KnownOutputs = usual()
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None

@@ -161,7 +161,7 @@ def configuration() -> dict[str, Any]:
         null = any(one.get("type") == "null" for one in node.pop("anyOf", []))
         node.pop("type", None)
         node["enum"] = [*words, *([None] if null else [])]
-    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM]}
+    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM, "all"]}
     limits = {name: {"type": ["string", "number"], "description": _metric(name)} for name in METRICS}
     of_a_format = {"type": "object", "properties": limits, "additionalProperties": False}
     schema["properties"]["budgets"] |= {

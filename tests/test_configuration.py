@@ -16,6 +16,12 @@ def write(folder: Path, text: str, name: str = "idp-deploy.toml") -> Path:
     return path
 
 
+def test_all_formats_are_spelled_out(tmp_path: Path) -> None:
+    assert load(write(tmp_path, '[export]\nto = ["Ethos-U", "ALL", "onnx"]\n'), environment={}).export.to == (
+        "ethos-u", "onnx", "coreml", "tflite",
+    )  # fmt: skip
+
+
 def test_defaults_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     configuration = load(environment={})
