@@ -2,9 +2,10 @@
 # LiteRT 2.3.0's interpreter, as it comes, does not load a valid file with a FULLY_CONNECTED, MEAN or CONCATENATION of seven dimensions:
 # XNNPACK, which is on by default and holds six, takes the node first and then fails to prepare it ("failed to delegate
 # MEAN node #0"), where it should leave it to the builtin kernels as it leaves other operators; google/XNNPACK#11036 is open for
-# FULLY_CONNECTED. Without the delegate the same file is right. litert-torch 0.10.0 writes such files without a word (nn.Linear(…, bias=False), x.mean((1, 3)) and torch.cat of
-# windows in a film: batch, time, rows, columns, a window's rows and columns, channels). Six dimensions load.
-# Way out: BUILTIN_WITHOUT_DEFAULT_DELEGATES, or reshape to fewer dimensions around the operator. Exit 0 while this holds.
+# FULLY_CONNECTED. Without the delegate the same file is right. litert-torch 0.10.0 writes such files without a word:
+# nn.Linear(…, bias=False), x.mean((1, 3)) and torch.cat of windows in a film (batch, time, rows, columns, a window's rows
+# and columns, channels). Six dimensions load. Way out: BUILTIN_WITHOUT_DEFAULT_DELEGATES, or reshape to fewer dimensions
+# around the operator. Exit 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"

@@ -22,7 +22,7 @@ from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, log_sigmoid, whole_quotient
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
-from idp_deploy.rewriting.indexing import RANKS, diagonal
+from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import attention, cdist
@@ -42,7 +42,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.atan2.default: atan2,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.diagonal.default: diagonal,
-    torch.ops.aten.trace.default: lambda x: None if 0 in x.shape else diagonal(x).sum(),
+    torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
     **MEANS,
