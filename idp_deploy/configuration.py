@@ -19,7 +19,7 @@ from idp_deploy import documents
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import Budget, FormatName
 from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
-from idp_deploy.formats.validation import KnownFormat, KnownOutput
+from idp_deploy.formats.validation import KnownFormat, KnownOutputs
 from idp_deploy.units import METRICS, Unit, parse
 
 NAMES = OWN, PROJECT = "idp-deploy.toml", "pyproject.toml"  # where configuration is looked for
@@ -68,7 +68,7 @@ class QuantizeTable(_Table):
 class ExportTable(_Table):
     """`[tool.idp-deploy.export]`"""
 
-    to: tuple[KnownOutput, ...] = Field(default=usual(), min_length=1)
+    to: KnownOutputs = usual()
     encoding: str = "auto"
     precision: str | None = None
     io: str | None = None
@@ -175,11 +175,11 @@ def load(path: Path | None = None, *, environment: Mapping[str, str] = os.enviro
     """
     source = path if path is not None else _find(Path.cwd())
     table = _table(source) if source else {}
-    _apply_environment(table, environment)
+    variables = _apply_environment(table, environment)
     try:
         configuration = Configuration.model_validate(table)
     except ValidationError as error:
-        raise _explain(error, source) from None
+        raise _explain(error, source, variables) from None
     return configuration.model_copy(update={"source": source})
 
 
@@ -244,8 +244,9 @@ _BRANCHES = {"float", "str", "int", "bool"}  # what pydantic calls the sides of 
 _LISTS = {("targets",), ("inputs",), ("export", "to"), ("prune", "skip"), ("quantize", "float")}
 
 
-def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) -> None:
-    keys = environment_keys()
+def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) -> dict[str, str]:
+    """Put what variables say into the table; key → the variable that set it."""
+    keys, said = environment_keys(), {}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable in _RESERVED:
             continue
@@ -261,6 +262,8 @@ def _apply_environment(table: dict[str, Any], environment: Mapping[str, str]) ->
         if leaf == "target":
             value = _number_or_text(text)
         owner[leaf.replace("_", "-")] = value
+        said[".".join((*parents, leaf.replace("_", "-")))] = variable
+    return said
 
 
 def _number_or_text(text: str) -> float | str:
@@ -297,11 +300,16 @@ def _parsed(value: float | str, unit: Unit, where: str) -> float:
         raise UsageError(f"{where}: {error.message}", way_out=error.way_out) from None
 
 
-def _explain(error: ValidationError, source: Path | None) -> UsageError:
-    """pydantic's first complaint as one sentence with the nearest valid key."""
+def _explain(error: ValidationError, source: Path | None, variables: Mapping[str, str]) -> UsageError:
+    """pydantic's first complaint as one sentence with the nearest valid key.
+
+    Args:
+        variables: key → the variable of the environment that set it.
+    """
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"] if part not in _BRANCHES)
-    prefix = f"{source}: " if source else ""
+    setter = next((name for key, name in variables.items() if f"{where}.".startswith(f"{key}.")), None)
+    prefix = f"{setter}: " if setter else f"{source}: " if source else ""
     if first["type"] == "extra_forbidden":
         model: Any = Configuration
         for part in first["loc"][:-1]:

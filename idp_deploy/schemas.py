@@ -90,7 +90,7 @@ CHOICES: Mapping[tuple[str, ...], tuple[str, ...]] = {  # of the configuration: 
     ("export", "layout"): ("nchw", "nhwc", "auto"),
 }
 WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an editor shows
-    ("model",): 'Callable that builds the nn.Module, as "pkg.mod:build" or "pkg.mod:build(width=0.5)".',
+    ("model",): 'Callable that builds the nn.Module, as "pkg.mod:build" or "pkg.mod:Net(wide=3, sizes=Sizes())".',
     ("task",): 'Callable that returns data, loss and metric, as "pkg.mod:task".',
     ("weights",): "State dict (.pt, .safetensors) or checkpoint to begin with, relative to this file.",
     ("weights-key",): "Which weights, where the file holds several that fit.",
@@ -161,7 +161,7 @@ def configuration() -> dict[str, Any]:
         null = any(one.get("type") == "null" for one in node.pop("anyOf", []))
         node.pop("type", None)
         node["enum"] = [*words, *([None] if null else [])]
-    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM]}
+    _node(schema, ("export", "to"))["items"] = {"enum": [*written(), *COMPILED_FROM, "all"]}
     limits = {name: {"type": ["string", "number"], "description": _metric(name)} for name in METRICS}
     of_a_format = {"type": "object", "properties": limits, "additionalProperties": False}
     schema["properties"]["budgets"] |= {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.strangers import FUSED, HEAD, PLAY, SMALL, STACK, TRAINING, TRIPWIRE, WIDE, Folder, notebook
+from tests.strangers_settings import SETTINGS
 
 FOLDERS: dict[str, Folder] = {
     "one class": Folder(
@@ -308,4 +309,4 @@ FOLDERS: dict[str, Folder] = {
         ("1x3x48x40",),
     ),
     "nothing at all": Folder({}, "", None, (), None),
-}
+} | SETTINGS

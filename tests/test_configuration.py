@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,25 @@ def write(folder: Path, text: str, name: str = "idp-deploy.toml") -> Path:
     path = folder / name
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "key"),
+    [
+        ("IDP_DEPLOY_EXPORT_TO", "onnx,foo", "'export.to.1' is 'foo'"),
+        ("IDP_DEPLOY_PRUNE_ONE_SHOT", "often", "'prune.one-shot' is 'often'"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_not_the_file(variable: str, value: str, key: str, tmp_path: Path) -> None:
+    path = write(tmp_path, '[export]\nto = ["onnx"]\n')
+    with pytest.raises(UsageError, match=f"^{variable}: {re.escape(key)}: "):
+        load(path, environment={variable: value})
+
+
+def test_all_formats_are_spelled_out(tmp_path: Path) -> None:
+    assert load(write(tmp_path, '[export]\nto = ["Ethos-U", "ALL", "onnx"]\n'), environment={}).export.to == (
+        "ethos-u", "onnx", "coreml", "tflite",
+    )  # fmt: skip
 
 
 def test_defaults_without_any_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,8 +49,16 @@ def test_factory_builds_and_leaves_random_state_alone() -> None:
         (f"{HERE}:needs_arguments(widht=3)", "it takes width"),
         (f"{HERE}:needs_arguments(3)", "does not name a callable with keyword arguments"),
         (f"{HERE}:needs_arguments(width=3", "does not name a callable with keyword arguments"),
-        (f"{HERE}:needs_arguments(width=open('x'))", "Python literals only"),
-        (f"{HERE}:needs_arguments(**{{'width': 3}})", "Python literals only"),
+        (f"{HERE}:needs_arguments(width=open('x'))", "open('x') is no value — write pkg.mod:callable(width=0.5"),
+        (f"{HERE}:needs_arguments(width=1 + len('x'))", "1 + len('x') is no value"),
+        (
+            f"{HERE}:needs_arguments(width=os.system(command='x'))",
+            "os.system is a builtin_function_or_method, not a class",
+        ),
+        (f"{HERE}:needs_arguments(width=Nett(a=1))", "has no attribute 'Nett' — did you mean 'Net'?"),
+        (f"{HERE}:needs_arguments(width=types.SimpleNamespace(a=len(x=1)))", "has no attribute 'len'"),
+        (f"{HERE}:needs_arguments(width=datetime.date(year=0))", "datetime.date(year=0) failed with TypeError"),
+        (f"{HERE}:needs_arguments(**{{'width': 3}})", "Python literals and classes only"),
         (f"{HERE}:build(width=3)", "it takes no arguments"),
     ],
 )
@@ -65,6 +73,17 @@ def test_a_factory_takes_literals_by_keyword() -> None:
     module = load_module("sample_models.mobilenet_v1:build(width=0.25, classes=7, activation='relu')")
     assert module.classifier.out_features == 7
     assert sum(isinstance(m, torch.nn.ReLU) for m in module.modules()) == 27
+
+
+def test_a_factory_takes_objects_of_classes_by_keyword(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sizes_of_own.py").write_text(
+        "from dataclasses import dataclass\nfrom torch import nn\n"
+        "@dataclass\nclass Sizes:\n    wide: int\n    deep: object = None\n"
+        "def build(sizes):\n    return nn.Linear(sizes.wide, sizes.deep.count)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    module = load_module("sizes_of_own:build(sizes=Sizes(wide=3, deep=types.SimpleNamespace(count=4)))")
+    assert (module.in_features, module.out_features) == (3, 4)
 
 
 def test_a_module_that_a_script_made_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

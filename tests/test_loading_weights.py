@@ -225,6 +225,21 @@ def test_one_flipped_bit_in_the_weights_is_noticed(tmp_path: Path) -> None:
         load_model(tmp_path / "m.pt", FACTORY)
 
 
+def test_any_bit_of_a_members_entry_is_changed(tmp_path: Path) -> None:
+    """Among them the one that says it is encrypted."""
+    path, at = tmp_path / "m.pt", GOOD.index(b"PK\x01\x02", 100)
+    said = set()
+    for bit in range(46 * 8):
+        data = bytearray(GOOD)
+        data[at + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(data)
+        try:
+            load_model(path, FACTORY)
+        except (FileError, UnsafeFileError) as error:
+            said.add("encrypted" in str(error))
+    assert said == {True, False}
+
+
 def test_every_truncation_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.pt"
     dice = random.Random(0)

@@ -22,7 +22,7 @@ WEIGHT = np.where(RNG.random((20, 20)) < 0.2, RNG.normal(size=(20, 20)), 0).asty
 def every_encoding() -> bytes:
     """A chain of matrix products, one for each way to store a weight."""
     nodes, current = [], "x"
-    kinds = ["dense", *OVERHEAD, "palette", "int8", "sparse"]
+    kinds = ["dense", *OVERHEAD, "palette", "int8", "scaled", "sparse"]
     for kind in kinds:
         nodes.append(helper.make_node("MatMul", [current, f"w_{kind}"], [f"y_{kind}"]))
         current = f"y_{kind}"
@@ -37,6 +37,8 @@ def every_encoding() -> bytes:
     decode_graph(decoder, "gaps4", indices, WEIGHT != 0, palette=palette, output="w_palette")
     q = decoder.store((WEIGHT * 20).astype(np.int8))
     decoder.node("DequantizeLinear", q, decoder.store(np.float32(0.05)), output="w_int8")
+    levels = decoder.node("Cast", q, to=TensorProto.FLOAT)
+    decoder.node("Mul", levels, decoder.store(np.full((20, 1), 0.05, np.float32)), output="w_scaled")
     graph.sparse_initializer.append(sparse_initializer(WEIGHT, WEIGHT != 0, "w_sparse"))
     decoder.finish()
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
@@ -107,3 +109,20 @@ def test_positions_beyond_the_tensor(kind, tmp_path):
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), path)
     with pytest.raises(FileError, match="cannot be computed: an index outside of"):
         read_onnx(path)
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_an_input_of_any_operator_that_is_left_out_or_unknown(name: str, tmp_path: Path) -> None:
+    good = onnx.load_from_string(GOOD)
+    places = [(i, j) for i, node in enumerate(good.graph.node) for j in range(len(node.input))]
+    path, refused = tmp_path / "m.onnx", 0
+    for i, j in places:
+        model = onnx.ModelProto()
+        model.CopyFrom(good)
+        model.graph.node[i].input[j] = name
+        onnx.save(model, path)
+        try:
+            read_onnx(path)
+        except FileError:
+            refused += 1
+    assert refused

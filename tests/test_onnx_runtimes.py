@@ -165,6 +165,20 @@ def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, v
     assert lint(tmp_path / "a.onnx", "openvino").verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("operator", "attributes", "verdict"),
+    [("LRN", {"size": 3}, "wrong"), ("LpNormalization", {"p": 1}, "wrong"), ("LpNormalization", {}, "right")],
+)
+def test_norms_that_the_reference_gets_wrong_are_named(
+    operator: str, attributes: dict[str, int], verdict: str, tmp_path: Path
+) -> None:
+    node = helper.make_node(operator, ["x"], ["y"], **attributes)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 2, 2]) for name in "xy")
+    model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "a.onnx")
+    assert lint(tmp_path / "a.onnx", "reference").verdict == verdict
+
+
 def test_rules_hold_in_a_file_whose_types_cannot_be_told(tmp_path: Path) -> None:
     model = onnx.load(foreign(tmp_path / "a.onnx", "BitShift"))
     model.graph.node.insert(0, helper.make_node("Add", ["a", "x"], ["odd"]))  # uint8 and float

@@ -345,6 +345,7 @@ def test_code_is_followed_through_every_form_of_import(tmp_path: Path, monkeypat
         "src/inner/one.py": "",
         "pkg/broken.py": "def (:\n",
         "pkg/unused.py": "",
+        "conf/sizes.py": "import numpy\n",
         "deep/down/below.py": "",
         "deep/__init__.py": "",
         ".venv/lib/python3.11/site-packages/theirs.py": "",
@@ -354,8 +355,9 @@ def test_code_is_followed_through_every_form_of_import(tmp_path: Path, monkeypat
         (tmp_path / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path / ".venv/lib/python3.11/site-packages"))
-    found = code_of(["pkg.apart:build(width=2)", "theirs:task"])
+    found = code_of(["pkg.apart:build(width=2, sizes=conf.sizes.Sizes(wide=3), text='os.path')", "theirs:task"])
     assert [str(path.relative_to(tmp_path)) for path in found.files] == [
+        "conf/sizes.py",
         "deep/__init__.py",
         "deep/down/below.py",
         "pkg/__init__.py",
@@ -365,7 +367,7 @@ def test_code_is_followed_through_every_form_of_import(tmp_path: Path, monkeypat
         "pkg/second.py",
         "src/inner/one.py",
     ]
-    assert set(found.packages) == {"pydantic", "theirs"}
+    assert set(found.packages) == {"numpy", "pydantic", "theirs"}
 
 
 def test_files_that_are_written_are_no_inputs(tmp_path: Path) -> None:

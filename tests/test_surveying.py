@@ -162,6 +162,17 @@ def test_functions_around_a_library_and_its_calls_are_models() -> None:
     }
 
 
+def test_an_expression_without_end_is_left_out(tmp_path: Path) -> None:
+    text = HEAD + SMALL
+    (tmp_path / "deep.py").write_text(text.replace("super().__init__()", f"self.n = {'1 + ' * 900}1", 1))
+    (tmp_path / "net.py").write_text(text)
+    found = survey(tmp_path)
+    assert getattr(found.choice, "spec", None) == "net:Net"
+    assert "deep.py is left out: an expression in it is nested too deeply" in found.notes
+    (tmp_path / "deep.py").write_text(HEAD + f"class Deep(nn.Module):\n    pass\nx = {'1 + ' * 900}1\n")
+    assert getattr(survey(tmp_path).choice, "spec", None) == "net:Net"
+
+
 def test_a_folder_that_takes_no_files_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from idp_deploy import files
     from idp_deploy.cli import session

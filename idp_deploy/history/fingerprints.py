@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
+import re
 import sys
 import sysconfig
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -119,6 +120,9 @@ def _is_called_so(package: str) -> bool:
 # ── code ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_CLASSES = re.compile(r"([^\W\d][\w.]*)\.\w+\(")  # the module of `pkg.conf.Config(…)` among a callable's arguments
+
+
 def code_of(specs: Iterable[str]) -> Code:
     """The source behind "pkg.mod:callable" names, with every module of the user's that it imports.
 
@@ -126,7 +130,9 @@ def code_of(specs: Iterable[str]) -> Code:
     """
     found: dict[str, Path] = {}
     installed: set[str] = set()
+    specs = tuple(specs)
     todo = [spec.partition(":")[0] for spec in specs]
+    todo += [name for spec in specs for name in _CLASSES.findall(spec.partition("(")[2])]
     seen: set[str] = set()
     while todo:
         name = todo.pop()

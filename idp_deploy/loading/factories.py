@@ -1,6 +1,7 @@
 """Names of callables: `pkg.mod:factory` makes a module, `pkg.mod:task` a task.
 
-Keyword arguments may follow, Python literals only: `pkg.mod:factory(width=0.5, classes=1000)`.
+Keyword arguments may follow, Python literals and objects of classes that are built of such:
+`pkg.mod:factory(width=0.5, classes=1000)`, `pkg.mod:Net(config=Config(depth=3))`.
 """
 
 from __future__ import annotations
@@ -156,8 +157,9 @@ def _siblings(name: str) -> list[str]:
 
 def _call(spec: str, what: str) -> Any:
     name, bracket, rest = spec.partition("(")
-    arguments = _literals(spec, bracket + rest, what) if bracket else {}
+    given = _keywords(spec, bracket + rest, what) if bracket else {}
     function = resolve(name.strip(), what)
+    arguments = {key: _value(node, spec, what) for key, node in given.items()}
     if isinstance(function, nn.Module):  # a script makes it as it is imported
         if bracket:
             raise UsageError(
@@ -184,18 +186,44 @@ def _call(spec: str, what: str) -> Any:
         raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}") from error
 
 
-def _literals(spec: str, bracketed: str, what: str) -> dict[str, Any]:
+_WRITTEN = "write pkg.mod:callable(width=0.5, settings=Config(depth=3)), Python literals and classes only"
+
+
+def _keywords(spec: str, bracketed: str, what: str) -> dict[str, ast.expr]:
     """The arguments of "(width=0.5, classes=1000)"; nothing in it is run."""
     try:
-        call = ast.parse(f"f{bracketed}", mode="eval").body
-        if not isinstance(call, ast.Call) or call.args or any(keyword.arg is None for keyword in call.keywords):
-            raise ValueError("not keyword arguments")
-        return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+        return _of_call(ast.parse(f"f{bracketed}", mode="eval").body)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
-        raise UsageError(
-            f"{what} {spec!r} does not name a callable with keyword arguments",
-            way_out="write pkg.mod:callable(width=0.5, folder='data'), Python literals only",
-        ) from None
+        message = f"{what} {spec!r} does not name a callable with keyword arguments"
+        raise UsageError(message, way_out=_WRITTEN) from None
+
+
+def _of_call(node: ast.expr) -> dict[str, ast.expr]:
+    if not isinstance(node, ast.Call) or node.args or any(keyword.arg is None for keyword in node.keywords):
+        raise ValueError("not keyword arguments")
+    return {str(keyword.arg): keyword.value for keyword in node.keywords}
+
+
+def _value(node: ast.expr, spec: str, what: str) -> Any:
+    """A literal, or an object of a class: `Config(depth=3)` of the same module, `pkg.conf.Config()` of another."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        pass
+    text = ast.unparse(node)
+    try:
+        given = {key: _value(inner, spec, what) for key, inner in _of_call(node).items()}
+        name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    except ValueError:
+        raise UsageError(f"{what} {spec!r}: {text} is no value", way_out=_WRITTEN) from None
+    module, _, last = name.rpartition(".")
+    made = resolve(f"{module or spec.partition(':')[0]}:{last}", what)
+    if not isinstance(made, type):
+        raise UsageError(f"{what} {spec!r}: {name} is {_kind(made)}, not a class", way_out=_WRITTEN)
+    try:
+        return made(**given)
+    except Exception as error:
+        raise UsageError(f"{what} {spec!r}: {text} failed with {type(error).__name__}: {error}") from error
 
 
 def _kind(value: Any) -> str:

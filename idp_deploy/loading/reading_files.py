@@ -6,6 +6,7 @@ import io
 import pickle
 import pickletools
 import re
+import struct
 import warnings
 import zipfile
 import zlib
@@ -112,7 +113,10 @@ def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
         raise FileError(f"{path} is not a valid safetensors file: {_first_line(error)}") from None
 
 
-_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OverflowError, NotImplementedError, OSError)
+# RuntimeError: a member that calls itself encrypted
+_BROKEN_ZIP = (
+    zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, OverflowError, RuntimeError, OSError
+)  # fmt: skip
 
 
 def _check_zip(path: Path, data: bytes) -> dict[str, bool]:

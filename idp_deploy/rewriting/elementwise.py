@@ -83,6 +83,22 @@ def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     return torch.maximum(x, y) + torch.log(1 + torch.exp(-torch.abs(x - y)))
 
 
+def logaddexp2(x: Tensor, y: Tensor) -> Tensor:
+    """log₂(2ˣ + 2ʸ), the same way."""
+    return logaddexp(x * math.log(2), y * math.log(2)) / math.log(2)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log(1 / (1 + e⁻ˣ)), which stays finite where the sigmoid is 0."""
+    return torch.neg(torch.nn.functional.softplus(torch.neg(x)))
+
+
+def atan2(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of (x, y), and π where y is 0 and x negative, of which torch.onnx makes −π; −0 alone gives that."""
+    straight_back = torch.logical_and(torch.logical_and(y == 0, x < 0), torch.reciprocal(y) > 0)
+    return chosen(straight_back, math.pi, torch.atan2(y, x))
+
+
 def rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, **_: Any) -> Tensor | None:
     """The slope in the middle, which it has outside of training."""
     return None if training else torch.nn.functional.leaky_relu(x, (lower + upper) / 2)
@@ -104,6 +120,7 @@ BITS_OF_TRUTH: dict[Any, Row] = {
 PLAINER: dict[Any, Row] = {
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
     aten.logaddexp.default: logaddexp,
+    aten.logaddexp2.default: logaddexp2,
     aten.msort.default: lambda x: sort(x, 0)[0],
     aten.rrelu.default: rrelu,
     aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),

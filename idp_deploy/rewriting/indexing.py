@@ -39,6 +39,12 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor
     return x.flatten(-2)[..., start : start + (length - 1) * step + 1 : step]
 
 
+def trace(x: Tensor) -> Tensor | None:
+    """The sum of the diagonal."""
+    found = diagonal(x)
+    return None if found is None else found.sum()
+
+
 def einsum(equation: str, operands: list[Tensor], *, path: list[int] | None = None) -> Tensor | None:
     """Letters twice in one term, alone in one term, or left to "...": diagonals, sums and letters of their own.
 

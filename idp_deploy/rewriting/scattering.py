@@ -71,6 +71,20 @@ def scatter_reduce(
     return torch.maximum(x, found.amax(axis)) if reduce == "amax" else torch.minimum(x, found.amin(axis))
 
 
+def mean_of_scattered(
+    x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor | None:
+    """The mean of what comes to each place, as two sums: torch.onnx would keep the last of what is to be averaged."""
+    if reduce != "mean":
+        return None
+    start = x if include_self else torch.zeros_like(x)
+    given = torch.full_like(x, float(include_self)).scatter_add(dim, index, torch.ones_like(source))
+    total = start.scatter_add(dim, index, source)
+    count = torch.clamp(given, min=1)
+    mean = total / count if x.is_floating_point() else total // count
+    return mean if include_self else chosen(given > 0, mean, x)
+
+
 def _in_place(row: Row) -> Row:
     def written(x: Tensor, *arguments: Any, **how: Any) -> Tensor | None:
         found = row(x, *arguments, **how)
@@ -79,6 +93,10 @@ def _in_place(row: Row) -> Row:
     return written
 
 
+MEANS: dict[Any, Row] = {
+    aten.scatter_reduce_.two: _in_place(mean_of_scattered),
+    aten.scatter_reduce.two: mean_of_scattered,
+}
 SCATTERED: dict[Any, Row] = {
     aten.scatter_add_.default: _in_place(scatter_add),
     aten.index_add_.default: _in_place(index_add),

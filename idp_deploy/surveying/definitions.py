@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from idp_deploy.surveying.bundles import Bundle, Plain, Record, assigned, bundles_of
 from idp_deploy.surveying.extracting import Copy
 
 MODULES = {"Module", "LightningModule", "Sequential", "PreTrainedModel"}
@@ -32,6 +33,8 @@ class Definition:
     runs: bool = True  # a class with a forward, of its own or inherited
     call: ast.Call | None = None  # whose result a function returns
     flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first
+    bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
+    init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
 
     @property
     def made(self) -> str:
@@ -77,6 +80,7 @@ def is_module(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef], seen: set
 
 def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
     init = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+    plain = Plain(init) if init else None
     layers: dict[str, ast.Call] = {}
     parts: set[str] = set()
     changed = {n.id for n in ast.walk(init or ast.Pass()) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -85,10 +89,11 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
             parts.add(last_name(inner.func))
             if isinstance(inner.func, ast.Attribute) and inner.func.attr == "__init__":
                 layers |= _sequence(inner)
-        if isinstance(inner, ast.Assign) and isinstance(inner.value, ast.Call):
-            for target in inner.targets:
-                if isinstance(target, ast.Attribute) and last_name(target.value) == "self":
-                    layers[target.attr] = inner.value
+        layers |= {
+            target.attr: plain.plain(call) if plain else call
+            for target, call in assigned(inner)
+            if isinstance(call, ast.Call) and isinstance(target, ast.Attribute) and last_name(target.value) == "self"
+        }
     forward = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
     given = parameters_of(forward.args, skip=1) if forward else {"x": None}
     inputs = tuple(name for name, default in given.items() if default is None)
@@ -105,7 +110,23 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         keys=tuple(_keys(forward, inputs)) if forward else (),
         runs=runs,
         flows=dict(_flows(forward, inputs)) if forward else {},
+        bundles=bundles_of(node, init, plain) if init and plain else {},
+        init=plain.plain(init) if init and plain else ast.Pass(),
     )
+
+
+def records(tree: ast.Module, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[tuple[str, Record]]:
+    """Classes that hold settings by name, of a file that can be imported."""
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef) or is_module(node, classes, set()):
+            continue
+        init = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+        stated = [one for one in node.body if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)]
+        if init is not None:
+            yield node.name, Record(f"{module}:{node.name}", parameters_of(init.args, skip=1))
+        elif stated:
+            fields = {one.target.id: one.value for one in stated if isinstance(one.target, ast.Name)}
+            yield node.name, Record(f"{module}:{node.name}", fields)
 
 
 def _flows(forward: ast.FunctionDef, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:

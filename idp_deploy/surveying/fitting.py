@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from idp_deploy.surveying.agreeing import agreement, likeness
+from idp_deploy.surveying.bundles import Made, Record
 from idp_deploy.surveying.definitions import Definition
-from idp_deploy.surveying.layers import KINDS, argument, leaves, literal, solved
+from idp_deploy.surveying.layers import call_kind, literal
 from idp_deploy.surveying.libraries import classes_of
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.stored import Stored
@@ -84,16 +86,17 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
 def _whole(best: Choice, ranked: Sequence[Choice], found: Found) -> Choice:
     """What the best is a part of, where the file holds that whole: an encoder alone fits its own weights best."""
     for one in ranked:
-        holds = best.definition.made in _parts(one.definition, found)
+        holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
-        if holds and fits and one.definition.runs and len(one.unknown) <= len(best.unknown):
+        clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
+        if holds and fits and one.definition.runs and clear:
             return _whole(one, ranked, found) if one is not best else best
     return best
 
 
 def _parts(one: Definition, found: Found, seen: frozenset[str] = frozenset()) -> set[str]:
-    """Names of the classes of this folder that a module is made of, however deep."""
-    classes = {other.name: other for other in found.modules if other.is_class}
+    """Names of the classes and functions of this folder that a module is made of, however deep."""
+    classes = {other.name: other for other in found.modules}
     made = classes.get(one.made)
     direct = {part for part in (made.parts if made else one.parts) if part in classes and part not in seen}
     direct.discard(one.made)
@@ -127,20 +130,21 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
             names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
             if _is_part(prefix, stored):
                 continue
-            score, bound = _agreement(layers, names, found.constants, made.changed)
+            score, bound = agreement(layers, names, found, made)
+            score *= likeness(one, made, bound, names, found)
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
     score, prefix, bound, covers = best
     bound = _passed_on(one, made, bound) if made is not one else bound
     arguments, unknown = _arguments(one, bound, found, stored)
-    within = dict(_within(layers, {other.name: other for other in found.modules if other.is_class}))
+    within = dict(_within(layers, {other.name: other for other in found.modules if other.layers}))
     return Choice(one, within, arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys, made.flows)
 
 
 def _within(
     layers: Mapping[str, ast.Call], classes: Mapping[str, Definition], depth: int = 3
 ) -> Iterator[tuple[str, ast.Call]]:
-    """Layers by dotted name, with those of the folder's own classes in their places."""
+    """Layers by dotted name, with those of the folder's own classes and functions in their places."""
     for name, call in layers.items():
         inner = classes[call_kind(call)].layers if call_kind(call) in classes and depth else {}
         if inner:
@@ -179,45 +183,6 @@ def _is_part(prefix: str, stored: Stored) -> bool:
     )  # fmt: skip
 
 
-def _agreement(
-    layers: Mapping[str, ast.Call],
-    names: Mapping[str, tuple[int, ...]],
-    constants: Mapping[str, object],
-    changed: Set[str],
-) -> tuple[float, dict[str, object]]:
-    """(share of names and shapes that agree, arguments that the shapes tell)."""
-    stored = {name.partition(".")[0] for name in names}
-    known = {name: call for name, call in leaves(layers) if call_kind(call) in KINDS}
-    if not stored or not layers:
-        return 0.0, {}
-    bound: dict[str, object] = {}
-    right = 0
-    for name, call in known.items():
-        kind = KINDS[call_kind(call)]
-        fits = True
-        for key, (parameter, axis) in kind.sizes.items():
-            shape, node = names.get(f"{name}.{parameter}"), argument(call, kind, key)
-            if shape is None or len(shape) <= axis:
-                fits = fits and parameter != "weight" and shape is not None
-                continue
-            if node is None or (key == "in_channels" and argument(call, kind, "groups") is not None):
-                continue
-            value = literal(node, constants)
-            if isinstance(value, int) and value != shape[axis]:
-                fits = False
-            elif value is None and (pair := solved(node, shape[axis])) is not None and pair[0] not in changed:
-                bound[pair[0]] = bound.get(pair[0], pair[1])
-                fits = fits and bound[pair[0]] == pair[1]
-        right += fits
-    shared = len(stored & layers.keys()) / len(stored)
-    return shared * (right / len(known) if known else 0.8), bound
-
-
-def call_kind(call: ast.Call) -> str:
-    """`Conv2d`."""
-    return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-
-
 def _arguments(
     one: Definition, bound: Mapping[str, object], found: Found, stored: Stored | None
 ) -> tuple[dict[str, object], tuple[str, ...]]:
@@ -225,6 +190,7 @@ def _arguments(
     if one.library:
         said = {name: value for name, node in one.parameters.items() if (value := value_of(node, found)) is not None}
         return {**said, **classes_of(one, stored)}, ()
+    bundled = {name: _bundled(name, one, bound, found, stored) for name in one.bundles}
     called = _called(one, found)
     configured = found.instances.get(one.spec.replace(":", ".")) or found.instances.get(one.name) or {}
     given: dict[str, object] = {}
@@ -232,8 +198,8 @@ def _arguments(
     for name, default in one.parameters.items():
         usual = literal(default, found.constants)
         noted = stored.settings.get(name) if stored else None
-        told = (bound.get(name), noted, configured.get(name), called.get(name))
-        value = next((source for source in told if source is not None), None)
+        sources = (bound.get(name), bundled.get(name), noted, configured.get(name), called.get(name))
+        value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
             value = found.settings.get(name)
         if value is None and default is None:
@@ -241,6 +207,41 @@ def _arguments(
         elif value is not None and (default is None or value != usual):
             given[name] = value
     return given, tuple(unknown)
+
+
+def _bundled(
+    name: str, one: Definition, bound: Mapping[str, object], found: Found, stored: Stored | None
+) -> object | None:
+    """The object that brings several arguments; None where it is left out, or a value of it is not known."""
+    inside = [other for other in found.modules if other.name in _parts(one, found)]
+    bundle = one.bundles[name]
+    bundles = [other.bundles[name] for other in (one, *inside) if name in other.bundles]
+    read = dict.fromkeys(field for each in bundles for field in each.fields)
+    record = found.records.get(bundle.kind) or next(
+        (record for record in found.records.values() if read.keys() <= record.fields.keys()), None
+    )
+    fields = record.fields if record and not bundle.keyed else dict.fromkeys(read)
+    values: dict[str, object] = {}
+    for field_, default in fields.items():
+        usual = literal(default, found.constants)
+        noted = stored.settings.get(field_) if stored else None
+        sources = (bound.get(f"{name}.{field_}"), noted, None if default is not None else found.settings.get(field_))
+        value = next((source for source in sources if source is not None), None)
+        if value is None and default is None:
+            return None
+        if value is not None and (default is None or value != usual):
+            values[field_] = value
+    if bundle.keyed:
+        return values
+    if record is None:
+        return Made("types.SimpleNamespace", values)
+    if not values and one.parameters[name] is not None:
+        return None
+    return Made(record.spec.partition(":")[2] if _beside(record, one) else record.spec.replace(":", "."), values)
+
+
+def _beside(record: Record, one: Definition) -> bool:
+    return record.spec.partition(":")[0] == one.spec.partition(":")[0]
 
 
 def _called(one: Definition, found: Found) -> dict[str, object]:

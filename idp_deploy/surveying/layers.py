@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from idp_deploy.surveying.definitions import last_name
@@ -24,13 +25,22 @@ _CONV = Kind(
     {"in_channels": ("weight", 1), "out_channels": ("weight", 0), "kernel_size": ("weight", 2)},
 )
 _NORM = Kind(("num_features",), {"num_features": ("weight", 0)})
+_TRANSPOSED = Kind(
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups"),
+    {"in_channels": ("weight", 0), "out_channels": ("weight", 1), "kernel_size": ("weight", 2)},
+)
 _RECURRENT = Kind(
-    ("input_size", "hidden_size"), {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)}
+    ("input_size", "hidden_size", "num_layers"),
+    {"input_size": ("weight_ih_l0", 1), "hidden_size": ("weight_hh_l0", 1)},
 )
 KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("Conv1d", "Conv2d", "Conv3d"), _CONV),
     **dict.fromkeys(("BatchNorm1d", "BatchNorm2d", "BatchNorm3d"), _NORM),
+    **dict.fromkeys(("ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d"), _TRANSPOSED),
     **dict.fromkeys(("LSTM", "GRU", "RNN"), _RECURRENT),
+    "LayerNorm": Kind(("normalized_shape",), {"normalized_shape": ("weight", 0)}),
+    "GroupNorm": Kind(("num_groups", "num_channels"), {"num_channels": ("weight", 0)}),
+    "MultiheadAttention": Kind(("embed_dim", "num_heads"), {"embed_dim": ("in_proj_weight", 1)}),
     "Linear": Kind(("in_features", "out_features"), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
     "Embedding": Kind(
         ("num_embeddings", "embedding_dim"), {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}
@@ -38,14 +48,34 @@ KINDS: Mapping[str, Kind] = {
 }
 
 
+def call_kind(call: ast.Call) -> str:
+    """`Conv2d`."""
+    return last_name(call.func)
+
+
 def leaves(layers: Mapping[str, ast.Call], prefix: str = "") -> Iterator[tuple[str, ast.Call]]:
-    """Layers by dotted name; a Sequential is looked into."""
+    """Layers by dotted name; a Sequential and a ModuleDict are looked into."""
     for name, call in layers.items():
-        if last_name(call.func) == "Sequential":
+        if call_kind(call) == "Sequential" and not any(isinstance(item, ast.Starred) for item in call.args):
             inside = {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
             yield from leaves(inside, f"{prefix}{name}.")
+        elif call_kind(call) == "ModuleDict":
+            yield from leaves(dict(_entries(call)), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", call
+
+
+def _entries(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
+    """Of `ModuleDict({"a": f()})` and `ModuleDict(dict(a=f()))`."""
+    given = call.args[0] if call.args else None
+    if isinstance(given, ast.Dict):
+        pairs = [
+            (key.value if isinstance(key, ast.Constant) else None, value)
+            for key, value in zip(given.keys, given.values, strict=True)
+        ]
+    else:
+        pairs = [(word.arg, word.value) for word in given.keywords] if isinstance(given, ast.Call) else []
+    yield from ((key, value) for key, value in pairs if isinstance(key, str) and isinstance(value, ast.Call))
 
 
 def argument(call: ast.Call, kind: Kind, name: str) -> ast.expr | None:
@@ -67,17 +97,93 @@ def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
         return None
 
 
-def solved(node: ast.expr, value: int) -> tuple[str, int] | None:
-    """(name, what it must be) where an expression is a name, or a whole multiple of one.
+def named(node: ast.expr) -> str:
+    """`width` and `config.width`; "" for anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "self":
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def solved(node: ast.expr, value: int, known: Mapping[str, object] | None = None) -> tuple[str, int] | None:
+    """(name, the least that it can be) where an expression holds one name that is not known.
 
     >>> solved(ast.parse("2 * width", mode="eval").body, 64)
     ('width', 32)
+    >>> solved(ast.parse("(size // patch) ** 2 + 1", mode="eval").body, 37, {"patch": 8})
+    ('size', 48)
     """
-    if isinstance(node, ast.Name):
-        return node.id, value
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        for name, factor in ((node.left, node.right), (node.right, node.left)):
-            times = factor.value if isinstance(factor, ast.Constant) else None
-            if isinstance(name, ast.Name) and isinstance(times, int) and times and value % times == 0:
-                return name.id, value // times
-    return None
+    known = known or {}
+    if name := named(node):
+        return None if name in known else (name, value)
+    names = {name for inner in ast.walk(node) if isinstance(inner, ast.expr) and (name := named(inner))} - _FUNCTIONS
+    owners = {name.partition(".")[0] for name in names if "." in name}
+    unknown = [name for name in names - owners if not isinstance(known.get(name), int | float)]
+    if len(unknown) != 1:
+        return None
+    try:
+        size = _inverted(node, value, known)
+    except OverflowError:
+        return None
+    fits = size is not None and size >= 1 and evaluated(node, {**known, unknown[0]: round(size)}) == value
+    return (unknown[0], round(size)) if size is not None and fits else None
+
+
+def _inverted(node: ast.expr, value: float, known: Mapping[str, object]) -> float | None:
+    """What the one unknown name of an expression is, where it stands in it once."""
+    if named(node):
+        return value
+    if isinstance(node, ast.Call) and call_kind(node) in _FUNCTIONS and len(node.args) == 1:
+        return _inverted(node.args[0], value, known)
+    if not isinstance(node, ast.BinOp):
+        return None
+    left, right = evaluated(node.left, known), evaluated(node.right, known)
+    if (left is None) == (right is None):
+        return None
+    inner, other = (node.left, right) if left is None else (node.right, left)
+    undone = _UNDONE.get((type(node.op), left is None))
+    return _inverted(inner, undone(value, other), known) if undone and other else None
+
+
+def evaluated(node: ast.expr, known: Mapping[str, object]) -> float | None:
+    """The value of an expression of numbers and names; None where it holds anything else."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, int | float) else None
+    if name := named(node):
+        value = known.get(name)
+        return value if isinstance(value, int | float) else None
+    if isinstance(node, ast.Call) and call_kind(node) in _FUNCTIONS and len(node.args) == 1:
+        inner = evaluated(node.args[0], known)
+        return None if inner is None else round(inner) if call_kind(node) == "round" else int(inner)
+    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPERATORS:
+        return None
+    left, right = evaluated(node.left, known), evaluated(node.right, known)
+    if left is None or right is None or (isinstance(node.op, ast.Pow) and not 0 <= right <= _MOST_POWER):
+        return None
+    try:
+        return _OPERATORS[type(node.op)](left, right)
+    except (ZeroDivisionError, OverflowError):
+        return None
+
+
+_MOST_POWER = 4
+_FUNCTIONS = {"int", "round"}
+_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.truediv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+}
+_UNDONE: Mapping[tuple[type[ast.operator], bool], Callable[[float, float], float]] = {  # whether the left is sought
+    (ast.Add, True): lambda value, other: value - other,
+    (ast.Add, False): lambda value, other: value - other,
+    (ast.Sub, True): lambda value, other: value + other,
+    (ast.Sub, False): lambda value, other: other - value,
+    (ast.Mult, True): lambda value, other: value / other,
+    (ast.Mult, False): lambda value, other: value / other,
+    (ast.FloorDiv, True): lambda value, other: value * other,
+    (ast.Div, True): lambda value, other: value * other,
+    (ast.Pow, True): lambda value, other: abs(value) ** (1 / other),
+}

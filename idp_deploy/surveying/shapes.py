@@ -12,8 +12,8 @@ from pathlib import Path
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
 from idp_deploy.surveying.definitions import last_name
-from idp_deploy.surveying.fitting import Choice, call_kind, value_of
-from idp_deploy.surveying.layers import KINDS, argument, leaves, literal
+from idp_deploy.surveying.fitting import Choice, value_of
+from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal
 from idp_deploy.surveying.sources import Found
 
 _DRAWN = ("randn", "rand", "zeros", "ones", "empty", "randint")
@@ -190,6 +190,8 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
         if not f"{layer}.".startswith(f"{inside}." if inside else ""):
             continue
         kind = call_kind(call)
+        if kind in ("LayerNorm", "GroupNorm"):
+            continue
         size = literal(call.args[0], choice.arguments) if call.args else None
         if kind in KINDS and isinstance(size, int):
             dimensions = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3, "Linear": 0}.get(kind)
@@ -231,6 +233,10 @@ def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
         last: object = value[-1] if isinstance(value, tuple | list) and value else value
         if name.lower() in _SIZES and isinstance(last, int) and last > 1:
             return last, f"as {name} says in the {'code' if name in found.constants else 'settings'}"
+    own = {name: literal(node, found.constants) for name, node in choice.definition.parameters.items()}
+    for name, value in (*choice.arguments.items(), *own.items()):
+        if name.lower() in _SIZES and isinstance(value, int) and value > 1:
+            return value, f"as {name} is"
     for name, size in _DATASETS.items():
         if name in found.calls:
             return size, f"as {name} has it"

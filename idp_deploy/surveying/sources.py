@@ -11,7 +11,8 @@ from pathlib import Path
 
 from idp_deploy import documents
 from idp_deploy.files import SOURCES
-from idp_deploy.surveying.definitions import Definition, definitions, last_name, parameters_of, returned
+from idp_deploy.surveying.bundles import Record
+from idp_deploy.surveying.definitions import Definition, definitions, last_name, parameters_of, records, returned
 from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
@@ -34,6 +35,7 @@ class Found:
     constants: Mapping[str, object] = field(default_factory=dict)  # NAME → literal, where all files agree
     settings: Mapping[str, object] = field(default_factory=dict)  # "width" of --width, a configuration or a dict
     instances: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # "pkg.Net" → arguments, from YAML
+    records: Mapping[str, Record] = field(default_factory=dict)  # classes that hold settings, by name
     notes: tuple[str, ...] = ()
 
 
@@ -68,15 +70,25 @@ def read_folder(folder: Path) -> Found:
     modules: list[Definition] = []
     tasks: list[str] = []
     loaders: list[str] = []
+    held: dict[str, Record] = {}
     for path, tree in trees.items():
         name = _module_name(path.relative_to(folder), folder) if path.suffix == ".py" else None
-        for one in (*definitions(tree, path, name or "?", classes), *in_source(tree, path, name, here)):
+        try:
+            defined = (*definitions(tree, path, name or "?", classes), *in_source(tree, path, name, here))
+        except RecursionError:
+            notes.append(f"{path.relative_to(folder)} is left out: an expression in it is nested too deeply")
+            continue
+        for one in defined:
             usable = _importable(one, name, folder, tree, texts[path], here)
             if usable is not None:
                 modules.append(usable)
             else:
                 inside = path.relative_to(folder)
                 notes.append(f"{inside} defines {one.name}, but cannot be imported: rename the file")
+        held |= {
+            key: record for key, record in (records(tree, name, classes) if name else ())
+            if not reason_to_copy(tree, key, here)
+        }  # fmt: skip
         tasks += _tasks(tree, name, classes) if name else []
         loaders += _loaders(tree, name) if name else []
     inner = {part for module in modules if module.is_class for part in module.parts}
@@ -95,6 +107,7 @@ def read_folder(folder: Path) -> Found:
         constants,
         settings,
         instances,
+        held,
         tuple(notes),
     )
 

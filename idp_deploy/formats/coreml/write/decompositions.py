@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from idp_deploy.rewriting.elementwise import taken_from
+from idp_deploy.rewriting.elementwise import log_sigmoid, taken_from
 
 aten = torch.ops.aten
 
@@ -25,10 +24,6 @@ def _trunc(x: Tensor) -> Tensor:
 
 def _lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
     return x + (end - x) * weight
-
-
-def _log_sigmoid(x: Tensor) -> Tensor:
-    return torch.neg(F.softplus(torch.neg(x)))
 
 
 def _hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
@@ -107,7 +102,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.fix.default: _trunc,
     aten.lerp.Scalar: _lerp,
     aten.lerp.Tensor: _lerp,
-    aten.log_sigmoid.default: _log_sigmoid,
+    aten.log_sigmoid.default: log_sigmoid,
     aten.hardshrink.default: _hardshrink,
     aten.var.correction: _var,
     aten.std.correction: _std,

@@ -71,7 +71,10 @@ class Constants:
                     self.loader.sparse(tensor, self.limits.entries) if sparse else self.loader.array(tensor)
                 )
                 continue
-            node = self.nodes[current]
+            node = self.nodes.get(current)
+            if node is None:
+                source = f"'{current}', which nothing makes" if current else "an input that is left out"
+                raise FileError(f"{self.loader.path}: a constant is computed from {source}")
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             try:
                 result = EVALUATORS[node.op_type]([values[n] for n in node.input], attributes, self.limits)

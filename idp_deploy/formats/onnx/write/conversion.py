@@ -20,12 +20,13 @@ from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
-from idp_deploy.rewriting.elementwise import PLAINER, whole_quotient
+from idp_deploy.rewriting.elementwise import PLAINER, atan2, log_sigmoid, whole_quotient
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
-from idp_deploy.rewriting.indexing import RANKS
+from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import attention, cdist
+from idp_deploy.rewriting.scattering import MEANS
 from idp_deploy.rewriting.spelling import Row, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
@@ -38,8 +39,13 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
+    torch.ops.aten.atan2.default: atan2,
+    torch.ops.aten.log_sigmoid.default: log_sigmoid,
+    torch.ops.aten.diagonal.default: diagonal,
+    torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
+    **MEANS,
     **PLAINER,
     **RANKS,
 }

@@ -1,0 +1,137 @@
+"""Whether stored weights could be a module's: names and shapes beside what its layers are made with."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from idp_deploy.surveying.definitions import Definition
+from idp_deploy.surveying.layers import KINDS, Shape, argument, call_kind, evaluated, leaves, literal, named, solved
+from idp_deploy.surveying.rows import appended_to, pieces_of, told
+from idp_deploy.surveying.sources import Found
+
+UNLIKE, ODD = 0.4, 0.95  # a factory gives another value than the weights tell; a list may hold another number of layers
+_DRAWN = ("zeros", "ones", "empty", "randn", "rand")
+
+
+def agreement(
+    layers: Mapping[str, ast.Call], names: Mapping[str, Shape], found: Found, made: Definition, depth: int = 3
+) -> tuple[float, dict[str, object]]:
+    """(share of names and shapes that agree, arguments that the shapes tell).
+
+    Args:
+        depth: how many parts within parts are looked into.
+    """
+    stored = {name.partition(".")[0] for name in names}
+    if not stored or not layers:
+        return 0.0, {}
+    facts = {name: list(_facts(name, call, names)) for name, call in leaves(layers)}
+    bound = _solved([fact for entries in facts.values() for fact in entries], found, made)
+    known = {name for name, call in leaves(layers) if call_kind(call) in KINDS}
+    right = sum(f"{name}.{_told_by(facts[name])}" in names and _hold(facts[name], bound, found) for name in known)
+    for name, call in leaves(layers):
+        heard = _inside(name, call, names, found, made, depth)
+        bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
+    shared = len(stored & layers.keys()) / len(stored)
+    return shared * (right / len(known) if known else 0.8), bound
+
+
+def likeness(
+    one: Definition, made: Definition, bound: Mapping[str, object], names: Mapping[str, Shape], found: Found
+) -> float:
+    """1 where nothing that a factory gives its class speaks against the weights, less where something does."""
+    given = dict(zip(made.parameters, one.call.args, strict=False)) if one.call else {}
+    given |= {word.arg: word.value for word in one.call.keywords if word.arg} if one.call else {}
+    values = {name: literal(node, found.constants) for name, node in given.items()}
+    if any(isinstance(value, int) and bound.get(name, value) != value for name, value in values.items()):
+        return UNLIKE
+    for name, call in made.layers.items():
+        places = [
+            node for node in call.args if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)
+        ]
+        numbers = values.get(ast.unparse(places[0].value)) if len(places) == 1 else None
+        at = places[0].slice.value if places and isinstance(places[0].slice, ast.Constant) else None
+        rows = len(_row(name, names))
+        if isinstance(numbers, list | tuple) and isinstance(at, int) and at < len(numbers) and numbers[at] != rows:
+            return ODD  # `self._make(block, 64, numbers[0])` of `Net(Block, [2, 2])`
+    return 1.0
+
+
+Fact = tuple[str, ast.expr, int]  # (parameter that tells it, expression, its value)
+
+
+def _facts(name: str, call: ast.Call, names: Mapping[str, Shape]) -> Iterator[Fact]:
+    """What the arguments of one layer must have been."""
+    kind = KINDS.get(call_kind(call))
+    for key, (parameter, axis) in kind.sizes.items() if kind else ():
+        shape, node = names.get(f"{name}.{parameter}", ()), argument(call, kind, key) if kind else None
+        grouped = key == "in_channels" and kind is not None and argument(call, kind, "groups") is not None
+        if len(shape) > axis and node is not None and not grouped:
+            yield parameter, node, shape[axis]
+    if kind and "num_layers" in kind.arguments and (node := argument(call, kind, "num_layers")) is not None:
+        yield "weight_ih_l0", node, sum(f"{name}.weight_ih_l{i}" in names for i in range(64))
+    if call_kind(call) == "Parameter" and call.args and isinstance(call.args[0], ast.Call):
+        drawn = call.args[0]
+        extents = drawn.args[0].elts if drawn.args and isinstance(drawn.args[0], ast.Tuple) else drawn.args
+        if call_kind(drawn) in _DRAWN and len(extents) == len(names.get(name, ())):
+            yield from (("", node, extent) for node, extent in zip(extents, names[name], strict=True))
+
+
+def _told_by(facts: list[Fact]) -> str:
+    return facts[0][0] if facts else "weight"
+
+
+def _solved(facts: list[Fact], found: Found, made: Definition) -> dict[str, object]:
+    """Arguments by name: first those that stand alone in an expression, then those beside others that are known."""
+    bound: dict[str, object] = {}
+    usual = {name: literal(node, found.constants) for name, node in made.parameters.items()}
+    for known in ({}, usual):
+        for _, node, value in facts:
+            pair = solved(node, value, {**found.constants, **known, **bound})
+            if pair is not None and pair[0] not in made.changed:
+                bound.setdefault(*pair)
+    return bound
+
+
+def _hold(facts: list[Fact], bound: Mapping[str, object], found: Found) -> bool:
+    return all(evaluated(node, {**found.constants, **bound}) in (None, value) for _, node, value in facts)
+
+
+def _inside(
+    name: str, call: ast.Call, names: Mapping[str, Shape], found: Found, made: Definition, depth: int
+) -> dict[str, object]:
+    """Arguments that the layers of a list tell, or those of a part that this folder defines."""
+    if call_kind(call) in ("ModuleList", "Sequential"):
+        row = pieces_of(call, made.init) or appended_to(name, made.init)
+        return told(row, _row(name, names), made.init)
+    part = next((one for one in found.modules if one.name == call_kind(call) and one.layers), None)
+    if part is None or not depth:
+        return {}
+    inside = {key.removeprefix(f"{name}."): shape for key, shape in names.items() if key.startswith(f"{name}.")}
+    return _handed(call, part, agreement(part.layers, inside, found, part, depth - 1)[1])
+
+
+def _handed(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> dict[str, object]:
+    """What a module's own arguments are, where it hands them to a part whose arguments are known."""
+    given = [*zip(part.parameters, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
+    found: dict[str, object] = {}
+    for parameter, node in given:
+        value = bound.get(parameter or "")
+        if isinstance(value, int) and (pair := solved(node, value)):
+            found[pair[0]] = pair[1]
+        elif isinstance(value, list) and (name := named(node)):
+            found[name] = value
+        if isinstance(node, ast.Name):
+            inside = {key.partition(".")[2]: value for key, value in bound.items() if key.startswith(f"{parameter}.")}
+            found |= {f"{node.id}.{key}": value for key, value in inside.items()}
+    return found
+
+
+def _row(name: str, names: Mapping[str, Shape]) -> dict[int, dict[str, Shape]]:
+    """Place in a list → shapes of what is stored there."""
+    found: dict[int, dict[str, Shape]] = {}
+    for key, shape in names.items():
+        place, _, inner = key.removeprefix(f"{name}.").partition(".")
+        if key.startswith(f"{name}.") and place.isdigit():
+            found.setdefault(int(place), {})[inner] = shape
+    return found
