@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.compat_onnx_cases import CONSUMERS, ENCODINGS, NETWORKS, SCHEMES, Case, distinct, write_cases
+from bench.compat_onnx_cases import COMPOSED, CONSUMERS, ENCODINGS, NETWORKS, SCHEMES, Case, distinct, write_cases
 from idp_deploy.formats.onnx.runtimes import runtimes
 from idp_deploy.formats.onnx.tools import lint
 
@@ -54,8 +54,8 @@ class Tool:
 
     def takes(self, case: Case) -> bool:
         """Whether a case is run through it."""
-        if self.networks:
-            return case["network"] in self.networks
+        if self.networks and case["network"] not in self.networks:
+            return False
         usual = case["encoding"] in ("dense", "auto") or case["network"] in CONSUMERS
         return not self.light or (case["scheme"] == "float32" and usual)
 
@@ -82,7 +82,8 @@ TOOLS = {
     "IREE 3.13.0": Tool(
         "iree",
         ("iree-base-compiler==3.13.0", "iree-base-runtime==3.13.0", "numpy==2.4.6", "onnx==1.23.2"),
-        networks=("mobilenet_v2",),
+        networks=("mobilenet_v2", "conv", "conv_grouped", "gemm", "matmul", "gather", "lstm_one", "gru_one", *COMPOSED),
+        light=True,
     ),
     "onnxslim 0.1.98": Tool("onnxslim", _NEWEST, light=True),
 }
@@ -135,7 +136,7 @@ def judged(result: dict[str, Any], case: Case, name: str, tool: Tool, folder: Pa
     if "died" in result:
         return {"verdict": result["died"]}
     if "refused" in result:
-        return {"verdict": "refuses", "message": result["refused"]}
+        return {"verdict": "refuses", "message": result["refused"].replace(f"{folder}/", "")}
     wanted, got = np.load(folder / f"{name}.npz"), np.load(folder / f"{name}.{tool.runner}.npz")
     count = sum(key.startswith("output_") for key in wanted.files)
     outputs, tolerance = [wanted[f"output_{i}"] for i in range(count)], max(TOLERANCES[case["scheme"]], tool.tolerance)

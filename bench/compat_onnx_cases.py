@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.exporting import Conversion, convert, store
@@ -71,6 +72,60 @@ class Tables(nn.Module):
         return self.out(self.words(ids) + self.positions)
 
 
+class InWindows(nn.Module):
+    """Attention within windows of a map, whose queries are made in the windows' six dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries, self.out = nn.Linear(24, 72), nn.Linear(24, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = x.unflatten(1, (2, 4)).unflatten(3, (2, 4)).transpose(2, 3)
+        q, k, v = self.queries(windows).reshape(-1, 4, 16, 3, 2, 12).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        seen = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(2, 3)
+        return self.out(seen.reshape(-1, 2, 2, 4, 4, 24).transpose(2, 3).reshape(x.shape))
+
+
+class Resized(nn.Module):
+    """A map that grows by a factor, by a size, and by the nearest, between convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in ((8, 24), (24, 24), (24, 24), (24, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.interpolate(torch.relu(self.layers[0](x)), scale_factor=2.0, mode="bilinear")
+        x = F.interpolate(torch.relu(self.layers[1](x)), size=(15, 17), mode="bilinear", align_corners=True)
+        x = F.interpolate(torch.relu(self.layers[2](x)), scale_factor=2, mode="nearest")
+        out: Tensor = self.layers[3](x)
+        return out
+
+
+class Repeated(nn.Module):
+    """One tensor under two names, and one that is an output and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(48, 64), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = torch.relu(self.first(x))
+        scores = self.second(hidden)
+        return {"hidden": hidden, "scores": scores, "again": scores}
+
+
+class Stacked(nn.Module):
+    """Two recurrent layers in both directions, whose last states are an output."""
+
+    def __init__(self, kind: type[nn.GRU] | type[nn.LSTM]) -> None:
+        super().__init__()
+        self.layers, self.out = kind(20, 24, 2, batch_first=True, bidirectional=True), nn.Linear(48, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, state = self.layers(x)
+        return self.out(y), state if isinstance(state, Tensor) else state[0]
+
+
 def _classified(width: int, layer: Callable[[], nn.Module], *, last: bool = False) -> Callable[[], nn.Module]:
     return lambda: Classified(layer(), width, last=last)
 
@@ -93,7 +148,18 @@ CONSUMERS: dict[str, Entry] = {
         Entry("lstm_one", _classified(48, lambda: nn.LSTM(48, 48, batch_first=True), last=True), floats(6, 48)),
     )
 }
-NETWORKS = ZOO | CONSUMERS
+# what converters and tools write in several ways
+COMPOSED: dict[str, Entry] = {
+    entry.name: entry
+    for entry in (
+        Entry("in_windows", InWindows, floats(8, 8, 24)),
+        Entry("resized", Resized, floats(8, 6, 7)),
+        Entry("repeated_output", Repeated, floats(48)),
+        Entry("stacked_gru", lambda: Stacked(nn.GRU), floats(6, 20)),
+        Entry("stacked_lstm", lambda: Stacked(nn.LSTM), floats(6, 20)),
+    )
+}
+NETWORKS = ZOO | CONSUMERS | COMPOSED
 
 
 def write_cases(networks: Iterable[str], folder: Path) -> dict[str, Case]:

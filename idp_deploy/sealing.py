@@ -78,10 +78,11 @@ def _find(path: Path) -> tuple[Path, bytes, dict[str, int]] | None:
     """(the file that holds the seal, its content, where each of `_NAMES` stands in it, if it does)."""
     for member in files.members(path):
         data = documents.read_bytes(member)
-        starts = {name: f'"{name}":"'.encode() for name in _NAMES}  # as canonical JSON writes it
-        found = {name: data.rfind(start) + len(start) for name, start in starts.items() if start in data}
-        if "seal" in found:
-            return member, data, found
+        for quote in ('"', '\\"'):  # as canonical JSON writes it, or text that is itself a string of JSON
+            starts = {name: f"{quote}{name}{quote}:{quote}".encode() for name in _NAMES}
+            found = {name: data.rfind(start) + len(start) for name, start in starts.items() if start in data}
+            if "seal" in found:
+                return member, data, found
     return None
 
 

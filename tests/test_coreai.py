@@ -21,6 +21,7 @@ from idp_deploy.flow import CompressedModel
 from idp_deploy.inspection import inspect
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
+from idp_deploy.sealing import intact, key_of
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import run_file, verify
@@ -123,6 +124,24 @@ def test_same_model_same_bytes_in_another_process(scheme: str | None, tmp_path: 
         exported_anew(scheme, here)
         for part in sorted(here.iterdir()):
             assert part.read_bytes() == (there / part.name).read_bytes(), part.name
+
+
+def test_functions_of_the_library_have_the_same_names_every_time(tmp_path: Path) -> None:
+    """Such as log_softmax; a sealed file is then told by its seal, and one sealed anew by what it holds."""
+    torch.manual_seed(0)
+    net, inputs = nn.Sequential(nn.Linear(24, 64), nn.LogSoftmax(1)), (torch.randn(1, 24),)
+    model = model_of(net)
+    first, second = (export(model, "coreai", inputs, tmp_path / f"{i}.aimodel").path for i in (1, 2))
+    assert b"log_softmax" in (first / "main.mlirb").read_bytes()
+    kinds = [op.kind for op in read(first).ops]
+    assert "exp" in kinds  # what such a function does stands where it is called, and counts
+    assert "invoke" not in kinds
+    for part in sorted(first.iterdir()):
+        assert part.read_bytes() == (second / part.name).read_bytes(), part.name
+    assert intact(first, key_of(model))
+    assert not intact(first, b"of another checkpoint")
+    notes = verify(first, model, inputs).notes
+    assert not any("seal" in note or "fresh" in note for note in notes), notes
 
 
 def exported_anew(scheme: str | None, path: Path) -> None:

@@ -40,6 +40,7 @@ CONVOLUTIONS = (
     "feature_pyramid", "decoder",
 )  # fmt: skip
 RESULTS = max((ROOT / "bench" / "results").glob("compat_onnx-*.json"))
+COMPOSED_RESULTS = RESULTS.with_name("compat_onnx_composed-2026-11-29.json")
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,17 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return path
 
 
+def results() -> list[dict[str, Any]]:
+    """The rows of the matrix: the zoo with one network a consumer, and the composed networks."""
+    rows: list[dict[str, Any]] = []
+    for path in (RESULTS, COMPOSED_RESULTS):
+        rows += json.loads(path.read_text())["rows"]
+    return rows
+
+
 def measured() -> list[tuple[str, str, str, str]]:
     """Every float32 row of the matrix whose tool has rules: runtime, network, encoding, verdict."""
-    rows = json.loads(RESULTS.read_text())["rows"]
+    rows = results()
     runners = {row["tool"]: TOOLS[row["tool"]].runner for row in rows}
     names = {
         title: name
@@ -80,13 +89,13 @@ def measured() -> list[tuple[str, str, str, str]]:
 
 def test_nothing_was_wrong_without_a_word() -> None:
     """Every network, scheme and encoding in every tool: a wrong result was told by its lint."""
-    rows = json.loads(RESULTS.read_text())["rows"]
+    rows = results()
     assert {row["network"] for row in rows} == set(NETWORKS)
     assert [row for row in rows if is_silent(row)] == []
 
 
 def test_networks_of_convolutions_are_right_in_the_tools_that_phones_and_servers_use() -> None:
-    rows = json.loads(RESULTS.read_text())["rows"]
+    rows = results()
     wanted = {"OpenVINO 2026.4.1", "OpenCV 5.0 DNN, new engine", "onnxruntime-web 1.30.0, wasm"}
     for row in rows:
         if row["tool"] in wanted and row["network"] in CONVOLUTIONS and row["scheme"] == "float32":

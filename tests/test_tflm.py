@@ -126,6 +126,19 @@ def test_blocks_are_as_large_as_makes_the_arena_smallest(tmp_path: Path) -> None
     assert kinds["wide"].count("CONCATENATION") == 4  # of ten at most, one of them what is joined so far
 
 
+@pytest.mark.parametrize("scheme", [None, "int8"])
+def test_convolutions_in_groups_are_not_cut(scheme: str | None, tmp_path: Path) -> None:
+    """A runtime works out the groups from the channels: of a part of the output channels it would make other groups."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(64, 256, 3, groups=4), torch.nn.ReLU(), torch.nn.Conv2d(256, 9, 1))
+    model, inputs = pruned(net), (torch.randn(1, 64, 6, 6),)
+    model = quantize(model, scheme, example_inputs=inputs) if scheme else model
+    made = export(model, "tflite", inputs, tmp_path / "net.tflite", encoding="tflm")
+    assert [op.kind for op in read_tflite(made.path).ops].count("CONV_2D") == 2
+    if HERE:
+        assert verify(made.path, model, inputs).passed
+
+
 @needs_tflm
 def test_the_arena_is_gated_and_densify_is_named(
     models: dict[str, CompressedModel], files: dict[tuple[str, str], Path], tmp_path: Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import count
@@ -45,7 +46,7 @@ class _Inlining:
             if depth > _DEEPEST or self.emitted > _MOST_OPERATORS:
                 raise FileError("its functions invoke each other without end")
             operands = tuple(self.renamed.get(n, n) for n in (names.get(n, n) for n in op.operands))
-            called = self.graphs.get(op.attributes.get("callee", "").lstrip("@")) if op.kind == "invoke" else None
+            called = self.graphs.get(_called(op)) if op.kind == "invoke" else None
             if called is None:
                 results = tuple(self._fresh(value, names, depth) for value in op.results)
                 yield replace(op, operands=operands, results=results, inside=tuple(self._inside(op.inside, names)))
@@ -72,3 +73,9 @@ def _made(op: Op) -> Iterator[Typed]:
     yield from op.results
     for inner in op.inside:
         yield from _made(inner)
+
+
+def _called(op: Op) -> str:
+    """The graph that an operator invokes: `@name`, or a constant that holds it, `#param.constant<@name>`."""
+    found = re.search(r"@([^\s>]+)", op.attributes.get("callee", ""))
+    return found[1] if found else ""

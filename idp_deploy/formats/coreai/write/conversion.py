@@ -7,7 +7,9 @@ import io
 import re
 import warnings
 from collections.abc import Iterator
+from random import Random
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch._ops import OpOverload
@@ -27,7 +29,7 @@ def convert(captured: Captured, precision: str) -> bytes:
     Raises:
         ConversionError: an operator that the converter does not know, named with its module; or what float16 cannot.
     """
-    with quiet():
+    with quiet(), _named_in_order():
         from coreai_torch import TorchConverter, get_decomp_table
 
         program = in_half(captured) if precision == "float16" else captured.program()
@@ -38,6 +40,17 @@ def convert(captured: Captured, precision: str) -> bytes:
             return bytecode_of(converter.add_exported_program(program, **names).to_coreai())
         except Exception as error:  # the converter raises every kind; what failed is in its text
             raise _explained(error, captured) from error
+
+
+@contextlib.contextmanager
+def _named_in_order() -> Iterator[None]:
+    """The library ends the names of its functions (log_softmax_…) in eight letters that it draws: here the same ones
+    every time, so that the same model gives the same bytes."""
+    from coreai.authoring import func, graph_builder
+
+    choice = Random(0).choice
+    with patch.object(func, "choice", choice), patch.object(graph_builder, "choice", choice):
+        yield
 
 
 def _decomposed(program: ExportedProgram, table: dict[Any, Any]) -> ExportedProgram:

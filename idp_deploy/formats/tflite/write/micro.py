@@ -3,7 +3,8 @@
 A weight becomes two byte tensors: a bit an entry, the first in the highest bit of a byte, 1 where the entry is kept;
 and 16 bytes of header (2 = pruned, version 1) before the kept entries, in order. The operator stands right before the
 one that reads the weight, and what it unpacks lies in the arena for that long: memory grows by the largest weight.
-So a large one is cut into blocks of output channels, each behind a decoder of its own, and the results joined.
+So a large one is cut into blocks of output channels, each behind a decoder of its own, and the results joined; not
+that of a convolution in groups.
 Format: https://github.com/tensorflow/tflite-micro, tensorflow/lite/micro/kernels/decode_state_prune.cc
 """
 
@@ -44,7 +45,10 @@ def behind_decoders(model: Any, block_bytes: int = 0) -> tuple[str, ...]:
     graph = model.subgraphs[0]
     found = {c.index: c.values for c in constants(model, floats_only=False)}
     weights = {id(op): found[at] for op in graph.operators if (at := _packable(model, op, found)) is not None}
-    block = block_bytes or _least_block(model, list(weights.values()))
+    parted = [
+        (values, _is_cut(model, op, values)) for op in graph.operators if (values := weights.get(id(op))) is not None
+    ]
+    block = block_bytes or _least_block(model, parted)
     packed: list[str] = []
     operators: list[Any] = []
     for op in graph.operators:
@@ -66,21 +70,31 @@ def _packable(model: Any, op: Any, found: dict[int, np.ndarray]) -> int | None:
     return index if known and _pays(found[index]) else None
 
 
-def _least_block(model: Any, weights: list[np.ndarray]) -> int:
-    """The block with which the arena is smallest: it holds the largest of them, or the widest activations."""
+def _least_block(model: Any, weights: list[tuple[np.ndarray, bool]]) -> int:
+    """The block with which the arena is smallest: it holds the largest of them, or the widest activations, or what is
+    not to be cut."""
     graph = model.subgraphs[0]
-    entry = max((values.itemsize for values in weights), default=1)  # activations are floats or integers as weights are
+    # activations are floats or integers as weights are
+    entry = max((values.itemsize for values, _ in weights), default=1)
     constant = {c.index for c in constants(model, floats_only=False)}
     entries = {at: np.prod(tensor.shape, dtype=int) for at, tensor in enumerate(graph.tensors) if at not in constant}
     live = [sum(entries.get(int(t), 0) for t in [*op.inputs, *op.outputs]) for op in graph.operators]
     widest = entry * max(live, default=0)
-    sizes = [values.nbytes for values in weights]
+    whole = max((values.nbytes for values, is_cut in weights if not is_cut), default=0)
+    sizes = [values.nbytes for values, is_cut in weights if is_cut]
     choices = {-(-size // count) for size in sizes for count in range(1, _MOST_BLOCKS + 1)}
 
     def weight(block: int) -> tuple[int, int]:
-        return max(block, widest) + _BLOCK_COST * sum(-(-size // block) for size in sizes), -block
+        return max(block, widest, whole) + _BLOCK_COST * sum(-(-size // block) for size in sizes), -block
 
     return min(choices, key=weight, default=1)
+
+
+def _is_cut(model: Any, op: Any, values: np.ndarray) -> bool:
+    """Whether each output channel reads all input channels: the runtime works out the groups of a convolution from the
+    channels it is given, so that a part of one would be read as other groups."""
+    given = model.subgraphs[0].tensors[int(op.inputs[0])].shape
+    return kind(model, op) in _CUT and (kind(model, op) != "CONV_2D" or values.shape[-1] == given[-1])
 
 
 def _pays(values: np.ndarray) -> bool:
@@ -91,7 +105,7 @@ def _pays(values: np.ndarray) -> bool:
 def _pieces(model: Any, op: Any, values: np.ndarray, block_bytes: int) -> list[tuple[Any, np.ndarray]]:
     """The operator as it is, or as several of which each gives an equal part of the output channels."""
     out = values.shape[0]
-    count = min(out, -(-values.nbytes // block_bytes)) if kind(model, op) in _CUT else 1
+    count = min(out, -(-values.nbytes // block_bytes)) if _is_cut(model, op, values) else 1
     if count == 1 or int(op.outputs[0]) in [int(t) for t in model.subgraphs[0].outputs]:
         return [(op, values)]
     tensors = model.subgraphs[0].tensors
