@@ -27,6 +27,12 @@ def _lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
     return x + (end - x) * weight
 
 
+def _reciprocal(x: Tensor) -> Tensor:
+    """One over x, for which coremltools writes 1 / (x + 1e-4)."""
+    one = torch.ones([1] * max(1, x.dim()))
+    return torch.div(one, x) if x.dim() else torch.div(one, x.unsqueeze(0)).squeeze(0)
+
+
 def _log_sigmoid(x: Tensor) -> Tensor:
     return torch.neg(F.softplus(torch.neg(x)))
 
@@ -99,6 +105,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.meshgrid.indexing: _meshgrid,
     aten.prelu.default: _prelu,
     aten.prod.dim_int: _prod,
+    aten.reciprocal.default: _reciprocal,
     aten.rsub.Scalar: taken_from,
     aten.rsub.Tensor: taken_from,
     aten.fmod.Scalar: _fmod,
