@@ -70,7 +70,12 @@ KINDS: dict[str, Callable[[Net, Tensor], object]] = {
     "the largest so far": lambda net, x: (x.cummax(1).values, x.round().cummin(-1)),
     "volumes twice as large": lambda net, x: net.wider(x.reshape(1, 2, 10, 3, 6)),
     "one over what is small": lambda net, x: (1 / (x.abs() + 1e-3), x.square().mean().add(1e-4).reciprocal()),
+    "lengths in a bent space": lambda net, x: (torch.acosh(1.1 + x.abs()), torch.asinh(x)),
     "what only spreads": lambda net, x: _spread(net.thinner(x[:, None])),
+    "how likely it is": lambda net, x: (
+        torch.distributions.StudentT(F.softplus(x[..., :6]) + 2, x[..., 6:12], 1).log_prob(x[..., 12:]),
+        torch.distributions.Categorical(logits=x).entropy(),
+    ),
     "a loss": lambda net, x: F.cross_entropy(x.flatten(0, 1), torch.arange(20) % 18),
 }
 

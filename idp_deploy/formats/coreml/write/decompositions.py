@@ -33,6 +33,15 @@ def _reciprocal(x: Tensor) -> Tensor:
     return torch.div(one, x) if x.dim() else torch.div(one, x.unsqueeze(0)).squeeze(0)
 
 
+def _acosh(x: Tensor) -> Tensor:
+    return torch.log(x + torch.sqrt(x * x - 1))
+
+
+def _asinh(x: Tensor) -> Tensor:
+    size = torch.abs(x)
+    return torch.sign(x) * torch.log(size + torch.sqrt(size * size + 1))
+
+
 def _log_sigmoid(x: Tensor) -> Tensor:
     return torch.neg(F.softplus(torch.neg(x)))
 
@@ -100,6 +109,8 @@ def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.acosh.default: _acosh,
+    aten.asinh.default: _asinh,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.meshgrid.default: _meshgrid,
     aten.meshgrid.indexing: _meshgrid,

@@ -81,15 +81,9 @@ _SPELLED: dict[Any, Row] = {
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 # registered, but fails on some of their forms
-_MISREAD = {
-    aten.nll_loss,
-    aten.nll_loss_nd,
-    aten.reciprocal,
-    aten.rsub,
-    aten.hardshrink,
-    aten.rms_norm,
-    aten.cosine_similarity,
-}
+_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity, aten.nll_loss, aten.nll_loss_nd}
+_MISREAD |= {aten.acosh, aten.asinh}  # converted to operators that Core ML has not
+_MISREAD |= {aten.reciprocal}  # converted with 1e-4 added
 _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
 
 
