@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
+from idp_deploy.quantization import quantize
 from idp_deploy.rewriting.lines import cummax, cummin
 from idp_deploy.rewriting.special import digamma, lgamma
 from idp_deploy.rewriting.transposed import side_by_side
@@ -90,3 +92,15 @@ def test_formats_hold_them(kind: str, format: FormatName, tmp_path: Path) -> Non
     path = export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}", **exact).path
     parity = verify(path, model, example)
     assert parity.passed, (parity.outputs, parity.notes)
+
+
+def test_volumes_twice_as_large_are_refused_in_int8_with_a_way_out_that_holds(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(1, 20, 16),)
+    model = one_shot(Model(Net(KINDS["volumes twice as large"]).eval()), Recipe(0.6))
+    with pytest.raises(ConversionError, match="no transposed convolution of volumes in int8") as caught:
+        export(quantize(model, "int8", example_inputs=example), "tflite", example, tmp_path / "m.tflite")
+    assert "--scheme int8-weights" in caught.value.way_out
+    narrower = quantize(model, "int8-weights", example_inputs=example)
+    path = export(narrower, "tflite", example, tmp_path / "m.tflite").path
+    assert verify(path, narrower, example).passed

@@ -51,6 +51,18 @@ def refuse_grouped_and_dilated(module: fx.GraphModule) -> None:
             )
 
 
+def refuse_integer_volumes(module: fx.GraphModule) -> None:
+    """ConversionError where a transposed convolution has three dimensions: a product rounds integers again."""
+    for node in module.graph.nodes:
+        if node.target is aten.conv_transpose3d.input:
+            paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+            place = paths[-1] if paths else "(root)"
+            raise ConversionError(
+                f"TFLite has no transposed convolution of volumes in int8 (module {place!r})",
+                way_out="quantize with --scheme int8-weights, which keeps activations float",
+            )
+
+
 def crop_explicitly(module: fx.GraphModule, held: Held) -> None:
     """Rewrite transposed convolutions, in place, of which an axis is not `held`; the numbers stay the same.
 
