@@ -65,6 +65,10 @@ class ConversionError(IdpDeployError):
     exit_code = ExitCode.FILE
 
 
+class NoOperatorError(ConversionError):
+    """An operator that a format has no counterpart for, whatever the shapes (exit 3)."""
+
+
 class PrecisionError(ConversionError):
     """A model whose numbers are beyond what a format computes in unless it is asked otherwise (exit 3)."""
 

@@ -134,8 +134,8 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     ),
     "arrays of numpy": (
         saved(lambda: {n: v.numpy() for n, v in weights().items()}),
-        "holds no state dict",
-        "torch.as_tensor|save weights",
+        "which is a numpy array",
+        "torch.as_tensor",
     ),
     "npz": (
         lambda folder: (np.savez(folder / "m.npz", **{n: v.numpy() for n, v in weights().items()}), folder / "m.npz")[

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.coreml.bisect import first_divergence
 from idp_deploy.reading import read
@@ -78,6 +79,30 @@ def test_verify_names_the_operator_in_a_note(tmp_path: Path) -> None:
     parity = verify(path, CompressedModel(Two(), {}), (X,))
     assert not parity.passed
     assert any("linear 'second'" in note for note in parity.notes)
+
+
+class Fast(nn.Module):
+    """A wave of hundreds of periods: float16 does not tell where in one of them it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.layer(x) * 4000)
+
+
+def test_it_is_said_where_float16_is_the_reason_and_float32_agrees(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Fast()
+    module.layer.weight.data.mul_(64).round_().div_(64)  # exact in float16, as the bias
+    module.layer.bias.data.zero_()
+    model, inputs = CompressedModel(module, {}), (torch.tensor([[0.5, -0.25, 0.125, 0.625]]),)
+    parity = verify(export(model, "coreml", inputs, tmp_path / "m.mlpackage").path, model, inputs)
+    assert not parity.passed
+    assert "computed in float32 the file agrees: export it with --precision float32" in parity.notes
+    exact = export(model, "coreml", inputs, tmp_path / "m.mlpackage", precision="float32").path
+    assert verify(exact, model, inputs).passed
 
 
 def test_the_model_is_left_alone(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -261,11 +261,20 @@ def test_a_tower_folds_its_norms_once_and_quantizes() -> None:
         torch.testing.assert_close(quantized.module(*inputs), expected, atol=0.02, rtol=0.02)
 
 
+class Scores(NamedTuple):
+    y: list[Tensor]
+    loss: Tensor | None
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize(
     ("place", "outputs"),
-    {"[1]": lambda y: (y, None), "['loss']": lambda y: {"y": [y, y + 1], "loss": None}}.items(),
+    {
+        "[1]": lambda y: (y, None),
+        "['loss']": lambda y: {"y": [y, y + 1], "loss": None},
+        ".loss": lambda y: Scores([y, y + 1], None),
+    }.items(),
 )
 def test_an_output_that_is_none_is_left_out_and_said(
     place: str, outputs: Callable[[Tensor], Any], format: FormatName, tmp_path: Path

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Any
 
 import pytest
 import torch
 
 from bench.suite.nets import separable
+from idp_deploy.errors import UsageError
 from idp_deploy.flow import Model, Recipe
-from idp_deploy.planning import Cost, Prices, candidates
+from idp_deploy.planning import Cost, Prices, Shipped, candidates
 from idp_deploy.simulation.targets import load_target
 
 IMAGE = (torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),)
@@ -49,14 +51,30 @@ def test_a_pattern_that_does_not_fit_the_model_says_why() -> None:
 def test_quantized_files_are_priced_as_they_will_be() -> None:
     target = load_target("pixel-4")
     as_floats = Prices(model(), IMAGE, target, ("onnx",)).of(Recipe(sparsity=0.5))[0]
-    as_integers = Prices(model(), IMAGE, target, ("onnx",), scheme="int8-weights").of(Recipe(sparsity=0.5))[0]
+    as_integers = Prices(model(), IMAGE, target, ("onnx",), shipped=Shipped("int8-weights")).of(Recipe(sparsity=0.5))[0]
     assert as_integers.metrics["size"] < 0.6 * as_floats.metrics["size"]
+
+
+@pytest.mark.parametrize(
+    "how", [{"keep_float": ("*",)}, {"encoding": "dense"}, {"options": {"onnx": {"encoding": "dense"}}}]
+)
+def test_what_quantize_and_export_are_told_is_priced(how: dict[str, Any]) -> None:
+    target, recipe = load_target("pixel-4"), Recipe(sparsity=0.8)
+    usual = Prices(model(), IMAGE, target, ("onnx",), shipped=Shipped("int8-weights")).of(recipe)[0].metrics
+    told = Prices(model(), IMAGE, target, ("onnx",), shipped=Shipped("int8-weights", **how)).of(recipe)[0].metrics
+    assert told["size"] > 1.1 * usual["size"]
+
+
+def test_how_many_values_a_weight_may_have_is_asked_of_what_is_priced() -> None:
+    prices = Prices(model(), IMAGE, load_target("pixel-4"), ("onnx",), shipped=Shipped("fp16", values=16))
+    with pytest.raises(UsageError, match="fp16 has no integers to restrict"):
+        prices.of(Recipe(sparsity=0.8))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ethosu") is None, reason="Vela is not installed")
 def test_a_vendors_software_answers_in_the_same_words() -> None:
     options = {"tflite": {"encoding": "dense", "io": "int8"}}
-    prices = Prices(model(), IMAGE, load_target("ethos-u55-128"), ("tflite",), scheme="int8", options=options)
+    prices = Prices(model(), IMAGE, load_target("ethos-u55-128"), ("tflite",), shipped=Shipped("int8", options=options))
     cost = prices.of(Recipe(sparsity=0.8))[0]
     assert cost.latency_ms is not None
     assert min(cost.metrics["flash"], cost.metrics["sram"]) > 0

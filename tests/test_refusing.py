@@ -62,3 +62,14 @@ def test_the_way_out_is_true(format: FormatName, what: str, tmp_path: Path) -> N
     else:
         with pytest.raises(ConversionError):
             export(model, "onnx", (x,), tmp_path / "m.onnx")
+
+
+def test_an_operator_that_onnx_has_not_is_looked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A free batch is given up where a fixed one may help, and only there."""
+    asked = []
+    written = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: asked.append(1) or written(*args, **kwargs))
+    model = CompressedModel(Call(lambda m, x: torch.special.bessel_j0(m(x)), nn.Linear(4, 4)).eval(), {})
+    with pytest.raises(ConversionError, match=r"no counterpart for the operator prims\.bessel_j0"):
+        export(model, "onnx", (torch.randn(2, 4),), tmp_path / "m.onnx")
+    assert len(asked) == 1

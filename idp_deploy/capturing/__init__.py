@@ -27,7 +27,7 @@ from idp_deploy.capturing.lifting import attribute, lift
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_nones
-from idp_deploy.capturing.settling import masks_as_given, settle
+from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
@@ -236,7 +236,14 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
-    with torch.random.fork_rng(), torch.no_grad(), whole_recurrences(), masks_as_given(), warnings.catch_warnings():
+    with (
+        torch.random.fork_rng(),
+        torch.no_grad(),
+        whole_recurrences(),
+        masks_as_given(),
+        distributions_as_given(),
+        warnings.catch_warnings(),
+    ):
         # recurrent layers keep their weights in a list, old weight norms one: it holds traced ones for a moment
         warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
         if dynamic_batch:

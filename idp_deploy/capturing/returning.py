@@ -21,7 +21,10 @@ def know_structures(returned: Any) -> bool:
 
 
 def leave_out_nones(module: fx.GraphModule) -> tuple[str, ...]:
-    """Take None out of the tuples, lists and dicts that forward returns, in place; a note on each."""
+    """Take None out of the tuples, lists and dicts that forward returns, in place; a note on each.
+
+    A named tuple that has one becomes a dict of its other fields: outputs keep their names.
+    """
     graph: Any = module.graph
     leaves = _pytree.tree_leaves(graph.output_node().args[0])
     if None not in leaves:
@@ -41,4 +44,7 @@ def _without_nones(value: Any) -> Any:
         return {key: _without_nones(entry) for key, entry in value.items() if entry is not None}
     if type(value) in (list, tuple):
         return type(value)(_without_nones(entry) for entry in value if entry is not None)
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        named = {name: _without_nones(entry) for name, entry in value._asdict().items() if entry is not None}
+        return named if len(named) < len(value) else type(value)(**named)
     return value

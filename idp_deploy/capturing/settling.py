@@ -39,6 +39,21 @@ def masks_as_given() -> Iterator[None]:
         transformer._detect_is_causal_mask = before
 
 
+@contextmanager
+def distributions_as_given() -> Iterator[None]:
+    """Inside, torch.distributions takes its parameters and values as they are, and does not look whether they may be.
+
+    It looks at the numbers in them, which a trace has not; where one may not be, a call of the model itself says so.
+    """
+    kind = torch.distributions.Distribution
+    before = kind._validate_args
+    kind.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        kind.set_default_validate_args(before)
+
+
 def settle(module: fx.GraphModule) -> None:
     """Rewrite, in place, what converters drop, refuse or misread.
 

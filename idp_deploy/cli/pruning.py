@@ -27,6 +27,7 @@ from idp_deploy.cli.progress import EpochTable
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
 from idp_deploy.errors import UsageError
+from idp_deploy.formats import FORMATS
 from idp_deploy.rendering.choices import with_choice
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.models import compression_document
@@ -232,14 +233,22 @@ def plan(session: Session, dense: Model, task: Task | None, recipe: Recipe, devi
     Args:
         free: whether nobody has named pattern, allocation or rules; then the device's own ways compete.
     """
-    from idp_deploy.planning import choose, ways_for
+    from idp_deploy.planning import Shipped, choose, ways_for
 
+    settings = session.configuration
+    shipped = Shipped(
+        scheme=settings.quantize.scheme,
+        values=settings.quantize.values,
+        keep_float=settings.quantize.float,
+        encoding=settings.export.encoding,
+        options=settings.export.special(tuple(FORMATS)),
+    )
     patterns = ways_for(device, recipe) if free else (recipe.pattern,)
     say(f"looking for what meets the budgets of {device.name} and keeps the most")
     choice = choose(
-        *(dense, session.example_inputs(task), recipe, device, session.configuration.budget_list(), patterns),
+        *(dense, session.example_inputs(task), recipe, device, settings.budget_list(), patterns),
         free=free,
-        scheme=session.configuration.quantize.scheme,
+        shipped=shipped,
         task=task,
         announce=say,
     )

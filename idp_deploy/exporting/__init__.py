@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from idp_deploy.capturing import Captured, capture
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.sparing import sparing
 from idp_deploy.exporting.ways_out import naming_the_widest
@@ -104,8 +104,8 @@ def convert(
         with naming_the_widest(format, model, example_inputs):
             try:
                 converted = converter(captured, model.quantization, encoding, **options)
-            except ConversionError:
-                if not captured.dynamic_batch:
+            except ConversionError as error:
+                if not captured.dynamic_batch or isinstance(error, NoOperatorError):
                     raise
                 captured = capture(model, example_inputs)  # an operator that wants the batch as a number
                 converted = converter(captured, model.quantization, encoding, **options)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.errors import FileError
-from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.foreign import SAVE_WEIGHTS, kind_of
 
 DEEPEST = 8  # keys of keys, more than any tool nests them
 MOST = 200_000  # entries in one file; a list of numbers is one
@@ -78,7 +78,7 @@ def flatten(content: Any, source: object = "the file") -> Entries:
             tensors[".".join(path)] = value
             homes[".".join(path)] = ".".join(path[:-1])
         else:
-            others[".".join(path)] = type(value).__name__
+            others[".".join(path)] = kind_of(value)
     return Entries(tensors, others, homes, versions)
 
 

@@ -25,6 +25,10 @@ class Ignored:
     def __setstate__(self, state: Any) -> None: ...
 
 
+class NumpyValue(Ignored):
+    """In place of an array or a number of numpy."""
+
+
 class IgnoredDict:
     """In place of a kind of dict: a plain one."""
 
@@ -45,8 +49,8 @@ STAND_INS: dict[str, type] = {
     "types.SimpleNamespace": Ignored,
     **dict.fromkeys(("pathlib.*Path", "pathlib._local.*Path"), Ignored),
     **dict.fromkeys(("datetime.date*", "datetime.time*", "decimal.Decimal", "fractions.Fraction"), Ignored),
-    **dict.fromkeys(("numpy*.multiarray.scalar", "numpy*.multiarray._reconstruct"), Ignored),
-    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "numpy.dtypes.*DType"), Ignored),
+    **dict.fromkeys(("numpy*.multiarray.scalar", "numpy*.multiarray._reconstruct"), NumpyValue),
+    **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "numpy.dtypes.*DType"), NumpyValue),
     **dict.fromkeys(("omegaconf.*", "typing.Any", "mmengine.logging.*.HistoryBuffer"), Ignored),
     "pytorch_lightning.callbacks.*": Ignored,  # classes as keys of a dict, before they were strings
     **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), IgnoredDict),
@@ -87,6 +91,16 @@ def stand_in(name: str) -> type | None:
     ('Ignored', None, None)
     """
     return next((kind for glob, kind in STAND_INS.items() if fnmatchcase(name, glob)), None)
+
+
+def kind_of(value: Any) -> str:
+    """What a value that is no tensor is called.
+
+    >>> kind_of(3), kind_of(NumpyValue()), kind_of(Ignored())
+    ('int', 'a numpy array or number', 'an object of another program')
+    """
+    foreign = {NumpyValue: "a numpy array or number", Ignored: "an object of another program"}
+    return foreign.get(type(value), type(value).__name__)
 
 
 def way_out(refused: str) -> str:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from idp_deploy import soundness
 from idp_deploy.errors import FileError
+from idp_deploy.loading import foreign
 from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
-from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import differences, misfit, way_out
 from idp_deploy.loading.parts import joined
@@ -40,7 +40,8 @@ def take(
     """
     entries = flatten(content, path) if isinstance(content, (Mapping, list, tuple)) else Entries()
     if not entries.tensors:
-        raise FileError(f"{path} holds no state dict but {_described(content, entries)}", way_out=SAVE_WEIGHTS)
+        instead = _described(content, entries)
+        raise FileError(f"{path} holds no state dict but {instead}", way_out=foreign.way_out(instead))
     module.eval()
     attempts = []
     for prepare in (lambda: entries, lambda: _in_one_piece(entries, module)):

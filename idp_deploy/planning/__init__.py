@@ -7,10 +7,11 @@ sparsity_for     the least share of zeros by one pattern
 """
 
 from idp_deploy.planning.choosing import Choice, Figures, Way, choose, ways_for
-from idp_deploy.planning.costs import Cost, Prices, candidates
+from idp_deploy.planning.costs import Cost, Prices, Shipped, candidates
 from idp_deploy.planning.routes import Route, routes
 from idp_deploy.planning.sparsity import sparsity_for
 
 __all__ = [
-    "Choice", "Cost", "Figures", "Prices", "Route", "Way", "candidates", "choose", "routes", "sparsity_for", "ways_for",
+    "Choice", "Cost", "Figures", "Prices", "Route", "Shipped", "Way", "candidates", "choose", "routes", "sparsity_for",
+    "ways_for",
 ]  # fmt: skip

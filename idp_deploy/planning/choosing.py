@@ -21,7 +21,7 @@ from idp_deploy.aiming import STORED, aim
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Budget, CompressedModel, FormatName, Model, Recipe, Report
 from idp_deploy.masks import NM, Channel, parse_pattern
-from idp_deploy.planning.costs import Prices
+from idp_deploy.planning.costs import AS_FLOATS, Prices, Shipped
 from idp_deploy.planning.routes import routes
 from idp_deploy.planning.sparsity import CANDIDATES, Announce, least, predictable
 from idp_deploy.pruning import METHODS, one_shot
@@ -91,7 +91,7 @@ def choose(
     patterns: Sequence[str],
     *,
     free: bool = False,
-    scheme: str | None = None,
+    shipped: Shipped = AS_FLOATS,
     task: Task | None = None,
     announce: Announce = lambda _: None,
 ) -> Choice:
@@ -100,14 +100,14 @@ def choose(
     Args:
         free: whether every layer may be pruned in a way of its own, as `routes` find it where the estimate answers for
             a latency.
-        scheme: how the files will be quantized; int8 where the device computes nothing else.
+        shipped: how the files will be written; as int8 where the device computes nothing else.
         task: gives calibration inputs for that.
 
     Raises:
         UsageError: the target has no budget, or no way meets them; the message says how far each comes.
     """
     mine = predictable(budgets, target)
-    prices = prices_on(model, example_inputs, target, [b.format for b in mine], scheme=scheme, task=task)
+    prices = prices_on(model, example_inputs, target, [b.format for b in mine], shipped=shipped, task=task)
     ways = []
     said_by = "the estimate"
     simulated = not target.is_tool and not any(runtime.family in VENDORS for runtime in target.runtimes)
@@ -148,15 +148,15 @@ def prices_on(
     target: Target,
     formats: Sequence[FormatName],
     *,
-    scheme: str | None = None,
+    shipped: Shipped = AS_FLOATS,
     task: Task | None = None,
 ) -> Prices:
     """Prices of files as the target wants them: neural processing units and microcontrollers take integers."""
-    if scheme is None and any(runtime.family in STORED for runtime in target.runtimes):
-        scheme = "int8"
+    if shipped.scheme is None and any(runtime.family in STORED for runtime in target.runtimes):
+        shipped = replace(shipped, scheme="int8")
     formats = list(dict.fromkeys(formats))
-    options = aim(formats, [target], scheme=scheme).options
-    return Prices(model, example_inputs, target, formats, scheme=scheme, task=task, options=options)
+    options = aim(formats, [target], scheme=shipped.scheme, encoding=shipped.encoding, options=shipped.options).options
+    return Prices(model, example_inputs, target, formats, shipped=replace(shipped, options=options), task=task)
 
 
 def _batch(task: Task | None) -> tuple[Any, ...] | None:

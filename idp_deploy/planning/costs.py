@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,17 @@ _USUAL = Recipe()
 UNREAD = ("gzip", "brotli", "error")  # metrics that take compressing or running the file: counted where they are asked
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """How the files will be written once the model is pruned: what `quantize` and `export` will be told."""
+
+    scheme: str | None = None
+    values: int | None = None  # distinct integers that an int8 weight may have
+    keep_float: tuple[str, ...] = ()  # globs over weights and modules
+    encoding: str = "auto"
+    options: Mapping[FormatName, Mapping[str, Any]] = field(default_factory=dict)  # what one exporter alone takes
+
+
 @dataclass(frozen=True, eq=False)
 class Cost:
     """One file on one runtime of a device, before anything is trained. A metric that nobody can tell is left out."""
@@ -60,12 +71,14 @@ class Cost:
         return self.metrics.get("latency")
 
 
+AS_FLOATS = Shipped()
+
+
 class Prices:
     """Files of one model under any recipe, on one device.
 
     Args:
-        formats: which files. options: for each what its exporter alone takes, as `aiming.aim` says.
-        scheme: what the files are quantized to, with `task` for the ranges of activations.
+        formats: which files. shipped: how they are written, with `task` for the ranges of activations.
     """
 
     def __init__(
@@ -75,14 +88,14 @@ class Prices:
         target: Target,
         formats: Sequence[FormatName],
         *,
-        scheme: str | None = None,
+        shipped: Shipped = AS_FLOATS,
         task: Task | None = None,
-        encoding: str = "auto",
-        options: Mapping[FormatName, Mapping[str, Any]] | None = None,
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target
-        self.formats, self.scheme, self.task = tuple(formats), scheme, task
-        self.options = {format: {"encoding": encoding, **(options or {}).get(format, {})} for format in self.formats}
+        self.formats, self.shipped, self.task = tuple(formats), shipped, task
+        self.options = {
+            format: {"encoding": shipped.encoding, **shipped.options.get(format, {})} for format in self.formats
+        }
         self._converted: dict[FormatName, Conversion] = {}
 
     def of(self, recipe: Recipe, *, runtime: str | None = None) -> tuple[Cost, ...]:
@@ -136,9 +149,17 @@ class Prices:
         return self._quantized(compressed), stay
 
     def _quantized(self, model: CompressedModel) -> CompressedModel:
-        if not self.scheme or model.quantization is not None:
+        shipped = self.shipped
+        if not shipped.scheme or model.quantization is not None:
             return model
-        return quantize(model, self.scheme, task=self.task, example_inputs=None if self.task else self.example_inputs)
+        return quantize(
+            model,
+            shipped.scheme,
+            task=self.task,
+            example_inputs=None if self.task else self.example_inputs,
+            values=shipped.values,
+            keep_float=shipped.keep_float,
+        )
 
     def _dense(self) -> CompressedModel:
         module = self.model.module

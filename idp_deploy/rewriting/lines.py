@@ -52,6 +52,33 @@ def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor 
     return turned.transpose(dim, -1)
 
 
+def cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
+    """The largest so far, and where it stood last: an entry that is no smaller than all before it stands for itself."""
+    if not x.dim() or x.dtype == torch.bool:
+        return None
+    turned = x.transpose(dim, -1)
+    largest = _largest_so_far(turned)
+    own = torch.arange(turned.shape[-1], dtype=torch.int32)
+    places = _largest_so_far(torch.where(turned == largest, own, torch.zeros_like(own))).to(torch.int64)
+    return largest.transpose(dim, -1), places.transpose(dim, -1)
+
+
+def cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
+    """The largest so far of what is negated."""
+    if (found := cummax(torch.neg(x), dim)) is None:
+        return None
+    return torch.neg(found[0]), found[1]
+
+
+def _largest_so_far(x: Tensor) -> Tensor:
+    """Of 2, 4, 8, … neighbours along the last axis, with the first one before the first."""
+    reach = 1
+    while reach < x.shape[-1]:
+        first = x.narrow(-1, 0, 1).expand(*x.shape[:-1], reach)
+        x, reach = torch.maximum(x, torch.cat([first, x.narrow(-1, 0, x.shape[-1] - reach)], -1)), 2 * reach
+    return x
+
+
 def logcumsumexp(x: Tensor, dim: int) -> Tensor | None:
     """Sums of 2, 4, 8, … neighbours of what the logarithms are of, with next to nothing before the first."""
     if not x.dim() or not x.is_floating_point():
@@ -90,6 +117,8 @@ ORDERS: dict[Any, Row] = {
     aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
 }
 ALONG_A_LINE: dict[Any, Row] = {
+    aten.cummax.default: cummax,
+    aten.cummin.default: cummin,
     aten.cumprod.default: cumprod,
     aten.logcumsumexp.default: logcumsumexp,
     aten.searchsorted.Tensor: searchsorted,

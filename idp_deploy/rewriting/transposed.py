@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from idp_deploy.errors import ConversionError
 
@@ -48,6 +48,18 @@ def refuse_grouped_and_dilated(module: fx.GraphModule) -> None:
             raise ConversionError(
                 f"TFLite has no transposed convolution with {kind} (module {stack[-1] if stack else '(root)'!r})",
                 way_out="resize and convolve instead",
+            )
+
+
+def refuse_integer_volumes(module: fx.GraphModule) -> None:
+    """ConversionError where a transposed convolution has three dimensions: a product rounds integers again."""
+    for node in module.graph.nodes:
+        if node.target is aten.conv_transpose3d.input:
+            paths = [path for path, _ in (node.meta.get("nn_module_stack") or {}).values() if path]
+            place = paths[-1] if paths else "(root)"
+            raise ConversionError(
+                f"TFLite has no transposed convolution of volumes in int8 (module {place!r})",
+                way_out="quantize with --scheme int8-weights, which keeps activations float",
             )
 
 
@@ -91,11 +103,38 @@ def crop_explicitly(module: fx.GraphModule, held: Held) -> None:
     module.recompile()
 
 
+def side_by_side(x: Tensor, weight: Tensor, bias: Tensor | None = None, *others: Any) -> Tensor | None:
+    """A transposed convolution whose windows lie side by side: a linear layer of channels, and its results in order.
+
+    TFLite's converter has none in three dimensions, and files with its lowering are loaded by no runtime.
+    """
+    stride, padding, extra, groups, dilation = _lists([*others, *_DEFAULTS[3 + len(others) :]], weight.dim() - 2)
+    window = list(weight.shape[2:])
+    if stride != window or any(padding) or any(extra) or groups != 1 or set(dilation) != {1}:
+        return None
+    axes, outputs = len(window), weight.shape[1]
+    single = x.dim() == axes + 1
+    x = x.unsqueeze(0) if single else x
+    rows = torch.matmul(x.movedim(1, -1), weight.flatten(1)).unflatten(-1, (outputs, *window))
+    order = [0, axes + 1, *(place for axis in range(axes) for place in (axis + 1, axes + 2 + axis))]
+    size = [n * k for n, k in zip(x.shape[2:], window, strict=True)]
+    result = rows.permute(order).reshape(x.shape[0], outputs, *size)
+    result = result if bias is None else result + bias.reshape(-1, *[1] * axes)
+    return result.squeeze(0) if single else result
+
+
+def _lists(numbers: list[Any], axes: int) -> tuple[Any, ...]:
+    """(stride, padding, output padding, groups, dilation) with one number an axis."""
+
+    def spread(given: Any) -> list[int]:
+        given = [given] if isinstance(given, int) else list(given)
+        return given * (axes // len(given))
+
+    return (*map(spread, numbers[:3]), numbers[3], spread(numbers[4]))
+
+
 def _arguments(node: fx.Node) -> tuple[Any, ...]:
     """(input, weight, bias, stride, padding, output padding, groups, dilation): lists of one number an axis."""
     axes = _TRANSPOSED[node.target]
     given: list[Any] = [*node.args, *_DEFAULTS[len(node.args) :]]
-    for i in (3, 4, 5, 7):
-        numbers = [given[i]] if isinstance(given[i], int) else list(given[i])
-        given[i] = numbers * (axes // len(numbers))
-    return tuple(given)
+    return (*given[:3], *_lists(given[3:], axes))

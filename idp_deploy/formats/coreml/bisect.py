@@ -36,19 +36,25 @@ class Divergence:
 
 
 def first_divergence(
-    contents: Contents, model: CompressedModel, example_inputs: tuple[Any, ...], *, tolerance: float = 2e-2
+    contents: Contents,
+    model: CompressedModel,
+    example_inputs: tuple[Any, ...],
+    *,
+    tolerance: float = 2e-2,
+    wide: bool = False,
 ) -> Divergence | None:
     """The first operator of the file that computes something else than the model, or None where all outputs agree.
 
     Args:
         example_inputs: one call of the model, in the file's batch.
         tolerance: relative to the largest entry of the model's value; 1e-4 suits float32 files.
+        wide: compute in float32 what the file says to compute in float16.
 
     Raises:
         ConversionError: the file cannot be run, or the model cannot be captured.
     """
     expected = _model_values(model, example_inputs)
-    interpreter = Interpreter(contents.parsed)
+    interpreter = Interpreter(contents.parsed, wide=wide)
     arrays = tuple(x.detach().numpy() for x in pytree.tree_leaves(example_inputs) if isinstance(x, Tensor))
     inputs = bind(interpreter, contents.interface.inputs, arrays)[0]
     errors: dict[str, float] = dict.fromkeys(inputs, 0.0)
@@ -71,14 +77,18 @@ def first_divergence(
 
 
 def blame(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tolerance: float) -> list[str]:
-    """Which operator parts from the model first, in words, if one call shows it."""
+    """Which operator parts from the model first, in words, if one call shows it; and whether float16 is the reason."""
     found = first_divergence(contents, model, call, tolerance=tolerance)
     if found is None:
         return []
-    return [
+    said = [
         f"the first operator to part from the model is {found.kind} {found.operation!r}: "
         f"its result is off by {found.relative_error:.1e}"
     ]
+    narrow = Interpreter(contents.parsed).precision == "float16"
+    if narrow and first_divergence(contents, model, call, tolerance=tolerance, wide=True) is None:
+        said.append("computed in float32 the file agrees: export it with --precision float32")
+    return said
 
 
 def _model_values(model: CompressedModel, example_inputs: tuple[Any, ...]) -> dict[int, list[np.ndarray]]:

@@ -26,10 +26,14 @@ OPS: dict[str, Row] = layers.ROWS | math.ROWS | recurrent.ROWS | shape.ROWS
 
 
 class Interpreter:
-    """Runs one program. Constants are decoded once; `run` may be called often."""
+    """Runs one program. Constants are decoded once; `run` may be called often.
 
-    def __init__(self, program: Program) -> None:
-        self.program = program
+    Args:
+        wide: compute in float32 what the program says to compute in float16; its constants stay as they are stored.
+    """
+
+    def __init__(self, program: Program, *, wide: bool = False) -> None:
+        self.program, self.wide = program, wide
         operations = list(walk(program.block))
         unknown = sorted({o.kind for o in operations if not _is_constant(o) and o.kind not in OPS})
         if unknown:
@@ -90,15 +94,18 @@ class Interpreter:
             }
             call = Call(operation, arguments, self.run_block, environment)
             try:
-                results = OPS[operation.kind](call)
+                results = arguments["x"].float() if self._stays_wide(operation) else OPS[operation.kind](call)
             except (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError) as error:
                 raise ConversionError(
                     f"{self.program.path}: {operation.kind} ({operation.name!r}) cannot run: {str(error)[:200]}"
                 ) from error
             results = results if isinstance(results, tuple) else (results,)
             for value, result in zip(operation.outputs, results, strict=False):
-                environment[value.name] = _checked(result, value, operation.name)
+                environment[value.name] = _checked(result, value, operation.name, wide=self.wide)
                 yield operation, value.name, environment[value.name]
+
+    def _stays_wide(self, operation: Operation) -> bool:
+        return self.wide and operation.kind == "cast" and operation.outputs[0].dtype == "float16"
 
     def _lookup(self, name: str, environment: Mapping[str, Any]) -> Any:
         if name not in environment:
@@ -129,7 +136,7 @@ def _is_constant(operation: Operation) -> bool:
     return operation.kind == "const" or is_constexpr(operation)
 
 
-def _checked(result: Any, value: Value, name: str) -> Any:
+def _checked(result: Any, value: Value, name: str, *, wide: bool = False) -> Any:
     """The result in the declared type; refused where its shape is another than the declared."""
     if not isinstance(result, Tensor):
         return result
@@ -139,5 +146,5 @@ def _checked(result: Any, value: Value, name: str) -> Any:
             raise ConversionError(
                 f"{name!r} gives shape {tuple(result.shape)} where the program declares {declared} for {value.name!r}"
             )
-        return result.to(TYPES[value.dtype])
+        return result.to(torch.float32 if wide and value.dtype == "float16" else TYPES[value.dtype])
     return result

@@ -26,6 +26,21 @@ def _lerp(x: Tensor, end: Tensor, weight: Any) -> Tensor:
     return x + (end - x) * weight
 
 
+def _reciprocal(x: Tensor) -> Tensor:
+    """One over x, for which coremltools writes 1 / (x + 1e-4)."""
+    one = torch.ones([1] * max(1, x.dim()))
+    return torch.div(one, x) if x.dim() else torch.div(one, x.unsqueeze(0)).squeeze(0)
+
+
+def _acosh(x: Tensor) -> Tensor:
+    return torch.log(x + torch.sqrt(x * x - 1))
+
+
+def _asinh(x: Tensor) -> Tensor:
+    size = torch.abs(x)
+    return torch.sign(x) * torch.log(size + torch.sqrt(size * size + 1))
+
+
 def _hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
     return x * (torch.abs(x) > float(lambd)).to(x.dtype)
 
@@ -89,11 +104,14 @@ def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    aten.acosh.default: _acosh,
+    aten.asinh.default: _asinh,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.meshgrid.default: _meshgrid,
     aten.meshgrid.indexing: _meshgrid,
     aten.prelu.default: _prelu,
     aten.prod.dim_int: _prod,
+    aten.reciprocal.default: _reciprocal,
     aten.rsub.Scalar: taken_from,
     aten.rsub.Tensor: taken_from,
     aten.fmod.Scalar: _fmod,

@@ -29,8 +29,9 @@ from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
-from idp_deploy.rewriting.ranks import in_rows, pick_before_ordering
+from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.scattering import scatter_reduce
+from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
 
@@ -54,11 +55,11 @@ _READ = {
 _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     aten.embedding_bag.padding_idx: embedding_bag,
-    aten.linear.default: partial(in_rows, most=_RANK),
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
     aten.diff.default: diff,
     aten.full_like.default: filled_alike,
+    aten.reciprocal.default: DECOMPOSITIONS[aten.reciprocal.default],
     aten.ones_like.default: partial(filled_alike, value=1),
     aten.zeros_like.default: partial(filled_alike, value=0),
     aten.upsample_linear1d.vec: linear,
@@ -73,13 +74,16 @@ _SPELLED: dict[Any, Row] = {
     **PLAINER,
     **RANKS,
     **SMOOTHED,
+    **SPECIAL,
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 # registered, but fails on some of their forms
-_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity}
+_MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity, aten.nll_loss, aten.nll_loss_nd}
+_MISREAD |= {aten.acosh, aten.asinh}  # converted to operators that Core ML has not
+_MISREAD |= {aten.reciprocal}  # converted with 1e-4 added
 _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
 
 
@@ -92,6 +96,7 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     crop_explicitly(module, held_by_coreml)
     spell_out_cells(module)
     pick_before_ordering(module, _RANK)
+    within(module, _RANK)
     for node in list(module.graph.nodes):
         if node.op != "call_function":
             continue
@@ -135,10 +140,18 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
 
 
 def _decomposition(target: Any) -> Callable[..., Any] | None:
-    """Ours, else PyTorch's."""
+    """Ours, else PyTorch's, else what PyTorch itself composes it of."""
     from torch._decomp import decomposition_table
 
-    return DECOMPOSITIONS.get(target) or decomposition_table.get(target)
+    found = DECOMPOSITIONS.get(target) or decomposition_table.get(target)
+    composed = isinstance(target, torch._ops.OpOverload) and target._can_decompose()
+    return found or (partial(_composed, target) if composed else None)
+
+
+def _composed(target: torch._ops.OpOverload, *args: Any, **kwargs: Any) -> Any:
+    return target._op_dk(
+        torch._C.DispatchKey.CompositeImplicitAutograd, *args, **kwargs
+    )  # `decompose` would come back here
 
 
 def where(node: fx.Node) -> str:

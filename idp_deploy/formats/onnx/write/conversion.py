@@ -15,7 +15,7 @@ import torch
 
 from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
@@ -27,6 +27,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import attention, cdist
 from idp_deploy.rewriting.scattering import MEANS
+from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
@@ -48,6 +49,7 @@ _SPELLED: dict[Any, Row] = {
     **MEANS,
     **PLAINER,
     **RANKS,
+    **SPECIAL,
 }
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does
 _NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("istft", "zeros", "zeros_like", "new_zeros")}
@@ -202,7 +204,11 @@ def _explained(error: BaseException, captured: Captured) -> ConversionError:
         return ConversionError(f"torch.onnx cannot convert this model: {first}", way_out="simplify the model's forward")
     operator = found[1]
     where = module_of(operator, captured)
-    return ConversionError(
+    leaf = operator.split(".")[1] if "." in operator else operator
+    called = {node.target for node in captured.module.graph.nodes if leaf.strip("_") in str(node.target)}
+    # called as it stands and spelled by no row, which may want the batch as a number: the same whatever the batch is
+    whatever = "No decompositions registered" in text and bool(called) and not called & _SPELLED.keys()
+    return (NoOperatorError if whatever else ConversionError)(
         f"ONNX has no counterpart for the operator {operator}{where}",
         way_out="replace it there by operators that ONNX knows",
     )

@@ -37,10 +37,12 @@ from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
-from idp_deploy.rewriting.ranks import order_by_parts
+from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.scattering import SCATTERED
+from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
-from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated
+from idp_deploy.rewriting.spreading import leave_spreading_to_operators
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated, side_by_side
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -60,6 +62,7 @@ _MEAN = torch.ops.aten.mean.dim
 # it takes the pixels in the middle, where torch takes the first, and the ratio of the sizes for the factor given
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    torch.ops.aten.conv_transpose3d.input: side_by_side,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
@@ -80,6 +83,7 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **SCATTERED,
     **SMOOTHED,
+    **SPECIAL,
     **SUMS_OF_PRODUCTS,
 }
 
@@ -146,11 +150,12 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     fold_constants(captured.module)
     put_back(captured.module)
     spell_out(captured.module, _SPELLED)
+    leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)
     crop_explicitly(captured.module, held_by_tflite)
     pad_rows(captured.module)
-    order_by_parts(captured.module, _RANK)
+    within(captured.module, _RANK)
     channel_last = ChannelLast(
         image_inputs(captured.module) if layout != "nchw" else frozenset(),
         image_outputs(captured.module) if layout == "nhwc" else frozenset(),

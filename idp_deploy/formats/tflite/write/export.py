@@ -51,6 +51,7 @@ from idp_deploy.formats.tflite.write.recurring import write_steps
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.storing import Plan, plan, prune_constants, store_constants
 from idp_deploy.formats.writing import Converted, Written
+from idp_deploy.rewriting.transposed import refuse_integer_volumes
 from idp_deploy.soundness import refuse_float16
 
 _KEPT_METADATA = (b"min_runtime_version",)
@@ -100,6 +101,8 @@ def convert_tflite(
     refuse_returned_inputs(captured, "TFLite")
     refuse_branches(captured, "TFLite")
     refuse_float16(captured.original, captured.example_inputs, "TFLite's kernels compute in float32 or integers")
+    if scheme == "int8":
+        refuse_integer_volumes(captured.module)
     lowered = convert(captured, _calibration(captured, quantization), layout=layout)
     tflite = parse(lowered.content)
     write_steps(tflite)
