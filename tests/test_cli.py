@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from idp_deploy.cli.app import COMMANDS
+from idp_deploy.cli.app import COMMANDS, _terminate
+from idp_deploy.errors import ConversionError
 from tests.cli_project import CONFIGURATION, call
 
 
@@ -266,6 +270,30 @@ def test_interrupt_exits_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("idp_deploy.cli.app.app", interrupted)
     assert call("doctor") == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_that_other_code_wraps_is_told_as_one(
+    number: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to Python 3.11 what is raised while a class is made comes out as a RuntimeError."""
+
+    def signalled(*_: object, **__: object) -> None:
+        try:
+            try:
+                signal.raise_signal(number)
+            except BaseException as error:
+                raise RuntimeError("Error calling __set_name__ on 'Field' instance") from error
+        except RuntimeError as error:
+            raise ConversionError(f"torch.export cannot capture this model: {error}") from None
+
+    monkeypatch.setattr("idp_deploy.cli.app.app", signalled)
+    before = signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
+    try:
+        assert call("doctor") == code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "no file was changed half-way" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -118,21 +118,40 @@ def _run(arguments: list[str], debug: bool) -> int:
         return int(result or ExitCode.OK)
     except typer.Exit as leave:
         if isinstance(leave.__cause__, KeyboardInterrupt):  # what Typer makes of Ctrl-C
-            return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
+            return _ended_by(leave.__cause__)
         return leave.exit_code
-    except _TerminatedError:
-        return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
-    except (KeyboardInterrupt, typer.Abort) as abort:
+    except (_TerminatedError, KeyboardInterrupt) as signalled:
+        return _ended_by(signalled)
+    except typer.Abort as abort:
         if isinstance(abort.__cause__, EOFError) and not debug:  # Typer takes the end of any stream for Ctrl-D
             return _explain(abort.__cause__)
-        return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
+        return _ended_by(KeyboardInterrupt())
     except BrokenPipeError:
         unheard()
         return ExitCode.OK
     except Exception as error:
         if debug:
             raise
-        return _explain(error)
+        stop = next((one for one in _behind(error) if isinstance(one, _TerminatedError | KeyboardInterrupt)), None)
+        return _ended_by(stop) if stop else _explain(error)
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
+    """What an error was raised from or during: Python itself wraps what a signal raises while it makes a class."""
+    seen: set[int] = set()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        one = todo.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            todo += [one.__cause__, one.__context__]
+
+
+def _ended_by(signalled: BaseException) -> int:
+    if isinstance(signalled, _TerminatedError):
+        return _say("terminated; no file was changed half-way", ExitCode.TERMINATED)
+    return _say("interrupted; no file was changed half-way", ExitCode.INTERRUPTED)
 
 
 def _deaf() -> None:
