@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -96,6 +96,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not debug:
         silence_libraries()
     signal.signal(signal.SIGTERM, partial(_terminate, os.getpid()))
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where whoever started it has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     sys.exit(_run([a for a in arguments if a != "--debug"] or ["--help"], debug))
 
 
@@ -108,18 +110,31 @@ def _terminate(main_process: int, number: int, _: object) -> None:
     if os.getpid() != main_process:  # a worker that was forked, such as a DataLoader's: as if there were no handler
         os.kill(os.getpid(), number)
         return
-    raise _TerminatedError
+    _raise(_TerminatedError())
+
+
+def _interrupt(_: int, __: object) -> None:
+    _raise(KeyboardInterrupt())
+
+
+_came: list[BaseException] = []  # raised by signals: Python and PyTorch make errors of their own of some
+
+
+def _raise(stop: BaseException) -> None:
+    _came.append(stop)
+    raise stop
 
 
 def _run(arguments: list[str], debug: bool) -> int:
+    _came.clear()
     try:
         result = app(arguments, standalone_mode=False)
         sys.stdout.flush()
-        return int(result or ExitCode.OK)
+        return _ended_by(_came[-1]) if _came and result else int(result or ExitCode.OK)
     except typer.Exit as leave:
         if isinstance(leave.__cause__, KeyboardInterrupt):  # what Typer makes of Ctrl-C
             return _ended_by(leave.__cause__)
-        return leave.exit_code
+        return _ended_by(_came[-1]) if _came and leave.exit_code else leave.exit_code
     except (_TerminatedError, KeyboardInterrupt) as signalled:
         return _ended_by(signalled)
     except typer.Abort as abort:
@@ -132,20 +147,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        stop = next((one for one in _behind(error) if isinstance(one, _TerminatedError | KeyboardInterrupt)), None)
-        return _ended_by(stop) if stop else _explain(error)
-
-
-def _behind(error: BaseException) -> Iterator[BaseException]:
-    """What an error was raised from or during: Python itself wraps what a signal raises while it makes a class."""
-    seen: set[int] = set()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        one = todo.pop()
-        if one is not None and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            todo += [one.__cause__, one.__context__]
+        return _ended_by(_came[-1]) if _came else _explain(error)
 
 
 def _ended_by(signalled: BaseException) -> int:
