@@ -104,3 +104,10 @@ def test_volumes_twice_as_large_are_refused_in_int8_with_a_way_out_that_holds(tm
     narrower = quantize(model, "int8-weights", example_inputs=example)
     path = export(narrower, "tflite", example, tmp_path / "m.tflite").path
     assert verify(path, narrower, example).passed
+
+
+def test_numbers_that_have_no_sign_are_not_negated() -> None:
+    """The least so far is the largest of what is negated."""
+    x = torch.tensor([3, 0, 5])
+    assert [part.tolist() for part in cummin(x, 0) or ()] == [[3, 0, 0], [0, 1, 1]]
+    assert cummin(x.to(torch.uint8), 0) is None

@@ -65,7 +65,7 @@ def cummax(x: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
 
 def cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor] | None:
     """The largest so far of what is negated."""
-    if (found := cummax(torch.neg(x), dim)) is None:
+    if not x.dtype.is_signed or (found := cummax(torch.neg(x), dim)) is None:
         return None
     return torch.neg(found[0]), found[1]
 

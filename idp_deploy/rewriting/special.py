@@ -15,14 +15,19 @@ aten = torch.ops.aten
 _FAR = 4.0  # from where on four terms of a series are exact in float32
 
 
+def _moved(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(whether it is mirrored at ½, the mirrored x, whether that is near 0, and what is far from it by four steps)."""
+    low = x < 0.5
+    y = torch.where(low, 1 - x, x)
+    near = y < _FAR
+    return low, y, near, torch.where(near, y + _FAR, y)
+
+
 def lgamma(x: Tensor) -> Tensor | None:
     """log |Γ(x)|: Stirling's series from 4 on, Γ(x + 1) = x·Γ(x) up to there, Γ(x)·Γ(1 − x) = π / sin πx below ½."""
     if not x.is_floating_point():
         return None
-    low = x < 0.5
-    y = torch.where(low, 1 - x, x)
-    near = y < _FAR
-    z = torch.where(near, y + _FAR, y)
+    low, y, near, z = _moved(x)
     r = torch.reciprocal(z)
     s = r * r
     series = r * (1 / 12 - s * (1 / 360 - s * (1 / 1260 - s / 1680)))
@@ -37,10 +42,7 @@ def digamma(x: Tensor) -> Tensor | None:
     """The slope of the former, by the slopes of the same three rules."""
     if not x.is_floating_point():
         return None
-    low = x < 0.5
-    y = torch.where(low, 1 - x, x)
-    near = y < _FAR
-    z = torch.where(near, y + _FAR, y)
+    low, y, near, z = _moved(x)
     r = torch.reciprocal(z)
     s = r * r
     series = torch.log(z) - r / 2 - s * (1 / 12 - s * (1 / 120 - s * (1 / 252 - s / 240)))

@@ -23,7 +23,8 @@ def agreement(
         depth: how many parts within parts are looked into.
     """
     stored = {name.partition(".")[0] for name in names}
-    if not stored or not layers:
+    shared = len(stored & layers.keys()) / len(stored) if stored else 0.0
+    if not shared:  # most pairs of a module and a place in the file: nothing else is looked at
         return 0.0, {}
     facts = {name: list(_facts(name, call, names)) for name, call in leaves(layers)}
     bound = _solved([fact for entries in facts.values() for fact in entries], found, made)
@@ -32,7 +33,6 @@ def agreement(
     for name, call in leaves(layers):
         heard = _inside(name, call, names, found, made, depth)
         bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
-    shared = len(stored & layers.keys()) / len(stored)
     return shared * (right / len(known) if known else 0.8), bound
 
 
