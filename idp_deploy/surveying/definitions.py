@@ -35,6 +35,7 @@ class Definition:
     flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first
     bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
     init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
+    methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
 
     @property
     def made(self) -> str:
@@ -112,6 +113,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         flows=dict(_flows(forward, inputs)) if forward else {},
         bundles=bundles_of(node, init, plain) if init and plain else {},
         init=plain.plain(init) if init and plain else ast.Pass(),
+        methods={one.name: one for one in node.body if isinstance(one, ast.FunctionDef)},
     )
 
 

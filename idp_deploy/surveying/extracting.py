@@ -14,7 +14,8 @@ from pathlib import Path
 
 MARK = "copied by 'idp-deploy init'"  # stands in the first line of every copy
 # calls that make an import train, write, ask, or take the command line of whoever imports
-WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit"}
+WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit",
+        "load_state_dict", "cuda", "read_csv"}  # fmt: skip
 _Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 

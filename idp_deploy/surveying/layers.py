@@ -26,7 +26,7 @@ _CONV = Kind(
 )
 _NORM = Kind(("num_features",), {"num_features": ("weight", 0)})
 _TRANSPOSED = Kind(
-    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups"),
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups", "bias", "dilation"),
     {"in_channels": ("weight", 0), "out_channels": ("weight", 1), "kernel_size": ("weight", 2)},
 )
 _RECURRENT = Kind(
@@ -53,19 +53,35 @@ def call_kind(call: ast.Call) -> str:
     return last_name(call.func)
 
 
+def unwrapped(call: ast.Call) -> ast.Call:
+    """The layer inside of what is put around it: `spectral_norm(nn.Conv2d(3, 8, 3))`, `init(nn.Linear(8, 2), 0.1)`.
+
+    >>> ast.unparse(unwrapped(ast.parse("init(nn.Linear(8, 2), 0.1)", mode="eval").body))
+    'nn.Linear(8, 2)'
+    """
+    inner = call.args[0] if call.args else None
+    around = call_kind(call)[:1].islower() and call_kind(call) not in ("list", "tuple", "dict")
+    made = isinstance(inner, ast.Call) and (call_kind(inner) in KINDS or call_kind(inner) in ("Sequential", *_AROUND))
+    made = made and (around or call_kind(call) in _AROUND)
+    return unwrapped(inner) if made and isinstance(inner, ast.Call) else call
+
+
+_AROUND = ("DataParallel", "TimeDistributed")
+
+
 def leaves(layers: Mapping[str, ast.Call], prefix: str = "") -> Iterator[tuple[str, ast.Call]]:
     """Layers by dotted name; a Sequential and a ModuleDict are looked into."""
-    for name, call in layers.items():
+    for name, call in ((name, unwrapped(call)) for name, call in layers.items()):
         if call_kind(call) == "Sequential" and not any(isinstance(item, ast.Starred) for item in call.args):
             inside = {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
-            yield from leaves(inside, f"{prefix}{name}.")
+            yield from leaves({key: unwrapped(item) for key, item in inside.items()}, f"{prefix}{name}.")
         elif call_kind(call) == "ModuleDict":
-            yield from leaves(dict(_entries(call)), f"{prefix}{name}.")
+            yield from leaves(dict(entries_of(call)), f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", call
 
 
-def _entries(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
+def entries_of(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
     """Of `ModuleDict({"a": f()})` and `ModuleDict(dict(a=f()))`."""
     given = call.args[0] if call.args else None
     if isinstance(given, ast.Dict):
