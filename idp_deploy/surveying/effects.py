@@ -132,7 +132,8 @@ def broadcast(first: Shape, second: Shape) -> Shape:
     found: list[int | None] = []
     for one, other in pairs:
         if one is None or other is None:
-            found.append(None)
+            known = other if one is None else one
+            found.append(None if known == 1 else known)
         elif one != other and 1 not in (one, other):
             raise OddError
         else:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from idp_deploy.surveying import effects
+from idp_deploy.surveying.bundles import assigned
 from idp_deploy.surveying.definitions import Definition, last_name
 from idp_deploy.surveying.effects import OddError, Shape
-from idp_deploy.surveying.frames import DEEPEST, Frame
+from idp_deploy.surveying.frames import DEEPEST, MOST_ROUNDS, Frame
 from idp_deploy.surveying.functions import applied, is_function
-from idp_deploy.surveying.layers import KINDS, argument, call_kind, literal, unwrapped
-from idp_deploy.surveying.rows import Loop, appended_to, pieces_of
+from idp_deploy.surveying.layers import KINDS, argument, call_kind, entries_of, literal, unwrapped
+from idp_deploy.surveying.rows import Loop, Piece, appended_to, pieces_of
 from idp_deploy.surveying.tensors import Instance, Layer, T, agree, tensors_in
 
 MOST_CALLS = 5_000
@@ -33,6 +35,7 @@ class Follower:
     classes: Mapping[str, Definition]
     stored: Mapping[str, Shape]
     constants: Mapping[str, object]
+    aliases: Mapping[str, str] = field(default_factory=dict)  # argument → the class that is given for it
     flows: dict[str, tuple[str, int]] = field(default_factory=dict)  # input → (layer, place among its arguments)
     columns: dict[str, int] = field(default_factory=dict)  # input → how many columns of it are taken out one by one
     widths: dict[str, int | None] = field(
@@ -63,6 +66,11 @@ class Follower:
         bound = {**usual, **dict(zip(names, values, strict=False)), **words}
         return Frame(self, this, bound, depth).run(node.body)
 
+    def class_of(self, layer: Layer) -> Definition | None:
+        """The folder's own class or function that makes a layer."""
+        kind = call_kind(layer.call)
+        return self.classes.get(kind) or self.classes.get(self.aliases.get(kind, ""))
+
     def unknown(self) -> T:
         self.dark = True
         return T()
@@ -73,8 +81,9 @@ class Follower:
         if self.calls > MOST_CALLS or depth > DEEPEST:
             return self.unknown()
         kind, first = call_kind(layer.call), values[0] if values else next(iter(words.values()), T())
-        own = self.classes.get(kind)
-        if kind == "Sequential" or (own and not own.methods.get("forward") and own.layers):
+        own = self.class_of(layer)
+        made = kind in layer.owner.definition.methods and kind != "forward"
+        if kind == "Sequential" or made or (own and not own.methods.get("forward") and own.layers):
             for one in self.members(layer):
                 first = self.apply(one, [first], {}, depth + 1)
             return first
@@ -85,6 +94,8 @@ class Follower:
             for place, value in enumerate(tensors_in([*values, *words.values()])):
                 if value.of and not isinstance(value.shape, tuple):
                     self.flows.setdefault(value.of, (layer.name, place))
+        elif kind in KINDS and self.stored:  # of a branch that was not taken as it was built
+            return first
         if kind not in KINDS and kind.lower() not in effects.SAME and not is_function(kind):
             return self.unknown()
         return self._plain(layer, kind, first, values)
@@ -108,6 +119,8 @@ class Follower:
             self.checked |= shape[-1] is not None
             self.blind |= shape[-1] is None
             return T((*shape[:-1], weight[0]))
+        elif kind.startswith("Transformer"):
+            return T(shape)
         elif kind.startswith("Conv"):
             return T(self._convolved(layer, kind, shape, weight))
         elif kind == "MultiheadAttention":
@@ -148,6 +161,8 @@ class Follower:
         shape = first.shape if isinstance(first, T) else None
         if shape is None or not weight:
             return [T(), T()]
+        if len(shape) != 3:
+            raise OddError
         agree(shape, -1, weight[1])
         both = f"{layer.name}.weight_ih_l0_reverse" in self.stored
         return [T((*shape[:-1], hidden * (1 + both) if hidden else None)), T()]
@@ -164,26 +179,48 @@ class Follower:
 
     def members(self, layer: Layer) -> list[Layer]:
         """The layers of a list or a Sequential, each in its place."""
-        own = self.classes.get(call_kind(layer.call))
+        own = self.class_of(layer)
         if own is not None:
             owner = self.instance(layer, own)
             return [Layer(f"{owner.prefix}{name}", call, owner) for name, call in own.layers.items()]
-        init = layer.owner.definition.init
-        pieces = pieces_of(layer.call, init) or appended_to(layer.name.removeprefix(layer.owner.prefix), init)
+        if entries := dict(entries_of(layer.call)):
+            return [Layer(f"{layer.name}.{name}", unwrapped(call), layer.owner) for name, call in entries.items()]
+        pieces, frame = self._pieces(layer)
         inside = {name.removeprefix(f"{layer.name}.").partition(".")[0] for name in self.stored
                   if name.startswith(f"{layer.name}.")}  # fmt: skip
         last = max((int(name) for name in inside if name.isdigit()), default=-1)
         rest = sum(isinstance(one, ast.Call) for one in pieces)
-        found: list[ast.Call] = []
+        found: list[tuple[ast.Call, Instance]] = []
         for one in pieces:
             if isinstance(one, Loop):
-                each = max(1, len(one.calls))
-                found += list(one.calls) * max(1, -(-(last + 1 - rest) // each))
+                rounds = max(1, -(-(last + 1 - rest) // max(1, len(one.calls))))
+                values = list(islice(frame.each(one.over), MOST_ROUNDS))
+                for place in range(rounds):
+                    frame.bind(one.target, values[place] if len(values) == rounds else ...)
+                    found += [(call, replace(layer.owner, given=dict(frame.names))) for call in one.calls]
             else:
-                found.append(one)
-        if not found and inside:  # made by a function that is not looked into
+                found.append((one, replace(layer.owner, given=dict(frame.names))))
+        if not found and inside:  # made in a way that is not looked into
             self.dark = True
-        return [Layer(f"{layer.name}.{place}", unwrapped(call), layer.owner) for place, call in enumerate(found)]
+        return [Layer(f"{layer.name}.{place}", unwrapped(call), owner) for place, (call, owner) in enumerate(found)]
+
+    def _pieces(self, layer: Layer) -> tuple[list[Piece], Frame]:
+        """What a list is made of, and the names that stand where it is made: in __init__, or in a method of its own."""
+        owner = layer.owner
+        method = owner.definition.methods.get(call_kind(layer.call))
+        if method is None:
+            init = owner.definition.init
+            pieces = pieces_of(layer.call, init) or appended_to(layer.name.removeprefix(owner.prefix), init)
+            return pieces, Frame(self, owner, dict(owner.given), 0)
+        names = [one.arg for one in method.args.args[1:]]
+        given = dict(zip(names, (self._argument(node, owner) for node in layer.call.args), strict=False))
+        given |= {word.arg: self._argument(word.value, owner) for word in layer.call.keywords if word.arg}
+        usual = dict(zip(reversed(names), (literal(one, {}) for one in reversed(method.args.defaults)), strict=False))
+        frame = Frame(self, owner, {**owner.given, **usual, **given}, 0)
+        for target, value in (pair for node in method.body for pair in assigned(node)):
+            frame.bind(target, frame.value(value) if not isinstance(value, ast.Call) else ...)
+        row = next((node.value for node in ast.walk(method) if isinstance(node, ast.Return)), None)
+        return (pieces_of(row, method) if isinstance(row, ast.Call) else []), frame
 
 
 def _default(node: ast.expr | None) -> object:

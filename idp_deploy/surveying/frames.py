@@ -79,16 +79,16 @@ class Frame:
             if isinstance(node, ast.Return):
                 raise _ReturnError(self.value(node.value) if node.value else None)
             if isinstance(node, ast.AugAssign):
-                self._bind(node.target, self.value(ast.BinOp(_loaded(node.target), node.op, node.value)))
+                self.bind(node.target, self.value(ast.BinOp(_loaded(node.target), node.op, node.value)))
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 value = self.value(node.value)
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                    self._bind(target, value)
+                    self.bind(target, value)
             elif isinstance(node, ast.Expr):
                 self._appended(node.value)
             elif isinstance(node, ast.For):
-                for one in self._each(node.iter):
-                    self._bind(node.target, one)
+                for one in self.each(node.iter):
+                    self.bind(node.target, one)
                     self._block(node.body)
             elif isinstance(node, ast.If):
                 self._block(node.body if self.value(node.test) not in (False, None, 0) else node.orelse)
@@ -110,16 +110,18 @@ class Frame:
                 return
         self.value(node)
 
-    def _bind(self, target: ast.expr, value: object) -> None:
+    def bind(self, target: ast.expr, value: object) -> None:
+        """Set what a target names."""
         if isinstance(target, ast.Name):
             self.names[target.id] = value
         elif isinstance(target, ast.Tuple | ast.List):
             parts = value if isinstance(value, list | tuple) else [...] * len(target.elts)
             parts = parts if len(parts) == len(target.elts) else [...] * len(target.elts)
             for one, part in zip(target.elts, parts, strict=True):
-                self._bind(one, part)
+                self.bind(one, part)
 
-    def _each(self, node: ast.expr) -> Iterator[object]:
+    def each(self, node: ast.expr) -> Iterator[object]:
+        """The values of what a loop goes over; one that is not known where nothing tells them."""
         found = self.value(node)
         if isinstance(found, Layer):
             found = self.follower.members(found)
@@ -149,8 +151,8 @@ class Frame:
 
     def _of_listcomp(self, node: ast.ListComp | ast.GeneratorExp) -> object:
         found = []
-        for one in self._each(node.generators[0].iter):
-            self._bind(node.generators[0].target, one)
+        for one in self.each(node.generators[0].iter):
+            self.bind(node.generators[0].target, one)
             found.append(self.value(node.elt))
         return found
 
@@ -187,6 +189,8 @@ class Frame:
             return combined(left, right, matrix)
         if isinstance(left, list) and isinstance(right, list):
             return left + right
+        if isinstance(left, list) and isinstance(node.op, ast.Mult):
+            return left * right if isinstance(right, int) and 0 <= right <= MOST_ROUNDS else left
         usable = isinstance(left, int | float) and isinstance(right, int | float) and type(node.op) in _PLAIN
         try:
             return _PLAIN[type(node.op)](left, right) if usable else ...
@@ -320,9 +324,15 @@ class Frame:
             if isinstance(held, Layer) and name in ("values", "children"):
                 return follower.members(held)
             if isinstance(held, T):
-                if name == "size":
+                if name in ("size", "dim", "ndimension"):
                     extents = extents_of(held)
-                    return extents if not values else applied("size", [held, *values], {})
+                    at = values[0] if values else words.get("dim")
+                    if not isinstance(extents, list):
+                        return ...
+                    if name != "size":
+                        return len(extents)
+                    inside = isinstance(at, int) and -len(extents) <= at < len(extents)
+                    return extents if at is None else extents[at] if inside else ...
                 values = [held, *values]
             elif isinstance(held, list) and name == "pop":
                 return held.pop(*[one for one in values if isinstance(one, int)]) if held else ...

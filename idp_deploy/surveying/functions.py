@@ -192,5 +192,4 @@ _FUNCTIONS: Mapping[str, _Effect] = {
     "cat": lambda shape, values, words: None,
     "concat": lambda shape, values, words: None,
     "stack": lambda shape, values, words: None,
-    "size": lambda shape, values, words: None,
 }

@@ -129,7 +129,8 @@ def _weighs(piece: Piece) -> int:
     if isinstance(piece, Loop):
         return sum(map(_weighs, piece.calls))
     foreign = isinstance(piece.func, ast.Attribute) and last_name(piece.func.value) in ("nn", "torch")
-    return int(call_kind(piece) in KINDS or not (foreign or call_kind(piece) in _WEIGHTLESS))
+    within = call_kind(piece) in ("ModuleList", "ModuleDict", "Sequential")
+    return int(within or call_kind(piece) in KINDS or not (foreign or call_kind(piece) in _WEIGHTLESS))
 
 
 _WEIGHTLESS = {"ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "LeakyReLU", "Dropout", "Flatten", "MaxPool2d", "AvgPool2d"}

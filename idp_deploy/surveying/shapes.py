@@ -30,6 +30,7 @@ _DATASETS = {"CIFAR10": 32, "CIFAR100": 32, "SVHN": 32, "MNIST": 28, "FashionMNI
 _POOLED = ("AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AdaptiveMaxPool2d", "adaptive_max_pool2d")
 _LIKELY = (32, 28, 64, 96, 128, 160, 192, 224, 227, 256, 299, 48, 40, 84, 100, 105, 112, 150, 200, 384, 448, 512)
 _USUAL = (224, 256, 128, 64, 32, 28, 384, 512, 227, 299)  # where any size will do
+_STEPPING = ("TransformerEncoder", "TransformerEncoderLayer", "MultiheadAttention")
 SEQUENCE = 32  # steps, where any number will do
 _LENGTHS = (SEQUENCE, 64, 128, 256, 512, 1024, 4096, 8000, 16000, 32000, 48000, 65536)
 _CLIPS = ((16, 112, 112), (8, 224, 224), (32, 32, 32), (64, 64, 64), (16, 224, 224))  # frames or slices, height, width
@@ -86,7 +87,8 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
         return Guess((), "the first layer does not tell it")
     if None not in first.shape:
         rows = (1, SEQUENCE, *first.shape[1:])
-        if not trial.fits([first.shape]) and trial.fits([rows]):
+        steps = any(call_kind(call) in _STEPPING for _, call in leaves(choice.layers))
+        if (steps or not trial.fits([first.shape])) and trial.fits([rows]):
             return Guess((_text(_First(rows, first.dtype)),), f"as the first layer takes it, {SEQUENCE} of them")
         return Guess((_text(first),), "as the first layer takes it")
     size, why = _extents_of(trial, first)
@@ -117,13 +119,16 @@ def _extents_of(trial: Trial, first: _First, put: _Put = lambda shape: [shape]) 
         lengths = [steps] if most or first.dtype else [*dict.fromkeys((steps, *said, *_LENGTHS))]
         shapes = [tuple(extent or length for extent in first.shape) for length in lengths]
         channels = first.shape[1]
-        turned = [(1, length, channels) for length in lengths] if len(first.shape) == 3 and channels else []
-        shape = tried((*shapes, *turned)) or shapes[0]  # where nothing fits, following did not understand it
+        turned: list[Shape] = (
+            [(1, length, channels) for length in lengths] if len(first.shape) == 3 and channels else []
+        )
+        fitting = tried((*shapes, *turned))
+        shape: Shape = fitting or shapes[0]  # where nothing fits, following did not understand it
         if shape == shapes[0] or (turned and shape == turned[0]):
             return _First(shape, first.dtype), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do"
         return _First(shape, first.dtype), "steps enough for all its layers"
-    shape = tried((1, first.shape[1], *clip) for clip in _CLIPS)
-    return (_First(shape), "a usual clip") if shape else (None, "the first layer does not tell it")
+    clip = tried((1, first.shape[1], *clip) for clip in _CLIPS)
+    return (_First(clip), "a usual clip") if clip else (None, "the first layer does not tell it")
 
 
 def _several(trial: Trial) -> Guess:
@@ -311,6 +316,9 @@ def _image_size(trial: Trial, first: _First, put: _Put) -> tuple[tuple[int, int]
             follower = trial.follow(put((*first.shape[:2], size, size)))
             if follower is not None and follower.checked and not follower.blind:
                 return (size, size), "the only usual size that gives the first linear layer its inputs"
+    for height, width, why in _heights_and_widths(found, choice):
+        if fits(height, width):
+            return (height, width), why
     for size, why in _said(found, choice, first):
         if fits(size):
             return (size, size), why
@@ -320,6 +328,17 @@ def _image_size(trial: Trial, first: _First, put: _Put) -> tuple[tuple[int, int]
         if size:
             return (size, size), "a usual size: nothing in the model or beside it asks for another"
     return None, "height and width cannot be told from the code"
+
+
+def _heights_and_widths(found: Found, choice: Choice) -> Iterator[tuple[int, int, str]]:
+    """Pairs such as IMG_H and IMG_W, of the code, its settings or the arguments."""
+    for source in (choice.arguments, _usual(choice), found.constants, found.settings):
+        low = {name.lower(): value for name, value in source.items()}
+        for start in ("img_", "image_", "input_", "screen_", ""):
+            for high, wide in (("height", "width"), ("h", "w")):
+                pair = (low.get(start + high), low.get(start + wide))
+                if all(isinstance(one, int) and one > 1 for one in pair):
+                    yield *pair, f"as {start + high} and {start + wide} are"  # type: ignore[misc]
 
 
 def _said(found: Found, choice: Choice, first: _First) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from functools import cached_property
 from idp_deploy.surveying.effects import OddError, Shape
 from idp_deploy.surveying.fitting import Choice
 from idp_deploy.surveying.following import Follower
+from idp_deploy.surveying.layers import literal
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.tensors import T
 
@@ -43,12 +45,20 @@ class Trial:
         if made is None:
             follower.dark = follower.blind = True
             return follower
+        one = self.choice.definition
+        call = one.call if one.call is not None and not one.is_class else ast.Call(ast.Name(""), [], [])
+        handed = [*zip(made.parameters, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
+        follower.aliases = {name: node.id for name, node in handed if name and isinstance(node, ast.Name)}
+        arguments = {name: literal(node, self.found.constants) for name, node in handed if name}
+        arguments = {name: value for name, value in arguments.items() if value is not None} | dict(
+            self.choice.arguments
+        )
         given = {
             name: T(shape) if shape is not None else T(of=name)
             for name, shape in zip(self.choice.inputs, shapes, strict=False)
         }
         try:
-            follower.run(made, self.choice.arguments, given)
+            follower.run(made, arguments, given)
         except OddError:
             return None
         except (
