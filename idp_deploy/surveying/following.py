@@ -41,6 +41,7 @@ class Follower:
     widths: dict[str, int | None] = field(
         default_factory=dict
     )  # input → its last extent, where a parameter multiplies it
+    places: int = 0  # the most steps for which positions are learnt, 0 where they are not
     dark: bool = False  # something was met of which nothing is known
     blind: bool = False  # a matrix took what is not known
     checked: bool = False  # a matrix took as many values as what was laid flat before it has
@@ -102,6 +103,8 @@ class Follower:
 
     def _plain(self, layer: Layer, kind: str, first: object, values: Sequence[object]) -> object:
         weight = self.stored.get(f"{layer.name}.weight", ())
+        if kind == "Embedding" and weight and first is ...:  # counted up by itself: no input has a part in it
+            self.places = min(self.places or weight[0] or 0, weight[0] or 0)
         if kind in ("LSTM", "GRU", "RNN"):
             return self._recurrent(layer, first)
         if not isinstance(first, T) or first.shape is None:

@@ -109,7 +109,7 @@ def _extents_of(trial: Trial, first: _First, put: _Put = lambda shape: [shape]) 
         size, why = _image_size(trial, first, put)
         return (_First((*first.shape[:2], *size)) if size else None, why)
     if first.dtype or len(first.shape) == 3:
-        steps, most = _steps(trial.choice)
+        steps, most = _steps(trial)
         found = trial.found
         names, sources = (
             (*_COUNTS, *_RATES),
@@ -163,7 +163,7 @@ def _sized(first: _First, like: Shape, trial: Trial) -> Shape:
     """What is open in a shape filled in: pictures as large as another, sequences of the usual length."""
     if len(first.shape) > 3:
         return (*first.shape[:2], *like[2:]) if len(like) == len(first.shape) else first.shape
-    return tuple(extent or _steps(trial.choice)[0] for extent in first.shape)
+    return tuple(extent or _steps(trial)[0] for extent in first.shape)
 
 
 def _told_of(trial: Trial, name: str, before: Mapping[str, _First | None]) -> _First | None:
@@ -215,10 +215,11 @@ def _flat(shape: Sequence[int], first: _First, found: Found) -> bool:
     return flattens and len(first.shape) == 2 and prod(shape[1:]) == first.shape[1]
 
 
-def _steps(choice: Choice) -> tuple[int, int]:
+def _steps(trial: Trial) -> tuple[int, int]:
     """(how many steps of a sequence to take, the most that learnt positions allow or 0)."""
-    rows = [shape for name, shape in stored(choice).items() if re.search(r"(^|[._])pos", name) and len(shape) > 1]
-    most = min((shape[-2] for shape in rows if shape[-2] > 1), default=0)
+    table = stored(trial.choice).items()
+    rows = [shape[-2] for name, shape in table if re.search(r"(^|[._])pos", name) and len(shape) > 1]
+    most = min((count for count in (*rows, trial.probed.places) if count > 1), default=0)
     return min(SEQUENCE, most or SEQUENCE), most
 
 
