@@ -306,7 +306,9 @@ def _row(text: str, made: str, model: str, *inputs: str, **more: str) -> Folder:
 _INSIDE = "types.SimpleNamespace(bands=3, wide=8, deep=2), data=types.SimpleNamespace(classes=5)"
 SHAPES: dict[str, Folder] = {
     "a pool after the second layer alone": _row(DIGITS, "Digits()", "net:Digits", "1x1x28x28"),
-    "a U-Net, to which nothing tells a size": _row(LADDER, "Ladder()", "net:Ladder", "1x3x224x224"),
+    "a U-Net, to which nothing tells a size": _row(
+        LADDER, "Ladder(4, (4, 8))", "net:Ladder(classes=4, widths=[4, 8])", "1x3x224x224"
+    ),
     "twins that go through one method": _row(TWINS, "Twins()", "net:Twins", "1x1x28x28", "1x1x28x28"),
     "a state that goes round": _row(
         STATE, "Speaker(40, 24)", "net:Speaker(letters=40, width=24)", "1x32:int64", "2x1x24"

@@ -133,7 +133,15 @@ def _inside(
                 bound = (
                     _handed(part_call, part, agreement(part.layers, stored[place], found, part, depth - 1)[1]) | bound
                 )
-        return bound | told(row, stored, made.init)
+
+        def heard(one: ast.Call, shapes: Mapping[str, Shape]) -> Mapping[str, object]:
+            if part := _part(one, found) if depth else None:
+                return _handed(one, part, agreement(part.layers, shapes, found, part, depth - 1)[1])
+            inner = {f"row.{key}": shape for key, shape in shapes.items()}
+            facts = (fact for key, call in leaves({"row": one}) for fact in _facts(key, call, inner))
+            return {name: value for _, node, value in facts if (name := named(node))}
+
+        return bound | told(row, stored, made.init, heard)
     part = _part(call, found)
     if part is None or not depth:
         return {}

@@ -222,7 +222,7 @@ def _arguments(
             value = found.settings.get(name, found.constants.get(name.upper()))
         if value is None and default is None:
             unknown.append(name)
-        elif value is not None and (default is None or value != usual):
+        elif value is not None and (default is None or value != (list(usual) if isinstance(usual, tuple) else usual)):
             given[name] = value
     return given, tuple(unknown)
 
