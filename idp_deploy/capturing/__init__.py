@@ -275,12 +275,13 @@ def export_program(
                     way_out="run the recurrent layer on the padded batch, and pick each last state by its length: "
                     "outputs.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, width))",
                 ) from error
-            if asks_for_gpu(error):
+            failing = _failing(module, example_inputs)
+            if asks_for_gpu(error) or (failing and asks_for_gpu(failing)):
                 raise ConversionError(
                     f"forward asks for a GPU, which files have no word of: {first}",
                     way_out="make tensors where its input lies: `device=x.device` in place of `.cuda()` or 'cuda'",
                 ) from error
-            if not _runs(module, example_inputs):
+            if failing is not None:
                 given = ", ".join("×".join(map(str, x.shape)) for x in example_inputs if isinstance(x, Tensor))
                 raise ConversionError(
                     f"the model does not run on {given or 'these inputs'}: {first}",
@@ -292,13 +293,14 @@ def export_program(
             ) from error
 
 
-def _runs(module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
+def _failing(module: nn.Module, example_inputs: tuple[Any, ...]) -> Exception | None:
+    """What the model raises by itself; None where it runs."""
     try:
         with torch.no_grad():
             module(*example_inputs)
-    except Exception:  # whatever stops it
-        return False
-    return True
+    except Exception as error:  # whatever stops it
+        return error
+    return None
 
 
 def _on_packed(error: BaseException) -> bool:
