@@ -93,10 +93,11 @@ class Spread(nn.Module):
 class Graph(nn.Module):
     def __init__(self, features, hidden, classes):
         super().__init__()
-        self.first, self.second = Spread(features, hidden), Spread(hidden, classes)
+        self.first, self.second = Spread(features, hidden), Spread(hidden, hidden)
+        self.out = nn.Linear(hidden, classes)
 
     def forward(self, nodes, adjacency):
-        return self.second(F.relu(self.first(nodes, adjacency)), adjacency)
+        return self.out(self.second(F.relu(self.first(nodes, adjacency)), adjacency))
 """
 COLUMNS = """
 class Rows(nn.Module):
