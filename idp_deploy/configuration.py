@@ -280,12 +280,18 @@ def _text(source: Path | None) -> str:
         return ""
 
 
+_NO_FILE_TELLS = "no file tells it: 'run' reports the score of a task before and after; budgets are for what files show"
+_LEARNT = dict.fromkeys(("accuracy", "score", "loss", "f1", "map", "top1"), _NO_FILE_TELLS)
+
+
 def _budget(target: str, format: FormatName, metric: str, limit: float | str, source: Path | None, text: str) -> Budget:
     keys = ("budgets", target, format, metric)
     line = documents.line_of(text, keys) or documents.line_of(text, ("tool", "idp-deploy", *keys))
     where = f"{source.name if source else 'configuration'}{f':{line}' if line else ''} budgets.{target}.{format}"
     if metric not in METRICS:
-        raise UsageError(f"unknown budget metric {metric!r} in {where}", way_out=_nearest(metric, METRICS))
+        raise UsageError(
+            f"unknown budget metric {metric!r} in {where}", way_out=_LEARNT.get(metric) or _nearest(metric, METRICS)
+        )
     value = _parsed(limit, METRICS[metric].unit, f"{where}: {metric}")
     if METRICS[metric].unit == "share" and value > 1:
         raise UsageError(f"{where}: {metric}: {limit!r} is more than all", way_out='write it like "90 %"')

@@ -166,3 +166,13 @@ pip install 'idp-deploy[coreml]'
             f"this needs the package '{module}', which is not installed",
             way_out=f"pip install 'idp-deploy[{extra}]'" if extra else f"pip install {module}",
         )
+
+
+def asks_for_gpu(error: BaseException) -> bool:
+    """Whether code raised it since it wants a GPU of NVIDIA's where there is none.
+
+    >>> asks_for_gpu(AssertionError("Torch not compiled with CUDA enabled")), asks_for_gpu(ValueError("no data"))
+    (True, False)
+    """
+    said = r"(?i)not (compiled|linked) with (support for )?cuda|no (nvidia|cuda)|found no nvidia"
+    return re.search(said, str(error)) is not None

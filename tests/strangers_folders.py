@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.strangers import FUSED, HEAD, PLAY, SMALL, STACK, TRAINING, TRIPWIRE, WIDE, Folder, notebook
 from tests.strangers_settings import SETTINGS
+from tests.strangers_shapes import SHAPES
 
 FOLDERS: dict[str, Folder] = {
     "one class": Folder(
@@ -310,3 +311,4 @@ FOLDERS: dict[str, Folder] = {
     ),
     "nothing at all": Folder({}, "", None, (), None),
 } | SETTINGS
+FOLDERS |= SHAPES

@@ -82,3 +82,25 @@ def test_batch_norm_folds_into_transposed_convolutions(layer: nn.Module, norm: n
     captured = capture(CompressedModel(module, {}), (x,))
     assert [weight for weight, _ in captured.folded] == ["0.weight"]
     assert torch.allclose(captured.module(x), module(x), atol=1e-5)
+
+
+class WantsGpu(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.zeros(32, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "way_out"),
+    [
+        (nn.Conv1d(1, 2, 80), "the model does not run on 1×1×32: ", "give it what it is used with, by --inputs"),
+        pytest.param(
+            WantsGpu(), "forward asks for a GPU", "device=x.device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_run_by_itself_is_no_fault_of_the_capture(module: nn.Module, words: str, way_out: str) -> None:
+    with pytest.raises(ConversionError) as caught:
+        capture(CompressedModel(module, {}), (torch.zeros(1, 1, 32),))
+    assert words in caught.value.message
+    assert way_out in str(caught.value.way_out)

@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -134,6 +135,31 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--format", "github") == 1
     assert "title=pixel-4 onnx size" in capsys.readouterr().out
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--exit-zero") == 0
+    (project / "other.toml").write_text('[budgets.pixel-4.tflite]\nsize = "1 kB"\n')
+    capsys.readouterr()
+    assert call("check", "model.pruned.onnx", "--budgets", "other.toml") == 0
+    assert "Check: no budget is for these files" in capsys.readouterr().out
+    (project / "learnt.toml").write_text("[budgets.pixel-4.onnx]\naccuracy = 0.9\n")
+    assert call("check", "model.pruned.onnx", "--budgets", "learnt.toml") == 2
+    assert "no file tells it: 'run' reports the score of a task" in capsys.readouterr().err
+
+
+def test_check_names_a_file_that_was_changed_since_it_was_written(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
+    assert call("export", "--to", "onnx") == 0
+    capsys.readouterr()
+    assert call("check", "--target", "pixel-4") == 0
+    assert "its seal is broken" not in capsys.readouterr().out
+    changed = onnx.load(project / "model.pruned.onnx")
+    weight = max(changed.graph.initializer, key=lambda one: len(one.raw_data))
+    weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+    onnx.save(changed, project / "model.pruned.onnx")
+    assert call("check", "--target", "pixel-4") == 0
+    assert "model.pruned.onnx: not the file that was written: its seal is broken" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 @pytest.mark.wide

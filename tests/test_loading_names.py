@@ -153,3 +153,31 @@ def test_a_script_exported_from_a_notebook_is_told_what_to_remove(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"remove the lines with get_ipython\(\)"):
         resolve("exported_nb:net")
+
+
+PARSER = "import argparse\np = argparse.ArgumentParser()\n"
+
+
+@pytest.mark.parametrize(
+    ("top", "words"),
+    [
+        (f"{PARSER}p.add_argument('--wide', default=3)\nW = p.parse_args().wide\n", ""),
+        (f"{PARSER}p.add_argument('data')\nW = len(p.parse_args().data)\n", "reads a command line or ends the program"),
+        ("import sys\nW = int(sys.argv[1])\n", "reads a command line or ends the program"),
+        ("import sys\nW = 3\nsys.exit('usage: me DATA')\n", "reads a command line or ends the program"),
+        ("W = 3\nraise RuntimeError('Found no NVIDIA driver on your system')\n", "asks for a GPU, and there is none"),
+    ],
+)  # fmt: skip
+def test_code_that_reads_a_command_line_as_it_is_imported(
+    top: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"reads_argv_{abs(hash(top))}"
+    (tmp_path / f"{name}.py").write_text(f"{top}from torch import nn\ndef build():\n    return nn.Linear(W, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["idp-deploy", "run", "--wide"])
+    if not words:
+        assert getattr(load_module(f"{name}:build"), "in_features", None) == 3
+    else:
+        with pytest.raises(UsageError, match=words) as caught:
+            load_module(f"{name}:build")
+        assert "below `if __name__ == '__main__':`" in str(caught.value)

@@ -19,7 +19,9 @@ import pytest
 import torch
 
 from idp_deploy.cli.app import COMMANDS, _run
-from idp_deploy.flow import Parity
+from idp_deploy.errors import UsageError
+from idp_deploy.flow import FormatName, Parity
+from idp_deploy.ownership import destination
 from tests.formats_here import HERE
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
@@ -358,3 +360,23 @@ def test_what_failed_never_goes_into_a_folder_of_the_users(
     assert before.items() <= after.items()
     assert (project / home / "net.onnx").is_file()
     assert {name.split("/")[0] for name in after} - {name.split("/")[0] for name in before} == {home, ".idp-deploy"}
+
+
+@pytest.mark.parametrize(
+    ("named", "formats", "way_out"),
+    [
+        (".onnx", ["onnx"], "-o net.onnx"),
+        ("app/.tflite", ["tflite"], "-o app/net.tflite"),
+        ("app/a.onnx", ["coreml"], "-o app/a.mlpackage"),
+        ("a.onnx", ["onnx", "tflite"], "one format by --to, or a folder by -o"),
+    ],
+)
+def test_no_folder_is_made_that_is_called_like_a_file(
+    named: str, formats: list[FormatName], way_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        destination(Path(named), "net", formats)
+    assert caught.value.way_out == way_out
+    Path(named).mkdir(parents=True)  # unless there is one already
+    assert destination(Path(named), "net", formats) == (Path(named), "net")

@@ -28,7 +28,7 @@ from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_nones
 from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, asks_for_gpu
 from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
 
@@ -275,10 +275,32 @@ def export_program(
                     way_out="run the recurrent layer on the padded batch, and pick each last state by its length: "
                     "outputs.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, width))",
                 ) from error
+            failing = _failing(module, example_inputs)
+            if asks_for_gpu(error) or (failing and asks_for_gpu(failing)):
+                raise ConversionError(
+                    f"forward asks for a GPU, which files have no word of: {first}",
+                    way_out="make tensors where its input lies: `device=x.device` in place of `.cuda()` or 'cuda'",
+                ) from error
+            if failing is not None:
+                given = ", ".join("×".join(map(str, x.shape)) for x in example_inputs if isinstance(x, Tensor))
+                raise ConversionError(
+                    f"the model does not run on {given or 'these inputs'}: {first}",
+                    way_out="give it what it is used with, by --inputs or as 'inputs' in configuration",
+                ) from error
             raise ConversionError(
                 f"torch.export cannot capture this model: {first}",
                 way_out="make its forward free of data-dependent Python control flow, or pass other --inputs",
             ) from error
+
+
+def _failing(module: nn.Module, example_inputs: tuple[Any, ...]) -> Exception | None:
+    """What the model raises by itself; None where it runs."""
+    try:
+        with torch.no_grad():
+            module(*example_inputs)
+    except Exception as error:  # whatever stops it
+        return error
+    return None
 
 
 def _on_packed(error: BaseException) -> bool:

@@ -54,7 +54,7 @@ def init(
         files.write_bytes(copy.path, copied.encode())
     files.write_bytes(path, write_toml(found, path.absolute().parent, usable, missing).encode())
     choice = found.choice
-    weights = choice.weights if choice else None
+    weights = found.weights
     rows = [
         ("model", choice.spec if choice else "not found"),
         ("weights", weights.path.relative_to(Path.cwd()).as_posix() if weights else "not found"),
@@ -66,7 +66,7 @@ def init(
         place = copy.path.relative_to(Path.cwd())
         notes.append(f"{copy.origin}: {copy.why}; {choice.definition.name} is copied into {place}, nothing else of it")
     left = []
-    shipped = found.exports[0].relative_to(Path.cwd()) if choice is None and found.exports else None
+    shipped = found.exports[0].relative_to(Path.cwd()) if choice is None and weights is None and found.exports else None
     if shipped is not None:
         notes.append(f"{shipped} was made by another tool: it can be checked as it is, and pruned where its model is")
         rows = [*rows[:2], ("file", shipped.as_posix())]

@@ -15,6 +15,8 @@ from idp_deploy.cli.session import existing, newest_artifacts, open_session, pai
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.verdicts import report_document
 
+CHANGED = "not the file that was written: its seal is broken; 'verify' says what differs, 'run' writes it again"
+
 
 @reports(to_file=True)
 def check(
@@ -55,6 +57,7 @@ def check(
     from idp_deploy.inspection import redundancy_of
     from idp_deploy.judging import judge
     from idp_deploy.reading import read
+    from idp_deploy.sealing import intact
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(config=config)
@@ -81,7 +84,10 @@ def check(
     unanswered = missing(limits, evidence) if artifacts else ()
     redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
-    verdict = "no budgets are configured" if not report.checks else "within budget" if passed else "OVER BUDGET"
+    none = "no budget is for these files" if limits else "no budgets are configured"
+    verdict = none if not report.checks else "within budget" if passed else "OVER BUDGET"
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
+    changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
+    document = replace(document, notes=[*changed, *document.notes])
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
     return Answer.judged(document, passed or exit_zero)

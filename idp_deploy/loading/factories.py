@@ -13,7 +13,9 @@ import os
 import pkgutil
 import re
 import sys
-from collections.abc import Callable, Iterable
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module, invalidate_caches
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from idp_deploy.errors import IdpDeployError, UsageError
+from idp_deploy.errors import IdpDeployError, UsageError, asks_for_gpu
 from idp_deploy.files import code_folders
 
 if TYPE_CHECKING:
@@ -127,7 +129,8 @@ def _import(name: str, spec: str, what: str) -> Any:
             sys.path.insert(0, folder)
     invalidate_caches()
     try:
-        return import_module(name)
+        with _no_arguments(name):
+            return import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise UsageError(
@@ -142,10 +145,37 @@ def _import(name: str, spec: str, what: str) -> Any:
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{what} {spec}: importing '{name}' fails with {type(error).__name__}: {error}",
-            way_out="it was exported from a notebook: remove the lines with get_ipython(), which work only there"
-            if isinstance(error, NameError) and error.name == "get_ipython"
-            else f"try: python -c 'import {name}'",
+            way_out=_after_failing(name, error),
         ) from error
+
+
+@contextmanager
+def _no_arguments(name: str) -> Iterator[None]:
+    """The command line is ours: code that reads one as it is imported finds no more than its name there."""
+    ours = sys.argv
+    sys.argv = [f"{name}.py"]
+    try:
+        yield
+    finally:
+        sys.argv = ours
+
+
+def _after_failing(name: str, error: BaseException) -> str:
+    """What to do about code that cannot be imported."""
+    if isinstance(error, NameError) and error.name == "get_ipython":
+        return "it was exported from a notebook: remove the lines with get_ipython(), which work only there"
+    guard = "put it below `if __name__ == '__main__':`, which leaves the classes importable"
+    if asks_for_gpu(error):
+        return f"code at the top of the file asks for a GPU, and there is none: {guard}"
+    if isinstance(error, SystemExit) or (isinstance(error, IndexError) and "argv" in _line(error)):
+        return f"code at the top of the file reads a command line or ends the program: {guard}"
+    return f"try: python -c 'import {name}'"
+
+
+def _line(error: BaseException) -> str:
+    """The line of source that raised it."""
+    last = traceback.extract_tb(error.__traceback__)[-1:]
+    return (last[0].line or "") if last else ""
 
 
 def _siblings(name: str) -> list[str]:

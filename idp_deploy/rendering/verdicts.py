@@ -31,13 +31,21 @@ def check_table(checks: Sequence[Check]) -> Table:
                 c.budget.metric,
                 show(c.value, METRICS[c.budget.metric].unit),
                 show(c.budget.limit, METRICS[c.budget.metric].unit),
-                f"{c.verdict}, marginal" if c.marginal else c.verdict,
+                ", ".join(
+                    (c.verdict, *["marginal"] * c.marginal, *["baseline"] * c.budget.source.startswith("baseline "))
+                ),
             )
             for c in checks
         ],
         frozenset({3, 4}),
         ["warn" if c.marginal and c.verdict == "pass" else verdict(c.verdict == "pass") for c in checks],
     )
+
+
+def _said(check: Check) -> str:
+    """`fail, marginal`, and of which limit where it is not one of the configuration."""
+    earlier = check.budget.source.startswith("baseline ")
+    return ", ".join((check.verdict, *["marginal"] * check.marginal, *["baseline"] * earlier))
 
 
 def report_document(

@@ -27,6 +27,7 @@ class Survey:
     choice: Choice | None  # the model, with its weights where they fit
     task: str | None  # "pkg.mod:callable"
     inputs: Guess
+    weights: Stored | None  # the likeliest, also where no model was found
     exports: tuple[Path, ...]  # files of other tools
     loaders: tuple[str, ...]  # functions that make a DataLoader, around which a task can be written
     notes: tuple[str, ...]
@@ -36,11 +37,12 @@ def survey(folder: Path) -> Survey:
     """Look around in a folder. Files of weights are read as data; a pickled module among them is named, not loaded."""
     found = read_folder(folder)
     stored, unusable = read_weights(folder)
-    choice, said = choose(found, stored)
+    choice, said = choose(found, stored, folder)
     if choice is None:
         found = replace(found, modules=tuple(beside_weights(folder, stored)))
-        choice, said = choose(found, stored)
+        choice, said = choose(found, stored, folder)
     others = exports(folder)
     task = found.tasks[0] if found.tasks else None
     inputs = Guess((), "the task gives them") if task else guess(found, choice, others)
-    return Survey(choice, task, inputs, others, found.loaders, (*found.notes, *unusable, *said))
+    weights = choice.weights if choice else stored[0] if stored else None
+    return Survey(choice, task, inputs, weights, others, found.loaders, (*found.notes, *unusable, *said))

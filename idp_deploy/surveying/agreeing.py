@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 
+from idp_deploy.surveying.bundles import assigned
 from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.layers import KINDS, Shape, argument, call_kind, evaluated, leaves, literal, named, solved
-from idp_deploy.surveying.rows import appended_to, pieces_of, told
+from idp_deploy.surveying.rows import Loop, appended_to, pieces_of, told
 from idp_deploy.surveying.sources import Found
 
 UNLIKE, ODD = 0.4, 0.95  # a factory gives another value than the weights tell; a list may hold another number of layers
-_DRAWN = ("zeros", "ones", "empty", "randn", "rand")
+_DRAWN = ("zeros", "ones", "empty", "randn", "rand", "FloatTensor", "Tensor")
 
 
 def agreement(
@@ -69,12 +70,20 @@ def _facts(name: str, call: ast.Call, names: Mapping[str, Shape]) -> Iterator[Fa
         if len(shape) > axis and node is not None and not grouped:
             yield parameter, node, shape[axis]
     if kind and "num_layers" in kind.arguments and (node := argument(call, kind, "num_layers")) is not None:
-        yield "weight_ih_l0", node, sum(f"{name}.weight_ih_l{i}" in names for i in range(64))
-    if call_kind(call) == "Parameter" and call.args and isinstance(call.args[0], ast.Call):
-        drawn = call.args[0]
+        told = "weight_ih_l{}" if "input_size" in kind.arguments else "layers.{}.linear1.weight"
+        yield told.format(0), node, sum(f"{name}.{told.format(i)}" in names for i in range(64))
+    if call_kind(call) == "TransformerEncoder" and call.args and isinstance(call.args[0], ast.Call):
+        inside = _facts(f"{name}.layers.0", call.args[0], names)
+        yield from ((f"layers.0.{parameter}", node, value) for parameter, node, value in inside)
+    if call_kind(call) == "Parameter" and call.args and (drawn := _drawn(call.args[0])):
         extents = drawn.args[0].elts if drawn.args and isinstance(drawn.args[0], ast.Tuple) else drawn.args
-        if call_kind(drawn) in _DRAWN and len(extents) == len(names.get(name, ())):
+        if len(extents) == len(names.get(name, ())):
             yield from (("", node, extent) for node, extent in zip(extents, names[name], strict=True))
+
+
+def _drawn(node: ast.expr) -> ast.Call | None:
+    """`torch.empty(8, 4)` of `torch.empty(8, 4).uniform_()` and of `0.02 * torch.empty(8, 4)`."""
+    return next((one for one in ast.walk(node) if isinstance(one, ast.Call) and call_kind(one) in _DRAWN), None)
 
 
 def _told_by(facts: list[Fact]) -> str:
@@ -85,12 +94,26 @@ def _solved(facts: list[Fact], found: Found, made: Definition) -> dict[str, obje
     """Arguments by name: first those that stand alone in an expression, then those beside others that are known."""
     bound: dict[str, object] = {}
     usual = {name: literal(node, found.constants) for name, node in made.parameters.items()}
+    shares = frozenset(name for name, value in usual.items() if isinstance(value, float))
+    facts = [(parameter, _as_set(node, made.init), value) for parameter, node, value in facts]
     for known in ({}, usual):
         for _, node, value in facts:
-            pair = solved(node, value, {**found.constants, **known, **bound})
+            pair = solved(node, value, {**found.constants, **known, **bound}, shares)
             if pair is not None and pair[0] not in made.changed:
                 bound.setdefault(*pair)
     return bound
+
+
+def _as_set(node: ast.expr, init: ast.AST) -> ast.expr:
+    """`int(32 * width)` for the `c` of `Conv2d(3, c, 3)`, as the line that sets it last above it says."""
+    if not isinstance(node, ast.Name):
+        return node
+    names = (one for one in ast.walk(init) if isinstance(one, ast.Name) and one.id == node.id)
+    sets = [getattr(one, "lineno", 0) for one in names if isinstance(one.ctx, ast.Store)]
+    last = max((at for at in sets if 0 < at < getattr(node, "lineno", 0)), default=0)
+    pairs = (pair for inner in ast.walk(init) for pair in assigned(inner))
+    return next((value for target, value in pairs if last and getattr(target, "lineno", 0) == last
+                 and isinstance(target, ast.Name) and target.id == node.id), node)  # fmt: skip
 
 
 def _hold(facts: list[Fact], bound: Mapping[str, object], found: Found) -> bool:
@@ -102,13 +125,32 @@ def _inside(
 ) -> dict[str, object]:
     """Arguments that the layers of a list tell, or those of a part that this folder defines."""
     if call_kind(call) in ("ModuleList", "Sequential"):
-        row = pieces_of(call, made.init) or appended_to(name, made.init)
-        return told(row, _row(name, names), made.init)
-    part = next((one for one in found.modules if one.name == call_kind(call) and one.layers), None)
+        row, stored = pieces_of(call, made.init) or appended_to(name, made.init), _row(name, names)
+        bound: dict[str, object] = {}
+        calls = [one for piece in row for one in (piece.calls if isinstance(piece, Loop) else (piece,))]
+        for part_call, place in zip(calls, sorted(stored), strict=False) if depth else ():
+            if part := _part(part_call, found):
+                bound = (
+                    _handed(part_call, part, agreement(part.layers, stored[place], found, part, depth - 1)[1]) | bound
+                )
+
+        def heard(one: ast.Call, shapes: Mapping[str, Shape]) -> Mapping[str, object]:
+            if part := _part(one, found) if depth else None:
+                return _handed(one, part, agreement(part.layers, shapes, found, part, depth - 1)[1])
+            inner = {f"row.{key}": shape for key, shape in shapes.items()}
+            facts = (fact for key, call in leaves({"row": one}) for fact in _facts(key, call, inner))
+            return {name: value for _, node, value in facts if (name := named(node))}
+
+        return bound | told(row, stored, made.init, heard)
+    part = _part(call, found)
     if part is None or not depth:
         return {}
     inside = {key.removeprefix(f"{name}."): shape for key, shape in names.items() if key.startswith(f"{name}.")}
     return _handed(call, part, agreement(part.layers, inside, found, part, depth - 1)[1])
+
+
+def _part(call: ast.Call, found: Found) -> Definition | None:
+    return next((one for one in found.modules if one.name == call_kind(call) and one.layers), None)
 
 
 def _handed(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> dict[str, object]:
@@ -121,9 +163,9 @@ def _handed(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> di
             found[pair[0]] = pair[1]
         elif isinstance(value, list) and (name := named(node)):
             found[name] = value
-        if isinstance(node, ast.Name):
+        if name := named(node):
             inside = {key.partition(".")[2]: value for key, value in bound.items() if key.startswith(f"{parameter}.")}
-            found |= {f"{node.id}.{key}": value for key, value in inside.items()}
+            found |= {f"{name}.{key}": value for key, value in inside.items()}
     return found
 
 

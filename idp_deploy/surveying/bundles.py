@@ -41,6 +41,20 @@ class Made:
         return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.fields.items())})"
 
 
+def nested(values: Mapping[str, object], keyed: bool) -> object:
+    """Values by dotted name as one object within another: dicts, or namespaces.
+
+    >>> nested({"model.width": 24, "seed": 1}, True)
+    {'model': {'width': 24}, 'seed': 1}
+    """
+    found: dict[str, object] = {}
+    for top in dict.fromkeys(name.partition(".")[0] for name in values):
+        start = f"{top}."
+        inside = {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
+        found[top] = nested(inside, keyed) if inside else values[top]
+    return found if keyed else Made("types.SimpleNamespace", found)
+
+
 def assigned(node: ast.AST) -> Iterator[tuple[ast.expr, ast.expr]]:
     """What a statement sets: `a = 1`, `a: int = 1`, `a, b = 1, 2`, `a, b = (f() for _ in range(2))`."""
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -119,15 +133,23 @@ def bundles_of(node: ast.ClassDef, init: ast.FunctionDef, plain: Plain) -> dict[
 
 
 def _reads(node: ast.AST, name: str) -> Iterator[str | None]:
-    """Names that are read of a variable, in the order of the text; None where it is called itself."""
+    """Names that are read of a variable, dotted where they lie deeper, in the order of the text; None for a call of it.
+
+    >>> list(_reads(ast.parse("f(c.width, c.model.depth)"), "c"))
+    ['width', 'model.depth']
+    """
     called = {id(inner.func) for inner in ast.walk(node) if isinstance(inner, ast.Call)}
+    within = {
+        id(inner.value) for inner in ast.walk(node) if isinstance(inner, ast.Attribute) and id(inner) not in called
+    }
     for inner in ast.walk(node):
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name) and inner.func.id == name:
             yield None
-        if not isinstance(inner, ast.Attribute) or id(inner) in called or not isinstance(inner.ctx, ast.Load):
+        if not isinstance(inner, ast.Attribute) or id(inner) in called | within or not isinstance(inner.ctx, ast.Load):
             continue
-        if isinstance(inner.value, ast.Name) and inner.value.id == name:
-            yield inner.attr
+        top, _, rest = ast.unparse(inner).partition(".")
+        if top == name and rest.replace(".", "").isidentifier():
+            yield rest
 
 
 def _by_key(node: ast.AST, name: str) -> bool:

@@ -35,6 +35,7 @@ class Definition:
     flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first
     bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
     init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
+    methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
 
     @property
     def made(self) -> str:
@@ -89,11 +90,17 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
             parts.add(last_name(inner.func))
             if isinstance(inner.func, ast.Attribute) and inner.func.attr == "__init__":
                 layers |= _sequence(inner)
+            layers |= dict(_put(inner))
         layers |= {
             target.attr: plain.plain(call) if plain else call
             for target, call in assigned(inner)
             if isinstance(call, ast.Call) and isinstance(target, ast.Attribute) and last_name(target.value) == "self"
         }
+    made = {target.id: call for inner in ast.walk(init or ast.Pass()) for target, call in assigned(inner)
+            if isinstance(target, ast.Name) and isinstance(call, ast.Call)}  # fmt: skip
+    for call in layers.values():  # `TransformerEncoder(layer, 6)`, where the line above has made the layer
+        if last_name(call.func) == "TransformerEncoder" and call.args and isinstance(call.args[0], ast.Name):
+            call.args[0] = made.get(call.args[0].id, call.args[0])
     forward = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
     given = parameters_of(forward.args, skip=1) if forward else {"x": None}
     inputs = tuple(name for name, default in given.items() if default is None)
@@ -112,7 +119,20 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         flows=dict(_flows(forward, inputs)) if forward else {},
         bundles=bundles_of(node, init, plain) if init and plain else {},
         init=plain.plain(init) if init and plain else ast.Pass(),
+        methods={one.name: one for one in node.body if isinstance(one, ast.FunctionDef)},
     )
+
+
+def _put(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
+    """Of `self.register_buffer("mean", torch.zeros(n))` and `self.add_module("head", nn.Linear(8, 2))`."""
+    name = call.args[0].value if call.args and isinstance(call.args[0], ast.Constant) else None
+    own = isinstance(call.func, ast.Attribute) and last_name(call.func.value) == "self"
+    made = call.args[1] if len(call.args) > 1 else None
+    if own and isinstance(name, str) and isinstance(made, ast.Call):
+        if last_name(call.func) in ("register_buffer", "register_parameter"):
+            yield name, ast.Call(ast.Name("Parameter"), [made], [])
+        elif last_name(call.func) in ("add_module", "register_module"):
+            yield name, made
 
 
 def records(tree: ast.Module, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[tuple[str, Record]]:

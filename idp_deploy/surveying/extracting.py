@@ -14,7 +14,8 @@ from pathlib import Path
 
 MARK = "copied by 'idp-deploy init'"  # stands in the first line of every copy
 # calls that make an import train, write, ask, or take the command line of whoever imports
-WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit"}
+WORK = {"backward", "fit", "save", "get_ipython", "parse_args", "parse_known_args", "from_pretrained", "input", "exit",
+        "load_state_dict", "cuda", "read_csv"}  # fmt: skip
 _Defined = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
@@ -95,10 +96,27 @@ def _binds(statement: ast.stmt) -> Iterator[str]:
     elif isinstance(statement, ast.Assign | ast.AnnAssign):
         targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
         yield from (one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name))
+        yield from (
+            root for target in targets if isinstance(target, ast.Attribute | ast.Subscript) and (root := _root(target))
+        )
+    elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):  # `parser.add_argument("--width")`
+        function = statement.value.func
+        if isinstance(function, ast.Attribute) and function.attr in _FILLS and (root := _root(function)):
+            yield root
     elif isinstance(statement, ast.Try | ast.If) and not _is_guard(statement):
         for inner in ast.iter_child_nodes(statement):
             if isinstance(inner, ast.stmt):
                 yield from _binds(inner)
+
+
+_FILLS = {"add_argument", "set_defaults", "append", "extend", "update", "setdefault", "insert"}
+
+
+def _root(node: ast.expr) -> str:
+    """`opt` of `opt.width`, `opt["width"]` and `opt.sizes.append`."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _at_import(tree: ast.Module) -> Iterator[ast.Call]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from idp_deploy.surveying.agreeing import agreement, likeness
-from idp_deploy.surveying.bundles import Made, Record
+from idp_deploy.surveying.bundles import Made, Record, nested
 from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.layers import call_kind, literal
 from idp_deploy.surveying.libraries import classes_of
@@ -41,8 +41,12 @@ class Choice:
         return f"{self.definition.spec}({given})" if given else self.definition.spec
 
 
-def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[str]]:
+def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice | None, list[str]]:
     """The best pair of a module and a file of weights, and what should be said about the others."""
+
+    def shown(file: Stored) -> str:
+        return file.path.relative_to(folder).as_posix() if file.path.is_relative_to(folder) else file.path.name
+
     pairs = [_pair(found, one, file) for one in found.modules for file in (*stored, None)]
     order = {one.spec: index for index, one in enumerate(found.modules)}
     likely: dict[Path | None, int] = {file.path: index for index, file in enumerate(stored)}
@@ -54,13 +58,11 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
 
     ranked = sorted(pairs, key=rank)
     if not ranked:
-        return None, [
-            f"{file.path.name} holds weights, and no module that could take them was found" for file in stored
-        ]
+        return None, [f"{shown(file)} holds weights ({_outline(file)}): {_CODELESS}" for file in stored]
     best = _whole(ranked[0], ranked, found)
     notes = []
     if best.score < FITS and stored:
-        notes.append(f"whether {stored[0].path.name} belongs to {best.spec} cannot be told from their names alone")
+        notes.append(f"whether {shown(stored[0])} belongs to {best.spec} cannot be told from their names alone")
     rivals = [
         one for one in ranked
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
@@ -70,10 +72,10 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
     if others:
         notes.append(f"the weights would also fit {some(list(others))}")
     beside = [one for one in ranked if one.weights and one.weights is not best.weights and one.score >= FITS]
-    same = {one.weights.path.name for one in beside if one.weights and one.definition is best.definition}
+    same = {shown(one.weights) for one in beside if one.weights and one.definition is best.definition}
     if same:
         notes.append(f"{some(sorted(same))} would fit as well; taken is what calls itself best, else the newest")
-    elsewhere = {one.weights.path.name: one.spec for one in reversed(beside) if one.weights}
+    elsewhere = {shown(one.weights): one.spec for one in reversed(beside) if one.weights}
     return best, [
         *notes,
         *(
@@ -81,6 +83,22 @@ def choose(found: Found, stored: Sequence[Stored]) -> tuple[Choice | None, list[
             for name in sorted(elsewhere.keys() - same)
         ),
     ]
+
+
+_CODELESS = (
+    "a module that could take them is defined in no Python file here; put the file beside them, or name it as model"
+)
+
+
+def _outline(stored: Stored) -> str:
+    """The first and the last matrix of a file.
+
+    >>> _outline(Stored(Path("w.pt"), {"a.weight": (8, 4), "a.bias": (8,), "b.weight": (2, 8)}, {}, 0))
+    "3 tensors, from 'a.weight' 8×4 to 'b.weight' 2×8"
+    """
+    matrices = [f"'{name}' {'×'.join(map(str, shape))}" for name, shape in stored.shapes.items() if len(shape) > 1]
+    ends = f", from {matrices[0]} to {matrices[-1]}" if matrices else ""
+    return f"{len(stored.shapes)} tensors{ends}"
 
 
 def _whole(best: Choice, ranked: Sequence[Choice], found: Found) -> Choice:
@@ -201,10 +219,10 @@ def _arguments(
         sources = (bound.get(name), bundled.get(name), noted, configured.get(name), called.get(name))
         value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
-            value = found.settings.get(name)
+            value = found.settings.get(name, found.constants.get(name.upper()))
         if value is None and default is None:
             unknown.append(name)
-        elif value is not None and (default is None or value != usual):
+        elif value is not None and (default is None or value != (list(usual) if isinstance(usual, tuple) else usual)):
             given[name] = value
     return given, tuple(unknown)
 
@@ -223,18 +241,16 @@ def _bundled(
     fields = record.fields if record and not bundle.keyed else dict.fromkeys(read)
     values: dict[str, object] = {}
     for field_, default in fields.items():
-        usual = literal(default, found.constants)
-        noted = stored.settings.get(field_) if stored else None
-        sources = (bound.get(f"{name}.{field_}"), noted, None if default is not None else found.settings.get(field_))
+        usual, last = literal(default, found.constants), field_.rpartition(".")[2]
+        noted = stored.settings.get(last) if stored else None
+        sources = (bound.get(f"{name}.{field_}"), noted, None if default is not None else found.settings.get(last))
         value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
             return None
         if value is not None and (default is None or value != usual):
             values[field_] = value
-    if bundle.keyed:
-        return values
-    if record is None:
-        return Made("types.SimpleNamespace", values)
+    if bundle.keyed or record is None:
+        return nested(values, bundle.keyed)
     if not values and one.parameters[name] is not None:
         return None
     return Made(record.spec.partition(":")[2] if _beside(record, one) else record.spec.replace(":", "."), values)

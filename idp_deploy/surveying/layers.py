@@ -26,7 +26,7 @@ _CONV = Kind(
 )
 _NORM = Kind(("num_features",), {"num_features": ("weight", 0)})
 _TRANSPOSED = Kind(
-    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups"),
+    ("in_channels", "out_channels", "kernel_size", "stride", "padding", "output_padding", "groups", "bias", "dilation"),
     {"in_channels": ("weight", 0), "out_channels": ("weight", 1), "kernel_size": ("weight", 2)},
 )
 _RECURRENT = Kind(
@@ -41,6 +41,11 @@ KINDS: Mapping[str, Kind] = {
     "LayerNorm": Kind(("normalized_shape",), {"normalized_shape": ("weight", 0)}),
     "GroupNorm": Kind(("num_groups", "num_channels"), {"num_channels": ("weight", 0)}),
     "MultiheadAttention": Kind(("embed_dim", "num_heads"), {"embed_dim": ("in_proj_weight", 1)}),
+    "TransformerEncoder": Kind(("encoder_layer", "num_layers"), {}),
+    "TransformerEncoderLayer": Kind(
+        ("d_model", "nhead", "dim_feedforward"),
+        {"d_model": ("linear1.weight", 1), "dim_feedforward": ("linear1.weight", 0)},
+    ),
     "Linear": Kind(("in_features", "out_features"), {"out_features": ("weight", 0), "in_features": ("weight", 1)}),
     "Embedding": Kind(
         ("num_embeddings", "embedding_dim"), {"num_embeddings": ("weight", 0), "embedding_dim": ("weight", 1)}
@@ -53,29 +58,49 @@ def call_kind(call: ast.Call) -> str:
     return last_name(call.func)
 
 
+def unwrapped(call: ast.Call) -> ast.Call:
+    """The layer inside of what is put around it: `spectral_norm(nn.Conv2d(3, 8, 3))`, `init(nn.Linear(8, 2), 0.1)`.
+
+    >>> ast.unparse(unwrapped(ast.parse("init(nn.Linear(8, 2), 0.1)", mode="eval").body))
+    'nn.Linear(8, 2)'
+    """
+    inner = call.args[0] if call.args else None
+    around = call_kind(call)[:1].islower() and call_kind(call) not in ("list", "tuple", "dict")
+    made = isinstance(inner, ast.Call) and (call_kind(inner) in KINDS or call_kind(inner) in ("Sequential", *_AROUND))
+    made = made and (around or call_kind(call) in _AROUND)
+    return unwrapped(inner) if made and isinstance(inner, ast.Call) else call
+
+
+_AROUND = ("DataParallel", "TimeDistributed")
+
+
 def leaves(layers: Mapping[str, ast.Call], prefix: str = "") -> Iterator[tuple[str, ast.Call]]:
     """Layers by dotted name; a Sequential and a ModuleDict are looked into."""
-    for name, call in layers.items():
-        if call_kind(call) == "Sequential" and not any(isinstance(item, ast.Starred) for item in call.args):
+    for name, call in ((name, unwrapped(call)) for name, call in layers.items()):
+        named_entries = dict(entries_of(call)) if call_kind(call) in ("Sequential", "ModuleDict") else {}
+        if named_entries:
+            yield from leaves(named_entries, f"{prefix}{name}.")
+        elif call_kind(call) == "Sequential" and not any(isinstance(item, ast.Starred) for item in call.args):
             inside = {str(index): item for index, item in enumerate(call.args) if isinstance(item, ast.Call)}
-            yield from leaves(inside, f"{prefix}{name}.")
-        elif call_kind(call) == "ModuleDict":
-            yield from leaves(dict(_entries(call)), f"{prefix}{name}.")
+            yield from leaves({key: unwrapped(item) for key, item in inside.items()}, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", call
 
 
-def _entries(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
-    """Of `ModuleDict({"a": f()})` and `ModuleDict(dict(a=f()))`."""
+def entries_of(call: ast.Call) -> Iterator[tuple[str, ast.Call]]:
+    """Of `ModuleDict({"a": f()})`, `ModuleDict(dict(a=f()))` and `Sequential(OrderedDict([("a", f())]))`."""
     given = call.args[0] if call.args else None
+    pairs: list[tuple[ast.expr | None, ast.expr]] = []
+    if isinstance(given, ast.Call) and call_kind(given) in ("dict", "OrderedDict"):
+        yield from ((word.arg, word.value) for word in given.keywords if word.arg and isinstance(word.value, ast.Call))
+        given = given.args[0] if given.args else None
     if isinstance(given, ast.Dict):
-        pairs = [
-            (key.value if isinstance(key, ast.Constant) else None, value)
-            for key, value in zip(given.keys, given.values, strict=True)
-        ]
-    else:
-        pairs = [(word.arg, word.value) for word in given.keywords] if isinstance(given, ast.Call) else []
-    yield from ((key, value) for key, value in pairs if isinstance(key, str) and isinstance(value, ast.Call))
+        pairs = list(zip(given.keys, given.values, strict=True))
+    elif isinstance(given, ast.List | ast.Tuple):
+        pairs = [(one.elts[0], one.elts[1]) for one in given.elts if isinstance(one, ast.Tuple) and len(one.elts) == 2]
+    for key, value in pairs:
+        if isinstance(key, ast.Constant) and isinstance(key.value, str) and isinstance(value, ast.Call):
+            yield key.value, value
 
 
 def argument(call: ast.Call, kind: Kind, name: str) -> ast.expr | None:
@@ -98,25 +123,33 @@ def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
 
 
 def named(node: ast.expr) -> str:
-    """`width` and `config.width`; "" for anything else."""
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id != "self":
-        return f"{node.value.id}.{node.attr}"
+    """`width`, `config.width` and `config.model.width`; "" for anything else."""
+    if isinstance(node, ast.Attribute):
+        owner = named(node.value)
+        return f"{owner}.{node.attr}" if owner and owner != "self" else ""
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def solved(node: ast.expr, value: int, known: Mapping[str, object] | None = None) -> tuple[str, int] | None:
+def solved(
+    node: ast.expr, value: int, known: Mapping[str, object] | None = None, shares: frozenset[str] = frozenset()
+) -> tuple[str, int | float] | None:
     """(name, the least that it can be) where an expression holds one name that is not known.
+
+    Args:
+        shares: names that need not be whole numbers.
 
     >>> solved(ast.parse("2 * width", mode="eval").body, 64)
     ('width', 32)
     >>> solved(ast.parse("(size // patch) ** 2 + 1", mode="eval").body, 37, {"patch": 8})
     ('size', 48)
+    >>> solved(ast.parse("int(32 * width)", mode="eval").body, 8, shares=frozenset(("width",)))
+    ('width', 0.25)
     """
     known = known or {}
     if name := named(node):
         return None if name in known else (name, value)
     names = {name for inner in ast.walk(node) if isinstance(inner, ast.expr) and (name := named(inner))} - _FUNCTIONS
-    owners = {name.partition(".")[0] for name in names if "." in name}
+    owners = {name.rsplit(".", count)[0] for name in names for count in range(1, name.count(".") + 1)}
     unknown = [name for name in names - owners if not isinstance(known.get(name), int | float)]
     if len(unknown) != 1:
         return None
@@ -124,8 +157,12 @@ def solved(node: ast.expr, value: int, known: Mapping[str, object] | None = None
         size = _inverted(node, value, known)
     except OverflowError:
         return None
-    fits = size is not None and size >= 1 and evaluated(node, {**known, unknown[0]: round(size)}) == value
-    return (unknown[0], round(size)) if size is not None and fits else None
+    if size is None or size <= 0:
+        return None
+    likely = (round(size, 2), round(size, 4)) if unknown[0] in shares else (round(size),)
+    return next(
+        ((unknown[0], one) for one in likely if one and evaluated(node, {**known, unknown[0]: one}) == value), None
+    )
 
 
 def _inverted(node: ast.expr, value: float, known: Mapping[str, object]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from idp_deploy.surveying.bundles import assigned
@@ -74,11 +74,17 @@ def _listed(node: ast.expr) -> list[Piece]:
     return [one for one in getattr(node, "elts", ()) if isinstance(one, ast.Call)]
 
 
-def told(pieces: Sequence[Piece], stored: Mapping[int, Mapping[str, Shape]], init: ast.AST) -> dict[str, object]:
+Heard = Callable[[ast.Call, Mapping[str, Shape]], Mapping[str, object]]  # a part and its shapes → names and values
+
+
+def told(
+    pieces: Sequence[Piece], stored: Mapping[int, Mapping[str, Shape]], init: ast.AST, heard: Heard
+) -> dict[str, object]:
     """Arguments that a row tells.
 
     Args:
-        stored: place in the row → shapes of what is stored there, by name.
+        stored: place in the row → shapes of what is stored there, by name. heard: what a layer that is no single one
+            says of what it was given.
     """
     loops = [(at, piece) for at, piece in enumerate(pieces) if isinstance(piece, Loop)]
     weighing = [_weighs(piece) for piece in pieces]
@@ -97,8 +103,12 @@ def told(pieces: Sequence[Piece], stored: Mapping[int, Mapping[str, Shape]], ini
     first = dict(pair for node in reversed(list(ast.walk(init))) for pair in assigned(node))
     starts = {target.id: value for target, value in first.items() if isinstance(target, ast.Name)}
     weighed = [call for call in loop.calls if _weighs(call)]
-    found |= _sizes(weighed[0], rounds[0][0], starts) if rounds and not before else {}
-    for node, value in _values(loop, rounds):
+    if rounds and not before:
+        found |= _sizes(weighed[0], rounds[0][0], starts)
+        for name, value in heard(weighed[0], rounds[0][0]).items():
+            pair = solved(starts[name], value) if name in starts and isinstance(value, int) else None
+            found |= dict([pair]) if pair else {}
+    for node, value in _values(loop, rounds, heard):
         if isinstance(node, ast.Name) and isinstance(value, list):
             found |= _distributed(node, value, init)
         elif isinstance(value, list) and (name := named(node)):
@@ -129,13 +139,16 @@ def _weighs(piece: Piece) -> int:
     if isinstance(piece, Loop):
         return sum(map(_weighs, piece.calls))
     foreign = isinstance(piece.func, ast.Attribute) and last_name(piece.func.value) in ("nn", "torch")
-    return int(call_kind(piece) in KINDS or not (foreign or call_kind(piece) in _WEIGHTLESS))
+    within = call_kind(piece) in ("ModuleList", "ModuleDict", "Sequential")
+    return int(within or call_kind(piece) in KINDS or not (foreign or call_kind(piece) in _WEIGHTLESS))
 
 
 _WEIGHTLESS = {"ReLU", "GELU", "SiLU", "Tanh", "Sigmoid", "LeakyReLU", "Dropout", "Flatten", "MaxPool2d", "AvgPool2d"}
 
 
-def _values(loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]]) -> Iterator[tuple[ast.expr, int | list[int]]]:
+def _values(
+    loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]], heard: Heard
+) -> Iterator[tuple[ast.expr, int | list[int]]]:
     """(expression, what it must have been): of what a loop goes over."""
     over, target = loop.over, loop.target
     if isinstance(over, ast.Call) and last_name(over.func) == "enumerate" and isinstance(target, ast.Tuple):
@@ -146,15 +159,15 @@ def _values(loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]]) -> Iter
         yield arguments[0], len(rounds)
     elif called in ("zip", "pairwise") and isinstance(target, ast.Tuple) and len(target.elts) == 2:
         inner = {ast.unparse(node.value if isinstance(node, ast.Subscript) else node): node for node in arguments}
-        first, second = (_given(loop, rounds, one) for one in target.elts)
+        first, second = (_given(loop, rounds, one, heard) for one in target.elts)
         if len(inner) == 1 and first and second and first[1:] == second[:-1]:
             node = next(iter(inner.values()))
             yield (node.value if isinstance(node, ast.Subscript) else node), [first[0], *second]
-    elif isinstance(over, ast.Name | ast.Attribute) and (values := _given(loop, rounds, target)):
+    elif isinstance(over, ast.Name | ast.Attribute) and (values := _given(loop, rounds, target, heard)):
         yield over, values
 
 
-def _given(loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]], target: ast.expr) -> list[int]:
+def _given(loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]], target: ast.expr, heard: Heard) -> list[int]:
     """What a loop's variable was in each round, by the first layer that was given it as it is."""
     weighing = [call for call in loop.calls if _weighs(call)]
     for place, call in enumerate(weighing):
@@ -164,6 +177,11 @@ def _given(loop: Loop, rounds: Sequence[Sequence[Mapping[str, Shape]]], target: 
             shapes = [stored[place].get(parameter, ()) for stored in rounds]
             if node is not None and ast.unparse(node) == ast.unparse(target) and all(len(s) > axis for s in shapes):
                 return [shape[axis] for shape in shapes]
+        name = ast.unparse(target)
+        values = [] if kind else [heard(call, stored[place]).get(name) for stored in rounds]
+        known = [value for value in values if isinstance(value, int)]
+        if known and len(known) == len(rounds):
+            return known
     return []
 
 

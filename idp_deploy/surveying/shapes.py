@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,18 +12,30 @@ from pathlib import Path
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
 from idp_deploy.surveying.definitions import last_name
+from idp_deploy.surveying.effects import Shape
 from idp_deploy.surveying.fitting import Choice, value_of
-from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal
+from idp_deploy.surveying.layers import KINDS, call_kind, leaves, literal
 from idp_deploy.surveying.sources import Found
+from idp_deploy.surveying.trials import Trial, held, stored
 
 _DRAWN = ("randn", "rand", "zeros", "ones", "empty", "randint")
 _CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")  # what comes last in a pipeline first
-_SIZES = ("img_size", "image_size", "input_size", "crop_size", "resolution")
+_SIZES = (
+    *("img_size", "image_size", "input_size", "crop_size", "resolution", "imgsz", "img_sz", "im_size", "imsize"),
+    *("image_height", "img_height", "image_h", "img_h", "img_dim", "image_dim", "size"),
+)
+_RATES = ("sample_rate", "sampling_rate", "sr", "n_samples", "num_samples", "segment_length")
+_COUNTS = ("num_points", "n_points", "npoints", "seq_len", "seq_length", "sequence_length", "window", "window_size")
 _DATASETS = {"CIFAR10": 32, "CIFAR100": 32, "SVHN": 32, "MNIST": 28, "FashionMNIST": 28, "KMNIST": 28, "STL10": 96}
 _POOLED = ("AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AdaptiveMaxPool2d", "adaptive_max_pool2d")
-_LIKELY = (32, 28, 64, 96, 128, 160, 192, 224, 227, 256, 299)
+_LIKELY = (32, 28, 64, 96, 128, 160, 192, 224, 227, 256, 299, 48, 40, 84, 100, 105, 112, 150, 200, 384, 448, 512)
+_USUAL = (224, 256, 128, 64, 32, 28, 384, 512, 227, 299)  # where any size will do
+_STEPPING = ("TransformerEncoder", "TransformerEncoderLayer", "MultiheadAttention")
 SEQUENCE = 32  # steps, where any number will do
-_POOLS = ("MaxPool2d", "AvgPool2d", "max_pool2d", "avg_pool2d")
+_LENGTHS = (SEQUENCE, 64, 128, 256, 512, 1024, 4096, 8000, 16000, 32000, 48000, 65536)
+_CLIPS = ((16, 112, 112), (8, 224, 224), (32, 32, 32), (64, 64, 64), (16, 224, 224))  # frames or slices, height, width
+_TIMES = re.compile(r"(?i)^(t|ts|time|times|timesteps?|step|noise_level|sigma)$")
+_GRAPHS = re.compile(r"(?i)(^|_)(adj|adjacency|laplacian)(_|$)|^a$")
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,9 @@ class Guess:
     inputs: tuple[str, ...]
     source: str
     template: str = "1x3x224x224"  # to be filled in, where `inputs` is empty
+
+
+_Put = Callable[[Shape], Sequence[Shape | None]]  # all inputs, given one
 
 
 @dataclass(frozen=True)
@@ -54,44 +69,127 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
     if choice.keys:
         keys = ", ".join(map(repr, choice.keys))
         return Guess((), f"forward takes a dict with {keys}: a function that returns (dict,)", "my_data:example_inputs")
+    trial = Trial(found, choice)
     if len(choice.inputs) != 1:
-        return _several(found, choice)
+        return _several(trial)
+    flow = trial.probed.flows.get(choice.inputs[0], ("", 0))[0]
+    first = (_first(choice, flow) if flow else None) or first
     for name, shape in _drawn(found):
-        if first is None or _agrees(shape, first.shape) or _flat(shape, first, found):
+        if (first is None and not choice.definition.is_class) or trial.sure(shape):
+            return Guess((_whole(name, shape),), f"as torch.{name} makes it in the code")
+        if (
+            first is not None
+            and (_agrees(shape, first.shape) or _flat(shape, first, found))
+            and trial.fits([(1, *shape[1:])])
+        ):
             return Guess((_whole(name, shape),), f"as torch.{name} makes it in the code")
     if first is None:
         return Guess((), "the first layer does not tell it")
     if None not in first.shape:
+        rows = (1, SEQUENCE, *first.shape[1:])
+        steps = any(call_kind(call) in _STEPPING for _, call in leaves(choice.layers))
+        if (steps or not trial.fits([first.shape])) and trial.fits([rows]):
+            return Guess((_text(_First(rows, first.dtype)),), f"as the first layer takes it, {SEQUENCE} of them")
         return Guess((_text(first),), "as the first layer takes it")
+    size, why = _extents_of(trial, first)
+    return Guess((_text(size),), why) if size else Guess((), why, _text(first, 224))
+
+
+def _extents_of(trial: Trial, first: _First, put: _Put = lambda shape: [shape]) -> tuple[_First | None, str]:
+    """A whole shape for what is open in one, and what tells it.
+
+    Args:
+        put: all inputs, given this one.
+    """
+
+    def tried(shapes: Iterable[Shape]) -> Shape | None:
+        return next((shape for shape in shapes if trial.fits(put(shape))), None)
+
     if len(first.shape) == 4:
-        size, why = _image_size(found, choice, first)
-        if size:
-            return Guess((_text(first, size),), why)
-        return Guess((), "height and width cannot be told from the code", _text(first, 224))
+        size, why = _image_size(trial, first, put)
+        return (_First((*first.shape[:2], *size)) if size else None, why)
     if first.dtype or len(first.shape) == 3:
-        steps, most = _steps(choice)
-        return Guess((_text(first, steps),), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do")
-    return Guess((), "the first layer does not tell it", _text(first, 224))
+        steps, most = _steps(trial)
+        found = trial.found
+        names, sources = (
+            (*_COUNTS, *_RATES),
+            (found.constants, found.settings, _usual(trial.choice), trial.choice.arguments),
+        )
+        said = [value for source in sources if (value := held({k.lower(): v for k, v in source.items()}, names))]
+        lengths = [steps] if most or first.dtype else [*dict.fromkeys((steps, *said, *_LENGTHS))]
+        shapes = [tuple(extent or length for extent in first.shape) for length in lengths]
+        channels = first.shape[1]
+        turned: list[Shape] = (
+            [(1, length, channels) for length in lengths] if len(first.shape) == 3 and channels else []
+        )
+        fitting = tried((*shapes, *turned))
+        shape: Shape = fitting or shapes[0]  # where nothing fits, following did not understand it
+        if shape == shapes[0] or (turned and shape == turned[0]):
+            return _First(shape, first.dtype), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do"
+        return _First(shape, first.dtype), "steps enough for all its layers"
+    clip = tried((1, first.shape[1], *clip) for clip in _CLIPS)
+    return (_First(clip), "a usual clip") if clip else (None, "the first layer does not tell it")
 
 
-def _several(found: Found, choice: Choice) -> Guess:
+def _several(trial: Trial) -> Guess:
     """Inputs one by one: as a call in the code gives them, else as the layers take them that each goes into first."""
+    found, choice = trial.found, trial.choice
     names = choice.inputs
     drawn = _given_together(found, choice)
     if drawn:
         return Guess(drawn, f"{', '.join(names)} as the code makes them")
-    shapes: list[str | None] = []
+    firsts: dict[str, _First | None] = {}
     for name in names:
-        first = _first(choice, choice.flows[name]) if name in choice.flows else None
-        if first is None and re.search("mask", name) and shapes and shapes[-1] and shapes[-1].endswith(":int64"):
-            shapes.append(shapes[-1])  # which entries count, as tokenizers give it
-            continue
-        size = _image_size(found, choice, first)[0] if first and len(first.shape) == 4 else _steps(choice)[0]
-        told = first is not None and (size or None not in first.shape)
-        shapes.append(_text(first, size) if first and told else None)
+        firsts[name] = _told_of(trial, name, firsts)
+    open_ = [name for name, first in firsts.items() if first is None or None in first.shape]
+    image = next((name for name in open_ if (first := firsts[name]) and len(first.shape) > 3), None)
+
+    def put(shape: Shape) -> list[Shape | None]:
+        return [_sized(first, shape, trial) if first else None for first in firsts.values()]
+
+    first = firsts[image] if image else None
+    size = _extents_of(trial, first, put)[0] if first else None
+    shapes = [
+        None if one is None or (one in map(firsts.get, open_) and len(one.shape) > 3 and size is None)
+        else _text(_First(_sized(one, size.shape if size else (), trial) or (), one.dtype))
+        for one in firsts.values()
+    ]  # fmt: skip
     if all(shapes):
         return Guess(tuple(shape or "" for shape in shapes), f"{', '.join(names)} as their first layers take them")
     return Guess((), f"forward takes {', '.join(names)}", '", "'.join(shape or "1x…" for shape in shapes))
+
+
+def _sized(first: _First, like: Shape, trial: Trial) -> Shape:
+    """What is open in a shape filled in: pictures as large as another, sequences of the usual length."""
+    if len(first.shape) > 3:
+        return (*first.shape[:2], *like[2:]) if len(like) == len(first.shape) else first.shape
+    return tuple(extent or _steps(trial)[0] for extent in first.shape)
+
+
+def _told_of(trial: Trial, name: str, before: Mapping[str, _First | None]) -> _First | None:
+    """What the layer says that an input goes into first, or its name."""
+    choice, probed = trial.choice, trial.probed
+    layer, place = probed.flows.get(name, ("", 0))
+    earlier = next((one for one in reversed(list(before.values())) if one), None)
+    if name in probed.columns:
+        return _First((1, probed.columns[name]), "int64")
+    hidden = stored(choice).get(f"{layer}.weight_hh_l0") if layer else None
+    if place and hidden:
+        count = sum(one.startswith(f"{layer}.weight_hh_l") for one in stored(choice))
+        return _First((count, 1, hidden[-1]))
+    first = _first(choice, layer) if layer else None
+    if _TIMES.search(name) and earlier and (first is None or first.dtype):
+        return _First((1,), first.dtype if first else "")
+    if first is not None:
+        return first
+    if re.search("mask", name) and earlier and earlier.dtype == "int64":
+        return earlier  # which entries count, as tokenizers give it
+    if _GRAPHS.search(name) and earlier:
+        return _First((earlier.shape[-2] if len(earlier.shape) > 1 and earlier.shape[-2] != 1 else SEQUENCE,) * 2)
+    if probed.widths.get(name):
+        graph = any(_GRAPHS.search(other) for other in choice.inputs)
+        return _First((SEQUENCE if graph else 1, probed.widths[name]))
+    return None
 
 
 def _given_together(found: Found, choice: Choice) -> tuple[str, ...]:
@@ -117,10 +215,11 @@ def _flat(shape: Sequence[int], first: _First, found: Found) -> bool:
     return flattens and len(first.shape) == 2 and prod(shape[1:]) == first.shape[1]
 
 
-def _steps(choice: Choice) -> tuple[int, int]:
+def _steps(trial: Trial) -> tuple[int, int]:
     """(how many steps of a sequence to take, the most that learnt positions allow or 0)."""
-    rows = [shape for name, shape in _stored(choice).items() if re.search(r"(^|[._])pos", name) and len(shape) > 1]
-    most = min((shape[-2] for shape in rows if shape[-2] > 1), default=0)
+    table = stored(trial.choice).items()
+    rows = [shape[-2] for name, shape in table if re.search(r"(^|[._])pos", name) and len(shape) > 1]
+    most = min((count for count in (*rows, trial.probed.places) if count > 1), default=0)
     return min(SEQUENCE, most or SEQUENCE), most
 
 
@@ -148,23 +247,6 @@ def _takes(first: _First | None, shapes: Sequence[str]) -> bool:
     return len(shapes[0].partition(":")[0].split("x")) == len(first.shape)
 
 
-def _stored(choice: Choice) -> dict[str, tuple[int, ...]]:
-    if choice.weights is None:
-        return {}
-    start = f"{choice.prefix}." if choice.prefix else ""
-    names = {n.removeprefix(start): s for n, s in choice.weights.shapes.items() if n.startswith(start)}
-    tops = dict.fromkeys(layer.partition(".")[0] for layer in choice.layers)
-    order = {top: place for place, top in enumerate(tops)}  # a .safetensors file sorts by name
-    unknown = names.items() if not order else ()
-    likely = [name for name, shape in unknown if len(shape) == 4 and shape[1] == 3]  # takes a picture
-    likely += [name for name, shape in unknown if len(shape) == 2 and "emb" in name]
-
-    def place(name: str) -> tuple[bool, int]:
-        return (bool(likely) and name != likely[0], order.get(name.partition(".")[0], len(order)))
-
-    return {name: names[name] for name in sorted(names, key=place)}
-
-
 def _first(choice: Choice, inside: str = "") -> _First | None:
     """From the first layer with weights, in the order of the file; without a file, in that of the source.
 
@@ -172,13 +254,15 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
         inside: the layer that it is or is a part of.
     """
     kinds = {name: call_kind(call) for name, call in leaves(choice.layers)}
-    for name, shape in _stored(choice).items():
+    for name, shape in stored(choice).items():
         layer, _, parameter = name.rpartition(".")
         if not f"{layer}.".startswith(f"{inside}." if inside else ""):
             continue
         kind = kinds.get(layer, "")
         if parameter == "weight_ih_l0":
             return _First((1, None, shape[1]))
+        if parameter == "weight" and kind == "BatchNorm1d" and inside:
+            return _First((1, shape[0]))
         if parameter != "weight" or len(shape) < 2:
             continue
         if kind == "Embedding" or (not kind and "emb" in layer):
@@ -220,31 +304,70 @@ def _extents(name: str, call: ast.Call, found: Found) -> tuple[int, ...]:
     return (1, *extents) if extents and len(extents) == len(flat) - 1 else ()
 
 
-def _image_size(found: Found, choice: Choice, first: _First) -> tuple[int, str]:
-    if size := _flattened(found, choice, first):
-        return size, "the only usual size that gives the first linear layer its inputs"
+def _image_size(trial: Trial, first: _First, put: _Put) -> tuple[tuple[int, int] | None, str]:
+    """Height and width, by the surest source that has one which the model takes."""
+    found, choice = trial.found, trial.choice
+
+    def fits(height: int, width: int = 0) -> bool:
+        return trial.fits(put((*first.shape[:2], height, width or height)))
+
+    sizes = sorted(_LIKELY, key=lambda size: (first.shape[1] == 1) != (size == 28))
+    if not fits(1021):  # no model has this size, so that one which looks at it does not take it
+        for size in sizes:
+            follower = trial.follow(put((*first.shape[:2], size, size)))
+            if follower is not None and follower.checked and not follower.blind:
+                return (size, size), "the only usual size that gives the first linear layer its inputs"
+    for height, width, why in _heights_and_widths(found, choice):
+        if fits(height, width):
+            return (height, width), why
+    for size, why in _said(found, choice, first):
+        if fits(size):
+            return (size, size), why
+    probed = trial.follow(put((*first.shape[:2], 1024, 1024)))
+    if probed is not None and not (probed.dark and probed.blind):
+        size = next((size for size in _USUAL if fits(size)), 0)
+        if size:
+            return (size, size), "a usual size: nothing in the model or beside it asks for another"
+    return None, "height and width cannot be told from the code"
+
+
+def _heights_and_widths(found: Found, choice: Choice) -> Iterator[tuple[int, int, str]]:
+    """Pairs such as IMG_H and IMG_W, of the code, its settings or the arguments."""
+    for source in (choice.arguments, _usual(choice), found.constants, found.settings):
+        low = {name.lower(): value for name, value in source.items()}
+        for start in ("img_", "image_", "input_", "screen_", ""):
+            for high, wide in (("height", "width"), ("h", "w")):
+                pair = (low.get(start + high), low.get(start + wide))
+                if all(isinstance(one, int) and one > 1 for one in pair):
+                    yield *pair, f"as {start + high} and {start + wide} are"  # type: ignore[misc]
+
+
+def _said(found: Found, choice: Choice, first: _First) -> Iterator[tuple[int, str]]:
+    """Sizes that something names, the surest first."""
     for name in _CROPS:
         for call in found.calls.get(name, ()):
             value = literal(call.args[0], found.constants) if call.args else None
             value = value[-1] if isinstance(value, tuple | list) and value else value
             if isinstance(value, int):
-                return value, f"as {name} leaves it in the code"
+                yield value, f"as {name} leaves it in the code"
     for name, value in (*found.constants.items(), *found.settings.items()):
         last: object = value[-1] if isinstance(value, tuple | list) and value else value
         if name.lower() in _SIZES and isinstance(last, int) and last > 1:
-            return last, f"as {name} says in the {'code' if name in found.constants else 'settings'}"
-    own = {name: literal(node, found.constants) for name, node in choice.definition.parameters.items()}
-    for name, value in (*choice.arguments.items(), *own.items()):
+            yield last, f"as {name} says in the {'code' if name in found.constants else 'settings'}"
+    for name, value in (*choice.arguments.items(), *_usual(choice).items()):
         if name.lower() in _SIZES and isinstance(value, int) and value > 1:
-            return value, f"as {name} is"
+            yield value, f"as {name} is"
     for name, size in _DATASETS.items():
         if name in found.calls:
-            return size, f"as {name} has it"
+            yield size, f"as {name} has it"
     if choice.definition.library or not (choice.definition.is_class or choice.definition.returns):
-        return 224, "a usual size: models of that library pool over whatever they are given"
+        yield 224, "a usual size: models of that library pool over whatever they are given"
     if any(name in found.calls for name in _POOLED) or any(map(_averages, found.calls.get("mean", ()))):
-        return 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
-    return 0, ""
+        yield 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
+
+
+def _usual(choice: Choice) -> dict[str, object]:
+    return {name: literal(node, {}) for name, node in choice.definition.parameters.items()}
 
 
 def _averages(call: ast.Call) -> bool:
@@ -256,56 +379,6 @@ def _averages(call: ast.Call) -> bool:
     nodes = [*call.args, *(word.value for word in call.keywords if word.arg in ("dim", "axis"))]
     axes = [value for node in nodes if isinstance(value := literal(node, {}), tuple | list)]
     return any(sorted(axis) in ([2, 3], [-2, -1]) for axis in axes if all(isinstance(one, int) for one in axis))
-
-
-def _flattened(found: Found, choice: Choice, first: _First) -> int:
-    """The usual size at which convolutions and pools leave as many values as the first linear layer takes; else 0."""
-    shapes = _stored(choice)
-    steps: list[tuple[int, int, int]] = []  # kernel, stride, padding
-    channels, wanted = 0, 0
-    for name, call in leaves(choice.layers):
-        kind, shape = call_kind(call), shapes.get(f"{name}.weight")
-        if kind in _POOLED:
-            return 0
-        if kind == "Conv2d" and shape and not wanted:
-            padding = literal(argument(call, KINDS[kind], "padding"), found.constants)
-            stride = literal(argument(call, KINDS[kind], "stride"), found.constants)
-            same = padding == "same"
-            steps.append((shape[2], _int(stride, 1), shape[2] // 2 if same else _int(padding, 0)))
-            channels = shape[0]
-        elif kind in _POOLS and not wanted:
-            steps.append(_pool(call, found.constants))
-        elif kind == "Linear" and shape and not wanted:
-            wanted = shape[1]
-    declared = any(call_kind(call) in _POOLS for _, call in leaves(choice.layers))
-    if not declared:  # called in forward, one after each convolution
-        pools = [_pool(call, found.constants) for name in _POOLS for call in found.calls.get(name, ())]
-        steps = [step for pair in zip(steps, [*pools, *[(1, 1, 0)] * len(steps)], strict=False) for step in pair]
-    if not channels or not wanted:
-        return 0
-    sizes = sorted(_LIKELY, key=lambda size: (first.shape[1] == 1) != (size == 28))
-    return next((size for size in sizes if channels * _after(size, steps) ** 2 == wanted), 0)
-
-
-def _pool(call: object, constants: Mapping[str, object]) -> tuple[int, int, int]:
-    arguments = getattr(call, "args", [])
-    values = [literal(node, constants) for node in arguments if isinstance(literal(node, constants), int)]
-    words = {word.arg: literal(word.value, constants) for word in getattr(call, "keywords", [])}
-    kernel = _int(values[0] if values else words.get("kernel_size"), 2)
-    stride = _int(values[1] if len(values) > 1 else words.get("stride"), kernel)
-    return kernel, stride, _int(words.get("padding"), 0)
-
-
-def _after(size: int, steps: Sequence[tuple[int, int, int]]) -> int:
-    for kernel, stride, padding in steps:
-        size = (size + 2 * padding - kernel) // stride + 1
-        if size < 1:
-            return 0
-    return size
-
-
-def _int(value: object, default: int) -> int:
-    return value if isinstance(value, int) else default
 
 
 def _of_export(path: Path) -> tuple[str, ...]:

@@ -6,7 +6,6 @@ import ast
 import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 
 from idp_deploy import documents
@@ -18,7 +17,7 @@ from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
 from idp_deploy.surveying.settings import configured
 
-FILES, FILE_BYTES, NOTEBOOK_BYTES = 400, 1 << 20, 16 << 20
+FILES, FILE_BYTES, NOTEBOOK_BYTES = 1_500, 1 << 20, 16 << 20
 TASK_PARTS = {"train_loader", "validation_loader"}
 _LIKELY = ("build", "build_model", "create_model", "get_model", "make_model", "model", "net")
 
@@ -44,7 +43,10 @@ def read_folder(folder: Path) -> Found:
     notes: list[str] = []
     trees: dict[Path, ast.Module] = {}
     texts: dict[Path, str] = {}
-    for path in _python_files(folder):
+    files = _python_files(folder)
+    if len(files) > FILES:
+        notes.append(f"of {len(files)} Python files the {FILES} nearest were read: start in the folder of the model")
+    for path in files[:FILES]:
         inside = path.relative_to(folder)
         try:
             content = documents.read_bytes(path, limit=FILE_BYTES)
@@ -117,8 +119,10 @@ def _rank(one: Definition) -> tuple[bool, bool]:
     return (one.is_class or one.name not in _LIKELY, bool(one.needs))
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
-    return islice((path for place in folders(folder) for path in sorted(place.glob("*.py")) if path.is_file()), FILES)
+def _python_files(folder: Path) -> list[Path]:
+    """Those that lie nearest first."""
+    found = [path for place in folders(folder) for path in sorted(place.glob("*.py")) if path.is_file()]
+    return sorted(found, key=lambda path: len(path.parts))
 
 
 def _module_name(path: Path, folder: Path = Path()) -> str | None:

@@ -27,9 +27,9 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         formats: those that can be written here. missing: those whose extra is not installed.
     """
     choice = found.choice
-    if choice is None and found.exports:
+    if choice is None and found.weights is None and found.exports:
         return _as_it_is(found.exports[0], folder)
-    weights = choice.weights if choice else None
+    weights = found.weights
     one_shot = found.task is None
     lines = ["# idp-deploy configuration: flags beat IDP_DEPLOY_* variables, which beat this file."]
     if choice is None:
