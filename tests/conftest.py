@@ -1,8 +1,5 @@
-"""What every export of a test process would build anew is built once: two tables of torch's, which come out the same.
-
-The ONNX functions, whose sources are parsed for half a second an export; and the operators that a decomposition may
-keep, fetched one by one for each of some thirty namespaces, four or five times an export. And litert-torch converts one
-graph once, however many encodings and schemes of its weights are asked for, but in tests marked `anew`.
+"""litert-torch converts one graph once, however many encodings and schemes of its weights are asked for, but in tests
+marked `anew`.
 
 Of a test marked `wide`, a table of many rows, a run of the whole suite takes one row of six, at least one and the same
 ones every time; `make test-wide` takes all, and so does a run that names files.
@@ -16,10 +13,8 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from copy import copy
-from functools import cache
 from hashlib import sha256
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from zlib import crc32
 
@@ -36,7 +31,6 @@ settings.load_profile("busy machine")
 _ONE_OF = 6
 _anew = False  # whether this test has every graph converted
 _GRAPHS = 16
-_ONNX, _EXPORT = "torch.onnx._internal.exporter._registration", "torch._export.utils"
 
 
 def _narrow(config: pytest.Config) -> bool:
@@ -69,14 +63,20 @@ def _number(item: pytest.Item) -> int:
     return crc32(item.nodeid.encode())
 
 
+_others: dict[str, ModuleType] = {}  # modules that no test wrote, all looked at before: some thousands
+
+
 @pytest.fixture(autouse=True)
 def forget_what_tests_wrote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """No module and no place to import from outlives the test whose folder it lies in."""
     yield
     made = f"{tmp_path_factory.getbasetemp()}{os.sep}"
-    for name, module in list(sys.modules.items()):  # some thousands, after every test
-        if str(getattr(module, "__file__", None)).startswith(made):
-            del sys.modules[name]
+    for name, module in list(sys.modules.items()):
+        if _others.get(name) is not module:
+            if str(getattr(module, "__file__", None)).startswith(made):
+                del sys.modules[name]
+            else:
+                _others[name] = module
     sys.path[:] = [place for place in sys.path if not place.startswith(made)]
 
 
@@ -98,38 +98,14 @@ def exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Put a cache in front of each once its library has loaded it; nothing is imported for it."""
+    """Put a cache in front of litert-torch once it is loaded; nothing is imported for it."""
     global _anew
     _anew = item.get_closest_marker("anew") is not None
-    for place, name, cached in (
-        (getattr(sys.modules.get(_ONNX), "ONNXRegistry", None), "from_torchlib", _copied),
-        (sys.modules.get(_EXPORT), "_materialize_cpp_cia_ops", _fetched),
-        (sys.modules.get("litert_torch"), "convert", _for_a_graph),
-    ):
-        plain = getattr(place, name, None)
-        if plain is not None and not hasattr(plain, "built"):
-            once = cached(plain)
-            once.built = True
-            setattr(place, name, staticmethod(once) if isinstance(place, type) else once)
-
-
-def _copied(plain: Any) -> Any:
-    """The table as it was built first, a copy for each export."""
-    built = cache(plain)
-
-    def from_torchlib(*args: Any, **kwargs: Any) -> Any:
-        table = copy(built(*args, **kwargs))
-        table.functions = {target: list(entries) for target, entries in table.functions.items()}
-        return table
-
-    return from_torchlib
-
-
-def _fetched(plain: Any) -> Any:
-    """As during one export, for all of them: fetched again once a library has registered more."""
-    from idp_deploy.exporting.sparing import Fetched
-
-    return Fetched(plain)
+    library: Any = sys.modules.get("litert_torch")
+    plain = getattr(library, "convert", None)
+    if plain is not None and not hasattr(plain, "built"):
+        library.convert = _for_a_graph(plain)
+        library.convert.built = True
 
 
 def _for_a_graph(plain: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from idp_deploy.formats.coreml.bisect import first_divergence
 from idp_deploy.reading import read
 from idp_deploy.verification import verify
 from tests import coreml_files as by_hand
+from tests.test_counts import counter
 
 W1 = np.arange(12, dtype=np.float32).reshape(3, 4) / 10 - 0.5
 W2 = np.arange(6, dtype=np.float32).reshape(2, 3) / 5 - 0.4
@@ -92,14 +94,19 @@ class Fast(nn.Module):
         return torch.sin(self.layer(x) * 4000)
 
 
-def test_it_is_said_where_float16_is_the_reason_and_float32_agrees(tmp_path: Path) -> None:
+def test_it_is_said_where_float16_is_the_reason_and_float32_agrees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
     module = Fast()
     module.layer.weight.data.mul_(64).round_().div_(64)  # exact in float16, as the bias
     module.layer.bias.data.zero_()
     model, inputs = CompressedModel(module, {}), (torch.tensor([[0.5, -0.25, 0.125, 0.625]]),)
+    seen, count = counter(monkeypatch)
+    count("idp_deploy.formats.coreml.bisect.capture", "traces")
     parity = verify(export(model, "coreml", inputs, tmp_path / "m.mlpackage").path, model, inputs)
     assert not parity.passed
+    assert seen["traces"] == 1
     assert "computed in float32 the file agrees: export it with --precision float32" in parity.notes
     exact = export(model, "coreml", inputs, tmp_path / "m.mlpackage", precision="float32").path
     assert verify(exact, model, inputs).passed

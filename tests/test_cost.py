@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from idp_deploy import encodings
 from idp_deploy.capturing import capture
 from idp_deploy.exporting import export
 from idp_deploy.exporting.collecting import seldom_collecting
-from idp_deploy.exporting.sparing import operators_fetched_once
+from idp_deploy.exporting.sparing import hints_made_once, operators_fetched_once
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite.write.matching import Match, match
 from tests.test_counts import counter
@@ -53,38 +54,67 @@ def test_places_of_a_weight_are_looked_for_once(monkeypatch: pytest.MonkeyPatch,
     assert seen["choices"] == 4  # two matrices, two biases
 
 
-def test_sources_of_operators_are_read_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked of torch's own function: in a run of the whole suite the table that is made of them is there already."""
+def test_operators_of_onnx_are_read_once_and_what_an_export_adds_stays_in_its_own_table() -> None:
     from torch.onnx._internal.exporter import _registration
 
     from idp_deploy.formats.onnx.write.conversion import _operators_read_once
 
-    apis, reads = _registration.onnxscript_apis, []
-    monkeypatch.setattr(apis, "get_torchlib_ops", lambda: reads.append(1) or ["the operators"])
+    plain = vars(_registration.ONNXRegistry)["from_torchlib"]
+    tables = []
     for _ in range(2):
         with _operators_read_once():
-            assert apis.get_torchlib_ops() == ["the operators"]
-    assert len(reads) == 1
-    apis.get_torchlib_ops()
-    assert len(reads) == 2
+            tables.append(_registration.ONNXRegistry.from_torchlib(opset_version=18))
+    assert vars(_registration.ONNXRegistry)["from_torchlib"] is plain
+    entries = [table.functions["aten::relu"] for table in tables]
+    assert entries[0][0] is entries[1][0]
+    tables[0].register_op(torch.ops.aten.relu.default, lambda x: x)
+    tables[0].functions["added"] = []
+    assert len(entries[0]) == len(entries[1]) + 1
+    assert "added" not in tables[1].functions
+    assert _registration.ONNXRegistry.from_torchlib().functions["aten::relu"][0] is not entries[1][0]
+
+
+def test_operators_of_onnx_are_read_again_after_a_library_has_registered_more() -> None:
+    from idp_deploy.formats.onnx.write.conversion import _table
+
+    class Table:
+        functions: ClassVar[dict[str, list[str]]] = {}
+
+    reads: list[int] = []
+
+    def read(opset: int) -> Table:
+        reads.append(opset)
+        return Table()
+
+    assert _table(read, 18) is not _table(read, 18)
+    library = torch.library.Library("registered_for_onnx", "DEF")
+    library.define("twice(Tensor x) -> Tensor")
+    _table(read, 18)
+    library._destroy()
+    assert reads == [18, 18]
 
 
 def test_operators_are_fetched_once_and_again_after_a_library_has_registered_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from torch._export import utils
+    from torch.export import decomp_utils, exported_program
 
     fetches: list[int] = []
-    real = utils._materialize_cpp_cia_ops
+    real = utils._collect_all_valid_cia_ops
 
-    def fetch() -> None:
+    def collect() -> set[Any]:
         fetches.append(1)
-        real()
+        return real()
 
-    monkeypatch.setattr(utils, "_materialize_cpp_cia_ops", fetch)
+    modules = (utils, decomp_utils, exported_program)
+    for module in modules:
+        monkeypatch.setattr(module, "_collect_all_valid_cia_ops", collect)
     with operators_fetched_once(), operators_fetched_once():
-        utils._collect_all_valid_cia_ops()
+        for module in modules:
+            module._collect_all_valid_cia_ops().clear()  # the caller's own
         assert len(fetches) == 1
+        assert utils._collect_all_valid_cia_ops() == real()
         library = torch.library.Library("registered_meanwhile", "DEF")
         library.define("twice(Tensor x) -> Tensor")
         library.impl("twice", lambda x: x + x, "CompositeImplicitAutograd")
@@ -92,16 +122,31 @@ def test_operators_are_fetched_once_and_again_after_a_library_has_registered_mor
         assert len(fetches) == 2
         assert torch.ops.registered_meanwhile.twice.default in found
         library._destroy()
-    utils._collect_all_valid_cia_ops()
-    assert len(fetches) > 3
+    for module in modules:
+        module._collect_all_valid_cia_ops()
+    assert len(fetches) == 5
 
 
 def test_a_torch_without_that_function_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     from torch._export import utils
 
-    monkeypatch.delattr(utils, "_materialize_cpp_cia_ops")
-    with operators_fetched_once():
-        assert not hasattr(utils, "_materialize_cpp_cia_ops")
+    monkeypatch.delattr(utils, "_collect_all_valid_cia_ops")
+    monkeypatch.delattr(torch._ops, "Callable")
+    with operators_fetched_once(), hints_made_once():
+        assert not hasattr(utils, "_collect_all_valid_cia_ops")
+        assert not hasattr(torch._ops, "Callable")
+
+
+def test_hints_of_kernels_are_made_once_and_mean_the_same() -> None:
+    plain: Any = torch._ops.Callable
+    operator = torch.ops.aten.relu.default
+    with hints_made_once(), hints_made_once():
+        first, second = (operator.py_impl(torch._C.DispatchKey.CPU).__annotations__ for _ in range(2))
+        assert first["return"] is second["return"]
+    after = operator.py_impl(torch._C.DispatchKey.CPU).__annotations__
+    assert torch._ops.Callable is plain
+    assert after["return"] is not second["return"]
+    assert get_args(after["return"]) == get_args(second["return"])
 
 
 @pytest.mark.parametrize("small", [-0.0, 1e-40, -1.1754942e-38])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,16 @@ def model() -> Model:
     return Model(separable(3, (16, 64, 192, 256), (1, 2, 1), 10).eval())
 
 
+@cache
+def dense_ms(model: Model, format: FormatName) -> float:
+    found = Prices(model, IMAGE, DEVICE, (format,)).of(Recipe(sparsity=0.0))[0].latency_ms
+    assert found is not None
+    return found
+
+
 def within(share: float, model: Model, format: FormatName) -> tuple[Budget, float]:
     """A latency budget of a share of what the dense model takes."""
-    dense = Prices(model, IMAGE, DEVICE, (format,)).of(Recipe(sparsity=0.0))[0].latency_ms
-    assert dense is not None
+    dense = dense_ms(model, format)
     return Budget(DEVICE.name, format, "latency", share * dense, "here"), dense
 
 

@@ -55,14 +55,21 @@ def test_quantized_files_are_priced_as_they_will_be() -> None:
     assert as_integers.metrics["size"] < 0.6 * as_floats.metrics["size"]
 
 
+def size_of(shipped: Shipped) -> float:
+    prices = Prices(model(), IMAGE, load_target("pixel-4"), ("onnx",), shipped=shipped)
+    return prices.of(Recipe(sparsity=0.8))[0].metrics["size"]
+
+
+@pytest.fixture(scope="module")
+def usual_size() -> float:
+    return size_of(Shipped("int8-weights"))
+
+
 @pytest.mark.parametrize(
     "how", [{"keep_float": ("*",)}, {"encoding": "dense"}, {"options": {"onnx": {"encoding": "dense"}}}]
 )
-def test_what_quantize_and_export_are_told_is_priced(how: dict[str, Any]) -> None:
-    target, recipe = load_target("pixel-4"), Recipe(sparsity=0.8)
-    usual = Prices(model(), IMAGE, target, ("onnx",), shipped=Shipped("int8-weights")).of(recipe)[0].metrics
-    told = Prices(model(), IMAGE, target, ("onnx",), shipped=Shipped("int8-weights", **how)).of(recipe)[0].metrics
-    assert told["size"] > 1.1 * usual["size"]
+def test_what_quantize_and_export_are_told_is_priced(how: dict[str, Any], usual_size: float) -> None:
+    assert size_of(Shipped("int8-weights", **how)) > 1.1 * usual_size
 
 
 def test_how_many_values_a_weight_may_have_is_asked_of_what_is_priced() -> None:

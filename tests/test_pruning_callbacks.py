@@ -47,8 +47,8 @@ class Module(lightning.LightningModule):
 
 
 class Rows(Dataset[dict[str, Tensor]]):
-    def __init__(self) -> None:
-        self.inputs, self.labels = Blobs(256).train.tensors
+    def __init__(self, samples: int = 64) -> None:
+        self.inputs, self.labels = Blobs(samples).train.tensors
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -156,19 +156,19 @@ def test_the_trainer_resumes_to_the_same_weights_and_misses_its_masks() -> None:
         torch.manual_seed(0)
         model = WithLoss()
         arguments = TrainingArguments(
-            "run", num_train_epochs=4, save_steps=8, report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=1e-2
+            "run", num_train_epochs=4, save_steps=4, report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=1e-2
         )
         trainer = Trainer(model, arguments, train_dataset=Rows(), callbacks=[callbacks.TrainerPruning(sparsity=0.9)])
         trainer.train(resume_from_checkpoint=resume)
         return model
 
-    whole, again = fit(None), fit("run/checkpoint-80")
+    whole, again = fit(None), fit("run/checkpoint-20")
     assert zeros(again.body) + zeros(again.head) == round(0.9 * (PRUNABLE + 64))
     for a, b in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
-    Path("run/checkpoint-80", callbacks.STATE_FILE).unlink()
-    with pytest.raises(UsageError, match=r"resumes at step 80, and '.*checkpoint-80/idp_deploy_pruner\.pt'"):
-        fit("run/checkpoint-80")
+    Path("run/checkpoint-20", callbacks.STATE_FILE).unlink()
+    with pytest.raises(UsageError, match=r"resumes at step 20, and '.*checkpoint-20/idp_deploy_pruner\.pt'"):
+        fit("run/checkpoint-20")
 
 
 def test_what_the_trainer_knows_is_not_asked_twice() -> None:

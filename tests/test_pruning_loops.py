@@ -184,12 +184,12 @@ def trainer(*others: Any, model: Net | None = None, **settings: Any) -> tuple[Tr
     pruning = callbacks.TrainerPruning(sparsity=0.9, **settings.pop("pruning", {}))
     arguments = TrainingArguments(
         "run", report_to=[], use_cpu=True, disable_tqdm=True, learning_rate=1e-2, eval_strategy="epoch",
-        save_strategy="epoch", metric_for_best_model="acc", greater_is_better=True,
+        save_strategy="epoch", metric_for_best_model="acc", greater_is_better=True, per_device_train_batch_size=32,
         **{"num_train_epochs": 8, "load_best_model_at_end": True, "save_total_limit": 2, **settings},
     )  # fmt: skip
     torch.manual_seed(0)
     made = Trainer(
-        model or Net(), arguments, train_dataset=Rows(), eval_dataset=Held(), compute_metrics=score,
+        model or Net(), arguments, train_dataset=Rows(256), eval_dataset=Held(), compute_metrics=score,
         callbacks=[*others, pruning],
     )  # fmt: skip
     return made, pruning
@@ -213,7 +213,7 @@ def test_the_trainer_stops_early_only_once_all_zeros_are_there() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made.train()
-    assert 0.3 * 640 <= pruning.pruner.steps < 640
+    assert 0.3 * 160 <= pruning.pruner.steps < 160
     assert any("steps planned" in str(w.message) for w in caught if issubclass(w.category, IdpDeployWarning))
     assert pruning.sparse.zeros == TARGET == zeros(made.model)
     assert accuracy(made.model.body) == pytest.approx(made.state.best_metric, abs=1e-6)
@@ -223,7 +223,7 @@ def test_the_trainer_resumes_from_a_hardened_checkpoint() -> None:
     made, _ = trainer(save_total_limit=None, load_best_model_at_end=False)
     made.train()
     again, pruning = trainer(save_total_limit=None, load_best_model_at_end=False)
-    again.train(resume_from_checkpoint="run/checkpoint-64")
+    again.train(resume_from_checkpoint="run/checkpoint-16")
     assert pruning.sparse.zeros == TARGET
     for a, b in zip(made.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b)

@@ -56,12 +56,14 @@ class Server:
         *,
         step: int | None = None,
         signal: int = 0,
+        learns: bool = False,
         meanwhile: Callable[[int, float], bool] = lambda process, seconds: True,
     ) -> Ended:
         """Run a command in `folder`.
 
         Args:
             step: the signal is sent before the step of this number; 0 only counts them.
+            learns: what this command imports, the next ones have from the start.
             meanwhile: called with process id and seconds since the start, every moment until it returns True.
         """
         report, stderr = self._folder / "steps", self._folder / "stderr"
@@ -74,6 +76,7 @@ class Server:
             "stderr": str(stderr),
             "step": step,
             "signal": signal,
+            "loaded": str(self._folder / "loaded") if learns else "",
             "steps": str(report),
         }
         assert self._process.stdin is not None

@@ -2,6 +2,7 @@
 
 python -m tests.chaos.server MODULE… imports these at first. It reads one JSON request a line and answers with the
 process id, then with how the process ended. A fork runs the command line as `idp-deploy` would, and its exit handlers.
+What a fork has imported besides, where the request asks for that, the next ones have from the start.
 """
 
 from __future__ import annotations
@@ -24,10 +25,7 @@ STEPS = {"os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.symlink", "os.tru
 
 def serve() -> list[str]:
     """Fork for every request; returns in a fork, with the arguments it is to run."""
-    for module in sys.argv[1:]:
-        import_module(module)
-    gc.collect()
-    gc.freeze()  # a collection in a fork would copy everything
+    _load(sys.argv[1:])
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -37,8 +35,19 @@ def serve() -> list[str]:
             arguments: list[str] = request["arguments"]
             return arguments
         print(json.dumps(process), flush=True)
-        print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])), flush=True)
+        status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+        if request["loaded"] and not status:
+            with open(request["loaded"]) as file:
+                _load(json.load(file))
+        print(json.dumps(status), flush=True)
     os._exit(0)
+
+
+def _load(modules: list[str]) -> None:
+    for module in modules:
+        import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy everything
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -54,8 +63,17 @@ def _become(request: dict[str, Any]) -> None:
     faulthandler.dump_traceback_later(HANG_SECONDS)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if request["loaded"]:
+        atexit.register(_tell_modules, request["loaded"], request["folder"])
     if request["step"] is not None:
         sys.addaudithook(_fault(request["folder"], request["step"], request["signal"], request["steps"]))
+
+
+def _tell_modules(report: str, folder: str) -> None:
+    """Write the names of all modules with a file that is none of the folder's, in the order they came."""
+    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items() if name != "__main__"}
+    with open(report, "w") as file:
+        json.dump([name for name, path in files.items() if path and not path.startswith(folder)], file)
 
 
 def _fault(folder: str, step: int, number: int, report: str) -> Callable[[str, tuple[Any, ...]], None]:

@@ -41,7 +41,7 @@ def know(command: Command, folder: Path, server: Server) -> Known:
     folder.mkdir()
     other, before, after = folder / "other", folder / "before", folder / "after"
     prepare(other, seed=1)
-    _expect(server.run(command.again(resume=False), other))
+    _expect(server.run(command.again(resume=False), other, learns=True))
     prepare(before, seed=0)
     for name in command.outputs:
         (before / name).parent.mkdir(exist_ok=True)

@@ -20,6 +20,7 @@ from idp_deploy import capturing
 from idp_deploy.distance import error_of
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import CompressedModel, Contents
+from idp_deploy.formats.coreml import bisect
 from idp_deploy.inspection import inspect
 from idp_deploy.loading import load_any
 from idp_deploy.reading import read
@@ -96,7 +97,11 @@ def _artifact(good: Seed, bad: Path) -> tuple[str, str]:
     inspection_document(inspect(bad))
     estimate_document({"estimates": [simulate(contents, load_target("pixel-4"))]}, layers=True)
     model = _model(good)
-    with patch.object(proof, "capture", _captured), patch.object(unsealed, "export", partial(_exported, good.path)):
+    with (
+        patch.object(proof, "capture", _captured),
+        patch.object(bisect, "capture", _captured),
+        patch.object(unsealed, "export", partial(_exported, good.path)),
+    ):
         parity = verify(bad, model, INPUTS)
     if not parity.passed:
         return "differs", ""

@@ -53,7 +53,16 @@ def first_divergence(
     Raises:
         ConversionError: the file cannot be run, or the model cannot be captured.
     """
-    expected = _model_values(model, example_inputs)
+    return _divergence(contents, _model_values(model, example_inputs), example_inputs, tolerance, wide)
+
+
+def _divergence(
+    contents: Contents,
+    expected: Mapping[int, list[np.ndarray]],
+    example_inputs: tuple[Any, ...],
+    tolerance: float,
+    wide: bool = False,
+) -> Divergence | None:
     interpreter = Interpreter(contents.parsed, wide=wide)
     arrays = tuple(x.detach().numpy() for x in pytree.tree_leaves(example_inputs) if isinstance(x, Tensor))
     inputs = bind(interpreter, contents.interface.inputs, arrays)[0]
@@ -78,7 +87,8 @@ def first_divergence(
 
 def blame(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tolerance: float) -> list[str]:
     """Which operator parts from the model first, in words, if one call shows it; and whether float16 is the reason."""
-    found = first_divergence(contents, model, call, tolerance=tolerance)
+    expected = _model_values(model, call)
+    found = _divergence(contents, expected, call, tolerance)
     if found is None:
         return []
     said = [
@@ -86,7 +96,7 @@ def blame(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tol
         f"its result is off by {found.relative_error:.1e}"
     ]
     narrow = Interpreter(contents.parsed).precision == "float16"
-    if narrow and first_divergence(contents, model, call, tolerance=tolerance, wide=True) is None:
+    if narrow and _divergence(contents, expected, call, tolerance, wide=True) is None:
         said.append("computed in float32 the file agrees: export it with --precision float32")
     return said
 

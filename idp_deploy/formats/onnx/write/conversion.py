@@ -7,7 +7,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, partial
+from copy import copy
+from functools import lru_cache, partial
 from typing import Any
 
 import onnx
@@ -53,6 +54,7 @@ _SPELLED: dict[Any, Row] = {
 }
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does
 _NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("istft", "zeros", "zeros_like", "new_zeros")}
+_READ = "from_torchlib"
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
@@ -171,23 +173,31 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _operators_read_once() -> Iterator[None]:
-    """torch.onnx parses the sources of its operators at every export, for a sixth of its time: here once a process."""
+    """torch.onnx reads its operators from their sources at every export, for half of its time: here once a process."""
     from torch.onnx._internal.exporter import _registration
 
-    apis: Any = getattr(_registration, "onnxscript_apis", None)
-    if (read := getattr(apis, "get_torchlib_ops", None)) is None:  # a torch that goes about it otherwise
+    registry: Any = getattr(_registration, "ONNXRegistry", None)
+    if (plain := vars(registry).get(_READ) if registry else None) is None:  # a torch that goes about it otherwise
         yield
         return
-    apis.get_torchlib_ops = partial(_result, read)
+    setattr(registry, _READ, staticmethod(partial(_table, getattr(registry, _READ))))
     try:
         yield
     finally:
-        apis.get_torchlib_ops = read
+        setattr(registry, _READ, plain)
 
 
-@cache
-def _result(read: Callable[[], Any]) -> Any:
-    return read()
+def _table(read: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """The table of operators as `read` makes it, for one export: what it adds goes into a copy."""
+    table = copy(_read(read, tuple(torch._C._dispatch_get_all_op_names()), *args, **options))
+    table.functions = {target: list(entries) for target, entries in table.functions.items()}
+    return table
+
+
+@lru_cache(2)
+def _read(read: Callable[..., Any], _operators: tuple[str, ...], *args: Any, **options: Any) -> Any:
+    """Once for what is registered with PyTorch: of a library that was not loaded, `read` leaves the operators out."""
+    return read(*args, **options)
 
 
 def _explained(error: BaseException, captured: Captured) -> ConversionError:
