@@ -190,6 +190,10 @@ TAKEN: dict[str, Write] = {
     "distributed checkpoint": distributed(lambda: {"model": weights(), "optim": optimizer(), "epoch": 3}),
     "distributed checkpoint, flat": distributed(weights),
     "distributed checkpoint of accelerate": distributed(lambda: {"model": weights()}, inside="pytorch_model_fsdp_0"),
+    "moments and gradients by the weights' names": saved(
+        lambda: {"model": weights(), "optimizer": {"exp_avg": ema()}, "momentum": ema(), "grads": ema()}
+    ),
+    "counters of thop": saved(lambda: {**weights(), "total_ops": torch.zeros(1), "stem.total_params": torch.zeros(1)}),
     "no batch counters": saved(lambda: OrderedDict((n, v) for n, v in weights().items() if "num_batches" not in n)),
     "float64": saved(lambda: {n: v.double() if v.is_floating_point() else v for n, v in weights().items()}),
     "parameters": saved(lambda: {n: nn.Parameter(v, v.is_floating_point()) for n, v in weights().items()}),
@@ -226,6 +230,16 @@ SAID: dict[str, tuple[Write, str]] = {
     "an average beside weights that lack one": (
         saved(lambda: {"model": {n: v for n, v in ema().items() if n != "head.bias"}, "model_ema": weights()}),
         "averaged weights under 'model_ema', since 'model' lacks 'head.bias'",
+    ),
+    "observers of quantization-aware training": (
+        saved(
+            lambda: {
+                **weights(),
+                "head.weight_fake_quant.scale": torch.ones(1),
+                "activation_post_process_0.zero_point": torch.zeros(1),
+            }
+        ),
+        "the float weights at the top, without 2 entries of observers",
     ),
     "masks beside the weights": (
         saved(lambda: {"state_dict": weights(), "masks": {"head.weight": torch.ones(4, 8, dtype=torch.bool)}}),

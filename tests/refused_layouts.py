@@ -115,6 +115,17 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "the state of an optimizer, and no weights",
         "state_dict",
     ),
+    "an optimizer's moments by name": (
+        saved(lambda: {"epoch": 1, "optimizer": {"exp_avg": weights()}}),
+        r"stands under 'optimizer.exp_avg': an optimizer's, and no weights",
+        "model.state_dict",
+    ),
+    "an average without names": (
+        saved(lambda: {"decay": 0.9, "shadow_params": list(weights().values())}),
+        "averaged weights without their names",
+        "copy_to",
+    ),
+    "gradients by name": (saved(lambda: {"grads": weights()}), "under 'grads': an optimizer's", "model.state_dict"),
     "integers": (
         saved(
             lambda: {**weights(), "head.weight": torch.ones(4, 8, dtype=torch.int8), "head.weight_scale": torch.ones(4)}

@@ -350,3 +350,19 @@ def test_a_compiled_model_has_the_names_of_its_file(tmp_path: Any, compile_it: s
     again = load_checkpoint(tmp_path / "model.pt", network)
     assert again.zeros == sparse.zeros == round(0.9 * PRUNABLE)
     torch.testing.assert_close(again.module(X), compiled.eval()(X))
+
+
+def test_a_model_that_learns_by_its_copies_alone_is_pruned() -> None:
+    """As in first-order MAML: gradients are those of a deep copy that took steps of its own."""
+    model, (inputs, labels) = network(), Blobs().train.tensors
+    pruner, optimizer = pruner_of(model, method="gmp"), torch.optim.Adam(model.parameters(), 1e-2)
+    pruner.prepare()
+    for _ in range(20):
+        learner = deepcopy(model)
+        nn.functional.cross_entropy(learner(inputs[:64]), labels[:64]).backward()
+        for parameter, own in zip(model.parameters(), learner.parameters(), strict=True):
+            parameter.grad = own.grad
+        optimizer.step()
+        pruner.step()
+    sparse = pruner.finalize()
+    assert sparse.zeros == zeros(sparse.module) == pruner.report().target_zeros

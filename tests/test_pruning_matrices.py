@@ -50,7 +50,8 @@ def net() -> Bare:
 def test_they_stay_dense_and_are_named_with_the_rule_that_prunes_them() -> None:
     left = left_dense(net(), Recipe(0.5))
     assert list(left) == ["w", "turned", "positions", "steps.0", "steps.1"]
-    assert left["w"] == "no layer's weight; --rule 'w=unstructured' prunes it"
+    assert left["w"] == left["steps.0"]
+    assert "--rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them" in left["w"]
     assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["head.weight"]
 
 

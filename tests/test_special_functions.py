@@ -18,7 +18,7 @@ from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.rewriting.lines import cummax, cummin
 from idp_deploy.rewriting.special import digamma, lgamma
-from idp_deploy.rewriting.transposed import side_by_side
+from idp_deploy.rewriting.transposed import in_other_layers
 from idp_deploy.verification import verify
 
 
@@ -41,14 +41,33 @@ def test_the_largest_so_far_is_torchs_also_of_ties(ours: Callable, torchs: Calla
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_windows_side_by_side_are_a_product(batched: bool) -> None:
-    layer = nn.ConvTranspose3d(3, 5, (2, 1, 3), (2, 1, 3))
-    x = torch.randn(2, 3, 4, 5, 6) if batched else torch.randn(3, 4, 5, 6)
-    found = side_by_side(x, layer.weight, layer.bias, [2, 1, 3])
+@pytest.mark.parametrize(
+    ("kind", "sizes", "more"),
+    [
+        (nn.ConvTranspose3d, ((2, 1, 3), (2, 1, 3)), {}),
+        (nn.ConvTranspose3d, ((2, 1, 3), (2, 3, 1), (0, 0, 1)), {"output_padding": (1, 2, 0)}),
+        (nn.ConvTranspose3d, (2, 1, 2), {"bias": False}),
+        (nn.ConvTranspose3d, (3, 2), {"groups": 2, "dilation": (1, 2, 1)}),
+        (nn.ConvTranspose2d, (3, 2, 1), {"groups": 6, "output_padding": 1}),
+        (nn.ConvTranspose2d, ((2, 4), 1, (0, 5)), {"groups": 3, "dilation": 3}),
+        (nn.ConvTranspose1d, (4, 3), {"dilation": 2}),
+    ],
+)
+def test_transposed_convolutions_in_other_layers_are_torchs(  # type: ignore[no-untyped-def]
+    kind, sizes, more, batched: bool
+) -> None:
+    layer = kind(6, 12, *sizes, **more)
+    x = torch.randn(2, 6, 4, 5, 6)[(slice(None),) * (2 + len(layer.kernel_size)) + (0,) * (3 - len(layer.kernel_size))]
+    x = x if batched else x[0]
+    given = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+    found = in_other_layers(x, layer.weight, layer.bias, *given)
     assert found is not None
-    torch.testing.assert_close(found, layer(x))
-    assert side_by_side(x, layer.weight, layer.bias, [2]) is None
-    assert side_by_side(x, layer.weight, layer.bias, [2, 1, 3], [1, 0, 0]) is None
+    torch.testing.assert_close(found, layer(x), atol=1e-5, rtol=1e-5)
+
+
+def test_transposed_convolutions_that_are_held_stay_as_they_are() -> None:
+    layer = nn.ConvTranspose2d(3, 5, 3, 2)
+    assert in_other_layers(torch.randn(1, 3, 4, 4), layer.weight, layer.bias, [2, 2]) is None
 
 
 def _spread(x: Tensor) -> Tensor:

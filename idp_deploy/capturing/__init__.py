@@ -23,10 +23,11 @@ from torch.nn.functional import hardshrink
 from torch.utils import _pytree
 
 from idp_deploy.capturing.folding import fold_batch_norm
+from idp_deploy.capturing.functional import functional
 from idp_deploy.capturing.lifting import attribute, lift
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.regions import inline_regions
-from idp_deploy.capturing.returning import know_structures, leave_out_nones
+from idp_deploy.capturing.returning import know_structures, leave_out_constants
 from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
 from idp_deploy.errors import ConversionError, asks_for_gpu
 from idp_deploy.flow import CompressedModel
@@ -128,7 +129,7 @@ def capture(
             f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"
         ) from error
     inline_regions(graph_module)
-    notes = leave_out_nones(graph_module)
+    notes = leave_out_constants(graph_module)
     settle(graph_module)
     folded = fold_batch_norm(graph_module) if fold else ()
     _flush_subnormals(graph_module)
@@ -255,18 +256,18 @@ def export_program(
                 lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
             )
             try:
-                program = torch.export.export(module, doubled, dynamic_shapes=shapes)
+                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes))
                 if not free_steps(program.graph):
                     return program, True
             except Exception:  # the model fixes its batch; a static graph is still right
                 pass
         try:
             try:
-                return torch.export.export(module, example_inputs), False
+                return functional(torch.export.export(module, example_inputs)), False
             except RuntimeError as error:
                 if "not a known type" not in str(error) or not know_structures(module(*example_inputs)):
                     raise
-                return torch.export.export(module, example_inputs), False
+                return functional(torch.export.export(module, example_inputs)), False
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if _on_packed(error):

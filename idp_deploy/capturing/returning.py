@@ -1,8 +1,8 @@
-"""What a forward returns besides tensors: dataclasses that torch does not know, and None."""
+"""What a forward returns besides tensors: dataclasses that torch does not know, None and numbers."""
 
 from __future__ import annotations
 
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
@@ -20,31 +20,39 @@ def know_structures(returned: Any) -> bool:
     return bool(unknown)
 
 
-def leave_out_nones(module: fx.GraphModule) -> tuple[str, ...]:
-    """Take None out of the tuples, lists and dicts that forward returns, in place; a note on each.
+def leave_out_constants(module: fx.GraphModule) -> tuple[str, ...]:
+    """Take what is no tensor out of the tuples, lists and dicts that forward returns, in place; a note on each.
 
-    A named tuple that has one becomes a dict of its other fields: outputs keep their names.
+    A named tuple or a dataclass that has some becomes a dict of its other fields: outputs keep their names.
     """
     graph: Any = module.graph
     leaves = _pytree.tree_leaves(graph.output_node().args[0])
-    if None not in leaves:
+    if all(isinstance(leaf, fx.Node) for leaf in leaves):
         return ()
     structure = _pytree.tree_unflatten(leaves, graph._codegen.pytree_info.out_spec)
-    paths = [path for path, leaf in _pytree.tree_leaves_with_path(structure) if leaf is None]
-    kept, spec = _pytree.tree_flatten(_without_nones(structure))
-    if not kept or None in kept:
+    paths = [(path, leaf) for path, leaf in _pytree.tree_leaves_with_path(structure) if not isinstance(leaf, fx.Node)]
+    kept, spec = _pytree.tree_flatten(_without_constants(structure))
+    if not kept or not all(isinstance(leaf, fx.Node) for leaf in kept):
         return ()  # in a structure of another kind: `output_names` says where
     graph.output_node().args = (tuple(kept),)
     graph._codegen.pytree_info = graph._codegen.pytree_info._replace(out_spec=spec)
-    return tuple(f"output {_pytree.keystr(path)} is None: the file has no such output" for path in paths)
+    return tuple(f"output {_pytree.keystr(path)} is {leaf!r}: the file has no such output" for path, leaf in paths)
 
 
-def _without_nones(value: Any) -> Any:
+def _without_constants(value: Any) -> Any:
     if type(value) is dict:
-        return {key: _without_nones(entry) for key, entry in value.items() if entry is not None}
+        return {key: _without_constants(entry) for key, entry in value.items() if not _is_constant(entry)}
     if type(value) in (list, tuple):
-        return type(value)(_without_nones(entry) for entry in value if entry is not None)
+        return type(value)(_without_constants(entry) for entry in value if not _is_constant(entry))
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+        return _without_constants(value)
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        named = {name: _without_nones(entry) for name, entry in value._asdict().items() if entry is not None}
+        given = value._asdict()
+        named = {name: _without_constants(entry) for name, entry in given.items() if not _is_constant(entry)}
         return named if len(named) < len(value) else type(value)(**named)
     return value
+
+
+def _is_constant(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)

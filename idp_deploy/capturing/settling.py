@@ -13,6 +13,7 @@ import torch
 from torch import fx
 from torch.nn.modules import transformer
 
+from idp_deploy.capturing.functional import source_of, written_operands
 from idp_deploy.capturing.lifting import attribute
 from idp_deploy.errors import ConversionError
 
@@ -155,7 +156,7 @@ def _forget_counters(graph: fx.Graph) -> None:
     writes: dict[str, list[fx.Node]] = {}
     for node in graph.nodes:
         for written in written_operands(node):
-            source = _source(written)
+            source = source_of(written)
             if source.op == "get_attr":
                 writes.setdefault(str(source.target), []).append(node)
     for name, nodes in writes.items():
@@ -176,23 +177,6 @@ def _forget_counters(graph: fx.Graph) -> None:
     graph.eliminate_dead_code()
 
 
-def written_operands(node: fx.Node) -> Iterator[fx.Node]:
-    """The operands that an operator writes to in place."""
-    schema = getattr(node.target, "_schema", None)
-    for declared, operand in zip(schema.arguments if schema is not None else (), node.args, strict=False):
-        if declared.alias_info is not None and declared.alias_info.is_write and isinstance(operand, fx.Node):
-            yield operand
-
-
-def _source(node: fx.Node) -> fx.Node:
-    """What a view is a view of, and what an operator in place gives back."""
-    returns: Any = getattr(getattr(node.target, "_schema", None), "returns", ())
-    while returns and returns[0].alias_info is not None and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-        returns = getattr(getattr(node.target, "_schema", None), "returns", ())
-    return node
-
-
 def _starts_anew(first: fx.Node, read: list[fx.Node]) -> bool:
     """Whether a call overwrites all that the one before it left, before it reads any of it."""
     name = getattr(first.target, "_opname", "")
@@ -210,7 +194,7 @@ def _reaches_the_end(read: list[fx.Node]) -> bool:
             return True
         more = set(node.users)
         for written in written_operands(node):
-            source = _source(written)
+            source = source_of(written)
             more |= {other for other in node.graph.nodes if other.op == "get_attr" and other.target == source.target}
         frontier += more - seen
         seen |= more

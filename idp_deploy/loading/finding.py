@@ -17,7 +17,14 @@ from idp_deploy.loading.lazy import is_open
 
 # by last segment: entries that a file may have too many or too few of, since no inference reads them
 BEFORE_AVERAGING = ("current_model_state",)  # Lightning's WeightAveraging: the average itself is its `state_dict`
-COUNTERS = ("num_batches_tracked", "n_averaged")
+COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # the last two are thop's
+OBSERVERS = ("weight_fake_quant", "activation_post_process")  # of quantization-aware training, beside float weights
+# segments of names under which an optimizer keeps a tensor for every weight, by the weight's name
+_MOMENTS = {
+    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum", "momentum_buffer", "momentum_buffers", "velocity",
+    "square_avg", "grad_avg", "acc_delta", "grad", "grads", "gradients", "optim", "optimizer", "optimizer_state",
+    "optimizer_state_dict",
+}  # fmt: skip
 _TRIED = 50  # prefixes that are looked at closely
 
 
@@ -43,6 +50,7 @@ class Fit:
     unexpected: Sequence[str] = ()  # in the file's spelling, without the prefix
     shapes: Sequence[str] = ()  # own names whose shape is another one
     beside: Sequence[str] = ()  # what the same dict holds outside of the prefix, by whole name
+    observers: int = 0  # entries of quantization-aware training's, which are left out
 
     @property
     def fits(self) -> bool:
@@ -132,6 +140,13 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
                 way_out=did_you_mean(key, labels) or f"those that fit stand {_listed(fitting)}",
             )
         fitting = exact
+    elif moments := [fit for fit in fitting if _MOMENTS & set(fit.prefix.split("."))]:
+        if len(moments) == len(fitting):
+            raise UsageError(
+                f"what fits {factory} in {path} stands {_listed(moments)}: an optimizer's, and no weights",
+                way_out=f"save model.state_dict(); were they weights, --weights-key {moments[0].prefix}",
+            )
+        fitting = [fit for fit in fitting if fit not in moments]
     distinct: list[Fit] = []
     for fit in fitting:
         if not any(same(fit.state, other.state) for other in distinct):
@@ -149,6 +164,11 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
         said.append(
             f"{path}: taking the weights {_listed([chosen])}; {_kind(others)} that differ stand {_listed(others)}: "
             f"--weights-key {others[0].prefix} takes those"
+        )
+    if chosen.observers:
+        said.append(
+            f"{path}: taking the float weights {_listed([chosen])}, without {chosen.observers} entries of observers of "
+            "quantization-aware training"
         )
     taken = {fit.prefix for fit in fitting}
     if beside := [name for name in chosen.beside if not any(f"{name}.".startswith(f"{p}.") for p in taken if p)]:
@@ -238,6 +258,7 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
         name for name, whole in below.items()
         if name not in tolerated and name.rpartition(".")[2] not in COUNTERS and view.homes[whole] in homes
     ]  # fmt: skip
+    observed = [name for name in unexpected if _is_observer(name)]
     inside = set(below.values())
     beside = [
         name for name, home in view.homes.items()
@@ -253,10 +274,15 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
         state,
         versions,
         missing=[own for own in want.tensors if own not in state and own.rpartition(".")[2] not in COUNTERS],
-        unexpected=unexpected,
+        unexpected=[name for name in unexpected if name not in observed],
         shapes=[own for own, tensor in state.items() if not _same_shape(tensor, want.tensors[own])],
         beside=beside,
+        observers=len(observed),
     )
+
+
+def _is_observer(name: str) -> bool:
+    return any(part.startswith(OBSERVERS) for part in name.split("."))
 
 
 def _same_shape(stored: Tensor, own: Tensor) -> bool:

@@ -26,6 +26,10 @@ SIGNS: dict[str, tuple[str, str]] = {
     r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale": (
         "weights that are packed in few bits", "save the float weights; idp-deploy quantize packs them",
     ),
+    r"shadow_params\.\d+$": (
+        "averaged weights without their names",
+        "save them by name: ema.copy_to(model.parameters()), then torch.save(model.state_dict(), 'model.pt')",
+    ),
     r"flat_param": (
         "one process's part of a sharded model", "save it whole: FSDP.state_dict_type(model, FULL_STATE_DICT)",
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -94,20 +94,33 @@ def computed_weights(module: nn.Module) -> dict[str, tuple[Kind, str]]:
 
 
 def _matrices(module: nn.Module, names: Mapping[int, str], known: Collection[str]) -> dict[str, Prunable]:
-    """Parameters with rows and columns that modules outside of torch hold; taken as (out, in), as torch's own are."""
+    """Parameters with rows and columns that modules outside of torch hold, and those of `nn.Bilinear`.
+
+    Taken as (out, in), as torch's own are.
+    """
     found: dict[str, Prunable] = {}
     for path, owner in module.named_modules():
         listed = isinstance(owner, nn.ParameterList | nn.ParameterDict)
-        if type(owner).__module__.startswith("torch.") and not listed:
+        if type(owner).__module__.startswith("torch.") and not listed and not isinstance(owner, nn.Bilinear):
             continue
         for leaf, parameter in owner._parameters.items():
             name = names[id(parameter)] if parameter is not None else ""
-            if parameter is None or name in known or parameter.dim() < 2 or min(parameter.shape) < 2:
+            if parameter is None or name in known or not _has_rows(parameter.shape):
                 continue
             place = Place(path, leaf, path.rpartition(".")[0] if listed else path)
             places = (*found[name].places, place) if name in found else (place,)
             found[name] = Prunable(name, "matrix", 0, places)
     return found
+
+
+def _has_rows(shape: Sequence[int]) -> bool:
+    """Whether a parameter may be what something is multiplied by: not a vector, nor one with an axis for the batch.
+
+    >>> [_has_rows(shape) for shape in ((8, 4), (1, 8), (1, 16, 8), (1, 50, 10, 16, 8))]
+    [True, False, False, True]
+    """
+    longer = sum(extent > 1 for extent in shape)
+    return longer > 2 or (longer == 2 == len(shape))
 
 
 def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:

@@ -145,7 +145,8 @@ class Pruner:
         self._refuse_inside_hardened("step()")
         if self.steps % LOOKS == 0:
             refuse_replaced(self._bare, self.sites)
-        if self.steps == 0 and not self._finalized:
+        called = any(site.seen or not site.copies for site in self.sites)  # else copies learn for it, as in MAML
+        if self.steps == 0 and not self._finalized and called:
             for site in self.sites:
                 if not site.seen and site.live().grad is not None:
                     raise UsageError(

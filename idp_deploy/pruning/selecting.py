@@ -14,6 +14,8 @@ from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, computed_weights, parse_pattern, prunable_weights
 from idp_deploy.pruning.options import selection_options
 
+_OF_NO_LAYER = "no layer's weight; --rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them"
+_NAMED = 6
 _CALLED = {"matrix": "matrices of no layer"}
 
 
@@ -91,7 +93,7 @@ def select(
         elif rule is None and weight.kind == "embedding" and not embeddings:
             left[name] = "embedding"
         elif rule is None and weight.kind == "matrix":
-            left[name] = f"no layer's weight; --rule '{name}=unstructured' prunes it"
+            left[name] = _OF_NO_LAYER
         elif rule is None and not first and name == names[0]:
             left[name] = "first layer"
         elif rule is None and not last and name == names[-1]:
@@ -108,10 +110,13 @@ def select(
             parsed.check(name, shape, weight.output_axis)
             chosen[name] = (weight, parsed)
     if not chosen:
+        alone = set(left.values()) == {_OF_NO_LAYER}
+        reasons = "; ".join(f"{reason}: {_some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
-            f"nothing to prune: {len(found)} prunable weights, all of them left dense"
-            + (f" ({'; '.join(dict.fromkeys(left.values()))})" if left else ""),
-            way_out="skip fewer of them, or take another pattern",
+            f"nothing to prune: {len(found)} prunable weights, all of them left dense" + f" ({reasons})" * bool(left),
+            way_out="prune them by a rule, as --rule 'matrix=unstructured'"
+            if alone
+            else "skip fewer of them, or take another pattern",
         )
     return Selection(chosen, left)
 
@@ -136,3 +141,7 @@ def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
     for name, reason in left.items():
         found.setdefault(reason, []).append(name)
     return found
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.capturing.functional import written_operands
 from idp_deploy.capturing.lifting import attribute
-from idp_deploy.capturing.settling import written_operands
 
 
 @torch.no_grad()

@@ -88,6 +88,13 @@ def logaddexp2(x: Tensor, y: Tensor) -> Tensor:
     return logaddexp(x * math.log(2), y * math.log(2)) / math.log(2)
 
 
+def clamp(x: Tensor, low: Any = None, high: Any = None) -> Tensor | None:
+    """Between an integer and a float: torch.onnx makes a tensor of one of them alone, and stops at the pair."""
+    if low is None or high is None or isinstance(low, float) == isinstance(high, float):
+        return None
+    return torch.clamp(x if x.is_floating_point() else x.to(torch.get_default_dtype()), float(low), float(high))
+
+
 def log_sigmoid(x: Tensor) -> Tensor:
     """log(1 / (1 + e⁻ˣ)), which stays finite where the sigmoid is 0."""
     return torch.neg(torch.nn.functional.softplus(torch.neg(x)))

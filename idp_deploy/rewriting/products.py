@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from idp_deploy.rewriting.images import col2im
-from idp_deploy.rewriting.spelling import Row
+from idp_deploy.rewriting.spelling import Row, replace
 
 aten = torch.ops.aten
 
@@ -83,6 +83,55 @@ def embedding_bag(
         rows = rows * per_sample_weights.reshape(bags, -1, 1)
     result = rows.amax(1) if mode == 2 else rows.sum(1) / lengths if mode == 1 else rows.sum(1)
     return result, result, result, result
+
+
+def bags_by_offsets(
+    weight: Tensor,
+    indices: Tensor,
+    offsets: Tensor,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Tensor, ...]:
+    """Rows of a table summed, averaged or compared, of bags that begin wherever an input says: a product with 0 and 1.
+
+    A bag goes from its offset up to the next; an empty one gives zeros.
+    """
+    places = torch.arange(indices.shape[0], dtype=offsets.dtype)
+    last = torch.full((1,), indices.shape[0], dtype=offsets.dtype)
+    ends = offsets[1:] if include_last_offset else torch.cat([offsets[1:], last])
+    starts = offsets[:-1] if include_last_offset else offsets
+    inside = torch.logical_and(places >= starts.unsqueeze(1), places < ends.unsqueeze(1))
+    if padding_idx is not None and padding_idx >= 0:
+        inside = torch.logical_and(inside, indices != padding_idx)
+    rows = torch.nn.functional.embedding(indices, weight)
+    if mode == 2:
+        lowest = torch.full((1,), torch.finfo(rows.dtype).min)
+        found = torch.where(inside.unsqueeze(-1), rows.unsqueeze(0), lowest).amax(1)
+        result = torch.where(inside.any(1, keepdim=True), found, torch.zeros(1))
+    else:
+        share = inside.to(rows.dtype)
+        if mode == 1:
+            share = share / share.sum(1, keepdim=True).clamp(min=1)
+        result = (share if per_sample_weights is None else share * per_sample_weights) @ rows
+    return result, result, result, result
+
+
+def spell_out_bags(module: fx.GraphModule) -> None:
+    """Bags of embeddings whose offsets an input tells, in place; those of a table of ids have one length each."""
+    for node in list(module.graph.nodes):
+        if node.target is aten.embedding_bag.padding_idx and _is_fed(node.args[2]):
+            replace(module, node, bags_by_offsets)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _is_fed(node: fx.Node) -> bool:
+    """Whether an input has a part in it."""
+    return node.op == "placeholder" or any(map(_is_fed, node.all_input_nodes))
 
 
 SUMS_OF_PRODUCTS: dict[Any, Row] = {

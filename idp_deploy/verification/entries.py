@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import permutations
@@ -17,6 +17,7 @@ _ROUNDING = 2.0**-20  # relative, where float32 was multiplied in another order
 _HALF_ROUNDING = 2.0**-9  # where a scale or a palette is kept in float16; a wrong integer is off by 1/127 at least
 _HALF_LEAST = 2.0**-24  # the smallest number that float16 has
 _HALF_SCALE = 128 * _HALF_LEAST / 2  # how far 127 is off where it and its scale were rounded to multiples of that
+_MERGED = 4  # axes of a weight of which a file may make fewer, in any order
 _PREFIX = 4096  # entries that tell most tensors apart before all are touched
 
 
@@ -166,8 +167,8 @@ def pairs(reference: Reference, stored: Stored, *, exact: bool) -> Iterator[Pair
 
 
 def layouts(values: np.ndarray, shape: tuple[int, ...], gates: int = 1) -> Iterator[np.ndarray]:
-    """Every reordering of the axes that has this shape, extents of 1 left aside; then those of the turned kernel, or
-    those of the gates in another order.
+    """Every reordering of the axes that has this shape, extents of 1 left aside and neighbours merged; then those of
+    the turned kernel, or those of the gates in another order.
 
     A transposed convolution of stride 1 is a convolution whose kernel (out, in, *kernel) is turned around.
 
@@ -175,6 +176,8 @@ def layouts(values: np.ndarray, shape: tuple[int, ...], gates: int = 1) -> Itera
     4
     >>> len(list(layouts(np.zeros((4, 3)), (3, 4))))
     1
+    >>> len(list(layouts(np.zeros((4, 8, 16)), (8, 64))))  # matrices of four experts side by side
+    2
     >>> len(list(layouts(np.zeros((6, 4)), (4, 6), gates=3)))
     6
     """
@@ -193,8 +196,27 @@ def _reorderings(values: np.ndarray, shape: tuple[int, ...]) -> Iterator[np.ndar
     for order in permutations(range(squeezed.ndim)):
         if order != tuple(range(squeezed.ndim)) and tuple(squeezed.shape[a] for a in order) == target:
             yield squeezed.transpose(order).reshape(shape)
-    if squeezed.ndim > 2 and squeezed.reshape(len(squeezed), -1).shape == target:
-        yield values.reshape(shape)
+    if len(target) < squeezed.ndim:
+        as_it_is = tuple(range(squeezed.ndim))
+        for order in permutations(as_it_is) if squeezed.ndim <= _MERGED else [as_it_is]:
+            if _merges([squeezed.shape[a] for a in order], target):
+                yield squeezed.transpose(order).reshape(shape)
+
+
+def _merges(extents: Sequence[int], target: Sequence[int]) -> bool:
+    """Whether neighbours in `extents` make up every extent of `target`, in order.
+
+    >>> _merges([8, 4, 16], [8, 64]), _merges([8, 4, 16], [16, 32])
+    (True, False)
+    """
+    left = list(extents)
+    for wanted in target:
+        size = 1
+        while left and size < wanted:
+            size *= left.pop(0)
+        if size != wanted:
+            return False
+    return not left
 
 
 def rounded(expected: np.ndarray, dtype: str) -> np.ndarray:

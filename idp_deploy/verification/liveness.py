@@ -117,4 +117,6 @@ def _moved(first: Tensor, now: Tensor) -> bool:
 
 
 def _first_tensor(values: Any) -> Tensor | None:
-    return next((leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)
+    """None also inside of `torch.vmap`, where no tensor tells its numbers."""
+    found = next((leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)
+    return None if found is None or torch._C._functorch.is_functorch_wrapped_tensor(found) else found

@@ -28,12 +28,12 @@ from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
-from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
-from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
 
 aten = torch.ops.aten
 
@@ -92,8 +92,9 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     without_complex(module)
     fold_constants(module)
     put_back(module)
+    spell_out_bags(module)
     spell_out(module, _SPELLED)
-    crop_explicitly(module, held_by_coreml)
+    crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)
     pick_before_ordering(module, _RANK)
     within(module, _RANK)

@@ -1,7 +1,7 @@
 """Which constant of a converted program holds which parameter: its numbers decide, for the converter forgets names.
 
-A constant may be rounded to float16, transposed, or hold some of the gates that PyTorch stacks in one matrix. It takes
-its parameter's name, where that is free.
+A constant may be rounded to float16, have its axes in another order, or hold some of the gates that PyTorch stacks in
+one matrix. It takes its parameter's name, where that is free.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from idp_deploy.formats.coreml.write.compacting import names_in, operations, ren
 from idp_deploy.formats.writing import nonzero
 
 _FEWEST = 10  # entries below which nothing can be saved
+_MOST_AXES = 4  # of a weight whose axes are tried in every order
+_FIRST = 256  # entries that decide for nearly every pair that does not agree
 _AT_ONCE = 1 << 14  # entries compared at once: what they are rounded to stays in a cache
 
 
@@ -27,7 +29,7 @@ class Match:
     """What one constant is."""
 
     names: tuple[str, ...] = ()  # parameters that hold these numbers, the likeliest first
-    transposed: bool = False
+    order: tuple[int, ...] = ()  # of the parameter's axes, where it is another; neighbours may be merged
     gates: tuple[int, ...] = ()  # of a recurrent weight, those that are here, in this order
     of: int = 1  # gates it has
     axis: int = 0  # of the first reader's output channels, along which int8 scales run
@@ -42,7 +44,7 @@ class Match:
     def lay_out(self, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """An array of the parameter's shape, its mask say, as the constant lies."""
         chosen = _gates(array, self.of, self.gates) if self.gates else array
-        return (chosen.T if self.transposed else chosen).reshape(shape)
+        return (chosen.transpose(self.order) if self.order else chosen).reshape(shape)
 
 
 def match(
@@ -119,24 +121,36 @@ def _find(
     placed: Mapping[str, str],
     axis: int,
 ) -> Match:
-    """The parameters whose numbers these are, rounded to the constant's type and perhaps transposed."""
-    for transposed in (False, True):
-        names = [
-            name
-            for name, weight in weights.items()
-            if weight.size == values.size
-            and (not transposed or (weight.ndim == values.ndim == 2 and weight.T.shape == values.shape))
-            and _agree((weight.T if transposed else weight).reshape(-1), values.reshape(-1))
-        ]
-        if names:
-            names.sort(key=lambda name: (name.replace(".", "_") not in tensor, name in placed))
-            return Match(tuple(names), transposed, axis=axis)
+    """The parameters whose numbers these are, rounded to the constant's type and perhaps in another order."""
+    same = {name: weight for name, weight in weights.items() if weight.size == values.size}
+    names = [name for name, weight in same.items() if _agree(weight.reshape(-1), values.reshape(-1))]
+    order: tuple[int, ...] = ()
+    if not names:
+        order = next((o for weight in same.values() for o in _turns(weight, values)), ())
+        names = [n for n, w in same.items() if order in _turns(w, values)] if order else []
+    if names:
+        names.sort(key=lambda name: (name.replace(".", "_") not in tensor, name in placed))
+        return Match(tuple(names), order, axis=axis)
     for name, count in gates.items():
         for order in _orders(count, values.size, weights[name].size):
             found = _gates(weights[name], count, order)
             if found.shape == values.shape and _agree(found.reshape(-1), values.reshape(-1)):
-                return Match((name,), False, order, count, axis)
+                return Match((name,), (), order, count, axis)
     return Match(axis=axis)
+
+
+def _turns(weight: np.ndarray, values: np.ndarray) -> Iterator[tuple[int, ...]]:
+    """Orders of a weight's axes, not its own, in which its numbers are those of a constant of as many entries.
+
+    Of a matrix that has the shape turned around; of a stack of matrices, as a product over experts makes it, any.
+    """
+    flat = values.reshape(-1)
+    for order in list(permutations(range(weight.ndim)))[1:] if 1 < weight.ndim <= _MOST_AXES else ():
+        turned = weight.transpose(order)
+        if weight.ndim == 2 and turned.shape != values.shape:
+            continue
+        if _agree(turned.flat[:_FIRST], flat[:_FIRST]) and _agree(turned.reshape(-1), flat):
+            yield order
 
 
 def _orders(count: int, size: int, whole: int) -> Iterator[tuple[int, ...]]:
@@ -152,9 +166,9 @@ def _gates(weight: np.ndarray, count: int, gates: tuple[int, ...]) -> np.ndarray
 
 
 def _agree(weight: np.ndarray, values: np.ndarray) -> bool:
-    """Equal up to rounding; the first entries decide for nearly every pair that is not."""
+    """Equal up to rounding."""
     rtol, atol = (2.0**-10, 2.0**-24) if values.dtype == np.float16 else (1e-6, 0.0)
-    for start, end in pairwise((0, *range(256, values.size, _AT_ONCE), values.size)):
+    for start, end in pairwise((0, *range(_FIRST, values.size, _AT_ONCE), values.size)):
         part, wanted = values[start:end], weight[start:end]
         with np.errstate(over="ignore"):
             rounded = wanted.astype(values.dtype)

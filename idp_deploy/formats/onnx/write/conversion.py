@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
 from functools import lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import onnx
@@ -21,7 +23,7 @@ from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import without_complex
-from idp_deploy.rewriting.elementwise import PLAINER, atan2, log_sigmoid, whole_quotient
+from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
@@ -42,6 +44,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
     torch.ops.aten.atan2.default: atan2,
+    torch.ops.aten.clamp.default: clamp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.diagonal.default: diagonal,
     torch.ops.aten.trace.default: trace,
@@ -72,7 +75,10 @@ def convert(captured: Captured) -> onnx.ModelProto:
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)
     try:
-        with _quiet(), _operators_read_once(), torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD):
+        with (
+            _quiet(), _operators_read_once(), _small_is_not_zero(),
+            torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD),
+        ):  # fmt: skip
             exported = torch.onnx.export(
                 captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
             )
@@ -159,16 +165,36 @@ def _name_boundary(model: onnx.ModelProto, outputs: list[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The converter logs and warns about packages that no exported model needs."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """The converter logs and warns about packages that no exported model needs, and what its optimizer passes over."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _small_is_not_zero() -> Iterator[None]:
+    """onnxscript takes 1e-8 for the 0 of its rule x + 0 → x, and so loses what keeps x / (n + 1e-8) from 0 / 0."""
+    from onnxscript.rewriter import _matcher
+
+    own = _matcher.math
+    _matcher.math = SimpleNamespace(**vars(own) | {"isclose": _same_constant})  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        _matcher.math = own
+
+
+def _same_constant(found: float, expected: float, *, rel_tol: float = 1e-9, abs_tol: float = 0.0) -> bool:
+    """Whether a rule's constant is meant: 0 and 1 stand for themselves alone, others up to their rounding."""
+    return found == expected if expected in (0, 1) else math.isclose(found, expected, rel_tol=rel_tol, abs_tol=abs_tol)
 
 
 @contextmanager

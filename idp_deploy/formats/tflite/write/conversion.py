@@ -36,13 +36,13 @@ from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, n
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.pooling import LARGEST, put_back
-from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
-from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, refuse_grouped_and_dilated, side_by_side
+from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -62,11 +62,14 @@ _MEAN = torch.ops.aten.mean.dim
 # it takes the pixels in the middle, where torch takes the first, and the ratio of the sizes for the factor given
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
-    torch.ops.aten.conv_transpose3d.input: side_by_side,
+    torch.ops.aten.conv_transpose1d.default: in_other_layers,
+    torch.ops.aten.conv_transpose2d.input: in_other_layers,
+    torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.square.default: lambda x: x * x,
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
@@ -149,6 +152,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     without_complex(captured.module)
     fold_constants(captured.module)
     put_back(captured.module)
+    spell_out_bags(captured.module)
     spell_out(captured.module, _SPELLED)
     leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)
