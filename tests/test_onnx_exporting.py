@@ -313,14 +313,22 @@ def test_outputs_that_are_inputs_twins_or_constants(tmp_path):
         np.testing.assert_array_equal(output, expected)
 
 
-class NotATensor(nn.Module):
+class Versioned(nn.Module):
+    def __init__(self, *, scores: bool) -> None:
+        super().__init__()
+        self.scores = scores
+
     def forward(self, x: torch.Tensor) -> dict[str, object]:
-        return {"scores": x + 1, "version": 3}
+        return {"scores": x + 1, "version": 3} if self.scores else {"version": 3}
 
 
-def test_an_output_that_is_no_tensor_is_refused(tmp_path):
+def test_an_output_that_is_no_tensor_is_left_out_beside_others_and_refused_alone(tmp_path):
+    inputs = (torch.zeros(1, 3),)
+    artifact = export(CompressedModel(Versioned(scores=True), {}), "onnx", inputs, tmp_path / "m.onnx")
+    assert artifact.manifest["outputs"] == ["scores"]
+    assert "output ['version'] is 3: the file has no such output" in artifact.notes
     with pytest.raises(ConversionError, match=r"output \['version'\] is 3, not a tensor"):
-        export(CompressedModel(NotATensor(), {}), "onnx", (torch.zeros(1, 3),), tmp_path / "m.onnx")
+        export(CompressedModel(Versioned(scores=False), {}), "onnx", inputs, tmp_path / "other.onnx")
 
 
 @pytest.mark.parametrize("kind", OVERHEAD)
