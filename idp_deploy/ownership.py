@@ -29,19 +29,9 @@ def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple
     (PosixPath('build'), 'net')
     >>> destination(Path("app/digits.onnx"), "net", ["onnx"])
     (PosixPath('app'), 'digits')
-
-    Raises:
-        UsageError: it is called like a file of a format, which what is written is not, or like a suffix alone.
     """
     suffix = FORMATS[formats[0]].suffix if len(formats) == 1 else ""
     one = bool(suffix) and output.suffix == suffix and (suffix in packages.KINDS or not output.is_dir())
-    called = output.suffix.lower() or output.name.lower()
-    if not one and called in suffixes() and not output.is_dir():
-        name = output.stem if output.suffix else stem
-        way_out = f"-o {output.with_name(f'{name}{suffix}')}" if suffix else "one format by --to, or a folder by -o"
-        raise UsageError(
-            f"{output} is called like {called} files, and a folder of that name would be made", way_out=way_out
-        )
     return (output.parent, output.stem) if one else (output, stem)
 
 

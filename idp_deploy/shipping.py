@@ -33,9 +33,9 @@ def claim_artifacts(folder: Path, stem: str, formats: Sequence[FormatName]) -> l
     """
     if os.path.lexists(folder) and not folder.is_dir():
         raise UsageError(f"{folder} is no folder, and the files go into one", way_out="name another one")
-    if not folder.is_dir() and folder.suffix.lower() in suffixes():
+    if not folder.is_dir() and (folder.suffix or folder.name).lower() in suffixes():
         if len(formats) == 1:
-            wanted = folder.with_suffix(FORMATS[formats[0]].suffix)
+            wanted = folder.with_name((folder.stem if folder.suffix else stem) + FORMATS[formats[0]].suffix)
             raise UsageError(
                 f"{folder} is named as a file, and {formats[0]}'s end in '{wanted.suffix}'",
                 way_out=f"name it '{wanted}', or a folder, such as '{folder.parent}'",

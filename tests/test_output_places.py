@@ -22,6 +22,7 @@ from idp_deploy.cli.app import COMMANDS, _run
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import FormatName, Parity
 from idp_deploy.ownership import destination
+from idp_deploy.shipping import claim_artifacts
 from tests.formats_here import HERE
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
@@ -365,10 +366,10 @@ def test_what_failed_never_goes_into_a_folder_of_the_users(
 @pytest.mark.parametrize(
     ("named", "formats", "way_out"),
     [
-        (".onnx", ["onnx"], "-o net.onnx"),
-        ("app/.tflite", ["tflite"], "-o app/net.tflite"),
-        ("app/a.onnx", ["coreml"], "-o app/a.mlpackage"),
-        ("a.onnx", ["onnx", "tflite"], "one format by --to, or a folder by -o"),
+        (".onnx", ["onnx"], "name it 'net.onnx', or a folder, such as '.'"),
+        ("app/.tflite", ["tflite"], "name it 'app/net.tflite', or a folder, such as 'app'"),
+        ("app/a.onnx", ["coreml"], "name it 'app/a.mlpackage', or a folder, such as 'app'"),
+        (".ONNX", ["onnx", "tflite"], "name a folder, such as '.', or one format with --to"),
     ],
 )
 def test_no_folder_is_made_that_is_called_like_a_file(
@@ -376,7 +377,7 @@ def test_no_folder_is_made_that_is_called_like_a_file(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as caught:
-        destination(Path(named), "net", formats)
+        claim_artifacts(*destination(Path(named), "net", formats), formats)
     assert caught.value.way_out == way_out
     Path(named).mkdir(parents=True)  # unless there is one already
     assert destination(Path(named), "net", formats) == (Path(named), "net")

@@ -176,8 +176,8 @@ def layouts(values: np.ndarray, shape: tuple[int, ...], gates: int = 1) -> Itera
     4
     >>> len(list(layouts(np.zeros((4, 3)), (3, 4))))
     1
-    >>> len(list(layouts(np.zeros((4, 8, 16)), (8, 64))))  # matrices of four experts side by side
-    2
+    >>> len(list(layouts(np.zeros((4, 8, 16)), (8, 64))))  # four experts side by side, within or around; turned or not
+    4
     >>> len(list(layouts(np.zeros((6, 4)), (4, 6), gates=3)))
     6
     """
