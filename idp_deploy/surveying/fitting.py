@@ -112,13 +112,17 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found) -> Choice:
     return best
 
 
-def _parts(one: Definition, found: Found, seen: frozenset[str] = frozenset()) -> set[str]:
+def _parts(one: Definition, found: Found) -> set[str]:
     """Names of the classes and functions of this folder that a module is made of, however deep."""
     classes = {other.name: other for other in found.modules}
-    made = classes.get(one.made)
-    direct = {part for part in (made.parts if made else one.parts) if part in classes and part not in seen}
-    direct.discard(one.made)
-    return direct.union(*(_parts(classes[part], found, seen | direct | {one.made}) for part in direct))
+    inside: set[str] = set()
+    left = [one]
+    while left:
+        node = left.pop()
+        direct = classes.get(node.made, node).parts & classes.keys() - inside - {one.made}
+        inside |= direct
+        left += [classes[part] for part in direct]
+    return inside
 
 
 def _shares(one: Choice, best: Choice, found: Found) -> bool:
@@ -144,12 +148,12 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     best: tuple[float, str, dict[str, object], int] = (0.0, "", {}, 0)
     if stored is not None:
         for prefix in _prefixes(stored):
+            if layers.keys().isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
+                continue
             start = f"{prefix}." if prefix else ""
             names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
-            if _is_part(prefix, stored):
-                continue
             score, bound = agreement(layers, names, found, made)
-            score *= likeness(one, made, bound, names, found)
+            score *= likeness(one, made, bound, names, found) if score > best[0] else 0.0
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
     score, prefix, bound, covers = best
