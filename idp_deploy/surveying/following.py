@@ -175,7 +175,12 @@ class Follower:
             raise OddError
         agree(shape, -1, weight[1])
         both = f"{layer.name}.weight_ih_l0_reverse" in self.stored
-        return [T((*shape[:-1], hidden * (1 + both) if hidden else None)), T()]
+        count = sum(name.startswith("weight_hh_l") for name in self.rooms.get(layer.name, ()))
+        first_batch = next((word.value for word in layer.call.keywords if word.arg == "batch_first"), None)
+        batch = shape[0 if self._argument(first_batch, layer.owner, False) is True else 1]
+        state = T((count, batch, hidden))
+        lasting = [state, state] if call_kind(layer.call) == "LSTM" else state
+        return [T((*shape[:-1], hidden * (1 + both) if hidden else None)), lasting]
 
     def _argument(self, node: ast.expr | None, owner: Instance, usual: object = ...) -> object:
         return usual if node is None else Frame(self, owner, dict(owner.given), 0).value(node)

@@ -119,7 +119,7 @@ def _extents_of(trial: Trial, first: _First, put: Put = lambda shape: [shape]) -
         shape = tried((*shapes, *turned))
         if shape is None:
             return None, "how many steps it takes cannot be told from the code"
-        if max(shape[1:]) == max(shapes[0][1:]):
+        if steps in shape[1:]:
             return _First(shape, first.dtype), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do"
         return _First(shape, first.dtype), "steps enough for all its layers"
     clip = tried((1, first.shape[1], *clip) for clip in _CLIPS)
