@@ -6,7 +6,6 @@ import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
-from math import isfinite
 from typing import Any
 
 from idp_deploy.surveying.tensors import T, combined
@@ -40,7 +39,7 @@ def kept(value: Any) -> Any:
     (12, Ellipsis, Ellipsis, Ellipsis)
     """
     if isinstance(value, int | float):
-        return value if isfinite(value) and abs(value) <= MOST else ...
+        return value if abs(value) <= MOST else ...
     if isinstance(value, str | list | tuple):
         return value if len(value) <= MOST_ENTRIES else ...
     return value
