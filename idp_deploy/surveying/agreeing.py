@@ -52,8 +52,8 @@ def likeness(
         ]
         numbers = values.get(ast.unparse(places[0].value)) if len(places) == 1 else None
         at = places[0].slice.value if places and isinstance(places[0].slice, ast.Constant) else None
-        rows = len(_row(name, names))
-        if isinstance(numbers, list | tuple) and isinstance(at, int) and at < len(numbers) and numbers[at] != rows:
+        several = isinstance(numbers, list | tuple) and isinstance(at, int) and at < len(numbers)
+        if several and numbers[at] != len(_row(name, names)):  # type: ignore[index]
             return ODD  # `self._make(block, 64, numbers[0])` of `Net(Block, [2, 2])`
     return 1.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from idp_deploy.surveying.bundles import Bundle, Plain, Record, assigned, bundles_of
@@ -36,6 +37,16 @@ class Definition:
     bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
     init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
     methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
+
+    @cached_property
+    def put(self) -> Mapping[str, ast.expr]:
+        """What `__init__` puts under `self.name` first."""
+        found: dict[str, ast.expr] = {}
+        for node in ast.walk(self.init):
+            for target, value in assigned(node):
+                if isinstance(target, ast.Attribute) and last_name(target.value) == "self":
+                    found.setdefault(target.attr, value)
+        return found
 
     @property
     def made(self) -> str:

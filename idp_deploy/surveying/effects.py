@@ -12,7 +12,14 @@ Shape = tuple[int | None, ...]
 
 
 class OddError(Exception):
-    """Shapes that do not go together."""
+    """Shapes that do not go together.
+
+    Args:
+        extents: what there is and what there should be.
+    """
+
+    def __init__(self, extents: tuple[int, int] | None = None) -> None:
+        self.extents = extents
 
 
 # what leaves a shape as it is, as a layer, a function and a method
@@ -22,7 +29,7 @@ _SAME = """
     instancenorm1d instancenorm2d groupnorm batchnorm1d batchnorm2d batchnorm3d layernorm rmsnorm
     localresponsenorm normalize contiguous float double half to cuda cpu clone detach exp log abs sqrt square
     clamp clip sin cos relu_ sigmoid_ tanh_ type type_as requires_grad_ neg pow rsqrt logsigmoid logsoftmax
-    leakyrelu checkpoint dropout_ droppath stochasticdepth transformerencoder masked_fill
+    leakyrelu flip roll tril triu checkpoint dropout_ droppath stochasticdepth transformerencoder masked_fill
     transformerencoderlayer zeros_like ones_like layer_norm group_norm instance_norm batch_norm
 """
 SAME = frozenset(_SAME.split())
@@ -135,7 +142,7 @@ def broadcast(first: Shape, second: Shape) -> Shape:
             known = other if one is None else one
             found.append(None if known == 1 else known)
         elif one != other and 1 not in (one, other):
-            raise OddError
+            raise OddError((one, other))
         else:
             found.append(max(one, other))
     return tuple(found)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -82,10 +83,52 @@ def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
         for statement in bound.get(word, ()):
             if id(statement) not in found:
                 found[id(statement)] = statement
-                wanted += [one.id for one in ast.walk(statement) if isinstance(one, ast.Name)]
+                wanted += _names(statement)
     kept = {id(s) for s in tree.body if isinstance(s, ast.ImportFrom) and {a.name for a in s.names} & {"*"}}
     kept |= {id(s) for s in tree.body if isinstance(s, ast.ImportFrom) and s.module == "__future__"}
     return [statement for statement in tree.body if id(statement) in found or id(statement) in kept]
+
+
+@lru_cache(maxsize=1 << 14)
+def _names(statement: ast.stmt) -> frozenset[str]:
+    """Names of the file that a statement uses: what a function calls its own is none.
+
+    >>> sorted(_names(ast.parse("def f(x, n=width):\\n    y = x + n\\n    return scale * y").body[0]))
+    ['scale', 'width']
+    """
+    found: set[str] = set()
+    left: list[tuple[ast.AST, frozenset[str]]] = [(statement, frozenset())]
+    while left:
+        node, own = left.pop()
+        if isinstance(node, ast.Name) and node.id not in own:
+            found.add(node.id)
+        if isinstance(node, _Scoped):
+            body = node.body if isinstance(node.body, list) else [node.body]
+            inside, within = own | _own(node.args, body), set(map(id, body))
+            left += [(one, inside if id(one) in within else own) for one in ast.iter_child_nodes(node)]
+        else:
+            left += [(one, own) for one in ast.iter_child_nodes(node)]
+    return frozenset(found)
+
+
+def _own(arguments: ast.arguments, body: Sequence[ast.AST]) -> frozenset[str]:
+    """Names that a function takes or sets."""
+    found = {one.arg for one in ast.walk(arguments) if isinstance(one, ast.arg)}
+    elsewhere: set[str] = set()
+    left = list(body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.Global):
+            elsewhere |= set(node.names)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        if not isinstance(node, _Defined | _Inner):
+            left += ast.iter_child_nodes(node)
+    return frozenset(found - elsewhere)
+
+
+_Scoped = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+_Inner = ast.Lambda | ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
 def _binds(statement: ast.stmt) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from idp_deploy.surveying.agreeing import agreement, likeness
@@ -101,24 +102,29 @@ def _outline(stored: Stored) -> str:
     return f"{len(stored.shapes)} tensors{ends}"
 
 
-def _whole(best: Choice, ranked: Sequence[Choice], found: Found) -> Choice:
+def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozenset[str] = frozenset()) -> Choice:
     """What the best is a part of, where the file holds that whole: an encoder alone fits its own weights best."""
     for one in ranked:
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
         if holds and fits and one.definition.runs and clear:
-            return _whole(one, ranked, found) if one is not best else best
+            within = passed | {best.definition.spec}  # two may be made of each other
+            return _whole(one, ranked, found, within) if one.definition.spec not in within else best
     return best
 
 
-def _parts(one: Definition, found: Found, seen: frozenset[str] = frozenset()) -> set[str]:
+def _parts(one: Definition, found: Found) -> set[str]:
     """Names of the classes and functions of this folder that a module is made of, however deep."""
     classes = {other.name: other for other in found.modules}
-    made = classes.get(one.made)
-    direct = {part for part in (made.parts if made else one.parts) if part in classes and part not in seen}
-    direct.discard(one.made)
-    return direct.union(*(_parts(classes[part], found, seen | direct | {one.made}) for part in direct))
+    inside: set[str] = set()
+    left = [one]
+    while left:
+        node = left.pop()
+        direct = classes.get(node.made, node).parts & classes.keys() - inside - {one.made}
+        inside |= direct
+        left += [classes[part] for part in direct]
+    return inside
 
 
 def _shares(one: Choice, best: Choice, found: Found) -> bool:
@@ -144,12 +150,13 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     best: tuple[float, str, dict[str, object], int] = (0.0, "", {}, 0)
     if stored is not None:
         for prefix in _prefixes(stored):
-            start = f"{prefix}." if prefix else ""
-            names = {n.removeprefix(start): s for n, s in stored.shapes.items() if n.startswith(start)}
-            if _is_part(prefix, stored):
+            if best[0] >= 1:
+                break
+            if layers.keys().isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
                 continue
+            names = _below(stored, prefix)
             score, bound = agreement(layers, names, found, made)
-            score *= likeness(one, made, bound, names, found)
+            score *= likeness(one, made, bound, names, found) if score > best[0] else 0.0
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
     score, prefix, bound, covers = best
@@ -190,6 +197,14 @@ def _prefixes(stored: Stored) -> list[str]:
     return list(found)
 
 
+@lru_cache(maxsize=1 << 12)
+def _below(stored: Stored, prefix: str) -> Mapping[str, tuple[int, ...]]:
+    """Shapes by the names that they have from there on."""
+    start = f"{prefix}." if prefix else ""
+    return {name.removeprefix(start): shape for name, shape in stored.shapes.items() if name.startswith(start)}
+
+
+@lru_cache(maxsize=1 << 12)
 def _is_part(prefix: str, stored: Stored) -> bool:
     """Whether it names one layer of several in a row, whose module is not the whole model."""
     row, _, last = prefix.rpartition(".")

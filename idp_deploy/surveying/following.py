@@ -15,13 +15,13 @@ from idp_deploy.surveying import effects
 from idp_deploy.surveying.bundles import assigned
 from idp_deploy.surveying.definitions import Definition, last_name
 from idp_deploy.surveying.effects import OddError, Shape
-from idp_deploy.surveying.frames import DEEPEST, MOST_ROUNDS, Frame
+from idp_deploy.surveying.frames import DEEPEST, Frame
 from idp_deploy.surveying.functions import applied, is_function
 from idp_deploy.surveying.layers import KINDS, argument, call_kind, entries_of, literal, unwrapped
+from idp_deploy.surveying.plain import MOST_ROUNDS
+from idp_deploy.surveying.rooms import Rooms, Steps
 from idp_deploy.surveying.rows import Loop, Piece, appended_to, pieces_of
 from idp_deploy.surveying.tensors import Instance, Layer, T, agree, tensors_in
-
-MOST_CALLS = 5_000
 
 
 @dataclass
@@ -35,6 +35,8 @@ class Follower:
     classes: Mapping[str, Definition]
     stored: Mapping[str, Shape]
     constants: Mapping[str, object]
+    rooms: Rooms = field(default_factory=dict)  # where weights lie
+    steps: Steps = field(default_factory=Steps)
     aliases: Mapping[str, str] = field(default_factory=dict)  # argument → the class that is given for it
     flows: dict[str, tuple[str, int]] = field(default_factory=dict)  # input → (layer, place among its arguments)
     columns: dict[str, int] = field(default_factory=dict)  # input → how many columns of it are taken out one by one
@@ -45,7 +47,11 @@ class Follower:
     dark: bool = False  # something was met of which nothing is known
     blind: bool = False  # a matrix took what is not known
     checked: bool = False  # a matrix took as many values as what was laid flat before it has
-    calls: int = 0
+    lost: bool = False  # of an extent that was known, a layer left one that is not
+    held: dict[tuple[str, int], list[Layer]] = field(default_factory=dict)  # what lists hold, once told
+
+    def step(self, count: int = 1) -> None:
+        self.steps.take(count)
 
     def run(self, definition: Definition, given: Mapping[str, object], inputs: Mapping[str, T]) -> object:
         """What forward gives back.
@@ -78,8 +84,7 @@ class Follower:
 
     def apply(self, layer: Layer, values: list[Any], words: Mapping[str, Any], depth: int) -> object:
         """A layer's result."""
-        self.calls += 1
-        if self.calls > MOST_CALLS or depth > DEEPEST:
+        if depth > DEEPEST:
             return self.unknown()
         kind, first = call_kind(layer.call), values[0] if values else next(iter(words.values()), T())
         own = self.class_of(layer)
@@ -90,8 +95,7 @@ class Follower:
             return first
         if own is not None and own.is_class:
             return self.method(self.instance(layer, own), "forward", values, words, depth + 1)
-        rows = f"{layer.name}."
-        if any(name.startswith(rows) for name in self.stored):
+        if layer.name in self.rooms:
             for place, value in enumerate(tensors_in([*values, *words.values()])):
                 if value.of and not isinstance(value.shape, tuple):
                     self.flows.setdefault(value.of, (layer.name, place))
@@ -125,7 +129,9 @@ class Follower:
         elif kind.startswith("Transformer"):
             return T(shape)
         elif kind.startswith("Conv"):
-            return T(self._convolved(layer, kind, shape, weight))
+            after = self._convolved(layer, kind, shape, weight)
+            self.lost |= None not in shape and None in after
+            return T(after)
         elif kind == "MultiheadAttention":
             return [T(shape), T()]
         elif kind.lower() not in effects.SAME:
@@ -134,6 +140,7 @@ class Follower:
             if kind == "Flatten" and not values:
                 words.setdefault("start_dim", 1)
             found = applied(kind, [first, *values], words)
+            self.lost |= None not in shape and isinstance(found, T) and None in (found.shape or (None,))
             return found if found is not None else self.unknown()
         return first
 
@@ -168,7 +175,12 @@ class Follower:
             raise OddError
         agree(shape, -1, weight[1])
         both = f"{layer.name}.weight_ih_l0_reverse" in self.stored
-        return [T((*shape[:-1], hidden * (1 + both) if hidden else None)), T()]
+        count = sum(name.startswith("weight_hh_l") for name in self.rooms.get(layer.name, ()))
+        first_batch = next((word.value for word in layer.call.keywords if word.arg == "batch_first"), None)
+        batch = shape[0 if self._argument(first_batch, layer.owner, False) is True else 1]
+        state = T((count, batch, hidden))
+        lasting = [state, state] if call_kind(layer.call) == "LSTM" else state
+        return [T((*shape[:-1], hidden * (1 + both) if hidden else None)), lasting]
 
     def _argument(self, node: ast.expr | None, owner: Instance, usual: object = ...) -> object:
         return usual if node is None else Frame(self, owner, dict(owner.given), 0).value(node)
@@ -182,6 +194,13 @@ class Follower:
 
     def members(self, layer: Layer) -> list[Layer]:
         """The layers of a list or a Sequential, each in its place."""
+        key = (layer.name, id(layer.call))
+        if key not in self.held:
+            self.held[key] = self._members(layer)
+            self.step(len(self.held[key]))
+        return self.held[key]
+
+    def _members(self, layer: Layer) -> list[Layer]:
         own = self.class_of(layer)
         if own is not None:
             owner = self.instance(layer, own)
@@ -189,9 +208,8 @@ class Follower:
         if entries := dict(entries_of(layer.call)):
             return [Layer(f"{layer.name}.{name}", unwrapped(call), layer.owner) for name, call in entries.items()]
         pieces, frame = self._pieces(layer)
-        inside = {name.removeprefix(f"{layer.name}.").partition(".")[0] for name in self.stored
-                  if name.startswith(f"{layer.name}.")}  # fmt: skip
-        last = max((int(name) for name in inside if name.isdigit()), default=-1)
+        inside = self.rooms.get(layer.name, {})
+        last = max((int(name) for name in inside if name.isdecimal() and len(name) < 5), default=-1)
         rest = sum(isinstance(one, ast.Call) for one in pieces)
         found: list[tuple[ast.Call, Instance]] = []
         for one in pieces:

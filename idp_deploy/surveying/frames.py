@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
-from idp_deploy.surveying.bundles import assigned
+from idp_deploy.surveying import plain
 from idp_deploy.surveying.definitions import Definition, last_name
-from idp_deploy.surveying.effects import Shape
+from idp_deploy.surveying.effects import OddError, Shape
 from idp_deploy.surveying.functions import applied, is_function
+from idp_deploy.surveying.indexing import is_whole, taken
 from idp_deploy.surveying.layers import call_kind, entries_of, unwrapped
+from idp_deploy.surveying.plain import MOST_ENTRIES, MOST_ROUNDS, kept
 from idp_deploy.surveying.tensors import Instance, Layer, T, combined, extents_of, tensors_in
 
-MOST_ROUNDS, DEEPEST = 64, 24
-_PLAIN: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
-}
+DEEPEST = 24
 
 
 class Following(Protocol):
@@ -36,6 +29,14 @@ class Following(Protocol):
     columns: dict[str, int]
     widths: dict[str, int | None]
     dark: bool
+    rooms: Mapping[str, Mapping[str, None]]
+
+    def step(self, count: int = 1) -> None:
+        """Take note that so much was followed.
+
+        Raises:
+            LongError: there is no end to it.
+        """
 
     def method(self, this: Instance, name: str, values: list[Any], words: Mapping[str, Any], depth: int) -> object:
         """What a method gives back."""
@@ -76,10 +77,11 @@ class Frame:
 
     def _block(self, body: Sequence[ast.stmt]) -> None:
         for node in body:
+            self.follower.step()
             if isinstance(node, ast.Return):
                 raise _ReturnError(self.value(node.value) if node.value else None)
             if isinstance(node, ast.AugAssign):
-                self.bind(node.target, self.value(ast.BinOp(_loaded(node.target), node.op, node.value)))
+                self.bind(node.target, self._worked(self.value(node.target), node.op, self.value(node.value)))
             elif isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 value = self.value(node.value)
                 for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
@@ -91,11 +93,26 @@ class Frame:
                     self.bind(node.target, one)
                     self._block(node.body)
             elif isinstance(node, ast.If):
-                self._block(node.body if self.value(node.test) not in (False, None, 0) else node.orelse)
+                self._block(node.body if self._holds(node.test, node.body) else node.orelse)
             elif isinstance(node, ast.With):
                 self._block(node.body)
-            elif isinstance(node, ast.While | ast.Try):
+            elif isinstance(node, ast.Raise) or (isinstance(node, ast.Assert) and not self._holds(node.test, [])):
+                raise OddError
+            elif isinstance(node, ast.While | ast.Try | ast.TryStar | ast.Match | ast.AsyncFor | ast.AsyncWith):
                 self.follower.dark = True
+                self._forget(node)
+
+    def _holds(self, test: ast.expr, body: Sequence[ast.stmt]) -> bool:
+        """Whether a test holds; one that is not known does, where that does not end in an error."""
+        told = self.value(test)
+        refuses = bool(body) and isinstance(body[-1], ast.Raise)
+        return not refuses if told is ... or isinstance(told, T | Layer) else bool(told)
+
+    def _forget(self, node: ast.stmt) -> None:
+        """What a statement sets that is not followed is not known from there on."""
+        for one in ast.walk(node):
+            if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store):
+                self.names[one.id] = self.follower.unknown() if isinstance(self.names.get(one.id), T) else ...
 
     def _appended(self, node: ast.expr) -> None:
         if (
@@ -106,7 +123,8 @@ class Frame:
             held = self.value(node.func.value)
             if isinstance(held, list) and node.args:
                 value = self.value(node.args[-1])
-                held.append(value) if node.func.attr == "append" else held.insert(0, value)
+                if len(held) < MOST_ENTRIES:
+                    held.append(value) if node.func.attr == "append" else held.insert(0, value)
                 return
         self.value(node)
 
@@ -115,8 +133,13 @@ class Frame:
         if isinstance(target, ast.Name):
             self.names[target.id] = value
         elif isinstance(target, ast.Tuple | ast.List):
+            if isinstance(value, T):
+                value = applied("unbind", [value], {})
             parts = value if isinstance(value, list | tuple) else [...] * len(target.elts)
-            parts = parts if len(parts) == len(target.elts) else [...] * len(target.elts)
+            if len(parts) != len(target.elts):
+                if parts and all(one is ... or isinstance(one, int) for one in parts) and not _starred(target):
+                    raise OddError  # `n, c, h, w = x.shape` of what has other axes
+                parts = [...] * len(target.elts)
             for one, part in zip(target.elts, parts, strict=True):
                 self.bind(one, part)
 
@@ -131,26 +154,35 @@ class Frame:
 
     def value(self, node: ast.expr) -> Any:
         """What an expression is: a tensor, a layer, a plain value, a list of these, or `...` where nothing tells."""
+        self.follower.step()
         method = getattr(self, f"_of_{type(node).__name__.lower()}", None)
         return method(node) if method else ...
 
     def _of_constant(self, node: ast.Constant) -> object:
-        return node.value
+        return kept(node.value)
+
+    def _of_namedexpr(self, node: ast.NamedExpr) -> object:
+        value = self.value(node.value)
+        self.bind(node.target, value)
+        return value
 
     def _of_name(self, node: ast.Name) -> object:
-        return self.names.get(node.id, self.follower.constants.get(node.id, ...))
+        return self.names[node.id] if node.id in self.names else kept(self.follower.constants.get(node.id, ...))
 
     def _of_tuple(self, node: ast.Tuple | ast.List) -> object:
         found: list[object] = []
         for one in node.elts:
             value = self.value(one.value if isinstance(one, ast.Starred) else one)
-            found += value if isinstance(one, ast.Starred) and isinstance(value, list | tuple) else [value]
+            many = isinstance(one, ast.Starred) and isinstance(value, list | tuple | range)
+            found += islice(value, MOST_ENTRIES) if many else [value]
         return found
 
     _of_list = _of_tuple
 
     def _of_listcomp(self, node: ast.ListComp | ast.GeneratorExp) -> object:
         found = []
+        if len(node.generators) > 1 or node.generators[0].ifs:
+            return ...
         for one in self.each(node.generators[0].iter):
             self.bind(node.generators[0].target, one)
             found.append(self.value(node.elt))
@@ -165,37 +197,39 @@ class Frame:
         return self._of_listcomp(ast.ListComp(node.value, node.generators))
 
     def _of_ifexp(self, node: ast.IfExp) -> object:
-        return self.value(node.body if self.value(node.test) not in (False, None, 0) else node.orelse)
+        return self.value(node.body if self._holds(node.test, []) else node.orelse)
 
     def _of_compare(self, node: ast.Compare) -> object:
         left, right = self.value(node.left), self.value(node.comparators[0])
-        if isinstance(node.ops[0], ast.Is | ast.IsNot) and right is None and left is not ...:
-            return (left is None) == isinstance(node.ops[0], ast.Is)
-        if isinstance(node.ops[0], ast.Eq | ast.NotEq) and isinstance(left, int | str) and isinstance(right, int | str):
-            return (left == right) == isinstance(node.ops[0], ast.Eq)
-        return ...
+        return plain.compared(node.ops[0], left, right) if len(node.ops) == 1 else ...
+
+    def _of_boolop(self, node: ast.BoolOp) -> object:
+        values = [self.value(one) for one in node.values]
+        if any(one is ... or isinstance(one, T | Layer) for one in values):
+            no = isinstance(node.op, ast.And) and any(one is False or one is None for one in values)
+            return False if no else ...
+        found = values[0]
+        for one in values[1:]:
+            found = (found and one) if isinstance(node.op, ast.And) else (found or one)
+        return found
 
     def _of_unaryop(self, node: ast.UnaryOp) -> object:
         inner = self.value(node.operand)
         if isinstance(node.op, ast.Not):
-            return ... if inner is ... else not inner
+            return ... if inner is ... or isinstance(inner, T | Layer) else not inner
         return -inner if isinstance(node.op, ast.USub) and isinstance(inner, int | float) else inner
 
     def _of_binop(self, node: ast.BinOp) -> object:
-        left, right = self.value(node.left), self.value(node.right)
+        return self._worked(self.value(node.left), node.op, self.value(node.right))
+
+    def _worked(self, left: object, node: ast.operator, right: object) -> object:
         if isinstance(left, T) or isinstance(right, T):
-            matrix = isinstance(node.op, ast.MatMult)
-            self._multiplied(left, right) if matrix else None
+            matrix = isinstance(node, ast.MatMult)
+            if matrix:
+                self._multiplied(left, right)
             return combined(left, right, matrix)
-        if isinstance(left, list) and isinstance(right, list):
-            return left + right
-        if isinstance(left, list) and isinstance(node.op, ast.Mult):
-            return left * right if isinstance(right, int) and 0 <= right <= MOST_ROUNDS else left
-        usable = isinstance(left, int | float) and isinstance(right, int | float) and type(node.op) in _PLAIN
-        try:
-            return _PLAIN[type(node.op)](left, right) if usable else ...
-        except (ZeroDivisionError, OverflowError):
-            return ...
+        self.follower.step(len(left) // 64 if isinstance(left, list) else 0)
+        return plain.counted(node, left, right)
 
     def _multiplied(self, left: object, right: object) -> None:
         known = isinstance(left, T) and isinstance(right, T) and left.of and right.shape is not None
@@ -230,80 +264,41 @@ class Frame:
             return Layer(f"{this.prefix}{name}", unwrapped(call), this)
         if (shape := follower.stored.get(f"{this.prefix}{name}")) is not None:
             return T(shape)
-        for node in ast.walk(this.definition.init):
-            for target, value in assigned(node):
-                if isinstance(target, ast.Attribute) and target.attr == name and last_name(target.value) == "self":
-                    return (
-                        Frame(follower, this, dict(this.given), self.depth + 1).value(value)
-                        if self.depth < DEEPEST
-                        else ...
-                    )
-        return this.given.get(name, ...)
+        value = this.definition.put.get(name)
+        if value is not None:
+            return Frame(follower, this, dict(this.given), self.depth + 1).value(value) if self.depth < DEEPEST else ...
+        return kept(this.given.get(name, ...))
 
     def _of_subscript(self, node: ast.Subscript) -> object:
         held = self.value(node.value)
+        if isinstance(held, T):
+            return self._taken(held, node.slice)
+        at = self._part(node.slice)
         if isinstance(held, Layer):
-            members = self.follower.members(held)
-            at = self.value(node.slice)
             if isinstance(at, str):
                 return self._entry(held, at)
-            if isinstance(node.slice, ast.Slice):
-                return members[
-                    slice(*(self._bound(one) for one in (node.slice.lower, node.slice.upper, node.slice.step)))
-                ]
-            return members[at] if isinstance(at, int) and -len(members) <= at < len(members) else ...
-        if isinstance(held, list | tuple):
-            if isinstance(node.slice, ast.Slice):
-                return held[slice(*(self._bound(one) for one in (node.slice.lower, node.slice.upper, node.slice.step)))]
-            at = self.value(node.slice)
-            return held[at] if isinstance(at, int) and -len(held) <= at < len(held) else ...
-        return self._taken(held, node.slice) if isinstance(held, T) else ...
+            held = self.follower.members(held)
+        if not isinstance(held, list | tuple | range):
+            return ...
+        return plain.between(held, (at.start, at.stop, at.step)) if isinstance(at, slice) else plain.entry(held, at)
 
-    def _bound(self, node: ast.expr | None) -> int | None:
-        value = self.value(node) if node else None
-        return value if isinstance(value, int) else None
+    def _part(self, node: ast.expr) -> Any:
+        """An index, or a slice whose ends are `...` where nothing tells them."""
+        if isinstance(node, ast.Slice):
+            return slice(*(self.value(one) if one else None for one in (node.lower, node.upper, node.step)))
+        return self.value(node)
 
     def _taken(self, held: T, index: ast.expr) -> T:
-        """`x[:, 0]`, `x[..., None]`, `x[:, :n]`."""
-        parts = index.elts if isinstance(index, ast.Tuple) else [index]
-        at = self.value(parts[1]) if len(parts) == 2 and not isinstance(parts[1], ast.Slice) else ...
+        nodes = index.elts if isinstance(index, ast.Tuple) else [index]
+        parts = [self._part(one) for one in nodes]
+        at = parts[1] if len(parts) == 2 else None
         if held.of and isinstance(at, int) and not isinstance(at, bool):
             self.follower.columns[held.of] = max(self.follower.columns.get(held.of, 0), at + 1)
             return T()
         if held.shape is None:
-            new = all(
-                isinstance(one, ast.Slice) or (isinstance(one, ast.Constant) and one.value in (None, ...))
-                for one in parts
-            )
-            return T(of=held.of if new and len(parts) > 0 else "")
-        left, found = list(held.shape), list[int | None]()
-        for place, one in enumerate(parts):
-            if isinstance(one, ast.Slice):
-                whole = one.lower is None and one.upper is None and one.step is None
-                extent = left.pop(0) if left else None
-                found.append(extent if whole else self._sliced(one, extent))
-            elif isinstance(one, ast.Constant) and one.value is None:
-                found.append(1)
-            elif isinstance(one, ast.Constant) and one.value is ...:
-                after = sum(not (isinstance(p, ast.Constant) and p.value is None) for p in parts[place + 1 :])
-                found += left[: len(left) - after]
-                left = left[len(left) - after :]
-            else:
-                if left:
-                    left.pop(0)
-                if not isinstance(self.value(one), int):
-                    return T()
-        return T((*found, *left))
-
-    def _sliced(self, node: ast.Slice, extent: int | None) -> int | None:
-        if extent is None:
-            return None
-        ends = [self._bound(one) for one in (node.lower, node.upper, node.step)]
-        told = all(
-            one is None or bound is not None
-            for one, bound in zip((node.lower, node.upper, node.step), ends, strict=True)
-        )
-        return len(range(extent)[slice(*ends)]) if told else None
+            return T(of=held.of if all(map(is_whole, nodes)) else "")
+        told = [one if one is not ... or _is_ellipsis(node) else node for one, node in zip(parts, nodes, strict=True)]
+        return T(taken(held.shape, told))
 
     def _of_call(self, node: ast.Call) -> object:
         values: list[Any] = self._of_tuple(ast.List(node.args))  # type: ignore[assignment]
@@ -312,8 +307,10 @@ class Frame:
         if isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "self":
             if name in self.this.definition.methods:
                 return follower.method(self.this, name, values, words, self.depth + 1)
-        elif isinstance(function, ast.Name) and name in _BUILTIN:
-            return self._builtin(name, values)
+        elif isinstance(function, ast.Name) and name in plain.BUILTINS and name not in self.names:
+            known = [follower.members(one) if isinstance(one, Layer) else one for one in values]
+            follower.step(sum(min(len(one), MOST_ENTRIES) for one in known if isinstance(one, list)) // 64)
+            return plain.builtin(name, known)
         callee = self.value(function)
         if isinstance(callee, Layer):
             return follower.apply(callee, values, words, self.depth + 1)
@@ -335,7 +332,8 @@ class Frame:
                     return extents if at is None else extents[at] if inside else ...
                 values = [held, *values]
             elif isinstance(held, list) and name == "pop":
-                return held.pop(*[one for one in values if isinstance(one, int)]) if held else ...
+                at = values[0] if values else -1
+                return held.pop(at) if isinstance(at, int) and -len(held) <= at < len(held) else ...
         if name in ("matmul", "mm", "bmm") and len(values) > 1:
             self._multiplied(values[0], values[1])
         found = applied(name, values, words) if is_function(name) else None
@@ -349,41 +347,12 @@ class Frame:
         return follower.unknown()
 
     def _weighs(self, name: str) -> bool:
-        return any(one.startswith(f"{self.this.prefix}{name}.") for one in self.follower.stored)
-
-    def _builtin(self, name: str, values: list[Any]) -> object:
-        first = values[0] if values else ...
-        if isinstance(first, Layer):
-            first = self.follower.members(first)
-        if name == "range":
-            return range(*values) if all(isinstance(one, int) for one in values) and values else ...
-        if name in ("int", "round"):
-            return int(first) if isinstance(first, int | float) else ...
-        if not isinstance(first, list | tuple | range):
-            return ...
-        if name == "zip":
-            lists = [self.follower.members(one) if isinstance(one, Layer) else one for one in values]
-            return (
-                [list(t) for t in zip(*lists, strict=False)]
-                if all(isinstance(one, list | tuple | range) for one in lists)
-                else ...
-            )
-        if name == "sum":
-            total = first[0] if first else ...
-            for one in first[1:]:
-                total = combined(total, one, False) if isinstance(total, T) or isinstance(one, T) else ...
-            return total
-        return {
-            "len": lambda: len(first),
-            "list": lambda: list(first),
-            "tuple": lambda: list(first),
-            "reversed": lambda: list(reversed(first)),
-            "enumerate": lambda: [[at, one] for at, one in enumerate(first)],
-        }[name]()
+        return f"{self.this.prefix}{name}" in self.follower.rooms
 
 
-_BUILTIN = frozenset(("range", "int", "round", "zip", "sum", "len", "list", "tuple", "reversed", "enumerate"))
+def _starred(target: ast.Tuple | ast.List) -> bool:
+    return any(isinstance(one, ast.Starred) for one in target.elts)
 
 
-def _loaded(node: ast.expr) -> ast.expr:
-    return ast.parse(ast.unparse(node), mode="eval").body
+def _is_ellipsis(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is ...

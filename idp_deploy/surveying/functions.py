@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from idp_deploy.surveying import effects
-from idp_deploy.surveying.effects import Shape
+from idp_deploy.surveying.effects import OddError, Shape
 from idp_deploy.surveying.tensors import T
 
 Values = Sequence[Any]
@@ -35,6 +35,9 @@ def applied(name: str, values: Values, words: Words) -> Any:
         if len(tensors) == 1 and low in effects.BINARY:
             return tensors[0]
         shapes = [one.shape for one in tensors if one.shape is not None]
+        ranks = {"mm": {2}, "bmm": {3}}.get(low)
+        if ranks and any(len(shape) not in ranks for shape in shapes):
+            raise OddError
         join = effects.broadcast if low in effects.BINARY else effects.multiplied
         return T(join(*shapes)) if len(shapes) == 2 else T()
     if low in ("cat", "concat", "concatenate", "stack"):
@@ -45,6 +48,12 @@ def applied(name: str, values: Values, words: Words) -> Any:
         return T(of=first.of if low in _STAYS else "")
     if low in effects.REDUCED:
         return _reduced(low, first, values, words)
+    axes = int(low[-2]) + 2 if low[-2:] in ("1d", "2d", "3d") else len(first.shape)
+    if len(first.shape) not in (axes, axes - 1):
+        raise OddError
+    if len(first.shape) != axes:  # without a batch
+        whole = applied(name, [T((1, *first.shape)), *values[1:]], words)
+        return T(whole.shape[1:]) if isinstance(whole, T) and whole.shape else whole
     function = _FUNCTIONS.get(_canonical(low))
     shape = function(first.shape, list(values[1:]), words) if function else None
     if isinstance(shape, list):
@@ -171,6 +180,22 @@ def _chunked(shape: Shape, values: Values, words: Words) -> list[Shape] | None:
     return [(*shape[:at], extent // count if extent is not None else None, *shape[at + 1 :])] * count
 
 
+def _expanded(shape: Shape, values: Values, words: Words) -> Shape | None:
+    asked = values[0] if values and isinstance(values[0], list | tuple) else values
+    if len(asked) < len(shape):
+        return None
+    pairs = zip((None,) * (len(asked) - len(shape)) + shape, asked, strict=True)
+    return tuple(extent if one == -1 else one if isinstance(one, int) else None for extent, one in pairs)
+
+
+def _unbound(shape: Shape, values: Values, words: Words) -> list[Shape] | None:
+    axis = _word(values, words, 0, "dim", 0)
+    count = shape[axis] if isinstance(axis, int) and -len(shape) <= axis < len(shape) else None
+    if count is None or not 0 < count <= 64:
+        return None
+    return [shape[: axis % len(shape)] + shape[axis % len(shape) + 1 :]] * count
+
+
 _Effect = Callable[[Shape, Values, Words], Any]
 _FUNCTIONS: Mapping[str, _Effect] = {
     **dict.fromkeys(("maxpool", "avgpool"), _pooled),
@@ -180,6 +205,8 @@ _FUNCTIONS: Mapping[str, _Effect] = {
     **dict.fromkeys(("upsample", "interpolate"), _resized),
     **dict.fromkeys(("pad", "zeropad", "reflectionpad", "replicationpad", "constantpad"), _padded),
     "permute": _permuted,
+    "expand": _expanded,
+    "unbind": _unbound,
     "flatten": _flattened,
     "squeeze": _squeezed,
     "unsqueeze": _unsqueezed,

@@ -117,9 +117,28 @@ def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
     if isinstance(node, ast.Name):
         return constants.get(node.id)
     try:
-        return ast.literal_eval(node) if node is not None else None
+        value = ast.literal_eval(node) if node is not None else None
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return None
+    return value if is_writable(value) else None
+
+
+def is_writable(value: object) -> bool:
+    """Whether a literal holds no number longer than any size is: Python does not write out those.
+
+    >>> is_writable([3, (4,)]), is_writable({"a": 1 << 20_000})
+    (True, False)
+    """
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, int) and one.bit_length() > _MOST_BITS:
+            return False
+        left += [*one.keys(), *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple) else ()
+    return True
+
+
+_MOST_BITS = 64
 
 
 def named(node: ast.expr) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from idp_deploy import documents
+from idp_deploy.surveying.layers import is_writable
 
 FILE_BYTES, FILES = 1 << 16, 50
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -94,8 +95,8 @@ def _tables(content: Any) -> Iterator[Mapping[Any, Any]]:
 def _plain(value: object) -> bool:
     """Whether it can be written as an argument: a number, a word, or a short list of these."""
     if isinstance(value, list | tuple):
-        return len(value) <= 64 and all(isinstance(one, int | float | str) for one in value)
-    return isinstance(value, int | float | str) and len(str(value)) < 200
+        return len(value) <= 64 and is_writable(value) and all(isinstance(one, int | float | str) for one in value)
+    return isinstance(value, int | float | str) and is_writable(value) and len(str(value)) < 200
 
 
 def _literal(node: ast.expr) -> object:

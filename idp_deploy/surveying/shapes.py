@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,21 +15,13 @@ from idp_deploy.surveying.definitions import last_name
 from idp_deploy.surveying.effects import Shape
 from idp_deploy.surveying.fitting import Choice, value_of
 from idp_deploy.surveying.layers import KINDS, call_kind, leaves, literal
+from idp_deploy.surveying.pictures import Put, picture, usual
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.trials import Trial, held, stored
 
 _DRAWN = ("randn", "rand", "zeros", "ones", "empty", "randint")
-_CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop", "Resize")  # what comes last in a pipeline first
-_SIZES = (
-    *("img_size", "image_size", "input_size", "crop_size", "resolution", "imgsz", "img_sz", "im_size", "imsize"),
-    *("image_height", "img_height", "image_h", "img_h", "img_dim", "image_dim", "size"),
-)
 _RATES = ("sample_rate", "sampling_rate", "sr", "n_samples", "num_samples", "segment_length")
 _COUNTS = ("num_points", "n_points", "npoints", "seq_len", "seq_length", "sequence_length", "window", "window_size")
-_DATASETS = {"CIFAR10": 32, "CIFAR100": 32, "SVHN": 32, "MNIST": 28, "FashionMNIST": 28, "KMNIST": 28, "STL10": 96}
-_POOLED = ("AdaptiveAvgPool2d", "adaptive_avg_pool2d", "AdaptiveMaxPool2d", "adaptive_max_pool2d")
-_LIKELY = (32, 28, 64, 96, 128, 160, 192, 224, 227, 256, 299, 48, 40, 84, 100, 105, 112, 150, 200, 384, 448, 512)
-_USUAL = (224, 256, 128, 64, 32, 28, 384, 512, 227, 299)  # where any size will do
 _STEPPING = ("TransformerEncoder", "TransformerEncoderLayer", "MultiheadAttention")
 SEQUENCE = 32  # steps, where any number will do
 _LENGTHS = (SEQUENCE, 64, 128, 256, 512, 1024, 4096, 8000, 16000, 32000, 48000, 65536)
@@ -45,9 +37,6 @@ class Guess:
     inputs: tuple[str, ...]
     source: str
     template: str = "1x3x224x224"  # to be filled in, where `inputs` is empty
-
-
-_Put = Callable[[Shape], Sequence[Shape | None]]  # all inputs, given one
 
 
 @dataclass(frozen=True)
@@ -88,14 +77,18 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
     if None not in first.shape:
         rows = (1, SEQUENCE, *first.shape[1:])
         steps = any(call_kind(call) in _STEPPING for _, call in leaves(choice.layers))
-        if (steps or not trial.fits([first.shape])) and trial.fits([rows]):
+        if (steps and trial.fits([rows])) or (not trial.fits([first.shape]) and trial.sure(rows)):
             return Guess((_text(_First(rows, first.dtype)),), f"as the first layer takes it, {SEQUENCE} of them")
+        if not trial.fits([first.shape]):
+            return Guess((), "what comes before the first matrix does not tell it", _text(first))
         return Guess((_text(first),), "as the first layer takes it")
     size, why = _extents_of(trial, first)
-    return Guess((_text(size),), why) if size else Guess((), why, _text(first, 224))
+    return (
+        Guess((_text(size),), why) if size else Guess((), why, _text(first, 224 if len(first.shape) > 3 else SEQUENCE))
+    )
 
 
-def _extents_of(trial: Trial, first: _First, put: _Put = lambda shape: [shape]) -> tuple[_First | None, str]:
+def _extents_of(trial: Trial, first: _First, put: Put = lambda shape: [shape]) -> tuple[_First | None, str]:
     """A whole shape for what is open in one, and what tells it.
 
     Args:
@@ -103,28 +96,30 @@ def _extents_of(trial: Trial, first: _First, put: _Put = lambda shape: [shape]) 
     """
 
     def tried(shapes: Iterable[Shape]) -> Shape | None:
-        return next((shape for shape in shapes if trial.fits(put(shape))), None)
+        return next((shape for shape in shapes if trial.takes(put(shape))), None)
 
     if len(first.shape) == 4:
-        size, why = _image_size(trial, first, put)
+        size, why = picture(trial, first.shape, put)
         return (_First((*first.shape[:2], *size)) if size else None, why)
     if first.dtype or len(first.shape) == 3:
         steps, most = _steps(trial)
         found = trial.found
         names, sources = (
             (*_COUNTS, *_RATES),
-            (found.constants, found.settings, _usual(trial.choice), trial.choice.arguments),
+            (found.constants, found.settings, usual(trial.choice), trial.choice.arguments),
         )
         said = [value for source in sources if (value := held({k.lower(): v for k, v in source.items()}, names))]
-        lengths = [steps] if most or first.dtype else [*dict.fromkeys((steps, *said, *_LENGTHS))]
+        lengths = [steps] if most else [*dict.fromkeys((steps, *said, *_LENGTHS))]
         shapes = [tuple(extent or length for extent in first.shape) for length in lengths]
         channels = first.shape[1]
         turned: list[Shape] = (
             [(1, length, channels) for length in lengths] if len(first.shape) == 3 and channels else []
         )
-        fitting = tried((*shapes, *turned))
-        shape: Shape = fitting or shapes[0]  # where nothing fits, following did not understand it
-        if shape == shapes[0] or (turned and shape == turned[0]):
+        turned += [(1, length) for length in lengths] if channels == 1 else []
+        shape = tried((*shapes, *turned))
+        if shape is None:
+            return None, "how many steps it takes cannot be told from the code"
+        if steps in shape[1:]:
             return _First(shape, first.dtype), f"{steps} steps: any number {f'up to {most} ' if most else ''}will do"
         return _First(shape, first.dtype), "steps enough for all its layers"
     clip = tried((1, first.shape[1], *clip) for clip in _CLIPS)
@@ -136,7 +131,7 @@ def _several(trial: Trial) -> Guess:
     found, choice = trial.found, trial.choice
     names = choice.inputs
     drawn = _given_together(found, choice)
-    if drawn:
+    if drawn and trial.fits([tuple(map(int, one.partition(":")[0].split("x"))) for one in drawn]):
         return Guess(drawn, f"{', '.join(names)} as the code makes them")
     firsts: dict[str, _First | None] = {}
     for name in names:
@@ -154,7 +149,8 @@ def _several(trial: Trial) -> Guess:
         else _text(_First(_sized(one, size.shape if size else (), trial) or (), one.dtype))
         for one in firsts.values()
     ]  # fmt: skip
-    if all(shapes):
+    sized = [_sized(one, size.shape if size else (), trial) if one else None for one in firsts.values()]
+    if all(shapes) and trial.fits(sized):
         return Guess(tuple(shape or "" for shape in shapes), f"{', '.join(names)} as their first layers take them")
     return Guess((), f"forward takes {', '.join(names)}", '", "'.join(shape or "1x…" for shape in shapes))
 
@@ -302,83 +298,6 @@ def _extents(name: str, call: ast.Call, found: Found) -> tuple[int, ...]:
     flat = values[0] if len(values) == 1 and isinstance(values[0], tuple | list) else values
     extents = [extent for extent in tuple(flat)[1:] if isinstance(extent, int) and extent > 0]  # whatever the batch is
     return (1, *extents) if extents and len(extents) == len(flat) - 1 else ()
-
-
-def _image_size(trial: Trial, first: _First, put: _Put) -> tuple[tuple[int, int] | None, str]:
-    """Height and width, by the surest source that has one which the model takes."""
-    found, choice = trial.found, trial.choice
-
-    def fits(height: int, width: int = 0) -> bool:
-        return trial.fits(put((*first.shape[:2], height, width or height)))
-
-    sizes = sorted(_LIKELY, key=lambda size: (first.shape[1] == 1) != (size == 28))
-    if not fits(1021):  # no model has this size, so that one which looks at it does not take it
-        for size in sizes:
-            follower = trial.follow(put((*first.shape[:2], size, size)))
-            if follower is not None and follower.checked and not follower.blind:
-                return (size, size), "the only usual size that gives the first linear layer its inputs"
-    for height, width, why in _heights_and_widths(found, choice):
-        if fits(height, width):
-            return (height, width), why
-    for size, why in _said(found, choice, first):
-        if fits(size):
-            return (size, size), why
-    probed = trial.follow(put((*first.shape[:2], 1024, 1024)))
-    if probed is not None and not (probed.dark and probed.blind):
-        size = next((size for size in _USUAL if fits(size)), 0)
-        if size:
-            return (size, size), "a usual size: nothing in the model or beside it asks for another"
-    return None, "height and width cannot be told from the code"
-
-
-def _heights_and_widths(found: Found, choice: Choice) -> Iterator[tuple[int, int, str]]:
-    """Pairs such as IMG_H and IMG_W, of the code, its settings or the arguments."""
-    for source in (choice.arguments, _usual(choice), found.constants, found.settings):
-        low = {name.lower(): value for name, value in source.items()}
-        for start in ("img_", "image_", "input_", "screen_", ""):
-            for high, wide in (("height", "width"), ("h", "w")):
-                pair = (low.get(start + high), low.get(start + wide))
-                if all(isinstance(one, int) and one > 1 for one in pair):
-                    yield *pair, f"as {start + high} and {start + wide} are"  # type: ignore[misc]
-
-
-def _said(found: Found, choice: Choice, first: _First) -> Iterator[tuple[int, str]]:
-    """Sizes that something names, the surest first."""
-    for name in _CROPS:
-        for call in found.calls.get(name, ()):
-            value = literal(call.args[0], found.constants) if call.args else None
-            value = value[-1] if isinstance(value, tuple | list) and value else value
-            if isinstance(value, int):
-                yield value, f"as {name} leaves it in the code"
-    for name, value in (*found.constants.items(), *found.settings.items()):
-        last: object = value[-1] if isinstance(value, tuple | list) and value else value
-        if name.lower() in _SIZES and isinstance(last, int) and last > 1:
-            yield last, f"as {name} says in the {'code' if name in found.constants else 'settings'}"
-    for name, value in (*choice.arguments.items(), *_usual(choice).items()):
-        if name.lower() in _SIZES and isinstance(value, int) and value > 1:
-            yield value, f"as {name} is"
-    for name, size in _DATASETS.items():
-        if name in found.calls:
-            yield size, f"as {name} has it"
-    if choice.definition.library or not (choice.definition.is_class or choice.definition.returns):
-        yield 224, "a usual size: models of that library pool over whatever they are given"
-    if any(name in found.calls for name in _POOLED) or any(map(_averages, found.calls.get("mean", ()))):
-        yield 224 if first.shape[1] == 3 else 28, "a usual size: the model pools over whatever it is given"
-
-
-def _usual(choice: Choice) -> dict[str, object]:
-    return {name: literal(node, {}) for name, node in choice.definition.parameters.items()}
-
-
-def _averages(call: ast.Call) -> bool:
-    """Whether a `mean` runs over height and width.
-
-    >>> [_averages(ast.parse(text).body[0].value) for text in ("x.mean((2, 3))", "x.mean(dim=[-1, -2])", "x.mean(1)")]
-    [True, True, False]
-    """
-    nodes = [*call.args, *(word.value for word in call.keywords if word.arg in ("dim", "axis"))]
-    axes = [value for node in nodes if isinstance(value := literal(node, {}), tuple | list)]
-    return any(sorted(axis) in ([2, 3], [-2, -1]) for axis in axes if all(isinstance(one, int) for one in axis))
 
 
 def _of_export(path: Path) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from idp_deploy.files import SOURCES
 from idp_deploy.surveying.bundles import Record
 from idp_deploy.surveying.definitions import Definition, definitions, last_name, parameters_of, records, returned
 from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
+from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
 from idp_deploy.surveying.settings import configured
@@ -175,9 +176,11 @@ def _constants(tree: ast.Module) -> dict[str, object]:
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
             try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
+                value = ast.literal_eval(node.value)
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
                 continue
+            if is_writable(value):
+                found[node.targets[0].id] = value
     return found
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.formats import suffixes
 from idp_deploy.surveying.places import folders
+from idp_deploy.surveying.rooms import Rooms, rooms_of
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pt2")
 MOST_BYTES = 4 << 30  # of a file that is looked into
@@ -26,6 +28,11 @@ class Stored:
     shapes: Mapping[str, tuple[int, ...]]
     settings: Mapping[str, object]  # such as a checkpoint's hyper-parameters, by their last key
     size_bytes: int  # of the largest set of weights in it
+
+    @cached_property
+    def rooms(self) -> Rooms:
+        """What lies in each module, by its dotted name."""
+        return rooms_of(self.shapes)
 
 
 def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:

@@ -10,6 +10,8 @@ from idp_deploy.surveying import effects
 from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.effects import OddError, Shape
 
+MOST_AXES, MOST = 64, 1 << 40
+
 
 @dataclass(frozen=True)
 class T:
@@ -17,6 +19,14 @@ class T:
 
     shape: Shape | None = None
     of: str = ""
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            OddError: nothing is that large.
+        """
+        if self.shape and (len(self.shape) > MOST_AXES or any(one is not None and one > MOST for one in self.shape)):
+            raise OddError
 
 
 @dataclass(frozen=True)
@@ -38,11 +48,15 @@ class Instance:
 
 
 def tensors_in(values: Sequence[object]) -> Iterator[T]:
-    for one in values:
+    """Those in lists within lists, each list once: one that holds itself has no end."""
+    left, seen = list(reversed(values)), set[int]()
+    while left:
+        one = left.pop()
         if isinstance(one, T):
             yield one
-        elif isinstance(one, list | tuple):
-            yield from tensors_in(one)
+        elif isinstance(one, list | tuple) and id(one) not in seen:
+            seen.add(id(one))
+            left += reversed(one)
 
 
 def extents_of(held: T) -> object:
@@ -61,5 +75,10 @@ def combined(left: object, right: object, matrix: bool) -> T:
 
 
 def agree(shape: Shape, axis: int, extent: int | None) -> None:
-    if not -len(shape) <= axis < len(shape) or (None not in (shape[axis], extent) and shape[axis] != extent):
-        raise OddError
+    """
+    Raises:
+        OddError: the axis is not there, or another extent stands there.
+    """
+    there = shape[axis] if -len(shape) <= axis < len(shape) else 0
+    if there is not None and extent is not None and there != extent:
+        raise OddError((there, extent) if there else None)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
+from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.effects import OddError, Shape
 from idp_deploy.surveying.fitting import Choice
 from idp_deploy.surveying.following import Follower
 from idp_deploy.surveying.layers import literal
+from idp_deploy.surveying.rooms import LongError, Rooms, Steps, rooms_of
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.tensors import T
 
@@ -21,6 +23,7 @@ class Trial:
 
     found: Found
     choice: Choice
+    steps: Steps = field(default_factory=Steps)
 
     @cached_property
     def probed(self) -> Follower:
@@ -31,6 +34,16 @@ class Trial:
         """Whether nothing that is known speaks against these shapes."""
         return self.follow(shapes) is not None
 
+    def takes(self, shapes: Sequence[Shape | None]) -> bool:
+        """Whether it takes these, with what its layers leave known all the way."""
+        follower = self.follow(shapes)
+        return follower is not None and not follower.lost
+
+    def gap(self, shapes: Sequence[Shape | None]) -> tuple[int, int] | None:
+        """(what a layer is given, what it was made for), of the first that does not go together."""
+        found = self._followed(shapes)
+        return found.extents if isinstance(found, OddError) else None
+
     def sure(self, shape: Shape) -> bool:
         """Whether a model of one input takes this shape, and all of the way is known."""
         follower = self.follow([shape])
@@ -38,6 +51,10 @@ class Trial:
 
     def follow(self, shapes: Sequence[Shape | None]) -> Follower | None:
         """What following forward tells; None where the shapes do not go together."""
+        found = self._followed(shapes)
+        return None if isinstance(found, OddError) else found
+
+    def _followed(self, shapes: Sequence[Shape | None]) -> Follower | OddError:
         follower = self._follower()
         made = next(
             (one for one in self.found.modules if one.is_class and one.name == self.choice.definition.made), None
@@ -53,27 +70,34 @@ class Trial:
         arguments = {name: value for name, value in arguments.items() if value is not None} | dict(
             self.choice.arguments
         )
-        given = {
-            name: T(shape) if shape is not None else T(of=name)
-            for name, shape in zip(self.choice.inputs, shapes, strict=False)
-        }
         try:
+            pairs = zip(self.choice.inputs, shapes, strict=False)
+            given = {name: T(shape) if shape is not None else T(of=name) for name, shape in pairs}
             follower.run(made, arguments, given)
-        except OddError:
-            return None
-        except (
-            RecursionError,
-            TypeError,
-            ValueError,
-            IndexError,
-            AttributeError,
-        ):  # text that is followed is anybody's
-            follower.dark = follower.blind = True
+        except OddError as error:
+            return error
+        except (LongError, *_ANYBODYS):
+            follower.dark = follower.blind = follower.lost = True
         return follower
 
+    @cached_property
+    def stored(self) -> Mapping[str, tuple[int, ...]]:
+        return stored(self.choice)
+
+    @cached_property
+    def _rooms(self) -> Rooms:
+        return rooms_of(self.stored)
+
+    @cached_property
+    def _classes(self) -> Mapping[str, Definition]:
+        return {one.name: one for one in self.found.modules if one.is_class or one.layers}
+
     def _follower(self) -> Follower:
-        classes = {one.name: one for one in self.found.modules if one.is_class or one.layers}
-        return Follower(classes, stored(self.choice), self.found.constants)
+        return Follower(self._classes, self.stored, self.found.constants, self._rooms, self.steps)
+
+
+# what following a text may raise that was never run: it is anybody's
+_ANYBODYS = (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError)
 
 
 def stored(choice: Choice) -> dict[str, tuple[int, ...]]:

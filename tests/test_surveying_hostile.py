@@ -1,0 +1,107 @@
+"""Sources that have no end, or that say what is not so: `init` ends soon, runs nothing, and tells no size unsure."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from idp_deploy.surveying import survey
+from idp_deploy.surveying.writing import write_toml
+from tests.strangers import HEAD, TRIPWIRE
+
+MOST_SECONDS = 6.0  # of the processor, on a slow machine: without an end it would be hours
+LAYERS = "self.conv = nn.Conv2d(3, 8, 3)\n        self.fc = nn.Linear(8, 2)"
+END = "\nreturn self.fc(self.conv(x).mean((2, 3)))"
+SHAPES = {"conv.weight": (8, 3, 3, 3), "fc.weight": (2, 8)}
+
+
+def _net(forward: str, init: str = LAYERS, more: str = "") -> str:
+    body = "\n".join(f"        {line}" for line in forward.splitlines())
+    start = f"class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n        {init}\n"
+    return f"{HEAD}{start}    def forward(self, x):\n{body}\n{more}{TRIPWIRE}"
+
+
+def _loops(over: str, depth: int, inside: str) -> str:
+    heads = [f"{'    ' * place}for i{place} in {over}:" for place in range(depth)]
+    return "\n".join([*heads, f"{'    ' * depth}{inside}"])
+
+
+POOLED = {  # the model pools over whatever it is given, and what surrounds that does not matter
+    "numbers without end": "a = 2**(10**9)\nb = 10**10**10\nc = 'a' * 10**10\nd = [0] * 10**10\ne = 0x" + "f" * 50_000,
+    "a number that grows": "a = 3\nfor i in range(64):\n    a = a * a",
+    "ranges without end": "a = [*range(10**10)]\nb = sum(range(10**9))\nc = len(range(10**30))\nd = range(10**30)[5]",
+    "a list that grows": "y = [1]\nfor i in range(60):\n    y += y\n    y = y + y",
+    "a list that holds itself": "y = []\ny.append(y)\nz = print(y)",
+    "lists within lists": "y = [x]\nfor i in range(60):\n    y = [y, y]\nz = print(y)",
+    "a loop over what it makes": "y = [1]\nfor i in y:\n    y.append(i)",
+    "thousands of lines": "\n".join("x = F.relu(x)" for _ in range(5_000)),
+    "names of builtins": "range = 5\nlist = x\nzip = print\nfor i in range:\n    y = list(zip)",
+    "a lambda and a walrus": "f = lambda a: a\nif (y := x) is not None:\n    x = y",
+    "what cannot be": "y = [1, 2][::0]\nz = range(1, 2, 0)\nw = int(1e400)\nv = [].pop()\nu = (1, 2)[10**30]",
+}
+OPEN = {  # whatever size init would tell is not borne out
+    "a forward that calls itself": "return self.forward(self.forward(x)) + self.forward(self.forward(x))",
+    "loops within loops": _loops("range(10**9)", 5, "y = [i0, i1]") + "\nreturn self.fc(self.conv(x).flatten(1))",
+    "a tensor with too many axes": "for i in range(64):\n    x = x[None, None]\nreturn self.fc(x)",
+    "a tensor that grows": "for i in range(64):\n    x = torch.cat([x] * 64, 1)\nreturn self.fc(x)",
+    "no axis left": "x = x.mean()\nx = x.flatten()\nreturn self.fc(torch.cat([x, x.transpose(0, 1)], 99))",
+    "a match": "match x.shape[1]:\n    case 3:\n        x = self.conv(x)\nreturn self.fc(x.flatten(1))",
+    "a while": "while True:\n    x = self.conv(x)\nreturn self.fc(x.flatten(1))",
+    "an assertion": "x = self.conv(x)\nassert x.shape[2] == 1\nreturn self.fc(x.mean((2, 3)))",
+    "more axes than it has": "b, t, c, h, w = x.shape\nreturn self.fc(self.conv(x.view(b * t, c, h, w)).mean((2, 3)))",
+}  # fmt: skip
+WHOLE = {  # source that is not only a forward
+    "methods that call one another": _net(
+        "return self.a(x)",
+        more="    def a(self, x):\n        return self.b(x) + self.b(x)\n"
+        "    def b(self, x):\n        return self.a(x) + self.a(x)\n",
+    ),
+    "attributes of attributes": _net(
+        "return self.fc(self.a0)",
+        init="\n        ".join(f"self.a{i} = (self.a{i + 1}, self.a{i + 1}, self.a{i})" for i in range(40)),
+    ),
+    "classes of one another": HEAD + "".join(
+        f"class {one}(nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.conv = {two}()\n"
+        f"        self.fc = {two}()\n    def forward(self, x):\n        return self.conv(self.fc(x))\n"
+        for one, two in (("A", "B"), ("B", "A"))
+    ),
+    "numbers that cannot be written": HEAD + "class Net(nn.Module):\n    def __init__(self, n=3):\n"
+    f"        super().__init__()\n        {LAYERS}\n    def forward(self, x):\n        return self.fc(x)\n"
+    f"net = Net(n=0x{'e' * 50_000})\nx = torch.randn(1, 3, 0x{'f' * 50_000}, 5)\nconf = {{'n': 0x{'d' * 50_000}}}\n",
+}  # fmt: skip
+SOURCES = {
+    **{name: _net(text + END) for name, text in POOLED.items()},
+    **{name: _net(text) for name, text in OPEN.items()},
+    **WHOLE,
+}
+
+
+@pytest.mark.parametrize("weights", [True, False])
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_source_without_end_is_followed_for_a_while(name: str, weights: bool, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(SOURCES[name])
+    if weights:
+        torch.save({key: torch.zeros(shape) for key, shape in SHAPES.items()}, tmp_path / "w.pt")
+    start = time.process_time()
+    found = survey(tmp_path)
+    write_toml(found, tmp_path, ["onnx"], [])
+    assert time.process_time() - start < MOST_SECONDS
+    assert not (tmp_path / "ran.txt").exists()
+    if name in POOLED:
+        assert found.inputs.inputs == ("1x3x224x224",)
+    elif name in OPEN and weights:
+        assert found.inputs.inputs == ()
+
+
+def test_thousands_of_layers_are_followed(tmp_path: Path) -> None:
+    calls = "\n".join(f"x = self.c{place}(x)" for place in range(2_000)) + "\nreturn self.fc(x.mean((2, 3)))"
+    made = [f"self.c{place} = nn.Conv2d(8, 8, 3, padding=1)" for place in range(2_000)]
+    (tmp_path / "net.py").write_text(_net(calls, "\n        ".join([*made, "self.fc = nn.Linear(8, 2)"])))
+    shapes = {f"c{place}.weight": (8, 8, 3, 3) for place in range(2_000)} | {"fc.weight": (2, 8)}
+    torch.save({key: torch.zeros(shape) for key, shape in shapes.items()}, tmp_path / "w.pt")
+    start = time.process_time()
+    assert survey(tmp_path).inputs.inputs == ("1x8x28x28",)
+    assert time.process_time() - start < 3 * MOST_SECONDS
