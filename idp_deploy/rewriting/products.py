@@ -131,7 +131,14 @@ def spell_out_bags(module: fx.GraphModule) -> None:
 
 def _is_fed(node: fx.Node) -> bool:
     """Whether an input has a part in it."""
-    return node.op == "placeholder" or any(map(_is_fed, node.all_input_nodes))
+    seen, left = {node}, [node]
+    while left:
+        one = left.pop()
+        if one.op == "placeholder":
+            return True
+        left += set(one.all_input_nodes) - seen
+        seen.update(one.all_input_nodes)
+    return False
 
 
 SUMS_OF_PRODUCTS: dict[Any, Row] = {

@@ -6,6 +6,7 @@ import ast
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from idp_deploy.surveying.definitions import last_name
 
@@ -210,20 +211,20 @@ def evaluated(node: ast.expr, known: Mapping[str, object]) -> float | None:
     if isinstance(node, ast.Call) and call_kind(node) in _FUNCTIONS and len(node.args) == 1:
         inner = evaluated(node.args[0], known)
         return None if inner is None else round(inner) if call_kind(node) == "round" else int(inner)
-    if not isinstance(node, ast.BinOp) or type(node.op) not in _OPERATORS:
+    if not isinstance(node, ast.BinOp) or type(node.op) not in ARITHMETIC:
         return None
     left, right = evaluated(node.left, known), evaluated(node.right, known)
     if left is None or right is None or (isinstance(node.op, ast.Pow) and not 0 <= right <= _MOST_POWER):
         return None
     try:
-        return _OPERATORS[type(node.op)](left, right)
+        return ARITHMETIC[type(node.op)](left, right)
     except (ZeroDivisionError, OverflowError):
         return None
 
 
 _MOST_POWER = 4
 _FUNCTIONS = {"int", "round"}
-_OPERATORS: Mapping[type[ast.operator], Callable[[float, float], float]] = {
+ARITHMETIC: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,

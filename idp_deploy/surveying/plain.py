@@ -8,19 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
+from idp_deploy.surveying.layers import ARITHMETIC
 from idp_deploy.surveying.tensors import T, combined
 
 MOST_ROUNDS, MOST_ENTRIES, MOST = 64, 4_096, 1 << 53
 _MOST_POWER = 64
-_OPERATORS: Mapping[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.truediv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-}
 _COMPARED: Mapping[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -52,10 +44,10 @@ def counted(node: ast.operator, left: Any, right: Any) -> Any:
     if isinstance(left, list) and isinstance(right, int) and isinstance(node, ast.Mult):
         return left * right if 0 <= len(left) * right <= MOST_ENTRIES else ...
     numbers = isinstance(left, int | float) and isinstance(right, int | float)
-    if not numbers or type(node) not in _OPERATORS or (isinstance(node, ast.Pow) and not 0 <= right <= _MOST_POWER):
+    if not numbers or type(node) not in ARITHMETIC or (isinstance(node, ast.Pow) and not 0 <= right <= _MOST_POWER):
         return ...
     try:
-        found = _OPERATORS[type(node)](left, right)
+        found = ARITHMETIC[type(node)](left, right)
     except (ZeroDivisionError, OverflowError):
         return ...
     return kept(found) if isinstance(found, int | float) else ...
