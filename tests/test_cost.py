@@ -13,8 +13,8 @@ from torch import nn
 
 from idp_deploy import encodings
 from idp_deploy.capturing import capture
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.exporting import export
-from idp_deploy.exporting.collecting import seldom_collecting
 from idp_deploy.exporting.sparing import hints_made_once, operators_fetched_once
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite.write.matching import Match, match

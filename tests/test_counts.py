@@ -50,7 +50,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     count("idp_deploy.formats.tflite.read.contents.read_tflite", "reads")
     count("zlib.compress", "compressions")  # gzip too goes through it
     files._compressed.cache_clear()
-    size._estimated.cache_clear()
+    size._estimate.cache_clear()
     return seen
 
 

@@ -12,6 +12,7 @@ from idp_deploy import configuration as configuration_file
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, newest_artifacts, open_session, pairs
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.verdicts import report_document
 
@@ -19,6 +20,7 @@ CHANGED = "not the file that was written: its seal is broken; 'verify' says what
 
 
 @reports(to_file=True)
+@seldom_collecting()
 def check(
     artifacts: Annotated[
         list[Path] | None,
@@ -58,6 +60,7 @@ def check(
     from idp_deploy.judging import judge
     from idp_deploy.reading import read
     from idp_deploy.sealing import intact
+    from idp_deploy.simulation.size import begin
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(config=config)
@@ -77,6 +80,8 @@ def check(
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     limits = tuple(b for b in limits if b.target in wanted)
+    for path in paths:
+        begin(path)
     contents = [read(path) for path in paths]
     report, evidence = judge(contents, devices, limits, strict=not artifacts)
     if baseline and not allow_missing:

@@ -11,6 +11,7 @@ from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.differences import difference_document, reports_document
 
@@ -18,6 +19,7 @@ REPORT = ".json"
 
 
 @reports(to_file=True)
+@seldom_collecting()
 def diff(
     before: Annotated[Path, typer.Argument(metavar="A", help="A model file of any tool, or a 'check --json' report.")],
     after: Annotated[Path, typer.Argument(metavar="B", help="What to hold against it: another format is fine.")],

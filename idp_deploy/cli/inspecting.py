@@ -11,6 +11,7 @@ import typer
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @reports(to_file=True)
+@seldom_collecting()
 def inspect(
     artifact: Annotated[
         Path, typer.Argument(metavar="FILE", help="A .onnx, .mlpackage, .tflite, .aimodel or .pte file, of any tool.")

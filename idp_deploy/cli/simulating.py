@@ -11,12 +11,14 @@ from idp_deploy.cli.options import Config, Targets, parse_anchor
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import ConversionError, ExitCode, UsageError
 from idp_deploy.rendering.estimates import estimate_document
 from idp_deploy.waiting import counted
 
 
 @reports(to_file=True)
+@seldom_collecting()
 def simulate(
     artifacts: Annotated[
         list[Path], typer.Argument(metavar="ARTIFACT...", help="Model files, or workload descriptions.")
@@ -46,6 +48,7 @@ def simulate(
     from idp_deploy.simulation.advice import advise
     from idp_deploy.simulation.backends import ask
     from idp_deploy.simulation.question import Question, load
+    from idp_deploy.simulation.size import begin
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(config=config)
@@ -55,7 +58,9 @@ def simulate(
     devices = [load_target(name) for name in names]
     anchors = dict(parse_anchor(text) for text in anchor or [])
     situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
-    question = Question([load(existing(path)) for path in artifacts], devices, **situation)
+    for path in map(existing, artifacts):
+        begin(path)
+    question = Question([load(path) for path in artifacts], devices, **situation)
     flags = {"measure": measure, "emulate": emulate}
     changes = {}
     with Waiting():

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from idp_deploy.exporting.collecting import seldom_collecting
+from idp_deploy.collecting import seldom_collecting
 
 _COLLECT = "_collect_all_valid_cia_ops"
 _COLLECTING = ("torch._export.utils", "torch.export.exported_program", "torch.export.decomp_utils")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Thread
 
 import brotli
 
@@ -21,10 +24,33 @@ def estimated_transfer_bytes(path: Path) -> tuple[int, int]:
     A file above 2 MiB is judged by 16 blocks spread evenly over it (within 1 % of the whole on model files, in a
     twentieth of the time); a smaller one is compressed as it is. Compressed once, until the file changes.
     """
-    return _estimated(stamp(path))
+    return _estimate(stamp(path)).result()
+
+
+def begin(path: Path) -> None:
+    """Compress now what will be asked for, while the file is read: compression leaves Python to others.
+
+    Nothing but a regular file: whoever reads the path says what is wrong with another.
+    """
+    with suppress(OSError):
+        if path.is_file():
+            _estimate(stamp(path))
 
 
 @lru_cache(maxsize=64)
+def _estimate(stamped: tuple[tuple[Path, int, int, int], ...]) -> Future[tuple[int, int]]:
+    estimate: Future[tuple[int, int]] = Future()
+
+    def make() -> None:
+        try:
+            estimate.set_result(_estimated(stamped))
+        except Exception as error:
+            estimate.set_exception(error)
+
+    Thread(target=make, daemon=True).start()
+    return estimate
+
+
 def _estimated(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
     gzipped = brotlied = 0.0
     for member, _, size, _ in stamped:

@@ -1,8 +1,8 @@
-"""Python's collector, held back while models are converted.
+"""Python's collector, held back while models are converted, and while short commands import what they need.
 
 Every trace and every pass makes a graph of some hundred thousand objects, nearly all of which live on to the next
 one, beside the million that imported converters hold. The collector looks through all of them again and again: a
-twelfth of an export's time, with as much memory in use at the end.
+twelfth of an export's time and of a `simulate`, with as much memory in use at the end.
 """
 
 from __future__ import annotations
