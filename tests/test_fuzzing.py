@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzzing.campaign import KINDS, campaign
 
-CASES = 300
+CASES = 100
 
 
 @pytest.mark.parametrize("kind", KINDS)

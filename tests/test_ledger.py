@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +13,9 @@ from idp_deploy.errors import UsageError
 from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
+from tests.forked import command
 from tests.pruning_fixtures import PRUNABLE, network, train, zeros
 
-ROOT = Path(__file__).parents[1]
 X = (torch.randn(2, 20),)
 WRITTEN = (
     r"entries that the masks prune are not zero, [\d,]+ of them in '.*': the weights were written to after hardening"
@@ -33,10 +30,8 @@ def pruned() -> tuple[Pruner, Finalized]:
 
 
 def run(folder: Path, *words: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "idp_deploy", "export", *words, "--to", "onnx", "--inputs", "1x20"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    model = ["--model", "tests.pruning_fixtures:network"]
-    done = subprocess.run([*command, *model], capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    model = ["--model", "tests.pruning_fixtures:network", "--inputs", "1x20"]
+    done = command("export", *words, "--to", "onnx", *model, folder=folder)
     return done.returncode, done.stdout, done.stderr
 
 

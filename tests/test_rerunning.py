@@ -19,6 +19,7 @@ import torch
 
 from idp_deploy.cli.app import _run
 from idp_deploy.history.fingerprints import GONE, Digests, code_of, versions, watching
+from tests.forked import command
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """\
@@ -84,8 +85,7 @@ def project(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
 
 def go(folder: Path, *arguments: str) -> tuple[int, list[str], str, str]:
     """(exit code, the stages that ran, stdout, stderr) of `run` in a process of its own."""
-    line = [sys.executable, "-m", "idp_deploy", "run", *arguments]
-    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    done = command("run", *arguments, folder=folder)
     return done.returncode, re.findall(r"^\[\d+/\d+\] ([^:]+):", done.stderr, re.MULTILINE), done.stdout, done.stderr
 
 
@@ -243,6 +243,7 @@ def test_a_run_with_nothing_to_do_takes_under_two_seconds_and_loads_no_torch(pro
     assert {path: path.stat().st_mtime_ns for path in (project / "out").rglob("*")} == before
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("budget", ["", '[budgets.pixel-4.tflite]\nsize = "1 MB"\n'])
 def test_a_format_that_is_refused_leaves_the_others_and_is_tried_again(budget: str, project: Path) -> None:
     configuration = project / "idp-deploy.toml"

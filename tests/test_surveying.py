@@ -12,6 +12,7 @@ import pytest
 
 from idp_deploy.configuration import load
 from idp_deploy.surveying import survey
+from tests.forked import command
 from tests.strangers import HEAD, SMALL, TRAINING, WIDE
 from tests.strangers_folders import FOLDERS
 
@@ -55,9 +56,7 @@ def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callabl
 def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) -> None:
     folder = made(name)
     for line in (["init"], ["run"], ["check"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "idp_deploy", *line], cwd=folder, capture_output=True, text=True, check=False
-        )
+        done = command(*line, folder=folder)
         assert done.returncode == 0, done.stderr + done.stdout
     assert load(folder / "idp-deploy.toml", environment={}).budget_list()
 
@@ -102,12 +101,7 @@ def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tm
     }[suffix]
     made = f"import torch; n = torch.nn.Linear(40, 50).eval(); x = (torch.zeros(1, 40),); {code}"
     subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True, capture_output=True)
-    done = [
-        subprocess.run(
-            [sys.executable, "-m", "idp_deploy", *line], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        for line in (["init"], ["check", "net.onnx"])
-    ]
+    done = [command(*line, folder=tmp_path) for line in (["init"], ["check", "net.onnx"])]
     assert done[0].returncode == 0
     if suffix == "onnx":
         assert "Next: idp-deploy check net.onnx" in done[0].stdout
@@ -121,8 +115,7 @@ def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(HEAD + SMALL + TRAINING)
 
     def init(*flags: str) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-m", "idp_deploy", "init", *flags]
-        return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
+        return command("init", *flags, folder=tmp_path)
 
     (tmp_path / "main_model.py").write_text("# mine\n")
     refused = init()
@@ -170,6 +163,13 @@ def test_an_expression_without_end_is_left_out(tmp_path: Path) -> None:
     assert getattr(found.choice, "spec", None) == "net:Net"
     assert "deep.py is left out: an expression in it is nested too deeply" in found.notes
     (tmp_path / "deep.py").write_text(HEAD + f"class Deep(nn.Module):\n    pass\nx = {'1 + ' * 900}1\n")
+    assert getattr(survey(tmp_path).choice, "spec", None) == "net:Net"
+
+
+def test_settings_that_hold_each_other_have_an_end(tmp_path: Path) -> None:
+    shared = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 1}]\n" for i in range(30))
+    (tmp_path / "conf.yaml").write_text(f"a: &a [1, *a]\nb: &b {{k: *b}}\n{shared}")
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
     assert getattr(survey(tmp_path).choice, "spec", None) == "net:Net"
 
 

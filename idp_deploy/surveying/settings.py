@@ -95,7 +95,7 @@ def _tables(content: Any) -> Iterator[Mapping[Any, Any]]:
 def _plain(value: object) -> bool:
     """Whether it can be written as an argument: a number, a word, or a short list of these."""
     if isinstance(value, list | tuple):
-        return len(value) <= 64 and is_writable(value) and all(isinstance(one, int | float | str) for one in value)
+        return len(value) <= 64 and all(isinstance(one, int | float | str) for one in value) and is_writable(value)
     return isinstance(value, int | float | str) and is_writable(value) and len(str(value)) < 200
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ class Ended:
 
     status: int
     seconds: float
+    stdout: str
     stderr: str
     steps: int
     left: bool
@@ -57,6 +58,7 @@ class Server:
         step: int | None = None,
         signal: int = 0,
         learns: bool = False,
+        environment: Mapping[str, str] | None = None,
         meanwhile: Callable[[int, float], bool] = lambda process, seconds: True,
     ) -> Ended:
         """Run a command in `folder`.
@@ -64,15 +66,16 @@ class Server:
         Args:
             step: the signal is sent before the step of this number; 0 only counts them.
             learns: what this command imports, the next ones have from the start.
+            environment: variables beside those of the server.
             meanwhile: called with process id and seconds since the start, every moment until it returns True.
         """
-        report, stderr = self._folder / "steps", self._folder / "stderr"
+        report, stdout, stderr = (self._folder / name for name in ("steps", "stdout", "stderr"))
         report.unlink(missing_ok=True)
         request: dict[str, Any] = {
             "arguments": arguments,
             "folder": str(folder),
-            "temporary": str(self.temporary),
-            "stdout": str(self._folder / "stdout"),
+            "environment": {"TMPDIR": str(self.temporary), **(environment or {})},
+            "stdout": str(stdout),
             "stderr": str(stderr),
             "step": step,
             "signal": signal,
@@ -90,6 +93,7 @@ class Server:
         return Ended(
             status,
             time.monotonic() - start,
+            stdout.read_text(),
             stderr.read_text(),
             int(report.read_text()) if report.exists() else 0,
             _outlives(process),

@@ -36,7 +36,7 @@ def serve() -> list[str]:
             return arguments
         print(json.dumps(process), flush=True)
         status = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-        if request["loaded"] and not status:
+        if os.path.exists(request["loaded"]):
             with open(request["loaded"]) as file:
                 _load(json.load(file))
         print(json.dumps(status), flush=True)
@@ -55,7 +55,7 @@ def _become(request: dict[str, Any]) -> None:
     os.setsid()  # Ctrl-C goes to all of a group
     os.chdir(request["folder"])
     sys.path.insert(0, request["folder"])
-    os.environ["TMPDIR"] = request["temporary"]
+    os.environ |= request["environment"]
     for number, name in enumerate((os.devnull, request["stdout"], request["stderr"])):
         opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, number)
