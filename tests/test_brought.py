@@ -61,6 +61,7 @@ BROUGHT: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...
 }  # fmt: skip
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("kind", BROUGHT)
 def test_the_file_is_right(kind: str, format: FormatName, tmp_path: Path) -> None:

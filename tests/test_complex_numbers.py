@@ -109,6 +109,7 @@ def test_the_numbers_stay_the_same(name: str) -> None:
         torch.testing.assert_close(captured.module(*inputs), model.module(*inputs), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("name", ["a neural operator", "a denoiser", "rotary embeddings"])
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ CASES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [format for format in FORMATS if format in ("onnx", "coreml", "tflite")])
 @pytest.mark.parametrize("name", CASES)
 def test_what_lasts_for_a_few_steps_goes_to_every_format(name: str, format: FormatName, tmp_path: Path) -> None:

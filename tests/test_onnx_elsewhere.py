@@ -40,6 +40,7 @@ def test_a_gelu_is_halved_last(network: str, tmp_path: Path) -> None:
         assert "Add" in {makers[name].op_type for name in product.input if name in makers}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("network", ["mixer", "bert", "convnext"])
 def test_halved_last_gives_the_same_bits(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = [tuple(x.numpy() for x in ZOO[network].example_inputs(seed)) for seed in (1, 2)]
@@ -106,6 +107,7 @@ def test_a_gate_of_another_tool_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     assert lint(tmp_path / "swish.onnx", "opencv").verdict == "right"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("encoding", ["dense", "auto", "portable", "gaps4"])
 def test_palettes_are_looked_up_by_gather(encoding: str, tmp_path: Path) -> None:
     graph = written("mobilenet_v2", tmp_path / "m.onnx", "lut4", encoding)
@@ -114,6 +116,7 @@ def test_palettes_are_looked_up_by_gather(encoding: str, tmp_path: Path) -> None
     assert any(tensor.encoding.endswith("lut4") for tensor in read(tmp_path / "m.onnx").tensors)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["fp16", "int8-weights"])
 @pytest.mark.parametrize("network", ["mobilenet_v2", "gru", "bert"])
 def test_portable_files_put_floats_into_their_places(network: str, scheme: str, tmp_path: Path) -> None:

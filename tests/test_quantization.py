@@ -200,6 +200,7 @@ def test_integers_are_restricted_to_few_values(model: CompressedModel, scheme: s
     assert few.zeros == many.zeros
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_files_hold_the_few_values(model: CompressedModel, scheme: str, format: FormatName, tmp_path: Path) -> None:
@@ -284,6 +285,7 @@ class Between(nn.Module):
         return self.last(torch.relu(self.head(x)))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 @pytest.mark.parametrize("globs", [["head"], ["b", "c", "head"], ["*"]])
 def test_operators_of_layers_asked_for_compute_in_floats(globs: list[str], format: FormatName, tmp_path: Path) -> None:

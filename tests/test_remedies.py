@@ -81,6 +81,7 @@ DONE: dict[str, Callable[[Model, float, float], CompressedModel]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("format", "device", "metric", "zeros", "over", "words"),
     [
@@ -118,6 +119,7 @@ def test_the_prediction_is_what_happens(
         assert value_of(after, metric) == pytest.approx(check.remedy.value, rel=0.2)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 @pytest.mark.parametrize("over", [1.15, 1.4])
 def test_red_goes_green_when_it_is_done(format: str, over: float, model: Model, tmp_path: Path) -> None:

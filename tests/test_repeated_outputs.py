@@ -72,6 +72,7 @@ class Giving(nn.Module):
         }[self.what]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 @pytest.mark.parametrize("what", ["a number", "one number", "truths", "integers", "a dozen", "a name of another step"])
 def test_outputs_of_any_kind_are_given_in_order(what: str, format: FormatName, tmp_path: Path) -> None:

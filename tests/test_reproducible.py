@@ -55,6 +55,7 @@ def test_this_network_is_shared_out_between_threads() -> None:
         assert values.sum() != alone
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_quantize_gives_the_same_bytes_on_one_thread_and_two(scheme: str, tmp_path: Path) -> None:
     for threads in (1, 2):

@@ -101,6 +101,7 @@ KINDS: dict[str, Callable[[Net, Tensor], object]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [format for format in FORMATS if format in ("onnx", "coreml", "tflite")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_formats_hold_them(kind: str, format: FormatName, tmp_path: Path) -> None:

@@ -183,6 +183,7 @@ class Attentive(nn.Module):
         return self.last(scores.softmax(-1) @ self.v(x))  # type: ignore[no-any-return]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("way", ["filled", "given", "expanded", "-3.4e38", "-1e9", "-1e4"])
 def test_what_a_mask_hides_stays_hidden(way: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -30,6 +30,14 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return result if bias is None else result + bias
 
 
+def addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
+    """β·bias + α·x·y, the factors apart: onnxruntime's quantizer loses those of a Gemm."""
+    if beta == alpha == 1:
+        return None
+    product = x @ y if alpha == 1 else (x @ y) * alpha
+    return product if beta == 0 else product + (bias if beta == 1 else bias * beta)
+
+
 def attention(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, *others: Any, **options: Any
 ) -> Tensor | None:

@@ -30,16 +30,18 @@ from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
-from idp_deploy.rewriting.products import attention, cdist
+from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.scattering import MEANS
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
-# pools of any size and distances, for which ONNX has no operator, and what torch.onnx 2.13 exports as something else
+# pools of any size and distances, for which ONNX has no operator, and what torch.onnx 2.13 exports as something else,
+# or so that onnxruntime quantizes it to something else
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    torch.ops.aten.addmm.default: addmm,
     torch.ops.aten.cdist.default: cdist,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.aten.avg_pool2d.default: avg_pool_by,
