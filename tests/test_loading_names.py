@@ -69,6 +69,15 @@ def test_bad_factory_is_a_usage_error(spec: str, words: str) -> None:
     assert caught.value.exit_code == ExitCode.USAGE
 
 
+def test_a_file_for_a_module_is_told_how_to_write_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text("def build(): ...\n")
+    with pytest.raises(UsageError, match="write net:build"):
+        load_module("net.py:build")
+    with pytest.raises(UsageError, match=r"there is no module 'other\.py' here|no module 'other'"):
+        load_module("other.py:build")
+
+
 def test_a_factory_takes_literals_by_keyword() -> None:
     module = load_module("sample_models.mobilenet_v1:build(width=0.25, classes=7, activation='relu')")
     assert module.classifier.out_features == 7

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module, invalidate_caches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # what the stages call on a task; `idp_deploy.tasks.Task` brings defaults for all but the first two
 TASK_METHODS = ("train_loader", "validation_loader", "inputs", "loss", "score", "optimizer", "example_inputs")
+
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 
 
 def load_module(factory: str) -> nn.Module:
@@ -93,9 +96,12 @@ def resolve(spec: str, what: str = "--model") -> Callable[..., Any]:
 or 'dump'?
     """
     module_name, _, attribute = spec.partition(":")
-    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", spec):
+    a_file = module_name.endswith(".py")
+    if (a_file and Path(module_name).is_file()) or not re.fullmatch(
+        r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", spec
+    ):
         hint = ""
-        if module_name.endswith(".py"):
+        if a_file:
             hint = f"write {module_name.removesuffix('.py').replace(os.sep, '.').strip('.')}:{attribute or 'callable'}"
         raise UsageError(f"{what} {spec!r} does not name a callable", way_out=hint or "write it as pkg.mod:callable")
     found: Any = _import(module_name, spec, what)
