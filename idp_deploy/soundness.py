@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, UsageError
 
 WAY_OUT = "train again from before they appeared"
 _STATISTICS = ("running_mean", "running_var")
@@ -40,11 +41,27 @@ def fault(module: nn.Module, by_design: Collection[str]) -> str:
     return ""
 
 
+def refuse_without_values(module: nn.Module) -> None:
+    """Raise `UsageError` for layers that have no weights yet."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise UsageError(
+                f"weight '{name}' of a lazy layer has no shape yet",
+                way_out="call the model once on an example before, or load its weights",
+            )
+        if parameter.is_meta:
+            raise UsageError(
+                f"weight '{name}' is on the meta device and has no values",
+                way_out='move the model to a device (model.to_empty(device="cpu")) and load its weights before',
+            )
+
+
 def refuse_unsound(module: nn.Module) -> None:
     """ConversionError where a weight, or a statistic of batch norm, is NaN, infinite or impossible.
 
     Infinities in other buffers, and in parameters that do not train, are masks.
     """
+    refuse_without_values(module)
     masks = {name for name, _ in module.named_buffers() if name.rpartition(".")[2] not in _STATISTICS}
     masks |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
     if found := fault(module, masks):

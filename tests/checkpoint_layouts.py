@@ -245,6 +245,10 @@ SAID: dict[str, tuple[Write, str]] = {
         saved(lambda: {"state_dict": weights(), "masks": {"head.weight": torch.ones(4, 8, dtype=torch.bool)}}),
         "without the masks of 1 of them under 'masks': save weight",
     ),
+    "an adapter beside the weights": (
+        saved(lambda: {"state_dict": weights(), "lora": {"head.lora_A": torch.ones(2, 8)}}),
+        "holds an adapter too ('lora.head.lora_A')",
+    ),
     "Lightning with a loss that has weights": (
         saved(lambda: {"state_dict": {**prefixed("model."), "criterion.weight": torch.ones(4)}}),
         "not part of the model: 'state_dict.criterion.weight'",

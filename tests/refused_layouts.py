@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,40 @@ def damaged_distributed(folder: Path) -> Path:
     file = path / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     return path
+
+
+def written(name: str, content: bytes = b"other") -> Write:
+    return lambda folder: ((folder / name).write_bytes(content), folder / name)[1]
+
+
+def inside(*names: str) -> Write:
+    def write(folder: Path) -> Path:
+        (folder / "run").mkdir()
+        for name in names:
+            (folder / "run" / name).write_bytes(b"other")
+        return folder / "run"
+
+    return write
+
+
+def zipped(member: str, name: str = "m.zip") -> Write:
+    def write(folder: Path) -> Path:
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr(member, b"other")
+        return folder / name
+
+    return write
+
+
+class Strange(Tensor):
+    """A kind of tensor that a library brings along, and allows to be read."""
+
+    @staticmethod
+    def of(tensor: Tensor) -> Strange:
+        return tensor.detach().as_subclass(Strange)
+
+
+torch.serialization.add_safe_globals([Strange])
 
 
 # name → what writes it, what is said, the way out
@@ -165,6 +201,49 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "HDF5",
         "torch",
     ),
+    "a web page": (written("m.pt", b"<!DOCTYPE html><html>404</html>"), "a web page", "fetch it again"),
+    "a tar archive": (written("m.pth.tar", b"m.pth".ljust(257, b"\0") + b"ustar" + bytes(250)), "a tar", "unpack"),
+    "weights in a zip file": (zipped("run/best.pth"), "a zip file around 'run/best.pth'", "unpack"),
+    "Keras, zipped": (zipped("model.weights.h5", "m.keras"), "a model of Keras", "PyTorch model"),
+    "TensorFlow, by the name of its checkpoint": (
+        lambda folder: (written("m.ckpt.index")(folder), folder / "m.ckpt")[1],
+        "of TensorFlow",
+        "PyTorch model",
+    ),
+    "TensorFlow, its folder": (inside("checkpoint", "m.ckpt.index", "m.ckpt.data-00000-of-00001"), "TensorFlow", "own"),
+    "TensorFlow, a SavedModel": (inside("saved_model.pb", "fingerprint.pb"), "a SavedModel", "PyTorch model"),
+    "Flax": (written("flax_model.msgpack", b"\x82\xa6params"), "weights of Flax", "PyTorch model"),
+    "Orbax": (inside("_CHECKPOINT_METADATA", "manifest.ocdbt"), "Orbax", "PyTorch model"),
+    "Megatron": (inside("latest_checkpointed_iteration.txt"), "a run of Megatron", "model_optim_rng.pt"),
+    "PaddlePaddle": (
+        lambda folder: (
+            (folder / "m.pdparams").write_bytes(pickle.dumps({"w": weights()["head.bias"].numpy()})),
+            folder / "m.pdparams",
+        )[1],
+        "weights of PaddlePaddle",
+        "PyTorch model",
+    ),
+    "a model of ours": (written("m.onnx", b"\x08\x0e:\x03\x12\x01g"), "an ONNX model", "inspect"),
+    "integers of bitsandbytes": (
+        saved(lambda: {**weights(), "head.weight": torch.ones(4, 8, dtype=torch.int8), "head.SCB": torch.ones(4)}),
+        "packed in few bits",
+        "float weights",
+    ),
+    "a tensor of another kind": (
+        saved(lambda: {**weights(), "head.weight": Strange.of(weights()["head.weight"])}),
+        "a Strange",
+        "plain float",
+    ),
+    "a model and an adapter to it": (
+        folder_of(
+            model__safetensors=lambda path: save_file(weights(), path),
+            adapter_model__safetensors=lambda path: save_file(weights(), path),
+            adapter_config__json=lambda path: path.write_text("{}"),
+        ),
+        "a model and an adapter to it",
+        "merge_and_unload",
+    ),
+    "other adapters": (saved(lambda: {**weights(), "head.ia3_l": torch.ones(8, 1)}), "an adapter", "merge_and_unload"),
     "a pointer of Git LFS": (
         lambda folder: (
             (folder / "m.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),

@@ -32,14 +32,13 @@ def projected(layer: nn.Module, x: Tensor) -> Tensor:
 
 
 MATRIX = torch.randn(1, 4, 4, generator=torch.Generator().manual_seed(0))
+STEPS = MATRIX.expand(300, 4, 4).contiguous()
 IMAGE = MATRIX[None].expand(1, 4, 4, 4).contiguous()
 REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
-    ("coreml", "inv"): (Call(lambda m, x: torch.linalg.inv(m(x)), nn.Identity()), MATRIX, ""),
-    ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
-    ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), MATRIX, "TFLite"),
-    ("tflite", "erfc"): (Call(lambda m, x: torch.erfc(m(x)), nn.Linear(4, 4)), MATRIX, "ONNX"),
-    ("tflite", "2 groups"): (nn.ConvTranspose2d(4, 4, 3, groups=2), IMAGE, "ONNX"),
-    ("tflite", "dilation"): (nn.ConvTranspose2d(4, 4, 3, dilation=2), IMAGE, "ONNX"),
+    ("coreml", "svd"): (Call(lambda m, x: torch.linalg.svd(m(x))[1], nn.Identity()), MATRIX, ""),
+    ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), STEPS, "TFLite"),
+    ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), STEPS, "TFLite"),
+    ("tflite", "histc"): (Call(lambda m, x: torch.histc(m(x), 5, -1, 1), nn.Linear(4, 4)), MATRIX, "ONNX"),
 }
 
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from traceback import walk_tb
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,13 +22,14 @@ from torch.nn.functional import hardshrink
 from torch.utils import _pytree
 
 from idp_deploy.capturing.folding import fold_batch_norm
-from idp_deploy.capturing.functional import functional
+from idp_deploy.capturing.functional import functional, source_of, written_operands
 from idp_deploy.capturing.lifting import attribute, lift
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
+from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_constants
 from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
-from idp_deploy.errors import ConversionError, asks_for_gpu
+from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
 
@@ -167,13 +167,23 @@ def once(what: str, model: CompressedModel, inputs: Any, make: Callable[[], T]) 
 def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.Module, ExportedProgram, bool]:
     """(the module as it is traced, its program, whether the batch is free)."""
     module = copied(module).cpu().eval().requires_grad_(False)
-    return (module, *export_program(module, inputs, dynamic_batch=free))
+    know_structures(inputs)
+    program, dynamic = export_program(module, inputs, dynamic_batch=free)
+    refuse_borrowed(module, program)
+    return module, program, dynamic
 
 
 def refuse_returned_inputs(captured: Captured, format: str) -> None:
     """ConversionError where an output is an input as it came: only ONNX has a way to say that."""
-    for node in captured.module.graph.output_node().all_input_nodes:
+    graph: Any = captured.module.graph
+    written = {source_of(operand) for node in graph.nodes for operand in written_operands(node)}
+    for node in graph.output_node().all_input_nodes:
         if node.op == "placeholder":
+            if node in written:
+                raise ConversionError(
+                    f"forward writes into its input '{node.target}' and returns it, which {format} cannot hold",
+                    way_out=f"write into a copy ({node.target} = {node.target}.clone() first), and return that",
+                )
             raise ConversionError(
                 f"{format} cannot hold a model that returns its input '{node.target}' unchanged",
                 way_out="leave it out of the outputs, since the caller has it already, or export to ONNX",
@@ -269,47 +279,7 @@ def export_program(
                     raise
                 return functional(torch.export.export(module, example_inputs)), False
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if _on_packed(error):
-                raise ConversionError(
-                    "the model packs its sequences (pack_padded_sequence), and files hold no packed ones",
-                    way_out="run the recurrent layer on the padded batch, and pick each last state by its length: "
-                    "outputs.gather(1, (lengths - 1)[:, None, None].expand(-1, 1, width))",
-                ) from error
-            failing = _failing(module, example_inputs)
-            if asks_for_gpu(error) or (failing and asks_for_gpu(failing)):
-                raise ConversionError(
-                    f"forward asks for a GPU, which files have no word of: {first}",
-                    way_out="make tensors where its input lies: `device=x.device` in place of `.cuda()` or 'cuda'",
-                ) from error
-            if failing is not None:
-                given = ", ".join("×".join(map(str, x.shape)) for x in example_inputs if isinstance(x, Tensor))
-                raise ConversionError(
-                    f"the model does not run on {given or 'these inputs'}: {first}",
-                    way_out="give it what it is used with, by --inputs or as 'inputs' in configuration",
-                ) from error
-            raise ConversionError(
-                f"torch.export cannot capture this model: {first}",
-                way_out="make its forward free of data-dependent Python control flow, or pass other --inputs",
-            ) from error
-
-
-def _failing(module: nn.Module, example_inputs: tuple[Any, ...]) -> Exception | None:
-    """What the model raises by itself; None where it runs."""
-    try:
-        with torch.no_grad():
-            module(*example_inputs)
-    except Exception as error:  # whatever stops it
-        return error
-    return None
-
-
-def _on_packed(error: BaseException) -> bool:
-    """Whether a recurrent layer stopped at a PackedSequence, or at the making of one."""
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    inside = any("batch_sizes" in frame.f_locals and "rnn.py" in frame.f_code.co_filename for frame in frames)
-    last = frames[-1].f_locals if frames else {}
-    return inside and (last.get("batch_sizes", 0) is not None)
+            raise explained(error, module, example_inputs) from error
 
 
 @torch.no_grad()

@@ -41,7 +41,8 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
         raise ConversionError(
             f"the model's forward switches autocast on (torch.autocast({settings[0]!r}, {settings[1]})): "
             "a file has one precision for the whole model",
-            way_out="take autocast out of forward, and choose the file's precision at export or by quantize",
+            way_out="take autocast out of forward (accelerate's: accelerator.unwrap_model(model, "
+            "keep_fp32_wrapper=False)), and choose the file's precision at export or by quantize",
         )
     assert isinstance(held, fx.Node)
     body = attribute(module, str(held.target))

@@ -80,8 +80,49 @@ MAGICS: dict[bytes, tuple[str, str]] = {
     b"\x89HDF": ("an HDF5 file, as Keras writes them", "load it with its own tools and save a torch state dict"),
     b"\x93NUMPY": ("one numpy array", "save a state dict: torch.save({name: torch.as_tensor(array)}, 'model.pt')"),
     b"\x1f\x8b": ("compressed with gzip", "unpack it first"),
+    b"<!DOCTYPE": ("a web page, not the file itself", "fetch it again, from the address of the file"),
+    b"<html": ("a web page, not the file itself", "fetch it again, from the address of the file"),
     b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
 }
+_OTHER_TOOLS = "load it with its own tools, put the weights into a PyTorch model, and save model.state_dict()"
+_MODEL_FILE = "give the weights that it was made from; what the file itself holds is told by idp-deploy inspect"
+# ending of a name → what such a file is, where its bytes are no PyTorch file's
+ENDINGS: dict[str, tuple[str, str]] = {
+    ".onnx": ("an ONNX model, not weights of a PyTorch model", _MODEL_FILE),
+    ".tflite": ("a TFLite model, not weights of a PyTorch model", _MODEL_FILE),
+    ".index": ("a checkpoint of TensorFlow", _OTHER_TOOLS),
+    ".pb": ("a graph of TensorFlow", _OTHER_TOOLS),
+    ".keras": ("a model of Keras", _OTHER_TOOLS),
+    ".msgpack": ("weights of Flax", _OTHER_TOOLS),
+    ".pdparams": ("weights of PaddlePaddle", _OTHER_TOOLS),
+    ".params": ("weights of MXNet", _OTHER_TOOLS),
+    ".caffemodel": ("weights of Caffe", _OTHER_TOOLS),
+    ".tar": ("a tar archive", "unpack it first"),
+    ".json": ("a document, and no weights", "name the file of weights beside it"),
+}
+# what lies in a folder without weights of ours → what the folder is
+FOLDERS: dict[str, tuple[str, str]] = {
+    "saved_model.pb": ("a SavedModel of TensorFlow", _OTHER_TOOLS),
+    "*.ckpt.index": ("a folder of TensorFlow checkpoints", _OTHER_TOOLS),
+    "ckpt-*.index": ("a folder of TensorFlow checkpoints", _OTHER_TOOLS),
+    "flax_model*.msgpack": ("a folder of Flax weights", _OTHER_TOOLS),
+    "_CHECKPOINT_METADATA": ("a checkpoint of Orbax (JAX)", _OTHER_TOOLS),
+    "manifest.ocdbt": ("a checkpoint of Orbax (JAX)", _OTHER_TOOLS),
+    "latest_checkpointed_iteration.txt": (
+        "a run of Megatron, whose checkpoints lie in folders of their own",
+        "convert one to a whole model with Megatron's own tools; of one process, name its model_optim_rng.pt",
+    ),
+    "Manifest.json": ("a Core ML package, not weights of a PyTorch model", _MODEL_FILE),
+}
+
+
+def ending(name: str) -> tuple[str, str] | None:
+    """What a file of this name is, and the way out, if it is a known tool's.
+
+    >>> ending("runs/model.ckpt.index")[0], ending("model.pt")
+    ('a checkpoint of TensorFlow', None)
+    """
+    return next((said for end, said in ENDINGS.items() if name.lower().endswith(end)), None)
 
 
 def stand_in(name: str) -> type | None:

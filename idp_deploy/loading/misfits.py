@@ -15,15 +15,16 @@ from idp_deploy.loading.finding import Fit, cut
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open
 
+ADAPTER = r"lora_[AB]|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
 # a name in the file → what it shows, and the way out; asked where no weights fit
 SIGNS: dict[str, tuple[str, str]] = {
-    r"lora_[AB]|lora_(up|down)": (
+    ADAPTER: (
         "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
     ),
     r"_packed_params|\.zero_point$": (
         "weights that torch has quantized", "save the float weights; idp-deploy quantize makes integers",
     ),
-    r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale": (
+    r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale|\.SCB$": (
         "weights that are packed in few bits", "save the float weights; idp-deploy quantize packs them",
     ),
     r"shadow_params\.\d+$": (

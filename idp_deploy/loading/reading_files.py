@@ -18,7 +18,7 @@ from torch import Tensor
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UnsafeFileError
-from idp_deploy.loading.foreign import MAGICS, SAVE_WEIGHTS, stand_in, way_out
+from idp_deploy.loading.foreign import ENDINGS, MAGICS, SAVE_WEIGHTS, ending, stand_in, way_out
 
 _RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
@@ -34,6 +34,9 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = documents.read_bytes(path)
     except FileNotFoundError:
+        if path.with_name(path.name + ".index").exists():  # TensorFlow calls a checkpoint by what its files begin with
+            path = path.with_name(path.name + ".index")
+            raise FileError(f"{path} is {ENDINGS['.index'][0]}", way_out=ENDINGS[".index"][1]) from None
         raise FileError(f"no such file: {path}", way_out="check the path") from None
     except OSError as error:
         raise FileError(f"{path} cannot be read: {error.strerror or error}") from error
@@ -63,6 +66,11 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         if any(name.endswith("constants.pkl") for name in members):
             raise UnsafeFileError(f"{path} is a TorchScript archive: it holds code", way_out=SAVE_WEIGHTS)
         if not any(name.endswith("/data.pkl") for name in members):
+            inside = next((name for name in members if name.endswith((".pt", ".pth", ".ckpt", ".safetensors"))), None)
+            if inside:
+                raise FileError(f"{path} is a zip file around '{inside}'", way_out="unpack it first")
+            if known := ending(path.name):
+                raise FileError(f"{path} is {known[0]}", way_out=known[1])
             raise FileError(f"{path} is a zip file, but not one that torch.save wrote", way_out=SAVE_WEIGHTS)
         if any(members.values()):
             raise FileError(f"{path} is a compressed zip file, which torch.save never writes", way_out=SAVE_WEIGHTS)
@@ -70,6 +78,8 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         for magic, (what, way) in MAGICS.items():
             if data.startswith(magic):
                 raise FileError(f"{path} is {what}", way_out=way)
+        if known := (ending(".tar") if data[257:262] == b"ustar" else ending(path.name)):
+            raise FileError(f"{path} is {known[0]}", way_out=known[1])
         raise FileError(f"{path} is not a PyTorch checkpoint: it begins with {data[:8]!r}", way_out=SAVE_WEIGHTS)
     elif path.suffix.lower() == ".pt2":
         raise FileError(f"{path} is not an archive of torch.export", way_out=SAVE_WEIGHTS)
@@ -94,6 +104,8 @@ def _load(path: Path, data: bytes) -> Any:
                 continue
             if name or _may_run_code(data):
                 what = f"it wants to build {name.removeprefix('builtins.')}" if name else "it is a pickle of objects"
+                if known := ending(path.name):
+                    raise UnsafeFileError(f"{path} is {known[0]}, {what}", way_out=known[1]) from None
                 raise UnsafeFileError(
                     f"{path} holds more than tensors and loading it could run code: {what}",
                     way_out=way_out(f"{name} {error}"),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
+from idp_deploy.loading import foreign
 from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
@@ -122,10 +123,12 @@ FOLDERS: dict[str, Callable[[Path], Source]] = {
     "pytorch_model_fsdp_0": lambda folder: _read_folder(folder),  # accelerate, sharded
     "pytorch_model": lambda folder: _read_folder(folder),  # accelerate with DeepSpeed
 }
+_WHOLE = {glob for glob in FOLDERS if "model" in glob and glob.endswith((".json", ".safetensors", ".bin"))}
 
 
 def _read_folder(folder: Path) -> Source:
     names = sorted(path.name for path in folder.iterdir())
+    adapter = next((name for name in reversed(names) if name.startswith("adapter_")), None)
     for glob, read in FOLDERS.items():
         matching = [name for name in names if fnmatchcase(name, glob)]
         if len(matching) > 1:
@@ -133,6 +136,12 @@ def _read_folder(folder: Path) -> Source:
         whole = matching[0].removesuffix(".index.json") if matching else ""
         if whole in names and whole not in matching:  # of another moment, for all one knows
             raise _which(folder, [*matching, whole])
+        if matching and glob in _WHOLE and "adapter_config.json" in names:
+            raise FileError(
+                f"{folder} holds a model and an adapter to it, {adapter}",
+                way_out="merge the adapter into its model and save that: model.merge_and_unload(); or name "
+                f"{folder / matching[0]}, to take the model without it",
+            )
         if matching:
             return read(folder / matching[0])
     weights = [name for name in names if _matches(name, WEIGHTS) and not _matches(name, BESIDE)]
@@ -143,7 +152,9 @@ def _read_folder(folder: Path) -> Source:
     deeper = [name for name in names if (folder / name).is_dir() and _has_weights(folder / name)]
     if deeper:
         raise _which(folder, sorted(deeper, key=lambda name: (len(name), name), reverse=True))
-    adapter = next((name for name in names if name.startswith("adapter_")), None)
+    if other := next((glob for glob in foreign.FOLDERS if any(fnmatchcase(name, glob) for name in names)), None):
+        what, way = foreign.FOLDERS[other]
+        raise FileError(f"{folder} is {what}", way_out=way)
     raise FileError(
         f"{folder} is a directory without weights" + (f" but with an adapter, {adapter}" if adapter else ""),
         way_out="merge the adapter into its model and save that: model.merge_and_unload()"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from idp_deploy.loading import foreign
 from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.lazy import is_open, settle
-from idp_deploy.loading.misfits import differences, misfit, way_out
+from idp_deploy.loading.misfits import ADAPTER, differences, misfit, way_out
 from idp_deploy.loading.parts import joined
 from idp_deploy.masks import join_in
 
@@ -59,6 +60,11 @@ def take(
     if whole := join_in(module):
         said.append(f"{factory}: {len(whole)} weights that it computes from parts are one piece each from here on")
     said += passed_over(path, entries, chosen) if key is None else []
+    if adapter := next((name for name in entries.tensors if re.search(ADAPTER, name) and name not in state), None):
+        said.append(
+            f"{path} holds an adapter too ('{adapter}'), which the weights that were taken know nothing of: to have it "
+            "in them, merge it and save that (model.merge_and_unload())"
+        )
     if eighths := [name for name, value in state.items() if value.is_floating_point() and value.element_size() == 1]:
         said.append(
             f"{path}: {len(eighths)} tensors are {_dtype(state[eighths[0]])}, as '{eighths[0]}': taken as they were "
@@ -200,6 +206,13 @@ def _described(content: Any, entries: Entries) -> str:
 
 def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
     for name, value in state.items():
+        if type(value) not in (Tensor, nn.Parameter):
+            kind = f"{type(value).__module__}.{type(value).__qualname__}"
+            known = foreign.way_out(kind)
+            raise FileError(
+                f"{path}: '{name}' is a {type(value).__name__}, not a plain dense tensor",
+                way_out="save plain float weights" if known == foreign.SAVE_WEIGHTS else known,
+            )
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
             what = "has no values" if value.is_meta else "is not a plain dense tensor"
             raise FileError(f"{path}: '{name}' {what}", way_out="save dense float weights (tensor.to_dense())")

@@ -5,7 +5,7 @@ from idp_deploy.masks.parts import copied, in_parts, join_in, whole_copy
 from idp_deploy.masks.patterns import NM, PATTERNS, Block, Channel, Free, Pattern, parse_pattern
 from idp_deploy.masks.prunable import KINDS, Place, Prunable, computed_weights, prunable_weights
 from idp_deploy.masks.selection import keep_largest, smallest_kept_and_largest_pruned
-from idp_deploy.masks.soft import SMALLEST_TEMPERATURE, apply_soft_mask, as_numbers, soft_mask
+from idp_deploy.masks.soft import SMALLEST_TEMPERATURE, apply_soft_mask, as_numbers, is_transformed, soft_mask
 
 __all__ = [
     "KINDS",
@@ -23,6 +23,7 @@ __all__ = [
     "computed_weights",
     "copied",
     "in_parts",
+    "is_transformed",
     "join_in",
     "keep_largest",
     "parse_pattern",

@@ -228,6 +228,8 @@ def apply_soft_mask(
         floor: the least derivative, 0 ≤ floor ≤ 1 (for `shared`, the Jacobian's least eigenvalue).
     """
     gain = 1.0 if clip else math.inf
+    if is_transformed():
+        return _in_plain_operators(w, t, tau, gain, torch.as_tensor(floor), shared, elsewhere, full)
     if numbers is None and not shared and elsewhere is None and _single(t) and _single(tau):
         numbers = as_numbers(t, tau, floor)
     if numbers is not None and _on_cpu(w):
@@ -240,6 +242,42 @@ def apply_soft_mask(
     floor = torch.as_tensor(floor, dtype=t2.dtype, device=w.device)
     soft: Tensor = _SoftGroups.apply(w, t2, tau, floor, gain) if shared else _Soft.apply(w, t2, tau, floor, gain, full)
     return soft
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` (grad, vmap, jvp, …) computes at this moment, which cannot see into a `Function`."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def _in_plain_operators(
+    w: Tensor,
+    t: Tensor | float,
+    tau: Tensor | float,
+    gain: float,
+    floor: Tensor,
+    shared: bool,
+    elsewhere: Tensor | None,
+    full: Tensor | None,
+) -> Tensor:
+    """The same value and derivative by plain operators: ŵ + slope·(w − w), of which the second w alone is constant."""
+    fixed = w.detach()
+    exact = fixed.to(torch.promote_types(w.dtype, torch.float32))
+    t2, tau = _scalars(exact, t, tau)
+    if elsewhere is not None:
+        t2 = t2 - elsewhere
+    square = exact.square().mean(-1, keepdim=True) if shared else exact.square()
+    m = torch.sigmoid((square - t2) / tau)
+    moved = w - fixed
+    boost = 2 * m * (1 - m) / tau
+    if not shared:
+        slope = torch.maximum((m + boost * square).clamp(max=min(gain, _MOST)), floor)
+        m, slope = (x if full is None else x.index_put(tuple(full), x.new_ones(())) for x in (m, slope))
+        return (m * exact).to(w.dtype) + slope.to(w.dtype) * moved
+    least = torch.maximum(m, floor)
+    if gain < math.inf:
+        boost = torch.minimum(boost, (gain - least) / square.clamp_min(torch.finfo(square.dtype).tiny))
+    along = (moved * exact).mean(-1, keepdim=True)
+    return (m * exact).to(w.dtype) + (least * moved + boost * along * exact).to(w.dtype)
 
 
 def as_numbers(t: Tensor | float, tau: Tensor | float, floor: Tensor | float) -> tuple[float, Tensor, float]:

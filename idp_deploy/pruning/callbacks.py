@@ -20,6 +20,7 @@ from torch import nn
 
 from idp_deploy.errors import UsageError, require
 from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
+from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save
@@ -29,10 +30,12 @@ from idp_deploy.pruning.shipping import Shipping
 class _Pruning:
     """What all share: a pruner planned for the steps to come, hardened metrics, the hardened model at the end."""
 
+    _may_say: frozenset[str] = frozenset()
+
     def __init__(self, *, on_unfinished: Any = "warn", **settings: Any) -> None:
         super().__init__()
         for planned in ("epochs", "steps_per_epoch"):
-            if planned in settings:
+            if planned in settings and planned not in self._may_say:
                 raise UsageError(f"'{planned}' is the trainer's to say", way_out="leave it out")
         self.settings, self.on_unfinished = settings, on_unfinished
         self.pruner: Pruner | None = None
@@ -62,7 +65,7 @@ class _Pruning:
             self._saved = None
             self._counts = self.pruner.complete
         rounded = self.pruner.plan.total
-        if rounded - steps < whole:
+        if "steps_per_epoch" not in self.settings and rounded - steps < whole:
             self.pruner.plan.total = min(rounded, int(steps))  # epochs of whole steps may be a few more
         self.pruner.prepare()
         self._shipping = model.register_state_dict_post_hook(Shipping(self.pruner))
@@ -79,16 +82,28 @@ class _Pruning:
         self._hard.close()
         if self.pruner is not None and self.sparse is None:
             self.sparse = self.pruner.finalize(on_unfinished=self.on_unfinished)
+            _in_one_precision(self.sparse.module)
             self._shipping.remove()
+
+
+def _in_one_precision(module: nn.Module) -> None:
+    """Take off, in place, the autocast that accelerate wraps forward in: it is training's, and in no file."""
+    for part in module.modules():
+        if (forward := vars(part).get("_original_forward")) is not None and "forward" in vars(part):
+            part.forward = forward
+            del part._original_forward
 
 
 class _Lightning(_Pruning):
     """Hooks of `lightning.pytorch.Callback`. Metrics and checkpoints see the exact zeros, training the soft masks."""
 
+    _may_say = frozenset({"steps_per_epoch"})  # where a module takes its steps itself, it alone knows how many
+
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._steps_taken = 0
+        self._steps_taken = self._begun_at = 0
         self._last_epoch = math.inf
+        self._compared = False
 
     def setup(self, trainer: Any, pl_module: nn.Module, stage: str) -> None:
         """Behind callbacks that average or swap weights, before those that write checkpoints."""
@@ -102,12 +117,14 @@ class _Lightning(_Pruning):
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Plan and prepare; weights of a checkpoint are loaded by now."""
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
-        steps = trainer.estimated_stepping_batches
+        steps = _steps_ahead(trainer)
         self._last_epoch = _trained_epochs(trainer)
         if epochs and self._last_epoch < epochs and (trainer.max_steps or -1) < 0:
             steps, epochs = steps * self._last_epoch / epochs, int(self._last_epoch)
         self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None))
         self._steps_taken = trainer.global_step
+        assert self.pruner is not None
+        self._begun_at = self.pruner.steps
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """A step of the pruner where the optimizer took one: not while gradients accumulate."""
@@ -133,8 +150,18 @@ class _Lightning(_Pruning):
         self._go_on(trainer)
 
     def on_train_epoch_end(self, trainer: Any, *_: Any) -> None:
-        """No early stop where the plan is to be finished."""
+        """No early stop where the plan is to be finished; and after the first epoch whether the plan can be met."""
         self._go_on(trainer)
+        if self.pruner is None or self.sparse is not None or trainer.lightning_module.automatic_optimization:
+            return
+        planned, taken = self.pruner.plan.total / self.pruner.recipe.epochs, self.pruner.steps - self._begun_at
+        if not self._compared and abs(taken - planned) > 0.1 * planned:
+            warn(
+                f"the module took {taken} optimizer steps in its first epoch, where {planned:g} were planned (one a "
+                "batch): by automatic_optimization = False it takes them itself",
+                f"say how many: LightningPruning(…, steps_per_epoch={taken})",
+            )
+        self._compared = True
 
     def on_exception(self, *_: Any) -> None:
         """The weights as training had them, whatever went wrong."""
@@ -163,6 +190,19 @@ class _Lightning(_Pruning):
         if self.on_unfinished == "finish" and self._unfinished:
             trainer.should_stop = False
             _forget_stops(trainer)  # these look at the metric after all other callbacks
+
+
+def _steps_ahead(trainer: Any) -> float:
+    """Optimizer steps of the whole training, also where gradients accumulate over more batches from some epoch on."""
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    steps: float = trainer.estimated_stepping_batches
+    found = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
+    if found is None or epochs < 1 or batches == math.inf:
+        return steps
+    total = sum(math.ceil(batches / found.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
+    return min(total, trainer.max_steps) if (trainer.max_steps or -1) > 0 else total
 
 
 def _trained_epochs(trainer: Any) -> float:

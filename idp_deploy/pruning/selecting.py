@@ -13,6 +13,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, computed_weights, parse_pattern, prunable_weights
 from idp_deploy.pruning.options import selection_options
+from idp_deploy.soundness import refuse_without_values
 
 _OF_NO_LAYER = "no layer's weight; --rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them"
 _NAMED = 6
@@ -59,6 +60,7 @@ def select(
             "the layers of a TorchScript module cannot be masked",
             way_out="build the model by its Python class and load scripted.state_dict() into it",
         )
+    refuse_without_values(module)
     found, rules = prunable_weights(module, embeddings=True, matrices=True), dict(rules or {})
     computed = computed_weights(module)
     for glob in [*skip, *rules]:
@@ -109,6 +111,15 @@ def select(
                 continue
             parsed.check(name, shape, weight.output_axis)
             chosen[name] = (weight, parsed)
+    if not found and not left:
+        held = sum(parameter.numel() for parameter in module.parameters())
+        raise UsageError(
+            f"nothing to prune: {type(module).__name__} has {held:,} parameters, and no layer that holds them"
+            if held
+            else f"nothing to prune: {type(module).__name__} has no parameters",
+            way_out="give the module that the layers are built in, by its class: not a trace of it, nor one that "
+            "keeps it in a list or a closure",
+        )
     if not chosen:
         alone = set(left.values()) == {_OF_NO_LAYER}
         reasons = "; ".join(f"{reason}: {_some(names)}" for reason, names in by_reason(left).items())

@@ -21,6 +21,21 @@ from idp_deploy.rewriting.transforms import TRANSFORMS
 aten = torch.ops.aten
 
 
+def refuse_complex_ends(module: fx.GraphModule) -> None:
+    """ConversionError where the model takes or returns complex numbers."""
+    for node in module.graph.nodes:
+        ends = [node] if node.op == "placeholder" else node.all_input_nodes if node.op == "output" else []
+        if any(map(_is_complex, ends)):
+            raise _at_an_end(node)
+
+
+def _at_an_end(node: fx.Node) -> ConversionError:
+    return ConversionError(
+        f"the model {'takes' if node.op == 'placeholder' else 'returns'} complex numbers, and files hold real ones",
+        way_out="take and return torch.view_as_real(x)",
+    )
+
+
 def without_complex(module: fx.GraphModule, *, only_with: Collection[Any] = ()) -> None:
     """Rewrite a graph, in place, in real numbers; the numbers stay the same. Nothing happens where all are real.
 
@@ -40,11 +55,7 @@ def without_complex(module: fx.GraphModule, *, only_with: Collection[Any] = ()) 
             if isinstance(tensor, Tensor) and tensor.is_complex():
                 pairs.add(_held_as_real(module, node, tensor))
         elif on_pairs and node.op in ("placeholder", "output"):
-            raise ConversionError(
-                f"the model {'takes' if node.op == 'placeholder' else 'returns'} complex numbers, and files hold real "
-                "ones",
-                way_out="take and return torch.view_as_real(x)",
-            )
+            raise _at_an_end(node)
         elif on_pairs or _operator(node) in TRANSFORMS:
             if _operator(node) not in _ROWS and _operator(node) not in _IN_PLACE:
                 raise _unknown(node)

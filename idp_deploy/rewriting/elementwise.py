@@ -115,6 +115,52 @@ def _on_truth(logical: Callable[..., Tensor]) -> Row:
     return lambda *operands: logical(*operands) if all(x.dtype == torch.bool for x in operands) else None
 
 
+def place_of(best: Callable[..., Tensor], x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | None:
+    """The place of the largest among all entries, of which coremltools makes one for each column."""
+    return best(x.flatten(), 0) if dim is None and not keepdim else None
+
+
+def aminmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest, each by itself."""
+    axes = list(range(x.dim())) if dim is None else [dim]
+    return x.amin(axes, keepdim), x.amax(axes, keepdim)
+
+
+def signbit(x: Tensor) -> Tensor:
+    """Whether it is negative, or the zero of that side."""
+    if not x.is_floating_point():
+        return x < 0
+    return torch.logical_or(x < 0, torch.logical_and(x == 0, torch.reciprocal(x) < 0))
+
+
+def copysign(x: Tensor, sign: Any) -> Tensor:
+    """The size of one with the sign of another."""
+    size = torch.abs(x)
+    negative = signbit(sign) if isinstance(sign, Tensor) else torch.full_like(x, math.copysign(1.0, sign)) < 0
+    return torch.where(negative, torch.neg(size), size)
+
+
+def shifted_left(x: Tensor, bits: int) -> Tensor | None:
+    """Times 2 to the number of bits."""
+    return x * 2 ** int(bits) if 0 <= bits < 31 else None
+
+
+def shifted_right(x: Tensor, bits: int) -> Tensor | None:
+    """Divided by the same and rounded down."""
+    return torch.div(x, 2 ** int(bits), rounding_mode="floor") if 0 <= bits < 31 else None
+
+
+CHOICES: dict[Any, Row] = {
+    aten.where.Scalar: chosen,
+    aten.where.ScalarOther: chosen,
+    aten.where.ScalarSelf: chosen,
+}
+SHIFTED: dict[Any, Row] = {
+    aten.__lshift__.Scalar: shifted_left,
+    aten.__rshift__.Scalar: shifted_right,
+    aten.bitwise_left_shift.Tensor_Scalar: shifted_left,
+    aten.bitwise_right_shift.Tensor_Scalar: shifted_right,
+}
 BITS_OF_TRUTH: dict[Any, Row] = {
     aten.__and__.Tensor: _on_truth(torch.logical_and),
     aten.__or__.Tensor: _on_truth(torch.logical_or),
@@ -125,11 +171,18 @@ BITS_OF_TRUTH: dict[Any, Row] = {
     aten.bitwise_not.default: _on_truth(torch.logical_not),
 }
 PLAINER: dict[Any, Row] = {
+    aten.aminmax.default: aminmax,
+    aten.copysign.Scalar: copysign,
+    aten.copysign.Tensor: copysign,
+    aten.dist.default: lambda x, y, p=2: torch.linalg.vector_norm(x - y, p),
+    aten.erfc.default: lambda x: 1 - torch.erf(x),
+    aten.special_erfc.default: lambda x: 1 - torch.erf(x),
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
     aten.logaddexp.default: logaddexp,
     aten.logaddexp2.default: logaddexp2,
     aten.msort.default: lambda x: sort(x, 0)[0],
     aten.rrelu.default: rrelu,
+    aten.signbit.default: signbit,
     aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),
     aten.special_expit.default: torch.sigmoid,
     aten.tensordot.default: tensordot,

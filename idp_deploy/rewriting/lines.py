@@ -109,6 +109,27 @@ def searchsorted(
     return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
 
+def quantile(
+    x: Tensor, q: Any, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor | None:
+    """What lies at a share of the way through the entries in order, between the two beside it."""
+    several = isinstance(q, Tensor) and q.dim() == 1
+    if interpolation != "linear" or (isinstance(q, Tensor) and q.dim() > 1) or not x.dim():
+        return None
+    turned = x.flatten() if dim is None else x.transpose(dim, -1)
+    ordered = sort(turned, -1)[0]
+    place = torch.as_tensor(q, dtype=x.dtype).reshape(-1) * (turned.shape[-1] - 1)
+    low = torch.floor(place)
+    below, above = (ordered.index_select(-1, p.long()) for p in (low, torch.ceil(place)))
+    found = below + (above - below) * (place - low)  # (…, shares)
+    shares = [f.unsqueeze(-1) for f in found.unbind(-1)]
+    if dim is None:
+        kept = [f.reshape([1] * x.dim() if keepdim else []) for f in shares]
+    else:
+        kept = [f.transpose(dim, -1) if keepdim else f.transpose(dim, -1).squeeze(dim) for f in shares]
+    return torch.stack(kept) if several else kept[0]
+
+
 ORDERS: dict[Any, Row] = {
     aten.topk.default: topk,
     aten.sort.default: sort,

@@ -56,6 +56,27 @@ def attention(
     return result.reshape(*query.shape[:-1], value.shape[-1])
 
 
+def with_heads_repeated(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor | None:
+    """Attention whose heads share keys and values, with a copy of these for each head; None where none share."""
+    heads = query.shape[-3] if query.dim() > 2 else 1
+    if not enable_gqa or key.dim() < 3 or heads == key.shape[-3]:
+        return None
+    key, value = (
+        x.unsqueeze(-3).expand(*x.shape[:-2], heads // x.shape[-3], *x.shape[-2:]).flatten(-4, -3) for x in (key, value)
+    )
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale=scale)
+
+
 def tensordot(x: Tensor, y: Tensor, dims: list[int], others: list[int]) -> Tensor:
     """A product of matrices: what is summed over comes last in x, first in y."""
     dims, others = [d % x.dim() for d in dims], [d % y.dim() for d in others]

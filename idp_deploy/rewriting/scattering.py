@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from idp_deploy.rewriting.elementwise import chosen
-from idp_deploy.rewriting.spelling import Row
+from idp_deploy.rewriting.spelling import Row, replace
 
 aten = torch.ops.aten
 _MOST = 2**22  # comparisons: beyond, an operator that a format lacks is better refused
@@ -43,8 +43,95 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
     return x + alpha * added.transpose(0, dim)
 
 
+def put_where(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    """`x[mask] = values`, one value for all or one row for each row: a choice between two; None for other places."""
+    mask = indices[0] if len(indices) == 1 else None
+    if accumulate or mask is None or mask.dtype != torch.bool:
+        return None
+    row = x.shape[mask.dim() :]
+    if values.dim() > len(row):  # the axis of what is chosen, which must be the same for all
+        if values.dim() > len(row) + 1 or values.shape[0] != 1:
+            return None
+        values = values[0]
+    return torch.where(mask.reshape(*mask.shape, *[1] * len(row)), values.to(x.dtype).expand(x.shape), x)
+
+
+def put_along(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    """`x[:, places] = values`: places along one axis that is not the first; None for the others."""
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    if accumulate or len(axes) != 1 or not axes[0]:
+        return None
+    places = indices[axes[0]]
+    assert places is not None
+    if places.dim() != 1 or places.dtype == torch.bool:
+        return None
+    return index_copy(x, axes[0], places, values)
+
+
+def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    """Slices put at places along `dim`, of which those below zero count from the end."""
+    dim %= x.dim()
+    shape = [*x.shape[:dim], index.numel(), *x.shape[dim + 1 :]]
+    index = torch.where(index < 0, index + x.shape[dim], index)
+    places = index.reshape([-1 if axis == dim else 1 for axis in range(x.dim())]).expand(shape)
+    return x.scatter(dim, places, source.to(x.dtype).expand(shape))
+
+
+def index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor | None:
+    """One value at places along `dim`."""
+    if not x.dim():
+        return None
+    dim %= x.dim()
+    places = torch.where(index < 0, index + x.shape[dim], index)
+    hit = (torch.arange(x.shape[dim]).unsqueeze(1) == places.reshape(1, -1)).any(1)
+    hit = hit.reshape([-1 if axis == dim else 1 for axis in range(x.dim())]).expand(x.shape)
+    return chosen(hit, value, x)
+
+
+def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """The entries of `source`, one after the other, where the mask is true: each by how many of them came before."""
+    mask = mask.expand(x.shape)
+    places = (mask.flatten().to(torch.int32).cumsum(0) - 1).clamp(0, source.numel() - 1).long()
+    return torch.where(mask, source.flatten().index_select(0, places).reshape(x.shape).to(x.dtype), x)
+
+
+def choose_for_masks(module: fx.GraphModule) -> None:
+    """`x[mask] = y[mask]`, in place, as a choice: how many entries that are would be known from the input alone."""
+    for node in list(module.graph.nodes):
+        if node.target not in (aten.index_put.default, aten.index_put_.default) or len(node.args) != 3:
+            continue
+        x, indices, values = node.args
+        taken = isinstance(values, fx.Node) and values.target is aten.index.Tensor and values.args[1] == indices
+        mask = indices[0] if len(indices) == 1 else None
+        if not taken or mask is None or mask.meta["val"].dtype != torch.bool:
+            continue
+        source: Any = values.args[0]
+        shapes = [n.meta["val"].shape for n in (x, source, mask)]
+        if shapes[0] != shapes[1] or x.meta["val"].dtype != source.meta["val"].dtype:
+            continue
+        node.args = (x, indices, source)
+        replace(module, node, _chosen_in_place if node.target is aten.index_put_.default else _chosen_by_mask)
+        for sized in list(values.users):  # whether their number is one that can be
+            for checked in [each for user in sized.users for each in user.users]:
+                if checked.target is aten._assert_scalar.default:
+                    module.graph.erase_node(checked)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _chosen_by_mask(x: Tensor, indices: list[Tensor], source: Tensor) -> Tensor:
+    mask = indices[0]
+    return torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), source, x)
+
+
+def _chosen_in_place(x: Tensor, indices: list[Tensor], source: Tensor) -> Tensor:
+    return x.copy_(_chosen_by_mask(x, indices, source))
+
+
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """Rows added at places along the first axis; None for the others, which converters hold."""
+    """Rows added at places along the first axis, values where a mask says; None for what converters hold."""
+    if (found := put_where(x, indices, values, accumulate)) is not None:
+        return found
     if not accumulate or len(indices) != 1 or indices[0] is None or indices[0].dim() != 1:
         return None
     rows = values.expand([indices[0].shape[0], *x.shape[1:]])
@@ -93,11 +180,28 @@ def _in_place(row: Row) -> Row:
     return written
 
 
+def _put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    found = put_where(x, indices, values, accumulate)
+    return put_along(x, indices, values, accumulate) if found is None else found
+
+
 MEANS: dict[Any, Row] = {
     aten.scatter_reduce_.two: _in_place(mean_of_scattered),
     aten.scatter_reduce.two: mean_of_scattered,
 }
+PUT: dict[Any, Row] = {
+    aten.index_copy.default: index_copy,
+    aten.index_copy_.default: _in_place(index_copy),
+    aten.index_fill.int_Scalar: index_fill,
+    aten.index_fill_.int_Scalar: _in_place(index_fill),
+    aten.index_put.default: _put,
+    aten.index_put_.default: _in_place(_put),
+    aten.masked_scatter.default: masked_scatter,
+    aten.masked_scatter_.default: _in_place(masked_scatter),
+}
 SCATTERED: dict[Any, Row] = {
+    aten.masked_scatter.default: masked_scatter,
+    aten.masked_scatter_.default: _in_place(masked_scatter),
     aten.scatter_add_.default: _in_place(scatter_add),
     aten.index_add_.default: _in_place(index_add),
     aten.index_put_.default: _in_place(index_put),

@@ -14,6 +14,15 @@ aten = torch.ops.aten
 
 _FAR = 4.0  # from where on four terms of a series are exact in float32
 
+_MIDDLE = (
+    2.81022636e-08, 3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087,
+    -0.00125372503, -0.00417768164, 0.246640727, 1.50140941,
+)  # fmt: skip
+_ENDS = (
+    -0.000200214257, 0.000100950558, 0.00134934322, -0.00367342844, 0.00573950773,
+    -0.0076224613, 0.00943887047, 1.00167406, 2.83297682,
+)  # fmt: skip
+
 
 def _moved(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(whether it is mirrored at ½, the mirrored x, whether that is near 0, and what is far from it by four steps)."""
@@ -51,10 +60,30 @@ def digamma(x: Tensor) -> Tensor | None:
     return torch.where(low, above - math.pi * torch.cos(math.pi * x) / torch.sin(math.pi * x), above)
 
 
+def erfinv(x: Tensor) -> Tensor | None:
+    """The inverse of the error function: a polynomial in −log(1 − x²), near the ends in its root (M. Giles, 2010)."""
+    if not x.is_floating_point():
+        return None
+    far = -torch.log((1 - x) * (1 + x))
+    ends = far >= 5
+    middle, outer = far - 2.5, torch.sqrt(torch.where(ends, far, torch.full_like(far, 9.0))) - 3
+    return torch.where(ends, _polynomial(outer, _ENDS), _polynomial(middle, _MIDDLE)) * x
+
+
+def _polynomial(x: Tensor, factors: tuple[float, ...]) -> Tensor:
+    total: Any = factors[0]
+    for factor in factors[1:]:
+        total = total * x + factor
+    assert isinstance(total, Tensor)
+    return total
+
+
 SPECIAL: dict[Any, Row] = {
     aten.digamma.default: digamma,
     aten.special_digamma.default: digamma,
     aten.special_psi.default: digamma,
+    aten.erfinv.default: erfinv,
     aten.lgamma.default: lgamma,
+    aten.special_erfinv.default: erfinv,
     aten.special_gammaln.default: lgamma,
 }

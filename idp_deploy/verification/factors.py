@@ -8,7 +8,9 @@ never fitted to the file.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -21,6 +23,16 @@ _LINEAR = (aten.linear,)
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d, aten.convolution)
 _SHIFTS = (aten.add, aten.sub, aten.rsub)
 _FACTORS = (aten.mul, aten.div)
+_TURNS = {aten.deg2rad: math.pi / 180, aten.rad2deg: 180 / math.pi}
+# operators that converters say with a factor first, before they round, order, or bend
+_LED: dict[Any, Callable[[fx.Node], float]] = {
+    **dict.fromkeys((aten.argsort, aten.sort, aten.msort, aten.kthvalue, aten.median, aten.quantile), lambda _: -1.0),
+    aten.topk: lambda _: -1.0,
+    aten.exp2: lambda _: math.log(2),
+    aten.round: lambda node: 10.0 ** cast(int, node.kwargs.get("decimals", 0)),
+    aten.sinc: lambda _: math.pi,
+    aten.special_ndtr: lambda _: math.sqrt(0.5),
+}
 
 
 def scaled(module: fx.GraphModule, name: str, values: np.ndarray) -> list[np.ndarray]:
@@ -76,6 +88,9 @@ def _products(
             if len(node.users) != 1:
                 break
             (node,) = node.users
+            if _kind(node) in _LED:
+                led = np.array([_LED[_kind(node)](node)])
+                return [*products, products[-1] * led if products else led]
             if _kind(node) is aten.batch_norm:  # it shifts as well: what follows scales that too
                 factor = _of_norm(module, node)
                 return [*products, products[-1] * factor if products else factor] if factor is not None else products
@@ -99,6 +114,8 @@ def _step(
     kind = _kind(node)
     if kind is aten.neg:
         return node.args[0], np.array([-1.0])
+    if kind in _TURNS:
+        return node.args[0], np.array([_TURNS[kind]])
     if kind not in (*_SHIFTS, *_FACTORS) or len(node.args) < 2 or node.kwargs.get("alpha", 1) != 1:
         return None
     moving = [arg for arg in node.args[:2] if isinstance(arg, fx.Node) and arg in fed]

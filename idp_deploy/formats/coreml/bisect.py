@@ -24,6 +24,8 @@ from idp_deploy.formats.coreml.interpreter.machine import Interpreter
 from idp_deploy.formats.coreml.read.program import Operation
 from idp_deploy.formats.coreml.run import bind
 
+_NARROW = "computed in float32 the file agrees: export it with --precision float32"
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -89,16 +91,31 @@ def blame(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tol
     """Which operator parts from the model first, in words, if one call shows it; and whether float16 is the reason."""
     expected = _model_values(model, call)
     found = _divergence(contents, expected, call, tolerance)
-    if found is None:
-        return []
+    narrow = Interpreter(contents.parsed).precision == "float16"
+    if found is None:  # integers and truths alone: places, classes, comparisons that rounding tips
+        return [_NARROW] if narrow and _agrees_in_float32(contents, model, call, tolerance) else []
     said = [
         f"the first operator to part from the model is {found.kind} {found.operation!r}: "
         f"its result is off by {found.relative_error:.1e}"
     ]
-    narrow = Interpreter(contents.parsed).precision == "float16"
     if narrow and _divergence(contents, expected, call, tolerance, wide=True) is None:
-        said.append("computed in float32 the file agrees: export it with --precision float32")
+        said.append(_NARROW)
     return said
+
+
+def _agrees_in_float32(contents: Contents, model: CompressedModel, call: tuple[Any, ...], tolerance: float) -> bool:
+    """Whether the file's outputs are the model's once nothing is rounded to float16."""
+    interpreter = Interpreter(contents.parsed, wide=True)
+    given = tuple(x.detach().numpy() for x in pytree.tree_leaves(call) if isinstance(x, Tensor))
+    outputs = {o.name for o in interpreter.program.outputs}
+    made = {name: value for _, name, value in interpreter.trace(bind(interpreter, contents.interface.inputs, given)[0])}
+    with torch.no_grad():
+        wanted = [x for x in pytree.tree_leaves(model.module(*call)) if isinstance(x, Tensor)]
+    names = [name for name in contents.interface.outputs if name in outputs & made.keys()]
+    return len(names) == len(wanted) and all(
+        made[name].shape == x.shape and _error(made[name].double().numpy(), x.double().numpy()) <= tolerance
+        for name, x in zip(names, wanted, strict=True)
+    )
 
 
 def _model_values(model: CompressedModel, example_inputs: tuple[Any, ...]) -> dict[int, list[np.ndarray]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
-from idp_deploy.masks import NM, Block, Channel, Pattern
+from idp_deploy.masks import NM, Block, Channel, Pattern, is_transformed
 from idp_deploy.pruning.schedule import Schedule, Shape
 from idp_deploy.pruning.sites import Site
 
@@ -127,7 +127,16 @@ def watched(
     scored: bool = False,
     pull: float = 0.0,
 ) -> Tensor:
-    """The masked forward whose backward also shows what the hidden entries would have received."""
+    """The masked forward whose backward also shows what the hidden entries would have received.
+
+    Raises:
+        UsageError: torch.func takes the derivative, and shows none to anybody.
+    """
+    if is_transformed():
+        raise UsageError(
+            f"the method that prunes '{site.name}' looks at its gradient, and torch.func (grad, vmap, …) shows it none",
+            way_out="take the gradient by loss.backward(), or prune by another method, such as idp or gmp",
+        )
     return _Masked.apply(w, site, keep, scored, pull)
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idp_deploy.rewriting.elementwise import log_sigmoid, taken_from
+from idp_deploy.rewriting.elementwise import CHOICES, log_sigmoid, taken_from
 
-aten = torch.ops.aten
+aten, prims = torch.ops.aten, torch.ops.prims
 
 
 def _fmod(x: Tensor, y: Any) -> Tensor:
@@ -54,6 +54,32 @@ def _var(x: Tensor, dim: list[int] | None = None, *, correction: float | None = 
 
 def _std(x: Tensor, dim: list[int] | None = None, *, correction: float | None = None, keepdim: bool = False) -> Tensor:
     return torch.sqrt(_var(x, dim, correction=correction, keepdim=keepdim))
+
+
+def _var_mean(x: Tensor, dim: list[int] | None = None, **how: Any) -> tuple[Tensor, Tensor]:
+    axes = dim if dim else list(range(x.dim()))
+    return _var(x, dim, **how), x.mean(axes, keepdim=how.get("keepdim", False))
+
+
+def _std_mean(x: Tensor, dim: list[int] | None = None, **how: Any) -> tuple[Tensor, Tensor]:
+    variance, mean = _var_mean(x, dim, **how)
+    return torch.sqrt(variance), mean
+
+
+def _var_mean_along(
+    x: Tensor, dim: list[int] | None = None, unbiased: bool = True, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _var_mean(x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
+def _std_mean_along(
+    x: Tensor, dim: list[int] | None = None, unbiased: bool = True, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    return _std_mean(x, dim, correction=float(unbiased), keepdim=keepdim)
+
+
+def _round(x: Tensor, *, decimals: int) -> Tensor:
+    return torch.round(x * 10.0**decimals) / 10.0**decimals
 
 
 def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
@@ -124,6 +150,15 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.hardshrink.default: _hardshrink,
     aten.var.correction: _var,
     aten.std.correction: _std,
+    aten.round.decimals: _round,
+    aten.var_mean.dim: _var_mean_along,
+    aten.std_mean.dim: _std_mean_along,
+    aten.var_mean.correction: _var_mean,
+    aten.std_mean.correction: _std_mean,
+    prims.where.default: torch.where,
+    prims.mul.default: torch.mul,
+    prims.div.default: torch.div,
+    **CHOICES,
     aten.rms_norm.default: _rms_norm,
     aten.unfold.default: _unfold,
 }

@@ -40,6 +40,8 @@ from idp_deploy.formats.coreml.write.storing import Plan, store
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.masks import prunable_weights
+from idp_deploy.rewriting.projected import PROJECTED
+from idp_deploy.rewriting.spelling import spell_out
 
 ENCODINGS = ("auto", "dense", "sparse")
 PRECISIONS = ("float16", "float32")
@@ -86,6 +88,7 @@ def convert_coreml(
     scheme = SCHEMES[quantization.scheme if quantization else ""]
     target = _target(deployment_target, encoding, precision, scheme)
     refuse_returned_inputs(captured, "Core ML")
+    spell_out(captured.module, PROJECTED)
     refuse_projections(captured, "Core ML")
     refuse_branches(captured, "Core ML")
     weights = _weights(captured)

@@ -20,17 +20,19 @@ from idp_deploy.capturing.recurrences import RECURRENT
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
-from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, PLAINER, chosen, filled_alike
+from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, CHOICES, PLAINER, SHIFTED, filled_alike, place_of
 from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
-from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
-from idp_deploy.rewriting.scattering import scatter_reduce
+from idp_deploy.rewriting.scattering import PUT, choose_for_masks, scatter_reduce
+from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
@@ -58,22 +60,26 @@ _SPELLED: dict[Any, Row] = {
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
     aten.diff.default: diff,
+    aten.argmax.default: partial(place_of, torch.argmax),
+    aten.argmin.default: partial(place_of, torch.argmin),
     aten.full_like.default: filled_alike,
+    aten.scaled_dot_product_attention.default: with_heads_repeated,
     aten.reciprocal.default: DECOMPOSITIONS[aten.reciprocal.default],
     aten.ones_like.default: partial(filled_alike, value=1),
     aten.zeros_like.default: partial(filled_alike, value=0),
     aten.upsample_linear1d.vec: linear,
     aten.upsample_bilinear2d.vec: linear,
-    aten.where.Scalar: chosen,
-    aten.where.ScalarOther: chosen,
-    aten.where.ScalarSelf: chosen,
+    **CHOICES,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **SHIFTED,
     **LARGEST,
     **PLACES,
     **PLAINER,
+    **PUT,
     **RANKS,
     **SMOOTHED,
+    **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,
@@ -93,6 +99,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     fold_constants(module)
     put_back(module)
     spell_out_bags(module)
+    choose_for_masks(module)
+    spell_out(module, UNBATCHED)
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)
@@ -105,8 +113,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
         _floats_for_integers(node)
         if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
             node.target, node.args = aten.relu6.default, node.args[:1]
-        if packet in _POOLS and len(node.args) == 2:
-            node.args = (*node.args, node.args[1])  # the stride is the window by default
+        if packet in _POOLS and (len(node.args) == 2 or not node.args[2]):
+            node.args = (*node.args[:2], node.args[1], *node.args[3:])  # the stride is the window by default
         if packet in _NEAREST:
             _rows_and_columns(module, node)
     module.graph.lint()
@@ -169,8 +177,11 @@ def where(node: fx.Node) -> str:
 def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
     """The input that coremltools stopped at by what it says, if it was one: a number, or a type it has no word for."""
     for node in graph.nodes:
-        value = node.meta.get("val") if node.op == "placeholder" else None
-        if isinstance(value, bool | int | float | str) and "Placeholder val must be a tensor" in text:
+        if node.op != "placeholder":
+            continue
+        value = node.meta.get("val")
+        plain = value is None or isinstance(value, bool | int | float | str)
+        if plain and "Placeholder val must be a tensor" in text:
             return ConversionError(
                 f"input '{node.name}' is the Python value {value!r}, and Core ML takes tensors alone",
                 way_out="give the value to the module's constructor, or wrap the module in one that passes it on",
@@ -212,7 +223,7 @@ def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
     packet = getattr(node.target, "overloadpacket", None)
     if packet is None:
         return ""
-    if packet in _MISREAD or not is_registered(node.target.name()):  # type: ignore[union-attr]
+    if packet in _MISREAD or node.target in CHOICES or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"
     if packet is aten.prelu and node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]
         return "coremltools takes a slope a channel for images only"

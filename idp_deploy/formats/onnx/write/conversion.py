@@ -24,14 +24,16 @@ from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
-from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.rewriting.complexes import refuse_complex_ends, without_complex
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
+from idp_deploy.rewriting.projected import PROJECTED
 from idp_deploy.rewriting.scattering import MEANS
+from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 
@@ -57,10 +59,13 @@ _SPELLED: dict[Any, Row] = {
     **MEANS,
     **PLAINER,
     **RANKS,
+    **SOLVING,
     **SPECIAL,
 }
+for _held in (torch.ops.aten.det.default, torch.ops.aten.linalg_det.default):
+    _SPELLED.pop(_held)  # ONNX has an operator for these
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does
-_NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("istft", "zeros", "zeros_like", "new_zeros")}
+_NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("einsum", "istft", "zeros", "zeros_like", "new_zeros")}
 _READ = "from_torchlib"
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
@@ -75,6 +80,8 @@ def convert(captured: Captured) -> onnx.ModelProto:
         ConversionError: an operator without an ONNX counterpart, named with the submodule that calls it.
     """
     outputs = captured.output_names()
+    refuse_complex_ends(captured.module)
+    spell_out(captured.module, PROJECTED)
     refuse_projections(captured, "ONNX")
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import warnings
@@ -20,11 +21,13 @@ from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
+from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.elementwise import (
     BITS_OF_TRUTH,
     PLAINER,
+    SHIFTED,
     high_power,
     image_taken_from,
     less,
@@ -34,11 +37,12 @@ from idp_deploy.rewriting.elementwise import (
 )
 from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d
 from idp_deploy.rewriting.indexing import PLACES, RANKS
-from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
+from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
-from idp_deploy.rewriting.scattering import SCATTERED
+from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
+from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
@@ -66,6 +70,9 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.conv_transpose2d.input: in_other_layers,
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
+    torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
+    torch.ops.aten.quantile.default: quantile,
+    torch.ops.aten.quantile.scalar: quantile,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
@@ -79,6 +86,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **SHIFTED,
     **LARGEST,
     **ORDERS,
     **PLACES,
@@ -86,6 +94,7 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **SCATTERED,
     **SMOOTHED,
+    **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
 }
@@ -153,6 +162,8 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     fold_constants(captured.module)
     put_back(captured.module)
     spell_out_bags(captured.module)
+    choose_for_masks(captured.module)
+    spell_out(captured.module, UNBATCHED)
     spell_out(captured.module, _SPELLED)
     leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)

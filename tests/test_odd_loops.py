@@ -1,0 +1,192 @@
+"""Loops that take their gradients or their steps in another way than most, and modules that cannot be pruned yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+
+from idp_deploy import export, verify
+from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.flow import Model, Recipe
+from idp_deploy.masks import apply_soft_mask
+from idp_deploy.pruning import METHODS, Pruner, callbacks, one_shot
+from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
+from tests.test_pruning_callbacks import Rows
+
+TASK = Blobs()
+TARGET = round(0.9 * PRUNABLE)
+HOW: list[dict[str, Any]] = [
+    {},
+    {"clip": True, "floor": 0.3},
+    {"shared": True},
+    {"shared": True, "clip": True, "floor": 0.2},
+    {"full": torch.tensor([[0, 1], [2, 3]])},
+    {"elsewhere": torch.tensor(0.01)},
+]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_transforms_see_the_derivative_that_backward_has(how: dict[str, Any]) -> None:
+    w = torch.randn(5, 7, requires_grad=True)
+
+    def masked(x: Tensor) -> Tensor:
+        return (apply_soft_mask(x, 0.5, 0.05, **how) * torch.arange(35.0).reshape(5, 7)).sum()
+
+    masked(w).backward()
+    gradient, value = torch.func.grad_and_value(masked)(w.detach())
+    assert w.grad is not None
+    torch.testing.assert_close(gradient, w.grad, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(value, masked(w.detach()))
+
+
+def test_a_loop_whose_gradients_are_torch_funcs_prunes() -> None:
+    model, loader = network().eval(), DataLoader(TASK.train, batch_size=32)
+    pruner = Pruner(model, sparsity=0.9, epochs=2, steps_per_epoch=len(loader))
+    pruner.prepare()
+    for _ in range(2):
+        for x, y in loader:
+            parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+            def loss(values: dict[str, Tensor], x: Tensor = x, y: Tensor = y) -> Tensor:
+                return F.cross_entropy(torch.func.functional_call(model, values, (x,)), y)
+
+            gradients = torch.func.grad(loss)(parameters)
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter -= 0.1 * gradients[name]
+            pruner.step()
+    assert pruner.finalize().zeros == TARGET == zeros(model)
+
+
+def test_a_method_that_looks_at_gradients_says_what_transforms_hide() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=2, method="movement" if "movement" in METHODS else "granet")
+    pruner.prepare()
+    x = TASK.train.tensors[0][:8]
+    with pytest.raises(UsageError, match=r"torch\.func"):
+        torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).sum())(dict(model.named_parameters()))
+
+
+class Own(lightning.LightningModule):
+    """Takes its steps itself, one in four batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.automatic_optimization = network(), False
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(F.cross_entropy(self(batch[0]), batch[1]) / 4)
+        if (index + 1) % 4 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), 1e-2)
+
+
+class Automatic(Own):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = True
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:  # type: ignore[override]
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+def fit(module: lightning.LightningModule, epochs: int, *others: Any, **settings: Any) -> Any:
+    pruning = callbacks.LightningPruning(sparsity=0.9, **settings)
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(
+        max_epochs=epochs, callbacks=[pruning, *others], enable_checkpointing=False, accelerator="cpu", **quiet
+    )
+    trainer.fit(module, DataLoader(TASK.train, batch_size=16))
+    return pruning
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+def test_a_module_that_steps_by_itself_is_told_of_after_one_epoch_and_may_say_how_often() -> None:
+    with pytest.warns(IdpDeployWarning) as told:
+        fit(Own(), 2)
+    said = "\n".join(str(warning.message) for warning in told)
+    assert "took 8 optimizer steps in its first epoch, where 32 were planned" in said
+    assert "steps_per_epoch=8" in said
+    pruning = fit(Own(), 3, steps_per_epoch=8)
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 24
+    assert pruning.sparse.zeros == TARGET
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+def test_gradients_that_accumulate_over_more_batches_later_are_planned() -> None:
+    pruning = fit(Automatic(), 6, GradientAccumulationScheduler({0: 1, 2: 4}))
+    assert pruning.pruner.steps == pruning.pruner.plan.total
+    assert pruning.sparse.zeros == TARGET
+
+
+class Answering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        y = self.net(x)
+        return {"logits": y} if labels is None else {"loss": F.cross_entropy(y, labels), "logits": y}
+
+
+def test_a_model_that_trained_in_mixed_precision_is_exported() -> None:
+    model, pruning = Answering(), callbacks.TrainerPruning(sparsity=0.9)
+    settings: dict[str, Any] = {"use_cpu": True, "bf16": True, "report_to": [], "disable_tqdm": True}
+    arguments = TrainingArguments("out", num_train_epochs=2, save_strategy="no", **settings)
+    Trainer(model, arguments, train_dataset=Rows(), callbacks=[pruning]).train()
+    inputs = (TASK.validation.tensors[0][:1],)
+    export(pruning.sparse, "onnx", inputs, Path("m.onnx"))
+    assert verify("m.onnx", pruning.sparse, inputs, seeds=1).passed
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2))
+
+
+def without_values() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(4, 2)
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = [nn.Linear(4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lazy, "'0.weight' of a lazy layer has no shape yet"),
+        (without_values, "'weight' is on the meta device"),
+        (Listed, "Listed has no parameters"),
+        (lambda: torch.export.export(nn.Linear(4, 2), (torch.ones(1, 4),)).module(), "no layer that holds them"),
+    ],
+)
+def test_modules_that_cannot_be_pruned_are_told_why(build: Callable[[], nn.Module], said: str) -> None:
+    for prune in (lambda model: Pruner(model), lambda model: one_shot(Model(model), Recipe(0.5))):
+        with pytest.raises(UsageError, match=said) as caught:
+            prune(build())
+        assert caught.value.way_out

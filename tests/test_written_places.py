@@ -1,0 +1,164 @@
+"""What a mask or a place says to overwrite, single images, shared heads, and what rounding tips: in every format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS
+from idp_deploy.pruning import one_shot
+from idp_deploy.rewriting.elementwise import copysign, signbit
+from idp_deploy.rewriting.lines import quantile
+from idp_deploy.rewriting.special import erfinv
+from idp_deploy.verification import verify
+from tests.formats_here import HERE
+
+
+class Rows(nn.Module):
+    """A layer, and what is made of its rows."""
+
+    def __init__(self, rest: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.layer, self.rest = nn.Linear(6, 6), rest
+
+    def forward(self, x: Tensor) -> Any:
+        return self.rest(self.layer(x), x)
+
+
+def number_by_mask(y: Tensor, x: Tensor) -> Tensor:
+    y = y.clone()
+    y[y < 0] = 0.25
+    y[x[:, 0] > 0] = torch.arange(6.0)
+    return y
+
+
+def entries_by_mask(y: Tensor, x: Tensor) -> Tensor:
+    y = y.clone()
+    inside = y < 0
+    y[inside] = x[inside]
+    return y
+
+
+def places_along(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    cache, places = torch.zeros(2, 4, 6), torch.tensor([3, -4])
+    cache[:, places] = y[:2]
+    return cache, y.index_fill(1, torch.tensor([0, -1]), 2), y.index_copy(0, torch.tensor([2, 0]), x[:2])
+
+
+def spread(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    return x.masked_scatter(x > 0, y), *torch.var_mean(y, 1), *torch.std_mean(x, 0), *torch.aminmax(y), y.argmin()
+
+
+def bent(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    return (
+        torch.erfinv(y.tanh() * 0.9), torch.erfc(y), torch.exp2(y), torch.copysign(y, x), F.hardshrink(y),
+        torch.nansum(y, 1), torch.dist(y, x), torch.diag_embed(y),
+    )  # fmt: skip
+
+
+def in_order(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.quantile(y, 0.3, dim=1), torch.quantile(x, torch.tensor([0.1, 0.5]), dim=0, keepdim=True)
+
+
+def shifted(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    whole = (x > 0).int() * torch.arange(6, dtype=torch.int32)
+    return y, whole << 2, (whole - 3) >> 1
+
+
+def shared_heads(y: Tensor, x: Tensor) -> Tensor:
+    key = x.reshape(1, 1, 2, 6).expand(1, 2, 2, 6)
+    return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
+
+
+ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
+    "a number where a mask says": (number_by_mask, 3),
+    "entries where a mask says": (entries_by_mask, 3),
+    "places along an axis": (places_along, 4),
+    "spread": (spread, 3),
+    "bent": (bent, 3),
+    "in order": (in_order, 5),
+    "shifted": (shifted, 3),
+    "shared heads": (shared_heads, 2),
+}
+
+
+def checked(module: nn.Module, format: FormatName, inputs: tuple[Tensor, ...], folder: Path) -> None:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        model = one_shot(Model(module.eval()), Recipe(0.5))
+    path = export(model, format, inputs, folder / f"m{FORMATS[format].suffix}").path
+    parity = verify(path, model, inputs)
+    assert parity.passed, [p for p in (*parity.outputs, *parity.weights) if not p.passed]
+    assert parity.weights
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("name", ROWS)
+def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> None:
+    rest, rows = ROWS[name]
+    torch.manual_seed(1)
+    checked(Rows(rest), format, (torch.randn(rows, 6),), tmp_path)
+
+
+SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "line": (lambda: nn.Sequential(nn.Conv1d(3, 4, 3), nn.MaxPool1d(2), nn.AvgPool1d(2)), (3, 16)),
+    "image": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)), (3, 9, 9)),
+    "image upwards": (lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2), nn.AvgPool2d(2)), (3, 5, 5)),
+    "volume": (lambda: nn.Conv3d(2, 4, 3), (2, 4, 5, 6)),
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("name", SINGLE)
+def test_one_image_by_itself_is_a_batch_of_one(name: str, format: FormatName, tmp_path: Path) -> None:
+    build, shape = SINGLE[name]
+    checked(build(), format, (torch.randn(shape),), tmp_path)
+
+
+def ordered(y: Tensor, x: Tensor) -> Tensor:
+    return torch.argsort(y, dim=1)
+
+
+def rounded(y: Tensor, x: Tensor) -> Tensor:
+    return torch.round(y, decimals=1)
+
+
+@pytest.mark.parametrize("format", [format for format in HERE if format in ("onnx", "tflite")])
+@pytest.mark.parametrize("rest", [ordered, rounded, lambda y, x: torch.deg2rad(y), lambda y, x: torch.special.ndtr(y)])
+def test_a_factor_that_an_operator_begins_with_is_known(
+    rest: Callable[[Tensor, Tensor], Any], format: FormatName, tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    checked(Rows(rest), format, (torch.randn(3, 6),), tmp_path)
+
+
+@pytest.mark.parametrize("format", [format for format in HERE if format == "coreml"])
+def test_whole_numbers_that_float16_tips_name_float32(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CompressedModel(Rows(lambda y, x: (y * 5000).int()).eval(), {})
+    inputs = (torch.randn(3, 6),)
+    path = export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path
+    parity = verify(path, model, inputs, seeds=1)
+    assert parity.passed or any("--precision float32" in note for note in parity.notes)
+
+
+def test_the_numbers_are_torchs() -> None:
+    x = torch.linspace(-0.99999, 0.99999, 2001)
+    torch.testing.assert_close(erfinv(x), torch.erfinv(x), rtol=1e-5, atol=1e-6)
+    signed = torch.tensor([-0.0, 0.0, -1.0, 2.0])
+    assert torch.equal(signbit(signed), torch.signbit(signed))
+    assert torch.equal(copysign(signed, signed.flip(0)), torch.copysign(signed, signed.flip(0)))
+    y = torch.randn(3, 6)
+    for where in ({}, {"dim": 1}, {"dim": 0, "keepdim": True}, {"keepdim": True}):
+        for share in (0.3, torch.tensor(0.7), torch.tensor([0.1, 0.5, 1.0])):
+            torch.testing.assert_close(quantile(y, share, **where), torch.quantile(y, share, **where))
