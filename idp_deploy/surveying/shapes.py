@@ -266,16 +266,20 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
         if len(shape) == 2:
             return _First((1, shape[1])) if kind == "Linear" or not kind else None
         return _First((1, shape[1], *([None] * (len(shape) - 2))))
+    own = dict(leaves(choice.definition.layers))
     for layer, call in leaves(choice.layers):
         if not f"{layer}.".startswith(f"{inside}." if inside else ""):
             continue
         kind = call_kind(call)
         if kind in ("LayerNorm", "GroupNorm"):
             continue
-        size = literal(call.args[0], choice.arguments) if call.args else None
-        if kind in KINDS and isinstance(size, int):
+        known = {**usual(choice), **choice.arguments} if layer in own else {}
+        size = literal(call.args[0], known) if call.args else None
+        if kind in KINDS:
             dimensions = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3, "Linear": 0}.get(kind)
-            return _First((1, size, *([None] * dimensions))) if dimensions is not None else None
+            return (
+                _First((1, size, *([None] * dimensions))) if dimensions is not None and isinstance(size, int) else None
+            )
     return None
 
 
