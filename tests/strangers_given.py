@@ -88,6 +88,38 @@ class Patches(nn.Module):
             x = block(x)
         return self.head(x.mean(1))
 """
+GRAPH = """
+class Conv(nn.Module):
+    def __init__(self, inside, outside):
+        super().__init__()
+        self.linear = nn.Linear(inside, outside)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Net(nn.Module):
+    def __init__(self, inside, hidden, classes, dropout):
+        super().__init__()
+        self.first, self.second = Conv(inside, hidden), Conv(hidden, classes)
+        self.dropout = dropout
+
+    def forward(self, x):
+        x = F.dropout(F.relu(self.first(x)), self.dropout, training=self.training)
+        return self.second(x)
+"""
+LINES = """
+class Lines(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, 1, 1), nn.Conv2d(8, 16, (8, 1))
+        self.out = nn.Linear(16, classes)
+
+    def forward(self, x):
+        x = self.second(F.max_pool2d(F.relu(self.first(x)), 4))
+        assert x.size(2) == 1
+        return self.out(x.squeeze(2).permute(0, 2, 1))
+"""
 APART = {
     "nets/__init__.py": "",
     "nets/backbone.py": HEAD + BACKBONE,
@@ -151,6 +183,48 @@ GIVEN: dict[str, Folder] = {
         "from net import *; torch.save({'model': Patches(64, 8, classes=5, dim=32, depth=2).state_dict()}, 'w.pt')",
         "net:Patches(img_size=64, patch_size=8, classes=5, dim=32, depth=2)",
         ("1x3x64x64",),
+    ),
+    "a picture model that a library saved": Folder(
+        {},
+        "import transformers as t; c = t.ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2,"
+        " intermediate_size=32, image_size=64, patch_size=8, num_labels=4);"
+        " t.ViTForImageClassification(c).save_pretrained('vit')",
+        "transformers:ViTForImageClassification.from_pretrained(pretrained_model_name_or_path='vit')",
+        ("1x3x64x64",),
+        "vit/model.safetensors",
+    ),
+    "a model that writes, as a library saved it": Folder(
+        {},
+        "import transformers as t; c = t.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=50, n_positions=24);"
+        " t.GPT2LMHeadModel(c).save_pretrained('.')",
+        "transformers:GPT2LMHeadModel.from_pretrained(pretrained_model_name_or_path='.', use_cache=False)",
+        ("1x24:int64",),
+        "model.safetensors",
+    ),
+    "a model of two inputs that a library saved": Folder(
+        {},
+        "import transformers as t; c = t.T5Config(d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2,"
+        " vocab_size=40); t.T5ForConditionalGeneration(c).save_pretrained('.')",
+        "transformers:T5ForConditionalGeneration.from_pretrained(pretrained_model_name_or_path='.')",
+        (),
+        "model.safetensors",
+    ),
+    "a share of dropout that nothing tells": Folder(
+        {"net.py": HEAD + GRAPH},
+        "from net import *; torch.save(Net(14, 8, 3, 0.5).state_dict(), 'w.pt')",
+        "net:Net(inside=14, hidden=8, classes=3, dropout=0.0)",
+        ("1x14",),
+        said="dropout is set to 0.0: the weights do not tell it, and only training sees it",
+    ),
+    "lines of text, as high and wide as the settings say": Folder(
+        {
+            "net.py": HEAD + LINES,
+            "train.py": "import argparse\np = argparse.ArgumentParser()\np.add_argument('--imgH', default=32)\n"
+            "p.add_argument('--imgW', default=100)\n",
+        },
+        "from net import *; torch.save(Lines(7).state_dict(), 'w.pt')",
+        "net:Lines(classes=7)",
+        ("1x1x32x100",),
     ),
     "weights five folders down": Folder(
         {"net.py": HEAD + BACKBONE},

@@ -20,7 +20,8 @@ from tests.loading_fixtures import (
     HERE,
 )
 
-PARTS = "torch.nn:TransformerEncoder(encoder_layer=TransformerEncoderLayer(d_model=8, nhead=2, batch_first=True), num_layers=1)"
+LAYER = "TransformerEncoderLayer(d_model=8, nhead=2, batch_first=True)"
+PARTS = f"torch.nn:TransformerEncoder(encoder_layer={LAYER}, num_layers=1)"
 
 
 @pytest.mark.parametrize("spec", [FACTORY, PARTS])

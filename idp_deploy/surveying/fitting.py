@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -66,8 +67,10 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
         return None, [f"{shown(file)} holds weights ({_outline(file)}): {_CODELESS}" for file in stored]
     best = _whole(ranked[0], ranked, found)
     notes = []
-    if best.score < FITS and stored:
+    if best.score < FITS and stored and not best.definition.spec.startswith("transformers:"):
         notes.append(f"whether {shown(stored[0])} belongs to {best.spec} cannot be told from their names alone")
+    if dropped := [name for name in best.definition.needs if _DROPPED.search(name) and best.arguments.get(name) == 0.0]:
+        notes.append(f"{', '.join(dropped)} is set to 0.0: the weights do not tell it, and only training sees it")
     if left := _beside_it(best):
         file = shown(best.weights) if best.weights else ""
         notes.append(
@@ -117,6 +120,9 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
+        clear = clear or bool(
+            best.prefix and one.covers > best.covers
+        )  # an argument is left open, no weight is left out
         if holds and fits and one.definition.runs and clear:
             within = passed | {best.definition.spec}  # two may be made of each other
             return _whole(one, ranked, found, within) if one.definition.spec not in within else best
@@ -125,12 +131,12 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
 
 def _beside_it(best: Choice) -> list[str]:
     """Weights beside those of the model in its file, averages of the same left out."""
-    own = set(_below(best.weights, best.prefix)) if best.weights and best.prefix and best.score >= FITS else set()
-    return [
-        name for name, shape in (best.weights.shapes if best.weights and own else {}).items()
-        if shape and not name.startswith(f"{best.prefix}.")
-        and not any(name.split(".", count)[-1] in own for count in range(1, name.count(".") + 1))
-    ]  # fmt: skip
+    if best.weights is None or not best.prefix or best.score < FITS:
+        return []
+    own = _below(best.weights, best.prefix)
+    same = [f"{place}." for place in _prefixes(best.weights) if place and _below(best.weights, place) == own]
+    others = (name for name, shape in best.weights.shapes.items() if shape)
+    return [name for name in others if not name.startswith(tuple(same))]
 
 
 def _parts(one: Definition, found: Found) -> set[str]:
@@ -278,11 +284,16 @@ def _arguments(
         value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
             value = found.settings.get(name, found.constants.get(name.upper()))
+        if value is None and default is None and _DROPPED.search(name):
+            value = 0.0  # which only training sees
         if value is None and default is None:
             unknown.append(name)
         elif value is not None and (default is None or value != (list(usual) if isinstance(usual, tuple) else usual)):
             given[name] = value
     return given, tuple(unknown)
+
+
+_DROPPED = re.compile(r"(?i)^(p_)?drop(out)?(_?(p|rate|prob|ratio))?$")
 
 
 def _bundled(

@@ -122,5 +122,5 @@ def stored(choice: Choice) -> dict[str, tuple[int, ...]]:
 
 def held(settings: Mapping[str, object], names: Sequence[str]) -> int | None:
     """The first of these that is a size."""
-    values = (settings.get(name) for name in names)
+    values = (value for name in names for key, value in settings.items() if key == name or key.endswith(f"_{name}"))
     return next((value for value in values if isinstance(value, int) and value > 1), None)
