@@ -68,7 +68,11 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
     lines += ["", "[export]", f"to = {json.dumps(list(formats))}"]
     lines += [f"# {name}: pip install 'idp-deploy[{name}]'" for name in missing]
     lines += ["", "# [quantize]", '# scheme = "int8-weights"', ""]
-    format = next((name for name in ("tflite", "onnx") if name in formats), "onnx")
+    steps = weights is not None and any(
+        "weight_hh" in name for name in weights.shapes
+    )  # which TFLite writes one by one
+    likely = ("onnx", "tflite") if steps else ("tflite", "onnx")
+    format = next((name for name in likely if name in formats), "onnx")
     limit = f"{(weights.size_bytes * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
     lines += [
         f"[budgets.pixel-4.{format}]  # what 'check' fails on: lower them to what you can afford",
