@@ -52,8 +52,8 @@ def take(
             break
     else:
         if key is None and is_brought(module, path, entries.tensors):
-            if found := soundness.fault(module, set()):
-                raise FileError(f"{path}: {found}", way_out=soundness.WAY_OUT)
+            if fault := soundness.fault(module, set()):
+                raise FileError(f"{path}: {fault}", way_out=soundness.WAY_OUT)
             announce(f"{path}: the names in it are not those of {factory}, which has read it by itself, every weight")
             return
         (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
