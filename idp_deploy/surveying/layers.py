@@ -127,16 +127,20 @@ def literal(node: ast.expr | None, constants: Mapping[str, object]) -> object:
 def is_writable(value: object) -> bool:
     """Whether a literal holds no number longer than any size is: Python does not write out those.
 
+    Lists that YAML lets hold each other, or one a thousand times, are looked into once.
+
     >>> is_writable([3, (4,)]), is_writable({"a": 1 << 20_000})
     (True, False)
+    >>> within = [1]; within.append(within)
+    >>> is_writable(within)
+    True
     """
     left, seen = [value], set[int]()
     while left:
         one = left.pop()
-        if isinstance(one, dict | list | tuple):
-            if id(one) in seen:  # YAML has lists that hold themselves
-                continue
-            seen.add(id(one))
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
         if isinstance(one, int) and one.bit_length() > _MOST_BITS:
             return False
         left += [*one.keys(), *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple) else ()
