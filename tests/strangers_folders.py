@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.strangers import FUSED, HEAD, PLAY, SMALL, STACK, TRAINING, TRIPWIRE, WIDE, Folder, notebook
+from tests.strangers_given import GIVEN
 from tests.strangers_settings import SETTINGS
 from tests.strangers_shapes import SHAPES
 
@@ -311,4 +312,4 @@ FOLDERS: dict[str, Folder] = {
     ),
     "nothing at all": Folder({}, "", None, (), None),
 } | SETTINGS
-FOLDERS |= SHAPES
+FOLDERS |= SHAPES | GIVEN

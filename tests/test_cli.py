@@ -162,6 +162,24 @@ def test_check_names_a_file_that_was_changed_since_it_was_written(
     )
 
 
+def test_check_names_a_file_that_was_made_of_other_weights(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def said() -> str:
+        capsys.readouterr()
+        assert call("check", "--target", "pixel-4") == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    assert call("prune", "model.pt", "--target", "0.5", "--one-shot") == 0
+    assert call("export", "--to", "onnx") == 0
+    for weights, old in (("model.pt", False), ("model.pruned.pt", False), ("model.pt", True), ("absent.pt", False)):
+        text = CONFIGURATION.replace('weights = "model.pt"', f'weights = "{weights}"')
+        (project / "idp-deploy.toml").write_text(text)
+        if old:
+            state = torch.load(project / "model.pt", weights_only=True)
+            torch.save({name: value * 1.01 for name, value in state.items()}, project / "model.pt")
+        named = "model.pruned.onnx: not made of the present model.pt (another file was named, or it was written anew"
+        assert (named in said()) is old
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),

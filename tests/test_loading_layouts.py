@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from idp_deploy.errors import FileError, IdpDeployError, UnsafeFileError, UsageError
-from idp_deploy.loading import load_any, load_model
+from idp_deploy.loading import load_any, load_model, load_module
 from tests.checkpoint_layouts import (
     CHOSEN,
     SAID,
@@ -120,3 +121,21 @@ def test_endless_lists_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": weights(), "x": inner}, tmp_path / "m.pt")
     with pytest.raises(FileError, match="more than"):
         load_model(tmp_path / "m.pt", build)
+
+
+def test_what_a_library_has_read_under_other_names_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    transformers = pytest.importorskip("transformers")
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "image_size": 16, "patch_size": 8, "num_labels": 2}
+    config = transformers.ViTConfig(num_hidden_layers=1, num_attention_heads=2, **sizes)
+    transformers.ViTForImageClassification(config).save_pretrained("vit")
+    factory = "transformers:ViTForImageClassification.from_pretrained(pretrained_model_name_or_path='vit')"
+    file = Path("vit/model.safetensors")
+    own = load_module(factory).state_dict()
+    said: list[str] = []
+    taken = load_model(file, factory, announce=said.append).module.state_dict()
+    assert all(torch.equal(taken[name], own[name]) for name in own)
+    other = {f"x.{name}": value + 1 for name, value in safetensors.torch.load_file(file).items()}
+    safetensors.torch.save_file(other, tmp_path / "vit" / "other.safetensors")
+    with pytest.raises(FileError, match="does not fit the module"):
+        load_model(tmp_path / "vit" / "other.safetensors", factory, announce=said.append)

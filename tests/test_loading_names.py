@@ -18,13 +18,16 @@ from idp_deploy.loading import (
 from tests.loading_fixtures import (
     FACTORY,
     HERE,
-    Net,
 )
 
+LAYER = "TransformerEncoderLayer(d_model=8, nhead=2, batch_first=True)"
+PARTS = f"torch.nn:TransformerEncoder(encoder_layer={LAYER}, num_layers=1)"
 
-def test_factory_builds_and_leaves_random_state_alone() -> None:
+
+@pytest.mark.parametrize("spec", [FACTORY, PARTS])
+def test_factory_builds_and_leaves_random_state_alone(spec: str) -> None:
     before = torch.get_rng_state()
-    assert isinstance(load_module(FACTORY), Net)
+    assert isinstance(load_module(spec), torch.nn.Module)
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -93,6 +93,27 @@ def test_files_of_other_tools(opset, constant, tmp_path):
     assert opset >= 18 or "BitwiseAnd" not in {node.op_type for node in proto.graph.node}
 
 
+def test_nodes_in_no_order_are_put_in_order(tmp_path):
+    torch.manual_seed(0)
+    model, inputs = pruned(ZOO["mixer"]), ZOO["mixer"].example_inputs()
+    proto = onnx.load(folded(export(model, "onnx", inputs, tmp_path / "ours.onnx").path, tmp_path))
+    nodes = list(reversed(proto.graph.node))
+    assert len(nodes) > 2
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    onnx.save(proto, tmp_path / "reversed.onnx")
+    assert read(tmp_path / "reversed.onnx").tensors
+    restored = restore(tmp_path / "reversed.onnx", tmp_path / "again.onnx")
+    onnx.checker.check_model(str(restored.path), full_check=True)
+    x = inputs[0].numpy()
+    (a,), (b,) = (run_file(path, [(x,)])["onnxruntime"][0] for path in (tmp_path / "folded.onnx", restored.path))
+    np.testing.assert_array_equal(a, b)
+    proto.graph.node[0].input[0] = proto.graph.node[0].output[0]
+    onnx.save(proto, tmp_path / "circle.onnx")
+    with pytest.raises(FileError, match="read each other in a circle"):
+        read(tmp_path / "circle.onnx")
+
+
 def test_a_manifest_says_how_zeros_are_stored_now(tmp_path):
     source = foreign(tmp_path / "m.onnx", opset=18)
     proto = onnx.load(source)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from idp_deploy.surveying import survey
+from idp_deploy.surveying.writing import write_toml
 from tests.strangers import HEAD
 
 WINDOW_OF_ONE_LENGTH = """
@@ -210,3 +211,20 @@ def test_what_is_told_of_inputs_runs(name: str, tmp_path: Path) -> None:
         shapes = [(tuple(map(int, shape.split("x"))), dtype) for shape, _, dtype in entries]
         with torch.no_grad():
             net.eval()(*(torch.zeros(shape, dtype=getattr(torch, dtype or "float32")) for shape, dtype in shapes))
+
+
+def test_matrices_of_no_layer_are_pruned_by_a_rule(tmp_path: Path) -> None:
+    layer = (
+        "class Graph(nn.Module):\n    def __init__(self, i, o):\n        super().__init__()\n"
+        "        self.weight = nn.Parameter(torch.randn(i, o))\n"
+        "    def forward(self, x):\n        return x @ self.weight\n"
+        "class Net(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.a, self.b = Graph(14, 8), {last}\n"
+        "    def forward(self, x):\n        return self.b(torch.relu(self.a(x)))\n"
+    )
+    for last, ruled in (("Graph(8, 3)", True), ("nn.Linear(8, 3)", False)):
+        (tmp_path / "net.py").write_text(HEAD + layer.format(last=last))
+        shape = (8, 3) if ruled else (3, 8)
+        torch.save({"a.weight": torch.zeros(14, 8), "b.weight": torch.zeros(*shape)}, tmp_path / "w.pt")
+        text = write_toml(survey(tmp_path), tmp_path, ["onnx"], [])
+        assert ('[prune.rules]\nmatrix = "unstructured"' in text) is ruled

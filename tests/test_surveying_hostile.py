@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 
 from idp_deploy.surveying import survey
 from idp_deploy.surveying.writing import write_toml
-from tests.strangers import HEAD, TRIPWIRE
+from tests.strangers import HEAD, SMALL, TRIPWIRE
 
 MOST_SECONDS = 6.0  # of the processor, on a slow machine: without an end it would be hours
 LAYERS = "self.conv = nn.Conv2d(3, 8, 3)\n        self.fc = nn.Linear(8, 2)"
@@ -105,3 +107,26 @@ def test_thousands_of_layers_are_followed(tmp_path: Path) -> None:
     start = time.process_time()
     assert survey(tmp_path).inputs.inputs == ("1x8x28x28",)
     assert time.process_time() - start < 3 * MOST_SECONDS
+
+
+def test_lists_that_hold_themselves_have_an_end(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
+    (tmp_path / "conf.yaml").write_text("seed: &a [1, *a]\nsizes: &b {inner: [*b]}\nimage_size: 40\n")
+    assert survey(tmp_path).choice is not None
+
+
+def test_folders_of_data_tell_no_sizes_and_hide_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
+    (tmp_path / "marks").mkdir()
+    (tmp_path / "features").mkdir()
+    for number in range(60):
+        (tmp_path / "marks" / f"{number}.json").write_text('{"width": 640, "height": 480}')
+        (tmp_path / "features" / f"{number}.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "logs" / "run").mkdir(parents=True)
+    made = "import os; from net import *; torch.save(Net().state_dict(), 'logs/run/old.pt')"
+    subprocess.run([sys.executable, "-c", f"{made}; os.utime('logs/run/old.pt', (0, 0))"], cwd=tmp_path, check=True)
+    found = survey(tmp_path)
+    assert found.weights is not None
+    assert found.weights.path.name == "old.pt"
+    assert found.inputs.inputs == ("1x1x28x28",)
+    assert len([note for note in found.notes if "features" in note]) == 4

@@ -44,7 +44,7 @@ def init(
     usable = [name for name in usual() if name not in missing]
     copy = found.choice.definition.copy if found.choice else None
     if copy is not None:
-        copied = copy.text(found.choice.definition.name) if found.choice else ""
+        copied = copy.text(found.choice.definition.name, *found.choice.supplied) if found.choice else ""
         files.landing(copy.path)
         if copy.path.exists() and not (force and copy.is_own):
             way_out = (

@@ -54,6 +54,7 @@ def check(
 
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
     """
+    from idp_deploy.cli.ageing import of_other_weights
     from idp_deploy.cli.provenance import provenance
     from idp_deploy.gating import baseline_budgets, missing, ungated
     from idp_deploy.inspection import redundancy_of
@@ -93,6 +94,7 @@ def check(
     verdict = none if not report.checks else "within budget" if passed else "OVER BUDGET"
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
+    changed += of_other_weights(session, contents)
     document = replace(document, notes=[*changed, *document.notes])
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
     return Answer.judged(document, passed or exit_zero)

@@ -195,7 +195,8 @@ def _call(spec: str, what: str) -> Any:
     name, bracket, rest = spec.partition("(")
     given = _keywords(spec, bracket + rest, what) if bracket else {}
     function = resolve(name.strip(), what)
-    arguments = {key: _value(node, spec, what) for key, node in given.items()}
+    with torch.random.fork_rng(devices=[]):  # an argument may be a module, whose weights are drawn
+        arguments = {key: _value(node, spec, what) for key, node in given.items()}
     if isinstance(function, nn.Module):  # a script makes it as it is imported
         if bracket:
             raise UsageError(

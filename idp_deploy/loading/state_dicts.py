@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from idp_deploy import soundness
 from idp_deploy.errors import FileError
 from idp_deploy.loading import foreign
+from idp_deploy.loading.brought import is_brought
 from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.lazy import is_open, settle
@@ -51,6 +52,11 @@ def take(
         if attempts[-1][0].fits:
             break
     else:
+        if key is None and is_brought(module, path, entries.tensors):
+            if fault := soundness.fault(module, set()):
+                raise FileError(f"{path}: {fault}", way_out=soundness.WAY_OUT)
+            announce(f"{path}: the names in it are not those of {factory}, which has read it by itself, every weight")
+            return
         (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
         raise misfit(path, factory, nearest, entries, module.state_dict())
     chosen, said = choose(path, attempts[-1], key, factory)

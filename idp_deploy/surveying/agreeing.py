@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator, Mapping
 
-from idp_deploy.surveying.bundles import assigned
 from idp_deploy.surveying.definitions import Definition
 from idp_deploy.surveying.layers import KINDS, Shape, argument, call_kind, evaluated, leaves, literal, named, solved
+from idp_deploy.surveying.origins import Origins
 from idp_deploy.surveying.rows import Loop, appended_to, pieces_of, told
 from idp_deploy.surveying.sources import Found
 
@@ -28,12 +28,14 @@ def agreement(
     if not shared:  # most pairs of a module and a place in the file: nothing else is looked at
         return 0.0, {}
     facts = {name: list(_facts(name, call, names)) for name, call in leaves(layers)}
-    bound = _solved([fact for entries in facts.values() for fact in entries], found, made)
+    every = [fact for entries in facts.values() for fact in entries]
+    bound = _solved(every, found, made)
     known = {name for name, call in leaves(layers) if call_kind(call) in KINDS}
     right = sum(f"{name}.{_told_by(facts[name])}" in names and _hold(facts[name], bound, found) for name in known)
     for name, call in leaves(layers):
         heard = _inside(name, call, names, found, made, depth)
         bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
+    bound = _solved(every, found, made, bound) | bound if bound else bound  # beside what its parts have told
     return shared * (right / len(known) if known else 0.8), bound
 
 
@@ -90,30 +92,21 @@ def _told_by(facts: list[Fact]) -> str:
     return facts[0][0] if facts else "weight"
 
 
-def _solved(facts: list[Fact], found: Found, made: Definition) -> dict[str, object]:
+def _solved(
+    facts: list[Fact], found: Found, made: Definition, given: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """Arguments by name: first those that stand alone in an expression, then those beside others that are known."""
-    bound: dict[str, object] = {}
+    bound: dict[str, object] = dict(given or {})
     usual = {name: literal(node, found.constants) for name, node in made.parameters.items()}
     shares = frozenset(name for name, value in usual.items() if isinstance(value, float))
-    facts = [(parameter, _as_set(node, made.init), value) for parameter, node, value in facts]
+    origins = Origins(made, {one.name: one for one in found.modules if one.is_class})
+    facts = [(parameter, origins.of(node), value) for parameter, node, value in facts]
     for known in ({}, usual):
         for _, node, value in facts:
             pair = solved(node, value, {**found.constants, **known, **bound}, shares)
             if pair is not None and pair[0] not in made.changed:
                 bound.setdefault(*pair)
     return bound
-
-
-def _as_set(node: ast.expr, init: ast.AST) -> ast.expr:
-    """`int(32 * width)` for the `c` of `Conv2d(3, c, 3)`, as the line that sets it last above it says."""
-    if not isinstance(node, ast.Name):
-        return node
-    names = (one for one in ast.walk(init) if isinstance(one, ast.Name) and one.id == node.id)
-    sets = [getattr(one, "lineno", 0) for one in names if isinstance(one.ctx, ast.Store)]
-    last = max((at for at in sets if 0 < at < getattr(node, "lineno", 0)), default=0)
-    pairs = (pair for inner in ast.walk(init) for pair in assigned(inner))
-    return next((value for target, value in pairs if last and getattr(target, "lineno", 0) == last
-                 and isinstance(target, ast.Name) and target.id == node.id), node)  # fmt: skip
 
 
 def _hold(facts: list[Fact], bound: Mapping[str, object], found: Found) -> bool:
@@ -131,12 +124,12 @@ def _inside(
         for part_call, place in zip(calls, sorted(stored), strict=False) if depth else ():
             if part := _part(part_call, found):
                 bound = (
-                    _handed(part_call, part, agreement(part.layers, stored[place], found, part, depth - 1)[1]) | bound
+                    handed_on(part_call, part, agreement(part.layers, stored[place], found, part, depth - 1)[1]) | bound
                 )
 
         def heard(one: ast.Call, shapes: Mapping[str, Shape]) -> Mapping[str, object]:
             if part := _part(one, found) if depth else None:
-                return _handed(one, part, agreement(part.layers, shapes, found, part, depth - 1)[1])
+                return handed_on(one, part, agreement(part.layers, shapes, found, part, depth - 1)[1])
             inner = {f"row.{key}": shape for key, shape in shapes.items()}
             facts = (fact for key, call in leaves({"row": one}) for fact in _facts(key, call, inner))
             return {name: value for _, node, value in facts if (name := named(node))}
@@ -146,14 +139,14 @@ def _inside(
     if part is None or not depth:
         return {}
     inside = {key.removeprefix(f"{name}."): shape for key, shape in names.items() if key.startswith(f"{name}.")}
-    return _handed(call, part, agreement(part.layers, inside, found, part, depth - 1)[1])
+    return handed_on(call, part, agreement(part.layers, inside, found, part, depth - 1)[1])
 
 
 def _part(call: ast.Call, found: Found) -> Definition | None:
     return next((one for one in found.modules if one.name == call_kind(call) and one.layers), None)
 
 
-def _handed(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> dict[str, object]:
+def handed_on(call: ast.Call, part: Definition, bound: Mapping[str, object]) -> dict[str, object]:
     """What a module's own arguments are, where it hands them to a part whose arguments are known."""
     given = [*zip(part.parameters, call.args, strict=False), *((word.arg, word.value) for word in call.keywords)]
     found: dict[str, object] = {}

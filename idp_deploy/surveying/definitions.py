@@ -37,6 +37,7 @@ class Definition:
     bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
     init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
     methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
+    handed: Mapping[str, str] = field(default_factory=dict)  # attribute → the argument that is put away under it
 
     @cached_property
     def put(self) -> Mapping[str, ast.expr]:
@@ -46,6 +47,18 @@ class Definition:
             for target, value in assigned(node):
                 if isinstance(target, ast.Attribute) and last_name(target.value) == "self":
                     found.setdefault(target.attr, value)
+        return found
+
+    @cached_property
+    def sets(self) -> Mapping[str, Mapping[int, ast.expr | None]]:
+        """`{"n": {12: value}}`: what `__init__` sets in which line, None where that is no plain value."""
+        found: dict[str, dict[int, ast.expr | None]] = {}
+        for node in ast.walk(self.init):
+            if isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+                found.setdefault(ast.unparse(node), {}).setdefault(getattr(node, "lineno", 0), None)
+            for target, value in assigned(node):
+                if isinstance(target, ast.Name | ast.Attribute):
+                    found.setdefault(ast.unparse(target), {})[getattr(target, "lineno", 0)] = value
         return found
 
     @property
@@ -131,6 +144,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         bundles=bundles_of(node, init, plain) if init and plain else {},
         init=plain.plain(init) if init and plain else ast.Pass(),
         methods={one.name: one for one in node.body if isinstance(one, ast.FunctionDef)},
+        handed=plain.aliases if plain else {},
     )
 
 

@@ -36,10 +36,10 @@ class Copy:
         with self.path.open("rb") as file:
             return MARK.encode() in file.readline(4096)
 
-    def text(self, name: str) -> str:
-        """The new file, with `name` and all that it names."""
+    def text(self, name: str, *others: str) -> str:
+        """The new file, with `name` and others, and all that these name."""
         head = f'"""{name} of {self.origin}, {MARK}: {self.why}."""'
-        nodes = _needed(self.tree, name)
+        nodes = _needed(self.tree, name, *others)
         start = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "__future__"]
         imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) and node not in start]
         rest = [node for node in nodes if node not in start and node not in imports]
@@ -71,13 +71,13 @@ def reason_to_copy(tree: ast.Module, name: str, here: set[str]) -> str:
     return ""
 
 
-def _needed(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """The statements that bind a name and all that these name, in their order; with every import of a star."""
+def _needed(tree: ast.Module, *names: str) -> list[ast.stmt]:
+    """The statements that bind names and all that these name, in their order; with every import of a star."""
     bound: dict[str, list[ast.stmt]] = {}
     for statement in tree.body:
         for word in _binds(statement):
             bound.setdefault(word, []).append(statement)
-    wanted, found = [name], {}
+    wanted, found = list(names), {}
     while wanted:
         word = wanted.pop()
         for statement in bound.get(word, ()):

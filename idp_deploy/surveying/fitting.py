@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from idp_deploy.surveying.layers import call_kind, literal
 from idp_deploy.surveying.libraries import classes_of
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.stored import Stored
+from idp_deploy.surveying.supplying import Part, every, parts_given, passed_through, with_parts
 
 FITS = 0.5  # share of names that agree, from which a file counts as this module's
 
@@ -34,6 +36,9 @@ class Choice:
     inputs: tuple[str, ...] = ("x",)
     keys: tuple[str, ...] = ()  # of an input that is a dict
     flows: Mapping[str, str] = field(default_factory=dict)  # input → the layer that takes it first
+    supplied: Mapping[str, Definition] = field(
+        default_factory=dict
+    )  # classes that are given others, by name, and those
 
     @property
     def spec(self) -> str:
@@ -62,8 +67,15 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
         return None, [f"{shown(file)} holds weights ({_outline(file)}): {_CODELESS}" for file in stored]
     best = _whole(ranked[0], ranked, found)
     notes = []
-    if best.score < FITS and stored:
+    if best.score < FITS and stored and not best.definition.spec.startswith("transformers:"):
         notes.append(f"whether {shown(stored[0])} belongs to {best.spec} cannot be told from their names alone")
+    if dropped := [name for name in best.definition.needs if _DROPPED.search(name) and best.arguments.get(name) == 0.0]:
+        notes.append(f"{', '.join(dropped)} is set to 0.0: the weights do not tell it, and only training sees it")
+    if left := _beside_it(best):
+        file = shown(best.weights) if best.weights else ""
+        notes.append(
+            f"{file} holds more beside {best.prefix!r}, such as {some(left)}: {best.spec} may be a part of the model"
+        )
     rivals = [
         one for one in ranked
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
@@ -73,7 +85,7 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
     if others:
         notes.append(f"the weights would also fit {some(list(others))}")
     beside = [one for one in ranked if one.weights and one.weights is not best.weights and one.score >= FITS]
-    same = {shown(one.weights) for one in beside if one.weights and one.definition is best.definition}
+    same = {shown(one.weights) for one in beside if one.weights and one.definition.spec == best.definition.spec}
     if same:
         notes.append(f"{some(sorted(same))} would fit as well; taken is what calls itself best, else the newest")
     elsewhere = {shown(one.weights): one.spec for one in reversed(beside) if one.weights}
@@ -108,10 +120,23 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
+        clear = clear or bool(
+            best.prefix and one.covers > best.covers
+        )  # an argument is left open, no weight is left out
         if holds and fits and one.definition.runs and clear:
             within = passed | {best.definition.spec}  # two may be made of each other
             return _whole(one, ranked, found, within) if one.definition.spec not in within else best
     return best
+
+
+def _beside_it(best: Choice) -> list[str]:
+    """Weights beside those of the model in its file, averages of the same left out."""
+    if best.weights is None or not best.prefix or best.score < FITS:
+        return []
+    own = _below(best.weights, best.prefix)
+    same = [f"{place}." for place in _prefixes(best.weights) if place and _below(best.weights, place) == own]
+    others = (name for name, shape in best.weights.shapes.items() if shape)
+    return [name for name in others if not name.startswith(tuple(same))]
 
 
 def _parts(one: Definition, found: Found) -> set[str]:
@@ -121,7 +146,7 @@ def _parts(one: Definition, found: Found) -> set[str]:
     left = [one]
     while left:
         node = left.pop()
-        direct = classes.get(node.made, node).parts & classes.keys() - inside - {one.made}
+        direct = (node.parts | classes.get(node.made, node).parts) & classes.keys() - inside - {one.made}
         inside |= direct
         left += [classes[part] for part in direct]
     return inside
@@ -148,22 +173,46 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     made = next((other for other in found.modules if other.is_class and other.name == one.returns), one)
     layers = one.layers or made.layers
     best: tuple[float, str, dict[str, object], int] = (0.0, "", {}, 0)
+    parts: Mapping[str, Part] = {}
     if stored is not None:
         for prefix in _prefixes(stored):
             if best[0] >= 1:
                 break
-            if layers.keys().isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
+            own = layers.keys() | made.handed.keys()
+            if own.isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
                 continue
             names = _below(stored, prefix)
-            score, bound = agreement(layers, names, found, made)
+            given = parts_given(made, names, found)
+            score, bound = agreement(with_parts(made, given).layers if given else layers, names, found, made)
             score *= likeness(one, made, bound, names, found) if score > best[0] else 0.0
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
+                parts = given
     score, prefix, bound, covers = best
-    bound = _passed_on(one, made, bound) if made is not one else bound
+    whole = with_parts(made, parts)
+    layers = whole.layers if parts else layers
+    if made is one:
+        bound |= {name: built for name, part in parts.items() if (built := _built(part, one, found, stored))}
+    else:
+        bound = _passed_on(one, made, bound) | passed_through(one.call, made, parts, found)
     arguments, unknown = _arguments(one, bound, found, stored)
-    within = dict(_within(layers, {other.name: other for other in found.modules if other.layers}))
-    return Choice(one, within, arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys, made.flows)
+    classes = {other.name: other for other in found.modules if other.layers}
+    supplied = {other.name: other for other in (whole, *every(parts))} if parts else {}
+    within = dict(_within(layers, classes | supplied))
+    chosen = whole if made is one else replace(one, parts=one.parts | whole.parts) if parts else one
+    told = (arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys, made.flows)
+    return Choice(chosen, within, *told, supplied=supplied)
+
+
+def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> Made | None:
+    """A module that another is given, as a configuration writes it; None where an argument of it is not known."""
+    inner = {name: built for name, each in part.parts.items() if (built := _built(each, one, found, stored))}
+    arguments, unknown = _arguments(part.definition, {**part.bound, **inner}, found, stored)
+    module, _, name = part.definition.spec.partition(":")
+    copied = part.definition.copy and part.definition.copy.path != (one.copy and one.copy.path)
+    if unknown or copied:
+        return None
+    return Made(name if module == one.spec.partition(":")[0] else f"{module}.{name}", arguments)
 
 
 def _within(
@@ -235,11 +284,16 @@ def _arguments(
         value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
             value = found.settings.get(name, found.constants.get(name.upper()))
+        if value is None and default is None and _DROPPED.search(name):
+            value = 0.0  # which only training sees
         if value is None and default is None:
             unknown.append(name)
         elif value is not None and (default is None or value != (list(usual) if isinstance(usual, tuple) else usual)):
             given[name] = value
     return given, tuple(unknown)
+
+
+_DROPPED = re.compile(r"(?i)^(p_)?drop(out)?(_?(p|rate|prob|ratio))?$")
 
 
 def _bundled(

@@ -170,6 +170,8 @@ def solved(
     ('width', 32)
     >>> solved(ast.parse("(size // patch) ** 2 + 1", mode="eval").body, 37, {"patch": 8})
     ('size', 48)
+    >>> solved(ast.parse("(size // 4) * (size // 4)", mode="eval").body, 36)
+    ('size', 24)
     >>> solved(ast.parse("int(32 * width)", mode="eval").body, 8, shares=frozenset(("width",)))
     ('width', 0.25)
     """
@@ -202,6 +204,8 @@ def _inverted(node: ast.expr, value: float, known: Mapping[str, object]) -> floa
     if not isinstance(node, ast.BinOp):
         return None
     left, right = evaluated(node.left, known), evaluated(node.right, known)
+    if left is None and isinstance(node.op, ast.Mult) and ast.dump(node.left) == ast.dump(node.right):
+        return _inverted(node.left, abs(value) ** 0.5, known)
     if (left is None) == (right is None):
         return None
     inner, other = (node.left, right) if left is None else (node.right, left)

@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from idp_deploy import documents
+from idp_deploy.surveying.configs import configuration_beside
 from idp_deploy.surveying.definitions import Definition, last_name, parameters_of
 from idp_deploy.surveying.stored import Stored
 
@@ -54,11 +55,15 @@ def in_source(tree: ast.Module, path: Path, module: str | None, own: set[str]) -
 def beside_weights(folder: Path, stored: Sequence[Stored]) -> Iterator[Definition]:
     """What the names of files of weights and the configuration beside them say of the library that made them."""
     for file in stored:
-        said = _said(file.path.with_name("config.json"))
+        said = configuration_beside(file.path)
         classes, named = said.get("architectures"), said.get("architecture")
         where = file.path.parent.relative_to(folder).as_posix() if file.path.is_relative_to(folder) else "."
         if isinstance(classes, list) and classes and isinstance(classes[0], str) and _has("transformers"):
-            given = {"pretrained_model_name_or_path": ast.Constant(where)}
+            given: dict[str, ast.expr | None] = {"pretrained_model_name_or_path": ast.Constant(where)}
+            if classes[0].endswith(
+                ("ForCausalLM", "LMHeadModel")
+            ):  # of keys and values of earlier tokens, which no file holds
+                given["use_cache"] = ast.Constant(False)
             spec = f"transformers:{classes[0]}.from_pretrained"
             yield Definition(file.path, classes[0], spec, parameters=given, is_class=False, library=True)
         words = [named] if isinstance(named, str) else _words(file.path.stem)
@@ -124,14 +129,6 @@ def _given(dotted: str, call: ast.Call) -> dict[str, ast.expr | None]:
     named = {word.arg: word.value for word in call.keywords if word.arg and word.arg not in _LOADING}
     places = _signature(dotted.partition(".")[0], dotted.rpartition(".")[2]) if call.args else ()
     return {**{n: v for n, v in zip(places, call.args, strict=False) if n not in _LOADING}, **named}
-
-
-def _said(path: Path) -> Mapping[str, object]:
-    try:
-        said = documents.parse_json(documents.read_bytes(path, limit=1 << 20))
-    except (OSError, ValueError):
-        return {}
-    return said if isinstance(said, dict) else {}
 
 
 def _words(stem: str) -> list[str]:

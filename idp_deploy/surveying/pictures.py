@@ -35,15 +35,15 @@ def picture(trial: Trial, first: Shape, put: Put) -> tuple[tuple[int, int] | Non
     def fits(height: int, width: int = 0) -> bool:
         return trial.fits(put((*first[:2], height, width or height)))
 
+    for height, width, why in _heights_and_widths(found, choice):
+        if fits(height, width):
+            return (height, width), why
     sizes = sorted(_LIKELY, key=lambda size: (first[1] == 1) != (size == 28))
     if not fits(1021):  # no model has this size, so that one which looks at it does not take it
         for size in sizes:
             follower = trial.follow(put((*first[:2], size, size)))
             if follower is not None and follower.checked and not follower.blind:
                 return (size, size), "the only usual size that gives the first linear layer its inputs"
-    for height, width, why in _heights_and_widths(found, choice):
-        if fits(height, width):
-            return (height, width), why
     for size, why in _said(found, choice, first):
         if fits(size):
             return (size, size), why
@@ -78,7 +78,7 @@ def _heights_and_widths(found: Found, choice: Choice) -> Iterator[tuple[int, int
     """Pairs such as IMG_H and IMG_W, of the code, its settings or the arguments."""
     for source in (choice.arguments, usual(choice), found.constants, found.settings):
         low = {name.lower(): value for name, value in source.items()}
-        for start in ("img_", "image_", "input_", "screen_", ""):
+        for start in ("img_", "image_", "input_", "screen_", "img", "image", "im", ""):
             for high, wide in (("height", "width"), ("h", "w")):
                 pair = (low.get(start + high), low.get(start + wide))
                 if all(isinstance(one, int) and one > 1 for one in pair):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-DEEPEST = 4
+DEEPEST = 6  # logs/train/runs/2026-01-01_10-00-00/checkpoints is 5
 # folders that hold other people's code, or none
 ELSEWHERE = {"site-packages", "node_modules", "build", "dist", "__pycache__", "venv", "env"}
 

@@ -12,6 +12,7 @@ from idp_deploy import documents
 from idp_deploy.surveying.layers import is_writable
 
 FILE_BYTES, FILES = 1 << 16, 50
+CROWD = 30  # files in one folder, from which they are data
 SUFFIXES = (".yaml", ".yml", ".json")
 _TARGETS = ("_target_", "class_path")  # how Hydra and the command line of Lightning name what they make
 _MISSING = object()
@@ -69,7 +70,8 @@ def _documents(places: Iterable[Path]) -> Iterator[Any]:
     """Contents of the small configuration files in these folders."""
     import yaml
 
-    found = (path for place in places for path in sorted(place.iterdir()) if path.suffix in SUFFIXES)
+    beside = ([path for path in sorted(place.iterdir()) if path.suffix in SUFFIXES] for place in places)
+    found = (path for paths in beside if len(paths) < CROWD for path in paths)
     for path in islice(found, FILES):
         try:
             text = documents.read_bytes(path, limit=FILE_BYTES).decode()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
+from idp_deploy.surveying.configs import configuration_beside, input_of
 from idp_deploy.surveying.definitions import last_name
 from idp_deploy.surveying.effects import Shape
 from idp_deploy.surveying.fitting import Choice, value_of
@@ -55,6 +56,9 @@ def guess(found: Found, choice: Choice | None, exports: Sequence[Path]) -> Guess
     for path in exports:
         if (shapes := _of_export(path)) and len(shapes) == len(choice.inputs) and _takes(first, shapes):
             return Guess(shapes, f"as {path.name} takes it")
+    if choice.definition.spec.startswith("transformers:") and choice.weights is not None:
+        entry, why = input_of(configuration_beside(choice.weights.path), choice.weights.shapes)
+        return Guess((entry,) if entry else (), why, entry or "my_data:example_inputs")
     if choice.keys:
         keys = ", ".join(map(repr, choice.keys))
         return Guess((), f"forward takes a dict with {keys}: a function that returns (dict,)", "my_data:example_inputs")
@@ -266,16 +270,20 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
         if len(shape) == 2:
             return _First((1, shape[1])) if kind == "Linear" or not kind else None
         return _First((1, shape[1], *([None] * (len(shape) - 2))))
+    own = dict(leaves(choice.definition.layers))
     for layer, call in leaves(choice.layers):
         if not f"{layer}.".startswith(f"{inside}." if inside else ""):
             continue
         kind = call_kind(call)
         if kind in ("LayerNorm", "GroupNorm"):
             continue
-        size = literal(call.args[0], choice.arguments) if call.args else None
-        if kind in KINDS and isinstance(size, int):
+        known = {**usual(choice), **choice.arguments} if layer in own else {}
+        size = literal(call.args[0], known) if call.args else None
+        if kind in KINDS:
             dimensions = {"Conv1d": 1, "Conv2d": 2, "Conv3d": 3, "Linear": 0}.get(kind)
-            return _First((1, size, *([None] * dimensions))) if dimensions is not None else None
+            return (
+                _First((1, size, *([None] * dimensions))) if dimensions is not None and isinstance(size, int) else None
+            )
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,8 @@ from idp_deploy.surveying.rooms import Rooms, rooms_of
 
 SUFFIXES = (".pt", ".pth", ".safetensors", ".ckpt", ".bin", ".pt2")
 MOST_BYTES = 4 << 30  # of a file that is looked into
-MOST_FILES = 20  # that are looked into outside of the usual places
+MOST_FILES = 20  # that are looked into in one folder, and outside of the usual places
+MOST_NOTES = 3  # about files of one folder that hold no weights
 PLACES = ("", "weights", "checkpoints", "models", "model", "ckpt", "runs", "output", "outputs")
 _PLAIN = (int, float, str, bool)
 
@@ -44,7 +45,7 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
     from idp_deploy.loading.reading_files import read_bytes, read_content
 
     found: list[Stored] = []
-    notes: list[str] = []
+    left: dict[Path, list[str]] = {}
     for path in paths:
         try:
             content = read_content(path, read_bytes(path))
@@ -57,7 +58,8 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
                 else error.message
             )
             way_out = f" — {error.way_out}" if error.way_out else ""
-            notes.append(f"{inside} is left out: {why.replace(str(path), str(inside))}{way_out}")
+            said = f"{inside} is left out: {why.replace(str(path), str(inside))}{way_out}"
+            left.setdefault(inside.parent, []).append(said)
             continue
         tensors = {name: tensor for name, tensor in entries.tensors.items() if "optim" not in name.partition(".")[0]}
         ordered = sorted(tensors) if path.suffix == ".safetensors" else tensors  # which keeps no order of its own
@@ -68,7 +70,10 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
         tops = [top for top in prefixes(shapes) if "." not in top and top] or [""]
         size = max(sum(count for name, count in bytes_of.items() if name.startswith(top)) for top in ("", *tops))
         found.append(Stored(path, shapes, dict(_settings(content, 3)), size))
-    return sorted(found, key=_likelihood), notes
+    notes = [note for each in left.values() for note in each[:MOST_NOTES]]
+    more = ((place, len(each) - MOST_NOTES) for place, each in left.items())
+    notes += [f"{count} more files in {place} hold no weights either" for place, count in more if count > 0]
+    return sorted(found, key=lambda stored: _rank(stored.path)), notes
 
 
 def exports(folder: Path) -> tuple[Path, ...]:
@@ -78,11 +83,21 @@ def exports(folder: Path) -> tuple[Path, ...]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """Those in the usual places; where there are none, the newest of those below."""
-    usual = [path for place in PLACES for path in _usable(folder / place)]
+    usual = [path for place in PLACES for path in _newest(_usable(folder / place))[:MOST_FILES]]
     if usual:
         return usual
-    below = [path for place in folders(folder) for path in _usable(place)]
-    return sorted(below, key=lambda path: -path.stat().st_mtime)[:MOST_FILES]
+    below = [(place, path) for each in folders(folder) for place, path in enumerate(_newest(_usable(each)))]
+    ranked = sorted(below, key=lambda one: (one[0], -one[1].stat().st_mtime))  # no folder of data hides another
+    return [path for _, path in ranked[:MOST_FILES]]
+
+
+def _newest(paths: Iterable[Path]) -> list[Path]:
+    """What calls itself the best, then the newest."""
+    return sorted(paths, key=_rank)
+
+
+def _rank(path: Path) -> tuple[bool, float]:
+    return ("best" not in path.stem.lower(), -path.stat().st_mtime)
 
 
 def _usable(folder: Path) -> Iterator[Path]:
@@ -90,11 +105,6 @@ def _usable(folder: Path) -> Iterator[Path]:
         fitting = path.suffix in SUFFIXES and path.is_file() and path.stat().st_size < MOST_BYTES
         if fitting and not path.name.startswith((".", "optimizer", "scheduler", "training_args")):
             yield path
-
-
-def _likelihood(stored: Stored) -> tuple[bool, float]:
-    """What calls itself the best, then the newest."""
-    return ("best" not in stored.path.stem.lower(), -stored.path.stat().st_mtime)
 
 
 def _is_ours(content: Any) -> bool:

@@ -56,8 +56,9 @@ class Trial:
 
     def _followed(self, shapes: Sequence[Shape | None]) -> Follower | OddError:
         follower = self._follower()
-        made = next(
-            (one for one in self.found.modules if one.is_class and one.name == self.choice.definition.made), None
+        name = self.choice.definition.made
+        made = self.choice.supplied.get(name) or next(
+            (one for one in self.found.modules if one.is_class and one.name == name), None
         )
         if made is None:
             follower.dark = follower.blind = True
@@ -90,7 +91,8 @@ class Trial:
 
     @cached_property
     def _classes(self) -> Mapping[str, Definition]:
-        return {one.name: one for one in self.found.modules if one.is_class or one.layers}
+        own = {one.name: one for one in self.found.modules if one.is_class or one.layers}
+        return {**own, **self.choice.supplied}
 
     def _follower(self) -> Follower:
         return Follower(self._classes, self.stored, self.found.constants, self._rooms, self.steps)
@@ -120,5 +122,5 @@ def stored(choice: Choice) -> dict[str, tuple[int, ...]]:
 
 def held(settings: Mapping[str, object], names: Sequence[str]) -> int | None:
     """The first of these that is a size."""
-    values = (settings.get(name) for name in names)
+    values = (value for name in names for key, value in settings.items() if key == name or key.endswith(f"_{name}"))
     return next((value for value in values if isinstance(value, int) and value > 1), None)

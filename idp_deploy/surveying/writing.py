@@ -13,6 +13,8 @@ from idp_deploy.errors import IdpDeployError
 from idp_deploy.formats import FORMATS, format_of
 from idp_deploy.reading import read
 from idp_deploy.surveying import Choice, Survey
+from idp_deploy.surveying.layers import call_kind, leaves
+from idp_deploy.surveying.trials import stored
 
 UNTRAINED = 0.5  # share of zeros where no data is known to train with
 HEADROOM = 1.1
@@ -65,10 +67,16 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         ]
     else:
         lines += ["target = 0.9  # share of zeros over the prunable weights", "# epochs = 20"]
+    if choice is not None and _of_no_layer(choice):
+        lines += ["", "[prune.rules]", 'matrix = "unstructured"  # its matrices are parameters of no layer of PyTorch']
     lines += ["", "[export]", f"to = {json.dumps(list(formats))}"]
     lines += [f"# {name}: pip install 'idp-deploy[{name}]'" for name in missing]
     lines += ["", "# [quantize]", '# scheme = "int8-weights"', ""]
-    format = next((name for name in ("tflite", "onnx") if name in formats), "onnx")
+    steps = weights is not None and any(
+        "weight_hh" in name for name in weights.shapes
+    )  # which TFLite writes one by one
+    likely = ("onnx", "tflite") if steps else ("tflite", "onnx")
+    format = next((name for name in likely if name in formats), "onnx")
     limit = f"{(weights.size_bytes * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
     lines += [
         f"[budgets.pixel-4.{format}]  # what 'check' fails on: lower them to what you can afford",
@@ -77,6 +85,13 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
         '# latency = "20 ms"',
     ]
     return "\n".join(lines) + "\n"
+
+
+def _of_no_layer(choice: Choice) -> bool:
+    """Whether all matrices are parameters, such as graph layers have, which only a rule prunes."""
+    kinds = {name: call_kind(call) for name, call in leaves(choice.layers)}
+    matrices = [name for name, shape in stored(choice).items() if len(shape) > 1]
+    return bool(matrices) and all(kinds.get(name) == "Parameter" for name in matrices)
 
 
 def _as_it_is(shipped: Path, folder: Path) -> str:

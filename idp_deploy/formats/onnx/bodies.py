@@ -1,7 +1,8 @@
-"""Graphs inside of operators: the branches of If, the bodies of Loop and Scan."""
+"""Graphs inside of operators, the branches of If and bodies of Loop and Scan; and the order of nodes in all of them."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -67,3 +68,42 @@ def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
         node.input[:] = [names.get(name, name) for name in node.input]
         for inner in subgraphs(node):
             _rename(inner, names)
+
+
+def put_in_order(graph: onnx.GraphProto) -> None:
+    """Sort the nodes of a graph and of those inside it, in place; as they are where they read each other in a circle.
+
+    onnxruntime sorts files as it loads them; its own conversion to float16 appends casts of inputs at the end.
+    """
+    for node in graph.node:
+        for body in subgraphs(node):
+            put_in_order(body)
+    makers = {name: place for place, node in enumerate(graph.node) for name in node.output if name}
+    waits = [{makers[name] for name in _reads(node) if name in makers} for node in graph.node]
+    if all(max(before, default=-1) < place for place, before in enumerate(waits)):
+        return
+    readers: dict[int, list[int]] = {}
+    for place, before in enumerate(waits):
+        for other in before:
+            readers.setdefault(other, []).append(place)
+    ready, order = deque(place for place, before in enumerate(waits) if not before), []
+    while ready:
+        order.append(ready.popleft())
+        for place in readers.get(order[-1], ()):
+            waits[place].discard(order[-1])
+            if not waits[place]:
+                ready.append(place)
+    if len(order) == len(graph.node):
+        nodes = [onnx.NodeProto.FromString(graph.node[place].SerializeToString()) for place in order]
+        del graph.node[:]
+        graph.node.extend(nodes)
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names that a node takes, those of its bodies among them."""
+    found = {name for name in node.input if name}
+    for body in subgraphs(node):
+        for inner in body.node:
+            found |= _reads(inner)
+        found |= {value.name for value in body.output}
+    return found

@@ -26,7 +26,7 @@ class Rule:
     fix: str
     part: str = ""
     types: tuple[str, ...] = ()
-    attributes: tuple[tuple[str, float], ...] = ()
+    attributes: tuple[tuple[str, float | str], ...] = ()
     rank: int | None = None
 
 

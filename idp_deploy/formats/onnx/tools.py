@@ -5,6 +5,7 @@ No rule broken means that nothing known stands against the file, which is not a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +51,7 @@ class _Graph:
         self.stored = set(self.types) | set(self.sparse)
         self.inputs = {value.name for value in graph.input} - self.stored
         self.prepared: set[str] = set()
-        self.extents: dict[str, list[int]] = {}  # 0 where one is free
+        self.extents = {tensor.name: list(tensor.dims) for tensor in graph.initializer}  # 0 where one is free
         self.producers = {name: node for node in graph.node for name in node.output}
         self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
@@ -80,14 +81,17 @@ class _Graph:
             return False
         if rule.rank is not None and len(self.extents.get(node.input[0] if node.input else "", [])) != rule.rank:
             return False
-        numbers = {a.name: a.f if a.type == onnx.AttributeProto.FLOAT else a.i for a in node.attribute}
-        if any(np.float32(numbers.get(name, 0)) != np.float32(value) for name, value in rule.attributes):
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if any(not _is(given.get(name, 0), value) for name, value in rule.attributes):
             return False
         if rule.part == "gate":
             gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
             return any(others != {node.input[0]} for others in gated)
         if rule.part == "overhang":
             return _overhangs(node, self.extents.get(node.input[0], []))
+        if rule.part == "entries":
+            extents = [self.extents.get(name) for name in node.input]
+            return all(each is None or 0 in each or math.prod(each) > 4 for each in extents)
         if rule.part == "input":
             return node.input[0] in self.inputs
         if rule.part == "averages":
@@ -115,6 +119,13 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from onnx.shape_inference.infer_shapes(model).graph.value_info
     except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
         return
+
+
+def _is(given: object, value: float | str) -> bool:
+    """Whether an attribute is what a rule says."""
+    if isinstance(value, str):
+        return given == value.encode()
+    return isinstance(given, int | float) and np.float32(given) == np.float32(value)
 
 
 def _overhangs(pool: onnx.NodeProto, extents: list[int]) -> bool:

@@ -12,7 +12,7 @@ from onnx import TensorProto, inliner, numpy_helper
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
-from idp_deploy.formats.onnx.bodies import lift, subgraphs
+from idp_deploy.formats.onnx.bodies import lift, put_in_order, subgraphs
 
 
 def parse(path: Path) -> onnx.ModelProto:
@@ -38,6 +38,7 @@ def parse(path: Path) -> onnx.ModelProto:
         model = _inlined(model, path)
     about = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
     _check_texts([*about, *(entry.domain for entry in model.opset_import), *_texts(model.graph)], path)
+    put_in_order(model.graph)
     _check_names(model.graph, frozenset(), path)
     lift(model.graph)
     return model
@@ -87,7 +88,7 @@ def _check_names(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> N
             if name and name not in known:
                 raise FileError(
                     f"{path}: {node.op_type} node '{node.name}' reads '{name}', which nothing before it produces",
-                    way_out="the file is truncated, or its nodes are out of order",
+                    way_out="the file is truncated, or its nodes read each other in a circle",
                 )
         for body in subgraphs(node):
             _check_names(body, frozenset(known), path)

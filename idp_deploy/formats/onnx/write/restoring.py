@@ -18,7 +18,7 @@ from onnx import helper, inliner, numpy_helper, version_converter
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats import manifest
-from idp_deploy.formats.onnx.bodies import lift
+from idp_deploy.formats.onnx.bodies import lift, put_in_order
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
@@ -52,6 +52,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         proto = inliner.inline_local_functions(proto, convert_version=True)
     graph = proto.graph
     _constants_alone(proto)
+    put_in_order(graph)
     lift(graph, nested=False)
     arguments = {value.name for value in graph.input}  # with a value of their own that a caller may replace
     tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
