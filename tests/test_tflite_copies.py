@@ -1,0 +1,60 @@
+"""Copies along an axis, and axes that then change places: the file has the entries that the model has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import Model, Recipe
+from idp_deploy.pruning import one_shot
+from idp_deploy.verification import verify
+
+
+class Spread(nn.Module):
+    """A linear layer, and copies of what it gives."""
+
+    def __init__(self, spread: Callable[[Tensor, Spread], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.spread, self.places = nn.Linear(4, 4), spread, nn.Parameter(torch.randn(7, 4))
+        self.register_buffer("zeros", torch.zeros(2, 5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.spread(self.layer(x), self)
+
+
+def beside_each_other(x: Tensor, net: Spread) -> Tensor:
+    """Attention with relative places, as in BoTNet: a shear by two borders and a reshape, then copies for all rows."""
+    x = F.pad((x.reshape(2, 4, 4) @ net.places.t()).reshape(-1, 4, 7), (0, 1)).flatten(1)
+    x = F.pad(x, (0, 3)).reshape(-1, 5, 7)[:, :4, 3:].reshape(1, 2, 1, 4, 4).expand(-1, -1, 2, -1, -1)
+    return x.permute(0, 1, 3, 2, 4).reshape(1, 8, 8)
+
+
+WAYS: dict[str, tuple[Callable[[Tensor, Spread], Tensor], tuple[int, ...]]] = {
+    "three axes": (lambda x, _: x.expand(-1, 3, -1).permute(2, 1, 0) * 2, (2, 1, 4)),
+    "two of four": (lambda x, _: x.expand(-1, 3, -1, -1).transpose(2, 3) * 2, (2, 1, 5, 4)),
+    "to another's extents": (lambda x, net: x.expand_as(net.zeros).mT + 1, (2, 1, 4)),
+    "after a copy": (lambda x, _: x.expand(-1, 3, -1).contiguous().swapaxes(1, 2) * 2, (2, 1, 4)),
+    "keys of one head": (lambda x, _: x @ x[:, :1].expand(-1, 3, -1, -1).transpose(-1, -2), (2, 3, 5, 4)),
+    "a sum with zeros": (lambda x, net: (x + net.zeros).transpose(1, 2) * 2, (2, 1, 4)),
+    "a product with ones": (lambda x, net: (x * (net.zeros + 1)).movedim(1, 2) * 2, (2, 1, 4)),
+    "zeros like another": (lambda x, _: (x[:, :1] + torch.zeros_like(x)).transpose(1, 2) * 2, (2, 3, 4)),
+    "relative places": (beside_each_other, (1, 2, 4, 4)),
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("way", WAYS)
+def test_copies_change_places_as_the_model_has_it(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spread, shape = WAYS[way]
+    inputs = (torch.randn(shape),)
+    model = one_shot(Model(Spread(spread).eval()), Recipe(0.5))
+    parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
+    assert parity.passed
+    assert max(output.max_relative_error for output in parity.outputs) < 1e-5
