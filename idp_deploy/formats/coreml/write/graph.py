@@ -30,7 +30,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
-from idp_deploy.rewriting.scattering import scatter_reduce
+from idp_deploy.rewriting.scattering import index_add, scatter_reduce
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
@@ -57,6 +57,7 @@ _SPELLED: dict[Any, Row] = {
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.index_add.default: index_add,
     aten.diff.default: diff,
     aten.full_like.default: filled_alike,
     aten.reciprocal.default: DECOMPOSITIONS[aten.reciprocal.default],
