@@ -32,7 +32,7 @@ _SCALE_INSIDE = {aten.batch_norm: 1, aten.scaled_dot_product_attention: 3}
 _VIEWS = {
     aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t, aten.squeeze,
     aten.unsqueeze, aten.contiguous, aten.clone, aten.dropout, aten.expand, aten.slice, aten.select, aten.chunk,
-    aten.split, aten.split_with_sizes, aten.unbind,
+    aten.split, aten.split_with_sizes, aten.unbind, aten.to, aten._to_copy, aten.type_as, aten.alias, aten.detach,
 }  # fmt: skip
 
 _ORDERING = {
@@ -95,8 +95,8 @@ def _layer_of(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
 
 
 def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
-    while _kind(node) in _VIEWS and node in fed and len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
+    while _kind(node) in _VIEWS and node in fed and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
     return node
 
 

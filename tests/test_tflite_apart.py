@@ -1,4 +1,4 @@
-"""Copies along an axis, and axes that then change places: the file has the entries that the model has."""
+"""What stays apart in TFLite files: copies from axes that change places, constant factors from weights."""
 
 from __future__ import annotations
 
@@ -58,3 +58,21 @@ def test_copies_change_places_as_the_model_has_it(way: str, tmp_path: Path) -> N
     parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
     assert parity.passed
     assert max(output.max_relative_error for output in parity.outputs) < 1e-5
+
+
+SCALED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a cap on logits": lambda x: 30 * torch.tanh(x.float() / 30),
+    "in double": lambda x: (x.double() / 30).float(),
+    "detached": lambda x: x.detach() * 0.5,
+    "of the same type": lambda x: x.type_as(torch.ones(1)) * 0.25,
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("way", SCALED)
+def test_a_factor_behind_a_cast_stays_out_of_the_weight(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = one_shot(Model(Spread(lambda x, _: SCALED[way](x)).eval()), Recipe(0.5))
+    inputs = (torch.randn(2, 3, 4),)
+    parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
+    assert parity.passed, parity.weights
