@@ -125,6 +125,9 @@ BITS_OF_TRUTH: dict[Any, Row] = {
     aten.bitwise_not.default: _on_truth(torch.logical_not),
 }
 PLAINER: dict[Any, Row] = {
+    aten.empty_like.default: lambda x, **how: torch.zeros_like(x, dtype=how.get("dtype")),
+    aten.empty.memory_format: lambda size, **how: torch.zeros(size, dtype=how.get("dtype")),
+    aten.new_empty.default: lambda x, size, **how: torch.zeros(size, dtype=how.get("dtype") or x.dtype),
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
     aten.logaddexp.default: logaddexp,
     aten.logaddexp2.default: logaddexp2,

@@ -44,11 +44,21 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
 
 
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """Rows added at places along the first axis; None for the others, which converters hold."""
+    """Rows added at places along the first axis, integers put there; None for the others, which converters hold."""
+    if not accumulate and x.dtype == torch.int64:
+        return torch.ops.aten.index_put(x.to(torch.int32), indices, values.to(torch.int32)).to(torch.int64)
     if not accumulate or len(indices) != 1 or indices[0] is None or indices[0].dim() != 1:
         return None
     rows = values.expand([indices[0].shape[0], *x.shape[1:]])
     return index_add(x, 0, indices[0], rows)
+
+
+def whole_scatter(x: Tensor, dim: int, index: Tensor, source: Any) -> Tensor | None:
+    """Integers put at places along `dim`, in 32 bits, which places have in TFLite."""
+    if x.dtype != torch.int64:
+        return None
+    source = source.to(torch.int32) if isinstance(source, Tensor) else source
+    return torch.scatter(x.to(torch.int32), dim, index, source).to(torch.int64)
 
 
 def scatter_reduce(
@@ -98,6 +108,10 @@ MEANS: dict[Any, Row] = {
     aten.scatter_reduce.two: mean_of_scattered,
 }
 SCATTERED: dict[Any, Row] = {
+    aten.scatter_.src: _in_place(whole_scatter),
+    aten.scatter_.value: _in_place(whole_scatter),
+    aten.scatter.src: whole_scatter,
+    aten.scatter.value: whole_scatter,
     aten.scatter_add_.default: _in_place(scatter_add),
     aten.index_add_.default: _in_place(index_add),
     aten.index_put_.default: _in_place(index_put),

@@ -24,6 +24,7 @@ from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, PLAINER, chosen, filled_alike
+from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
@@ -70,6 +71,7 @@ _SPELLED: dict[Any, Row] = {
     aten.where.ScalarSelf: chosen,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **EXPERTS,
     **LARGEST,
     **PLACES,
     **PLAINER,

@@ -32,6 +32,7 @@ from idp_deploy.rewriting.elementwise import (
     repeat,
     share_of,
 )
+from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
@@ -79,6 +80,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **EXPERTS,
     **LARGEST,
     **ORDERS,
     **PLACES,
