@@ -76,3 +76,23 @@ def test_a_factor_behind_a_cast_stays_out_of_the_weight(way: str, tmp_path: Path
     inputs = (torch.randn(2, 3, 4),)
     parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
     assert parity.passed, parity.weights
+
+
+class Context(nn.Module):
+    """What an image shows on the whole, added everywhere: a mean of its pixels by shares, a product of two matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels, self.shares = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 1, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.pixels(image)
+        shares = self.shares(x).flatten(2).softmax(-1).unsqueeze(3)
+        return x + (x.flatten(2).unsqueeze(1) @ shares).reshape(x.shape[0], 8, 1, 1)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_product_of_two_matrices_alone_keeps_its_rank(batch: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = one_shot(Model(Context().eval()), Recipe(0.5)), (torch.randn(batch, 3, 4, 4),)
+    assert verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs).passed

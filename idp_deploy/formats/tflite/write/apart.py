@@ -39,6 +39,7 @@ _ORDERING = {
     aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.movedim, aten.moveaxis, aten.swapaxes,
     aten.swapdims,
 }  # fmt: skip
+_STACKS = {aten.matmul, aten.bmm}
 _COPYING = {aten.expand, aten.expand_as, aten.broadcast_to}
 _SAME = {aten.contiguous, aten.clone, aten.dropout, aten.alias, aten.detach, aten.to, aten._to_copy}
 _FILLED = {aten.zeros_like, aten.ones_like, aten.full_like}
@@ -56,9 +57,19 @@ def keep_apart(module: fx.GraphModule) -> None:
         for operand in scaled:
             if isinstance(operand, fx.Node) and _kind(_layer_of(operand, fed)) in _LAYERS:
                 fed |= _separate(module, operand, (node,), barrier)
+        if _one_product(node) and node in fed:
+            fed |= _separate(module, node, tuple(node.users), barrier)
         if _kind(node) in _ORDERING and (spread := _spread(node.all_input_nodes[0], fed)) is not None:
             fed |= _separate(module, spread, tuple(spread.users), barrier)
     module.recompile()
+
+
+def _one_product(node: fx.Node) -> bool:
+    """Whether it multiplies two matrices alone, in a stack of one: of such the converter gives the wrong rank."""
+    value = node.meta.get("val")
+    return (
+        _kind(node) in _STACKS and isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[:-2].numel() == 1
+    )
 
 
 def _spread(node: fx.Node, fed: set[fx.Node]) -> fx.Node | None:
