@@ -1,4 +1,4 @@
-"""What stays apart in TFLite files: copies from axes that change places, constant factors from weights."""
+"""What litert-torch would run together: copies and orders, factors and weights, matrices in a stack, windows of windows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Spread(nn.Module):
     def __init__(self, spread: Callable[[Tensor, Spread], Tensor]) -> None:
         super().__init__()
         self.layer, self.spread, self.places = nn.Linear(4, 4), spread, nn.Parameter(torch.randn(7, 4))
+        self.zeros: Tensor
         self.register_buffer("zeros", torch.zeros(2, 5, 4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,4 +96,22 @@ class Context(nn.Module):
 def test_a_product_of_two_matrices_alone_keeps_its_rank(batch: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model, inputs = one_shot(Model(Context().eval()), Recipe(0.5)), (torch.randn(batch, 3, 4, 4),)
+    assert verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs).passed
+
+
+class Halo(nn.Module):
+    """Windows over an image that lie over each other, rows first, then columns: six axes on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixels = nn.Conv2d(3, 4, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        windows = F.pad(self.pixels(image), (1, 1, 1, 1)).unfold(2, 6, 4).unfold(3, 6, 4)
+        return windows.flatten(2, 3).flatten(3).softmax(-1)
+
+
+def test_windows_of_windows(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = one_shot(Model(Halo().eval()), Recipe(0.5)), (torch.randn(1, 3, 8, 8),)
     assert verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs).passed

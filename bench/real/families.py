@@ -123,7 +123,8 @@ FAMILIES: dict[str, Stranger] = {
     ),
     "mimi": transformers(
         "MimiModel", "MimiConfig", _wave,
-        _SMALL | {"num_filters": 8, "codebook_dim": 16, "upsampling_ratios": [4, 2], "upsample_groups": 32, "codebook_size": 32,
+        _SMALL | {"num_filters": 8, "codebook_dim": 16, "upsampling_ratios": [4, 2],
+                  "upsample_groups": 32, "codebook_size": 32,
                   "num_quantizers": 4, "num_semantic_quantizers": 1, "intermediate_size": 64, "frame_rate": 1500,
                   "vector_quantization_hidden_dimension": 16, "num_key_value_heads": 4, "head_dim": 8,
                   "sliding_window": 16, "use_cache": False},
@@ -144,8 +145,8 @@ FAMILIES: dict[str, Stranger] = {
     ),
     "autoformer_encoder": transformers(
         "AutoformerModel", "AutoformerConfig", lambda batch: (None, torch.randn(batch, 16, 8).cumsum(1)),
-        {"prediction_length": 4, "d_model": 16, "encoder_layers": 2, "feature_size": 8, "decoder_layers": 1, "encoder_ffn_dim": 32,
-         "decoder_ffn_dim": 32}, "encoder",
+        {"prediction_length": 4, "d_model": 16, "encoder_layers": 2, "feature_size": 8, "decoder_layers": 1,
+         "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, "encoder",
     ),
     "hiera_hf": transformers(
         "HieraForImageClassification", "HieraConfig", _images,
@@ -201,12 +202,14 @@ FAMILIES: dict[str, Stranger] = {
     "vits": transformers(
         "VitsModel", "VitsConfig", _ids(60, 16),
         {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "ffn_dim": 64,
-         "flow_size": 32, "spectrogram_bins": 16, "upsample_initial_channel": 32, "use_stochastic_duration_prediction": False},
+         "flow_size": 32, "spectrogram_bins": 16, "upsample_initial_channel": 32,
+         "use_stochastic_duration_prediction": False},
     ),
     "univnet": _told(
         transformers(
             "UnivNetModel", "UnivNetConfig", lambda batch: (torch.randn(batch, 8, 16), torch.randn(batch, 8, 8)),
-            {"model_in_channels": 8, "model_hidden_channels": 8, "num_mel_bins": 16, "kernel_predictor_hidden_channels": 8},
+            {"model_in_channels": 8, "model_hidden_channels": 8, "num_mel_bins": 16,
+             "kernel_predictor_hidden_channels": 8},
         ),
         "input_features", "noise_sequence",
     ),
@@ -228,9 +231,12 @@ FAMILIES: dict[str, Stranger] = {
         ),
         "input_values", "decoder_input_ids",
     ),
-    "wavlm": transformers("WavLMModel", "WavLMConfig", _sound, _SPEECH | {"num_buckets": 32, "max_bucket_distance": 80}),
+    "wavlm": transformers(
+        "WavLMModel", "WavLMConfig", _sound, _SPEECH | {"num_buckets": 32, "max_bucket_distance": 80}
+    ),
     "sew_d": transformers(
-        "SEWDModel", "SEWDConfig", _sound, _SPEECH | {"squeeze_factor": 2, "position_buckets": 8, "max_position_embeddings": 64}
+        "SEWDModel", "SEWDConfig", _sound,
+        _SPEECH | {"squeeze_factor": 2, "position_buckets": 8, "max_position_embeddings": 64},
     ),
     "wav2vec2_conformer": transformers(
         "Wav2Vec2ConformerModel", "Wav2Vec2ConformerConfig", _sound,
@@ -264,13 +270,15 @@ FAMILIES: dict[str, Stranger] = {
     ),
     "big_bird": transformers(
         "BigBirdModel", "BigBirdConfig", lambda batch: _ids(60, 96)(batch)[:1],
-        _BERT | {"block_size": 8, "num_random_blocks": 2, "max_position_embeddings": 128, "attention_type": "block_sparse"},
+        _BERT | {"block_size": 8, "num_random_blocks": 2, "max_position_embeddings": 128,
+                 "attention_type": "block_sparse"},
     ),
     "reformer": transformers(
         "ReformerModel", "ReformerConfig", lambda batch: (torch.randint(3, 60, (batch, 64)),),
-        {"vocab_size": 60, "hidden_size": 32, "attention_head_size": 8, "num_attention_heads": 4, "feed_forward_size": 64,
-         "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 16,
-         "lsh_attn_chunk_length": 16, "num_buckets": 4, "max_position_embeddings": 64, "hash_seed": 1, "use_cache": False},
+        {"vocab_size": 60, "hidden_size": 32, "attention_head_size": 8, "num_attention_heads": 4,
+         "feed_forward_size": 64, "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 8],
+         "axial_pos_embds_dim": [16, 16], "local_attn_chunk_length": 16, "lsh_attn_chunk_length": 16,
+         "num_buckets": 4, "max_position_embeddings": 64, "hash_seed": 1, "use_cache": False},
     ),
     "nystromformer": transformers(
         "NystromformerModel", "NystromformerConfig", _long,
@@ -289,7 +297,7 @@ FAMILIES: dict[str, Stranger] = {
     ),
     "modernbert": transformers(
         "ModernBertModel", "ModernBertConfig", _ids(60, 16),
-        _BERT | {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
-                 "cls_token_id": 1, "sep_token_id": 2},
+        _BERT | {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 0,
+                 "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
     ),
 }  # fmt: skip

@@ -183,7 +183,7 @@ class Antibodies(nn.Module):
 
 
 class Peptides(nn.Module):
-    """IM2Deep: atoms, pairs of atoms and letters of a peptide to how slowly it drifts; windows of 2 and 4, padded alike."""
+    """IM2Deep: atoms, pairs of atoms and letters of a peptide to how slowly it drifts; windows of 2 and 4."""
 
     class Step(nn.Module):
         def __init__(self, before: int, after: int, width: int = 0) -> None:
@@ -297,7 +297,7 @@ class Proteins(nn.Module):
         self.decoder_layers = nn.ModuleList(self.Layer(reads=False) for _ in range(3))
 
     def edges(self, atoms: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Distances between five atoms of each residue and of its neighbours, in bells, and how far apart they stand."""
+        """Distances between five atoms of a residue and its neighbours, in bells, and how far apart they are."""
         n, ca, c, o = atoms.unbind(2)
         b = ca - n
         side = torch.linalg.cross(b, c - ca, dim=-1)
