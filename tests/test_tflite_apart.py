@@ -1,4 +1,4 @@
-"""What litert-torch would run together: copies and orders, factors and weights, matrices in a stack, windows of windows."""
+"""What litert-torch would run together: copies and orders, factors and weights, matrices in a stack, windows."""
 
 from __future__ import annotations
 

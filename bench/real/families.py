@@ -24,10 +24,6 @@ _BOTH = {
 }  # fmt: skip
 
 
-def _series(batch: int) -> tuple[Any, ...]:
-    return (torch.randn(batch, 32).cumsum(1),)
-
-
 def _long(batch: int) -> tuple[Any, ...]:
     return _ids(60, 64)(batch)
 
@@ -143,11 +139,6 @@ FAMILIES: dict[str, Stranger] = {
         ),
         "past_values", "freq",
     ),
-    "autoformer_encoder": transformers(
-        "AutoformerModel", "AutoformerConfig", lambda batch: (None, torch.randn(batch, 16, 8).cumsum(1)),
-        {"prediction_length": 4, "d_model": 16, "encoder_layers": 2, "feature_size": 8, "decoder_layers": 1,
-         "encoder_ffn_dim": 32, "decoder_ffn_dim": 32}, "encoder",
-    ),
     "hiera_hf": transformers(
         "HieraForImageClassification", "HieraConfig", _images,
         {"embed_dim": 16, "image_size": [64, 64], "depths": [1, 1, 1], "num_heads": [1, 2, 4], "query_stride": [2, 2],
@@ -171,15 +162,6 @@ FAMILIES: dict[str, Stranger] = {
         {"d_model": 32, "num_queries": 5, "decoder_layers": 2, "decoder_self_attention_heads": 4,
          "decoder_cross_attention_heads": 4, "decoder_ffn_dim": 64, "decoder_n_points": 2, "num_labels": 4,
          "group_detr": 1},
-    ),
-    "deformable_detr": transformers(
-        "DeformableDetrForObjectDetection", "DeformableDetrConfig", _images,
-        {"use_timm_backbone": False, "use_pretrained_backbone": False, "num_queries": 5, "d_model": 32,
-         "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-         "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "num_labels": 4, "num_feature_levels": 2,
-         "with_box_refine": True,
-         "backbone_config": {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 16, 16],
-                             "depths": [1, 1, 1, 1], "out_features": ["stage3", "stage4"]}},
     ),
     "vitpose": transformers(
         "VitPoseForPoseEstimation", "VitPoseConfig", lambda batch: (_pictures(batch, 64),),
