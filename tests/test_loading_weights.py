@@ -6,6 +6,7 @@ import copy
 import io
 import os
 import pickle
+import pickletools
 import random
 import subprocess
 import sys
@@ -119,6 +120,36 @@ def test_files_that_could_run_code_are_refused(make: Callable[[Path], bytes], tm
             load(path, FACTORY)
         assert caught.value.exit_code == ExitCode.FILE
     assert not marker.exists()
+
+
+def _as_python_2_wrote(data: bytes) -> bytes:
+    """The file with its integers as text, `K\\x05` as `I5\\n`, as Python 2 writes those beyond 32 bits."""
+    stream, pieces, start = io.BytesIO(data), list[bytes](), 0
+    for _ in range(5):
+        for opcode, number, position in pickletools.genops(stream):
+            if position is not None and opcode.name in ("BININT", "BININT1", "BININT2"):
+                pieces += [data[start:position], b"I%d\n" % number]
+                start = position + 1 + {"BININT": 4, "BININT1": 1, "BININT2": 2}[opcode.name]
+    return b"".join([*pieces, data[start:]])
+
+
+def test_weights_that_python_2_saved_load(tmp_path: Path) -> None:
+    module = source()
+    saved = {"state": module.state_dict(), "epochs": 5, "seed": 2**40, "parts": [1, 2, 70000]}
+    written = _as_python_2_wrote(_bytes(saved, _use_new_zipfile_serialization=False))
+    with pytest.raises(pickle.UnpicklingError, match="Unsupported operand 73"):
+        torch.load(io.BytesIO(written), weights_only=True)
+    (tmp_path / "m.pth").write_bytes(written)
+    loaded = load_model(tmp_path / "m.pth", FACTORY)
+    assert same(loaded.module, module)
+    (tmp_path / "cut.pth").write_bytes(written[: len(written) // 2])
+    with pytest.raises(FileError, match=r"cut\.pth is truncated or damaged"):
+        load_model(tmp_path / "cut.pth", FACTORY)
+    evil = _as_python_2_wrote(_bytes({"n": 7, "x": _Evil(tmp_path / "ran")}, _use_new_zipfile_serialization=False))
+    (tmp_path / "evil.pth").write_bytes(evil)
+    with pytest.raises(UnsafeFileError, match="could run code"):
+        load_model(tmp_path / "evil.pth", FACTORY)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_pickled_module_is_named(tmp_path: Path) -> None:

@@ -268,7 +268,7 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         ("onnx", "coreml", "tflite"),
     ),
     "running sums of exponentials": (
-        lambda net, x: (x.logcumsumexp(1), x.cumsum(-1).logcumsumexp(-1)),
+        lambda net, x: (x.logcumsumexp(1), x.cumsum(-1).logcumsumexp(-1), x.cumsum(-2)),
         ("onnx", "coreml", "tflite"),
     ),
     "joined with nothing": (
@@ -290,6 +290,7 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         lambda net, x: (
             torch.zeros_like(x).scatter_add_(1, x.argmax(1, keepdim=True).expand_as(x), x) + x,
             torch.ones(20, 18).index_add(0, x[0].argmax(1) % 5, x[0], alpha=2.0),
+            torch.zeros(1, 5, 18).index_add(-2, x[0].argmax(1) % 5, x),
             torch.zeros(20, 18).index_put((x[0].argmax(1),), x[0], accumulate=True),
         ),
         ("onnx", "coreml", "tflite"),

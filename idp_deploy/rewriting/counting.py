@@ -51,6 +51,13 @@ def counted(total: Callable[..., Tensor]) -> Row:
     return row
 
 
+def so_far(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor | None:
+    """Sums up to each entry, of truth values in integers, and along an axis counted from the first."""
+    axis = dim % max(1, x.dim())
+    whole = counted(torch.cumsum)(x, axis, dtype=dtype)
+    return torch.cumsum(x, axis, dtype=dtype) if whole is None and axis != dim else whole  # type: ignore[no-any-return]
+
+
 def count_nonzero(x: Tensor, dim: list[int] | int | None = None) -> Tensor:
     """How many entries are none."""
     axes = list(range(x.dim())) if dim is None else dim
@@ -60,7 +67,7 @@ def count_nonzero(x: Tensor, dim: list[int] | int | None = None) -> Tensor:
 WHOLE_NUMBERS: dict[Any, Row] = {
     aten.sum.default: counted(torch.sum),
     aten.sum.dim_IntList: counted(torch.sum),
-    aten.cumsum.default: counted(torch.cumsum),
+    aten.cumsum.default: so_far,
     aten.count_nonzero.default: count_nonzero,
     aten.count_nonzero.dim_IntList: count_nonzero,
     aten.clamp.default: whole_clamp,

@@ -125,6 +125,14 @@ def adaptive_avg_pool3d(x: Tensor, size: list[int]) -> Tensor:
     return x
 
 
+def unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
+    """Windows of `size` entries every `step`, side by side on a last axis; PyTorch says them by strides."""
+    dim %= x.dim()
+    count = (x.shape[dim] - size) // step + 1
+    places = (torch.arange(count)[:, None] * step + torch.arange(size)).flatten()
+    return x.index_select(dim, places).unflatten(dim, (count, size)).movedim(dim + 1, -1)
+
+
 def windows(extent: int, wanted: int) -> list[tuple[int, int]]:
     """Where adaptive pooling looks: [start, end) for each result.
 

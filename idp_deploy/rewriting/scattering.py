@@ -129,13 +129,23 @@ def _chosen_in_place(x: Tensor, indices: list[Tensor], source: Tensor) -> Tensor
 
 
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """Rows added at places along the first axis, values where a mask says; None for what converters hold."""
+    """Rows added along the first axis, values where a mask says, integers put anywhere; None for the others."""
     if (found := put_where(x, indices, values, accumulate)) is not None:
         return found
+    if not accumulate and x.dtype == torch.int64:
+        return torch.ops.aten.index_put(x.to(torch.int32), indices, values.to(torch.int32)).to(torch.int64)
     if not accumulate or len(indices) != 1 or indices[0] is None or indices[0].dim() != 1:
         return None
     rows = values.expand([indices[0].shape[0], *x.shape[1:]])
     return index_add(x, 0, indices[0], rows)
+
+
+def whole_scatter(x: Tensor, dim: int, index: Tensor, source: Any) -> Tensor | None:
+    """Integers put at places along `dim`, in 32 bits, which places have in TFLite."""
+    if x.dtype != torch.int64:
+        return None
+    source = source.to(torch.int32) if isinstance(source, Tensor) else source
+    return torch.scatter(x.to(torch.int32), dim, index, source).to(torch.int64)
 
 
 def scatter_reduce(
@@ -202,6 +212,10 @@ PUT: dict[Any, Row] = {
 SCATTERED: dict[Any, Row] = {
     aten.masked_scatter.default: masked_scatter,
     aten.masked_scatter_.default: _in_place(masked_scatter),
+    aten.scatter_.src: _in_place(whole_scatter),
+    aten.scatter_.value: _in_place(whole_scatter),
+    aten.scatter.src: whole_scatter,
+    aten.scatter.value: whole_scatter,
     aten.scatter_add_.default: _in_place(scatter_add),
     aten.index_add_.default: _in_place(index_add),
     aten.index_put_.default: _in_place(index_put),

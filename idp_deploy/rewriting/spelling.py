@@ -18,10 +18,10 @@ Row = Callable[..., Any]  # takes the operator's arguments; None where this call
 
 
 def spell_out(module: fx.GraphModule, rows: Mapping[Any, Row]) -> None:
-    """Replace every call of an operator in `rows` by what its row computes; the numbers stay the same."""
+    """Replace every call of an operator in `rows`, itself or its name, by what its row computes."""
     for node in list(module.graph.nodes):
-        if node.op == "call_function" and node.target in rows:
-            replace(module, node, rows[node.target])
+        if node.op == "call_function" and (row := rows.get(node.target) or rows.get(str(node.target))):
+            replace(module, node, row)
     module.graph.eliminate_dead_code()
     module.graph.lint()
     module.recompile()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.rewriting.elementwise import CHOICES, log_sigmoid, taken_from
+from idp_deploy.rewriting.images import unfold
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -89,14 +90,6 @@ def _rms_norm(x: Tensor, shape: list[int], weight: Tensor | None = None, eps: fl
     return normal if weight is None else normal * weight
 
 
-def _unfold(x: Tensor, dim: int, size: int, step: int) -> Tensor:
-    """Windows of `size` entries every `step`, side by side on a last axis; PyTorch says them by strides."""
-    dim %= x.dim()
-    count = (x.shape[dim] - size) // step + 1
-    places = (torch.arange(count)[:, None] * step + torch.arange(size)).flatten()
-    return x.index_select(dim, places).unflatten(dim, (count, size)).movedim(dim + 1, -1)
-
-
 def _meshgrid(tensors: list[Tensor], *, indexing: str = "ij") -> list[Tensor]:
     count = len(tensors)
     order = [1, 0, *range(2, count)] if indexing == "xy" and count > 1 else list(range(count))
@@ -160,5 +153,5 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     prims.div.default: torch.div,
     **CHOICES,
     aten.rms_norm.default: _rms_norm,
-    aten.unfold.default: _unfold,
+    aten.unfold.default: unfold,
 }

@@ -25,13 +25,14 @@ from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, CHOICES, PLAINER, SHIFTED, filled_alike, place_of
+from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
 from idp_deploy.rewriting.pooling import LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
-from idp_deploy.rewriting.scattering import PUT, choose_for_masks, scatter_reduce
+from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -59,6 +60,7 @@ _SPELLED: dict[Any, Row] = {
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.index_add.default: index_add,
     aten.diff.default: diff,
     aten.argmax.default: partial(place_of, torch.argmax),
     aten.argmin.default: partial(place_of, torch.argmin),
@@ -72,6 +74,7 @@ _SPELLED: dict[Any, Row] = {
     **CHOICES,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **EXPERTS,
     **SHIFTED,
     **LARGEST,
     **PLACES,

@@ -26,6 +26,7 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import refuse_complex_ends, without_complex
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient
+from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import adaptive_avg_pool3d, avg_pool_by
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE
@@ -56,6 +57,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
+    **EXPERTS,
     **MEANS,
     **PLAINER,
     **RANKS,

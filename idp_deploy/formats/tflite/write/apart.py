@@ -1,9 +1,12 @@
-"""apart: keep constant factors in front of a layer, and behind it, out of its weight.
+"""apart: keep constant factors in front of a layer, and behind it, out of its weight, and copies out of other orders.
 
 The converter computes W(γx + β) + b as (Wγ)x + (b + Wβ), and γ(Wx + b) as (γW)x + γb: a layer norm before a linear
 layer, an image that forward normalises, a layer scale. The file would then hold a weight that the model does not have,
 which nobody could prove and which int8 would round anew. XLA's optimization barrier, which the converter drops at its
 end, keeps the two apart.
+
+Of copies along an axis whose axes then change places, (2, 1, 4) → (2, 3, 4) → (4, 3, 2), the converter drops the change
+and copies what was there before it. The same barrier stands between.
 """
 
 from __future__ import annotations
@@ -29,8 +32,17 @@ _SCALE_INSIDE = {aten.batch_norm: 1, aten.scaled_dot_product_attention: 3}
 _VIEWS = {
     aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t, aten.squeeze,
     aten.unsqueeze, aten.contiguous, aten.clone, aten.dropout, aten.expand, aten.slice, aten.select, aten.chunk,
-    aten.split, aten.split_with_sizes, aten.unbind,
+    aten.split, aten.split_with_sizes, aten.unbind, aten.to, aten._to_copy, aten.type_as, aten.alias, aten.detach,
 }  # fmt: skip
+
+_ORDERING = {
+    aten.permute, aten.transpose, aten.t, aten.numpy_T, aten.mT, aten.movedim, aten.moveaxis, aten.swapaxes,
+    aten.swapdims,
+}  # fmt: skip
+_STACKS = {aten.matmul, aten.bmm}
+_COPYING = {aten.expand, aten.expand_as, aten.broadcast_to}
+_SAME = {aten.contiguous, aten.clone, aten.dropout, aten.alias, aten.detach, aten.to, aten._to_copy}
+_FILLED = {aten.zeros_like, aten.ones_like, aten.full_like}
 
 
 def keep_apart(module: fx.GraphModule) -> None:
@@ -45,7 +57,38 @@ def keep_apart(module: fx.GraphModule) -> None:
         for operand in scaled:
             if isinstance(operand, fx.Node) and _kind(_layer_of(operand, fed)) in _LAYERS:
                 fed |= _separate(module, operand, (node,), barrier)
+        if _one_product(node) and node in fed:
+            fed |= _separate(module, node, tuple(node.users), barrier)
+        if _kind(node) in _ORDERING and (spread := _spread(node.all_input_nodes[0], fed)) is not None:
+            fed |= _separate(module, spread, tuple(spread.users), barrier)
     module.recompile()
+
+
+def _one_product(node: fx.Node) -> bool:
+    """Whether it multiplies two matrices alone, in a stack of one: of such the converter gives the wrong rank."""
+    value = node.meta.get("val")
+    return (
+        _kind(node) in _STACKS and isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[:-2].numel() == 1
+    )
+
+
+def _spread(node: fx.Node, fed: set[fx.Node]) -> fx.Node | None:
+    """What `node` is a copy of, where that holds entries of a smaller tensor several times.
+
+    A sum with zeros and a product with ones count as such, which the converter makes copies of: here all where only
+    constants have the size of the result.
+    """
+    while _kind(node) in _SAME:
+        node = node.all_input_nodes[0]
+    if node not in fed or not (_kind(node) in _COPYING or torch.Tag.pointwise in getattr(node.target, "tags", ())):
+        return None
+    whole = [x for x in node.all_input_nodes if x in fed and _kind(x) not in _FILLED and _size(x) == _size(node)]
+    return None if whole else node
+
+
+def _size(node: fx.Node) -> Any:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, torch.Tensor) else None
 
 
 def _scaled(node: fx.Node, fed: set[fx.Node], kinds: Collection[Any] = _SUMS_AND_PRODUCTS) -> fx.Node | None:
@@ -63,8 +106,8 @@ def _layer_of(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
 
 
 def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
-    while _kind(node) in _VIEWS and node in fed and len(node.all_input_nodes) == 1:
-        node = node.all_input_nodes[0]
+    while _kind(node) in _VIEWS and node in fed and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
     return node
 
 

@@ -35,7 +35,8 @@ from idp_deploy.rewriting.elementwise import (
     repeat,
     share_of,
 )
-from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d
+from idp_deploy.rewriting.experts import EXPERTS
+from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
 from idp_deploy.rewriting.pooling import LARGEST, put_back
@@ -76,6 +77,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.unfold.default: unfold,
     torch.ops.aten.square.default: lambda x: x * x,
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.div.Tensor: share_of,
@@ -86,6 +88,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **EXPERTS,
     **SHIFTED,
     **LARGEST,
     **ORDERS,

@@ -1,0 +1,82 @@
+"""Mixtures of experts: rows sorted by expert meet their matrix, in every format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import FormatName, Model, Recipe
+from idp_deploy.formats import FORMATS
+from idp_deploy.pruning import one_shot
+from idp_deploy.rewriting.experts import grouped, histc
+from idp_deploy.verification import verify
+
+
+def in_turn(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """What `grouped` is to compute, matrix after matrix."""
+    result, start = torch.zeros(x.shape[0], matrices.shape[2]), 0
+    for matrix, end in zip(matrices, ends.tolist(), strict=True):
+        result[start:end] = x[start:end] @ matrix
+        start = end
+    return result
+
+
+@torch.library.custom_op("transformers::grouped_mm_fallback", mutates_args=())
+def their_own(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    """An operator of the name and the meaning that transformers has."""
+    return in_turn(input, weight, offs)
+
+
+@their_own.register_fake
+def _(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+    return input.new_empty(input.shape[0], weight.shape[2])
+
+
+@pytest.mark.parametrize("ends", [[2, 2, 5, 9], [0, 0, 9, 9], [1, 3, 4, 6], [9, 9, 9, 9]])
+def test_rows_meet_the_matrix_of_their_group(ends: list[int]) -> None:
+    x, matrices, offsets = torch.randn(9, 4), torch.randn(4, 4, 5), torch.tensor(ends, dtype=torch.int32)
+    found = grouped(x, matrices, offsets)
+    assert torch.allclose(found, in_turn(x, matrices, offsets), atol=1e-6)
+    x[0] = torch.inf  # of a row that no other group may see
+    assert torch.isfinite(grouped(x, matrices, offsets)[1:]).all()
+
+
+@pytest.mark.parametrize(("bins", "low", "high"), [(4, 0, 3), (7, 0, 6), (128, 0, 127), (5, -1.0, 2.5)])
+def test_parts_are_counted_as_torch_does(bins: int, low: float, high: float) -> None:
+    for x in (torch.randint(-1, bins + 2, (200,)).float(), torch.randn(200) * 2):
+        assert torch.equal(histc(x, bins, low, high), torch.histc(x, bins, low, high))  # type: ignore[arg-type]
+    assert histc(torch.randn(5)) is None  # between the smallest and the largest
+
+
+class Experts(nn.Module):
+    """Two experts of four a token, sorted as transformers sorts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.mixed = nn.Linear(8, 4, bias=False), nn.Linear(8, 6)
+        self.up = nn.Parameter(torch.randn(4, 16, 8) / 3)
+        self.down = nn.Parameter(torch.randn(4, 8, 16) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares, chosen = self.router(x).softmax(-1).topk(2, dim=-1)
+        experts, order = chosen.flatten().sort()
+        counts = torch.histc(experts.float(), bins=4, min=0, max=3)
+        ends = torch.cumsum(counts, 0, dtype=torch.int32)
+        rows = their_own(x[order // 2], self.up.transpose(-2, -1), ends).relu()
+        rows = their_own(rows, self.down.transpose(-2, -1), ends) * shares.flatten()[order].unsqueeze(-1)
+        places, back = torch.arange(order.shape[0]), torch.empty_like(order)
+        back[order] = places
+        back = torch.minimum(back, torch.zeros_like(order).scatter(0, order, places))  # the same by another operator
+        return self.mixed(rows[back].view(x.shape[0], 2, -1).sum(1))
+
+
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_a_mixture_of_experts_goes_to_every_format(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = one_shot(Model(Experts().eval()), Recipe(0.5)), (torch.randn(5, 8),)
+    parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
+    assert parity.passed, (parity.outputs, parity.weights)
