@@ -32,9 +32,9 @@ def prefixed(prefix: str, state: Any = None) -> OrderedDict[str, Tensor]:
     return OrderedDict((prefix + name, value) for name, value in (state or weights()).items())
 
 
-def saved(make: Callable[[], Any], name: str = "m.pt") -> Write:
+def saved(make: Callable[[], Any], name: str = "m.pt", **how: Any) -> Write:
     def write(folder: Path) -> Path:
-        torch.save(make(), folder / name)
+        torch.save(make(), folder / name, **how)
         return folder / name
 
     return write
@@ -196,6 +196,8 @@ TAKEN: dict[str, Write] = {
     "counters of thop": saved(lambda: {**weights(), "total_ops": torch.zeros(1), "stem.total_params": torch.zeros(1)}),
     "no batch counters": saved(lambda: OrderedDict((n, v) for n, v in weights().items() if "num_batches" not in n)),
     "float64": saved(lambda: {n: v.double() if v.is_floating_point() else v for n, v in weights().items()}),
+    "a newer pickle": saved(lambda: {"model": weights(), "epoch": 3}, pickle_protocol=4),
+    "the newest pickle, before zip files": saved(weights, pickle_protocol=5, _use_new_zipfile_serialization=False),
     "parameters": saved(lambda: {n: nn.Parameter(v, v.is_floating_point()) for n, v in weights().items()}),
 }
 

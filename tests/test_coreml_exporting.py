@@ -300,7 +300,7 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
 class Inverse(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.head = Call(lambda m, x: torch.linalg.inv(m[0](x)), nn.Linear(4, 4))
+        self.head = Call(lambda m, x: torch.linalg.inv(m[0](x)), nn.Linear(20, 20))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(x)
@@ -311,7 +311,7 @@ def test_an_operator_without_counterpart_is_named_with_its_module(tmp_path: Path
     path.mkdir()
     (path / "old").write_text("precious")
     with pytest.raises(ConversionError, match=r"linalg_inv.* in module 'head'"):
-        export(CompressedModel(Inverse().eval(), {}), "coreml", (torch.randn(1, 4, 4),), path)
+        export(CompressedModel(Inverse().eval(), {}), "coreml", (torch.randn(1, 20, 20),), path)
     assert (path / "old").read_text() == "precious"
 
 

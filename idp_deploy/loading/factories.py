@@ -97,9 +97,7 @@ or 'dump'?
     """
     module_name, _, attribute = spec.partition(":")
     a_file = module_name.endswith(".py")
-    if (a_file and Path(module_name).is_file()) or not re.fullmatch(
-        r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*", spec
-    ):
+    if (a_file and Path(module_name).is_file()) or not re.fullmatch(f"{_DOTTED}:{_DOTTED}", spec):
         hint = ""
         if a_file:
             hint = f"write {module_name.removesuffix('.py').replace(os.sep, '.').strip('.')}:{attribute or 'callable'}"

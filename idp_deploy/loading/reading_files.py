@@ -19,6 +19,7 @@ from torch import Tensor
 from idp_deploy import documents
 from idp_deploy.errors import FileError, UnsafeFileError
 from idp_deploy.loading.foreign import ENDINGS, MAGICS, SAVE_WEIGHTS, ending, stand_in, way_out
+from idp_deploy.loading.protocols import in_older_protocol
 
 _RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
@@ -99,6 +100,9 @@ def _load(path: Path, data: bytes) -> Any:
         except pickle.UnpicklingError as error:
             if f"Unsupported operand {pickle.INT[0]}" in str(error) and (newer := _numbers_in_binary(data)) != data:
                 data = newer
+                continue
+            if f"Unsupported operand {pickle.FRAME[0]}" in str(error) and (older := in_older_protocol(data)) != data:
+                data = older
                 continue
             name = _forbidden(str(error))
             found = stand_in(name)
