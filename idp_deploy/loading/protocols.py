@@ -7,6 +7,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+from typing import Any
 
 _TORCH_READS = 2
 _STRINGS = {"BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
@@ -51,9 +52,10 @@ def _older(stream: io.BytesIO) -> bytes:
     """
     data, pieces, size, begun = stream.getbuffer(), list[bytes](), 0, stream.tell()
     strings, on_top, memo = dict[int, str](), list[str](), 0  # on_top: those that were pushed last, each a piece
+    position: Any
+    value: Any
     for operator, value, position in pickletools.genops(stream):
         name, piece = operator.name, b""
-        assert position is not None
         if name == "PROTO":
             piece = pickle.PROTO + bytes([_TORCH_READS])
         elif name in _STRINGS or (name in _GETS and value in strings):
