@@ -218,6 +218,25 @@ def test_numbers_and_words_that_forward_returns_are_left_out_and_said(format: Fo
     assert {output.output for output in parity.outputs} == {"boxes"}
 
 
+class Cache:
+    """What a generating model hands to its next step; torch cannot take it apart."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = [keys]
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_objects_that_forward_returns_beside_tensors_are_left_out_and_said(format: FormatName, tmp_path: Path) -> None:
+    model = CompressedModel(Head(lambda net, x: {"cache": Cache(x), "logits": net.out(x)}).eval(), {})
+    inputs = (torch.randn(IMAGE),)
+    artifact = export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}")
+    assert "output ['cache'] is 'Cache': the file has no such output" in artifact.notes
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed
+    assert {output.output for output in parity.outputs} == {"logits"}
+    assert isinstance(model.module(*inputs)["cache"], Cache)
+
+
 class Capsules(nn.Module):
     """Nothing but matrices that forward itself multiplies by, some with an axis for the batch."""
 

@@ -27,7 +27,7 @@ from idp_deploy.capturing.lifting import attribute, lift
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
-from idp_deploy.capturing.returning import know_structures, leave_out_constants
+from idp_deploy.capturing.returning import know_structures, leave_out_constants, name_objects
 from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
@@ -269,17 +269,23 @@ def export_program(
                 program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes))
                 if not free_steps(program.graph):
                     return program, True
-            except Exception:  # the model fixes its batch; a static graph is still right
-                pass
+            except Exception as error:  # the model fixes its batch; a static graph is still right
+                if _now_known(error, module, example_inputs):
+                    return export_program(module, example_inputs, dynamic_batch=True)
         try:
-            try:
-                return functional(torch.export.export(module, example_inputs)), False
-            except RuntimeError as error:
-                if "not a known type" not in str(error) or not know_structures(module(*example_inputs)):
-                    raise
-                return functional(torch.export.export(module, example_inputs)), False
+            return functional(torch.export.export(module, example_inputs)), False
         except Exception as error:
+            if _now_known(error, module, example_inputs):
+                return export_program(module, example_inputs)
             raise explained(error, module, example_inputs) from error
+
+
+def _now_known(error: Exception, module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
+    """Whether export stopped at something that forward returns, which torch can take apart from now on."""
+    if "not a known type" not in str(error):
+        return False
+    returned = module(*example_inputs)
+    return know_structures(returned) or name_objects(module, returned)
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
-"""What a forward returns besides tensors: dataclasses that torch does not know, None and numbers."""
+"""What a forward returns besides tensors: dataclasses that torch does not know, other objects, None and numbers."""
 
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import wraps
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx, nn
 from torch.utils import _pytree
 
 
@@ -18,6 +20,26 @@ def know_structures(returned: Any) -> bool:
     if unknown:
         know_structures(returned)  # those inside
     return bool(unknown)
+
+
+def name_objects(module: nn.Module, returned: Any) -> bool:
+    """Let forward return the name of a class in the place of an object of it, such as a cache of keys and values.
+
+    In place, beside tensors; whether there were any. `leave_out_constants` leaves out the names with a note on each.
+    """
+    leaves = _pytree.tree_leaves(returned)
+    objects = [leaf for leaf in leaves if not isinstance(leaf, Tensor) and not _is_constant(leaf)]
+    if not objects or len(objects) == len(leaves) or "forward" in vars(module):
+        return False
+
+    @wraps(type(module).forward)
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        leaves, spec = _pytree.tree_flatten(type(self).forward(self, *inputs, **named))
+        plain = (leaf if isinstance(leaf, Tensor) or _is_constant(leaf) else type(leaf).__name__ for leaf in leaves)
+        return _pytree.tree_unflatten(plain, spec)
+
+    module.forward = MethodType(forward, module)
+    return True
 
 
 def leave_out_constants(module: fx.GraphModule) -> tuple[str, ...]:
