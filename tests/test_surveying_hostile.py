@@ -70,6 +70,11 @@ WHOLE = {  # source that is not only a forward
         f"        self.fc = {two}()\n    def forward(self, x):\n        return self.conv(self.fc(x))\n"
         for one, two in (("A", "B"), ("B", "A"))
     ),
+    "lines made of lines above": HEAD
+    + "class Net(nn.Module):\n    def __init__(self, n=4):\n        super().__init__()\n"
+    + "".join(f"        {one} = {' + '.join([other] * 60)}\n" for one, other in ("an", "ba", "cb", "dc"))
+    + f"        {LAYERS}\n        self.places = nn.Parameter(torch.zeros(1, d, 8))\n"
+    "    def forward(self, x):\n        return self.fc(x)\n",
     "numbers that cannot be written": HEAD + "class Net(nn.Module):\n    def __init__(self, n=3):\n"
     f"        super().__init__()\n        {LAYERS}\n    def forward(self, x):\n        return self.fc(x)\n"
     f"net = Net(n=0x{'e' * 50_000})\nx = torch.randn(1, 3, 0x{'f' * 50_000}, 5)\nconf = {{'n': 0x{'d' * 50_000}}}\n",
@@ -130,3 +135,18 @@ def test_folders_of_data_tell_no_sizes_and_hide_no_weights(tmp_path: Path) -> No
     assert found.weights.path.name == "old.pt"
     assert found.inputs.inputs == ("1x1x28x28",)
     assert len([note for note in found.notes if "features" in note]) == 4
+
+
+def test_modules_that_each_may_be_given_are_tried_once(tmp_path: Path) -> None:
+    text = "".join(
+        f"class Net{i}(nn.Module):\n    def __init__(self, one, two, n={i + 3}):\n        super().__init__()\n"
+        "        self.one = one\n        self.two = two\n        self.fc = nn.Linear(n, n)\n"
+        "    def forward(self, x):\n        return self.fc(self.one(self.two(x)))\n"
+        for i in range(60)
+    )
+    (tmp_path / "net.py").write_text(HEAD + text)
+    places = ("", "one.", "two.", "one.one.", "one.two.", "two.one.", "one.one.one.", "one.two.two.")
+    torch.save({f"{place}fc.weight": torch.zeros(7, 7) for place in places}, tmp_path / "w.pt")
+    start = time.process_time()
+    survey(tmp_path)
+    assert time.process_time() - start < MOST_SECONDS

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from idp_deploy.surveying.definitions import Definition, last_name
 
 DEEPEST = 4
+MOST_NODES = 4_000  # of the lines above that are put in, each as often as it is named
 _SUMS = (ast.BinOp, ast.Name, ast.Attribute, ast.Constant, ast.Call)
 
 
@@ -24,6 +25,7 @@ class Origins(ast.NodeTransformer):
     made: Definition
     classes: Mapping[str, Definition]
     depth: int = DEEPEST
+    left: list[int] = field(default_factory=lambda: [MOST_NODES])  # one count for all that is put into one another
 
     def of(self, node: ast.expr) -> ast.expr:
         """A copy where names stand for something else, the expression itself where none does."""
@@ -45,16 +47,22 @@ class Origins(ast.NodeTransformer):
         sets = self.made.sets.get(ast.unparse(node), {})
         last = max((line for line in sets if line < getattr(node, "lineno", 0)), default=0)
         value = sets.get(last)
-        return Origins(self.made, self.classes, self.depth - 1).of(value) if isinstance(value, _SUMS) else node
+        if not isinstance(value, _SUMS) or not self._affords(value):
+            return node
+        return Origins(self.made, self.classes, self.depth - 1, self.left).of(value)
+
+    def _affords(self, value: ast.expr) -> bool:
+        self.left[0] -= sum(1 for _ in ast.walk(value))
+        return self.left[0] > 0
 
     def _of_part(self, node: ast.Attribute, name: str) -> ast.expr:
         """`self.embed.count`, where the class of `embed` puts it away: with what that class is given here."""
         call = self.made.layers.get(name)
         part = self.classes.get(last_name(call.func)) if call is not None else None
         value = part.put.get(node.attr) if part else None
-        if part is None or call is None or value is None or self.depth < 1:
+        if part is None or call is None or value is None or self.depth < 1 or not self._affords(value):
             return node
-        inside = Origins(part, self.classes, self.depth - 1).of(value)
+        inside = Origins(part, self.classes, self.depth - 1, self.left).of(value)
         given = dict(zip(part.parameters, call.args, strict=False))
         given |= {word.arg: word.value for word in call.keywords if word.arg}
         return _Given({key: given.get(key, usual) for key, usual in part.parameters.items()}).visit(

@@ -7,6 +7,7 @@ import keyword
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from idp_deploy import documents
 from idp_deploy.files import SOURCES
@@ -37,6 +38,7 @@ class Found:
     instances: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # "pkg.Net" → arguments, from YAML
     records: Mapping[str, Record] = field(default_factory=dict)  # classes that hold settings, by name
     notes: tuple[str, ...] = ()
+    tried: dict[Any, Any] = field(default_factory=dict)  # how a class fits weights, for all who may be given it
 
 
 def read_folder(folder: Path) -> Found:

@@ -114,6 +114,16 @@ def _alone(one: Definition, inside: Mapping[str, Shape], found: Found, depth: in
 def _fitted(
     made: Definition, node: ast.Call | None, inside: Mapping[str, Shape], found: Found, depth: int
 ) -> tuple[float, Part]:
+    asked = (made.spec, ast.unparse(node) if node else "", frozenset(inside.items()), depth)
+    if asked not in found.tried:
+        found.tried[asked] = _fit(made, node, inside, found, depth)
+    fitted: tuple[float, Part] = found.tried[asked]
+    return fitted
+
+
+def _fit(
+    made: Definition, node: ast.Call | None, inside: Mapping[str, Shape], found: Found, depth: int
+) -> tuple[float, Part]:
     parts = parts_given(made, inside, found, depth - 1)
     whole = with_parts(made, parts)
     score, bound = agreement(whole.layers, inside, found, whole)
