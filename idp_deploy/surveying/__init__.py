@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from idp_deploy.collecting import seldom_collecting
 from idp_deploy.surveying.fitting import Choice, choose
 from idp_deploy.surveying.libraries import beside_weights
 from idp_deploy.surveying.shapes import Guess, guess
@@ -33,6 +34,7 @@ class Survey:
     notes: tuple[str, ...]
 
 
+@seldom_collecting()  # trees of source are hundreds of thousands of objects that stay
 def survey(folder: Path) -> Survey:
     """Look around in a folder. Files of weights are read as data; a pickled module among them is named, not loaded."""
     found = read_folder(folder)

@@ -36,9 +36,8 @@ class Choice:
     inputs: tuple[str, ...] = ("x",)
     keys: tuple[str, ...] = ()  # of an input that is a dict
     flows: Mapping[str, str] = field(default_factory=dict)  # input → the layer that takes it first
-    supplied: Mapping[str, Definition] = field(
-        default_factory=dict
-    )  # classes that are given others, by name, and those
+    # classes that are given others, by name, and those
+    supplied: Mapping[str, Definition] = field(default_factory=dict)
 
     @property
     def spec(self) -> str:
@@ -120,9 +119,8 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
-        clear = clear or bool(
-            best.prefix and one.covers > best.covers
-        )  # an argument is left open, no weight is left out
+        # an argument is left open, no weight is left out
+        clear = clear or bool(best.prefix and one.covers > best.covers)
         if holds and fits and one.definition.runs and clear:
             within = passed | {best.definition.spec}  # two may be made of each other
             return _whole(one, ranked, found, within) if one.definition.spec not in within else best

@@ -72,9 +72,8 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
     lines += ["", "[export]", f"to = {json.dumps(list(formats))}"]
     lines += [f"# {name}: pip install 'idp-deploy[{name}]'" for name in missing]
     lines += ["", "# [quantize]", '# scheme = "int8-weights"', ""]
-    steps = weights is not None and any(
-        "weight_hh" in name for name in weights.shapes
-    )  # which TFLite writes one by one
+    # TFLite writes steps one by one
+    steps = weights is not None and any("weight_hh" in name for name in weights.shapes)
     likely = ("onnx", "tflite") if steps else ("tflite", "onnx")
     format = next((name for name in likely if name in formats), "onnx")
     limit = f"{(weights.size_bytes * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
