@@ -4,6 +4,8 @@ marked `anew`.
 Of a test marked `wide`, a table of many rows, a run of the whole suite takes one row of six, at least one and the same
 ones every time; `make test-wide` takes all, and so does a run that names files.
 
+Every test draws the same random numbers each time it runs, alone or among others.
+
 What a test imports from a folder of its own is forgotten after it: the next one may have another `net.py`.
 """
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
@@ -18,6 +21,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -98,8 +102,12 @@ def exact_integers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Put a cache in front of litert-torch once it is loaded; nothing is imported for it."""
+    """Seed what draws random numbers. Put a cache in front of litert-torch once it is loaded; nothing is imported."""
     global _anew
+    seed = _number(item)
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     _anew = item.get_closest_marker("anew") is not None
     library: Any = sys.modules.get("litert_torch")
     plain = getattr(library, "convert", None)
