@@ -174,28 +174,31 @@ def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, v
     assert lint(tmp_path / "a.onnx", "openvino").verdict == verdict
 
 
-MNN = {
-    "steps read backwards": ("GRU", {"direction": "reverse", "hidden_size": 2}, "wrong"),
-    "both ways": ("GRU", {"direction": "bidirectional", "hidden_size": 2}, "right"),
-    "a comparison": ("Less", {}, "wrong"),
-    "the other comparison": ("Greater", {}, "right"),
-    "a rest with the sign of what is divided": ("Mod", {"fmod": 1}, "wrong"),
-    "reflected places": ("GridSample", {"padding_mode": "reflection"}, "wrong"),
-    "places": ("GridSample", {"padding_mode": "border"}, "right"),
-    "a cubic resize": ("Resize", {"mode": "cubic", "coordinate_transformation_mode": "half_pixel"}, "wrong"),
+OTHERWISE = {
+    "steps read backwards": ("GRU", {"direction": "reverse", "hidden_size": 2}, ("mnn", "tract")),
+    "both ways": ("GRU", {"direction": "bidirectional", "hidden_size": 2}, ()),
+    "a comparison": ("Less", {}, ("mnn",)),
+    "the other comparison": ("Greater", {}, ()),
+    "a rest with the sign of what is divided": ("Mod", {"fmod": 1}, ("mnn",)),
+    "reflected places": ("GridSample", {"padding_mode": "reflection"}, ("mnn",)),
+    "places": ("GridSample", {"padding_mode": "border"}, ()),
+    "a cubic resize": ("Resize", {"mode": "cubic", "coordinate_transformation_mode": "half_pixel"}, ("mnn",)),
     "a cubic resize from corner to corner": (
-        "Resize", {"mode": "cubic", "coordinate_transformation_mode": "align_corners"}, "right",
+        "Resize", {"mode": "cubic", "coordinate_transformation_mode": "align_corners"}, (),
     ),
+    "a slope with a scale": ("Celu", {"alpha": 2.0}, ("tract",)),
+    "a slope as it is": ("Celu", {}, ()),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MNN)
-def test_what_mnn_computes_otherwise_is_named(name: str, tmp_path: Path) -> None:
-    kind, words, verdict = MNN[name]
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_mnn_and_tract_compute_otherwise_is_named(name: str, tmp_path: Path) -> None:
+    kind, words, wrong = OTHERWISE[name]
     ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [3, 4]) for end in "xky"]
     graph = helper.make_graph([helper.make_node(kind, ["x", "k"], ["y"], **words)], "g", ends[:2], ends[2:])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "net.onnx")
-    assert lint(tmp_path / "net.onnx", "mnn").verdict == verdict
+    for tool in ("mnn", "tract"):
+        assert lint(tmp_path / "net.onnx", tool).verdict == ("wrong" if tool in wrong else "right")
 
 
 def test_a_comparison_with_one_number_is_right_in_mnn(tmp_path: Path) -> None:

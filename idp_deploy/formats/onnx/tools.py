@@ -92,6 +92,8 @@ class _Graph:
         if rule.part == "entries":
             extents = [self.extents.get(name) for name in node.input]
             return all(each is None or 0 in each or math.prod(each) > 4 for each in extents)
+        if rule.part == "scaled":
+            return not _is(given.get("alpha", 1), 1)
         if rule.part == "input":
             return node.input[0] in self.inputs
         if rule.part == "averages":
