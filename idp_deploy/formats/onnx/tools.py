@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,6 +95,10 @@ class _Graph:
             return all(each is None or 0 in each or math.prod(each) > 4 for each in extents)
         if rule.part == "scaled":
             return not _is(given.get("alpha", 1), 1)
+        if rule.part == "one axis":
+            return len(node.input) > 1 and self.is_constant(node.input[1]) and self.extents.get(node.input[1]) == [1]
+        if rule.part == "uneven":
+            return self._is_uneven(node, given)
         if rule.part == "input":
             return node.input[0] in self.inputs
         if rule.part == "averages":
@@ -106,6 +111,12 @@ class _Graph:
             weights = node.input[_WEIGHTS.get(node.op_type, slice(1, None))]
             return any(name in self.prepared for name in weights)
         return True
+
+    def _is_uneven(self, split: onnx.NodeProto, given: dict[str, Any]) -> bool:
+        """Whether parts whose sizes nobody wrote down differ, as far as what is cut is known."""
+        extents, parts = self.extents.get(split.input[0], []), given.get("num_outputs", 0)
+        axis = given.get("axis", 0)
+        return bool(parts) and -len(extents) <= axis < len(extents) and extents[axis] % parts > 0
 
     def _before_integers(self, name: str) -> str:
         """What kind of operator gives a value that is quantized and dequantized on its way."""
