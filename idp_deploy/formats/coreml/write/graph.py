@@ -192,7 +192,7 @@ def where(node: fx.Node) -> str:
 
 
 def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
-    """The input that coremltools stopped at by what it says, if it was one: a number, or a type it has no word for."""
+    """What coremltools stopped at by what it says, if that was a type it has no word for, or a number as an input."""
     for node in graph.nodes:
         if node.op != "placeholder":
             continue
@@ -209,6 +209,11 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
                 f"input '{node.name}' is {name}, and Core ML takes float32, float16 and int32",
                 way_out=f"give int32 numbers as example (--inputs {'x'.join(map(str, value.shape))}:int32)",
             )
+    if text.startswith("torch.bfloat16"):
+        return ConversionError(
+            "forward computes in bfloat16, which Core ML lacks",
+            way_out="leave .bfloat16() out of forward: the file's precision is chosen at export (--precision)",
+        )
     return None
 
 
