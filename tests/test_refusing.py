@@ -51,11 +51,25 @@ def test_gradients_in_forward_are_told_as_such(function: Callable[[nn.Module, Te
         export(model, "onnx", (MATRIX,), tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("attribute", [threading.Lock(), (i for i in range(3))])
-def test_what_cannot_be_copied_is_told(attribute: object, tmp_path: Path) -> None:
+class Sharded:
+    """Refuses to be copied as a module behind `fully_shard` does."""
+
+    def __deepcopy__(self, memo: object) -> object:
+        raise AssertionError("FSDP does not support deepcopy. Please use state dict for serialization.")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "way_out"),
+    [
+        (threading.Lock(), "keep such objects out of the module"),
+        ((i for i in range(3)), "keep such objects out of the module"),
+        (Sharded(), "save_checkpoint"),
+    ],
+)
+def test_what_cannot_be_copied_is_told(attribute: object, way_out: str, tmp_path: Path) -> None:
     net = nn.Linear(4, 4).eval()
     net.held = attribute  # type: ignore[assignment]
-    with pytest.raises(UsageError, match=r"the model cannot be copied: .*keep such objects out of the module"):
+    with pytest.raises(UsageError, match=f"the model cannot be copied: .*{way_out}"):
         export(CompressedModel(net, {}), "onnx", (MATRIX,), tmp_path / "m.onnx")
 
 

@@ -45,11 +45,8 @@ def copied(module: nn.Module) -> nn.Module:
     try:
         return deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # whatever an object says to it
-        sharded = "FSDP" in str(error)
-        raise UsageError(
-            f"the model cannot be copied: {error}",
-            way_out=_GATHER if sharded else "keep such objects out of the module",
-        ) from error
+        way_out = _SHARDED if "FSDP" in str(error) else _OBJECTS
+        raise UsageError(f"the model cannot be copied: {error}", way_out=way_out) from error
 
 
 def whole_copy(module: nn.Module) -> nn.Module:
