@@ -171,8 +171,16 @@ def _same(x: Tensor, y: Tensor) -> bool:
     return x.shape == y.shape and torch.allclose(x, y, equal_nan=True)
 
 
+def unmapped(tensor: Tensor) -> Tensor:
+    """All that `torch.vmap` maps over, at once: in there a tensor tells no numbers."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _floats(values: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor) and leaf.is_floating_point())
+    leaves = (unmapped(leaf) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor))
+    return (leaf for leaf in leaves if leaf.is_floating_point())
 
 
 def _finite(tensor: Tensor) -> bool:

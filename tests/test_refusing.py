@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.errors import ConversionError, ExitCode
+from idp_deploy.errors import ConversionError, ExitCode, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS
@@ -32,6 +33,46 @@ def chosen(m: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
+def slope(m: nn.Module, x: Tensor) -> Tensor:
+    with torch.enable_grad():
+        at = x.detach().requires_grad_()
+        return torch.autograd.grad(m(at).tanh().sum(), at)[0]
+
+
+def slope_by_function(m: nn.Module, x: Tensor) -> Tensor:
+    found: Tensor = torch.func.grad(lambda at: m(at).tanh().sum())(x)
+    return found
+
+
+@pytest.mark.parametrize("function", [slope, slope_by_function])
+def test_gradients_in_forward_are_told_as_such(function: Callable[[nn.Module, Tensor], Tensor], tmp_path: Path) -> None:
+    model = CompressedModel(Call(function, nn.Linear(4, 4)).eval(), {})
+    with pytest.raises(ConversionError, match="forward takes gradients itself"):
+        export(model, "onnx", (MATRIX,), tmp_path / "m.onnx")
+
+
+class Sharded:
+    """Refuses to be copied as a module behind `fully_shard` does."""
+
+    def __deepcopy__(self, memo: object) -> object:
+        raise AssertionError("FSDP does not support deepcopy. Please use state dict for serialization.")
+
+
+@pytest.mark.parametrize(
+    ("attribute", "way_out"),
+    [
+        (threading.Lock(), "keep such objects out of the module"),
+        ((i for i in range(3)), "keep such objects out of the module"),
+        (Sharded(), "save_checkpoint"),
+    ],
+)
+def test_what_cannot_be_copied_is_told(attribute: object, way_out: str, tmp_path: Path) -> None:
+    net = nn.Linear(4, 4).eval()
+    net.held = attribute  # type: ignore[assignment]
+    with pytest.raises(UsageError, match=f"the model cannot be copied: .*{way_out}"):
+        export(CompressedModel(net, {}), "onnx", (MATRIX,), tmp_path / "m.onnx")
+
+
 def projected(layer: nn.Module, x: Tensor) -> Tensor:
     return layer(x)[0]
 
@@ -43,6 +84,7 @@ REFUSED: dict[tuple[FormatName, str], tuple[nn.Module, Tensor, str]] = {
     ("coreml", "svd"): (Call(lambda m, x: torch.linalg.svd(m(x))[1], nn.Identity()), MATRIX, ""),
     ("coreml", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), STEPS, "TFLite"),
     ("onnx", "proj_size"): (Call(projected, nn.LSTM(4, 6, proj_size=2)), STEPS, "TFLite"),
+    ("coreml", "bfloat16"): (Call(lambda m, x: m(x).bfloat16().float(), nn.Linear(4, 4)), MATRIX, "ONNX"),
     ("tflite", "cond"): (Call(chosen, nn.Linear(4, 4)), MATRIX, "ONNX"),
 }
 

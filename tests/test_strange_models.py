@@ -19,6 +19,7 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import left_dense, one_shot
+from idp_deploy.quantization import quantize
 from idp_deploy.verification import run_file, verify
 from tests.formats_here import HERE
 
@@ -144,11 +145,13 @@ def pruned(build: Callable[[], nn.Module], options: dict[str, Any]) -> Compresse
         return one_shot(Model(build().eval()), Recipe(0.5, options=options))
 
 
-def checked(model: CompressedModel, format: FormatName, inputs: tuple[Tensor, ...], folder: Path) -> Path:
+def checked(
+    model: CompressedModel, format: FormatName, inputs: tuple[Tensor, ...], folder: Path, proved: bool = True
+) -> Path:
     path = export(model, format, inputs, folder / f"m{FORMATS[format].suffix}").path
     parity = verify(path, model, inputs)
     assert parity.passed, [p for p in (*parity.outputs, *parity.weights) if not p.passed]
-    assert parity.weights
+    assert bool(parity.weights) == proved
     assert all(proof.zeros == int((~model.masks[proof.parameter]).sum()) for proof in parity.weights)
     return path
 
@@ -159,6 +162,14 @@ def checked(model: CompressedModel, format: FormatName, inputs: tuple[Tensor, ..
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
     build, shape, options = MODELS[name]
     checked(pruned(build, options), format, (torch.randn(shape),), tmp_path)
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_integers_inside_of_a_mapped_function(format: FormatName, tmp_path: Path) -> None:
+    model = quantize(pruned(lambda: Head(mapped), {}), "int8", example_inputs=(torch.randn(IMAGE),))
+    assert model.quantization is not None
+    assert model.quantization.activation_db["linear.weight"] > 20
+    checked(model, format, (torch.randn(IMAGE),), tmp_path)
 
 
 @pytest.mark.parametrize("format", HERE)
@@ -198,6 +209,23 @@ def test_what_keeps_from_dividing_by_zero_stays(format: FormatName, tmp_path: Pa
         for outputs in run_file(path, [(x.numpy(),)]).values():
             for found, value in zip(outputs[0], wanted, strict=True):
                 assert np.allclose(found, value, rtol=1e-6, atol=1e-12)
+
+
+NAMES = ("c0", "c1", "conv1d", "cast_0", "x_to_fp16", "val_0", "args_0", "output", "const_0", "main", "conv_weight")
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_arguments_may_be_called_as_converters_call_what_they_make(format: FormatName, tmp_path: Path) -> None:
+    written = "\n".join([
+        f"def forward(self, {', '.join(NAMES)}):",
+        f"    x = self.conv(torch.cat([{', '.join(NAMES)}], -1))",
+        "    return {'c2': x.relu(), 'c0': x.unsqueeze(0), 'linear': x[:, :, :7]}",
+    ])  # fmt: skip
+    scope: dict[str, Any] = {"torch": torch}
+    exec(written, scope)
+    net = type("Net", (nn.Module,), {"forward": scope["forward"]})()
+    net.conv = nn.Conv1d(8, 8, 3, groups=8, dilation=2)
+    checked(CompressedModel(net.eval(), {}), format, tuple(torch.randn(1, 8, 2) for _ in NAMES), tmp_path, proved=False)
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,40 @@ def shifted(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return y, whole << 2, (whole - 3) >> 1
 
 
+def nothing_to_see(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Attention whose mask, of every kind, hides all from some queries: torch gives these zeros."""
+    query, key = y[None, None], x[None, None]
+    shown = (x > 0) & (x[:, :1] > 0)
+    far = torch.where(shown, x, -math.inf)
+    constant = torch.ones(6, 6).tril(-1) > 0
+    return tuple(F.scaled_dot_product_attention(query, key, key, mask) for mask in (shown, far, constant))
+
+
+def far_away(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Masks by numbers as far as can be."""
+    hidden = (1 - (x > 0).float()) * torch.finfo(torch.float32).min
+    return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1))
+
+
+def scattered(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """With and without what was there before, where nothing comes as well."""
+    places = torch.tensor([0, 4, 4, 0, 1, 4])[:, None].expand(6, 6)
+    how = [(kind, kept) for kind in ("sum", "mean", "prod", "amax", "amin") for kept in (True, False)]
+    return tuple(x.scatter_reduce(0, places, y, kind, include_self=kept) for kind, kept in how)
+
+
+def added(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Slices added at places along any axis; numbers and integers at places."""
+    places = torch.tensor([1, 4, 1, 0])
+    columns = torch.ops.aten.index_put(torch.zeros(6, 6), [None, places - 2], y[:, :4], True)
+    numbers = torch.zeros(6).index_add(0, places, y[0, :4])
+    return columns, numbers, torch.zeros(6, dtype=torch.long).scatter_add(0, places, places * 2)
+
+
+def taken_from_a_constant(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    return torch.arange(6.0) - y, y * torch.hamming_window(6) + torch.blackman_window(6)
+
+
 def shared_heads(y: Tensor, x: Tensor) -> Tensor:
     key = x.reshape(1, 1, 2, 6).expand(1, 2, 2, 6)
     return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
@@ -86,6 +121,11 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "bent": (bent, 3),
     "in order": (in_order, 5),
     "shifted": (shifted, 3),
+    "nothing to see": (nothing_to_see, 6),
+    "far away": (far_away, 6),
+    "scattered": (scattered, 6),
+    "added": (added, 6),
+    "taken from a constant": (taken_from_a_constant, 3),
     "shared heads": (shared_heads, 2),
 }
 
@@ -107,6 +147,55 @@ def test_formats_hold_them(name: str, format: FormatName, tmp_path: Path) -> Non
     rest, rows = ROWS[name]
     torch.manual_seed(1)
     checked(Rows(rest), format, (torch.randn(rows, 6),), tmp_path)
+
+
+class OneNumber(nn.Module):
+    """A layer that gives one number a row, from which a number is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.out = nn.Linear(6, 6), nn.Linear(6, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.out(self.layer(x))
+        return F.softplus(y - 1), 2 - y
+
+
+class Pools(nn.Module):
+    """Pools with gaps, and pools that divide by another number than their windows have entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.out = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.conv(x)
+        gaps = F.max_pool2d(y, (3, 2), (2, 1), (1, 0), dilation=(1, 3), ceil_mode=True)
+        return self.out(gaps), self.out(F.avg_pool2d(y, 2, divisor_override=3)), F.max_pool1d(y[0], 3, 1, 1, 2)
+
+
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize(("build", "shape"), [(OneNumber, (3, 6)), (Pools, (1, 3, 10, 9))])
+def test_what_converters_make_of_constants_beside_layers(
+    build: Callable[[], nn.Module], shape: tuple[int, ...], format: FormatName, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    checked(build(), format, (torch.randn(shape),), tmp_path)
+
+
+def in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Of a sum each, which nobody else sees, but for the last."""
+    bends = (F.hardtanh_, F.elu_, torch.selu_, F.celu_, F.hardtanh, F.elu, lambda t: F.relu6(t, inplace=True))
+    last = y + x
+    row = last.view(-1)
+    last.relu_()
+    return *(bend((y + x) * 3) for bend in bends), row
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_activations_in_place_and_by_their_usual_numbers(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    checked(Rows(in_place), format, (torch.randn(3, 6),), tmp_path)
 
 
 SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

@@ -53,6 +53,30 @@ def source_of(node: fx.Node) -> fx.Node:
     return node
 
 
+def apart_from_others(graph: fx.Graph) -> None:
+    """Operators in place whose operand nobody else sees, such as `relu_` behind a layer, in their plain form, in place.
+
+    Converters read fewer of the others, and of some, `selu_` and `elu_` of whole numbers, other numbers.
+    """
+    for node in graph.nodes:
+        if node.op != "call_function" or not node.args or node.args[0] not in written_operands(node):
+            continue
+        operand, plain = node.args[0], _plain(node.target)
+        alone = operand.op == "call_function" and source_of(operand) is operand and set(operand.users) == {node}
+        if alone and plain is not None:
+            node.target = plain
+
+
+def _plain(target: Any) -> Any:
+    """The operator that gives what `target` writes; None where there is none that takes the same."""
+    name = target._opname
+    packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.startswith("_") else None
+    found = getattr(packet, target._overloadname, None)
+    if found is None or [a.name for a in found._schema.arguments] != [a.name for a in target._schema.arguments]:
+        return None
+    return found
+
+
 def _is_written_through_views(graph: fx.Graph) -> bool:
     """Whether something is written to after a view of another shape was taken of it."""
     seen: set[fx.Node] = set()

@@ -44,6 +44,12 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             f"the model does not run on {given or 'these inputs'}: {_first_line(failing)}",
             way_out=_by_keyword(module) or "give it what it is used with, by --inputs or as 'inputs' in configuration",
         )
+    if _takes_gradients(module, example_inputs):
+        return ConversionError(
+            "forward takes gradients itself (torch.autograd.grad, torch.func.grad, jacrev, vjp), and files hold no way "
+            "back through a network",
+            way_out="write the derivative out as operators, or return what it is taken of",
+        )
     if _BY_VALUES.search(str(error)):
         return ConversionError(
             f"forward takes another way by the values of its input{_where(error)}, and a file has one way for all",
@@ -116,6 +122,22 @@ def _failing(module: nn.Module, example_inputs: tuple[Any, ...]) -> Exception | 
     except Exception as error:  # whatever stops it
         return error
     return None
+
+
+def _takes_gradients(module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
+    """Whether forward keeps something for a backward pass where nobody asked for one; functorch refuses to be seen."""
+    kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
+    try:
+        with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            module(*example_inputs)
+    except RuntimeError as error:
+        return "saved tensor hooks" in str(error)
+    return bool(kept)
 
 
 def _first_line(error: Exception) -> str:

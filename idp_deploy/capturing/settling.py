@@ -13,16 +13,15 @@ import torch
 from torch import fx
 from torch.nn.modules import transformer
 
-from idp_deploy.capturing.functional import source_of, written_operands
-from idp_deploy.capturing.lifting import attribute
+from idp_deploy.capturing.attending import attend_to_nothing
+from idp_deploy.capturing.functional import apart_from_others, source_of, written_operands
+from idp_deploy.capturing.known import solve
 from idp_deploy.errors import ConversionError
 
 aten = torch.ops.aten
 _OBSERVERS = ("fake_quant", "activation_post_process")  # of torch.ao.quantization
 _OBSERVED = "it is quantization-aware training's: give the float model, which idp-deploy quantizes itself"
 _WRITTEN = "write into it while self.training alone, or make it an input, and an output that the caller hands in again"
-_ALGEBRA = ("linalg_", "inverse", "cholesky", "matrix_exp", "det", "logdet", "slogdet", "qr", "pinverse")
-_NORMS = ("linalg_vector_norm", "linalg_norm", "linalg_cross", "linalg_matrix_norm")
 _WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
 
 
@@ -62,7 +61,9 @@ def settle(module: fx.GraphModule) -> None:
         ConversionError: forward writes into a buffer, and its answer depends on what is in there.
     """
     _forget_counters(module.graph)
-    _solve(module)
+    apart_from_others(module.graph)
+    solve(module)
+    attend_to_nothing(module)
     for node in list(module.graph.nodes):
         node.meta.pop("from_node", None)  # a history that every later trace would copy, and no converter asks for
         if node.target in (aten.alias.default, torch.ops.prims.view_of.default) or _is_idle_dropout(node):
@@ -84,40 +85,6 @@ def settle(module: fx.GraphModule) -> None:
 def _is_idle_dropout(node: fx.Node) -> bool:
     """Whether it gives what it takes, as outside of training: a node that every pass and every trace would carry."""
     return node.target is aten.dropout.default and node.args[2] is False
-
-
-@torch.no_grad()
-def _solve(module: fx.GraphModule) -> None:
-    """Linear algebra on weights alone, an inverse say, computed once, in place: no format has operators for it."""
-    for node in list(module.graph.nodes):
-        name = getattr(node.target, "_opname", "").removeprefix("_")
-        if node.op != "call_function" or not _is_algebra(name) or (value := _of_weights(module, node)) is None:
-            continue
-        for user in [node] if isinstance(value, torch.Tensor) else list(node.users):
-            part = value if user is node else value[user.args[1]]
-            module.register_buffer(f"solved_{user.name}", part.detach().contiguous().clone())
-            with module.graph.inserting_before(node):
-                solved = module.graph.get_attr(f"solved_{user.name}")
-            solved.meta = dict(user.meta)
-            user.replace_all_uses_with(solved)
-    module.graph.eliminate_dead_code()
-
-
-def _is_algebra(name: str) -> bool:
-    return name.startswith(_ALGEBRA) and not name.startswith(_NORMS)  # those are sums
-
-
-def _of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
-    """What a node computes from weights and constants alone; None where an input has a part in it."""
-    if node.op == "get_attr":
-        return attribute(module, str(node.target))
-    if node.op != "call_function" or any(True for _ in written_operands(node)):
-        return None
-    known = {source: _of_weights(module, source) for source in node.all_input_nodes}
-    if any(value is None for value in known.values()):
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _stays(node: fx.Node) -> bool:

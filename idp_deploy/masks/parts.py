@@ -12,6 +12,11 @@ from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weig
 from torch.nn.utils.spectral_norm import SpectralNorm, SpectralNormLoadStateDictPreHook
 from torch.nn.utils.weight_norm import WeightNorm
 
+from idp_deploy.errors import UsageError
+
+_OBJECTS = "keep such objects out of the module"
+_SHARDED = "save_checkpoint(sparse, 'model.pt') puts a sharded model together: export that file, with --model"
+
 
 def in_parts(module: nn.Module) -> dict[str, str]:
     """Name of every weight that `module` computes from parts → the call that makes it one piece.
@@ -31,9 +36,17 @@ def in_parts(module: nn.Module) -> dict[str, str]:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A deep copy, also of what torch refuses to copy: weights that the last call computed from others."""
+    """A deep copy, also of what torch refuses to copy: weights that the last call computed from others.
+
+    Raises:
+        UsageError: something in it cannot be copied, such as a lock, an open file or a part of a sharded model.
+    """
     computed = [v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and not v.is_leaf]
-    return deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    try:
+        return deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    except Exception as error:  # whatever an object says to it
+        way_out = _SHARDED if "FSDP" in str(error) else _OBJECTS
+        raise UsageError(f"the model cannot be copied: {error}", way_out=way_out) from error
 
 
 def whole_copy(module: nn.Module) -> nn.Module:

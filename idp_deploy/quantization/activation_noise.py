@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from idp_deploy.quantization.watching import watch
 from idp_deploy.quantizers import decibels
+from idp_deploy.soundness import unmapped
 
 
 @dataclass
@@ -43,7 +44,7 @@ def activation_noise(
     sums = {name: _Sums() for name in layers}
 
     def measure_range(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
-        of, x = sums[name], inputs[0]
+        of, x = sums[name], unmapped(inputs[0])
         of.low, of.high = min(of.low, float(x.min())), max(of.high, float(x.max()))
 
     def measure_noise(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -51,8 +52,8 @@ def activation_noise(
         arrived = rounded(x, of.low, of.high) if integer_inputs else x
         weight = torch.from_numpy(quantized[name]).to(x.dtype)
         noisy = functional_call(layer, {"weight": weight}, (arrived, *inputs[1:]))
-        of.signal += float(output.double().square().sum())
-        of.noise += float((output.double() - noisy.double()).square().sum())
+        of.signal += float(unmapped(output).double().square().sum())
+        of.noise += float(unmapped(output.double() - noisy.double()).square().sum())
 
     if integer_inputs:
         watch(module, layers, calls, measure_range)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from idp_deploy.quantization.absorbing import owner_of
 from idp_deploy.quantization.watching import watch
+from idp_deploy.soundness import unmapped
 
 _BIAS_STEPS = 2.0**28  # of int32's 2³¹: ranges differ a little between runtimes, and sums need room
 _LEAST_WEIGHT = 1e-9  # ai-edge-quantizer's `min_bound`
@@ -33,8 +34,8 @@ def silence_faint_channels(
     lows, highs = dict.fromkeys(biases, 0.0), dict.fromkeys(biases, 0.0)
 
     def see(name: str, _: nn.Module, inputs: tuple[Any, ...], __: Tensor) -> None:
-        lows[name] = min(lows[name], float(inputs[0].min()))
-        highs[name] = max(highs[name], float(inputs[0].max()))
+        x = unmapped(inputs[0])
+        lows[name], highs[name] = min(lows[name], float(x.min())), max(highs[name], float(x.max()))
 
     owners = {name: owner_of(module, name) for name in biases}
     watch(module, {name: layer for name, layer in owners.items() if layer is not None}, calls, see)

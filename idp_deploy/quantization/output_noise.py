@@ -13,6 +13,7 @@ from idp_deploy.quantization.absorbing import owner_of
 from idp_deploy.quantization.activation_noise import rounded
 from idp_deploy.quantization.watching import watch
 from idp_deploy.quantizers import decibels
+from idp_deploy.soundness import unmapped
 
 Range = tuple[float, float]
 
@@ -56,4 +57,5 @@ def _floats(outputs: Any) -> list[Tensor]:
 
 
 def _wider(known: Range, x: Tensor) -> Range:
+    x = unmapped(x)
     return min(known[0], float(x.min())), max(known[1], float(x.max()))

@@ -120,6 +120,14 @@ def place_of(best: Callable[..., Tensor], x: Tensor, dim: int | None = None, kee
     return best(x.flatten(), 0) if dim is None and not keepdim else None
 
 
+def scaled_elu(x: Tensor, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> Tensor | None:
+    """With the factors that coremltools drops, as `selu` has them; None without."""
+    if scale == input_scale == 1:
+        return None
+    below = alpha * (torch.exp(torch.clamp(x, max=0.0) * input_scale) - 1)
+    return scale * (torch.relu(x) + below)
+
+
 def aminmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     """The smallest and the largest, each by itself."""
     axes = list(range(x.dim())) if dim is None else [dim]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,19 +25,25 @@ def circular_pad(x: Tensor, pads: list[int], mode: str = "constant", value: floa
 
 
 def avg_pool_by(
+    axes: int,
     x: Tensor,
     window: list[int],
     stride: list[int] | None = None,
-    padding: tuple[int, ...] | list[int] = (0, 0),
+    padding: tuple[int, ...] | list[int] = (0,),
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Tensor | None:
-    """Sums over windows divided by a number of the caller's, which torch.onnx drops: means, times what they lack."""
+    """Sums over windows divided by a number of the caller's, which torch.onnx drops: means, times what they lack.
+
+    Args:
+        axes: how many of the last ones are pooled.
+    """
     if divisor is None or ceil_mode:
         return None
-    entries = math.prod(window) if len(window) == 2 else window[0] ** 2
-    return torch.nn.functional.avg_pool2d(x, window, stride or None, list(padding)) * (entries / divisor)
+    entries = math.prod(window) if len(window) == axes else window[0] ** axes
+    pool: Any = torch.nn.functional.avg_pool2d if axes == 2 else torch.nn.functional.avg_pool3d
+    return pool(x, window, stride or None, list(padding)) * (entries / divisor)
 
 
 def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) -> Tensor | None:
@@ -171,3 +178,9 @@ def _overlapped(x: Tensor, extent: int, dilation: int, stride: int) -> Tensor:
         total = placed if total is None else total + placed
     assert total is not None
     return total
+
+
+BY_DIVISORS: dict[Any, Any] = {
+    aten.avg_pool2d.default: partial(avg_pool_by, 2),
+    aten.avg_pool3d.default: partial(avg_pool_by, 3),
+}

@@ -153,18 +153,24 @@ def _pixels(extent: int, align_corners: bool) -> list[float]:
 
 
 def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor | None:
-    """Pixels at `grid` (N, h, w, 2), each of its four neighbours by a gather; the nearest one by one.
+    """Pixels at `grid` (N, h, w, 2), each of its four or sixteen neighbours by a gather; the nearest one by one.
 
-    Bilinear or nearest, with zeros or the border outside; None for the others.
+    None for volumes.
     """
-    if x.dim() != 4 or mode > 1 or padding > 1:
+    if x.dim() != 4:
         return None
     batch, channels, height, width = x.shape
+
+    def held(place: Tensor, extent: int) -> Tensor:
+        """Outside of the picture: nothing, its border, or its reflection."""
+        place = _reflected(place, extent, align_corners) if padding == 2 else place
+        return place.clamp(0, extent - 1) if padding else place
+
     places = []
     for axis, extent in ((0, width), (1, height)):
         place = grid[..., axis]
         place = (place + 1) * ((extent - 1) / 2) if align_corners else ((place + 1) * extent - 1) / 2
-        places.append(place.clamp(0, extent - 1) if padding == 1 else place)
+        places.append(place if mode == 2 else held(place, extent))
     across, down = places
     pixels = x.flatten(2)
 
@@ -178,12 +184,44 @@ def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners:
     if mode == 1:
         return at(across.round(), down.round())
     left, top = across.floor(), down.floor()
+    if mode == 2:
+        columns, rows = _cubic(left, across - left), _cubic(top, down - top)
+        columns, rows = ([(held(p, n), by) for p, by in each] for each, n in ((columns, width), (rows, height)))
+    else:
+        columns = [(left, left + 1 - across), (left + 1, across - left)]
+        rows = [(top, top + 1 - down), (top + 1, down - top)]
     total: Any = 0
-    for column, by_column in ((left, left + 1 - across), (left + 1, across - left)):
-        for row, by_row in ((top, top + 1 - down), (top + 1, down - top)):
+    for column, by_column in columns:
+        for row, by_row in rows:
             total = total + at(column, row) * (by_column * by_row).unsqueeze(1)
     assert isinstance(total, Tensor)
     return total
+
+
+def _reflected(place: Tensor, extent: int, align_corners: bool) -> Tensor:
+    """Folded at the middle of the outer pixels, or at their edges, as often as it takes."""
+    low, span = (0.0, extent - 1.0) if align_corners else (-0.5, float(extent))
+    if not span:
+        return torch.zeros_like(place)
+    place = (place - low).abs()
+    folds = (place / span).floor()
+    odd = folds - 2 * (folds / 2).floor()
+    rest = place - folds * span
+    return rest + odd * (span - 2 * rest) + low
+
+
+def _cubic(first: Tensor, beyond: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The four neighbours on an axis, of which the second is `first`, and the weight of each by torch's cubic."""
+    a = -0.75
+
+    def near(d: Tensor) -> Tensor:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Tensor) -> Tensor:
+        return ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+
+    weights = (far(beyond + 1), near(beyond), near(1 - beyond), far(2 - beyond))
+    return [(first + i, weight) for i, weight in zip((-1, 0, 1, 2), weights, strict=True)]
 
 
 RANKS: dict[Any, Row] = {

@@ -6,7 +6,7 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
@@ -41,8 +41,45 @@ def with_places(
     stride = _each(stride, axes) if stride else window
     if math.prod(window) > _MOST:
         return None
-    values = _POOLS[axes](x, window, stride, padding, dilation, ceil_mode)  # type: ignore[operator]
+    values: Tensor = _POOLS[axes](x, window, stride, padding, dilation, ceil_mode)  # type: ignore[operator]
     extents, counts = x.shape[-axes:], values.shape[-axes:]
+    entries, offsets = _entries(axes, x, counts, window, stride, padding, dilation)
+    if set(dilation) != {1}:
+        values = reduce(torch.maximum, entries)
+    first = torch.stack(entries, -1).argmax(-1)
+    within = torch.tensor(offsets).index_select(0, first.flatten()).reshape(first.shape)
+    return values, within + _starts(counts, stride, padding, extents)
+
+
+def dilated(
+    axes: int,
+    x: Tensor,
+    window: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor | None:
+    """Largest values of windows with gaps, entry against entry; None where there are no gaps."""
+    window, padding, dilation = (_each(v, axes) for v in (window, padding, dilation))
+    stride = _each(stride, axes) if stride else window
+    if set(dilation) == {1} or math.prod(window) > _MOST:
+        return None
+    shape = _POOLS[axes](x, window, stride, padding, dilation, ceil_mode).shape  # type: ignore[operator]
+    return reduce(torch.maximum, _entries(axes, x, shape[-axes:], window, stride, padding, dilation)[0])
+
+
+def _entries(
+    axes: int,
+    x: Tensor,
+    counts: Sequence[int],
+    window: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[list[Tensor], list[int]]:
+    """Of each entry of a window, what lies there in all windows, and its distance from their start."""
+    extents = x.shape[-axes:]
     reach = [dilation[i] * (window[i] - 1) + (counts[i] - 1) * stride[i] + 1 for i in range(axes)]
     borders = [(padding[i], max(0, reach[i] - extents[i] - padding[i])) for i in range(axes)]
     if any(map(any, borders)):
@@ -57,9 +94,7 @@ def with_places(
             )
         entries.append(part)
         offsets.append(_flat([place * dilation[i] for i, place in enumerate(entry)], extents))
-    first = torch.stack(entries, -1).argmax(-1)
-    within = torch.tensor(offsets).index_select(0, first.flatten()).reshape(first.shape)
-    return values, within + _starts(counts, stride, padding, extents)
+    return entries, offsets
 
 
 def adaptive_with_places(axes: int, x: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -169,6 +204,11 @@ _BY_WINDOW: dict[Any, int] = {
     aten.max_pool1d_with_indices.default: 1,
     aten.max_pool2d_with_indices.default: 2,
     aten.max_pool3d_with_indices.default: 3,
+}
+DILATED: dict[Any, Row] = {
+    aten.max_pool1d.default: partial(dilated, 1),
+    aten.max_pool2d.default: partial(dilated, 2),
+    aten.max_pool3d.default: partial(dilated, 3),
 }
 ADAPTIVE_LARGEST: dict[Any, Row] = {
     aten.adaptive_max_pool1d.default: partial(adaptive_with_places, 1),

@@ -17,7 +17,7 @@ _MOST = 2**22  # comparisons: beyond, an operator that a format lacks is better 
 def _chosen(x: Tensor, dim: int, index: Tensor, source: Tensor, otherwise: float) -> Tensor | None:
     """What of `source` goes to each place along `dim`: an axis of places before that of entries."""
     dim %= max(1, x.dim())
-    if not x.dim() or x.shape[dim] * index.numel() > _MOST or not source.is_floating_point():
+    if not x.dim() or x.shape[dim] * index.numel() > _MOST or source.dtype == torch.int64:
         return None
     if any(n != m for axis, (n, m) in enumerate(zip(index.shape, x.shape, strict=True)) if axis != dim):
         return None
@@ -39,8 +39,9 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
         return None
     chosen = (index.unsqueeze(0) == torch.arange(x.shape[dim]).unsqueeze(1)).to(x.dtype)
     slices = source.transpose(0, dim)
-    added = (chosen @ slices.flatten(1)).reshape(x.transpose(0, dim).shape) if x.dim() > 1 else chosen @ slices
-    return x + alpha * added.transpose(0, dim)
+    if x.dim() == 1:
+        return x + alpha * (chosen * slices).sum(1)
+    return x + alpha * (chosen @ slices.flatten(1)).reshape(x.transpose(0, dim).shape).transpose(0, dim)
 
 
 def put_where(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
@@ -134,10 +135,26 @@ def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulat
         return found
     if not accumulate and x.dtype == torch.int64:
         return torch.ops.aten.index_put(x.to(torch.int32), indices, values.to(torch.int32)).to(torch.int64)
-    if not accumulate or len(indices) != 1 or indices[0] is None or indices[0].dim() != 1:
+    return add_rows(x, indices, values, accumulate)
+
+
+def add_rows(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    """Slices added at places along one axis, of which those below zero count from the end; None for the others."""
+    axes = [axis for axis, index in enumerate(indices) if index is not None]
+    index = indices[axes[0]] if len(axes) == 1 else None
+    if not accumulate or index is None or index.dim() != 1 or index.dtype == torch.bool:
         return None
-    rows = values.expand([indices[0].shape[0], *x.shape[1:]])
-    return index_add(x, 0, indices[0], rows)
+    dim = axes[0]
+    index = torch.where(index < 0, index + x.shape[dim], index)
+    return index_add(x, dim, index, values.expand([*x.shape[:dim], index.shape[0], *x.shape[dim + 1 :]]))
+
+
+def whole_scatter_add(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor | None:
+    """The same of sums: entries of floats by a comparison with every place, integers in 32 bits."""
+    if x.dtype != torch.int64:
+        return scatter_add(x, dim, index, source)
+    found = _chosen(x, dim, index, source.to(torch.int32), 0)
+    return None if found is None else x + found.sum(dim % x.dim() + 1, dtype=torch.int32).to(torch.int64)
 
 
 def whole_scatter(x: Tensor, dim: int, index: Tensor, source: Any) -> Tensor | None:
@@ -151,21 +168,32 @@ def whole_scatter(x: Tensor, dim: int, index: Tensor, source: Any) -> Tensor | N
 def scatter_reduce(
     x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, *, include_self: bool = True
 ) -> Tensor | None:
-    """Sums, means, largest and smallest of what comes to each place, and of what was there."""
-    if not include_self or reduce not in ("sum", "mean", "amax", "amin"):
+    """Sums, means, products, largest and smallest of what comes to each place, and of what was there.
+
+    Without that, `x` stays where nothing comes.
+    """
+    if not x.dtype.is_floating_point:
         return None
-    if reduce == "sum":
-        return scatter_add(x, dim, index, source)
     axis = dim % max(1, x.dim()) + 1
-    if reduce == "mean":
-        total = scatter_add(x, dim, index, source)
-        count = _chosen(x, dim, index, torch.ones_like(source), 0.0)
-        return None if total is None or count is None else total / (count.sum(axis) + 1)
-    lowest = torch.finfo(x.dtype).min if reduce == "amax" else torch.finfo(x.dtype).max
-    found = _chosen(x, dim, index, source, lowest)
-    if found is None:
+    empty = {"sum": 0.0, "mean": 0.0, "prod": 1.0, "amax": torch.finfo(x.dtype).min, "amin": torch.finfo(x.dtype).max}
+    came = _chosen(x, dim, index, source, empty[reduce])
+    if came is None:
         return None
-    return torch.maximum(x, found.amax(axis)) if reduce == "amax" else torch.minimum(x, found.amin(axis))
+    start = x if include_self else torch.full_like(x, empty[reduce])
+    if reduce == "amax":
+        result = torch.maximum(start, came.amax(axis))
+    elif reduce == "amin":
+        result = torch.minimum(start, came.amin(axis))
+    else:
+        result = start * came.prod(axis) if reduce == "prod" else start + came.sum(axis)
+    if reduce != "mean" and include_self:
+        return result
+    count = _chosen(x, dim, index, torch.ones_like(source), 0.0)
+    assert count is not None
+    count = count.sum(axis)
+    if reduce == "mean":
+        result = result / (count + 1 if include_self else count.clamp(min=1))
+    return result if include_self else chosen(count > 0, result, x)
 
 
 def mean_of_scattered(
@@ -191,8 +219,10 @@ def _in_place(row: Row) -> Row:
 
 
 def _put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    found = put_where(x, indices, values, accumulate)
-    return put_along(x, indices, values, accumulate) if found is None else found
+    for row in (put_where, put_along, add_rows):
+        if (found := row(x, indices, values, accumulate)) is not None:
+            return found
+    return None
 
 
 MEANS: dict[Any, Row] = {
@@ -216,11 +246,11 @@ SCATTERED: dict[Any, Row] = {
     aten.scatter_.value: _in_place(whole_scatter),
     aten.scatter.src: whole_scatter,
     aten.scatter.value: whole_scatter,
-    aten.scatter_add_.default: _in_place(scatter_add),
+    aten.scatter_add_.default: _in_place(whole_scatter_add),
     aten.index_add_.default: _in_place(index_add),
     aten.index_put_.default: _in_place(index_put),
     aten.scatter_reduce_.two: _in_place(scatter_reduce),
-    aten.scatter_add.default: scatter_add,
+    aten.scatter_add.default: whole_scatter_add,
     aten.index_add.default: index_add,
     aten.index_put.default: index_put,
     aten.scatter_reduce.two: scatter_reduce,

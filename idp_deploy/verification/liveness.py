@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.soundness import unmapped
 from idp_deploy.verification.calls import Arrays, Call
 
 FLOAT32_FLOOR = 2e-5  # relative error that honest runtimes reach in float32 on deep nets
@@ -117,6 +118,4 @@ def _moved(first: Tensor, now: Tensor) -> bool:
 
 
 def _first_tensor(values: Any) -> Tensor | None:
-    """None also inside of `torch.vmap`, where no tensor tells its numbers."""
-    found = next((leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)
-    return None if found is None or torch._C._functorch.is_functorch_wrapped_tensor(found) else found
+    return next((unmapped(leaf) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import count
 from typing import Any
 
 _PRECISION = re.compile(r"_cast_fp(16|32)$")
@@ -19,12 +20,14 @@ def compact(spec: Any) -> None:
     for function in spec.mlProgram.functions.values():
         public = {value.name for value in function.inputs}
         for block in function.block_specializations.values():
-            _share_constants(block)
+            _share_constants(block, public)
             _shortennames_in(block, public | set(block.outputs))
 
 
-def _share_constants(block: Any) -> None:
-    """Constants written into the program: the first of equal ones stays and is renamed c0, c1, …"""
+def _share_constants(block: Any, public: set[str]) -> None:
+    """Constants written into the program: the first of equal ones stays and is renamed c0, c1, … where that is free."""
+    taken = names_in(block) | public
+    free = (short for short in map("c{}".format, count()) if short not in taken)
     kept: dict[bytes, str] = {}
     renamed: dict[str, str] = {}
     kept_operations = []
@@ -38,11 +41,9 @@ def _share_constants(block: Any) -> None:
             continue
         key = op.attributes["val"].SerializeToString(deterministic=True)
         if key not in kept:
-            kept[key] = f"c{len(kept)}"
+            kept[key] = next(free)
             kept_operations.append(op)
         renamed[name] = kept[key]
-    if any(short in names_in(block) and short not in renamed for short in kept.values()):
-        return  # the model itself calls something c0
     survivors = [type(op).FromString(op.SerializeToString()) for op in kept_operations]
     del block.operations[:]
     block.operations.extend(survivors)

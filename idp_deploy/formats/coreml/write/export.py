@@ -35,6 +35,7 @@ from idp_deploy.formats.coreml.write import package as coreml_package
 from idp_deploy.formats.coreml.write.blob import inline_small
 from idp_deploy.formats.coreml.write.compacting import compact
 from idp_deploy.formats.coreml.write.ends import part_outputs
+from idp_deploy.formats.coreml.write.halves import hold_far_numbers
 from idp_deploy.formats.coreml.write.matching import Match, match
 from idp_deploy.formats.coreml.write.storing import Plan, store
 from idp_deploy.formats.notes import Placement
@@ -49,8 +50,11 @@ SCHEMES = {"": "", "fp16": "", "int8": "int8", "int8-weights": "int8", "lut4": "
 TARGETS = ("iOS16", "iOS17", "iOS18", "iOS26")
 # They multiply factors into weights, which the file then shares with no model, and misplace those of grouped
 # transposed convolutions.
-# the last joins what a recurrent layer of two levels hands on to another one, and stops where the next reads it early
-_UNWANTED_PASSES = ("common::fuse_conv_scale", "common::fuse_conv_batchnorm", "common::fuse_stack_split")
+# The third joins what a recurrent layer of two levels hands on to another one, and stops where the next reads it early;
+# the last turns the sign of a weight whose result is taken from a constant, and stops at a number as the constant.
+_UNWANTED_PASSES = tuple(
+    f"common::{name}" for name in ("fuse_conv_scale", "fuse_conv_batchnorm", "fuse_stack_split", "fuse_linear_bias")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,6 +190,8 @@ def _refuse_overflow(weights: dict[str, np.ndarray]) -> None:
 
 def _convert(captured: Captured, target: str, precision: str) -> tuple[Any, bytes]:
     """coremltools' conversion: the Model message, never loaded by its runtime, and its weight file."""
+    if precision == "float16":
+        hold_far_numbers(captured.module)
     coreml_graph.prepare(captured.module)
     # coremltools leaves folders of its own behind where a process ends badly
     with _quiet(), tempfile.TemporaryDirectory() as folder:

@@ -24,12 +24,20 @@ from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
-from idp_deploy.rewriting.elementwise import BITS_OF_TRUTH, CHOICES, PLAINER, SHIFTED, filled_alike, place_of
+from idp_deploy.rewriting.elementwise import (
+    BITS_OF_TRUTH,
+    CHOICES,
+    PLAINER,
+    SHIFTED,
+    filled_alike,
+    place_of,
+    scaled_elu,
+)
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear
+from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
-from idp_deploy.rewriting.pooling import LARGEST, put_back
+from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
@@ -57,6 +65,7 @@ _READ = {
 }
 _SPELLED: dict[Any, Row] = {
     aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
+    aten.elu.default: scaled_elu,
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
@@ -74,6 +83,8 @@ _SPELLED: dict[Any, Row] = {
     **CHOICES,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **BY_DIVISORS,
+    **DILATED,
     **EXPERTS,
     **SHIFTED,
     **LARGEST,
@@ -88,6 +99,7 @@ _SPELLED: dict[Any, Row] = {
     **WHOLE_NUMBERS,
 }
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
+_LEFT_OUT: dict[Any, tuple[float, ...]] = {aten.hardtanh.default: (-1.0, 1.0), aten.elu.default: (1.0,)}  # as usual
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 # registered, but fails on some of their forms
 _MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity, aten.nll_loss, aten.nll_loss_nd}
@@ -114,6 +126,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             continue
         packet = getattr(node.target, "overloadpacket", None)
         _floats_for_integers(node)
+        if (usual := _LEFT_OUT.get(node.target)) is not None:
+            node.args = (*node.args, *usual[len(node.args) - 1 :])
         if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
             node.target, node.args = aten.relu6.default, node.args[:1]
         if packet in _POOLS and (len(node.args) == 2 or not node.args[2]):
@@ -178,7 +192,7 @@ def where(node: fx.Node) -> str:
 
 
 def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
-    """The input that coremltools stopped at by what it says, if it was one: a number, or a type it has no word for."""
+    """What coremltools stopped at by what it says, if that was a type it has no word for, or a number as an input."""
     for node in graph.nodes:
         if node.op != "placeholder":
             continue
@@ -195,6 +209,11 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
                 f"input '{node.name}' is {name}, and Core ML takes float32, float16 and int32",
                 way_out=f"give int32 numbers as example (--inputs {'x'.join(map(str, value.shape))}:int32)",
             )
+    if text.startswith("torch.bfloat16"):
+        return ConversionError(
+            "forward computes in bfloat16, which Core ML lacks",
+            way_out="leave .bfloat16() out of forward: the file's precision is chosen at export (--precision)",
+        )
     return None
 
 

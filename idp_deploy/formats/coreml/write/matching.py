@@ -61,9 +61,10 @@ def match(
     """
     matches: dict[str, Match] = {}
     placed: dict[str, str] = {}
+    inputs = {feature.name for feature in spec.description.input}
     for block in blocks(spec):
         readers = _readers(block)
-        taken = names_in(block)
+        taken = names_in(block) | inputs
         renamed: dict[str, str] = {}
         for op in constants(block):
             old = op.outputs[0].name

@@ -36,7 +36,7 @@ from idp_deploy.rewriting.elementwise import (
     share_of,
 )
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
+from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
 from idp_deploy.rewriting.pooling import LARGEST, put_back
@@ -88,6 +88,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **BY_DIVISORS,
     **EXPERTS,
     **SHIFTED,
     **LARGEST,

@@ -1,0 +1,49 @@
+"""What weights and constants alone tell, computed once, in place: no format has operators for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from idp_deploy.capturing.functional import written_operands
+from idp_deploy.capturing.lifting import attribute
+
+_ALGEBRA = ("linalg_", "inverse", "cholesky", "matrix_exp", "det", "logdet", "slogdet", "qr", "pinverse")
+_WINDOWS = ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window")
+_NORMS = ("linalg_vector_norm", "linalg_norm", "linalg_cross", "linalg_matrix_norm")
+
+
+@torch.no_grad()
+def solve(module: fx.GraphModule) -> None:
+    """Linear algebra on weights alone, an inverse say, and windows, computed once, in place: formats lack operators."""
+    for node in list(module.graph.nodes):
+        name = getattr(node.target, "_opname", "").removeprefix("_")
+        if node.op != "call_function" or not _is_algebra(name) or (value := of_weights(module, node)) is None:
+            continue
+        for user in [node] if isinstance(value, torch.Tensor) else list(node.users):
+            part = value if user is node else value[user.args[1]]
+            module.register_buffer(f"solved_{user.name}", part.detach().contiguous().clone())
+            with module.graph.inserting_before(node):
+                solved = module.graph.get_attr(f"solved_{user.name}")
+            solved.meta = dict(user.meta)
+            user.replace_all_uses_with(solved)
+    module.graph.eliminate_dead_code()
+
+
+def _is_algebra(name: str) -> bool:
+    return name.startswith((*_ALGEBRA, *_WINDOWS)) and not name.startswith(_NORMS)  # those are sums
+
+
+def of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
+    """What a node computes from weights and constants alone; None where an input has a part in it."""
+    if node.op == "get_attr":
+        return attribute(module, str(node.target))
+    if node.op != "call_function" or any(True for _ in written_operands(node)):
+        return None
+    known = {source: of_weights(module, source) for source in node.all_input_nodes}
+    if any(value is None for value in known.values()):
+        return None
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
+    return node.target(*args, **kwargs)  # type: ignore[operator]

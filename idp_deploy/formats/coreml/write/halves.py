@@ -1,0 +1,33 @@
+"""Numbers that stand for "as far as can be", kept within float16: as infinities they are NaN once they meet a zero."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+_LARGEST = 65504.0
+_FAR = 3e4  # two of them add up within float16, and e to the power of minus this is zero there
+_MEANT = {
+    aten.add, aten.sub, aten.rsub, aten.mul, aten.masked_fill, aten.where, aten.full, aten.full_like, aten.new_full,
+    aten.masked_fill_, aten.fill, aten.fill_, aten.scalar_tensor,
+}  # fmt: skip
+
+
+def hold_far_numbers(module: fx.GraphModule) -> None:
+    """Bring finite numbers beyond float16 in, in place: masks are (1 - kept) · -3.4e38, or filled with -1e9.
+
+    A row that hides everything then is a row of equals, as in float32.
+    """
+    for node in module.graph.nodes:
+        if getattr(node.target, "overloadpacket", None) in _MEANT:
+            node.args = tuple(map(_held, node.args))
+    module.recompile()
+
+
+def _held(value: Any) -> Any:
+    beyond = isinstance(value, float) and math.isfinite(value) and abs(value) > _LARGEST
+    return math.copysign(_FAR, value) if beyond else value
