@@ -177,7 +177,7 @@ def _may_be_sparse(model: Any, constant: Constant, readers: Readers, single: boo
 
 
 def _is_shaped_later(model: Any, constant: Constant, readers: Readers) -> bool:
-    """Whether a transposed convolution reads it whose shape is computed: XNNPACK decodes for it, but does not run it."""
+    """Whether a transposed convolution reads it whose shape is computed: XNNPACK decodes it, but does not run it."""
     below = [int(op.outputs[0]) for op, word, _ in readers.get(constant.index, ()) if word == "DEQUANTIZE"]
     last = [(op, word) for index in (constant.index, *below) for op, word, _ in readers.get(index, ())]
     tensors = model.subgraphs[0].tensors
