@@ -114,14 +114,17 @@ def tolerances(table: Mapping[str, float | str]) -> dict[str, float]:
     """Metric → share, as `[baseline] tolerances` and `--tolerance` give them.
 
     Raises:
-        UsageError: an unknown metric, or no share.
+        UsageError: an unknown metric, no share, or a number that is meant in percent.
     """
-    for metric in table:
+    for metric, value in table.items():
         if metric not in METRICS:
             raise UsageError(
                 f"unknown metric {metric!r} in the baseline's tolerances", way_out=_nearest(metric, METRICS)
             )
-    return {metric: _parsed(value, "share", f"tolerance of {metric}") for metric, value in table.items()}
+        share = _parsed(value, "share", f"tolerance of {metric}")
+        if share >= 1 and "%" not in str(value):
+            raise UsageError(f"tolerance of {metric}: {value} would be {share:.0%}", way_out=f'write "{value} %"')
+    return {metric: _parsed(value, "share", "") for metric, value in table.items()}
 
 
 class Configuration(_Table):

@@ -9,6 +9,7 @@ import pytest
 
 from idp_deploy.configuration import environment_keys, load, tolerances
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.units import parse
 
 
 def write(folder: Path, text: str, name: str = "idp-deploy.toml") -> Path:
@@ -165,6 +166,19 @@ def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: 
 def test_a_wrong_tolerance_is_named(value: str | bool) -> None:
     with pytest.raises(UsageError, match="tolerance of size"):
         tolerances({"size": value})
+
+
+@pytest.mark.parametrize("value", [5, "5", 1, "2.5"])
+def test_a_tolerance_of_percent_is_never_taken_for_a_share(value: str | int) -> None:
+    with pytest.raises(UsageError, match=rf'would be \d+% — write "{value} %"'):
+        tolerances({"size": value})
+    assert tolerances({"size": f"{value} %"}) == {"size": pytest.approx(float(value) / 100)}
+
+
+def test_either_letter_for_micro_is_read_and_numbers_are_quoted_as_written() -> None:
+    assert parse("1200 \u00b5s", "ms") == parse("1200 \u03bcs", "ms") == pytest.approx(1.2)
+    with pytest.raises(UsageError, match=r"cannot read 69199 as"):
+        parse(69199.0, "bytes")
 
 
 def test_broken_toml_and_missing_file(tmp_path: Path) -> None:
