@@ -196,6 +196,12 @@ def _find(folder: Path) -> Path | None:
     return None
 
 
+def passed_over(source: Path | None) -> Path | None:
+    """The `pyproject.toml` beside an `idp-deploy.toml` that has a table for us too, which nobody reads."""
+    beside = source.with_name(PROJECT) if source is not None and source.name == OWN else None
+    return beside if beside is not None and beside.is_file() and _of_project(_toml(beside)) is not None else None
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return documents.parse_toml(documents.read_text(path))
