@@ -94,6 +94,7 @@ def check(
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
     changed += of_other_weights(session, contents)
+    changed += [f"{c.path}: {warning}" for c in contents for warning in c.warnings]
     document = replace(document, notes=[*changed, *document.notes])
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
     return Answer.judged(document, passed or exit_zero)
