@@ -114,14 +114,17 @@ def tolerances(table: Mapping[str, float | str]) -> dict[str, float]:
     """Metric → share, as `[baseline] tolerances` and `--tolerance` give them.
 
     Raises:
-        UsageError: an unknown metric, or no share.
+        UsageError: an unknown metric, no share, or a number that is meant in percent.
     """
-    for metric in table:
+    for metric, value in table.items():
         if metric not in METRICS:
             raise UsageError(
                 f"unknown metric {metric!r} in the baseline's tolerances", way_out=_nearest(metric, METRICS)
             )
-    return {metric: _parsed(value, "share", f"tolerance of {metric}") for metric, value in table.items()}
+        share = _parsed(value, "share", f"tolerance of {metric}")
+        if share >= 1 and "%" not in str(value):
+            raise UsageError(f"tolerance of {metric}: {value} would be {share:.0%}", way_out=f'write "{value} %"')
+    return {metric: _parsed(value, "share", "") for metric, value in table.items()}
 
 
 class Configuration(_Table):
@@ -191,6 +194,12 @@ def _find(folder: Path) -> Path | None:
         if project.is_file() and _of_project(_toml(project)) is not None:
             return project
     return None
+
+
+def passed_over(source: Path | None) -> Path | None:
+    """The `pyproject.toml` beside an `idp-deploy.toml` that has a table for us too, which nobody reads."""
+    beside = source.with_name(PROJECT) if source is not None and source.name == OWN else None
+    return beside if beside is not None and beside.is_file() and _of_project(_toml(beside)) is not None else None
 
 
 def _toml(path: Path) -> dict[str, Any]:

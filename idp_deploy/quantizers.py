@@ -52,8 +52,9 @@ def quantize_int8(w: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]
 
 
 def dequantize_int8(q: np.ndarray, scale: np.ndarray, axis: int = 0) -> np.ndarray:
-    """q · scale in float32, the scale applied along `axis`."""
-    return q.astype(np.float32) * _along(scale, q.ndim, axis).astype(np.float32)
+    """q · scale in float32, the scale applied along `axis`; infinite where that is beyond float32."""
+    with np.errstate(over="ignore"):
+        return q.astype(np.float32) * _along(scale, q.ndim, axis).astype(np.float32)
 
 
 def palettize(w: np.ndarray, mask: np.ndarray | None = None, bits: int = 4) -> tuple[np.ndarray, np.ndarray]:

@@ -58,7 +58,9 @@ def parse(text: str | float, unit: Unit) -> float:
     Raises:
         UsageError: not a number, an unknown suffix, a bare number where a unit is needed, negative or not finite.
     """
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", str(text))
+    if not isinstance(text, str) and float(text).is_integer():
+        text = int(text)  # as it was written
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", str(text).replace("\u03bc", "µ"))
     factors = _FACTORS[unit]
     if match is None or match[2] not in factors:
         raise UsageError(

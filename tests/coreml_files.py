@@ -111,13 +111,16 @@ def package(
     blob: Blob | None = None,
     metadata: Mapping[str, str] | None = None,
     opset: str = "CoreML6",
+    functions: Sequence[str] = ("main",),
 ) -> Path:
-    """Write an .mlpackage around `operations`."""
+    """Write an .mlpackage around `operations`, the same in every function, of which the last runs unasked."""
     block = b"".join(field(2, name) for name in outputs) + b"".join(field(3, op) for op in operations)
     function = b"".join(field(1, named(*i)) for i in inputs) + field(2, opset) + entry(3, opset, block)
     features = b"".join(field(1, field(1, i[0])) for i in inputs) + b"".join(field(10, field(1, o)) for o in outputs)
     user = b"".join(field(100, field(1, k) + field(2, v)) for k, v in (metadata or {}).items())
-    model = field(1, 7) + field(2, features + field(100, user)) + field(502, field(1, 1) + entry(2, "main", function))
+    features += field(21, functions[-1]) if len(functions) > 1 else b""
+    program = field(1, 1) + b"".join(entry(2, name, function) for name in functions)
+    model = field(1, 7) + field(2, features + field(100, user)) + field(502, program)
     data = path / "Data" / "com.apple.CoreML"
     (data / "weights").mkdir(parents=True)
     (data / "model.mlmodel").write_bytes(model)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from idp_deploy.cli.session import open_session
 from idp_deploy.configuration import environment_keys, load, tolerances
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.units import parse
 
 
 def write(folder: Path, text: str, name: str = "idp-deploy.toml") -> Path:
@@ -165,6 +167,30 @@ def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: 
 def test_a_wrong_tolerance_is_named(value: str | bool) -> None:
     with pytest.raises(UsageError, match="tolerance of size"):
         tolerances({"size": value})
+
+
+@pytest.mark.parametrize("value", [5, "5", 1, "2.5"])
+def test_a_tolerance_of_percent_is_never_taken_for_a_share(value: str | int) -> None:
+    with pytest.raises(UsageError, match=rf'would be \d+% — write "{value} %"'):
+        tolerances({"size": value})
+    assert tolerances({"size": f"{value} %"}) == {"size": pytest.approx(float(value) / 100)}
+
+
+def test_either_letter_for_micro_is_read_and_numbers_are_quoted_as_written() -> None:
+    assert parse("1200 \u00b5s", "ms") == parse("1200 \u03bcs", "ms") == pytest.approx(1.2)
+    with pytest.raises(UsageError, match=r"cannot read 69199 as"):
+        parse(69199.0, "bytes")
+
+
+@pytest.mark.parametrize(("table", "said"), [("[tool.idp-deploy]\n", True), ("[tool.ruff]\n", False)])
+def test_a_configuration_that_another_one_hides_is_said(
+    table: str, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, 'targets = ["pixel-4"]\n')
+    write(tmp_path, table, "pyproject.toml")
+    assert open_session().configuration.targets == ("pixel-4",)
+    assert ("pyproject.toml is not read: idp-deploy.toml stands beside it" in capsys.readouterr().err) is said
 
 
 def test_broken_toml_and_missing_file(tmp_path: Path) -> None:

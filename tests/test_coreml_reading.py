@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from idp_deploy.errors import FileError
 from idp_deploy.formats.coreml.read.blob import bits_of, packed_bytes, unpack
+from idp_deploy.formats.coreml.read.program import load
 from idp_deploy.formats.coreml.read.schema import SCHEMA
 from idp_deploy.formats.coreml.read.wire import Field, parse
 from idp_deploy.reading import read
@@ -42,6 +43,17 @@ def test_a_sparse_weight_is_decoded_and_its_zeros_are_those_of_the_mask(linear: 
     assert contents.ops[1].inputs == ("x16",)
     assert (contents.inputs, contents.outputs) == (("x",), ("y",))
     assert contents.values["x"].shape == (1, 4)
+
+
+def test_functions_that_are_not_read_are_named(tmp_path: Path) -> None:
+    w = by_hand.const("w", by_hand.number(WEIGHT[:, :2]), "float16", (3, 2))
+    names = ("main", "adapted", "plain")
+    path = by_hand.package(
+        tmp_path / "m.mlpackage", [w, _linear("w", 2)], inputs=[("x", "float32", (1, 2))], functions=names
+    )
+    assert load(path).others == ("main", "adapted")
+    apart = "runs by itself: neither its weights nor its time are counted"
+    assert read(path).warnings == (f"function 'main' {apart}", f"function 'adapted' {apart}")
 
 
 def test_a_kept_zero_counts_as_kept(tmp_path: Path) -> None:

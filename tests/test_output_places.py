@@ -340,6 +340,13 @@ def nobody() -> Iterator[None]:
     os.setresuid(0, 0, 0)
 
 
+@pytest.mark.parametrize("arguments", ["check net.onnx --budgets b.toml", "restore dense/net.onnx", "targets"])
+def test_no_report_and_no_file_takes_the_place_of_a_configuration(arguments: str, project: Path) -> None:
+    (project / "b.toml").write_text(limits := '[budgets.pixel-4.onnx]\nsize = "1 MB"\n')
+    assert _run([*arguments.split(), "-o", "b.toml"], debug=False) == 2
+    assert (project / "b.toml").read_text() == limits
+
+
 @pytest.mark.parametrize(
     ("thing", "home"),
     [

@@ -245,6 +245,8 @@ def test_a_baseline_says_where_it_comes_from_and_has_a_tolerance_a_metric(
         file.write('[baseline.tolerances]\nsize = "5 %"\nlatency = "5 %"\n')
     assert check(capsys, "--baseline", "last.json")[0] == 0
     assert check(capsys, "--baseline", "last.json", "--tolerance", "speed=5%")[0] == 2
+    (folder / "idp-deploy.toml").rename(folder / "limits.toml")  # tolerances stand beside the budgets they go with
+    assert check(capsys, "--budgets", "limits.toml", "--baseline", "last.json")[0] == 0
 
 
 def test_the_commit_is_read_without_running_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

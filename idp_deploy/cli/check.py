@@ -71,9 +71,8 @@ def check(
         raise UsageError("no artifact to check", way_out=f"name one, or run 'idp-deploy {before}' first")
     chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
     limits = chosen.budget_list()
-    allowed = configuration_file.tolerances(
-        {**session.configuration.baseline.tolerances, **pairs(tolerance or (), "--tolerance")}
-    )
+    written = {**session.configuration.baseline.tolerances, **chosen.baseline.tolerances}
+    allowed = configuration_file.tolerances({**written, **pairs(tolerance or (), "--tolerance")})
     earlier = baseline_budgets(baseline, tolerances=allowed) if baseline else ()
     configured, limits = limits, limits + earlier
     wanted = target or list(dict.fromkeys([*session.configuration.targets, *(b.target for b in limits)]))
@@ -95,6 +94,7 @@ def check(
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
     changed += of_other_weights(session, contents)
+    changed += [f"{c.path}: {warning}" for c in contents for warning in c.warnings]
     document = replace(document, notes=[*changed, *document.notes])
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline
     return Answer.judged(document, passed or exit_zero)

@@ -161,6 +161,8 @@ def open_session(
 ) -> Session:
     """Read the configuration and lay the flags over it."""
     found = configuration.load(config)
+    if config is None and (other := configuration.passed_over(found.source)) is not None:
+        say(f"note: [tool.idp-deploy] of {other} is not read: {configuration.OWN} stands beside it")
     return Session(
         found,
         model or found.model,

@@ -105,6 +105,7 @@ class Contents:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # our manifest, checked, under "idp_deploy" where present
     warnings: tuple[str, ...] = ()
     parsed: Any = None  # what the format's own code goes on with, so that no file is parsed twice
+    beside: tuple[GraphOp, ...] = ()  # of further functions in the same file, which a call of the first does not run
 
     @property
     def manifest(self) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
     by_name = {tensor.name: tensor for tensor in contents.tensors}
     chosen: set[str] = set()
     apart: set[str] = set()
-    for op in contents.ops:
+    for op in (*contents.ops, *contents.beside):
         found = classes.get(op.kind, "")
         if found == "table":
             apart.update(op.weights.values())

@@ -125,7 +125,8 @@ def select(
         reasons = "; ".join(f"{reason}: {_some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
             f"nothing to prune: {len(found)} prunable weights, all of them left dense" + f" ({reasons})" * bool(left),
-            way_out="prune them by a rule, as --rule 'matrix=unstructured'"
+            way_out="prune them by a rule: --rule 'matrix=unstructured', or "
+            'prune.rules.matrix = "unstructured" in configuration'
             if alone
             else "skip fewer of them, or take another pattern",
         )

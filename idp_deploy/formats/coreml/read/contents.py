@@ -15,6 +15,8 @@ from idp_deploy.formats.coreml.read.constexpr import Weights, is_constexpr
 from idp_deploy.formats.coreml.read.program import Constant, Operation, load, walk
 from idp_deploy.formats.decoded import stored_tensor
 
+_APART = "runs by itself: neither its weights nor its time are counted"
+
 
 def read_coreml(path: Path) -> Contents:
     """Parse an .mlpackage of any maker.
@@ -54,7 +56,7 @@ def read_coreml(path: Path) -> Contents:
         tuple(v.name for v in program.inputs),
         tuple(v.name for v in program.outputs),
         metadata | {"opset": program.opset},
-        (*beside, *warnings),
+        (*beside, *(f"function '{name}' {_APART}" for name in program.others), *warnings),
         program,
     )
 

@@ -96,6 +96,7 @@ class Program:
     outputs: tuple[Value, ...]
     block: Block
     metadata: Mapping[str, str]
+    others: tuple[str, ...] = ()  # functions of the same package that only run where they are asked for
 
 
 def load(path: Path) -> Program:
@@ -117,7 +118,10 @@ def load(path: Path) -> Program:
             way_out="convert it with minimum_deployment_target iOS15 or later",
         )
     functions = message["program"].get("functions", {})
-    function = functions.get("main") or next(iter(functions.values()), None)
+    description = message.get("description", {})
+    named = (name for name in (description.get("default", ""), "main", *functions) if functions.get(name))
+    runs = next(named, "")
+    function = functions.get(runs)
     if not function or not function.get("blocks"):
         raise FileError(f"{path}: the program has no function", way_out="export it again")
     opset = function.get("opset", "")
@@ -125,7 +129,6 @@ def load(path: Path) -> Program:
     try:
         block = _block(body, weights)
         inputs = tuple(_value(v) for v in function.get("inputs", ()))
-        description = message.get("description", {})
         by_name = {v.name: v for op in walk(block) for v in op.outputs} | {v.name: v for v in inputs}
         features = description.get("inputs", ())
         ordered = tuple(_declared(f, by_name) for f in features) if features else inputs
@@ -135,7 +138,8 @@ def load(path: Path) -> Program:
     except FileError as error:
         raise FileError(f"{path}: {error.message}", way_out=error.way_out or "export it again") from error
     user = description.get("metadata", {}).get("user", {})
-    return Program(path, opset, ordered, outputs, block, {k: v or "" for k, v in user.items()})
+    others = tuple(name for name in functions if name != runs)
+    return Program(path, opset, ordered, outputs, block, {k: v or "" for k, v in user.items()}, others)
 
 
 def _items(path: Path) -> tuple[Path, Path | None]:

@@ -13,6 +13,7 @@ SCHEMA: dict[str, Table] = {
     "Description": {
         1: Field("inputs", "Feature", many=True),
         10: Field("outputs", "Feature", many=True),
+        21: Field("default", "string"),
         100: Field("metadata", "Metadata"),
     },
     "Metadata": {100: Field("user", "string", keyed=True)},

@@ -119,7 +119,7 @@ class _Reader:
         Args:
             kept: how many of its integers mean no zero, where the operator has a zero point for them.
         """
-        if name in self.arguments:
+        if name in self.arguments and is_argument(self.arguments[name], operator):
             return None
         found = origin(self.constants, name)
         if name not in self.shapes:

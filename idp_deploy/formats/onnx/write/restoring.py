@@ -44,14 +44,15 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     source = contents.path
-    proto = _raised(onnx.load(source), source)
+    proto = onnx.load(source)
+    _constants_alone(proto)
+    proto = _raised(proto, source)
     opset = _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
-    if any(tensor is not None for function in proto.functions for tensor in map(_tensor, function.node)):
+    if any(_may_hold(node) for function in proto.functions for node in function.node):
         proto = inliner.inline_local_functions(proto, convert_version=True)
     graph = proto.graph
-    _constants_alone(proto)
     put_in_order(graph)
     lift(graph, nested=False)
     arguments = {value.name for value in graph.input}  # with a value of their own that a caller may replace
@@ -151,6 +152,13 @@ def _tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     elif attribute.name == "sparse_value":
         tensor = _dense(attribute.sparse_tensor)
     return tensor if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES else None
+
+
+def _may_hold(node: onnx.NodeProto) -> bool:
+    """Whether a node of a function gives a tensor that may be a weight, its own or one that its caller hands over."""
+    return _tensor(node) is not None or (
+        node.op_type == "Constant" and any(attribute.ref_attr_name for attribute in node.attribute)
+    )
 
 
 def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:

@@ -58,7 +58,8 @@ def read_tflite(path: Path) -> Contents:
     if not reader.graphs:
         raise file.broken("it has no subgraph")
     reader.walk(0)
-    main = reader.graphs[0]
+    metadata, main = _metadata(file, model, reader), reader.graphs[0]
+    beside = reader.beside(model.tables(7))
     return Contents(
         path=path,
         format="tflite",
@@ -68,8 +69,9 @@ def read_tflite(path: Path) -> Contents:
         values=reader.values,
         inputs=tuple(reader.value(0, i) for i in main.integers(1)),
         outputs=tuple(reader.output(i) for i in main.integers(2)),
-        metadata=_metadata(file, model, reader),
+        metadata=metadata,
         warnings=tuple(reader.warnings),
+        beside=beside,
         parsed=data,
     )
 
@@ -104,6 +106,18 @@ class _Reader:
             elif called not in self._walked:
                 self._walked.add(called)
                 pending.append(iter(self._operators(called)))
+
+    def beside(self, signatures: list[Table]) -> tuple[GraphOp, ...]:
+        """Operators of the signatures whose subgraphs no operator of the first calls; their constants are listed."""
+        count = len(self.ops)
+        for signature in signatures:
+            graph = signature.number(4, "I")
+            if graph not in self._walked:
+                self._warn(f"signature '{signature.text(2)}' runs by itself: its weights are counted, its time is not")
+                self.walk(graph)
+        found = tuple(self.ops[count:])
+        del self.ops[count:]
+        return found
 
     def _operators(self, graph: int) -> Any:
         """Collect operators one by one, yielding the subgraphs they call."""

@@ -72,12 +72,19 @@ def _form(content: bytes, storing: Plan, encoding: str, *, pointwise: bool) -> b
     if pointwise:
         as_convolutions(model, {}, {})
     graph, readers = model.subgraphs[0], _readers(model)
-    decoders = []
+    decoders, idle = [], []
     for constant in list(constants(model, floats_only=False)):
-        layout = _layout(constant, storing) if _may_be_sparse(model, constant, readers, storing) else None
+        single = storing.one_decoder or _is_shaped_later(model, constant, readers)
+        widening = _widening(constant, readers) if single else None
+        values = constant.values if widening is None else constant.values.astype(np.float32)
+        may = _may_be_sparse(model, constant, readers, single)
+        layout = _layout(values, constant.values.nbytes, storing) if may else None
         if layout is None:
             continue
-        tensor, values = graph.tensors[constant.index], constant.values
+        if widening is not None:
+            idle.append(widening)
+            constant = replace(constant, index=int(widening.outputs[0]))
+        tensor = graph.tensors[constant.index]
         stored = sparse.store(values, values != 0, layout)
         source = add_tensor(model, tensor, PLAIN[values.dtype], stored.values)
         graph.tensors[source].sparsity = sparse.parameters(stored, values.shape)
@@ -86,7 +93,7 @@ def _form(content: bytes, storing: Plan, encoding: str, *, pointwise: bool) -> b
         decoders.append(operator(model, "DENSIFY", [source], [constant.index]))
     if not decoders:
         return b""
-    graph.operators[:0] = decoders
+    graph.operators = [*decoders, *(op for op in graph.operators if not any(op is each for each in idle))]
     for each in model.subgraphs:
         _shorten_names(each)
     _tell(model, encoding)
@@ -146,16 +153,22 @@ def _readers(model: Any) -> Readers:
     return found
 
 
-def _may_be_sparse(model: Any, constant: Constant, readers: Readers, storing: Plan) -> bool:
-    """Whether it is a weight and all that read it, maybe through a DEQUANTIZE, take one that DENSIFY restores."""
+def _may_be_sparse(model: Any, constant: Constant, readers: Readers, single: bool) -> bool:
+    """Whether it is a weight and all that read it, maybe through a DEQUANTIZE, take one that DENSIFY restores.
+
+    Args:
+        single: without a DEQUANTIZE behind it.
+    """
     direct = readers.get(constant.index, ())
     widened = bool(direct) and all(word == "DEQUANTIZE" for _, word, _ in direct)
     last = [r for op, _, _ in direct for r in readers.get(int(op.outputs[0]), ())] if widened else direct
     kinds = {word for _, word, position in last if WEIGHTS.get(word, (None,))[0] == position}
     if not kinds or len(kinds) != len({word for _, word, _ in last}):
         return False
+    if widened and single:
+        return _widening(constant, readers) is not None
     if widened:
-        return kinds <= BOTH_DECODERS and not storing.one_decoder and constant.values.dtype in PLAIN
+        return kinds <= BOTH_DECODERS and constant.values.dtype in PLAIN
     if constant.values.dtype == np.int8:  # beside float activations it would be refused
         tensors, whole = model.subgraphs[0].tensors, schema().TensorType.INT8
         others = {int(op.inputs[0 if position else 1]) for op, word, position in last if word == "CONV_2D"}
@@ -163,10 +176,24 @@ def _may_be_sparse(model: Any, constant: Constant, readers: Readers, storing: Pl
     return constant.values.dtype == np.float32
 
 
-def _layout(constant: Constant, storing: Plan) -> sparse.Layout | None:
-    """The cheapest way to leave the zeros out, or None where that is no cheaper than keeping them."""
-    values = constant.values
+def _is_shaped_later(model: Any, constant: Constant, readers: Readers) -> bool:
+    """Whether a transposed convolution reads it whose shape is computed: XNNPACK decodes it, but does not run it."""
+    below = [int(op.outputs[0]) for op, word, _ in readers.get(constant.index, ()) if word == "DEQUANTIZE"]
+    last = [(op, word) for index in (constant.index, *below) for op, word, _ in readers.get(index, ())]
+    tensors = model.subgraphs[0].tensors
+    shapes = [tensors[int(op.inputs[0])] for op, word in last if word == "TRANSPOSE_CONV"]
+    return any(model.buffers[tensor.buffer].data is None for tensor in shapes)
+
+
+def _widening(constant: Constant, readers: Readers) -> Any | None:
+    """The one DEQUANTIZE that makes float32 of a float16 weight, and that a float32 out of a DENSIFY can do without."""
+    found = [op for op, word, _ in readers.get(constant.index, ()) if word == "DEQUANTIZE"]
+    return found[0] if len(found) == 1 and constant.values.dtype == np.float16 else None
+
+
+def _layout(values: np.ndarray, most_bytes: int, storing: Plan) -> sparse.Layout | None:
+    """The cheapest way to leave the zeros out, or None where that is no cheaper than what is there."""
     if not values.size or storing.is_dense:
         return None
     layout, size = sparse.smallest(values != 0, values.itemsize, block=storing.block)
-    return layout if size + sparse.OVERHEAD_BYTES < values.nbytes else None
+    return layout if size + sparse.OVERHEAD_BYTES < most_bytes else None

@@ -1,0 +1,65 @@
+"""restore on .onnx files as other tools leave them: what these share, raise, hand over and draw."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from idp_deploy.errors import ConversionError
+from idp_deploy.restoring import restore
+from idp_deploy.verification import run_file
+from tests.test_onnx_strangers import NODE, PRODUCT, RNG, WEIGHT, save, weight
+
+
+def test_a_tied_table_is_stored_once_and_read_both_ways_round(tmp_path: Path) -> None:
+    tied, square = RNG.standard_normal((70, 64)).astype(np.float32), weight(64, 64)
+    nodes = [
+        NODE("MatMul", ["x", "square"], ["h"]),
+        NODE("MatMul", ["h", "turned"], ["s"]),
+        NODE("MatMul", ["s", "table"], ["y"]),
+    ]
+    stored = {"table": tied, "turned": np.ascontiguousarray(tied.T), "square": square}
+    contents = save(tmp_path / "m.onnx", nodes, stored)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    assert restored.after_bytes < 0.55 * restored.before_bytes
+    x = RNG.standard_normal((2, 64)).astype(np.float32)
+    (a,), (b,) = (run_file(path, [(x,)])["onnxruntime"][0] for path in (contents.path, restored.path))
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_constant_that_is_argument_here_and_weight_there_is_listed_in_any_order(turned: bool, tmp_path: Path) -> None:
+    nodes = [NODE("Expand", ["one", "shape"], ["e"]), NODE("Div", ["one", "x"], ["d"])]
+    last = [NODE("Add", ["d", "e"], ["s"]), NODE("MatMul", ["s", "w"], ["y"])]
+    stored = {"one": np.ones(1, np.float32), "shape": np.array([1, 64]), "w": WEIGHT}
+    contents = save(tmp_path / "m.onnx", [*(reversed(nodes) if turned else nodes), *last], stored)
+    assert {tensor.name for tensor in contents.tensors} == {"one", "w"}
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
+
+
+@pytest.mark.parametrize("ir", [3, 4])
+@pytest.mark.parametrize("opset", [7, 8])
+def test_a_constant_that_is_no_input_is_raised_from_any_opset(opset: int, ir: int, tmp_path: Path) -> None:
+    contents = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}, opset=opset, ir=ir)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
+
+
+def test_a_weight_that_is_handed_to_a_function_as_an_attribute_becomes_sparse(tmp_path: Path) -> None:
+    inner = [NODE("Constant", [], ["b"]), NODE("MatMul", ["a", "b"], ["o"])]
+    inner[0].attribute.append(onnx.AttributeProto(name="value", ref_attr_name="held", type=onnx.AttributeProto.TENSOR))
+    function = helper.make_function("own", "Linear", ["a"], ["o"], inner, [helper.make_opsetid("", 21)], ["held"])
+    node = NODE("Linear", ["x"], ["y"], domain="own", held=numpy_helper.from_array(WEIGHT, "held"))
+    contents = save(tmp_path / "m.onnx", [node], {}, functions=[function])
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
+
+
+@pytest.mark.parametrize("kind", ["RandomNormalLike", "Dropout"])
+def test_what_draws_random_numbers_is_named(kind: str, tmp_path: Path) -> None:
+    drawn = {"RandomNormalLike": ["x"], "Dropout": ["x", "share", "training"]}[kind]
+    stored = {"w": WEIGHT, "share": np.float32(0.5), "training": np.array(True)}
+    contents = save(tmp_path / "m.onnx", [NODE(kind, drawn, ["r"]), NODE("MatMul", ["r", "w"], ["y"])], stored)
+    with pytest.raises(ConversionError, match=r"otherwise the second time in onnxruntime .* in eval mode"):
+        restore(contents.path, tmp_path / "s.onnx")
+    assert not (tmp_path / "s.onnx").exists()

@@ -1,0 +1,72 @@
+"""restore, and the count of zeros, on .tflite files as other converters leave them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel, Recipe
+from idp_deploy.formats.tflite.write.graph import add_tensor, constants, kind, operator
+from idp_deploy.formats.tflite.write.serializing import parse, serialize
+from idp_deploy.gating import sparsity
+from idp_deploy.quantization import quantize
+from idp_deploy.reading import read
+from idp_deploy.restoring import restore
+from idp_deploy.verification import run_file
+
+
+def thinned(module: nn.Module, share: float) -> nn.Module:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter)
+            parameter.data[torch.rand(parameter.shape) < share] = 0
+    return module.eval()
+
+
+def test_weights_of_every_signature_are_counted(tmp_path: Path) -> None:
+    import litert_torch
+
+    sparse, dense, x = thinned(nn.Linear(64, 96), 0.9), thinned(nn.Linear(64, 80), 0.0), (torch.randn(1, 64),)
+    made = litert_torch.signature("thin", sparse, x).signature("full", dense, x).convert()
+    (tmp_path / "m.tflite").write_bytes(made.model_content())
+    contents = read(tmp_path / "m.tflite")
+    zeros = sum(int((module.weight == 0).sum()) for module in (sparse, dense))
+    assert sparsity(contents) == (zeros / (64 * 176), zeros, 64 * 176)
+    assert len(contents.ops) == 1
+    (warning,) = contents.warnings
+    assert "runs by itself: its weights are counted, its time is not" in warning
+
+
+def shaped_later(content: bytes) -> bytes:
+    """The same file, the shape of its transposed convolution's output computed, as files with a free batch have it."""
+    model = parse(content)
+    graph = model.subgraphs[0]
+    (op,) = [op for op in graph.operators if kind(model, op) == "TRANSPOSE_CONV"]
+    shape = next(c.values for c in constants(model, floats_only=False) if c.index == int(op.inputs[0]))
+    like = graph.tensors[int(op.inputs[0])]
+    parts = [add_tensor(model, like, "INT32", part) for part in (shape, np.zeros_like(shape))]
+    like.buffer = 0
+    graph.operators.insert(0, operator(model, "ADD", parts, [int(op.inputs[0])]))
+    return serialize(model)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_float16_transposed_convolution_is_right_wherever_it_runs(later: bool, tmp_path: Path) -> None:
+    module = thinned(nn.Sequential(nn.ConvTranspose2d(8, 24, 3, 2), nn.ReLU(), nn.Conv2d(24, 32, 3)), 0.9)
+    masks = {name: parameter != 0 for name, parameter in module.named_parameters() if parameter.ndim > 1}
+    inputs = (torch.randn(1, 8, 6, 6),)
+    model = quantize(CompressedModel(module, masks, Recipe()), "fp16", example_inputs=inputs)
+    source = export(model, "tflite", inputs, tmp_path / "dense.tflite", encoding="dense").path
+    if later:
+        source = tmp_path / "later.tflite"
+        source.write_bytes(shaped_later((tmp_path / "dense.tflite").read_bytes()))
+    restored = restore(source, tmp_path / "again.tflite")
+    assert all(tensor.is_sparse for tensor in read(restored.path).tensors if tensor.size > 1000)
+    calls = [(torch.randn(1, 8, 6, 6).numpy(),)]
+    before, after = (run_file(path, calls) for path in (source, restored.path))
+    for runtime in restored.runtimes:
+        np.testing.assert_array_equal(before[runtime][0], after[runtime][0])
