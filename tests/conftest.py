@@ -107,7 +107,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seed = _number(item)
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(
+        seed
+    )  # torch.manual_seed also keeps a traceback for each device that is not there
     _anew = item.get_closest_marker("anew") is not None
     library: Any = sys.modules.get("litert_torch")
     plain = getattr(library, "convert", None)

@@ -340,6 +340,7 @@ def nobody() -> Iterator[None]:
     os.setresuid(0, 0, 0)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("thing", "home"),
     [

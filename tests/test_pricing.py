@@ -65,6 +65,7 @@ def usual_size() -> float:
     return size_of(Shipped("int8-weights"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "how", [{"keep_float": ("*",)}, {"encoding": "dense"}, {"options": {"onnx": {"encoding": "dense"}}}]
 )

@@ -155,6 +155,7 @@ def test_the_seal_is_the_same_every_time(seeds: dict[tuple[str, str], Seed], tmp
     assert (written["seal"], written["origin"]) == (again.manifest["seal"], again.manifest["origin"])
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("format", "scheme", "options"),
     [("tflite", "int8", {"encoding": "dense"}), ("coreml", "", {"precision": "float32"})],

@@ -161,6 +161,7 @@ def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> Non
     checked(pruned(build, options), format, (torch.randn(shape),), tmp_path)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_bags_begin_where_their_input_says(format: FormatName, tmp_path: Path) -> None:
     """Also where those of the example are all of one length."""
@@ -207,6 +208,7 @@ class Found:
     kind: str = "box"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_numbers_and_words_that_forward_returns_are_left_out_and_said(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Head(lambda net, x: Found(net.out(x), 3)).eval(), {})
@@ -226,6 +228,7 @@ class Cache:
         self.keys = [keys]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_objects_that_forward_returns_beside_tensors_are_left_out_and_said(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Head(lambda net, x: {"cache": Cache(x), "logits": net.out(x)}).eval(), {})

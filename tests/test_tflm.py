@@ -55,6 +55,7 @@ def files(models: dict[str, CompressedModel], tmp_path_factory: pytest.TempPathF
     }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["float", "int8"])
 def test_weights_lie_behind_decoders_and_read_as_they_were(name: str, files: dict[tuple[str, str], Path]) -> None:
     dense, packed = (read_tflite(files[name, encoding]) for encoding in ("dense", "tflm"))
@@ -126,6 +127,7 @@ def test_blocks_are_as_large_as_makes_the_arena_smallest(tmp_path: Path) -> None
     assert kinds["wide"].count("CONCATENATION") == 4  # of ten at most, one of them what is joined so far
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "int8"])
 def test_convolutions_in_groups_are_not_cut(scheme: str | None, tmp_path: Path) -> None:
     """A runtime works out the groups from the channels: of a part of the output channels it would make other groups."""

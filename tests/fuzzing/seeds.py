@@ -98,6 +98,8 @@ def make(folder: Path, kinds: frozenset[str]) -> list[Seed]:
     for scheme in ("", "fp16", "int8-weights", "int8", "lut4"):
         checkpoint = folder / f"net{'-' * bool(scheme)}{scheme}.pt"
         model: CompressedModel | None = None
+        if kinds.isdisjoint({*SCHEMES, "manifest", "pt"}):
+            continue
         if not checkpoint.exists():
             model = _compressed(scheme)
             save_checkpoint(model, checkpoint)
