@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +24,7 @@ from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.ethos_u85 import lint
 from idp_deploy.simulation.targets import list_targets, load_target
+from tests.lazily import Made
 from tests.test_tflite import Mobile, pruned
 
 HERE = find_spec("ethosu") is not None
@@ -60,12 +59,8 @@ def net() -> tuple[CompressedModel, tuple[Tensor]]:
     return pruned(module), (torch.randn(1, 3, 32, 32),)
 
 
-Files = Callable[[str], Path]
-
-
 @pytest.fixture(scope="module")
-def files(net: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.TempPathFactory) -> Files:
-    """The file of a name, exported once somebody asks for it."""
+def files(net: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     model, inputs = net
     folder = tmp_path_factory.mktemp("files")
     asked: dict[str, dict[str, Any]] = {
@@ -75,12 +70,11 @@ def files(net: tuple[CompressedModel, tuple[Tensor]], tmp_path_factory: pytest.T
         "whole": {"encoding": "dense", "io": "int8"},
     }
 
-    @cache
-    def path(name: str) -> Path:
+    def made(name: str) -> Path:
         one = model if name == "float" else quantize(model, "int8", example_inputs=inputs)
         return export(one, "tflite", inputs, folder / f"{name}.tflite", **asked[name]).path
 
-    return path
+    return Made(made)
 
 
 @needs_vela
@@ -107,17 +101,19 @@ def test_there_are_six_targets() -> None:
 
 
 @pytest.mark.skipif(HERE, reason="Vela is installed here")
-def test_without_the_extra_the_line_to_install_it_is_named(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_extra_the_line_to_install_it_is_named(
+    files: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(MissingDependencyError, match=r"ethosu.*pip install 'idp-deploy\[ethos-u\]'"):
-        simulate(files("whole"), load_target("ethos-u55-128"))
-    assert call("simulate", str(files("whole")), "--target", "ethos-u55-128") == 4
+        simulate(files["whole"], load_target("ethos-u55-128"))
+    assert call("simulate", str(files["whole"]), "--target", "ethos-u55-128") == 4
     assert "pip install 'idp-deploy[ethos-u]'" in capsys.readouterr().err
 
 
 @needs_vela
 @pytest.mark.parametrize("name", NAMES)
-def test_every_target_answers(name: str, files: Files) -> None:
-    estimate = simulate(files("whole"), load_target(name))
+def test_every_target_answers(name: str, files: dict[str, Path]) -> None:
+    estimate = simulate(files["whole"], load_target(name))
     vendor = estimate.vendor
     assert vendor is not None, estimate.reason
     assert estimate.latency_ms is None, "the vendor's time is no estimate of ours"
@@ -135,8 +131,8 @@ def test_every_target_answers(name: str, files: Files) -> None:
 
 
 @needs_vela
-def test_float_ends_are_the_operators_left_on_the_cpu(files: Files) -> None:
-    vendor = simulate(files("ends"), load_target("ethos-u55-128")).vendor
+def test_float_ends_are_the_operators_left_on_the_cpu(files: dict[str, Path]) -> None:
+    vendor = simulate(files["ends"], load_target("ethos-u55-128")).vendor
     assert vendor is not None
     assert [op.kind for op in vendor.cpu_operators or ()] == ["Quantize", "Dequantize"]
     assert [op.reason for op in vendor.cpu_operators or ()] == [
@@ -155,37 +151,39 @@ def test_float_ends_are_the_operators_left_on_the_cpu(files: Files) -> None:
     ],
 )
 def test_what_vela_cannot_place_fails(
-    file: str, target: str, reason: str, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    file: str, target: str, reason: str, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    estimate = simulate(files(file), load_target(target))
+    estimate = simulate(files[file], load_target(target))
     assert estimate.vendor is None
     assert re.search(reason, estimate.reason), estimate.reason
     for metric in ("flash", "sram", "latency", "cpu_operators"):
-        report = gate([Budget(target, "tflite", metric, 1e12, "here")], [Evidence(read(files(file)), estimate)])
+        report = gate([Budget(target, "tflite", metric, 1e12, "here")], [Evidence(read(files[file]), estimate)])
         assert [check.verdict for check in report.checks] == ["not estimable"], metric
     monkeypatch.chdir(tmp_path)
-    assert call("simulate", str(files(file)), "--target", target) == ConversionError.exit_code
+    assert call("simulate", str(files[file]), "--target", target) == ConversionError.exit_code
 
 
 @needs_vela
-def test_budgets_gate_what_vela_says(files: Files, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_budgets_gate_what_vela_says(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "b.toml").write_text(
         '[budgets.ethos-u55-128.tflite]\nflash = "1 MB"\nsram = "1 MB"\nlatency = "1 s"\ncpu_operators = 0\n'
     )
-    assert call("check", str(files("whole")), "--target", U55, "--budgets", str(tmp_path / "b.toml"), "--json") == 0
+    assert call("check", str(files["whole"]), "--target", U55, "--budgets", str(tmp_path / "b.toml"), "--json") == 0
     document = json.loads(capsys.readouterr().out)
     assert {c["metric"]: c["verdict"] for c in document["checks"]} == dict.fromkeys(
         ("flash", "sram", "latency", "cpu_operators"), "pass"
     )
     assert document["estimates"][0]["vendor"]["software"].startswith("Vela 5.2")
-    assert call("check", str(files("ends")), "--target", U55, "--budgets", str(tmp_path / "b.toml")) == 1
+    assert call("check", str(files["ends"]), "--target", U55, "--budgets", str(tmp_path / "b.toml")) == 1
     text = " ".join(capsys.readouterr().out.split())
     assert "vendor estimates" in text
     assert "export with --io int8" in text
 
 
 @needs_vela
-def test_a_file_vela_cannot_read_is_refused_by_name(files: Files, tmp_path: Path) -> None:
+def test_a_file_vela_cannot_read_is_refused_by_name(files: dict[str, Path], tmp_path: Path) -> None:
     from idp_deploy.vendors.vela import Configuration, compile_for
 
     with pytest.raises((ConversionError, FileError), match=r"Vela .* broken\.tflite"):
@@ -243,9 +241,9 @@ def test_vela_counts_fewer_cycles_exactly_where_the_groups_hold(patterned: dict[
 
 
 def test_inspect_names_them_on_the_command_line(
-    patterned: dict[tuple[int, int], Path], files: Files, capsys: pytest.CaptureFixture[str]
+    patterned: dict[tuple[int, int], Path], files: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for path, said in ((patterned[2, 0], "hold more than 2 weights"), (files("float"), "the NPU computes int8")):
+    for path, said in ((patterned[2, 0], "hold more than 2 weights"), (files["float"], "the NPU computes int8")):
         assert call("inspect", str(path), "--runtime", "ethos-u85", "--json") == 0
         assert said in json.dumps(json.loads(capsys.readouterr().out)["lint"])
 

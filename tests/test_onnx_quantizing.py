@@ -19,6 +19,7 @@ from idp_deploy.formats.sessions import Session
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import run_file, verify
+from tests.lazily import Made
 
 pytestmark = pytest.mark.usefixtures("exact_integers")
 
@@ -63,13 +64,13 @@ SCHEMES = {"fp16": 1e-4, "int8-weights": 1e-4, "lut4": 1e-4, "int8": 5e-2}
 
 @pytest.fixture(scope="module")
 def quantized():
-    return {scheme: quantize(build(), scheme, example_inputs=IMAGE) for scheme in SCHEMES}
+    return Made(lambda scheme: quantize(build(), scheme, example_inputs=IMAGE))
 
 
 @pytest.fixture(scope="module")
 def exported(quantized, tmp_path_factory):
     folder = tmp_path_factory.mktemp("schemes")
-    return {scheme: export(model, "onnx", IMAGE, folder / f"{scheme}.onnx") for scheme, model in quantized.items()}
+    return Made(lambda scheme: export(quantized[scheme], "onnx", IMAGE, folder / f"{scheme}.onnx"))
 
 
 def optimized(path, tmp_path, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED) -> Counter:

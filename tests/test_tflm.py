@@ -25,6 +25,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import run_file, verify
+from tests.lazily import Made
 from tests.test_ethos_u import call, own_project
 from tests.test_tflite import Mobile, pruned
 
@@ -48,11 +49,13 @@ INPUTS: tuple[Tensor] = (torch.randn(1, 3, 32, 32),)
 @pytest.fixture(scope="module")
 def files(models: dict[str, CompressedModel], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     folder = tmp_path_factory.mktemp("tflm")
-    return {
-        (name, encoding): export(model, "tflite", INPUTS, folder / f"{name}-{encoding}.tflite", encoding=encoding).path
-        for name, model in models.items()
-        for encoding in ("dense", "tflm")
-    }
+
+    def made(key: tuple[str, str]) -> Path:
+        name, encoding = key
+        path = folder / f"{name}-{encoding}.tflite"
+        return export(models[name], "tflite", INPUTS, path, encoding=encoding).path
+
+    return Made(made)
 
 
 @pytest.mark.wide
