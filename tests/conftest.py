@@ -1,8 +1,8 @@
 """litert-torch converts one graph once, however many encodings and schemes of its weights are asked for, but in tests
 marked `anew`.
 
-Of a test marked `wide`, a table of many rows, a run of the whole suite takes one row of six, at least one and the same
-ones every time; `make test-wide` takes all, and so does a run that names files.
+Of a test marked `wide`, a table whose rows repeat a kind, a run of the whole suite takes one row of six, at least one
+and the same ones every time; `make test-wide` takes all, and so does a run that names files.
 
 Every test draws the same random numbers each time it runs, alone or among others.
 
