@@ -29,7 +29,7 @@ demo-mcu: $(STAMP)  ## two small networks onto an Ethos-U and TensorFlow Lite Mi
 	$(VENV)-mcu/bin/python -m pip install --quiet --quiet --constraint constraints.txt 'ethos-u-vela>=5.2,<5.3' tflite-micro
 	$(VENV)-mcu/bin/python -m sample_models.mcu
 
-test: $(STAMP)  ## the test suite; of the widest tables a sixth of the rows
+test: $(STAMP)  ## the test suite; of wide tables a sixth of the rows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own
@@ -37,7 +37,7 @@ test-oldest:  ## the core's tests with the oldest versions that pyproject.toml p
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(WORKERS) $(OLDEST)
 
-test-wide: $(STAMP)  ## every row of the widest tables, some seven minutes
+test-wide: $(STAMP)  ## every row of wide tables, some ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m 'wide and not slow'
 
 test-slow: $(STAMP)  ## the suites that take minutes

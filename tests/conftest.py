@@ -1,8 +1,8 @@
 """litert-torch converts one graph once, however many encodings and schemes of its weights are asked for, but in tests
 marked `anew`.
 
-Of a test marked `wide`, a table of many rows, a run of the whole suite takes one row of six, at least one and the same
-ones every time; `make test-wide` takes all, and so does a run that names files.
+Of a test marked `wide`, a table whose rows repeat a kind, a run of the whole suite takes one row of six, at least one
+and the same ones every time; `make test-wide` takes all, and so does a run that names files.
 
 Every test draws the same random numbers each time it runs, alone or among others.
 
@@ -107,7 +107,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     seed = _number(item)
     random.seed(seed)
     np.random.seed(seed)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(
+        seed
+    )  # torch.manual_seed also keeps a traceback for each device that is not there
     _anew = item.get_closest_marker("anew") is not None
     library: Any = sys.modules.get("litert_torch")
     plain = getattr(library, "convert", None)

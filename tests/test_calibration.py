@@ -74,7 +74,7 @@ def test_held_out_errors_stay_below_what_is_promised(cell: str, errors: list[Err
 
 def test_nothing_leaks_into_a_held_out_prediction(rows: list[Row]) -> None:
     """A measurement that is left out may say anything: the prediction of its row does not move."""
-    chosen = rows_of(rows, "single")
+    chosen = [row for row in rows_of(rows, "single") if row.family in ("xnnpack", "tflite-builtin")]
     victim = next(row for row in chosen if row.family == "xnnpack")
     changed = [
         replace(row, latency_ms=row.latency_ms * 3)

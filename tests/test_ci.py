@@ -22,6 +22,7 @@ from torch import nn
 
 import idp_deploy
 from idp_deploy.commenting import main as comment
+from tests.forked import program
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = '[budgets.pixel-4.onnx]\nsize = "{size}"\n'
@@ -88,20 +89,20 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder with a model, budgets, and the command on the path as pip would put it there."""
     binaries = tmp_path / "bin"
     binaries.mkdir()
-    for name, line in {"idp-deploy": "-m idp_deploy", "python": ""}.items():
-        (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {line} "$@"\n')
-        (binaries / name).chmod(0o755)
+    (binaries / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    (binaries / "python").chmod(0o755)
     monkeypatch.setenv("PATH", f"{binaries}:{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "net.onnx").write_bytes(model.read_bytes())
     (folder / "idp-deploy.toml").write_text(BUDGETS.format(size="1 MB"))
-    return folder
+    with program(binaries / "idp-deploy"):
+        yield folder
 
 
 def bash(script: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -342,6 +342,7 @@ def test_a_signal_that_other_code_wraps_is_told_as_one(
     assert "no file was changed" not in capsys.readouterr().err
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("kept", "message"),
     [

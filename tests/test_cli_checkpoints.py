@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_two_that_fit_are_named_and_the_key_or_configuration_chooses(
     command: tuple[str, ...], states: dict[str, dict[str, Tensor]], capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ import pytest
 from tests.cli_project import call
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("line", "suffixes"),
     [

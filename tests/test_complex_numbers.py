@@ -98,6 +98,7 @@ def built(name: str) -> tuple[CompressedModel, tuple[Tensor]]:
         return CompressedModel(net, {"layer.weight": mask}), (torch.randn(2, 4, 24),)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", NETS)
 def test_the_numbers_stay_the_same(name: str) -> None:
     model, inputs = built(name)

@@ -50,6 +50,7 @@ def test_verbs_prune_and_ship_the_weight_itself(name: str, tmp_path: Path) -> No
     assert verify(export(shipped, "onnx", (X,), tmp_path / "m.onnx").path, shipped, (X,)).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["weight_norm", "parametrized weight_norm", "orthogonal"])
 def test_a_model_as_it_is_ships_too(name: str, tmp_path: Path) -> None:
     net = computing(name)

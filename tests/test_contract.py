@@ -121,6 +121,7 @@ def with_levels(scheme: str) -> CompressedModel:
     return CompressedModel(module, masks, quantization=quantization)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["int8-weights", "lut4"])
 @pytest.mark.parametrize("format", HERE)
 def test_a_file_holds_the_integers_that_the_model_carries(format: str, scheme: str, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ def test_a_file_holds_the_integers_that_the_model_carries(format: str, scheme: s
     assert not [note for note in artifact.notes if "are what they hold" in note]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [name for name in HERE if (name, "int8-weights") not in REFUSED])
 def test_a_file_says_which_weights_are_no_integers(format: str, tmp_path: Path) -> None:
     model = with_levels("int8-weights")
@@ -189,6 +191,7 @@ def test_no_edit_of_the_manifest_moves_the_gated_number(sparse: Path, edit: str,
     assert sparsity(read(path))[0] == pytest.approx(0.9, abs=1e-3)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("edit", EDITS, ids=lambda text: text[:20])
 def test_a_malformed_manifest_is_never_unexpected(sparse: Path, edit: str, tmp_path: Path) -> None:
     from idp_deploy.cli import main

@@ -162,6 +162,7 @@ def test_dense_and_sparse_can_be_asked_for(model: CompressedModel, package: Path
     assert size_bytes(package) < dense.size_bytes
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["fp16", "int8-weights", "int8", "lut4"])
 def test_quantized_weights_pass_verification(scheme: str, tmp_path: Path) -> None:
     layers = nn.Conv2d(8, 64, 3, bias=False), nn.BatchNorm2d(64), nn.Conv2d(64, 128, 1), nn.ConvTranspose2d(128, 64, 2)

@@ -75,6 +75,7 @@ def test_only_the_layer_that_was_trained_on_has_changed_weights(dense: Path, tmp
     assert {layer.name: layer.kind for layer in found.layers} == {"0": "same", "2": "weights", "4": "same"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("suffix", ["tflite", "mlpackage"])
 def test_formats_of_one_model_differ_in_how_they_store_it_alone(suffix: str, pruned: Path, tmp_path: Path) -> None:
     pytest.importorskip({"tflite": "litert_torch", "mlpackage": "coremltools"}[suffix])

@@ -41,6 +41,7 @@ def test_a_delegates_data_are_said_by_size_and_not_counted() -> None:
     assert "not counted" in inspect(XNNPACK).warnings[0]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("path", [PORTABLE, XNNPACK], ids=["portable", "xnnpack"])
 def test_every_truncation_and_damage_is_refused_or_read(path: Path, tmp_path: Path) -> None:
     whole, place = path.read_bytes(), tmp_path / "m.pte"

@@ -74,6 +74,7 @@ class Experts(nn.Module):
         return self.mixed(rows[back].view(x.shape[0], 2, -1).sum(1))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_a_mixture_of_experts_goes_to_every_format(format: FormatName, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -279,6 +279,7 @@ def test_the_folder_of_a_state_goes_in_one_step_and_one_of_the_user_stays(
     assert not removed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_that_the_caller_closed_go_nowhere(closed: str) -> None:
     command = f"{sys.executable} -m idp_deploy targets --json {closed}"
@@ -289,6 +290,7 @@ def test_streams_that_the_caller_closed_go_nowhere(closed: str) -> None:
     assert not done.stderr
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("command", "code"), [("check m.onnx", 1), ("inspect m.onnx --format html", 0)])
 @pytest.mark.parametrize("reader", ["cat", "true"])
 def test_a_command_ends_as_it_would_for_who_does_not_read_its_report(

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -15,6 +14,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
+from tests.forked import command, script
 
 PAGE = Path(__file__).parents[1] / "docs" / "first-hour.md"
 _BLOCK = re.compile(r"```(python|console|toml)\n(.*?)```", re.S)
@@ -28,13 +29,10 @@ def replay(folder: Path, page: str) -> str:
         kind, text = block.groups()
         if kind == "python" and not (folder / "net.py").exists():
             (folder / "net.py").write_text(text)
-            subprocess.run([sys.executable, "net.py"], cwd=folder, check=True)
+            script(text, folder)
         elif kind == "console":
             line = text.splitlines()[0]
-            command = shlex.split(line.removeprefix("$ idp-deploy "))
-            typed = [sys.executable, "-m", "idp_deploy", *command]
-            known = {**os.environ}  # without the COLUMNS that readline tells processes behind Python's back
-            done = subprocess.run(typed, cwd=folder, capture_output=True, text=True, check=False, env=known)
+            done = command(*shlex.split(line.removeprefix("$ idp-deploy ")), folder=folder)
             assert done.returncode == 0, done.stderr
             text = f"{line}\n{done.stdout}"
         elif kind == "toml":

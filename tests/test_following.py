@@ -32,6 +32,7 @@ def told(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return [] if request.param == "configuration" else ["--config", name]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("first", "verbs"),
     [
@@ -52,6 +53,7 @@ def test_the_command_that_comes_next_is_typed_as_it_stands(
         assert _run(["onnx" if word == "all" else word for word in words[1:]], debug=False) == 0
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 @pytest.mark.parametrize("told", ["flags"], indirect=True)
 def test_a_file_is_simulated_on_a_device_that_runs_it(

@@ -52,6 +52,7 @@ def pruned() -> CompressedModel:
     return one_shot(Model(Net().eval()), Recipe(sparsity=0.8))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_a_layer_has_the_name_of_its_module_in_every_format(
     format: str, pruned: CompressedModel, tmp_path: Path

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import pickle
 import pickletools
 import random
 import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +25,7 @@ from idp_deploy.loading import (
     load_checkpoint,
     load_model,
 )
+from tests.forked import command
 from tests.loading_fixtures import (
     FACTORY,
     X,
@@ -366,10 +365,7 @@ def test_lazy_layers_are_settled_by_the_weights(tmp_path: Path) -> None:
     assert str(module) == str(known)
     assert torch.equal(module(x), known(x))
     line = ["prune", "w.pt", "--model", "tests.loading_fixtures:lazy", "--target", "0.5", "--one-shot"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    subprocess.run(
-        [sys.executable, "-m", "idp_deploy", *line], cwd=tmp_path, check=True, capture_output=True, env=environment
-    )
+    assert command(*line, folder=tmp_path).returncode == 0
     pruned = load_model(tmp_path / "w.pruned.pt", "tests.loading_fixtures:lazy").module
     assert str(pruned) == str(known)
     assert int((pruned[5].weight == 0).sum()) > 0

@@ -119,6 +119,7 @@ def test_what_lasts_for_a_few_steps_goes_to_every_format(name: str, format: Form
     assert verify(path, model, inputs).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("most", [5, 6])
 @pytest.mark.parametrize("name", CASES)
 def test_nothing_has_more_dimensions_than_were_allowed(name: str, most: int) -> None:

@@ -195,6 +195,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("clip", "floor"), [(True, 0.0), (True, 0.4), (False, 0.0), (True, 1.0)])

@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.tiny_project.tiny import build
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """
@@ -48,8 +51,7 @@ def test_a_run_in_an_empty_home_reaches_no_network_and_leaves_nothing_behind(tmp
         "WATCHED": str(tmp_path / "connections"),
         "TMPDIR": str(tmp_path),
     }
-    code = "import torch, tiny; torch.save(tiny.build().state_dict(), 'model.pt')"
-    subprocess.run([sys.executable, "-c", code], cwd=work, env=environment, check=True)
+    torch.save(build().state_dict(), work / "model.pt")
     command = [*namespace(), sys.executable, "-m", "idp_deploy", "run"]
     done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -68,6 +70,7 @@ def namespace() -> list[str]:
     return []
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("module", ["idp_deploy", "idp_deploy.isolation.child", "idp_deploy.pruning.callbacks"])
 def test_telemetry_is_off_before_a_library_could_ask(module: str) -> None:
     names = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")

@@ -27,6 +27,7 @@ def written(network: str, path: Path, scheme: str = "float32", encoding: str = "
     return onnx.load(export(ready, "onnx", inputs, path, encoding=encoding).path).graph
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("network", ["mixer", "tied_language_model"])
 def test_a_gelu_is_halved_last(network: str, tmp_path: Path) -> None:
     graph = written(network, tmp_path / "m.onnx")

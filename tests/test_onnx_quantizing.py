@@ -19,6 +19,7 @@ from idp_deploy.formats.sessions import Session
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import run_file, verify
+from tests.lazily import Made
 
 pytestmark = pytest.mark.usefixtures("exact_integers")
 
@@ -63,13 +64,13 @@ SCHEMES = {"fp16": 1e-4, "int8-weights": 1e-4, "lut4": 1e-4, "int8": 5e-2}
 
 @pytest.fixture(scope="module")
 def quantized():
-    return {scheme: quantize(build(), scheme, example_inputs=IMAGE) for scheme in SCHEMES}
+    return Made(lambda scheme: quantize(build(), scheme, example_inputs=IMAGE))
 
 
 @pytest.fixture(scope="module")
 def exported(quantized, tmp_path_factory):
     folder = tmp_path_factory.mktemp("schemes")
-    return {scheme: export(model, "onnx", IMAGE, folder / f"{scheme}.onnx") for scheme, model in quantized.items()}
+    return Made(lambda scheme: export(quantized[scheme], "onnx", IMAGE, folder / f"{scheme}.onnx"))
 
 
 def optimized(path, tmp_path, level=ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED) -> Counter:
@@ -102,6 +103,7 @@ def test_zeros_and_values_read_back(scheme, exported, quantized):
         np.testing.assert_allclose(values, parameter, rtol=1e-3 if scheme == "fp16" else 1e-5)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["fp16", "int8-weights", "lut4"])
 def test_forms_fold_to_the_float_graph(scheme, exported, tmp_path):
     level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -179,6 +181,7 @@ def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, qua
     assert exported[scheme].size_bytes < plain.size_bytes
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_same_bytes_twice(scheme, exported, quantized, tmp_path):
     again = export(quantized[scheme], "onnx", IMAGE, tmp_path / f"{scheme}.onnx")
@@ -223,6 +226,7 @@ class Recurrent(nn.Module):
         return self.head(self.project(hidden))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
 def test_reordered_and_tied_weights_become_integers_too(scheme, tmp_path):
     torch.manual_seed(0)
@@ -332,6 +336,7 @@ class Distances(nn.Module):
         return self.mean(shares).flatten(1)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("bins", [4, 8, 64])
 def test_small_shares_do_not_become_zero(bins: int, tmp_path: Path) -> None:
     """onnxruntime's softmax of integers gives zeros where the step of what it gives is below 1/1024."""
@@ -353,6 +358,7 @@ class Crossed(nn.Module):
         return self.head(x + self.cross(x, other, other)[0])  # type: ignore[no-any-return]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["int8", "int8-weights"])
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_pieces_of_a_weight_are_rounded_once_and_proved(scheme: str, format: FormatName, tmp_path: Path) -> None:
@@ -379,6 +385,7 @@ def test_a_net_that_8_bits_cannot_compute_is_told_the_way_out(tmp_path: Path) ->
     assert verify(export(way_out, "onnx", example, tmp_path / "n.onnx").path, way_out, example).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("factors", [{"beta": 2.0}, {"alpha": 0.5, "beta": 0.25}, {"beta": 0.0}])
 def test_factors_of_a_product_and_its_bias_are_kept(factors: dict[str, float], tmp_path: Path) -> None:
     class Scaled(nn.Module):

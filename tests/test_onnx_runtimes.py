@@ -156,6 +156,7 @@ def test_operators_of_other_tools_are_found_where_they_matter(
     assert lint(foreign(tmp_path / "a.onnx", kind, of_input=of_input), "openvino").verdict == verdict
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("layer", "extent", "verdict"),
     [
@@ -295,6 +296,7 @@ def checked(path: Path, budgets: str, folder: Path) -> tuple[int, dict[str, Any]
     return done.exit_code, json.loads(done.stdout)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("tool", "network", "encoding", "code"),
     [

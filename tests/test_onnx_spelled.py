@@ -40,6 +40,7 @@ class Ended(nn.Module):
         return self.end(self.layer(x))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", WAYS)
 def test_what_torch_onnx_writes_as_something_else_is_right(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

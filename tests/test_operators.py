@@ -238,6 +238,7 @@ def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> Non
     assert parity.passed, [p for p in (*parity.outputs, *parity.weights) if not p.passed]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "name", ["factors of a norm before a linear layer", "factors before convolutions", "attention to another sequence"]
 )

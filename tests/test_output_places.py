@@ -347,6 +347,7 @@ def test_no_report_and_no_file_takes_the_place_of_a_configuration(arguments: str
     assert (project / "b.toml").read_text() == limits
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("thing", "home"),
     [

@@ -26,7 +26,7 @@ DEVICE = load_target("raspberry-pi-4")
 @pytest.fixture(scope="module")
 def model() -> Model:
     torch.manual_seed(0)
-    return Model(separable(3, (16, 64, 192, 256), (1, 2, 1), 10).eval())
+    return Model(separable(3, (16, 64, 192), (1, 2), 10).eval())
 
 
 @cache
@@ -106,7 +106,7 @@ def test_the_command_says_the_way_first_and_what_was_reached_last(
     monkeypatch.chdir(tmp_path)
     torch.save(model.module.state_dict(), "w.pt")
     budget, _ = within(0.5, model, "onnx")
-    built = "separable(3, (16, 64, 192, 256), (1, 2, 1), 10)"
+    built = "separable(3, (16, 64, 192), (1, 2), 10)"
     Path("net.py").write_text(f"from bench.suite.nets import separable\ndef build():\n    return {built}\n")
     Path("idp-deploy.toml").write_text(
         f'model = "net:build"\ninputs = ["1x3x48x48"]\n[budgets.raspberry-pi-4.onnx]\nlatency = "{budget.limit} ms"\n'

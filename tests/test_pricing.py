@@ -19,7 +19,7 @@ IMAGE = (torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)),)
 
 def model() -> Model:
     torch.manual_seed(0)
-    return Model(separable(3, (16, 64, 128, 128), (2, 1, 1), 10).eval())
+    return Model(separable(3, (16, 64, 128), (2, 1), 10).eval())
 
 
 def costs_of(found: object) -> tuple[Cost, ...]:
@@ -65,6 +65,7 @@ def usual_size() -> float:
     return size_of(Shipped("int8-weights"))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "how", [{"keep_float": ("*",)}, {"encoding": "dense"}, {"options": {"onnx": {"encoding": "dense"}}}]
 )

@@ -46,6 +46,7 @@ def test_many_steps_and_plain_lstms_are_left() -> None:
     assert by_steps(torch.randn(300, 2, 6), (zeros[..., :4], zeros), projected._flat_weights, *how) is None
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [format for format in HERE if format in ("onnx", "coreml")])
 def test_formats_hold_them(format: FormatName, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -267,6 +267,7 @@ def test_what_is_saved_inside_hardened_is_hard_and_resumes_to_the_same_weights(m
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 def test_the_best_hardened_weights_are_what_stays_when_they_are_loaded_before_finalize(method: str) -> None:
     model = network()
@@ -334,6 +335,7 @@ def test_two_pruners_on_one_model_are_refused() -> None:
     pruner_of(model).prepare()
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("compile_it", ["wrapped", "in place"])
 def test_a_compiled_model_has_the_names_of_its_file(tmp_path: Any, compile_it: str) -> None:
     model = network()

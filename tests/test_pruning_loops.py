@@ -90,6 +90,7 @@ def best(**settings: Any) -> ModelCheckpoint:
     return ModelCheckpoint(".", "best", monitor="acc", mode="max", **settings)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("weights_only", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_lightning_keeps_the_best_hardened_checkpoint(accumulate: int, weights_only: bool) -> None:
@@ -195,6 +196,7 @@ def trainer(*others: Any, model: Net | None = None, **settings: Any) -> tuple[Tr
     return made, pruning
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_the_trainer_ends_with_the_best_hardened_model(accumulate: int) -> None:
     made, pruning = trainer(gradient_accumulation_steps=accumulate)
@@ -229,6 +231,7 @@ def test_the_trainer_resumes_from_a_hardened_checkpoint() -> None:
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_accelerate_counts_accumulated_steps_and_loads_the_best(accumulate: int) -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)

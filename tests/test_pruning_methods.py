@@ -68,6 +68,7 @@ def test_zeros_are_exact_in_every_unit(method: str, pattern: str) -> None:
             assert torch.equal(units.any(-1), units.all(-1))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 def test_nothing_is_added_to_the_state_dict(method: str) -> None:
     model = network()
@@ -84,6 +85,7 @@ def test_nothing_is_added_to_the_state_dict(method: str) -> None:
     assert list(model.state_dict()) == before
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("method", METHODS)
 def test_hardened_evaluation_leaves_everything_as_it_was(method: str) -> None:
     model = network()

@@ -56,7 +56,7 @@ def test_a_run_goes_on_with_the_threads_it_began_with(dense: Model, tmp_path: Pa
         if progress.step == 13:
             raise KilledError
 
-    recipe, task = Recipe(sparsity=0.9, epochs=4), Blobs()
+    recipe, task = Recipe(sparsity=0.9, epochs=2), Blobs()
     with own_threads(2):
         whole = prune(dense, task, recipe)
         with pytest.raises(KilledError):

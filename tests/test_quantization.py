@@ -88,6 +88,7 @@ def test_zeros_stay_exactly_zero_and_masks_agree_with_values(model: CompressedMo
     assert quantized.provenance.steps == ("prune", f"quantize --scheme {scheme}")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_the_caller_keeps_model_and_random_state(model: CompressedModel, scheme: str) -> None:
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -103,6 +104,7 @@ def test_the_caller_keeps_model_and_random_state(model: CompressedModel, scheme:
     Net().load_state_dict(first.module.state_dict(), strict=True)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("scheme", "error"), [("fp16", 2e-3), ("int8", 0.05), ("int8-weights", 0.05), ("lut4", 0.5)])
 def test_outputs_stay_close(model: CompressedModel, scheme: str, error: float) -> None:
     before = outputs(model.module)
@@ -118,6 +120,7 @@ def test_absorbing_batch_norm_changes_nothing_but_the_numbers_it_moves(model: Co
     assert torch.equal(quantized.module.first.weight, torch.from_numpy(capture(model, EXAMPLE).weight("first.weight")))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["first.weight", "depth.weight", "up.weight", "point.weight"])
 def test_folded_weights_quantize_to_what_the_module_holds(model: CompressedModel, name: str) -> None:
     axis = 1 if name == "up.weight" else 0
@@ -229,6 +232,7 @@ def test_a_weight_that_few_values_would_spoil_keeps_its_integers(model: Compress
         np.testing.assert_array_equal(asked.levels[name].q, many.levels[name].q)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize(
     ("globs", "kept"),

@@ -89,6 +89,7 @@ def test_every_recipe_is_valid_and_says_what_the_paper_says(recipe: str) -> None
     assert full / prune.epochs == pytest.approx(0.82, abs=0.02)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("recipe", "factory", "target"),
     [

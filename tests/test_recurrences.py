@@ -42,6 +42,7 @@ def described(module: nn.Module, x: Tensor) -> list[Any]:
     ]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 def test_a_trace_is_the_same_and_much_shorter(layer: nn.RNNBase) -> None:
     module, x = Around(layer).eval(), torch.randn(2, 9, 8)

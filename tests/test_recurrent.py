@@ -239,6 +239,7 @@ def test_tables_stay_dense_unless_asked() -> None:
     assert Pruner(words(), sparsity=0.8, epochs=1).left == {"embed.weight": "embedding"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "options",
     [{"embeddings": True}, {"rules": {"*embed*": "unstructured"}}, {"rules": {"embedding": "unstructured"}}],

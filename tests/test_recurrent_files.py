@@ -82,6 +82,7 @@ def test_onnxruntime_folds_decoded_gates_into_the_recurrent_operators(tmp_path: 
     assert not {node.op_type for node in graph.node} & {"ScatterElements", "GatherElements", "CumSum", "BitShift"}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", "fp16", "int8-weights", "lut4"])
 def test_coreml_holds_every_gate_sparse_in_its_operators_and_loops(scheme: str, tmp_path: Path) -> None:
     model, example = pruned(scheme)
@@ -164,6 +165,7 @@ def test_single_steps_go_into_every_format(
     assert len(parity.weights) == len(model.masks) == (4 if layered else 2)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", usual())
 def test_a_state_in_a_tuple_goes_in_and_comes_out_in_a_dict(format: FormatName, tmp_path: Path) -> None:
     class Streaming(nn.Module):

@@ -61,6 +61,7 @@ def test_what_a_region_holds_is_in_the_graph_and_folded() -> None:
         torch.testing.assert_close(captured.module(*FRAMES), module(*FRAMES))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_autocast_switched_off_changes_no_file(format: FormatName, tmp_path: Path) -> None:
     attention = model(LinearAttention())

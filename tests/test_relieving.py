@@ -89,6 +89,7 @@ def made(name: str, shape: str) -> list[str]:
     return flags
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("name", "shape", "formats"),
     [("linear", "1x8", ["tflite"]), ("convolutional", "1x8x6x6", ["onnx", "tflite"])],
@@ -122,6 +123,7 @@ def test_where_no_layer_stands_out_none_is_named(folder: Path, capsys: pytest.Ca
     assert "--float" not in errors
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("formats", [["tflite"], ["onnx", "tflite"]])
 def test_a_run_says_what_to_configure(formats: list[str], folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made("convolutional", "1x8x6x6")

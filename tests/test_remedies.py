@@ -136,6 +136,7 @@ def test_red_goes_green_when_it_is_done(format: str, over: float, model: Model, 
     assert value_of(after, "size") == pytest.approx(remedy.value, rel=0.1)  # where zeros fall is for the allocation
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "tflite"])
 def test_integer_weights_are_pruned_further(format: str, model: Model, tmp_path: Path) -> None:
     def file(share: float) -> Evidence:

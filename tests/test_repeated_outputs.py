@@ -33,6 +33,7 @@ class Encoder(nn.Module):
         return {"last": last, "states": [first, last], "embedding": self.dropout(last), "most": last.amax(1)}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "int8"])
 @pytest.mark.parametrize("convolutional", [False, True], ids=["linear", "images"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])

@@ -64,6 +64,7 @@ def test_quantize_gives_the_same_bytes_on_one_thread_and_two(scheme: str, tmp_pa
     assert sha256(tmp_path / "1.pt") == sha256(tmp_path / "2.pt")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_export_gives_the_same_bytes_on_one_thread_and_two(format: FormatName, tmp_path: Path) -> None:
     for threads in (1, 2):

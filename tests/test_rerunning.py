@@ -20,6 +20,7 @@ import torch
 from idp_deploy.cli.app import _run
 from idp_deploy.history.fingerprints import GONE, Digests, code_of, versions, watching
 from tests.forked import command
+from tests.tiny_project.tiny import build
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
 CONFIGURATION = """\
@@ -68,8 +69,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts |= {"idp-deploy.toml": CONFIGURATION, "settings.json": "{}"}
     for name, text in texts.items():
         (folder / name).write_text(text)
-    code = "import torch, tiny; torch.manual_seed(0); torch.save(tiny.build().state_dict(), 'w.pt')"
-    subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)
+    torch.manual_seed(0)
+    torch.save(build().state_dict(), folder / "w.pt")
     assert go(folder)[0] == 0
     return folder
 

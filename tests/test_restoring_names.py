@@ -51,6 +51,7 @@ def test_paths_of_modules_do_not_outweigh_a_small_tflite_file(tmp_path):
     assert len(set(names)) == len(names)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("dynamo", [True, False])
 def test_paths_of_modules_do_not_outweigh_a_small_onnx_file(dynamo, tmp_path):
     model, x = masked(Blocks().eval()), (torch.randn(1, 12, 32),)

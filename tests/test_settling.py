@@ -48,6 +48,7 @@ class Remembering(nn.Module):
         return x
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", usual())
 @pytest.mark.parametrize("how", ["counts", "counts by name"])
 def test_what_no_answer_depends_on_is_not_in_the_file(how: str, format: FormatName, tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ def test_a_buffer_that_is_written_anew_by_every_call_is_none_of_these() -> None:
         assert torch.allclose(_captured(net, x).module(x), expected)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", usual())
 def test_statistics_that_an_instance_norm_keeps_are_those_of_the_file(format: FormatName, tmp_path: Path) -> None:
     net = nn.Sequential(nn.Conv1d(6, 8, 5), nn.InstanceNorm1d(8, affine=True, track_running_stats=True))
@@ -138,6 +140,7 @@ def test_float16_is_refused_by_name_where_it_cannot_be_computed(
         export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}")
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["coreml", "tflite"])
 def test_branches_are_refused_by_name(format: FormatName, tmp_path: Path) -> None:
     class Branching(nn.Module):
@@ -213,6 +216,7 @@ class Inverted(nn.Module):
         return self.layer(x) @ torch.inverse(self.mix) + volume + self.layer(x).norm(dim=-1, keepdim=True)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_linear_algebra_on_weights_alone_is_computed_once(format: FormatName, tmp_path: Path) -> None:
     torch.manual_seed(0)

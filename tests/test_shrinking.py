@@ -93,6 +93,7 @@ class Squares(Task):
         return self.train_loader(0)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("mode", "options"), [("paper", {}), ("auto", {"finish": 0.0}), ("auto", {})])
 def test_coupled_channels_go_together_with_a_frozen_finish_and_without(mode: str, options: dict[str, Any]) -> None:
     module = resnet()

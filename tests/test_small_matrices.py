@@ -102,6 +102,7 @@ def test_formats_hold_them(kind: str, format: FormatName, tmp_path: Path) -> Non
     assert verify(path, model, inputs).passed
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_large_ones_are_refused_by_name(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Algebra(torch.linalg.solve, 17).eval(), {})

@@ -17,6 +17,7 @@ from idp_deploy.rewriting.images import smoothed
 from idp_deploy.verification import verify
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("mode", "reach"), [("bilinear", 1), ("bicubic", 2)])
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("size", [(5, 4), (13, 20), (3, 31), (9, 11), (1, 1), (2, 7)])
@@ -46,6 +47,7 @@ class Places(nn.Module):
         return tokens + F.interpolate(self.places, tokens.shape[-2:], mode="bicubic", antialias=True)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [format for format in FORMATS if format in ("onnx", "coreml", "tflite")])
 def test_smoothed_resizing_goes_to_every_format(format: FormatName, tmp_path: Path) -> None:
     model, inputs = one_shot(Model(Places().eval()), Recipe(0.5)), (torch.randn(1, 3, 40, 37),)

@@ -40,6 +40,7 @@ def test_the_largest_so_far_is_torchs_also_of_ties(ours: Callable, torchs: Calla
         assert torch.equal(found[1], places)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize(
     ("kind", "sizes", "more"),

@@ -366,6 +366,7 @@ class Bytes(nn.Module):
         return self.layer(image.float() / 255) * options["gain"]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("dtype", "gain", "said"),
     [

@@ -58,6 +58,7 @@ def dense(model: Model, like: CompressedModel) -> CompressedModel:
     return CompressedModel(model.module, {name: torch.ones_like(mask) for name, mask in like.masks.items()})
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_what_is_stored_again_is_what_an_export_writes(format: FormatName, tmp_path: Path) -> None:
     model, suffix = build(Net), HERE[format].suffix

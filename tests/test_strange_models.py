@@ -164,6 +164,7 @@ def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> Non
     checked(pruned(build, options), format, (torch.randn(shape),), tmp_path)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_integers_inside_of_a_mapped_function(format: FormatName, tmp_path: Path) -> None:
     model = quantize(pruned(lambda: Head(mapped), {}), "int8", example_inputs=(torch.randn(IMAGE),))
@@ -235,6 +236,7 @@ class Found:
     kind: str = "box"
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_numbers_and_words_that_forward_returns_are_left_out_and_said(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Head(lambda net, x: Found(net.out(x), 3)).eval(), {})
@@ -254,6 +256,7 @@ class Cache:
         self.keys = [keys]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_objects_that_forward_returns_beside_tensors_are_left_out_and_said(format: FormatName, tmp_path: Path) -> None:
     model = CompressedModel(Head(lambda net, x: {"cache": Cache(x), "logits": net.out(x)}).eval(), {})

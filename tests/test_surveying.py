@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 
 from idp_deploy.configuration import load
 from idp_deploy.surveying import survey
-from tests.forked import command
+from tests.forked import command, script
 from tests.strangers import HEAD, SMALL, TRAINING, WIDE
 from tests.strangers_folders import FOLDERS
 
@@ -30,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
                 (folder / file).parent.mkdir(parents=True, exist_ok=True)
                 (folder / file).write_text(text)
             if FOLDERS[name].saves:
-                subprocess.run([sys.executable, "-c", FOLDERS[name].saves], cwd=folder, check=True)
+                script(FOLDERS[name].saves, folder)
             (folder / "ran.txt").unlink(missing_ok=True)
         return folder
 
@@ -88,10 +87,11 @@ def test_an_export_of_another_tool_tells_the_inputs(tmp_path: Path) -> None:
         "from net import *; n = Net(4).eval(); torch.save(n.state_dict(), 'w.pt');"
         "torch.onnx.export(n, (torch.zeros(1, 3, 48, 40),), 'net.onnx', dynamo=True)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
+    script(code, tmp_path)
     assert survey(tmp_path).inputs.inputs == ("1x3x48x40",)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("suffix", ["onnx", "pt2", "ts"])
 def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tmp_path: Path) -> None:
     code = {
@@ -100,7 +100,7 @@ def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tm
         "ts": "torch.jit.trace(n, x).save('net.pt')",
     }[suffix]
     made = f"import torch; n = torch.nn.Linear(40, 50).eval(); x = (torch.zeros(1, 40),); {code}"
-    subprocess.run([sys.executable, "-c", made], cwd=tmp_path, check=True, capture_output=True)
+    script(made, tmp_path)
     done = [command(*line, folder=tmp_path) for line in (["init"], ["check", "net.onnx"])]
     assert done[0].returncode == 0
     if suffix == "onnx":
@@ -114,7 +114,7 @@ def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tm
 def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(HEAD + SMALL + TRAINING)
 
-    def init(*flags: str) -> subprocess.CompletedProcess[str]:
+    def init(*flags: str) -> CompletedProcess[str]:
         return command("init", *flags, folder=tmp_path)
 
     (tmp_path / "main_model.py").write_text("# mine\n")

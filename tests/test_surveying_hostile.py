@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import torch
 
 from idp_deploy.surveying import survey
 from idp_deploy.surveying.writing import write_toml
+from tests.forked import script
 from tests.strangers import HEAD, SMALL, TRIPWIRE
 
 MOST_SECONDS = 6.0  # of the processor, on a slow machine: without an end it would be hours
@@ -86,6 +85,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("weights", [True, False])
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_source_without_end_is_followed_for_a_while(name: str, weights: bool, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_folders_of_data_tell_no_sizes_and_hide_no_weights(tmp_path: Path) -> No
         (tmp_path / "features" / f"{number}.pt").write_bytes(b"no checkpoint")
     (tmp_path / "logs" / "run").mkdir(parents=True)
     made = "import os; from net import *; torch.save(Net().state_dict(), 'logs/run/old.pt')"
-    subprocess.run([sys.executable, "-c", f"{made}; os.utime('logs/run/old.pt', (0, 0))"], cwd=tmp_path, check=True)
+    script(f"{made}; os.utime('logs/run/old.pt', (0, 0))", tmp_path)
     found = survey(tmp_path)
     assert found.weights is not None
     assert found.weights.path.name == "old.pt"

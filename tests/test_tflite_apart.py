@@ -92,6 +92,7 @@ class Context(nn.Module):
         return x + (x.flatten(2).unsqueeze(1) @ shares).reshape(x.shape[0], 8, 1, 1)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_product_of_two_matrices_alone_keeps_its_rank(batch: int, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ def test_ai_edge_quantizer_takes_a_sparse_file(tmp_path: Path) -> None:
     assert any(tensor.sparsity is not None for tensor in parse(bytes(made)).subgraphs[0].tensors)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("encoding", ["auto", "dense"])
 def test_integers_at_the_ends_leave_no_float_operator(encoding: str, tmp_path: Path) -> None:
     model, inputs = calibrated(Mobile(), 1, 3, 32, 32)
@@ -90,6 +91,7 @@ class Twice(nn.Module):
         return self.one(x), rest / (x[:, :8] ** 2 + 1) if self.divide else rest
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("divide", [False, True])
 def test_what_stays_float_is_said(divide: bool, tmp_path: Path) -> None:
     model, inputs = calibrated(Twice(divide), 1, 16)

@@ -21,6 +21,7 @@ from tests.test_zoo_export import Calls
 from tests.zoo import ZOO, pruned
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["super_resolution", "tied_language_model"])
 def test_delicate_operators_stay_float_and_the_file_stays_accurate(name: str, tmp_path: Path) -> None:
     entry = ZOO[name]
@@ -103,6 +104,7 @@ class Mixed(nn.Module):
         return nn.functional.conv2d(x, kernel)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("module", "shape"), [(Stated, (1, 8)), (Mixed, (1, 3, 10, 10))])
 def test_a_read_output_and_a_computed_kernel_are_held(
     module: type[nn.Module], shape: tuple[int, ...], tmp_path: Path
@@ -198,6 +200,7 @@ def test_what_a_mask_hides_stays_hidden(way: str, tmp_path: Path) -> None:
     assert max(output.max_relative_error for output in parity.outputs) < 0.05
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity])
 def test_the_border_of_a_pool_stays_below_every_pixel(activation: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -69,6 +69,7 @@ def test_every_layer_computes_what_torch_computes(
     assert max(output.max_relative_error for output in parity.outputs) < 1e-5
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["lstm, both ways and stacked", "gru, both ways", "tanh"])
 def test_integers_hold_them_too(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

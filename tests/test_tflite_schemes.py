@@ -48,6 +48,7 @@ def model() -> CompressedModel:
     return pruned(module, 0.7)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("scheme", "dtype", "most"), [("fp16", "float16", 0.6), ("int8-weights", "int8", 0.45)])
 def test_weights_are_stored_narrow_and_sparse(
     model: CompressedModel, scheme: str, dtype: str, most: float, tmp_path: Path
@@ -83,6 +84,7 @@ def test_static_int8_keeps_convolutions_sparse_and_dead_channels_alive(model: Co
         assert relative_error(output, expected, rms=True) < 0.1, runtime
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["int8-weights", "int8", "fp16"])
 def test_layers_kept_float_stay_float(model: CompressedModel, scheme: str, tmp_path: Path) -> None:
     covered = dict.fromkeys(model.masks, 40.0)

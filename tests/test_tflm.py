@@ -25,6 +25,7 @@ from idp_deploy.quantization import quantize
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.targets import load_target
 from idp_deploy.verification import run_file, verify
+from tests.lazily import Made
 from tests.test_ethos_u import call, own_project
 from tests.test_tflite import Mobile, pruned
 
@@ -48,13 +49,16 @@ INPUTS: tuple[Tensor] = (torch.randn(1, 3, 32, 32),)
 @pytest.fixture(scope="module")
 def files(models: dict[str, CompressedModel], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Path]:
     folder = tmp_path_factory.mktemp("tflm")
-    return {
-        (name, encoding): export(model, "tflite", INPUTS, folder / f"{name}-{encoding}.tflite", encoding=encoding).path
-        for name, model in models.items()
-        for encoding in ("dense", "tflm")
-    }
+
+    def made(key: tuple[str, str]) -> Path:
+        name, encoding = key
+        path = folder / f"{name}-{encoding}.tflite"
+        return export(models[name], "tflite", INPUTS, path, encoding=encoding).path
+
+    return Made(made)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("name", ["float", "int8"])
 def test_weights_lie_behind_decoders_and_read_as_they_were(name: str, files: dict[tuple[str, str], Path]) -> None:
     dense, packed = (read_tflite(files[name, encoding]) for encoding in ("dense", "tflm"))
@@ -126,6 +130,7 @@ def test_blocks_are_as_large_as_makes_the_arena_smallest(tmp_path: Path) -> None
     assert kinds["wide"].count("CONCATENATION") == 4  # of ten at most, one of them what is joined so far
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "int8"])
 def test_convolutions_in_groups_are_not_cut(scheme: str | None, tmp_path: Path) -> None:
     """A runtime works out the groups from the channels: of a part of the output channels it would make other groups."""

@@ -222,6 +222,7 @@ def rounded(y: Tensor, x: Tensor) -> Tensor:
     return torch.round(y, decimals=1)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", [format for format in HERE if format in ("onnx", "tflite")])
 @pytest.mark.parametrize("rest", [ordered, rounded, lambda y, x: torch.deg2rad(y), lambda y, x: torch.special.ndtr(y)])
 def test_a_factor_that_an_operator_begins_with_is_known(

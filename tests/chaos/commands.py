@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 CODE = Path(__file__).parents[1] / "tiny_project" / "tiny.py"
@@ -34,6 +35,7 @@ _EXPORTING = (
     *(*_TRAINING, "onnxscript", "onnxruntime", "coremltools"),
     *("idp_deploy.pipeline", "idp_deploy.exporting", "idp_deploy.verification", "idp_deploy.simulation"),
 )
+EVERYTHING = (*_EXPORTING, *(("litert_torch",) if find_spec("litert_torch") else ()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Commands in processes that can be killed, without the seconds that importing takes: each is a fork of this one.
 
 python -m tests.chaos.server MODULE… imports these at first. It reads one JSON request a line and answers with the
-process id, then with how the process ended. A fork runs the command line as `idp-deploy` would, and its exit handlers.
+process id, then with how the process ended. A fork runs the command line as `idp-deploy` would, or `-c CODE` as Python
+would, and its exit handlers.
 What a fork has imported besides, where the request asks for that, the next ones have from the start.
 """
 
@@ -109,6 +110,7 @@ if __name__ == "__main__":
     from idp_deploy.cli import main
 
     try:
-        main(given)
+        exec(given[1], {"__name__": "__main__"}) if given[:1] == ["-c"] else main(given)
     except SystemExit as leave:
         _end(int(leave.code or 0))
+    _end(0)

@@ -92,18 +92,20 @@ class Seed:
         return load_any(self.checkpoint, FACTORY)
 
 
-def make(folder: Path, kinds: frozenset[str]) -> list[Seed]:
-    """Write the seeds of these kinds into `folder`, or find them there from before."""
+def make(folder: Path, kinds: frozenset[str], schemes: tuple[str, ...] = SCHEMES["onnx"]) -> list[Seed]:
+    """Write the seeds of these kinds and schemes into `folder`, or find them there from before."""
     seeds = []
-    for scheme in ("", "fp16", "int8-weights", "int8", "lut4"):
+    for scheme in schemes:
         checkpoint = folder / f"net{'-' * bool(scheme)}{scheme}.pt"
         model: CompressedModel | None = None
+        if kinds.isdisjoint({*SCHEMES, "manifest", "pt"}):
+            continue
         if not checkpoint.exists():
             model = _compressed(scheme)
             save_checkpoint(model, checkpoint)
-        for format, schemes in SCHEMES.items():
+        for format, known in SCHEMES.items():
             wanted = {format} | ({"manifest"} if scheme == MANIFESTS else set())
-            if scheme not in schemes or not wanted & kinds:
+            if scheme not in known or not wanted & kinds:
                 continue
             path = checkpoint.with_suffix(FORMATS[format].suffix)
             if not path.exists():
