@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzzing.campaign import KINDS, campaign
 
-CASES = 40
+CASES = 100
 
 
 @pytest.fixture(scope="module")
