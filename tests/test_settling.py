@@ -225,3 +225,24 @@ def test_linear_algebra_on_weights_alone_is_computed_once(format: FormatName, tm
     artifact = export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}")
     parity = verify(artifact.path, model, example)
     assert parity.passed, parity.outputs
+
+
+class Averaged(nn.Module):
+    """A mask on a way that forks and meets at every step, from weights alone or from the input as well."""
+
+    def __init__(self, *, of_input: bool) -> None:
+        super().__init__()
+        self.layer, self.mask, self.of_input = nn.Linear(4, 4), nn.Parameter(torch.zeros(3, 3)), of_input
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, mask = self.layer(x), self.mask.masked_fill(torch.eye(3).bool(), -torch.inf)
+        mask = mask + x[0, :, :3] if self.of_input else mask
+        for _ in range(40):
+            mask = torch.maximum(mask, mask.clone())
+        return nn.functional.scaled_dot_product_attention(y, y, y, mask)
+
+
+@pytest.mark.parametrize("of_input", [False, True])
+def test_where_a_mask_comes_from_is_looked_at_once(*, of_input: bool) -> None:
+    model, x = Averaged(of_input=of_input).eval(), torch.randn(1, 3, 4)
+    assert torch.allclose(_captured(model, x).module(x), model(x), atol=1e-6)

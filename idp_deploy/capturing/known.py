@@ -38,12 +38,18 @@ def _is_algebra(name: str) -> bool:
 
 def of_weights(module: fx.GraphModule, node: fx.Node) -> Any:
     """What a node computes from weights and constants alone; None where an input has a part in it."""
-    if node.op == "get_attr":
-        return attribute(module, str(node.target))
-    if node.op != "call_function" or any(True for _ in written_operands(node)):
-        return None
-    known = {source: of_weights(module, source) for source in node.all_input_nodes}
-    if any(value is None for value in known.values()):
-        return None
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    behind, waiting = {node}, [node]
+    while waiting:
+        source = waiting.pop()
+        if source.op not in ("get_attr", "call_function") or any(True for _ in written_operands(source)):
+            return None
+        waiting += (fresh := set(source.all_input_nodes) - behind)
+        behind |= fresh
+    known: dict[fx.Node, Any] = {}
+    for source in module.graph.nodes:
+        if source in behind:
+            args, kwargs = fx.node.map_arg((source.args, source.kwargs), known.__getitem__)
+            known[source] = (
+                attribute(module, str(source.target)) if source.op == "get_attr" else source.target(*args, **kwargs)
+            )
+    return known[node]

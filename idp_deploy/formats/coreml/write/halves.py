@@ -10,6 +10,7 @@ from torch import fx
 
 aten = torch.ops.aten
 _LARGEST = 65504.0
+_FACTOR = 1e8  # a smaller one that something is multiplied by may be meant as it is, and then float16 is too narrow
 _FAR = 3e4  # two of them add up within float16, and e to the power of minus this is zero there
 _MEANT = {
     aten.add, aten.sub, aten.rsub, aten.mul, aten.masked_fill, aten.where, aten.full, aten.full_like, aten.new_full,
@@ -23,11 +24,13 @@ def hold_far_numbers(module: fx.GraphModule) -> None:
     A row that hides everything then is a row of equals, as in float32.
     """
     for node in module.graph.nodes:
-        if getattr(node.target, "overloadpacket", None) in _MEANT:
-            node.args = tuple(map(_held, node.args))
+        packet = getattr(node.target, "overloadpacket", None)
+        if packet in _MEANT:
+            bound = _FACTOR if packet is aten.mul else _LARGEST
+            node.args = tuple(_held(value, bound) for value in node.args)
     module.recompile()
 
 
-def _held(value: Any) -> Any:
-    beyond = isinstance(value, float) and math.isfinite(value) and abs(value) > _LARGEST
+def _held(value: Any, bound: float) -> Any:
+    beyond = isinstance(value, float) and math.isfinite(value) and abs(value) > bound
     return math.copysign(_FAR, value) if beyond else value
