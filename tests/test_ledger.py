@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from idp_deploy import export, quantize, verify
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
+from idp_deploy.rendering.artifacts import export_document
 from tests.forked import command
 from tests.pruning_fixtures import PRUNABLE, network, train, zeros
 
@@ -124,3 +126,44 @@ def test_the_state_of_a_frozen_run_lies_with_weights_that_have_its_zeros(tmp_pat
     torch.save({"model": average, "pruner": pruner.state_dict()}, tmp_path / "average.pt")
     with pytest.raises(UsageError, match="not finished: 0 of 2,752"):
         load_any(tmp_path / "average.pt", network)
+
+
+class Distilled(nn.Module):
+    """A student with its teacher inside; forward, and so the file, is the student."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.student, self.teacher = network(), network(1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.student(x)
+        return out
+
+
+def test_zeros_of_weights_that_are_in_no_file_do_not_count(tmp_path: Path) -> None:
+    module = Distilled().eval()
+    pruner = Pruner(module, sparsity=0.9, epochs=1, steps_per_epoch=12, skip=["student.0.weight"])
+    with pytest.warns(IdpDeployWarning, match="'teacher.0.weight' first"):
+        train(pruner.prepare(), pruner, 12)
+    sparse = pruner.finalize()
+    artifact = export(sparse, "onnx", X, tmp_path / "student.onnx")
+    unread = tuple(f"teacher.{place}.weight" for place in (0, 4, 6))
+    assert artifact.unread == unread
+    assert f"not in the file, for no output depends on them: {', '.join(unread)}" in artifact.notes
+    there = zeros(module.student)
+    notes = verify(tmp_path / "student.onnx", sparse, X).notes
+    assert sparse.zeros == there + zeros(module.teacher)
+    assert f"{there:,} of 1,792 prunable weights are zero" in " ".join(notes)
+    document = export_document([artifact], {}, {}, model=sparse)
+    assert (document.data["zeros"], document.data["prunable"]) == (there, 1792)
+
+
+def test_pruned_weights_that_no_gradient_can_reach_are_told_of_after_one_epoch() -> None:
+    module = Distilled()
+    pruner = Pruner(module, sparsity=0.9, epochs=2, steps_per_epoch=6)
+    with pytest.warns(IdpDeployWarning, match="3 of 6 pruned weights were in no forward .* 'teacher.0.weight' first"):
+        train(pruner.prepare(), pruner, 6)
+    with torch.no_grad():
+        module.teacher(X[0])
+    train(module, pruner, 6)
+    assert pruner.finalize().zeros == round(0.9 * 2 * PRUNABLE)

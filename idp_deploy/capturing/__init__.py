@@ -65,6 +65,12 @@ class Captured:
         names = {str(node.target) for node in self.module.graph.nodes if node.op == "get_attr"}
         return frozenset(name for name in names if isinstance(attribute(self.module, name), Tensor))
 
+    def unread(self, model: CompressedModel) -> tuple[str, ...]:
+        """The pruned weights that no output depends on, by none of their names: a teacher's, another task's head."""
+        every = dict(model.module.named_parameters(remove_duplicate=False))
+        read = {id(every[name]) for name in every.keys() & self.used}
+        return tuple(name for name in model.masks if name in every and id(every[name]) not in read)
+
     def input_names(self) -> list[str]:
         """The names of forward's tensors, flattened, in order."""
         return [str(node.target) for node in self.module.graph.nodes if node.op == "placeholder"]

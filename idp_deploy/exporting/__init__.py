@@ -142,8 +142,10 @@ def store(conversion: Conversion, path: Path, model: CompressedModel | None = No
         written: Written = row.function(role)(converted, masks, manifest.dumps(entry))
     size = written.save(path)
     entry |= seal(path, key_of(model))
-    notes = (*converted.notes, *storage_notes(model, written.placed, conversion.options["encoding"]), *written.notes)
-    return Artifact(path, conversion.format, size, entry, notes)
+    unread = conversion.captured.unread(model)
+    stored = storage_notes(model, written.placed, conversion.options["encoding"], unread)
+    notes = (*converted.notes, *stored, *written.notes)
+    return Artifact(path, conversion.format, size, entry, notes, unread)
 
 
 def _asked(conversion: Conversion) -> dict[str, str | bool]:

@@ -26,6 +26,7 @@ class Artifact:
     size_bytes: int
     manifest: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was not done: layers left float, tensors left dense and why
+    unread: tuple[str, ...] = ()  # pruned weights that no output depends on (a teacher, a head): in no file
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -150,3 +150,7 @@ class CompressedModel:
     def sparsity(self) -> float:
         """Share of zeros of prunable, in [0, 1]; 0.0 where nothing is prunable."""
         return self.zeros / self.prunable if self.prunable else 0.0
+
+    def without(self, names: Collection[str]) -> CompressedModel:
+        """The same model, of which these weights do not count as pruned: they are in no file."""
+        return replace(self, masks={name: mask for name, mask in self.masks.items() if name not in names})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from idp_deploy.flow import CompressedModel
@@ -18,20 +18,25 @@ class Placement:
     fits: bool = True  # or could be, for that form means what the model holds
 
 
-def storage_notes(model: CompressedModel, placed: Mapping[str, Placement], encoding: str) -> tuple[str, ...]:
+def storage_notes(
+    model: CompressedModel, placed: Mapping[str, Placement], encoding: str, unread: Collection[str] = ()
+) -> tuple[str, ...]:
     """One note a reason, naming every masked weight that is stored dense, left float, or not there by itself.
 
     Args:
         placed: by parameter name; what is missing was split, merged or computed away by a converter.
         encoding: what was asked for.
+        unread: weights that no output depends on.
     """
-    return tuple(f"{reason}: {', '.join(names)}" for reason, names in _reasons(model, placed, encoding) if names)
+    reasons = _reasons(model, placed, encoding, unread)
+    return tuple(f"{reason}: {', '.join(names)}" for reason, names in reasons if names)
 
 
 def _reasons(
-    model: CompressedModel, placed: Mapping[str, Placement], encoding: str
+    model: CompressedModel, placed: Mapping[str, Placement], encoding: str, unread: Collection[str]
 ) -> Iterator[tuple[str, Iterable[str]]]:
-    masked = sorted(model.masks)
+    yield "not in the file, for no output depends on them", sorted(model.masks.keys() & unread)
+    masked = sorted(model.masks.keys() - unread)
     why = "as asked" if encoding == "dense" else "since sparse would not be smaller"
     yield f"stored dense, {why}", [name for name in masked if name in placed and not placed[name].is_sparse]
     yield (

@@ -30,14 +30,16 @@ class Plan:
         total: optimizer steps planned, or epochs where `step()` is called once in each (`by_epoch`).
         optimizer: whose steps are counted, and those of any other that trains a pruned weight, such as one that
             takes its place; without one a step shows in the parameters' versions and values.
+        epochs: after the first of them it is said which weights have not been trained.
     """
 
     def __init__(
-        self, model: nn.Module, sites: Sequence[Site], total: int, *, by_epoch: bool, optimizer: Any = None
+        self, model: nn.Module, sites: Sequence[Site], total: int, *, by_epoch: bool, epochs: int, optimizer: Any = None
     ) -> None:
         self.total, self.by_epoch, self.sites = total, by_epoch, sites
         self.furthest = 0  # the last step that was reached in this process
         self.idle = 0  # calls of step() without an optimizer step
+        self._epoch = total // epochs
         self._model = model
         self._evidence: Any = None
         self._sample: list[Tensor] = []
@@ -76,8 +78,11 @@ class Plan:
         return 0
 
     def reached(self, step: int) -> None:
-        """Says once that training goes on past the plan."""
+        """Says once that training goes on past the plan, and what the first epoch has not trained."""
         self.furthest = max(self.furthest, step)
+        self._epoch -= 1
+        if not self._epoch:
+            self._say_apart()
         if step == self.total + 1:
             self._tell(
                 "beyond",
@@ -199,6 +204,20 @@ class Plan:
             "GradScaler skipped one): such calls do not count",
             "call it where the optimizer steps",
         )
+
+    def _say_apart(self) -> None:
+        """Weights that may train, and that no gradient can have reached: a mask that nothing answers to."""
+        if not any(site.learns for site in self.sites):
+            return  # by its copies (MAML) or in a way that no hook sees
+        apart = [s.name for s in self.sites if s.live().requires_grad and not s.learns and not s.copies]
+        if apart:
+            self._tell(
+                "apart",
+                f"{len(apart)} of {len(self.sites)} pruned weights were in no forward that takes gradients so far, "
+                f"'{apart[0]}' first (a teacher, an average, the head of another task): they are pruned like all "
+                "others, and nothing makes up for it",
+                f'leave such weights out with skip = ["{apart[0]}", …], or give Pruner the part that trains and ships',
+            )
 
     def _tell(self, topic: str, what: str, way_out: str) -> None:
         if topic not in self._told:

@@ -95,8 +95,8 @@ class Pruner:
         self.sites, self.method = self._masks.sites, self._masks.method
         self.allocation, self.followers = self._masks.allocation, self._masks.followers
         self._optimizer = bare_optimizer(optimizer)
-        by_epoch = steps_per_epoch is None
-        self.plan = Plan(self._bare, self.sites, self.schedule.total, by_epoch=by_epoch, optimizer=optimizer)
+        told = {"by_epoch": steps_per_epoch is None, "epochs": epochs, "optimizer": optimizer}
+        self.plan = Plan(self._bare, self.sites, self.schedule.total, **told)
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False

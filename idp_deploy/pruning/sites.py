@@ -42,6 +42,7 @@ class Site:
     last: dict[str, Any] = field(default_factory=dict)  # the method's, where the mask froze and nothing trained since
     still: bool = False  # whether the weight itself no longer learns
     seen: bool = False  # whether a forward has read it
+    learns: bool = False  # whether one that gradients go through has
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
     copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
     owners: list[nn.Module] = field(default_factory=list)  # the layers with its mask, in the order of `where.places`
@@ -139,6 +140,7 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any) -> None:
         self.site.seen = True
+        self.site.learns |= torch.is_grad_enabled()
         weight = self.site.held(self.owner, self.leaf)
         if weight.shape != self.site.weight.shape:
             raise UsageError(

@@ -33,6 +33,7 @@ def export_document(
     files: Sequence[FileFacts] = (),
 ) -> Document:
     """What was written, how much smaller it is than the same model stored dense, and whether it agrees."""
+    model = model.without(set.intersection(*(set(a.unread) for a in artifacts)) if artifacts else ())
     rows, states, cases = [], [], []
     for artifact in artifacts:
         parity = parities.get(artifact.path)

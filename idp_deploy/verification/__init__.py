@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.capturing import once
+from idp_deploy.capturing import once, traced_once
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
 from idp_deploy.formats import FORMATS
@@ -34,7 +34,7 @@ from idp_deploy.verification.calls import (
 )
 from idp_deploy.verification.comparing import between_runtimes, with_model
 from idp_deploy.verification.liveness import dead_activations
-from idp_deploy.verification.proof import prove_weights
+from idp_deploy.verification.proof import prove_weights, unread
 from idp_deploy.verification.tolerance import quantized_activations
 from idp_deploy.verification.unsealed import against_fresh
 from idp_deploy.waiting import counted
@@ -126,8 +126,10 @@ def verify(
         if FORMATS[contents.format].blame and not all(parity.passed for parity in parities):
             worst = max(parity.tolerance for parity in parities)
             more = (*more, *FORMATS[contents.format].function("blame")(contents, model, calls[0], worst))
-        proofs, unproved = prove_weights(model, contents, calls[0])
-        more += (*unproved, summary(model), *filter(None, [shortfall(model)]))
+        with traced_once():
+            proofs, unproved = prove_weights(model, contents, calls[0])
+            read_by_it = model.without(unread(model, calls[0]))
+        more += (*unproved, summary(read_by_it), *filter(None, [shortfall(read_by_it)]))
         more += unheard
         if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
             more += (f"the model itself: {overflow(evaluation_copy(model), calls[0])}",)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -94,6 +95,13 @@ def prove_weights(
         proofs += altered(captured, model.masks, stored, explained)
         notes += _lost_in_half(captured, stored)
     return tuple(proofs), tuple(notes)
+
+
+def unread(model: CompressedModel, example_inputs: tuple[Any, ...]) -> tuple[str, ...]:
+    """The pruned weights that no output depends on: they are in no file."""
+    with suppress(ConversionError):
+        return once("to be proved", model, example_inputs, lambda: capture(model, example_inputs)).unread(model)
+    return ()
 
 
 def _lost_in_half(captured: Captured, stored: Sequence[Stored]) -> list[str]:
