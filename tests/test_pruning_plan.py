@@ -167,3 +167,14 @@ def test_inside_hardened_neither_steps_nor_finalizes() -> None:
         with pytest.raises(UsageError, match=r"step\(\) inside hardened"):
             loop.pruner.step()
     assert zeros(loop.model) == 0
+
+
+def test_an_optimizer_that_keeps_other_weights_for_evaluation_is_in_its_eval_mode_at_the_end() -> None:
+    loop = Loop(epochs=1)
+    (group,) = loop.optimizer.param_groups
+    group["train_mode"] = True  # as schedule-free optimizers say it
+    loop.run(8)
+    with pytest.raises(UsageError, match="in its train mode.*: its eval"):
+        loop.pruner.finalize(on_unfinished="raise")
+    group["train_mode"] = False
+    assert loop.pruner.finalize(on_unfinished="raise").zeros == round(0.9 * PRUNABLE)

@@ -47,7 +47,7 @@ class Plan:
         self._told: set[str] = set()
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
         self._handle: Any = None
-        bare = bare_optimizer(optimizer)
+        self._optimizer = bare = bare_optimizer(optimizer)
         self._counting = isinstance(bare, Optimizer) and self._trains(bare)
         self.open()
 
@@ -105,6 +105,12 @@ class Plan:
 
     def unfinished(self, phase: str, zeros: int, target: int) -> tuple[str, str] | None:
         """What is missing at the end, with both numbers, and the way out; None where the plan was met."""
+        if any(group.get("train_mode") for group in getattr(self._optimizer, "param_groups", ())):
+            return (
+                "the optimizer is in its train mode, and keeps other weights for evaluation (schedule-free): its eval() "
+                "would put these over the zeros",
+                "call optimizer.eval() before hardened() and finalize()",
+            )
         if self._unproven and not self._proven:
             return (
                 f"step() was called {self._unproven} times, and before none of these calls the weights had changed, so "
