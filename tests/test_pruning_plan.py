@@ -174,7 +174,7 @@ def test_an_optimizer_that_keeps_other_weights_for_evaluation_is_in_its_eval_mod
     (group,) = loop.optimizer.param_groups
     group["train_mode"] = True  # as schedule-free optimizers say it
     loop.run(8)
-    with pytest.raises(UsageError, match="in its train mode.*: its eval"):
+    with pytest.raises(UsageError, match=r"in its train mode .*: its eval"):
         loop.pruner.finalize(on_unfinished="raise")
     group["train_mode"] = False
     assert loop.pruner.finalize(on_unfinished="raise").zeros == round(0.9 * PRUNABLE)

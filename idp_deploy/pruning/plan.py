@@ -107,7 +107,7 @@ class Plan:
         """What is missing at the end, with both numbers, and the way out; None where the plan was met."""
         if any(group.get("train_mode") for group in getattr(self._optimizer, "param_groups", ())):
             return (
-                "the optimizer is in its train mode, and keeps other weights for evaluation (schedule-free): its eval() "
+                "the optimizer is in its train mode and keeps other weights for evaluation (schedule-free): its eval() "
                 "would put these over the zeros",
                 "call optimizer.eval() before hardened() and finalize()",
             )
