@@ -46,6 +46,14 @@ def test_what_converters_drop_is_spelled_out(function: Callable[[Tensor], Tensor
     assert "view_of" not in str(module.graph)
 
 
+def test_one_tensor_given_as_two_inputs_is_two_inputs() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x - 3 * y
+
+    assert capture(CompressedModel(Two(), {}), (X, X)).module(X, 2 * X).equal(X - 6 * X)
+
+
 def test_a_returned_input_is_named() -> None:
     refuse_returned_inputs(captured(lambda x: (x + 1, x * 2)), "TFLite")
     with pytest.raises(ConversionError, match="TFLite cannot hold a model that returns its input 'x' unchanged"):

@@ -192,10 +192,24 @@ def in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return *(bend((y + x) * 3) for bend in bends), row
 
 
+def parts_in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """What is written into one part of a whole is seen in the whole."""
+    z = y + x
+    for first, second in (y.chunk(2, 1), z.split([1, 5], 1)):
+        first.sigmoid_()
+        second.mul_(2)
+    empty = torch.zeros(3, 6)
+    empty[:, 1:3] = y[:, 2:4]
+    return y + 0, z + 0, empty * 2
+
+
 @pytest.mark.parametrize("format", HERE)
-def test_activations_in_place_and_by_their_usual_numbers(format: FormatName, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rest", [in_place, parts_in_place])
+def test_activations_in_place_and_by_their_usual_numbers(
+    rest: Callable[[Tensor, Tensor], Any], format: FormatName, tmp_path: Path
+) -> None:
     torch.manual_seed(1)
-    checked(Rows(in_place), format, (torch.randn(3, 6),), tmp_path)
+    checked(Rows(rest), format, (torch.randn(3, 6),), tmp_path)
 
 
 SINGLE: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

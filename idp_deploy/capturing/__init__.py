@@ -253,6 +253,7 @@ def export_program(
 
     A free batch needs an example of at least 2, since torch.export specialises on 0 and 1: inputs are repeated.
     """
+    example_inputs = _each_its_own(example_inputs)
     with (
         torch.random.fork_rng(),
         torch.no_grad(),
@@ -284,6 +285,19 @@ def export_program(
             if _now_known(error, module, example_inputs):
                 return export_program(module, example_inputs)
             raise explained(error, module, example_inputs) from error
+
+
+def _each_its_own(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`inputs` with a copy of each tensor that is given once more: torch.export takes the same one for one input."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or id(leaf) not in seen:
+            seen.add(id(leaf))
+            return leaf
+        return leaf.clone()
+
+    return _pytree.tree_map(own, inputs)
 
 
 def _now_known(error: Exception, module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:

@@ -45,12 +45,19 @@ def written_operands(node: fx.Node) -> Iterator[fx.Node]:
 
 
 def source_of(node: fx.Node) -> fx.Node:
-    """What a view is a view of, and what an operator in place gives back."""
-    returns: Any = getattr(getattr(node.target, "_schema", None), "returns", ())
-    while returns and returns[0].alias_info is not None and isinstance(node.args[0], fx.Node):
+    """What a view is a view of, one of several by `chunk` as well, and what an operator in place gives back."""
+    while (_is_view(node) or _is_part_of_views(node)) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
-        returns = getattr(getattr(node.target, "_schema", None), "returns", ())
     return node
+
+
+def _is_view(node: fx.Node) -> bool:
+    returns: Any = getattr(getattr(node.target, "_schema", None), "returns", ())
+    return bool(returns) and returns[0].alias_info is not None
+
+
+def _is_part_of_views(node: fx.Node) -> bool:
+    return node.target is operator.getitem and isinstance(node.args[0], fx.Node) and _is_view(node.args[0])
 
 
 def apart_from_others(graph: fx.Graph) -> None:

@@ -43,7 +43,7 @@ def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
     """The value of every node that is constant, and the memory that such a value shares with one that is none.
 
     That is memory which an operator writes to in place with something that is not constant, or after something that
-    is not has read it.
+    is not has read it. What is read of it from then on is no constant.
     """
     known: dict[fx.Node, Any] = {}
     read: set[int] = set()
@@ -57,7 +57,7 @@ def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
             value = attribute(module, str(node.target))
             if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
                 known[node] = value.clone()
-        elif node.op == "call_function" and len(sources) == len(node.all_input_nodes):
+        elif node.op == "call_function" and len(sources) == len(node.all_input_nodes) and not memory & written:
             written |= target & read
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
