@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -92,6 +93,25 @@ def _refuse_type(module: nn.Module, inputs: Any, dtype: torch.dtype, reason: str
             )
 
 
+@contextmanager
+def fast_path(*, taken: bool) -> Iterator[None]:
+    """Whether attention of torch's own layers takes another way in inference than where it is trained and traced.
+
+    That one packs what a padding mask shows and gives zeros for the rest, which no file does, in tensors without sizes.
+    """
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(taken)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+def cloned(call: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The same numbers, which a forward may write into."""
+    return pytree.tree_map_only(Tensor, Tensor.clone, call)
+
+
 @torch.no_grad()
 def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
     """Where a model whose output holds NaN first leaves the numbers, in words; "" where its outputs are numbers."""
@@ -110,7 +130,7 @@ def overflow(module: nn.Module, call: tuple[Any, ...]) -> str:
     leaves = [(name, layer) for name, layer in module.named_modules() if name and not any(layer.children())]
     handles = [layer.register_forward_hook(watch(name)) for name, layer in leaves]
     try:
-        outputs = module(*call)
+        outputs = module(*cloned(call))
     finally:
         for handle in handles:
             handle.remove()
@@ -130,11 +150,11 @@ def answered(module: nn.Module, calls: Sequence[tuple[Any, ...]]) -> list[tuple[
     taken = list(calls[:1])
     for call in calls[1:]:
         try:
-            told = [bool(one.isnan().any()) for one in _floats(module(*call))]
+            told = [bool(one.isnan().any()) for one in _floats(module(*cloned(call)))]
         except Exception:  # whatever a model says to numbers that nobody gave it
             continue
         mixed = any(not leaf.is_floating_point() for leaf in pytree.tree_leaves(call) if isinstance(leaf, Tensor))
-        if mixed and any(told) and not any(bool(one.isnan().any()) for one in _floats(module(*calls[0]))):
+        if mixed and any(told) and not any(bool(one.isnan().any()) for one in _floats(module(*cloned(calls[0])))):
             continue
         taken.append(call)
     return taken
@@ -158,7 +178,7 @@ def remembered(module: nn.Module, call: tuple[Any, ...]) -> list[str]:
         }
 
     before = kept()
-    module(*call)
+    module(*cloned(call))
     after = kept()
     return [
         name

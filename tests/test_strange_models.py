@@ -269,6 +269,41 @@ def test_objects_that_forward_returns_beside_tensors_are_left_out_and_said(forma
     assert isinstance(model.module(*inputs)["cache"], Cache)
 
 
+class Padded(nn.Module):
+    """An encoder of torch's, which in inference alone gives zeros for what is padded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, dropout=0.0, batch_first=True), 1)
+
+    def forward(self, x: Tensor, padded: Tensor) -> Tensor:
+        return self.encoder(x, src_key_padding_mask=padded)
+
+
+def test_an_encoder_that_packs_what_is_not_padded_is_compared_as_it_is_trained(tmp_path: Path) -> None:
+    model, x = CompressedModel(Padded().eval(), {}), torch.randn(2, 5, 8)
+    padded = torch.arange(5) >= torch.tensor([[5], [3]])
+    parity = verify(export(model, "onnx", (x, padded), tmp_path / "m.onnx").path, model, (x, padded))
+    assert parity.passed
+    assert any("nn.TransformerEncoder gives zeros for what is padded" in note for note in parity.notes)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+class Doubling(nn.Linear):
+    """Writes into what it is given."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mul_(2.0)) + x
+
+
+def test_what_forward_writes_into_its_input_is_written_into_a_copy(tmp_path: Path) -> None:
+    model, x = CompressedModel(Doubling(6, 6).eval(), {}), torch.randn(2, 6)
+    before = x.clone()
+    path = export(model, "onnx", (x,), tmp_path / "m.onnx").path
+    assert verify(path, model, (x,)).passed
+    assert torch.equal(x, before)
+
+
 class Capsules(nn.Module):
     """Nothing but matrices that forward itself multiplies by, some with an axis for the batch."""
 

@@ -45,12 +45,25 @@ def _opened(module: fx.GraphModule, mask: fx.Node) -> tuple[fx.Node, fx.Node] | 
     if known is not None and bool((known if known.dtype == torch.bool else known > -math.inf).any(-1).all()):
         return None
     truths = mask.meta["val"].dtype == torch.bool
-    seen = mask if truths else _call(mask, aten.ne.Scalar, mask, -math.inf)
+    seen = _seen(mask, {})
     some = _call(seen, aten.any.dim, seen, -1, True)
     hidden = _call(some, aten.logical_not.default, some)
     if truths:
         return _call(hidden, aten.logical_or.default, mask, hidden), hidden
     return _call(hidden, aten.masked_fill.Scalar, mask, hidden, 0.0), hidden
+
+
+def _seen(mask: Any, known: dict[fx.Node, fx.Node]) -> fx.Node:
+    """What a mask shows; of a sum what both do, for kernels that stay within float32 make no infinity of two."""
+    if mask not in known:
+        if mask.meta["val"].dtype == torch.bool:
+            known[mask] = mask
+        elif mask.target is aten.add.Tensor and not mask.kwargs and all(isinstance(x, fx.Node) for x in mask.args):
+            one, other = (_seen(part, known) for part in mask.args)
+            known[mask] = _call(mask, aten.logical_and.default, one, other)
+        else:
+            known[mask] = _call(mask, aten.ne.Scalar, mask, -math.inf)
+    return known[mask]
 
 
 def _call(after: fx.Node, target: Any, *args: Any) -> fx.Node:

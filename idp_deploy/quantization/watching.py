@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.soundness import cloned
 from idp_deploy.waiting import counted
 
 
@@ -38,7 +39,7 @@ def watch(
     handles = [layer.register_forward_hook(hook_of(name)) for name, layer in layers.items()]
     try:
         for call in counted(calls, "watching activations"):
-            module(*call)
+            module(*cloned(call))
     finally:
         for handle in handles:
             handle.remove()

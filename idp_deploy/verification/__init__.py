@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from idp_deploy.ledger import refuse_filled, shortfall, summary
 from idp_deploy.masks import copied
 from idp_deploy.reading import read
 from idp_deploy.sealing import intact, key_of
-from idp_deploy.soundness import answered, overflow, remembered
+from idp_deploy.soundness import answered, cloned, fast_path, overflow, remembered
 from idp_deploy.tasks import Task
 from idp_deploy.verification.calls import (
     Arrays,
@@ -210,6 +211,7 @@ def _vendors_word(contents: Contents, whole: bool | None) -> list[str]:
     return []
 
 
+@fast_path(taken=False)
 def _taken(model: CompressedModel, calls: list[Call]) -> tuple[list[Call], tuple[str, ...]]:
     """(the calls that the model answers, a note on those that it does not)."""
     taken = answered(evaluation_copy(model), calls)
@@ -218,6 +220,7 @@ def _taken(model: CompressedModel, calls: list[Call]) -> tuple[list[Call], tuple
     return taken, (words,) if left else ()
 
 
+@fast_path(taken=False)
 def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays], tuple[str, ...]]:
     """(the model's outputs of every call, notes on layers that no output tells of and on outputs that are no numbers).
 
@@ -227,7 +230,7 @@ def _answers(model: CompressedModel, calls: Sequence[Call]) -> tuple[list[Arrays
     module = evaluation_copy(model)
     expected = [arrays(output) for output in _run(module, calls)]
     _refuse_two_answers(module, calls[0], expected[0])
-    notes = dead_activations(module, calls)
+    notes = (*_of_fast_path(module, calls[0], expected[0]), *dead_activations(module, calls))
     if any(np.isnan(one).any() for one in expected[0] if one.dtype.kind == "f"):
         notes += (f"the model itself: {overflow(module, calls[0])}",)
     return expected, notes
@@ -250,5 +253,19 @@ def _refuse_two_answers(module: nn.Module, call: Call, first: Arrays) -> None:
 
 
 def _run(module: nn.Module, calls: Sequence[Call]) -> list[Any]:
-    with torch.no_grad():
-        return [module(*call) for call in calls]
+    with torch.no_grad(), fast_path(taken=False):
+        return [module(*cloned(call)) for call in calls]
+
+
+def _of_fast_path(module: nn.Module, call: Call, found: Arrays) -> tuple[str, ...]:
+    """A note where an encoder of torch's gives other numbers for what is padded."""
+    if not any(isinstance(part, nn.TransformerEncoder) for part in module.modules()):
+        return ()
+    with torch.no_grad(), fast_path(taken=True), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested tensors are a prototype, it says
+        other = arrays(module(*cloned(call)))
+    if all(a.shape == b.shape and np.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(found, other, strict=True)):
+        return ()
+    return (
+        "nn.TransformerEncoder gives zeros for what is padded, in inference alone: the file computes it as training",
+    )

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.soundness import unmapped
+from idp_deploy.soundness import cloned, unmapped
 from idp_deploy.verification.calls import Arrays, Call
 
 FLOAT32_FLOOR = 2e-5  # relative error that honest runtimes reach in float32 on deep nets
@@ -86,7 +86,7 @@ def dead_activations(module: nn.Module, calls: Sequence[Call]) -> tuple[str, ...
     try:
         with torch.no_grad():
             for call in calls:
-                module(*call)
+                module(*cloned(call))
     finally:
         for handle in handles:
             handle.remove()
