@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from idp_deploy.capturing.known import of_weights
 
 aten = torch.ops.aten
+_SHAPED = (aten.view, aten.reshape, aten.expand, aten.unsqueeze, aten.squeeze, aten.permute, aten.transpose, aten.clone)
 
 
 def attend_to_nothing(module: fx.GraphModule) -> None:
@@ -61,6 +62,8 @@ def _seen(mask: Any, known: dict[fx.Node, fx.Node]) -> fx.Node:
         elif mask.target is aten.add.Tensor and not mask.kwargs and all(isinstance(x, fx.Node) for x in mask.args):
             one, other = (_seen(part, known) for part in mask.args)
             known[mask] = _call(mask, aten.logical_and.default, one, other)
+        elif getattr(mask.target, "overloadpacket", None) in _SHAPED and not mask.kwargs:
+            known[mask] = _call(mask, mask.target, _seen(mask.args[0], known), *mask.args[1:])
         else:
             known[mask] = _call(mask, aten.ne.Scalar, mask, -math.inf)
     return known[mask]
