@@ -185,6 +185,8 @@ def _captured(module: nn.Module, x: Tensor) -> Any:
 class Hiding(nn.Module):
     """Attention written out, whose first row answers NaN where the padding covers the first token."""
 
+    causal: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.table, self.layer = nn.Embedding(30, 16), nn.Linear(16, 16)
