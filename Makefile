@@ -37,7 +37,7 @@ test-oldest:  ## the core's tests with the oldest versions that pyproject.toml p
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt . pytest pytest-xdist hypothesis jsonschema pyyaml scikit-learn pillow
 	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest $(WORKERS) $(OLDEST)
 
-test-wide: $(STAMP)  ## every row of wide tables, some ten minutes
+test-wide: $(STAMP)  ## every row of wide tables, a quarter of an hour or more
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS) -m 'wide and not slow'
 
 test-slow: $(STAMP)  ## the suites that take minutes
