@@ -383,21 +383,3 @@ def test_a_net_that_8_bits_cannot_compute_is_told_the_way_out(tmp_path: Path) ->
     assert any("--scheme int8-weights" in note for note in parity.notes)
     way_out = quantize(CompressedModel(net, {}), "int8-weights", example_inputs=example, threshold_db=-99)
     assert verify(export(way_out, "onnx", example, tmp_path / "n.onnx").path, way_out, example).passed
-
-
-@pytest.mark.wide
-@pytest.mark.parametrize("factors", [{"beta": 2.0}, {"alpha": 0.5, "beta": 0.25}, {"beta": 0.0}])
-def test_factors_of_a_product_and_its_bias_are_kept(factors: dict[str, float], tmp_path: Path) -> None:
-    class Scaled(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner, self.head = nn.Linear(20, 30), nn.Linear(30, 5)
-            self.inner.bias.data.normal_(0, 4)
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return self.head(torch.addmm(self.inner.bias, x, self.inner.weight.t(), **factors).relu())
-
-    torch.manual_seed(0)
-    model, x = CompressedModel(Scaled().eval(), {}), (torch.randn(8, 20),)
-    model = quantize(model, "int8", example_inputs=x)
-    assert verify(export(model, "onnx", x, tmp_path / "net.onnx").path, model, x).passed

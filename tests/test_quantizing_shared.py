@@ -1,13 +1,17 @@
-"""Schemes where layers share a norm or a weight."""
+"""Schemes where layers share a norm or a weight, or a product has factors of its own."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.quantization import SCHEMES, quantize
+from idp_deploy.verification import verify
 
 EXAMPLE = (torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)),)
 
@@ -71,3 +75,22 @@ def test_text_models_with_tied_weights(scheme: str) -> None:
         "gru.weight_hh_l0",
     }
     assert not torch.equal(quantized.module.embed.weight, module.embed.weight)
+
+
+@pytest.mark.wide
+@pytest.mark.usefixtures("exact_integers")
+@pytest.mark.parametrize("factors", [{"beta": 2.0}, {"alpha": 0.5, "beta": 0.25}, {"beta": 0.0}])
+def test_factors_of_a_product_and_its_bias_are_kept(factors: dict[str, float], tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(20, 30), nn.Linear(30, 5)
+            self.inner.bias.data.normal_(0, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.addmm(self.inner.bias, x, self.inner.weight.t(), **factors).relu())
+
+    torch.manual_seed(0)
+    model, x = CompressedModel(Scaled().eval(), {}), (torch.randn(8, 20),)
+    model = quantize(model, "int8", example_inputs=x)
+    assert verify(export(model, "onnx", x, tmp_path / "net.onnx").path, model, x).passed

@@ -146,16 +146,14 @@ def test_letters_of_every_kind_are_summed_as_torch_does(equation: str, shapes: l
 @pytest.mark.parametrize("corners", [True, False])
 def test_pixels_are_sampled_as_torch_does(mode: int, padding: int, corners: bool) -> None:
     x, grid = torch.randn(2, 3, 6, 5), 2 * torch.randn(2, 4, 7, 2)
-    found = grid_sample(x, grid, mode, padding, corners)
-    assert found is not None
-    assert torch.allclose(found, torch.grid_sampler(x, grid, mode, padding, corners), atol=1e-5)
+    for image in (x, x[..., :1]):
+        found = grid_sample(image, grid, mode, padding, corners)
+        assert found is not None
+        assert torch.allclose(found, torch.grid_sampler(image, grid, mode, padding, corners), atol=1e-5)
     theta, size = torch.randn(2, 2, 3), [2, 3, 4, 5]
     spread = affine_grid(theta, size, corners)
     assert spread is not None
     assert torch.allclose(spread, F.affine_grid(theta, size, align_corners=corners), atol=1e-6)
-    line = grid_sample(x[..., :1], grid, mode, padding, corners)
-    assert line is not None
-    assert torch.allclose(line, torch.grid_sampler(x[..., :1], grid, mode, padding, corners), atol=1e-5)
 
 
 def test_borders_below_zero_cut() -> None:

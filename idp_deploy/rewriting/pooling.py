@@ -61,12 +61,10 @@ def dilated(
     ceil_mode: bool = False,
 ) -> Tensor | None:
     """Largest values of windows with gaps, entry against entry; None where there are no gaps."""
-    window, padding, dilation = (_each(v, axes) for v in (window, padding, dilation))
-    stride = _each(stride, axes) if stride else window
-    if set(dilation) == {1} or math.prod(window) > _MOST:
+    if set(dilation) == {1}:
         return None
-    shape = _POOLS[axes](x, window, stride, padding, dilation, ceil_mode).shape  # type: ignore[operator]
-    return reduce(torch.maximum, _entries(axes, x, shape[-axes:], window, stride, padding, dilation)[0])
+    found = with_places(axes, x, window, stride, padding, dilation, ceil_mode)
+    return None if found is None else found[0]
 
 
 def _entries(

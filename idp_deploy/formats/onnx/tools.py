@@ -6,9 +6,9 @@ No rule broken means that nothing known stands against the file, which is not a 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from onnx import TensorProto
 from idp_deploy.formats.onnx.read.parsing import parse, sparse_name
 from idp_deploy.formats.onnx.runtimes import VERDICTS, Rule, RuntimeFinding, RuntimeLint, runtimes
 
+Given: TypeAlias = dict[str, Any]  # a node's attributes
 _WEIGHTS = {"GRU": slice(1, 4), "LSTM": slice(1, 4), "RNN": slice(1, 4)}  # which inputs are weights: else all but one
 _AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool"})
 _RANDOM = frozenset({"RandomNormal", "RandomUniform"})  # without inputs, and no constants
@@ -85,38 +86,33 @@ class _Graph:
         given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         if any(not _is(given.get(name, 0), value) for name, value in rule.attributes):
             return False
-        if rule.part == "gate":
-            gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
-            return any(others != {node.input[0]} for others in gated)
-        if rule.part == "overhang":
-            return _overhangs(node, self.extents.get(node.input[0], []))
-        if rule.part == "entries":
-            extents = [self.extents.get(name) for name in node.input]
-            return all(each is None or 0 in each or math.prod(each) > 4 for each in extents)
-        if rule.part == "scaled":
-            return not _is(given.get("alpha", 1), 1)
-        if rule.part == "one axis":
-            return len(node.input) > 1 and self.is_constant(node.input[1]) and self.extents.get(node.input[1]) == [1]
-        if rule.part == "uneven":
-            return self._is_uneven(node, given)
-        if rule.part == "input":
-            return node.input[0] in self.inputs
-        if rule.part == "averages":
-            weight = self.producers.get(node.input[1])
-            is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored
-            return is_stored and self._before_integers(node.input[0]) in _AVERAGES
-        if rule.part == "decode":
-            return bool(node.output) and node.output[0] in self.prepared
-        if rule.part == "computed":
-            weights = node.input[_WEIGHTS.get(node.op_type, slice(1, None))]
-            return any(name in self.prepared for name in weights)
-        return True
+        return not rule.part or _PARTS[rule.part](self, node, given)
 
-    def _is_uneven(self, split: onnx.NodeProto, given: dict[str, Any]) -> bool:
-        """Whether parts whose sizes nobody wrote down differ, as far as what is cut is known."""
-        extents, parts = self.extents.get(split.input[0], []), given.get("num_outputs", 0)
-        axis = given.get("axis", 0)
-        return bool(parts) and -len(extents) <= axis < len(extents) and extents[axis] % parts > 0
+    def is_gate(self, node: onnx.NodeProto, _: Given) -> bool:
+        gated = [set(factors) - {node.output[0]} for factors in self.factors if node.output[0] in factors]
+        return any(others != {node.input[0]} for others in gated)
+
+    def has_entries(self, node: onnx.NodeProto, _: Given) -> bool:
+        extents = [self.extents.get(name) for name in node.input]
+        return all(each is None or 0 in each or math.prod(each) > 4 for each in extents)
+
+    def is_over_one_axis(self, node: onnx.NodeProto, _: Given) -> bool:
+        return len(node.input) > 1 and self.is_constant(node.input[1]) and self.extents.get(node.input[1]) == [1]
+
+    def is_uneven(self, node: onnx.NodeProto, given: Given) -> bool:
+        """Parts whose sizes nobody wrote down differ, as far as what is cut is known."""
+        extents, parts, axis = self.extents.get(node.input[0], []), given.get("num_outputs", 0), given.get("axis", 0)
+        known = isinstance(parts, int) and isinstance(axis, int) and -len(extents) <= axis < len(extents)
+        return known and parts > 0 and extents[axis] % parts > 0
+
+    def reads_averages(self, node: onnx.NodeProto, _: Given) -> bool:
+        weight = self.producers.get(node.input[1])
+        is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored
+        return is_stored and self._before_integers(node.input[0]) in _AVERAGES
+
+    def reads_computed(self, node: onnx.NodeProto, _: Given) -> bool:
+        weights = node.input[_WEIGHTS.get(node.op_type, slice(1, None))]
+        return any(name in self.prepared for name in weights)
 
     def _before_integers(self, name: str) -> str:
         """What kind of operator gives a value that is quantized and dequantized on its way."""
@@ -124,6 +120,20 @@ class _Graph:
         while node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node = self.producers.get(node.input[0])
         return "" if node is None else node.op_type
+
+
+_PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the words are explained in runtimes.toml
+    "gate": _Graph.is_gate,
+    "overhang": lambda graph, node, _: _overhangs(node, graph.extents.get(node.input[0], [])),
+    "entries": _Graph.has_entries,
+    "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
+    "one axis": _Graph.is_over_one_axis,
+    "uneven": _Graph.is_uneven,
+    "input": lambda graph, node, _: node.input[0] in graph.inputs,
+    "averages": _Graph.reads_averages,
+    "decode": lambda graph, node, _: bool(node.output) and node.output[0] in graph.prepared,
+    "computed": _Graph.reads_computed,
+}
 
 
 def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
