@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection, Pipe
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+
+from tests.chaos.commands import EVERYTHING
 
 KINDS = ("onnx", "tflite", "coreml", "pt", "safetensors", "manifest", "baseline", "toml")
 SECONDS = 60.0  # a case; more is a hang
 MEMORY = 2 << 30  # bytes a case may add
 _BATCH_SECONDS = 300.0  # starting a child
+_FORKS = get_context("forkserver")
+_FORKS.set_forkserver_preload([*EVERYTHING, "tests.fuzzing.cases", "tests.fuzzing.seeds"])
 _WORDS = ("unchanged", "refused", "differs", "equal", "read", "wrong", "unexpected", "signal", "hang", "memory")
 
 
@@ -61,16 +66,12 @@ def _outcomes(kind: str, cases: range, seed: int, folder: Path) -> Iterator[tupl
 
 
 class _Child:
-    """A process that runs one case after another and is replaced when one ends it."""
+    """A process that runs one case after another and is replaced when one ends it: a fork of one with all imports."""
 
     def __init__(self, kind: str, seed: int, folder: Path) -> None:
-        ours, theirs = Pipe()
-        self._pipe: Connection = ours
-        command = [sys.executable, "-m", "tests.fuzzing.campaign", "--child", kind, str(seed), str(folder)]
-        fd = theirs.fileno()
-        self._process = subprocess.Popen(
-            [*command, str(fd)], pass_fds=[fd], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        self._pipe, theirs = _FORKS.Pipe()
+        self._process = _FORKS.Process(target=serve, args=(kind, seed, folder, theirs), daemon=True)
+        self._process.start()
         theirs.close()
         self._first = True
 
@@ -83,25 +84,28 @@ class _Child:
                 return "hang", "", f"over {limit:.0f} s"
             word, said, text = json.loads(self._pipe.recv_bytes())
         except (EOFError, ConnectionError):
-            status = self._process.wait()
+            self._process.join()
+            status = self._process.exitcode or 0
             return "signal", "", signal.Signals(-status).name if status < 0 else f"exit {status}"
         return word, said, text
 
     def end(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.join()
 
 
-def serve(kind: str, seed: int, folder: Path, descriptor: int) -> None:
+def serve(kind: str, seed: int, folder: Path, pipe: Connection) -> None:
     """The child's side."""
     import torch
 
     from tests.fuzzing.cases import run_case
     from tests.fuzzing.seeds import make
 
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
     torch.set_num_threads(1)  # tiny layers: more threads would only wait for each other
     seeds = make(folder, frozenset({kind}))
-    pipe = Connection(descriptor)
     with tempfile.TemporaryDirectory() as own:
         while True:
             try:
@@ -119,10 +123,6 @@ def serve(kind: str, seed: int, folder: Path, descriptor: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Print the table and the failures; 1 if there are any."""
-    if arguments[:1] == ["--child"]:
-        kind, seed, folder, descriptor = arguments[1:]
-        serve(kind, int(seed), Path(folder), int(descriptor))
-        return 0
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=10_000, help="damaged files of each kind")
     parser.add_argument("--seed", type=int, default=1)
