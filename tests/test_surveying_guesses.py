@@ -228,3 +228,21 @@ def test_matrices_of_no_layer_are_pruned_by_a_rule(tmp_path: Path) -> None:
         torch.save({"a.weight": torch.zeros(14, 8), "b.weight": torch.zeros(*shape)}, tmp_path / "w.pt")
         text = write_toml(survey(tmp_path), tmp_path, ["onnx"], [])
         assert ('[prune.rules]\nmatrix = "unstructured"' in text) is ruled
+
+
+@pytest.mark.parametrize("average", [False, True])
+def test_a_size_is_of_the_weights_alone(tmp_path: Path, average: bool) -> None:
+    """An optimizer under any key and an average beside them are not shipped, and are no sign of a larger model."""
+    (tmp_path / "net.py").write_text(f"{HEAD}class Net(nn.Sequential):\n    def __init__(self):\n{_LAYERS}")
+    module = torch.nn.Sequential(torch.nn.Linear(100, 300), torch.nn.ReLU(), torch.nn.Linear(300, 100))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(1, 100)).sum().backward()
+    optimizer.step()
+    kept = {"net": module.half().state_dict(), "opt": optimizer.state_dict()}
+    torch.save({**kept, **({"ema": module.state_dict()} if average else {})}, tmp_path / "last.pt")
+    found = survey(tmp_path)
+    assert 'size = "0.33 MB"' in write_toml(found, tmp_path, ["onnx"], [])  # 1.1 · 4 · 60,400 bytes and 64 kB
+    assert not any("a part of the model" in note for note in found.notes)
+
+
+_LAYERS = "        super().__init__(nn.Linear(100, 300), nn.ReLU(), nn.Linear(300, 100))\n"

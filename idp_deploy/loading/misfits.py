@@ -42,7 +42,13 @@ SIGNS: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-_OPTIMIZER = r"(^|\.)state\.\d+\.\w+$"  # a tensor of torch.optim's state dicts, by the number of its parameter
+def of_an_optimizer(name: str) -> bool:
+    """Whether an entry of a checkpoint is an optimizer's: by its key, or as torch.optim numbers its parameters.
+
+    >>> [of_an_optimizer(name) for name in ("optimizer.0", "opt.state.3.exp_avg", "net.state.3.weight")]
+    [True, True, False]
+    """
+    return "optim" in name.partition(".")[0] or re.search(r"(^|\.)state\.\d+\.(?!weight|bias)\w+$", name) is not None
 
 
 def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[str, Tensor]) -> FileError:
@@ -55,7 +61,7 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
     for pattern, (what, way) in SIGNS.items():
         if signs := [name for name in entries.tensors if re.search(pattern, name)]:
             return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
-    if entries.tensors and all(re.search(_OPTIMIZER, name) for name in entries.tensors):
+    if entries.tensors and all(map(of_an_optimizer, entries.tensors)):
         return FileError(f"{path} holds the state of an optimizer, and no weights", way_out=SAVE_WEIGHTS)
     empty = [
         name for name, tensor in fit.state.items() if not tensor.numel() and (is_open(own[name]) or own[name].numel())

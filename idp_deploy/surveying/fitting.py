@@ -105,7 +105,7 @@ _CODELESS = (
 def _outline(stored: Stored) -> str:
     """The first and the last matrix of a file.
 
-    >>> _outline(Stored(Path("w.pt"), {"a.weight": (8, 4), "a.bias": (8,), "b.weight": (2, 8)}, {}, 0))
+    >>> _outline(Stored(Path("w.pt"), {"a.weight": (8, 4), "a.bias": (8,), "b.weight": (2, 8)}, {}, {}))
     "3 tensors, from 'a.weight' 8×4 to 'b.weight' 2×8"
     """
     matrices = [f"'{name}' {'×'.join(map(str, shape))}" for name, shape in stored.shapes.items() if len(shape) > 1]

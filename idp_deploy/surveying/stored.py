@@ -28,7 +28,11 @@ class Stored:
     path: Path
     shapes: Mapping[str, tuple[int, ...]]
     settings: Mapping[str, object]  # such as a checkpoint's hyper-parameters, by their last key
-    size_bytes: int  # of the largest set of weights in it
+    bytes_of: Mapping[str, int]  # by the same names, as an export in float32 has them
+
+    def size_bytes(self, prefix: str) -> int:
+        """Of all whose names begin there: an average of the same model may lie beside it."""
+        return sum(count for name, count in self.bytes_of.items() if not prefix or name.startswith(f"{prefix}."))
 
     @cached_property
     def rooms(self) -> Rooms:
@@ -41,7 +45,8 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
     paths = _weight_files(folder)
     if not paths:  # PyTorch reads such files, and is not loaded for none
         return [], []
-    from idp_deploy.loading.entries import flatten, prefixes, unwrap
+    from idp_deploy.loading.entries import flatten, unwrap
+    from idp_deploy.loading.misfits import of_an_optimizer
     from idp_deploy.loading.reading_files import read_bytes, read_content
 
     found: list[Stored] = []
@@ -61,15 +66,16 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
             said = f"{inside} is left out: {why.replace(str(path), str(inside))}{way_out}"
             left.setdefault(inside.parent, []).append(said)
             continue
-        tensors = {name: tensor for name, tensor in entries.tensors.items() if "optim" not in name.partition(".")[0]}
+        tensors = {name: tensor for name, tensor in entries.tensors.items() if not of_an_optimizer(name)}
         ordered = sorted(tensors) if path.suffix == ".safetensors" else tensors  # which keeps no order of its own
         shapes = {name: tuple(tensors[name].shape) for name in ordered}
         if not shapes or _is_ours(content):
             continue
-        bytes_of = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-        tops = [top for top in prefixes(shapes) if "." not in top and top] or [""]
-        size = max(sum(count for name, count in bytes_of.items() if name.startswith(top)) for top in ("", *tops))
-        found.append(Stored(path, shapes, dict(_settings(content, 3)), size))
+        bytes_of = {
+            name: tensor.numel() * (4 if tensor.is_floating_point() else tensor.element_size())
+            for name, tensor in tensors.items()
+        }
+        found.append(Stored(path, shapes, dict(_settings(content, 3)), bytes_of))
     notes = [note for each in left.values() for note in each[:MOST_NOTES]]
     more = ((place, len(each) - MOST_NOTES) for place, each in left.items())
     notes += [f"{count} more files in {place} hold no weights either" for place, count in more if count > 0]

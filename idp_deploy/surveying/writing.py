@@ -76,7 +76,8 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
     steps = weights is not None and any("weight_hh" in name for name in weights.shapes)
     likely = ("onnx", "tflite") if steps else ("tflite", "onnx")
     format = next((name for name in likely if name in formats), "onnx")
-    limit = f"{(weights.size_bytes * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
+    dense = weights.size_bytes(choice.prefix if choice else "") if weights else 0
+    limit = f"{(dense * HEADROOM + OVERHEAD) / 1e6:.2f} MB" if weights else "1 MB"
     lines += [
         f"[budgets.pixel-4.{format}]  # what 'check' fails on: lower them to what you can afford",
         f'size = "{limit}"'
