@@ -198,8 +198,16 @@ def _attempt(what: str, step: Callable[..., Any], *arguments: Any, given: Any = 
         first = lines[-1 if lines[0].startswith("Caught ") else 0]  # a worker of a loader sends its traceback
         raise UsageError(
             f"{what} fails{about} with {type(error).__name__}: {first}",
-            way_out="make task and model fit; --debug shows where",
+            way_out=_WAYS_OUT.get(what, "make task and model fit; --debug shows where"),
         ) from error
+
+
+_WAYS_OUT = {
+    "the task's train_loader": "train_loader(self, seed) is given the number its order and augmentation follow from; "
+    "--debug shows where",
+    "the model's forward": "the task's inputs(batch) says what it is given, by default all of the batch but its last "
+    "element; --debug shows where",
+}
 
 
 def _shown(value: Any) -> str:

@@ -197,6 +197,18 @@ class Gone(Rows):
         return DataLoader(Stream(), 4)
 
 
+class Unpaired(Rows):
+    """Two labels, of which the first would be an input."""
+
+    def inputs(self, batch: Any) -> Any:
+        return (*batch[:1], batch[1])
+
+
+class Unseeded(Rows):
+    def train_loader(self) -> Any:  # type: ignore[override]
+        return self.validation_loader()
+
+
 @pytest.mark.parametrize(
     ("task", "words"),
     [
@@ -205,6 +217,8 @@ class Gone(Rows):
         (Listed(), "the task's train_loader returns a list — return a torch.utils.data.DataLoader"),
         (Forgotten(), "the task's train_loader returns a NoneType"),
         (Wide(), "the model's forward fails on (float32 (16, 13)) with RuntimeError: mat1 and mat2 shapes"),
+        (Unpaired(), "forward() takes 2 positional arguments but 3 were given — the task's inputs(batch) says what"),
+        (Unseeded(), "2 were given — train_loader(self, seed) is given the number"),
         (ManyLabels(), "the task's loss(outputs, batch) fails on float32 (16, 3) with IndexError: Target"),
         (Records13(), "the task's inputs(batch) fails with TypeError: unhashable type: 'slice'"),
         (Unsummed(), "the task's loss returns float32 (16,) — return one number, such as the mean"),
