@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -111,6 +112,15 @@ def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tm
         assert "save weights instead" in " ".join(done[0].stdout.split())
 
 
+@pytest.mark.parametrize("file", ["w.npz", "weights/model.h5", "saved_model.pb", "net.engine"])
+def test_models_of_other_tools_are_named_where_no_weights_are_found(file: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + WIDE)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"\x89HDF")
+    (note,) = survey(tmp_path).notes
+    assert re.match(rf"{file} is left out: it is an? .* — \w+", note)
+
+
 def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(HEAD + SMALL + TRAINING)
 
@@ -200,3 +210,36 @@ def test_what_follows_names_a_configuration_that_lies_elsewhere(
     (tmp_path / "net.py").write_text(HEAD + SMALL)
     assert _run(["init", "my conf.toml"], debug=False) == 0
     assert capsys.readouterr().out.rstrip().endswith("then: idp-deploy run 'my conf.toml'")
+
+
+@pytest.mark.parametrize("where", ['"cuda"', "torch.device('cuda:0')"])
+@pytest.mark.parametrize("line", ["model = Net().to(device)", "x = torch.zeros(1, device=device)"])
+def test_a_file_that_asks_for_a_gpu_as_it_is_imported_is_copied(where: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(f"{HEAD}{SMALL}\ndevice = {where}\n{line}\n")
+    script("from torch import nn; import torch; exec(open('net.py').read().split('device =')[0]);"
+           "torch.save(Net().state_dict(), 'w.pt')", tmp_path)  # fmt: skip
+    found = survey(tmp_path).choice
+    assert found is not None
+    assert found.spec == "net_model:Net"
+    assert found.definition.copy is not None
+    assert "would ask for a GPU" in found.definition.copy.why
+
+
+def test_a_file_that_takes_a_gpu_where_there_is_one_is_imported(tmp_path: Path) -> None:
+    usual = 'device = "cuda" if torch.cuda.is_available() else "cpu"\nmodel = Net().to(device)\n'
+    (tmp_path / "net.py").write_text(f"{HEAD}{SMALL}\n{usual}")
+    found = survey(tmp_path).choice
+    assert found is not None
+    assert found.spec == "net:Net"
+
+
+def test_sizes_without_a_number_are_left_to_fill_in(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        f"{HEAD}class Net(nn.Module):\n    def __init__(self, *sizes, classes=3):\n        super().__init__()\n"
+        "        self.rows = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))\n"
+        "        self.last = nn.Linear(sizes[-1], classes)\n"
+    )
+    script("from net import *; torch.save(Net(8, 6, 4).state_dict(), 'w.pt')", tmp_path)
+    done = command("init", folder=tmp_path)
+    assert "net:Net needs *sizes, which nothing here tells" in done.stdout
+    assert load(tmp_path / "idp-deploy.toml").model is None

@@ -218,9 +218,10 @@ def _call(spec: str, what: str) -> Any:
     except IdpDeployError:
         raise
     except Exception as error:
-        raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}") from error
+        raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}", way_out=_GIVEN) from error
 
 
+_GIVEN = "check its arguments, or name a function that takes none and returns what is to be made"
 _WRITTEN = "write pkg.mod:callable(width=0.5, settings=Config(depth=3)), Python literals and classes only"
 
 

@@ -134,7 +134,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         node.name,
         f"{module}:{node.name}",
         layers,
-        parameters_of(init.args, skip=1) if init else {},
+        {**parameters_of(init.args, skip=1), **_without_number(init)} if init else {},
         frozenset(changed),
         frozenset(parts),
         inputs=inputs,
@@ -205,6 +205,14 @@ def parameters_of(arguments: ast.arguments, skip: int = 0) -> dict[str, ast.expr
     defaults = [None] * (len(names) - len(arguments.defaults)) + list(arguments.defaults)
     found: dict[str, ast.expr | None] = dict(zip(names, defaults, strict=False))
     return found | dict(zip((one.arg for one in arguments.kwonlyargs), arguments.kw_defaults, strict=True))
+
+
+def _without_number(init: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """`{"*sizes": None}` of `Net(*sizes)`, where these are more than handed on: nothing tells them by a name."""
+    several = init.args.vararg.arg if init.args.vararg else ""
+    handed = {id(node.value) for node in ast.walk(init) if isinstance(node, ast.Starred)}
+    used = (node for node in ast.walk(init) if isinstance(node, ast.Name) and id(node) not in handed)
+    return {f"*{several}": None} if several in {node.id for node in used} else {}
 
 
 def returned(node: ast.FunctionDef) -> ast.Call | None:
