@@ -176,7 +176,7 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
         for prefix in _prefixes(stored):
             if best[0] >= 1:
                 break
-            own = layers.keys() | made.handed.keys()
+            own = layers.keys() | made.handed.keys() | made.built.keys()
             if own.isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
                 continue
             names = _below(stored, prefix)
@@ -202,9 +202,12 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     return Choice(chosen, within, *told, supplied=supplied)
 
 
-def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> Made | None:
+def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> object | None:
     """A module that another is given, as a configuration writes it; None where an argument of it is not known."""
     inner = {name: built for name, each in part.parts.items() if (built := _built(each, one, found, stored))}
+    if part.recipe is not None:
+        told = {name: value for name, value in part.bound.items() if name in part.recipe.arguments}
+        return {**part.recipe.table(), **told, **inner}
     arguments, unknown = _arguments(part.definition, {**part.bound, **inner}, found, stored)
     module, _, name = part.definition.spec.partition(":")
     copied = part.definition.copy and part.definition.copy.path != (one.copy and one.copy.path)
@@ -272,7 +275,9 @@ def _arguments(
         return {**said, **classes_of(one, stored)}, ()
     bundled = {name: _bundled(name, one, bound, found, stored) for name in one.bundles}
     called = _called(one, found)
+    recipes = found.recipes.get(one.name, ())
     configured = found.instances.get(one.spec.replace(":", ".")) or found.instances.get(one.name) or {}
+    configured = configured or (recipes[0].arguments if recipes else {})
     given: dict[str, object] = {}
     unknown = []
     for name, default in one.parameters.items():

@@ -12,11 +12,20 @@ from typing import Any
 from idp_deploy import documents
 from idp_deploy.files import SOURCES
 from idp_deploy.surveying.bundles import Record
-from idp_deploy.surveying.definitions import Definition, definitions, last_name, parameters_of, records, returned
+from idp_deploy.surveying.definitions import (
+    Definition,
+    definitions,
+    last_name,
+    parameters_of,
+    records,
+    registered,
+    returned,
+)
 from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
 from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
+from idp_deploy.surveying.recipes import Recipe
 from idp_deploy.surveying.settings import configured
 
 FILES, FILE_BYTES, NOTEBOOK_BYTES = 1_500, 1 << 20, 16 << 20
@@ -36,6 +45,8 @@ class Found:
     constants: Mapping[str, object] = field(default_factory=dict)  # NAME → literal, where all files agree
     settings: Mapping[str, object] = field(default_factory=dict)  # "width" of --width, a configuration or a dict
     instances: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # "pkg.Net" → arguments, from YAML
+    recipes: Mapping[str, tuple[Recipe, ...]] = field(default_factory=dict)  # class → what registries build it of
+    registered: Mapping[str, str] = field(default_factory=dict)  # what a registry calls a class → the class
     records: Mapping[str, Record] = field(default_factory=dict)  # classes that hold settings, by name
     notes: tuple[str, ...] = ()
     tried: dict[Any, Any] = field(default_factory=dict)  # how a class fits weights, for all who may be given it
@@ -71,6 +82,7 @@ def read_folder(folder: Path) -> Found:
                 assigned |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         constants |= _constants(tree)
     classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    names = {word: node.name for node in classes.values() for word in registered(node)}
     here = {part for path in trees for part in path.relative_to(folder).with_suffix("").parts}
     modules: list[Definition] = []
     tasks: list[str] = []
@@ -102,7 +114,7 @@ def read_folder(folder: Path) -> Found:
         return (one.copy is not None, one.is_class and one.name in inner, _rank(one), len(one.spec))
 
     ordered = sorted(modules, key=order)
-    settings, instances = configured(folders(folder), trees.values())
+    settings, instances, recipes = configured(folders(folder), trees.values())
     return Found(
         tuple(ordered),
         tuple(tasks),
@@ -112,6 +124,8 @@ def read_folder(folder: Path) -> Found:
         constants,
         settings,
         instances,
+        {kind: tuple(one for one in recipes if names.get(one.kind) == kind) for kind in set(names.values())},
+        names,
         held,
         tuple(notes),
     )
