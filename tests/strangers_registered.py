@@ -66,6 +66,38 @@ class Whole(nn.Module):
     def forward(self, x):
         return self.top(self.body(x))
 """
+WHOLE = """
+BODIES = {}
+
+
+def known(kind):
+    BODIES[kind.__name__] = kind
+    return kind
+
+
+def build_body(cfg):
+    return BODIES[cfg.MODEL.BODY.NAME](cfg)
+
+
+@known
+class Body(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.first = nn.Conv2d(3, cfg.MODEL.BODY.WIDE, 3)
+
+    def forward(self, x):
+        return F.relu(self.first(x))
+
+
+class Whole(nn.Module):
+    def __init__(self, cfg):
+        super().__init__()
+        self.body = build_body(cfg)
+        self.last = nn.Linear(cfg.MODEL.BODY.WIDE, cfg.MODEL.CLASSES)
+
+    def forward(self, x):
+        return self.last(self.body(x).mean((2, 3)))
+"""
 SMALL = "model = dict(type='Whole', body=dict(type='Body', depth=1, wide=4), top=dict(type='Top', seen=4, classes=2))\n"
 LARGE = """
 classes = 7
@@ -107,5 +139,17 @@ REGISTERED: dict[str, Folder] = {
         "net:Whole(body={'type': 'Body', 'depth': 2}, top={'type': 'Top', 'seen': 8, 'classes': 3})",
         "model = dict(type='Whole', body=dict(type='Body', depth=2), top=dict(type='Top', seen=8, classes=3))",
         {"train.py": SCRIPT},
+    ),
+    "a registry, and settings that are handed on whole": Folder(
+        {
+            "net.py": HEAD + WHOLE,
+            "a.yaml": "MODEL: {BODY: {NAME: Body, WIDE: 64}, CLASSES: 9}\nnot-a-name: 3\n",
+            "b.yaml": "MODEL: {BODY: {NAME: Body, WIDE: 12}, CLASSES: 5}\n",
+        },
+        "from types import SimpleNamespace as N; from net import *;"
+        " model = Whole(N(MODEL=N(BODY=N(NAME='Body', WIDE=12), CLASSES=5))); torch.save(model.state_dict(), 'w.pt')",
+        "net:Whole(cfg=types.SimpleNamespace(MODEL=types.SimpleNamespace(BODY=types.SimpleNamespace("
+        "NAME='Body', WIDE=12), CLASSES=5)))",
+        ("1x3x224x224",),
     ),
 }

@@ -15,6 +15,7 @@ from idp_deploy.surveying import survey
 from tests.forked import command, script
 from tests.strangers import HEAD, SMALL, TRAINING, WIDE
 from tests.strangers_folders import FOLDERS
+from tests.strangers_registered import REGISTRY
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +244,10 @@ def test_sizes_without_a_number_are_left_to_fill_in(tmp_path: Path) -> None:
     done = command("init", folder=tmp_path)
     assert "net:Net needs *sizes, which nothing here tells" in done.stdout
     assert load(tmp_path / "idp-deploy.toml").model is None
+
+
+def test_a_part_is_not_taken_for_the_model_that_a_registry_builds(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + REGISTRY.replace("KEY", "'type'").replace("NAMED", ""))
+    made = "body, top = dict(type='Body', depth=2), dict(type='Top', seen=8, classes=3)"
+    script(f"from net import *; {made}; torch.save(Whole(body, top).state_dict(), 'w.pt')", tmp_path)
+    assert "net:Whole needs body, top, which nothing here tells" in command("init", folder=tmp_path).stdout

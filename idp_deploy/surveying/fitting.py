@@ -117,6 +117,7 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
     """What the best is a part of, where the file holds that whole: an encoder alone fits its own weights best."""
     for one in ranked:
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
+        holds |= best.prefix in {f"{one.prefix}.{place}".lstrip(".") for place in one.definition.built}
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
         # an argument is left open, no weight is left out
@@ -321,6 +322,10 @@ def _bundled(
             return None
         if value is not None and (default is None or value != usual):
             values[field_] = value
+    if name in one.built.values():  # handed on whole: what builds of it reads more than this class does
+        wholes = [table for table in found.wholes if values.keys() <= table.keys()]
+        near = min(wholes, key=lambda table: sum(table[key] != values[key] for key in values), default={})
+        values = {**near, **values}
     if bundle.keyed or record is None:
         return nested(values, bundle.keyed)
     if not values and one.parameters[name] is not None:

@@ -47,6 +47,27 @@ def recipe(table: object) -> Recipe | None:
     return Recipe(plain.pop(key), key, plain)
 
 
+def dotted(table: object) -> dict[str, object]:
+    """A whole table of settings by dotted names; empty where it is too large or holds what is no plain value.
+
+    >>> dotted({"MODEL": {"WIDTH": 8, "BODY": {"NAME": "Net"}}})
+    {'MODEL.WIDTH': 8, 'MODEL.BODY.NAME': 'Net'}
+    """
+    try:
+        plain = _copied(table, [MOST_VALUES]) if isinstance(table, Mapping) and is_writable(table) else {}
+    except (ValueError, RecursionError):
+        return {}
+    found: dict[str, object] = {}
+    left = list(plain.items())[::-1]
+    while left:
+        name, value = left.pop()
+        if isinstance(value, Mapping):
+            left += [(f"{name}.{key}", one) for key, one in value.items()][::-1]
+        elif all(part.isidentifier() for part in name.split(".")):
+            found[name] = value
+    return found
+
+
 def _copied(value: Any, left: list[int]) -> Any:
     """
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 from idp_deploy import documents
 from idp_deploy.surveying.layers import is_writable
-from idp_deploy.surveying.recipes import Recipe, in_python, recipe
+from idp_deploy.surveying.recipes import Recipe, dotted, in_python, recipe
 
 FILE_BYTES, FILES = 1 << 16, 50
 RECIPES = 500
@@ -22,9 +22,9 @@ _MISSING = object()
 
 def configured(
     places: Iterable[Path], trees: Iterable[ast.Module]
-) -> tuple[dict[str, object], dict[str, dict[str, object]], list[Recipe]]:
+) -> tuple[dict[str, object], dict[str, dict[str, object]], list[Recipe], list[dict[str, object]]]:
     """(value by the last part of its name where all that tell it agree, arguments by the class that takes them,
-    what registries build of).
+    what registries build of, whole documents by dotted names).
 
     Args:
         places: folders whose files of configuration are read. trees: of source.
@@ -39,7 +39,9 @@ def configured(
     entries = [entry for tree in trees for entry in _in_source(tree)]
     python = (found for tree in trees for table in in_python(tree) if (found := recipe(table)))
     recipes = list(islice(python, RECIPES))
+    wholes: list[dict[str, object]] = []
     for content in _documents(places):
+        wholes += [dotted(content)]
         for table in _tables(content):
             recipes += [found] if len(recipes) < RECIPES and (found := recipe(table)) else []
             named = next((table[key] for key in _TARGETS if isinstance(table.get(key), str)), None)
@@ -50,7 +52,8 @@ def configured(
             entries += [(str(key), value) for key, value in table.items() if _plain(value)]
     for name, value in entries:
         settings[name] = value if settings.get(name, value) == value else _MISSING
-    return {name: value for name, value in settings.items() if value is not _MISSING}, instances, recipes[:RECIPES]
+    agreed = {name: value for name, value in settings.items() if value is not _MISSING}
+    return agreed, instances, recipes[:RECIPES], wholes
 
 
 def _in_source(tree: ast.Module) -> Iterator[tuple[str, object]]:

@@ -47,6 +47,7 @@ class Found:
     instances: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # "pkg.Net" → arguments, from YAML
     recipes: Mapping[str, tuple[Recipe, ...]] = field(default_factory=dict)  # class → what registries build it of
     registered: Mapping[str, str] = field(default_factory=dict)  # what a registry calls a class → the class
+    wholes: tuple[Mapping[str, object], ...] = ()  # whole configurations, by dotted names
     records: Mapping[str, Record] = field(default_factory=dict)  # classes that hold settings, by name
     notes: tuple[str, ...] = ()
     tried: dict[Any, Any] = field(default_factory=dict)  # how a class fits weights, for all who may be given it
@@ -114,7 +115,7 @@ def read_folder(folder: Path) -> Found:
         return (one.copy is not None, one.is_class and one.name in inner, _rank(one), len(one.spec))
 
     ordered = sorted(modules, key=order)
-    settings, instances, recipes = configured(folders(folder), trees.values())
+    settings, instances, recipes, wholes = configured(folders(folder), trees.values())
     return Found(
         tuple(ordered),
         tuple(tasks),
@@ -126,6 +127,7 @@ def read_folder(folder: Path) -> Found:
         instances,
         {kind: tuple(one for one in recipes if names.get(one.kind) == kind) for kind in set(names.values())},
         names,
+        tuple(wholes),
         held,
         tuple(notes),
     )
