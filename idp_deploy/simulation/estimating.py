@@ -116,7 +116,8 @@ def simulate(
     anchors = anchors_on(target, chosen, threads, anchor or {})
     precision = precision_of(work.dtype, core)
     basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
-    reason = _not_estimable(work, chosen, core, classes_of(loaded.format))
+    reason = loaded.contents.unsized if loaded.contents else ""
+    reason = reason or _not_estimable(work, chosen, core, classes_of(loaded.format))
     if basis is None and not any(one.says_of(chosen, used, work.dtype) for one in anchors):
         reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
     if reason:
