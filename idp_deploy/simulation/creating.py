@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 
 from idp_deploy.errors import UsageError
@@ -12,7 +11,17 @@ from idp_deploy.files import write_bytes
 from idp_deploy.flow import Measurement
 from idp_deploy.simulation.anchoring import parse_model, ran_in
 from idp_deploy.simulation.architectures import architecture, known
-from idp_deploy.simulation.targets import Measured, Runtime, Target, folder, load_cores, load_target, parse
+from idp_deploy.simulation.targets import (
+    ONE_LATENCY,
+    Measured,
+    Runtime,
+    Target,
+    contradicted,
+    folder,
+    load_cores,
+    load_target,
+    parse,
+)
 
 NEW = "new"  # what `targets` takes for a command in place of a name
 
@@ -71,18 +80,10 @@ def new_target(
         )
         for one in measured_here
     ]  # fmt: skip
-    for one, other in combinations(found, 2):
-        if _situation(one) == _situation(other) and one.latency_ms != other.latency_ms:
-            raise UsageError(
-                f"{one.model} has two latencies in one situation, {one.latency_ms:g} and {other.latency_ms:g} ms",
-                way_out="give one, such as their median; @int8 and @4 tell arithmetics and thread counts apart",
-            )
+    if said := contradicted(found):
+        raise UsageError(said, way_out=ONE_LATENCY)
     write_bytes(path, _toml(base, device or name, core, ghz, found).encode())
     return parse(path)
-
-
-def _situation(one: Measured) -> tuple[object, ...]:
-    return one.model, one.runtime, one.threads, one.precision
 
 
 def _measured(text: str, latency_ms: float, base: Target, runtime: Runtime, threads: int) -> Measured:
