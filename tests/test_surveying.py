@@ -251,3 +251,24 @@ def test_a_part_is_not_taken_for_the_model_that_a_registry_builds(tmp_path: Path
     made = "body, top = dict(type='Body', depth=2), dict(type='Top', seen=8, classes=3)"
     script(f"from net import *; {made}; torch.save(Whole(body, top).state_dict(), 'w.pt')", tmp_path)
     assert "net:Whole needs body, top, which nothing here tells" in command("init", folder=tmp_path).stdout
+
+
+def test_layers_under_names_of_the_file_are_known(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch.nn import Conv2d as C, Linear as L, Module as M\n\n\nclass Net(M):\n"
+        "    def __init__(self, wide=4):\n        super().__init__()\n        self.c = C(3, wide, 3)\n"
+        "        self.l = L(wide, 5)\n\n    def forward(self, x):\n        return self.l(self.c(x).mean((2, 3)))\n"
+        "\n\nNet().eval()\nexit()\n"
+    )
+    script("text = open('net.py').read().split('Net().eval')[0]; exec(text); torch.save(Net(6).state_dict(), 'w.pt')",
+           tmp_path)  # fmt: skip
+    assert command("init", folder=tmp_path).returncode == 0
+    assert load(tmp_path / "idp-deploy.toml", environment={}).model == "net_model:Net(wide=6)"
+    script("import net_model; net_model.Net(6)", tmp_path)
+
+
+def test_a_class_inside_of_a_function_is_named(tmp_path: Path) -> None:
+    text = "".join(f"    {line}" for line in SMALL.splitlines(keepends=True))
+    (tmp_path / "train.py").write_text(f"{HEAD}def main():\n{text}")
+    (note,) = survey(tmp_path).notes
+    assert note.startswith("train.py defines Net inside of main(), where it cannot be imported: move it")

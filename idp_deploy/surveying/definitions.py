@@ -75,6 +75,24 @@ class Definition:
         return tuple(name for name, default in self.parameters.items() if default is None)
 
 
+def plainly_named(tree: ast.Module) -> ast.Module:
+    """The tree with what it imports of torch under that one's own names: `C` of `from torch.nn import Conv2d as C`."""
+    aliases = [
+        one
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "torch"
+        for one in node.names
+        if one.asname and one.name[:1].isupper()
+    ]
+    names = {one.asname: one.name for one in aliases}
+    for one in aliases:
+        one.asname = None
+    for node in ast.walk(tree) if names else ():
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+    return tree
+
+
 def definitions(tree: ast.Module, path: Path, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[Definition]:
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and is_module(node, classes, set()):

@@ -15,8 +15,10 @@ from idp_deploy.surveying.bundles import Record
 from idp_deploy.surveying.definitions import (
     Definition,
     definitions,
+    is_module,
     last_name,
     parameters_of,
+    plainly_named,
     records,
     registered,
     returned,
@@ -65,13 +67,13 @@ def read_folder(folder: Path) -> Found:
         inside = path.relative_to(folder)
         try:
             content = documents.read_bytes(path, limit=FILE_BYTES)
-            trees[path], texts[path] = ast.parse(content), content.decode("utf-8-sig", "replace")
+            trees[path], texts[path] = plainly_named(ast.parse(content)), content.decode("utf-8-sig", "replace")
         except SyntaxError as error:
             notes.append(f"{inside} is left out: line {error.lineno} is no Python of this version")
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             notes.append(f"{inside} is left out: {error}")
     for path, tree, text in _in_notebooks(folder):
-        trees[path], texts[path] = tree, text
+        trees[path], texts[path] = plainly_named(tree), text
     calls: dict[str, list[ast.Call]] = {}
     assigned: dict[str, ast.Call] = {}
     constants: dict[str, object] = {}
@@ -96,6 +98,7 @@ def read_folder(folder: Path) -> Found:
         except RecursionError:
             notes.append(f"{path.relative_to(folder)} is left out: an expression in it is nested too deeply")
             continue
+        notes += _hidden(tree, path.relative_to(folder), classes)
         for one in defined:
             usable = _importable(one, name, folder, tree, texts[path], here)
             if usable is not None:
@@ -131,6 +134,17 @@ def read_folder(folder: Path) -> Found:
         held,
         tuple(notes),
     )
+
+
+def _hidden(tree: ast.Module, inside: Path, classes: Mapping[str, ast.ClassDef]) -> list[str]:
+    """What is said of modules that are defined inside of functions, where nobody can import them."""
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    hidden = ((one, node) for one in functions for node in one.body if isinstance(node, ast.ClassDef))
+    return [
+        f"{inside} defines {node.name} inside of {one.name}(), where it cannot be imported: move it to the top level"
+        for one, node in hidden
+        if node.name not in classes and is_module(node, classes, set())
+    ]
 
 
 def _rank(one: Definition) -> tuple[bool, bool]:
