@@ -158,6 +158,8 @@ def _vendor(figure: str) -> Callable[[Evidence], tuple[float | None, str]]:
 
 
 def _memory(evidence: Evidence) -> tuple[float | None, str]:
+    if reason := evidence.contents.unsized:
+        return None, reason
     return evidence.estimate.resident_weight_bytes + evidence.estimate.peak_activation_bytes, ""
 
 

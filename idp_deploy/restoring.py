@@ -24,6 +24,7 @@ from idp_deploy.waiting import counted
 
 CALLS = 2  # seeded inputs that both files are run on
 _KEEP = "keep the file as it is, and report this"
+_ELSE = "docs/formats.md, 'Dense files of other tools', says which weights can"
 _WORTH_NAMING_BYTES = 1000
 _FREE = (1, 2, 16)  # extents tried for a free dimension: a batch of one, else what a sequence needs
 
@@ -82,11 +83,10 @@ def _nothing_gained(before: Contents) -> UsageError:
             f"{before.path} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
             way_out="prune the model first; or this file stores its zeros sparse already",
         )
-    share = heaviest.zeros / heaviest.size
-    return UsageError(
-        f"{before.path}: '{heaviest.name}' ({heaviest.dtype}, {share:.0%} zero) cannot be stored sparse as it is",
-        way_out="docs/formats.md, 'Dense files of other tools', says which weights can",
-    )
+    why = FORMATS[before.format].function("kept_dense")(before, heaviest)
+    reason, way_out = (f": {why[0]}", why[1]) if why else ("", _ELSE)
+    what = f"'{heaviest.name}' ({heaviest.dtype}, {heaviest.zeros / heaviest.size:.0%} zero)"
+    return UsageError(f"{before.path}: {what} cannot be stored sparse as it is{reason}", way_out=way_out)
 
 
 def _difference(

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from idp_deploy.cli.options import anchors_of
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Measurement
 from idp_deploy.simulation import simulate
-from idp_deploy.simulation.anchoring import parse_model
+from idp_deploy.simulation.anchoring import anchors_on, parse_model
 from idp_deploy.simulation.cost_model import effects_of, load_coefficients
 from idp_deploy.simulation.creating import new_target
 from idp_deploy.simulation.targets import folder, load_cores, load_target
@@ -116,3 +117,39 @@ def test_what_an_anchor_moved_is_told_in_the_unit_of_a_small_estimate(tmp_path: 
     device = load_target("pixel-4")
     notes = simulate(tmp_path / "m.onnx", device, runtime="onnxruntime", anchor={"mobilenet_v2_1.0_224": 80.0}).notes
     assert any(" µs (" in note for note in notes if note.startswith("without the anchor"))
+
+
+@pytest.mark.parametrize("anchors", [["a=12", "a=60"], ["a=12 ms", "a=0.02 s"], ["a"], ["a=0"], ["a=12,5"], ["a=nan"]])
+def test_anchors_that_cannot_be_are_refused(anchors: list[str]) -> None:
+    with pytest.raises(UsageError, match=r"two latencies, 12 and|cannot read the anchor"):
+        anchors_of(anchors)
+
+
+@pytest.mark.parametrize("text", ["a=12", "a=12ms", "a = 12 ms", "a=0.012 s", "a=12000us", "a=1.2e1"])
+def test_an_anchor_may_have_a_unit(text: str) -> None:
+    assert anchors_of([text]) == {"a": pytest.approx(12.0)}
+
+
+def test_two_latencies_in_one_situation_make_no_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="two latencies in one situation, 12 and 60 ms"):
+        new_target("board", {"mobilenet_v2_1.0_224": 12.0, "mobilenet_v2_1.0_224@float32@1": 60.0})
+    with pytest.raises(UsageError, match="the word that makes a target"):
+        new_target("new", {})
+    assert not (tmp_path / "targets").exists()
+
+
+def test_a_measured_file_ran_in_a_runtime_that_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.onnx.export(torch.nn.Linear(96, 64).eval(), (torch.zeros(1, 96),), tmp_path / "m.onnx", external_data=False)
+    target = new_target("board", {"m.onnx": 0.5, "mobilenet_v2_1.0_224": 12.0}, like="pixel-4")
+    assert [m.runtime for m in target.measurements] == ["onnxruntime", "litert-xnnpack"]
+    (anchor,) = anchors_on(load_target("pixel-4"), target.runtimes[0], 1, {"m.onnx": 0.4})
+    assert anchor.runtime.name == "onnxruntime"
+    with pytest.raises(UsageError, match=r"target 'cortex-m' runs no \.onnx files"):
+        new_target("chip", {"m.onnx": 0.5}, like="cortex-m", runtime="tflite-micro")
+
+
+def test_an_anchor_in_another_unit_is_doubted(work: Path) -> None:
+    said = simulate(work, BOARD, anchor={"mobilenet_v2_1.0_224": 1000 * usual(work)}).notes
+    assert any("no device is that far off, is it in milliseconds?" in note for note in said)

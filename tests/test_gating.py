@@ -22,10 +22,14 @@ from idp_deploy.flow import (
     OutputParity,
     Parity,
     StoredTensor,
+    Value,
 )  # fmt: skip
 from idp_deploy.gating import Evidence, baseline_budgets, gate, missing
 from idp_deploy.rendering import render
 from idp_deploy.rendering.verdicts import report_document
+from idp_deploy.simulation import simulate
+from idp_deploy.simulation.targets import load_target
+from tests.contents import mobilenet_v1, on_disk
 
 PATH = Path("m.tflite")
 LATENCY = Interval(2, 3, 4)
@@ -160,3 +164,15 @@ def test_a_baseline_without_a_list_of_checks_says_so(content: str, tmp_path: Pat
     path.write_text(content)
     with pytest.raises(FileError, match=r"list of checks|not a table"):
         baseline_budgets(path)
+
+
+@pytest.mark.parametrize(("shape", "is_known"), [((-1, 224, 224, 3), True), ((1, -1, -1, 3), False)])
+def test_inputs_without_a_size_give_no_latency_and_no_memory(
+    shape: tuple[int, ...], is_known: bool, tmp_path: Path
+) -> None:
+    contents = on_disk(mobilenet_v1(0.5), tmp_path)
+    contents = replace(contents, values={**contents.values, "input": Value("input", shape, "float32")})
+    estimate = simulate(contents, load_target("pixel-4"))
+    checks = gate([budget("latency", 1e6), budget("memory", 1e12)], [Evidence(contents, estimate)]).checks
+    assert [check.verdict for check in checks] == ["pass" if is_known else "not estimable"] * 2
+    assert is_known or all("export it with the sizes it will run at" in check.detail for check in checks)

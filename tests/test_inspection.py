@@ -16,6 +16,7 @@ from idp_deploy import inspection
 from idp_deploy.errors import FileError
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, StoredTensor, Value
+from idp_deploy.formats.foreign import MODELS
 
 
 def tensor(name: str, size_bytes: int, encoding: str, zeros: int, bits: float = 32) -> StoredTensor:
@@ -108,3 +109,16 @@ def test_a_missing_file_is_one_clear_message(tmp_path: Path) -> None:
 def test_it_imports_no_torch() -> None:
     code = "import idp_deploy.inspection, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("suffix", MODELS)
+def test_a_file_of_another_tool_is_named_with_the_way_out(suffix: str, tmp_path: Path) -> None:
+    (tmp_path / f"net{suffix}").write_bytes(b"anything")
+    with pytest.raises(FileError, match=rf"net\{suffix} is an? .* — \w+"):
+        inspection.inspect(tmp_path / f"net{suffix}")
+
+
+def test_a_folder_of_tensorflow_is_named(tmp_path: Path) -> None:
+    (tmp_path / "saved_model.pb").touch()
+    with pytest.raises(FileError, match="is a SavedModel of TensorFlow — convert it first"):
+        inspection.inspect(tmp_path)

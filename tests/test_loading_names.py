@@ -193,3 +193,11 @@ def test_code_that_reads_a_command_line_as_it_is_imported(
         with pytest.raises(UsageError, match=words) as caught:
             load_module(f"{name}:build")
         assert "below `if __name__ == '__main__':`" in str(caught.value)
+
+
+def test_a_package_in_a_folder_of_its_own_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lib" / "lying_deeper").mkdir(parents=True)
+    (tmp_path / "reaching.py").write_text("import lying_deeper\n")
+    with pytest.raises(UsageError, match=r"needs the package 'lying_deeper', .* set PYTHONPATH=lib"):
+        load_module("reaching:build")

@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from onnxruntime import InferenceSession
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.reading import read
 from idp_deploy.restoring import restore
 from idp_deploy.verification import run_file
 from tests.test_onnx_strangers import NODE, PRODUCT, RNG, WEIGHT, save, weight
@@ -63,3 +65,41 @@ def test_what_draws_random_numbers_is_named(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"otherwise the second time in onnxruntime .* in eval mode"):
         restore(contents.path, tmp_path / "s.onnx")
     assert not (tmp_path / "s.onnx").exists()
+
+
+def test_names_of_classes_are_no_weights_and_stay_as_they_are(tmp_path: Path) -> None:
+    nodes = [PRODUCT, NODE("ArgMax", ["y"], ["best"], axis=1, keepdims=0), NODE("Gather", ["names", "best"], ["name"])]
+    path = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "names": np.array([f"class {i}" for i in range(96)])}).path
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("name", onnx.TensorProto.STRING, ["n"]))
+    onnx.save(model, path)
+    assert [tensor.name for tensor in read(path).tensors] == ["w"]
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * path.stat().st_size
+    x = RNG.standard_normal((2, 64)).astype(np.float32)
+    a, b = (InferenceSession(file).run(None, {"x": x}) for file in (path, tmp_path / "s.onnx"))
+    assert a[1].tolist() == b[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("reason", "stored", "inputs"),
+    [
+        ("stands among the inputs as well, .* keep_initializers_as_inputs", WEIGHT, ("w",)),
+        ("holds infinities", np.where(np.arange(64 * 96).reshape(64, 96) == 7, np.float32(np.inf), WEIGHT), ()),
+    ],
+)
+def test_why_zeros_stay_is_said(reason: str, stored: np.ndarray, inputs: tuple[str, ...], tmp_path: Path) -> None:
+    given = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, stored.shape) for name in inputs]
+    contents = save(tmp_path / "m.onnx", [PRODUCT], {"w": stored}, inputs=given)
+    with pytest.raises(UsageError, match=reason):
+        restore(contents.path, tmp_path / "s.onnx")
+
+
+def test_an_input_that_is_no_tensor_is_named(tmp_path: Path) -> None:
+    nodes = [NODE("ConcatFromSequence", ["many"], ["h"], axis=0), NODE("MatMul", ["h", "w"], ["p"])]
+    many = helper.make_tensor_sequence_value_info("many", onnx.TensorProto.FLOAT, [2, 64])
+    last = NODE("Concat", ["p", "q"], ["y"], axis=0)
+    contents = save(
+        tmp_path / "m.onnx", [*nodes, NODE("MatMul", ["x", "w"], ["q"]), last], {"w": WEIGHT}, inputs=[many]
+    )
+    with pytest.raises(ConversionError, match=r"input 'many' is a seq\(tensor\(float\)\), no tensor"):
+        restore(contents.path, tmp_path / "s.onnx")

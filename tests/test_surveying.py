@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -14,6 +15,7 @@ from idp_deploy.surveying import survey
 from tests.forked import command, script
 from tests.strangers import HEAD, SMALL, TRAINING, WIDE
 from tests.strangers_folders import FOLDERS
+from tests.strangers_registered import REGISTRY
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,15 @@ def test_what_another_tool_exported_is_checked_as_it_is_or_named(suffix: str, tm
         assert "save weights instead" in " ".join(done[0].stdout.split())
 
 
+@pytest.mark.parametrize("file", ["w.npz", "weights/model.h5", "saved_model.pb", "net.engine"])
+def test_models_of_other_tools_are_named_where_no_weights_are_found(file: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + WIDE)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_bytes(b"\x89HDF")
+    (note,) = survey(tmp_path).notes
+    assert re.match(rf"{file} is left out: it is an? .* — \w+", note)
+
+
 def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(HEAD + SMALL + TRAINING)
 
@@ -200,3 +211,64 @@ def test_what_follows_names_a_configuration_that_lies_elsewhere(
     (tmp_path / "net.py").write_text(HEAD + SMALL)
     assert _run(["init", "my conf.toml"], debug=False) == 0
     assert capsys.readouterr().out.rstrip().endswith("then: idp-deploy run 'my conf.toml'")
+
+
+@pytest.mark.parametrize("where", ['"cuda"', "torch.device('cuda:0')"])
+@pytest.mark.parametrize("line", ["model = Net().to(device)", "x = torch.zeros(1, device=device)"])
+def test_a_file_that_asks_for_a_gpu_as_it_is_imported_is_copied(where: str, line: str, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(f"{HEAD}{SMALL}\ndevice = {where}\n{line}\n")
+    script("from torch import nn; import torch; exec(open('net.py').read().split('device =')[0]);"
+           "torch.save(Net().state_dict(), 'w.pt')", tmp_path)  # fmt: skip
+    found = survey(tmp_path).choice
+    assert found is not None
+    assert found.spec == "net_model:Net"
+    assert found.definition.copy is not None
+    assert "would ask for a GPU" in found.definition.copy.why
+
+
+def test_a_file_that_takes_a_gpu_where_there_is_one_is_imported(tmp_path: Path) -> None:
+    usual = 'device = "cuda" if torch.cuda.is_available() else "cpu"\nmodel = Net().to(device)\n'
+    (tmp_path / "net.py").write_text(f"{HEAD}{SMALL}\n{usual}")
+    found = survey(tmp_path).choice
+    assert found is not None
+    assert found.spec == "net:Net"
+
+
+def test_sizes_without_a_number_are_left_to_fill_in(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        f"{HEAD}class Net(nn.Module):\n    def __init__(self, *sizes, classes=3):\n        super().__init__()\n"
+        "        self.rows = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:]))\n"
+        "        self.last = nn.Linear(sizes[-1], classes)\n"
+    )
+    script("from net import *; torch.save(Net(8, 6, 4).state_dict(), 'w.pt')", tmp_path)
+    done = command("init", folder=tmp_path)
+    assert "net:Net needs *sizes, which nothing here tells" in done.stdout
+    assert load(tmp_path / "idp-deploy.toml").model is None
+
+
+def test_a_part_is_not_taken_for_the_model_that_a_registry_builds(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + REGISTRY.replace("KEY", "'type'").replace("NAMED", ""))
+    made = "body, top = dict(type='Body', depth=2), dict(type='Top', seen=8, classes=3)"
+    script(f"from net import *; {made}; torch.save(Whole(body, top).state_dict(), 'w.pt')", tmp_path)
+    assert "net:Whole needs body, top, which nothing here tells" in command("init", folder=tmp_path).stdout
+
+
+def test_layers_under_names_of_the_file_are_known(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch.nn import Conv2d as C, Linear as L, Module as M\n\n\nclass Net(M):\n"
+        "    def __init__(self, wide=4):\n        super().__init__()\n        self.c = C(3, wide, 3)\n"
+        "        self.l = L(wide, 5)\n\n    def forward(self, x):\n        return self.l(self.c(x).mean((2, 3)))\n"
+        "\n\nNet().eval()\nexit()\n"
+    )
+    script("text = open('net.py').read().split('Net().eval')[0]; exec(text); torch.save(Net(6).state_dict(), 'w.pt')",
+           tmp_path)  # fmt: skip
+    assert command("init", folder=tmp_path).returncode == 0
+    assert load(tmp_path / "idp-deploy.toml", environment={}).model == "net_model:Net(wide=6)"
+    script("import net_model; net_model.Net(6)", tmp_path)
+
+
+def test_a_class_inside_of_a_function_is_named(tmp_path: Path) -> None:
+    text = "".join(f"    {line}" for line in SMALL.splitlines(keepends=True))
+    (tmp_path / "train.py").write_text(f"{HEAD}def main():\n{text}")
+    (note,) = survey(tmp_path).notes
+    assert note.startswith("train.py defines Net inside of main(), where it cannot be imported: move it")

@@ -150,3 +150,14 @@ def test_modules_that_each_may_be_given_are_tried_once(tmp_path: Path) -> None:
     start = time.process_time()
     survey(tmp_path)
     assert time.process_time() - start < MOST_SECONDS
+
+
+def test_tables_that_name_a_class_and_have_no_end_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(f"{HEAD}class Net(nn.Module):\n    def __init__(self, part):\n"
+                                     "        super().__init__()\n        self.part = build(part)\n")  # fmt: skip
+    laughs = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9 if i else ['1'])}]" for i in range(12))
+    (tmp_path / "a.yaml").write_text(f"{laughs}\ntype: Net\npart: &part {{type: Net, part: *a11}}\n")
+    (tmp_path / "b.yaml").write_text("model: &m\n  type: Net\n  part: *m\n")
+    (tmp_path / "c.py").write_text("m = " + "dict(type='Net', part=" * 60 + "1" + ")" * 60 + "\nx = [m] * 3\n")
+    (tmp_path / "d.py").write_text("n = [" + "{'type': 'Net'}," * 20_000 + "]")
+    assert survey(tmp_path).choice is not None

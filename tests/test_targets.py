@@ -99,6 +99,9 @@ def test_a_file_that_is_no_device_is_left_out_and_named(tmp_path: Path, monkeypa
             load_target(name)
 
 
+MEASURED = '[[measurements]]\nmodel = "mobilenet_v2"\nruntime = "{}"\nlatency_ms = {}\n#'
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -108,6 +111,12 @@ def test_a_file_that_is_no_device_is_left_out_and_named(tmp_path: Path, monkeypa
         (("ghz = 2.84", 'ghz = "fast"'), "cores.0.ghz"),
         (("[[runtimes]]", "[[runtimes"), "not TOML"),
         (("ghz = 2.84", "ghz = -1"), "greater than 0"),
+        (("# Budgets", "\n" + MEASURED.format("lite", 12)), "unknown runtime 'lite' — nearest: litert-"),
+        (("# Budgets", "\n" + MEASURED.format("zzz", 12)), "unknown runtime 'zzz' — one of litert-gpu, litert-xnnpack"),
+        (
+            ("# Budgets", "\n" + MEASURED.format("litert-gpu", 12) + "\n" + MEASURED.format("litert-gpu", 60)),
+            "two latencies in one",
+        ),
     ],
 )
 def test_a_broken_device_file_says_what_is_wrong(tmp_path: Path, change: tuple[str, str], message: str) -> None:

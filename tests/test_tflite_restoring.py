@@ -1,14 +1,18 @@
 """restore, and the count of zeros, on .tflite files as other converters leave them."""
 
+from io import BytesIO
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Recipe
+from idp_deploy.formats.tflite.write.attached import MOST_BYTES, with_files_of
 from idp_deploy.formats.tflite.write.graph import add_tensor, constants, kind, operator
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.gating import sparsity
@@ -70,3 +74,42 @@ def test_a_float16_transposed_convolution_is_right_wherever_it_runs(later: bool,
     before, after = (run_file(path, calls) for path in (source, restored.path))
     for runtime in restored.runtimes:
         np.testing.assert_array_equal(before[runtime][0], after[runtime][0])
+
+
+def test_files_behind_the_model_stay_behind_it(tmp_path: Path) -> None:
+    import litert_torch
+
+    source, path = tmp_path / "m.tflite", tmp_path / "out.tflite"
+    source.write_bytes(litert_torch.convert(thinned(nn.Linear(64, 96), 0.9), (torch.randn(1, 64),)).model_content())
+    with ZipFile(source, "a", ZIP_DEFLATED) as archive:  # as TFLite's metadata keeps labels
+        archive.writestr("labels.txt", "cat\ndog\n")
+        archive.writestr("vocabulary/größe.txt", "a\n" * 1000)
+    restored = restore(source, path)
+    assert restored.after_bytes == path.stat().st_size < source.stat().st_size
+    with ZipFile(source) as before, ZipFile(path) as after:
+        assert [(e.filename, e.date_time) for e in after.infolist()] == [
+            (e.filename, e.date_time) for e in before.infolist()
+        ]
+        assert all(after.read(name) == before.read(name) for name in before.namelist())
+        assert path.read_bytes()[after.infolist()[0].header_offset :].startswith(
+            b"PK\x03\x04"
+        )  # where the archive says
+
+
+def test_files_behind_the_model_cannot_fill_the_memory() -> None:
+    bomb = BytesIO()
+    with ZipFile(bomb, "w", ZIP_DEFLATED) as archive:
+        for name in range(9):
+            archive.writestr(f"{name}", bytes(MOST_BYTES // 8))
+    with pytest.raises(ConversionError, match="unpack to more than 64 MB"):
+        with_files_of(bomb.getvalue(), b"model")
+
+
+def test_why_zeros_of_another_signature_stay_is_said(tmp_path: Path) -> None:
+    import litert_torch
+
+    first, second, x = nn.Tanh().eval(), thinned(nn.Linear(64, 96), 0.9), (torch.randn(1, 64),)
+    made = litert_torch.signature("plain", first, x).signature("thin", second, x).convert()
+    (tmp_path / "m.tflite").write_bytes(made.model_content())
+    with pytest.raises(UsageError, match="in another signature than the first"):
+        restore(tmp_path / "m.tflite", tmp_path / "s.tflite")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from idp_deploy.cli.options import parse_anchor
+from idp_deploy.cli.options import anchors_of
 from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing
@@ -87,7 +87,7 @@ def targets(
     if name == "new":
         if new_name is None:
             raise UsageError("the new device has no name", way_out="idp-deploy targets new my-board --like pixel-4")
-        anchors = dict(parse_anchor(text) for text in anchor or [])
+        anchors = anchors_of(anchor or [])
         if measure and threads > 1:
             raise UsageError("CPU time of several threads is no latency", way_out="--measure with --threads 1")
         timed = measure_all([existing(path) for path in measure]) if measure else []

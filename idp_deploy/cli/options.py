@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from idp_deploy.configuration import listed
 from idp_deploy.errors import UsageError
+from idp_deploy.units import parse
 
 
 def apart(values: list[str] | None) -> list[str] | None:
@@ -118,20 +121,26 @@ Targets = Annotated[
 ]
 
 
-def parse_anchor(text: str) -> tuple[str, float]:
-    """`mobilenet_v1=42.5` → (name, ms).
+def anchors_of(texts: Sequence[str]) -> dict[str, float]:
+    """`MODEL=LATENCY` each → {model: ms}; a bare number is milliseconds.
 
-    >>> parse_anchor("mobilenet_v1=42.5")
-    ('mobilenet_v1', 42.5)
+    >>> anchors_of(["mobilenet_v1=42.5", "net.tflite@int8 = 900 us"])
+    {'mobilenet_v1': 42.5, 'net.tflite@int8': 0.9}
 
     Raises:
-        UsageError: not of that form.
+        UsageError: not of that form, or two latencies of one model.
     """
-    name, _, value = text.rpartition("=")
-    try:
-        milliseconds = float(value.removesuffix("ms"))
-    except ValueError:
-        milliseconds = -1.0
-    if not name or not 0 < milliseconds < float("inf"):
-        raise UsageError(f"cannot read the anchor {text!r}", way_out="write it like --anchor mobilenet_v1_1.0_224=42.5")
-    return name, milliseconds
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.rpartition("="))
+        try:
+            milliseconds = parse(f"{value} ms" if re.fullmatch(r"[0-9.]+(e[+-]?\d+)?", value, re.I) else value, "ms")
+        except UsageError:
+            milliseconds = 0.0
+        if not name or not milliseconds:
+            way_out = 'write it like --anchor mobilenet_v1_1.0_224=42.5, or with its unit: "42.5 ms"'
+            raise UsageError(f"cannot read the anchor {text!r}", way_out=way_out)
+        if found.setdefault(name, milliseconds) != milliseconds:
+            said = f"the anchor {name} has two latencies, {found[name]:g} and {milliseconds:g} ms"
+            raise UsageError(said, way_out="give one, such as their median")
+    return found

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from idp_deploy.cli.options import Config, Targets, parse_anchor
+from idp_deploy.cli.options import Config, Targets, anchors_of
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, open_session
@@ -56,7 +56,7 @@ def simulate(
     if not names:
         raise UsageError("no target is named", way_out="pass --target pixel-4; 'idp-deploy targets' lists all")
     devices = [load_target(name) for name in names]
-    anchors = dict(parse_anchor(text) for text in anchor or [])
+    anchors = anchors_of(anchor or [])
     situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
     for path in map(existing, artifacts):
         begin(path)

@@ -125,6 +125,13 @@ class Contents:
         )
 
     @property
+    def unsized(self) -> str:
+        """Why nothing that depends on the size of inputs can be told; empty where that is given, the batch left out."""
+        given = (self.values[name] for name in self.inputs if name in self.values)
+        names = ", ".join(f"'{value.name}'" for value in given if any(extent < 0 for extent in value.shape[1:]))
+        return f"the file leaves open how large {names} is: export it with the sizes it will run at" if names else ""
+
+    @property
     def dense_bytes(self) -> int:
         """What this file would take with every sparse weight stored densely at the same precision."""
         saved = (tensor.size * tensor.value_bits / 8 - tensor.size_bytes for tensor in self.tensors if tensor.is_sparse)

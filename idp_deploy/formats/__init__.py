@@ -19,6 +19,7 @@ from typing import Any
 
 from idp_deploy.errors import FileError, UsageError, require
 from idp_deploy.flow import FormatName
+from idp_deploy.formats.foreign import model_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Format:
     store: str = ""  # (converted, masks, manifest as text) → Written; neither where files are only read
     open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
+    kept_dense: str = ""  # (contents, tensor) → (why `restore` leaves its zeros in, the way out); beside `restore`
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
     reader: tuple[str, ...] = ()  # those that reading needs
@@ -99,6 +101,7 @@ FORMATS: dict[FormatName, Format] = {
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
+            kept_dense="idp_deploy.formats.onnx.write.leaving:why_dense",
             runtime=("onnxruntime",),
             extra="all",
             time="idp_deploy.formats.onnx.run:time_onnx",
@@ -145,6 +148,7 @@ FORMATS: dict[FormatName, Format] = {
             scale_bytes=12,
             words="idp_deploy.formats.tflite.words",
             restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
+            kept_dense="idp_deploy.formats.tflite.write.leaving:why_dense",
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),
             extra="tflite",
@@ -225,6 +229,8 @@ def format_of(path: Path) -> FormatName:
         raise FileError(f"no such file: {path}", way_out="check the path, or run 'idp-deploy export' first")
     suffix = path.suffix.lower()
     if suffix not in suffixes():
+        if known := model_of(path):
+            raise FileError(f"{path} is {known[0]}", way_out=known[1])
         expected = f"expected one of {', '.join(suffixes())}"
         if suffix in _WEIGHTS:
             expected += f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"

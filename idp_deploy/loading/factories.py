@@ -144,7 +144,7 @@ def _import(name: str, spec: str, what: str) -> Any:
             ) from None
         raise UsageError(
             f"{what} {spec}: importing '{name}' needs the package '{error.name}', which is not installed",
-            way_out="install it beside idp-deploy",
+            way_out=_lying_below(str(error.name)) or "install it beside idp-deploy",
         ) from error
     except (Exception, SystemExit) as error:
         raise UsageError(
@@ -162,6 +162,13 @@ def _no_arguments(name: str) -> Iterator[None]:
         yield
     finally:
         sys.argv = ours
+
+
+def _lying_below(package: str) -> str:
+    """How a package in a folder of this one, such as `lib/`, is found; empty where there is none."""
+    root = package.partition(".")[0]
+    places = [path.parent.name for end in ("", ".py") for path in sorted(Path.cwd().glob(f"*/{root}{end}"))]
+    return f"it lies in {places[0]}: pip install -e ., or set PYTHONPATH={places[0]}" if places else ""
 
 
 def _after_failing(name: str, error: BaseException) -> str:
@@ -218,9 +225,10 @@ def _call(spec: str, what: str) -> Any:
     except IdpDeployError:
         raise
     except Exception as error:
-        raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}") from error
+        raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}", way_out=_GIVEN) from error
 
 
+_GIVEN = "check its arguments, or name a function that takes none and returns what is to be made"
 _WRITTEN = "write pkg.mod:callable(width=0.5, settings=Config(depth=3)), Python literals and classes only"
 
 

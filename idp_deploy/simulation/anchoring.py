@@ -115,9 +115,31 @@ def anchors_on(target: Target, runtime: Runtime, threads: int, given: Mapping[st
         if not (math.isfinite(latency_ms) and latency_ms > 0):
             raise UsageError(f"the anchor {text} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
         model, precision, its_threads = parse_model(text)
+        its = ran_in(target, runtime, model)
+        if its.name != runtime.name and {its.family, runtime.family} & OWN_FAMILIES:
+            continue
         its_threads = min(its_threads or threads, most)
-        found[model, precision, its_threads, runtime.name] = Anchor(model, latency_ms, runtime, its_threads, precision)
+        found[model, precision, its_threads, its.name] = Anchor(model, latency_ms, its, its_threads, precision)
     return tuple(found.values())
+
+
+def ran_in(target: Target, runtime: Runtime, model: str) -> Runtime:
+    """The runtime that a measured file ran in: the one that is meant, else the target's first for files of its format.
+
+    Raises:
+        UsageError: the target has none.
+    """
+    suffix = Path(model).suffix.lower()
+    format = suffixes().get(suffix) if Path(model).exists() else None
+    if format in (None, runtime.format):
+        return runtime
+    for one in target.runtimes:
+        if one.format == format:
+            return one
+    raise UsageError(
+        f"target '{target.name}' runs no {suffix} files, and the anchor {model} is one",
+        way_out=f"name the file of it that was measured, or one of {', '.join(one.name for one in target.runtimes)}",
+    )
 
 
 def anchored(

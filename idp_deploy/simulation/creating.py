@@ -9,9 +9,21 @@ from pathlib import Path
 from idp_deploy.errors import UsageError
 from idp_deploy.files import write_bytes
 from idp_deploy.flow import Measurement
-from idp_deploy.simulation.anchoring import parse_model
+from idp_deploy.simulation.anchoring import parse_model, ran_in
 from idp_deploy.simulation.architectures import architecture, known
-from idp_deploy.simulation.targets import Measured, Target, folder, load_cores, load_target, parse
+from idp_deploy.simulation.targets import (
+    ONE_LATENCY,
+    Measured,
+    Runtime,
+    Target,
+    contradicted,
+    folder,
+    load_cores,
+    load_target,
+    parse,
+)
+
+NEW = "new"  # what `targets` takes for a command in place of a name
 
 
 def new_target(
@@ -50,15 +62,17 @@ def new_target(
         slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "my-phone"
         raise UsageError(f"{name!r} is no target name", way_out=f"lower case, digits and dashes: {slug}")
     path = directory / f"{name}.toml"
+    if name == NEW:
+        raise UsageError(f"'{NEW}' is the word that makes a target, and no name of one", way_out="choose another name")
     if (path.exists() or (folder() / path.name).exists()) and not force:
         raise UsageError(f"there is a target '{name}' already", way_out="choose another name, or force it")
     if core and core not in load_cores():
         raise UsageError(f"unknown core {core!r}", way_out=f"one of {', '.join(sorted(load_cores()))}")
     base = load_target(like)
-    wanted = {item.name for item in base.runtimes}
+    wanted = {item.name: item for item in base.runtimes}
     if runtime not in wanted:
         raise UsageError(f"target '{like}' has no runtime {runtime!r}", way_out=f"one of {', '.join(sorted(wanted))}")
-    found = [_measured(text, latency_ms, runtime, threads) for text, latency_ms in measurements.items()]
+    found = [_measured(text, latency_ms, base, wanted[runtime], threads) for text, latency_ms in measurements.items()]
     found += [
         Measured(
             model=str(one.artifact), latency_ms=one.median_ms, runtime=_runtime_of(base, one), threads=one.threads,
@@ -66,11 +80,13 @@ def new_target(
         )
         for one in measured_here
     ]  # fmt: skip
+    if said := contradicted(found):
+        raise UsageError(said, way_out=ONE_LATENCY)
     write_bytes(path, _toml(base, device or name, core, ghz, found).encode())
     return parse(path)
 
 
-def _measured(text: str, latency_ms: float, runtime: str, threads: int) -> Measured:
+def _measured(text: str, latency_ms: float, base: Target, runtime: Runtime, threads: int) -> Measured:
     """What `MODEL[@PRECISION][@THREADS]` took. UsageError: no such model or arithmetic, or no time."""
     if not 0 < latency_ms < float("inf"):
         raise UsageError(f"{text} = {latency_ms} ms cannot be", way_out="give milliseconds above 0")
@@ -78,7 +94,8 @@ def _measured(text: str, latency_ms: float, runtime: str, threads: int) -> Measu
     if not known(model) and not Path(model).exists():
         architecture(model)  # raises, naming the nearest
     return Measured.model_validate(
-        {"model": model, "latency_ms": latency_ms, "runtime": runtime, "threads": its_threads or threads}
+        {"model": model, "latency_ms": latency_ms, "runtime": ran_in(base, runtime, model).name}
+        | {"threads": its_threads or threads}
         | ({"precision": precision} if precision else {})
     )
 

@@ -47,6 +47,7 @@ SPARSE_IN_ORDER = frozenset(
 COMPRESSED_IN_MEMORY = frozenset({"coreml-ane"})
 UNKNOWN_FAMILY = 0.6  # least half-width in log where no measurement of the runtime exists: published runtimes differ so
 ARITHMETIC = ("convolution", "depthwise", "transposed", "product")
+UNLIKELY = 30  # times as slow or fast as its cores say: no device of those that were measured is
 UNKNOWN_SHARE = 0.1  # of the activation traffic, and of the MACs: above it no latency is given
 
 
@@ -115,7 +116,8 @@ def simulate(
     anchors = anchors_on(target, chosen, threads, anchor or {})
     precision = precision_of(work.dtype, core)
     basis = behind(model.rows, chosen.family, core, target.measured_as, precision, used)
-    reason = _not_estimable(work, chosen, core, classes_of(loaded.format))
+    reason = loaded.contents.unsized if loaded.contents else ""
+    reason = reason or _not_estimable(work, chosen, core, classes_of(loaded.format))
     if basis is None and not any(one.says_of(chosen, used, work.dtype) for one in anchors):
         reason = reason or reason_for_none(model.rows, chosen.family, core, work.dtype)
     if reason:
@@ -144,9 +146,11 @@ def simulate(
         without = _interval(free.by_op, free.error)
         axis = scale((interval.middle,), "ms")  # as the estimate is told
         low, high = axis.number(without.low), axis.number(without.high)
+        moved = interval.middle / without.middle
+        doubt = "" if 1 / UNLIKELY < moved < UNLIKELY else ": no device is that far off, is it in milliseconds?"
         notes.append(
             f"without the anchor: {axis.text(without.middle)} ({low} to {high}); "
-            f"the anchor moves it by {interval.middle / without.middle - 1:+.0%}"
+            f"the anchor moves it by {moved - 1:+.0%}{doubt}"
         )
     basis = replace(basis or Basis("anchored", 0, 0), expected_error=case.typical)
     basis = replace(basis, origin="anchored") if anchors else basis

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -174,12 +175,28 @@ def parse(path: Path) -> Target:
         _among(path, "core", used, load_cores())
     for runtime in target.runtimes:
         _among(path, "runtime family", runtime.family, FAMILIES | VENDORS)
+    for one in target.measurements:
+        _among(path, "runtime", one.runtime, {runtime.name for runtime in target.runtimes})
+    if said := contradicted(target.measurements):
+        raise UsageError(f"{path}: {said}", way_out=ONE_LATENCY)
     lacking = "cores" if ours and not target.cores else ""
     lacking = lacking or next(("compiler" for r in target.runtimes if (r.family == "vela") != bool(r.compiler)), "")
     if lacking:
         way_out = "compare it with pixel-4 or ethos-u55-128, which 'idp-deploy targets' shows"
         raise UsageError(f"{path}: '{lacking}' does not fit its runtimes", way_out=way_out)
     return target
+
+
+ONE_LATENCY = "give one, such as their median; precision (@int8) and threads (@4) tell situations apart"
+
+
+def contradicted(measurements: Sequence[Measured]) -> str:
+    """The first two that say different things of one situation, in words; empty where none do."""
+    for one, other in combinations(measurements, 2):
+        alike = one.model_dump(exclude={"source", "latency_ms"}) == other.model_dump(exclude={"source", "latency_ms"})
+        if alike and one.latency_ms != other.latency_ms:
+            return f"{one.model} has two latencies in one situation, {one.latency_ms:g} and {other.latency_ms:g} ms"
+    return ""
 
 
 def shipped(where: Path) -> list[Target]:
@@ -190,7 +207,8 @@ def shipped(where: Path) -> list[Target]:
 def _among(path: Path, what: str, name: str, known: Any) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, sorted(known), 3, 0.3)
-        raise UsageError(f"{path}: unknown {what} {name!r}", way_out=f"nearest: {', '.join(near)}")
+        way_out = f"nearest: {', '.join(near)}" if near else f"one of {', '.join(sorted(known))}"
+        raise UsageError(f"{path}: unknown {what} {name!r}", way_out=way_out)
 
 
 def load_target(name: str) -> Target:

@@ -16,7 +16,7 @@ from idp_deploy.surveying.fitting import Choice, choose
 from idp_deploy.surveying.libraries import beside_weights
 from idp_deploy.surveying.shapes import Guess, guess
 from idp_deploy.surveying.sources import Found, read_folder
-from idp_deploy.surveying.stored import Stored, exports, read_weights
+from idp_deploy.surveying.stored import Stored, exports, files_of_others, read_weights
 
 __all__ = ["Choice", "Found", "Guess", "Stored", "Survey", "survey"]
 
@@ -44,6 +44,7 @@ def survey(folder: Path) -> Survey:
         found = replace(found, modules=tuple(beside_weights(folder, stored)))
         choice, said = choose(found, stored, folder)
     others = exports(folder)
+    unusable += [] if stored or others else files_of_others(folder)
     task = found.tasks[0] if found.tasks else None
     inputs = Guess((), "the task gives them") if task else guess(found, choice, others)
     weights = choice.weights if choice else stored[0] if stored else None

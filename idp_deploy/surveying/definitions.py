@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +12,7 @@ from pathlib import Path
 from idp_deploy.surveying.bundles import Bundle, Plain, Record, assigned, bundles_of
 from idp_deploy.surveying.extracting import Copy
 
+_BUILDS = re.compile(r"(?i)(^|_)(build|create|make|construct|instantiate|get)(_|$)|from_(cfg|config)$")
 MODULES = {"Module", "LightningModule", "Sequential", "PreTrainedModel"}
 
 
@@ -38,6 +40,7 @@ class Definition:
     init: ast.AST = field(default_factory=ast.Pass)  # the code that makes the layers
     methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
     handed: Mapping[str, str] = field(default_factory=dict)  # attribute → the argument that is put away under it
+    built: Mapping[str, str] = field(default_factory=dict)  # attribute → the argument that a registry builds it of
 
     @cached_property
     def put(self) -> Mapping[str, ast.expr]:
@@ -70,6 +73,24 @@ class Definition:
     def needs(self) -> tuple[str, ...]:
         """Arguments without a default."""
         return tuple(name for name, default in self.parameters.items() if default is None)
+
+
+def plainly_named(tree: ast.Module) -> ast.Module:
+    """The tree with what it imports of torch under that one's own names: `C` of `from torch.nn import Conv2d as C`."""
+    aliases = [
+        one
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and str(node.module).partition(".")[0] == "torch"
+        for one in node.names
+        if one.asname and one.name[:1].isupper()
+    ]
+    names = {one.asname: one.name for one in aliases}
+    for one in aliases:
+        one.asname = None
+    for node in ast.walk(tree) if names else ():
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+    return tree
 
 
 def definitions(tree: ast.Module, path: Path, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[Definition]:
@@ -134,7 +155,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         node.name,
         f"{module}:{node.name}",
         layers,
-        parameters_of(init.args, skip=1) if init else {},
+        {**parameters_of(init.args, skip=1), **_without_number(init)} if init else {},
         frozenset(changed),
         frozenset(parts),
         inputs=inputs,
@@ -145,6 +166,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         init=plain.plain(init) if init and plain else ast.Pass(),
         methods={one.name: one for one in node.body if isinstance(one, ast.FunctionDef)},
         handed=plain.aliases if plain else {},
+        built=built_of(init) if init else {},
     )
 
 
@@ -207,6 +229,14 @@ def parameters_of(arguments: ast.arguments, skip: int = 0) -> dict[str, ast.expr
     return found | dict(zip((one.arg for one in arguments.kwonlyargs), arguments.kw_defaults, strict=True))
 
 
+def _without_number(init: ast.FunctionDef) -> dict[str, ast.expr | None]:
+    """`{"*sizes": None}` of `Net(*sizes)`, where these are more than handed on: nothing tells them by a name."""
+    several = init.args.vararg.arg if init.args.vararg else ""
+    handed = {id(node.value) for node in ast.walk(init) if isinstance(node, ast.Starred)}
+    used = (node for node in ast.walk(init) if isinstance(node, ast.Name) and id(node) not in handed)
+    return {f"*{several}": None} if several in {node.id for node in used} else {}
+
+
 def returned(node: ast.FunctionDef) -> ast.Call | None:
     """The call whose result a function returns, by itself or under a name."""
     made = {
@@ -231,3 +261,32 @@ def returned(node: ast.FunctionDef) -> ast.Call | None:
 def last_name(node: ast.expr) -> str:
     """`Conv2d` of `torch.nn.Conv2d`."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def built_of(init: ast.FunctionDef) -> dict[str, str]:
+    """Attribute → the argument that a registry builds it of: `self.head = HEADS.build(head)`.
+
+    >>> built_of(ast.parse("def f(self, head): self.top = build_head(head)").body[0])
+    {'top': 'head'}
+    """
+    parameters = {one.arg for one in (*init.args.args, *init.args.kwonlyargs)}
+    found = {}
+    for node in ast.walk(init):
+        for target, call in assigned(node):
+            if isinstance(target, ast.Attribute) and isinstance(call, ast.Call) and call.args:
+                given = call.args[0]
+                if isinstance(given, ast.Name) and given.id in parameters and _BUILDS.search(last_name(call.func)):
+                    found[target.attr] = given.id
+    return found
+
+
+def registered(node: ast.ClassDef) -> Iterator[str]:
+    """What registries call a class: its name, and words that its decorators have.
+
+    >>> list(registered(ast.parse("@NETS.register('tiny')\\nclass Net: pass").body[0]))
+    ['Net', 'tiny']
+    """
+    yield node.name
+    for call in (one for one in node.decorator_list if isinstance(one, ast.Call)):
+        words = [*call.args, *(word.value for word in call.keywords)]
+        yield from (one.value for one in words if isinstance(one, ast.Constant) and isinstance(one.value, str))

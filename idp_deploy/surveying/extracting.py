@@ -62,6 +62,8 @@ def reason_to_copy(tree: ast.Module, name: str, here: set[str]) -> str:
         called = _last_name(node.func)
         if called in WORK or any(word.arg == "download" and _is_true(word.value) for word in node.keywords):
             return f"importing it would call {called}, in line {node.lineno}"
+        if any(_is_gpu(value, tree) for value in _devices(node)):
+            return f"importing it would ask for a GPU, in line {node.lineno}"
         if called in functions and any(_last_name(c.func) in WORK for c in _calls(functions[called])):
             return f"importing it would run {called}(), in line {node.lineno}"
     needed = {id(node) for node in _needed(tree, name)}
@@ -193,6 +195,22 @@ def _is_installed(root: str) -> bool:
         return find_spec(root) is not None
     except (ImportError, ValueError):
         return True
+
+
+def _devices(call: ast.Call) -> list[ast.expr]:
+    """Where a call puts something: `model.to(device)`, `torch.zeros(3, device="cuda")`."""
+    moved = call.args[:1] if isinstance(call.func, ast.Attribute) and call.func.attr == "to" else []
+    return [*moved, *(word.value for word in call.keywords if word.arg == "device")]
+
+
+def _is_gpu(node: ast.expr, tree: ast.Module) -> bool:
+    """`"cuda:0"`, `torch.device("cuda")` and names of these; no `"cuda" if torch.cuda.is_available() else "cpu"`."""
+    if isinstance(node, ast.Name):
+        bound = [s.value for s in tree.body if isinstance(s, ast.Assign) and node.id in _binds(s)]
+        return bool(bound) and all(not isinstance(one, ast.Name) and _is_gpu(one, tree) for one in bound)
+    if isinstance(node, ast.Call) and _last_name(node.func) == "device" and node.args:
+        return _is_gpu(node.args[0], tree)
+    return isinstance(node, ast.Constant) and str(node.value).startswith("cuda")
 
 
 def _last_name(node: ast.expr) -> str:

@@ -117,6 +117,7 @@ def _whole(best: Choice, ranked: Sequence[Choice], found: Found, passed: frozens
     """What the best is a part of, where the file holds that whole: an encoder alone fits its own weights best."""
     for one in ranked:
         holds = not {best.definition.made, best.definition.name}.isdisjoint(_parts(one.definition, found))
+        holds |= best.prefix in {f"{one.prefix}.{place}".lstrip(".") for place in one.definition.built}
         fits = one.weights is best.weights and one.score >= FITS and one.covers >= best.covers
         clear = len(one.unknown) <= len(best.unknown) or best.definition.returns == "Sequential"
         # an argument is left open, no weight is left out
@@ -176,7 +177,7 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
         for prefix in _prefixes(stored):
             if best[0] >= 1:
                 break
-            own = layers.keys() | made.handed.keys()
+            own = layers.keys() | made.handed.keys() | made.built.keys()
             if own.isdisjoint(stored.rooms.get(prefix, ())) or _is_part(prefix, stored):
                 continue
             names = _below(stored, prefix)
@@ -202,9 +203,12 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     return Choice(chosen, within, *told, supplied=supplied)
 
 
-def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> Made | None:
+def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> object | None:
     """A module that another is given, as a configuration writes it; None where an argument of it is not known."""
     inner = {name: built for name, each in part.parts.items() if (built := _built(each, one, found, stored))}
+    if part.recipe is not None:
+        told = {name: value for name, value in part.bound.items() if name in part.recipe.arguments}
+        return {**part.recipe.table(), **told, **inner}
     arguments, unknown = _arguments(part.definition, {**part.bound, **inner}, found, stored)
     module, _, name = part.definition.spec.partition(":")
     copied = part.definition.copy and part.definition.copy.path != (one.copy and one.copy.path)
@@ -272,7 +276,9 @@ def _arguments(
         return {**said, **classes_of(one, stored)}, ()
     bundled = {name: _bundled(name, one, bound, found, stored) for name in one.bundles}
     called = _called(one, found)
+    recipes = found.recipes.get(one.name, ())
     configured = found.instances.get(one.spec.replace(":", ".")) or found.instances.get(one.name) or {}
+    configured = configured or (recipes[0].arguments if recipes else {})
     given: dict[str, object] = {}
     unknown = []
     for name, default in one.parameters.items():
@@ -316,6 +322,10 @@ def _bundled(
             return None
         if value is not None and (default is None or value != usual):
             values[field_] = value
+    if name in one.built.values():  # handed on whole: what builds of it reads more than this class does
+        wholes = [table for table in found.wholes if values.keys() <= table.keys()]
+        near = min(wholes, key=lambda table: sum(table[key] != values[key] for key in values), default={})
+        values = {**near, **values}
     if bundle.keyed or record is None:
         return nested(values, bundle.keyed)
     if not values and one.parameters[name] is not None:

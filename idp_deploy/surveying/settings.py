@@ -10,8 +10,10 @@ from typing import Any
 
 from idp_deploy import documents
 from idp_deploy.surveying.layers import is_writable
+from idp_deploy.surveying.recipes import Recipe, dotted, in_python, recipe
 
 FILE_BYTES, FILES = 1 << 16, 50
+RECIPES = 500
 CROWD = 30  # files in one folder, from which they are data
 SUFFIXES = (".yaml", ".yml", ".json")
 _TARGETS = ("_target_", "class_path")  # how Hydra and the command line of Lightning name what they make
@@ -20,21 +22,28 @@ _MISSING = object()
 
 def configured(
     places: Iterable[Path], trees: Iterable[ast.Module]
-) -> tuple[dict[str, object], dict[str, dict[str, object]]]:
-    """(value by the last part of its name where all that tell it agree, arguments by the class that takes them).
+) -> tuple[dict[str, object], dict[str, dict[str, object]], list[Recipe], list[dict[str, object]]]:
+    """(value by the last part of its name where all that tell it agree, arguments by the class that takes them,
+    what registries build of, whole documents by dotted names).
 
     Args:
         places: folders whose files of configuration are read. trees: of source.
 
-    >>> settings, _ = configured([], [ast.parse("parser.add_argument('--img-size', default=64)")])
+    >>> settings, *_ = configured([], [ast.parse("parser.add_argument('--img-size', default=64)")])
     >>> settings
     {'img_size': 64}
     """
     settings: dict[str, object] = {}
     instances: dict[str, dict[str, object]] = {}
+    trees = list(trees)
     entries = [entry for tree in trees for entry in _in_source(tree)]
+    python = (found for tree in trees for table in in_python(tree) if (found := recipe(table)))
+    recipes = list(islice(python, RECIPES))
+    wholes: list[dict[str, object]] = []
     for content in _documents(places):
+        wholes += [dotted(content)]
         for table in _tables(content):
+            recipes += [found] if len(recipes) < RECIPES and (found := recipe(table)) else []
             named = next((table[key] for key in _TARGETS if isinstance(table.get(key), str)), None)
             inner = table.get("init_args", table)
             if named is not None and isinstance(inner, Mapping):
@@ -43,7 +52,8 @@ def configured(
             entries += [(str(key), value) for key, value in table.items() if _plain(value)]
     for name, value in entries:
         settings[name] = value if settings.get(name, value) == value else _MISSING
-    return {name: value for name, value in settings.items() if value is not _MISSING}, instances
+    agreed = {name: value for name, value in settings.items() if value is not _MISSING}
+    return agreed, instances, recipes[:RECIPES], wholes
 
 
 def _in_source(tree: ast.Module) -> Iterator[tuple[str, object]]:

@@ -12,11 +12,22 @@ from typing import Any
 from idp_deploy import documents
 from idp_deploy.files import SOURCES
 from idp_deploy.surveying.bundles import Record
-from idp_deploy.surveying.definitions import Definition, definitions, last_name, parameters_of, records, returned
+from idp_deploy.surveying.definitions import (
+    Definition,
+    definitions,
+    is_module,
+    last_name,
+    parameters_of,
+    plainly_named,
+    records,
+    registered,
+    returned,
+)
 from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
 from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
+from idp_deploy.surveying.recipes import Recipe
 from idp_deploy.surveying.settings import configured
 
 FILES, FILE_BYTES, NOTEBOOK_BYTES = 1_500, 1 << 20, 16 << 20
@@ -36,6 +47,9 @@ class Found:
     constants: Mapping[str, object] = field(default_factory=dict)  # NAME → literal, where all files agree
     settings: Mapping[str, object] = field(default_factory=dict)  # "width" of --width, a configuration or a dict
     instances: Mapping[str, Mapping[str, object]] = field(default_factory=dict)  # "pkg.Net" → arguments, from YAML
+    recipes: Mapping[str, tuple[Recipe, ...]] = field(default_factory=dict)  # class → what registries build it of
+    registered: Mapping[str, str] = field(default_factory=dict)  # what a registry calls a class → the class
+    wholes: tuple[Mapping[str, object], ...] = ()  # whole configurations, by dotted names
     records: Mapping[str, Record] = field(default_factory=dict)  # classes that hold settings, by name
     notes: tuple[str, ...] = ()
     tried: dict[Any, Any] = field(default_factory=dict)  # how a class fits weights, for all who may be given it
@@ -53,13 +67,13 @@ def read_folder(folder: Path) -> Found:
         inside = path.relative_to(folder)
         try:
             content = documents.read_bytes(path, limit=FILE_BYTES)
-            trees[path], texts[path] = ast.parse(content), content.decode("utf-8-sig", "replace")
+            trees[path], texts[path] = plainly_named(ast.parse(content)), content.decode("utf-8-sig", "replace")
         except SyntaxError as error:
             notes.append(f"{inside} is left out: line {error.lineno} is no Python of this version")
         except (OSError, ValueError, RecursionError, MemoryError) as error:
             notes.append(f"{inside} is left out: {error}")
     for path, tree, text in _in_notebooks(folder):
-        trees[path], texts[path] = tree, text
+        trees[path], texts[path] = plainly_named(tree), text
     calls: dict[str, list[ast.Call]] = {}
     assigned: dict[str, ast.Call] = {}
     constants: dict[str, object] = {}
@@ -71,6 +85,7 @@ def read_folder(folder: Path) -> Found:
                 assigned |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         constants |= _constants(tree)
     classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
+    names = {word: node.name for node in classes.values() for word in registered(node)}
     here = {part for path in trees for part in path.relative_to(folder).with_suffix("").parts}
     modules: list[Definition] = []
     tasks: list[str] = []
@@ -83,6 +98,7 @@ def read_folder(folder: Path) -> Found:
         except RecursionError:
             notes.append(f"{path.relative_to(folder)} is left out: an expression in it is nested too deeply")
             continue
+        notes += _hidden(tree, path.relative_to(folder), classes)
         for one in defined:
             usable = _importable(one, name, folder, tree, texts[path], here)
             if usable is not None:
@@ -102,7 +118,7 @@ def read_folder(folder: Path) -> Found:
         return (one.copy is not None, one.is_class and one.name in inner, _rank(one), len(one.spec))
 
     ordered = sorted(modules, key=order)
-    settings, instances = configured(folders(folder), trees.values())
+    settings, instances, recipes, wholes = configured(folders(folder), trees.values())
     return Found(
         tuple(ordered),
         tuple(tasks),
@@ -112,9 +128,23 @@ def read_folder(folder: Path) -> Found:
         constants,
         settings,
         instances,
+        {kind: tuple(one for one in recipes if names.get(one.kind) == kind) for kind in set(names.values())},
+        names,
+        tuple(wholes),
         held,
         tuple(notes),
     )
+
+
+def _hidden(tree: ast.Module, inside: Path, classes: Mapping[str, ast.ClassDef]) -> list[str]:
+    """What is said of modules that are defined inside of functions, where nobody can import them."""
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    hidden = ((one, node) for one in functions for node in one.body if isinstance(node, ast.ClassDef))
+    return [
+        f"{inside} defines {node.name} inside of {one.name}(), where it cannot be imported: move it to the top level"
+        for one, node in hidden
+        if node.name not in classes and is_module(node, classes, set())
+    ]
 
 
 def _rank(one: Definition) -> tuple[bool, bool]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.formats import suffixes
+from idp_deploy.formats.foreign import model_of
 from idp_deploy.surveying.places import folders
 from idp_deploy.surveying.rooms import Rooms, rooms_of
 
@@ -85,6 +86,13 @@ def read_weights(folder: Path) -> tuple[list[Stored], list[str]]:
 def exports(folder: Path) -> tuple[Path, ...]:
     """Files of the formats that we read, whoever wrote them."""
     return tuple(sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes()))
+
+
+def files_of_others(folder: Path) -> list[str]:
+    """What is said of models in the usual places that only other tools read."""
+    below = (path for place in PLACES if (folder / place).is_dir() for path in sorted((folder / place).iterdir()))
+    known = ((path.relative_to(folder), said) for path in below if (said := model_of(path)))
+    return [f"{path} is left out: it is {what} — {way}" for path, (what, way) in known][:MOST_NOTES]
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from idp_deploy.surveying.agreeing import agreement, handed_on
 from idp_deploy.surveying.definitions import Definition, last_name
 from idp_deploy.surveying.layers import Shape
+from idp_deploy.surveying.recipes import Recipe, recipe
 from idp_deploy.surveying.sources import Found
 
 FITS = 0.9  # share of names that agree, from which a class is taken for what is given
@@ -26,6 +27,7 @@ class Part:
     bound: Mapping[str, object]  # its arguments, as the weights tell them
     node: ast.Call | None  # as the code makes it
     parts: Mapping[str, Part]  # that it is given itself
+    recipe: Recipe | None = None  # what a registry builds it of, where it is handed over as that
 
 
 def parts_given(one: Definition, names: Mapping[str, Shape], found: Found, depth: int = DEEPEST) -> dict[str, Part]:
@@ -35,20 +37,25 @@ def parts_given(one: Definition, names: Mapping[str, Shape], found: Found, depth
         names: shapes of the weights, as the class calls them.
     """
     parts = {}
-    for attribute, argument in one.handed.items():
+    for attribute, argument in (*one.handed.items(), *one.built.items()):
         start = f"{attribute}."
         inside = {key.removeprefix(start): shape for key, shape in names.items() if key.startswith(start)}
-        if inside and depth and attribute not in one.layers:
+        if not inside or not depth or (attribute in one.layers and attribute not in one.built):
+            continue
+        if attribute in one.built:
+            part = _as_built(one, argument, inside, found, depth)
+        else:
             part = _as_called(one, argument, inside, found, depth) or _alone(one, inside, found, depth)
-            if part is not None:
-                parts[argument] = part
+        if part is not None:
+            parts[argument] = part
     return parts
 
 
 def with_parts(one: Definition, parts: Mapping[str, Part]) -> Definition:
     """A class with what it is given among its layers."""
     made = {argument: _call(part) for argument, part in parts.items()}
-    layers = {attribute: made[argument] for attribute, argument in one.handed.items() if argument in made}
+    given = {**one.handed, **one.built}
+    layers = {attribute: made[argument] for attribute, argument in given.items() if argument in made}
     names = {part.definition.name for part in parts.values()}
     return replace(one, layers={**one.layers, **layers}, parts=one.parts | names) if parts else one
 
@@ -87,6 +94,24 @@ def _as_call(node: ast.expr, found: Found) -> ast.Call | None:
     """`Head(8)`, or `head` where that is set to such a call."""
     node = found.assigned.get(node.id, node) if isinstance(node, ast.Name) else node
     return node if isinstance(node, ast.Call) else None
+
+
+def _as_built(one: Definition, argument: str, inside: Mapping[str, Shape], found: Found, depth: int) -> Part | None:
+    """As a configuration names it that a registry builds the class of: the first that says what the weights do."""
+    likely: list[tuple[int, int, Part]] = []
+    for whole in found.recipes.get(one.name, ()):
+        inner = recipe(whole.arguments.get(argument))
+        kind = found.registered.get(inner.kind) if inner else None
+        made = next((other for other in found.modules if other.is_class and other.name == kind), None)
+        score, part = _fitted(made, None, inside, found, depth) if made else (0.0, None)
+        if inner and part is not None and score >= FITS:
+            likely.append((_contradicted(inner, part), len(likely), replace(part, recipe=inner)))
+    return min(likely)[2] if likely else None
+
+
+def _contradicted(inner: Recipe, part: Part) -> int:
+    """How many of its numbers the weights speak against."""
+    return sum(part.bound.get(name, value) != value for name, value in inner.arguments.items())
 
 
 def _as_called(one: Definition, argument: str, inside: Mapping[str, Shape], found: Found, depth: int) -> Part | None:

@@ -37,7 +37,9 @@ def write_toml(found: Survey, folder: Path, formats: Sequence[str], missing: Seq
     if choice is None:
         lines.append('model = "my_package.model:build"  # fill in: a callable that returns the nn.Module')
     elif choice.unknown:
-        given = ", ".join([*(f"{k}={v!r}" for k, v in choice.arguments.items()), *(f"{k}=…" for k in choice.unknown)])
+        given = ", ".join(
+            [*(f"{k}={v!r}" for k, v in choice.arguments.items()), *(f"{k}=…".lstrip("*") for k in choice.unknown)]
+        )
         lines.append(f"# model = {quoted(f'{choice.definition.spec}({given})')}  # fill in what nothing here tells")
     else:
         lines.append(f"model = {quoted(choice.spec)}  # {_where(_file(choice), folder)}")

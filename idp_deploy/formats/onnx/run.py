@@ -16,6 +16,7 @@ from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line, noise
 
 RUNTIME = "onnxruntime"
+_TENSORS = "only files whose inputs are tensors can be run here: write one around the part that takes tensors"
 
 
 # Without VNNI, onnxruntime's kernels for x86 add products of uint8 and int8 in pairs of 16 bits, and cut off what is
@@ -78,6 +79,9 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
         """
         if len(call) != len(inputs):
             raise ConversionError(f"{path} takes {len(inputs)} inputs ({', '.join(inputs)}), a call brings {len(call)}")
+        for name in declared.keys() & set(inputs):
+            if not (kind := declared[name].type).startswith("tensor"):
+                raise ConversionError(f"{path}: input '{name}' is a {kind}, no tensor", way_out=_TENSORS)
         feed = {
             name: np.ascontiguousarray(array, _dtype(declared[name].type, array))
             for name, array in zip(inputs, call, strict=True)

@@ -46,8 +46,8 @@ def origin(constants: Constants, name: str) -> Origin:
 
 
 def is_argument(values: np.ndarray, operator: str) -> bool:
-    """Whether a constant is an operator's argument (an axis, a shape, a factor) rather than a weight."""
-    if values.ndim == 0 or (operator in _WEIGHTLESS and values.size <= _SMALL):
+    """Whether a constant is an operator's argument (an axis, a shape, a factor, names of classes) and no weight."""
+    if values.ndim == 0 or values.dtype == object or (operator in _WEIGHTLESS and values.size <= _SMALL):
         return True
     return values.dtype.kind in "iub" and values.dtype.itemsize != 1 and values.ndim <= 1 and values.size <= _SMALL
 

@@ -55,11 +55,12 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     graph = proto.graph
     put_in_order(graph)
     lift(graph, nested=False)
-    arguments = {value.name for value in graph.input}  # with a value of their own that a caller may replace
     tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
+    # values that a caller may replace, and words, which are not numbers
+    left = {value.name for value in graph.input} | {t.name for t in tensors if t.data_type == onnx.TensorProto.STRING}
     del graph.initializer[:], graph.sparse_initializer[:]
-    graph.initializer.extend(tensor for tensor in tensors if tensor.name in arguments)
-    constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in arguments}
+    graph.initializer.extend(tensor for tensor in tensors if tensor.name in left)
+    constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in left}
     _fold_masks(graph, constants, encoding)
     products = _products(graph, constants)
     weights = []

@@ -19,6 +19,7 @@ from idp_deploy.errors import ConversionError, require
 from idp_deploy.flow import Contents
 from idp_deploy.formats import manifest
 from idp_deploy.formats.tflite.write import sparse as sparse
+from idp_deploy.formats.tflite.write.attached import with_files_of
 from idp_deploy.formats.tflite.write.graph import (
     Constant,
     add_buffer,
@@ -52,7 +53,8 @@ def restored_tflite(contents: Contents, *, encoding: str = "auto") -> Iterator[b
     careful = replace(wanted, one_decoder=True)
     ways = ((wanted, True), (wanted, False), (careful, False))
     forms = (_form(contents.parsed, storing, encoding, pointwise=pointwise) for storing, pointwise in ways)
-    yield from dict.fromkeys(sorted(filter(None, forms), key=len))
+    for form in dict.fromkeys(sorted(filter(None, forms), key=len)):
+        yield with_files_of(contents.parsed, form)
 
 
 def _refuse_outside(contents: Contents, model: Any) -> None:

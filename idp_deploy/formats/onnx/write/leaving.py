@@ -1,0 +1,24 @@
+"""Why `restore` leaves the zeros of a weight in an .onnx file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+
+from idp_deploy.flow import Contents, StoredTensor
+from idp_deploy.formats.onnx.write.storing import ENCODABLE
+
+_INPUTS = "export without keep_initializers_as_inputs, or take it off the list of the graph's inputs"
+
+
+def why_dense(contents: Contents, tensor: StoredTensor) -> tuple[str, str] | None:
+    """(the reason, the way out), None where none of these is it."""
+    graph = onnx.load(contents.path, load_external_data=False).graph
+    if tensor.name in {value.name for value in graph.input}:
+        return "it stands among the inputs as well, where a caller may replace it", _INPUTS
+    values = tensor.values()
+    if values.dtype not in ENCODABLE:
+        return f"numbers in {tensor.dtype} stay as they are", "store them in a float, or in integers of 8 or 16 bits"
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        return "it holds infinities or NaN, and only finite numbers are decoded", "replace them by finite ones"
+    return None
