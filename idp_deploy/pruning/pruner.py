@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
+from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
 from idp_deploy.pruning.copies import PrunerCopy, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
@@ -307,6 +308,7 @@ class Pruner:
         soft = {site: site.live().detach() for site in self.sites if site.mask is None and site.zeros} if dense else {}
         state = {
             "steps": self.steps,
+            "settings": settings(self.recipe),
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
             "sites": self._masks.state(self._held.weights),
@@ -324,16 +326,11 @@ class Pruner:
         The schedule comes along: by its weights alone a model that was stopped half-way looks trained.
 
         Raises:
-            UsageError: the state is of another model.
+            UsageError: the state is of another model, or of other settings.
         """
+        refuse_other(state, self.recipe, self.sites)
         self.steps = state["steps"]
-        schedule = Schedule(**state["schedule"])
-        if schedule.total != self.schedule.total:
-            warn(
-                f"the state was planned for {schedule.total} steps, and this training has {self.schedule.total}",
-                "resume with the number of epochs it began with: its ramp and frozen finish do not move",
-            )
-        self.method.schedule = schedule
+        self.method.schedule = schedule_of(state, self.schedule)
         self._masks.load(state["sites"], state.get("dense", {}))
         self.plan.total = self.schedule.total
         self.plan.furthest = max(self.plan.furthest, self.steps)
