@@ -9,6 +9,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from accelerate import Accelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -139,6 +140,57 @@ def test_gradients_that_accumulate_over_more_batches_later_are_planned() -> None
     pruning = fit(Automatic(), 6, GradientAccumulationScheduler({0: 1, 2: 4}))
     assert pruning.pruner.steps == pruning.pruner.plan.total
     assert pruning.sparse.zeros == TARGET
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+@pytest.mark.filterwarnings("error::idp_deploy.errors.IdpDeployWarning")
+def test_training_that_began_without_masks_is_planned_from_where_it_stands() -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_epochs=2, enable_checkpointing=False, accelerator="cpu", **quiet)
+    trainer.fit(module := Automatic(), DataLoader(TASK.train, batch_size=32))
+    trainer.save_checkpoint("dense.ckpt")
+    pruning = callbacks.LightningPruning(sparsity=0.9)
+    trainer = lightning.Trainer(
+        max_epochs=6, enable_checkpointing=False, accelerator="cpu", callbacks=[pruning], **quiet
+    )
+    trainer.fit(module, DataLoader(TASK.train, batch_size=32), ckpt_path="dense.ckpt")
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 4 * 16
+    assert pruning.sparse.zeros == TARGET
+
+
+def test_accelerate_loads_before_and_after_pruning_begins() -> None:
+    def begun(load: str = "", at: str = "") -> tuple[Any, ...]:
+        accelerator = Accelerator(cpu=True)
+        optimizer = torch.optim.SGD((net := network()).parameters(), 0.1)
+        parts = accelerator.prepare(net, optimizer, DataLoader(TASK.train, batch_size=32))
+        pruning = callbacks.AcceleratePruning(accelerator, sparsity=0.9)
+        if at == "before":
+            accelerator.load_state(load)
+        pruning.begin(*parts, epochs=2)
+        if at == "after":
+            accelerator.load_state(load)
+        return accelerator, *parts, pruning
+
+    def epoch(accelerator: Any, model: nn.Module, optimizer: Any, loader: Any, pruning: Any) -> None:
+        for x, y in loader:
+            accelerator.backward(F.cross_entropy(model.eval()(x), y))
+            optimizer.step()
+            pruning.step()
+            optimizer.zero_grad()
+
+    epoch(*(first := begun()))
+    with first[-1].hardened():
+        first[0].save_state("state")
+    epoch(*first)
+    sparse = first[-1].finalize()
+    for at in ("before", "after"):
+        epoch(*(again := begun("state", at)))
+        assert again[-1].pruner.steps == 2 * 16
+        resumed = again[-1].finalize()
+        assert resumed.zeros == zeros(resumed.module) == TARGET
+        for a, b in zip(sparse.module.parameters(), resumed.module.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+        again[0].free_memory()
 
 
 class Answering(nn.Module):

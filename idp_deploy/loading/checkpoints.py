@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
 from idp_deploy.ownership import CHECKPOINT
 
 TRAINER_STATE = "idp_deploy_pruner.pt"  # what TrainerPruning writes into a checkpoint folder
+_STATES_BESIDE = (TRAINER_STATE, "custom_checkpoint_*.pkl")  # the latter is accelerate's
 Factory = str | Callable[[], nn.Module]
 
 
@@ -216,9 +218,16 @@ def _is_ours(content: Any) -> bool:
 
 
 def _beside(path: Path, content: Any) -> Any:
-    """The content, and the pruner's state that a Trainer's checkpoint folder has beside the weights."""
-    state = (path if path.is_dir() else path.parent) / TRAINER_STATE
-    return [content, read_source(state).content] if state.is_file() else content
+    """The content, and the pruners' states that a folder of the Trainer or of accelerate has beside the weights."""
+    folder = path if path.is_dir() else path.parent
+    if folder.name.startswith("pytorch_model"):  # accelerate's, with sharded weights
+        folder = folder.parent
+    found = [content]
+    for glob in _STATES_BESIDE:
+        for file in sorted(folder.glob(glob)):
+            with suppress(FileError):  # of something else that was registered with accelerate
+                found.append(read_source(file).content)
+    return found
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

@@ -21,7 +21,7 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 # beside weights in folders of training tools, and none themselves
 BESIDE = (
     "optimizer*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*", "dl_state*",
-    "custom_checkpoint*", "meta.pt", "adapter_*", "*_optim_states.pt",
+    "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*", "*_optim_states.pt",
 )  # fmt: skip
 
 

@@ -121,6 +121,8 @@ class _Lightning(_Pruning):
         self._last_epoch = _trained_epochs(trainer)
         if epochs and self._last_epoch < epochs and (trainer.max_steps or -1) < 0:
             steps, epochs = steps * self._last_epoch / epochs, int(self._last_epoch)
+        if self._saved is None:  # weights that trained without masks so far, or a second fit
+            steps, epochs = _without_what_was_taken(trainer, steps, epochs)
         self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None))
         self._steps_taken = trainer.global_step
         assert self.pruner is not None
@@ -203,6 +205,14 @@ def _steps_ahead(trainer: Any) -> float:
         return steps
     total = sum(math.ceil(batches / found.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
     return min(total, trainer.max_steps) if (trainer.max_steps or -1) > 0 else total
+
+
+def _without_what_was_taken(trainer: Any, steps: float, epochs: int | None) -> tuple[float, int | None]:
+    """Steps and epochs that are still to come, of all that the trainer speaks of."""
+    done = trainer.current_epoch if epochs and trainer.current_epoch < epochs else 0
+    by_itself = trainer.lightning_module.automatic_optimization  # else steps of all optimizers are counted together
+    left = steps - trainer.global_step if by_itself else steps * (1 - done / (epochs or 1))
+    return (left, epochs - done if epochs else epochs) if left > 0 else (steps, epochs)
 
 
 def _trained_epochs(trainer: Any) -> float:
@@ -293,6 +303,7 @@ class AcceleratePruning(_Pruning):
     def __init__(self, accelerator: Any, **settings: Any) -> None:
         super().__init__(**settings)
         self.accelerator = accelerator
+        accelerator.register_for_checkpointing(self)
 
     def begin(self, model: nn.Module, optimizer: Any, loader: Any, epochs: int) -> nn.Module:
         """Plan for `epochs` passes over `loader` and put soft masks into the model; all three as prepared by it."""
@@ -303,9 +314,18 @@ class AcceleratePruning(_Pruning):
         steps = epochs * math.ceil(batches / self.accelerator.gradient_accumulation_steps)
         self._begin(model, steps, epochs, optimizer)
         self._shipping.remove()  # in a loop of one's own `hardened` says what is saved
-        assert self.pruner is not None
-        self.accelerator.register_for_checkpointing(self.pruner)
         return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Part of every `save_state` folder."""
+        return {} if self.pruner is None else self.pruner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """By `load_state`; before `begin` it is kept until then."""
+        if self.pruner is None:
+            self._saved = state or None
+        elif state:
+            self.pruner.load_state_dict(state)
 
     def step(self) -> None:
         """After every `optimizer.step()`, also while gradients accumulate."""
