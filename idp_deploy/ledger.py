@@ -37,9 +37,10 @@ def shortfall(model: CompressedModel) -> str:
     """What is to be said of a model with fewer zeros than were asked for, or with none; "" where all is well."""
     if not model.prunable or any(step.startswith("shrink") for step in model.provenance.steps):
         return ""  # removed channels are no zeros any more
-    if not model.zeros:
+    if model.zeros <= model.prunable // 1000:  # a few may be zero by chance
+        few = f"only {model.zeros:,}" if model.zeros else "none"
         return (
-            f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
+            f"{few} of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
             "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden "
             "a copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
         )

@@ -15,7 +15,10 @@ from torch import nn
 
 from idp_deploy import export, quantize, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.flow import Model
+from idp_deploy.ledger import shortfall
 from idp_deploy.loading import load_any, save_checkpoint
+from idp_deploy.loading.checkpoints import as_it_stands
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.rendering.artifacts import export_document
@@ -85,6 +88,14 @@ def test_no_zeros_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
     assert "warning: none of the 2,752 prunable weights is zero" in err
     assert "pruner.apply_to(copy)" in err
     assert json.loads(run(tmp_path, str(tmp_path / "dense.pt"), "--json")[1])["warnings"]
+
+
+@pytest.mark.parametrize(("few", "said"), [(0, "none of"), (2, "only 2 of"), (3, "")])
+def test_a_few_zeros_by_chance_are_no_pruned_model(few: int, said: str) -> None:
+    module = network()
+    with torch.no_grad():
+        module[0].weight.view(-1)[:few] = 0
+    assert shortfall(as_it_stands(Model(module))).partition(" the 2,752")[0] == said
 
 
 def test_a_target_that_was_not_reached_is_told(tmp_path: Path) -> None:

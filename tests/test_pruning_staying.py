@@ -131,6 +131,13 @@ def test_pruned_weights_that_do_not_train_are_told_of() -> None:
         pruner_of(nn.ModuleDict({"student": network(), "teacher": model["teacher"]}), skip=["teacher.*"]).prepare()
 
 
+def test_an_adapter_in_the_model_is_told_of_before_it_is_merged() -> None:
+    model = network()
+    model[4].register_module("lora_A", nn.Linear(48, 4, bias=False))
+    with pytest.warns(IdpDeployWarning, match=r"holds an adapter \('4\.lora_A\.weight'\), and merging it fills"):
+        pruner_of(model, skip=["*lora*"]).prepare()
+
+
 def test_another_optimizer_may_take_over() -> None:
     model = network()
     first = torch.optim.SGD(model.parameters(), 0.1)

@@ -76,12 +76,18 @@ def load_any(
     source = read_source(path, trust=trust)
     content = source.content
     if _is_ours(content):
-        found = _restore(path, content, factory)
-        if isinstance(found, MaskedModel):
-            raise UsageError(
-                f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
-            )
-        return found
+        try:
+            found = _restore(path, content, factory)
+        except FileError:
+            if not _is_of_a_part(content, factory):
+                raise
+            source = Source(content["state_dict"], source.sha256)
+        else:
+            if isinstance(found, MaskedModel):
+                raise UsageError(
+                    f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
+                )
+            return found
     model = _plain_model(path, source, factory, weights_key, announce)
     ledger.refuse_unhardened(str(path), _beside(path, content), dict(model.module.named_parameters()))
     return as_it_stands(model)
@@ -215,6 +221,18 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
+
+
+def _is_of_a_part(content: Mapping[str, Any], factory: Factory | None) -> bool:
+    """Whether `factory` builds a part of the model in a checkpoint of ours, such as the generator of a GAN."""
+    state = content.get("state_dict")
+    if factory is None or not isinstance(state, Mapping) or content.get("stage") != "compressed":
+        return False
+    own = _build(factory)[0].state_dict()
+    tail = next(iter(own), "")
+    starts = [name.removesuffix(tail) for name in state if isinstance(name, str) and name.endswith(f".{tail}")]
+    fit = any(all(f"{start}{name}" in state for name in own) for start in starts)
+    return fit and content.get("quantization") is None and not own.keys() <= state.keys()
 
 
 def _beside(path: Path, content: Any) -> Any:

@@ -29,7 +29,7 @@ from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, say_still, say_unpruned
+from idp_deploy.pruning.staying import refuse_replaced, say_adapters, say_still, say_unpruned
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -124,6 +124,7 @@ class Pruner:
             self._begun = True
             if not self.steps and self.recipe.sparsity:
                 say_still(self.sites)
+                say_adapters(self._bare)
             self.plan.open()
             self.plan.settled()
         return self.model
