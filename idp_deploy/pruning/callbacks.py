@@ -24,7 +24,7 @@ from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save
-from idp_deploy.pruning.shipping import Shipping
+from idp_deploy.pruning.shipping import Shipping, in_one_precision
 
 
 class _Pruning:
@@ -58,6 +58,10 @@ class _Pruning:
             )
         whole = max(1, math.ceil(epochs or 1))
         planned = {"epochs": whole, "steps_per_epoch": math.ceil(steps / whole), "optimizer": optimizer}
+        if self._unfinished and self.pruner is not None:  # a run that ended with an error, or is tried again
+            self._hard.close()
+            self.pruner.detach()
+            self._shipping.remove()
         self.sparse, self._counts = None, False
         self.pruner = Pruner(model, **{**planned, **self.settings})
         if self._saved is not None:
@@ -74,24 +78,22 @@ class _Pruning:
         """Harden for the metrics; whether scores so far are of fewer zeros and must not count."""
         if self.pruner is None or self.sparse is not None:
             return False
-        self._hard.enter_context(self.pruner.hardened())
+        self.pruner.held.settle()
+        self.pruner.held.harden()
+        self._hard.callback(self.pruner.held.restore, among_others=True)
         forget, self._counts = not self._counts or not self.pruner.complete, self.pruner.complete
         return forget
+
+    def _settle(self) -> None:
+        if self.pruner is not None:
+            self.pruner.held.settle()
 
     def _end(self) -> None:
         self._hard.close()
         if self.pruner is not None and self.sparse is None:
             self.sparse = self.pruner.finalize(on_unfinished=self.on_unfinished)
-            _in_one_precision(self.sparse.module)
+            in_one_precision(self.sparse.module)
             self._shipping.remove()
-
-
-def _in_one_precision(module: nn.Module) -> None:
-    """Take off, in place, the autocast that accelerate wraps forward in: it is training's, and in no file."""
-    for part in module.modules():
-        if (forward := vars(part).get("_original_forward")) is not None and "forward" in vars(part):
-            part.forward = forward
-            del part._original_forward
 
 
 class _Lightning(_Pruning):
@@ -127,6 +129,10 @@ class _Lightning(_Pruning):
         self._steps_taken = trainer.global_step
         assert self.pruner is not None
         self._begun_at = self.pruner.steps
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Whoever swapped weights for the metrics has put back what was there."""
+        self._settle()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """A step of the pruner where the optimizer took one: not while gradients accumulate."""
@@ -260,6 +266,10 @@ class _Trainer(_Pruning):
             self._saved = torch.load(file, map_location="cpu", weights_only=True)
         self._begin(model, state.max_steps, state.num_train_epochs, optimizer)
 
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Whoever swapped weights for the metrics has put back what was there."""
+        self._settle()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After every optimizer step."""
         if self.pruner is not None:
@@ -277,6 +287,7 @@ class _Trainer(_Pruning):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
+        self._settle()
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
             save(self.pruner.state_dict(dense=True), folder / STATE_FILE)
 

@@ -102,7 +102,7 @@ class Pruner:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
         self._known = {name for name, _ in self._bare.named_parameters()}
-        self._held = Holding(self._masks)
+        self.held = Holding(self._masks)  # hard weights for a while
 
     @torch.inference_mode(False)
     def prepare(self) -> nn.Module:
@@ -170,7 +170,7 @@ class Pruner:
         with self._masks.whole():
             zeros = {
                 site: site.zeros
-                if site.mask is None or site in self._held.weights
+                if site.mask is None or site in self.held.weights
                 else int((site.weight[~site.mask] == 0).sum())
                 for site in self.sites
             }
@@ -217,10 +217,10 @@ class Pruner:
             return
         refuse_replaced(self._bare, self.sites)
         try:
-            self._held.harden()
+            self.held.harden()
             yield self.model
         finally:
-            self._held.restore()
+            self.held.restore()
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
@@ -286,7 +286,7 @@ class Pruner:
     def shipped(self) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
         """Names of each weight in the model's state dict, and what hardening at this moment makes of its value."""
         with torch.no_grad(), self._masks.whole():
-            return self._masks.shipped(self._held.weights)
+            return self._masks.shipped(self.held.weights)
 
     def detach(self) -> nn.Module:
         """Take the masks off again and return the model with its dense weights as they are."""
@@ -312,9 +312,9 @@ class Pruner:
             "settings": settings(self.recipe),
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
-            "sites": self._masks.state(self._held.weights),
+            "sites": self._masks.state(self.held.weights),
         }
-        held = {site.name: weight for site, weight in {**soft, **self._held.weights}.items()} | self._held.followers
+        held = {site.name: weight for site, weight in {**soft, **self.held.weights}.items()} | self.held.followers
         if soft:
             held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state
@@ -393,5 +393,5 @@ class Pruner:
             module.training = training
 
     def _refuse_inside_hardened(self, call: str) -> None:
-        if self._held.weights:
+        if self.held.weights:
             raise UsageError(f"{call} inside hardened()", way_out="leave its with block first")

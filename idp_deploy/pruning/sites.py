@@ -242,7 +242,7 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
             if isinstance(hook, _Enter) and hook.site is not site and hook.owner is owner and hook.leaf == place.leaf:
                 raise UsageError(
                     f"weight '{site.name}' carries the mask of another Pruner already, and two would multiply",
-                    way_out="finalize() or detach() the other one first",
+                    way_out="finalize() or detach() the other one first; a callback's is callback.pruner",
                 )
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
         handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))
