@@ -281,13 +281,15 @@ class _Trainer(_Pruning):
         self._look_ahead(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Soft again."""
+        """Soft again, and no early stop where the plan is to be finished."""
         self._hard.close()
+        self._go_on(control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
         self._settle()
+        self._go_on(control)  # callbacks behind this one have said by now whether they want to stop
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
             save(self.pruner.state_dict(dense=True), folder / STATE_FILE)
 
@@ -296,9 +298,12 @@ class _Trainer(_Pruning):
         loaded."""
         self._end()
 
-    def _look_ahead(self, state: Any, control: Any) -> None:
+    def _go_on(self, control: Any) -> None:
         if control.should_training_stop and self.on_unfinished == "finish" and self._unfinished:
             control.should_training_stop = False
+
+    def _look_ahead(self, state: Any, control: Any) -> None:
+        self._go_on(control)
         if control.should_evaluate and self._metrics_ahead():
             state.best_metric = state.best_model_checkpoint = None
 
