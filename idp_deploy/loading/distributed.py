@@ -116,7 +116,7 @@ def _plain_values(keys: Mapping[str, tuple[str, ...]], tensors: Collection[str])
     """Of all that is no tensor, what belongs to a pruner's state: it says which zeros the weights should have."""
     paths = set(keys.values())
     dicts = {key[:depth] for key in paths for depth in range(1, len(key))}
-    states = {key[:-1] for key in paths if key[-1] == "steps" and {(*key[:-1], k) for k in _STATE_DICTS} <= dicts}
+    states = {key[:-1] for key in paths if key[-1:] == ("steps",) and {(*key[:-1], k) for k in _STATE_DICTS} <= dicts}
     inside = (n for n, key in keys.items() if any(key[:depth] in states for depth in range(len(key))))
     return [name for name in inside if name not in tensors]
 
