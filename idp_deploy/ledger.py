@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel
 
 PRUNER_STATE = frozenset({"steps", "schedule", "sites"})  # by these keys a pruner's state is known
-_DEPTH = 4  # of dicts and lists that are looked into
+_DEPTH = 6  # of dicts and lists that are looked into
 
 
 def refuse_filled(model: CompressedModel | MaskedModel) -> None:
@@ -37,9 +37,10 @@ def shortfall(model: CompressedModel) -> str:
     """What is to be said of a model with fewer zeros than were asked for, or with none; "" where all is well."""
     if not model.prunable or any(step.startswith("shrink") for step in model.provenance.steps):
         return ""  # removed channels are no zeros any more
-    if not model.zeros:
+    if model.zeros <= model.prunable // 1000:  # a few may be zero by chance
+        few = f"only {model.zeros:,}" if model.zeros else "none"
         return (
-            f"none of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
+            f"{few} of the {model.prunable:,} prunable weights is zero: these weights were not pruned, or they are a "
             "copy (an average, a best checkpoint) from before finalize() — prune them with 'idp-deploy prune', harden "
             "a copy with pruner.apply_to(copy), or save the best inside pruner.hardened()"
         )
@@ -60,18 +61,21 @@ def summary(model: CompressedModel) -> str:
 
 
 def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> None:
-    """Raise `UsageError` where `content`, a file's, carries a pruner's state and `weights` not the zeros it speaks of.
+    """Raise `UsageError` where `content`, a file's, carries pruners' states and `weights` not the zeros they speak of.
 
     Args:
-        weights: parameters of the module by name; the state's names may have a prefix more or fewer.
+        weights: parameters of the module by name; a state's names may have a prefix more or fewer.
     """
-    state = _find(content, _DEPTH)
-    if state is None:
-        return
-    found, wanted, entries = 0, 0, 0
+    for state in _states(content, _DEPTH, set()):
+        _refuse_short(where, state, weights)
+
+
+def _refuse_short(where: str, state: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    found, wanted, entries, others = 0, 0, 0, 0
     for name, site in state["sites"].items():
         weight = next((w for own, w in weights.items() if _same(own, name)), None)
-        if weight is None or not isinstance(site, Mapping):
+        if weight is None or not isinstance(site, Mapping) or site.get("shape", [*weight.shape]) != [*weight.shape]:
+            others += 1
             continue
         mask, budget = site.get("mask"), site.get("budget")
         if mask is not None and getattr(mask, "shape", None) == weight.shape:
@@ -79,7 +83,7 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
         wanted += budget if isinstance(budget, int) else 0
         found, entries = found + int((weight == 0).sum()), entries + weight.numel()
     target = state.get("target")
-    wanted = max(wanted, target if isinstance(target, int) else 0)
+    wanted = max(wanted, target if isinstance(target, int) and not others else 0)
     if entries and found < wanted:
         raise UsageError(
             f"{where} is of a run that was being pruned, at step {state['steps']}, and its training not finished: "
@@ -89,17 +93,16 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
         )
 
 
-def _find(content: Any, depth: int) -> Mapping[str, Any] | None:
-    if isinstance(content, Mapping):
-        if content.keys() >= PRUNER_STATE and isinstance(content["sites"], Mapping):
-            return content
-        inside: Sequence[Any] = list(content.values())
-    else:
-        inside = content if isinstance(content, list | tuple) else []
-    if not depth:
-        return None
-    found = (_find(entry, depth - 1) for entry in inside if isinstance(entry, Mapping | list | tuple))
-    return next((state for state in found if state is not None), None)
+def _states(content: Any, depth: int, seen: set[int]) -> Iterator[Mapping[str, Any]]:
+    """Every state of a pruner in `content`; what is held many times over is looked into once."""
+    if not depth or id(content) in seen or not isinstance(content, Mapping | list | tuple):
+        return
+    seen.add(id(content))
+    if isinstance(content, Mapping) and content.keys() >= PRUNER_STATE and isinstance(content["sites"], Mapping):
+        yield content
+        return
+    for entry in content.values() if isinstance(content, Mapping) else content:
+        yield from _states(entry, depth - 1, seen)
 
 
 def _same(own: str, name: str) -> bool:

@@ -71,7 +71,11 @@ def folder_of(**files: Callable[[Path], Any]) -> Write:
     return write
 
 
-def sharded(kind: str) -> Write:
+def masks(kind: torch.dtype = torch.bool) -> dict[str, Tensor]:
+    return {name: (value != 0).to(kind) for name, value in weights().items()}
+
+
+def sharded(kind: str, *, listed: bool = True) -> Write:
     def write(folder: Path) -> Path:
         state, weight_map = weights(), {}
         suffix = "safetensors" if kind == "model" else "bin"
@@ -80,6 +84,8 @@ def sharded(kind: str) -> Write:
             part = {name: state[name] for name in names}
             save_file(part, folder / file) if suffix == "safetensors" else torch.save(part, folder / file)
             weight_map |= dict.fromkeys(names, file)
+        if not listed:
+            return folder
         index_file = folder / f"{kind}.{suffix}.index.json"
         index_file.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
         return index_file
@@ -187,6 +193,9 @@ TAKEN: dict[str, Write] = {
     "sharded safetensors": sharded("model"),
     "sharded safetensors, their folder": lambda folder: sharded("model")(folder).parent,
     "sharded bin": sharded("pytorch_model"),
+    "shards without their index": sharded("model", listed=False),
+    "masks whose zeros are in the weights": saved(lambda: {"model": weights(), "masks": masks()}),
+    "such masks in ones and zeros": saved(lambda: {"net": weights(), "prune_mask": masks(torch.float32)}),
     "distributed checkpoint": distributed(lambda: {"model": weights(), "optim": optimizer(), "epoch": 3}),
     "distributed checkpoint, flat": distributed(weights),
     "distributed checkpoint of accelerate": distributed(lambda: {"model": weights()}, inside="pytorch_model_fsdp_0"),
@@ -246,6 +255,10 @@ SAID: dict[str, tuple[Write, str]] = {
     "masks beside the weights": (
         saved(lambda: {"state_dict": weights(), "masks": {"head.weight": torch.ones(4, 8, dtype=torch.bool)}}),
         "without the masks of 1 of them under 'masks': save weight",
+    ),
+    "masks in ones and zeros that were not applied": (
+        saved(lambda: {"model": weights(), "masks": {n: (v > 0).float() for n, v in weights().items()}}),
+        "under 'masks': save weight",
     ),
     "an adapter beside the weights": (
         saved(lambda: {"state_dict": weights(), "lora": {"head.lora_A": torch.ones(2, 8)}}),

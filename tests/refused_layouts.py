@@ -44,6 +44,11 @@ def one_shard(folder: Path) -> Path:
     return sharded("model")(folder).with_name("model-00001-of-00002.safetensors")
 
 
+def a_shard_without_the_others_or_an_index(folder: Path) -> Path:
+    (sharded("model", listed=False)(folder) / "model-00001-of-00002.safetensors").unlink()
+    return folder
+
+
 def outside(folder: Path) -> Path:
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps({"weight_map": dict.fromkeys(weights(), "../secret.safetensors")}))
@@ -258,6 +263,11 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "state_dict",
     ),
     "a shard is missing": (without_a_shard, "model-00002-of-00002.safetensors, which is missing", "copy all"),
+    "shards without an index, one missing": (
+        a_shard_without_the_others_or_an_index,
+        "lacks part 1 of 2 of the weights",
+        "copy all",
+    ),
     "one shard of two": (one_shard, "part 1 of 2", "name the folder"),
     "an index that leaves its folder": (outside, "not a file beside it", "copy"),
     "a distributed checkpoint cut short": (damaged_distributed, "damaged", "copy"),

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
 from torch import nn
 
 from idp_deploy import export, quantize, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.flow import Model
+from idp_deploy.ledger import shortfall
 from idp_deploy.loading import load_any, save_checkpoint
+from idp_deploy.loading.checkpoints import as_it_stands
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.rendering.artifacts import export_document
@@ -83,6 +90,14 @@ def test_no_zeros_are_a_warning_with_the_way_out(tmp_path: Path) -> None:
     assert json.loads(run(tmp_path, str(tmp_path / "dense.pt"), "--json")[1])["warnings"]
 
 
+@pytest.mark.parametrize(("few", "said"), [(0, "none of"), (2, "only 2 of"), (3, "")])
+def test_a_few_zeros_by_chance_are_no_pruned_model(few: int, said: str) -> None:
+    module = network()
+    with torch.no_grad():
+        module[0].weight.view(-1)[:few] = 0
+    assert shortfall(as_it_stands(Model(module))).partition(" the 2,752")[0] == said
+
+
 def test_a_target_that_was_not_reached_is_told(tmp_path: Path) -> None:
     _, sparse = pruned()
     masks = {name: mask.clone() for name, mask in sparse.masks.items()}
@@ -114,6 +129,54 @@ def test_weights_of_a_run_that_never_hardened_are_refused(tmp_path: Path, steps:
     else:
         with pytest.raises(UsageError, match=f"{there:,} of 2,752 weights are zero"):
             load_any(file, network)
+
+
+def by_accelerate(folder: Path, weights: Any, state: Any) -> Path:
+    save_file(weights, folder / "model.safetensors")
+    torch.save({"kept": object}, folder / "custom_checkpoint_0.pkl")  # of something else, which is not read
+    torch.save(state, folder / "custom_checkpoint_1.pkl")
+    return folder
+
+
+def by_one_file_of_it(folder: Path, weights: Any, state: Any) -> Path:
+    return by_accelerate(folder, weights, state) / "model.safetensors"
+
+
+def by_sharded_accelerate(folder: Path, weights: Any, state: Any) -> Path:
+    torch.save(state, folder / "custom_checkpoint_0.pkl")
+    dcp.save({"model": weights}, checkpoint_id=folder / "pytorch_model_fsdp_0", no_dist=True)
+    return folder
+
+
+def by_distributed(folder: Path, weights: Any, state: Any) -> Path:
+    dcp.save({"app": {"model": weights, "pruners": [state]}}, checkpoint_id=folder / "run", no_dist=True)
+    return folder / "run"
+
+
+def with_another_models(folder: Path, weights: Any, state: Any) -> Path:
+    """A discriminator's, which has weights of the same names and of other shapes."""
+    other = Pruner(nn.Sequential(nn.Linear(8, 4)), sparsity=0.9, epochs=1)
+    torch.save(other.state_dict(), folder / "custom_checkpoint_0.pkl")
+    save_file(weights, folder / "model.safetensors")
+    torch.save(state, folder / "custom_checkpoint_1.pkl")
+    return folder
+
+
+WAYS = [by_accelerate, by_one_file_of_it, by_sharded_accelerate, by_distributed, with_another_models]
+
+
+@pytest.mark.parametrize("save", WAYS)
+def test_a_pruners_state_is_found_wherever_tools_put_it(tmp_path: Path, save: Callable[..., Path]) -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=12)
+    train(pruner.prepare(), pruner, 12)
+    soft = {name: value + 1e-3 if value.is_floating_point() else value for name, value in model.state_dict().items()}
+    (tmp_path / "soft").mkdir()
+    with pytest.raises(UsageError, match="not finished: 0 of 2,752"):
+        load_any(save(tmp_path / "soft", soft, pruner.state_dict()), network)
+    (tmp_path / "hard").mkdir()
+    hard = save(tmp_path / "hard", model.state_dict(), pruner.state_dict())
+    assert load_any(hard, network).zeros == round(0.9 * PRUNABLE)
 
 
 def test_the_state_of_a_frozen_run_lies_with_weights_that_have_its_zeros(tmp_path: Path) -> None:

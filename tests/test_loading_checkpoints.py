@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -251,3 +252,42 @@ def test_integers_of_untouched_modules_are_the_factorys(tmp_path: Path) -> None:
     change = put("attributes", "depthwise", "stride", value=(2, 2))
     loaded = load_checkpoint(edited(change, compressed(), tmp_path / "c.pt"), FACTORY)
     assert loaded.module.depthwise.stride == (1, 1)
+
+
+class Adversaries(nn.Module):
+    """A generator, and what judges it in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator, self.judge = generator(), nn.Linear(3, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        return self.judge(self.generator(x))
+
+
+def generator() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def test_a_part_of_the_model_in_a_checkpoint_is_taken_with_its_zeros_and_said(tmp_path: Path) -> None:
+    whole = Adversaries()
+    masks = {"generator.0.weight": torch.arange(32).reshape(8, 4) % 2 == 0}
+    with torch.no_grad():
+        whole.generator[0].weight.mul_(masks["generator.0.weight"])
+    save_checkpoint(CompressedModel(whole, masks), tmp_path / "gan.pt")
+    said: list[str] = []
+    part = load_any(tmp_path / "gan.pt", generator, announce=said.append)
+    assert part.zeros == 16
+    assert all(torch.equal(a, b) for a, b in zip(part.module.parameters(), whole.generator.parameters(), strict=True))
+    assert "taking the weights under 'generator'; not part of the model: 'judge.weight', 'judge.bias'" in said[0]
+    with pytest.raises(
+        UsageError, match=r"fits only a part of .*'generator\.0': beside it stand 'generator\.2\.weight'"
+    ):
+        load_any(tmp_path / "gan.pt", lambda: nn.Linear(4, 8))
+    with pytest.raises(FileError, match="does not fit the module"):
+        load_any(tmp_path / "gan.pt", lambda: nn.Linear(5, 8))
+    content = torch.load(tmp_path / "gan.pt", weights_only=True)
+    content["state_dict"]["generator.0.weight"] = torch.ones(8, 4)
+    torch.save(content, tmp_path / "filled.pt")
+    with pytest.raises(FileError, match="prunes weights that are not zero"):
+        load_any(tmp_path / "filled.pt", Adversaries)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
+from accelerate import Accelerator
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from idp_deploy import export, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
@@ -139,6 +140,163 @@ def test_gradients_that_accumulate_over_more_batches_later_are_planned() -> None
     pruning = fit(Automatic(), 6, GradientAccumulationScheduler({0: 1, 2: 4}))
     assert pruning.pruner.steps == pruning.pruner.plan.total
     assert pruning.sparse.zeros == TARGET
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+@pytest.mark.filterwarnings("error::idp_deploy.errors.IdpDeployWarning")
+def test_training_that_began_without_masks_is_planned_from_where_it_stands() -> None:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = lightning.Trainer(max_epochs=2, enable_checkpointing=False, accelerator="cpu", **quiet)
+    trainer.fit(module := Automatic(), DataLoader(TASK.train, batch_size=32))
+    trainer.save_checkpoint("dense.ckpt")
+    pruning = callbacks.LightningPruning(sparsity=0.9)
+    trainer = lightning.Trainer(
+        max_epochs=6, enable_checkpointing=False, accelerator="cpu", callbacks=[pruning], **quiet
+    )
+    trainer.fit(module, DataLoader(TASK.train, batch_size=32), ckpt_path="dense.ckpt")
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 4 * 16
+    assert pruning.sparse.zeros == TARGET
+
+
+def test_accelerate_loads_before_and_after_pruning_begins() -> None:
+    def begun(load: str = "", at: str = "") -> tuple[Any, ...]:
+        accelerator = Accelerator(cpu=True)
+        optimizer = torch.optim.SGD((net := network()).parameters(), 0.1)
+        parts = accelerator.prepare(net, optimizer, DataLoader(TASK.train, batch_size=32))
+        pruning = callbacks.AcceleratePruning(accelerator, sparsity=0.9)
+        if at == "before":
+            accelerator.load_state(load)
+        pruning.begin(*parts, epochs=2)
+        if at == "after":
+            accelerator.load_state(load)
+        return accelerator, *parts, pruning
+
+    def epoch(accelerator: Any, model: nn.Module, optimizer: Any, loader: Any, pruning: Any) -> None:
+        for x, y in loader:
+            accelerator.backward(F.cross_entropy(model.eval()(x), y))
+            optimizer.step()
+            pruning.step()
+            optimizer.zero_grad()
+
+    epoch(*(first := begun()))
+    with first[-1].hardened():
+        first[0].save_state("state")
+    epoch(*first)
+    sparse = first[-1].finalize()
+    for at in ("before", "after"):
+        epoch(*(again := begun("state", at)))
+        assert again[-1].pruner.steps == 2 * 16
+        resumed = again[-1].finalize()
+        assert resumed.zeros == zeros(resumed.module) == TARGET
+        for a, b in zip(sparse.module.parameters(), resumed.module.parameters(), strict=True):
+            torch.testing.assert_close(a, b)
+        again[0].free_memory()
+
+
+class Swapping:
+    """An average kept by somebody else: its values are in the model for the metrics, in a trainer's own words."""
+
+    def begin(self, model: nn.Module) -> None:
+        self.average = [p.detach().clone() for p in model.parameters()]
+
+    def follow(self, model: nn.Module) -> None:
+        for mine, theirs in zip(self.average, model.parameters(), strict=True):
+            mine.lerp_(theirs.detach(), 0.1)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        self.kept = [p.detach().clone() for p in model.parameters()]
+        for theirs, mine in zip(model.parameters(), self.average, strict=True):
+            theirs.copy_(mine)
+
+    @torch.no_grad()
+    def back(self, model: nn.Module) -> None:
+        for theirs, mine in zip(model.parameters(), self.kept, strict=True):
+            theirs.copy_(mine)
+
+
+class SwappingLightning(Swapping, lightning.Callback):
+    def on_fit_start(self, _: Any, module: nn.Module) -> None:
+        self.begin(module)
+
+    def on_train_batch_end(self, _: Any, module: nn.Module, *__: Any) -> None:
+        self.follow(module)
+
+    def on_validation_start(self, _: Any, module: nn.Module) -> None:
+        self.swap(module)
+
+    def on_validation_end(self, _: Any, module: nn.Module) -> None:
+        self.back(module)
+
+
+class SwappingTrainer(Swapping, TrainerCallback):
+    def on_train_begin(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.begin(model)
+
+    def on_step_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.follow(model)
+
+    def on_epoch_end(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.swap(model)
+
+    def on_evaluate(self, *_: Any, model: nn.Module, **__: Any) -> None:
+        self.back(model)
+
+
+class Validated(Automatic):
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        self(batch[0])
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TASK.validation, batch_size=64)
+
+
+def by_lightning(place: int | None) -> nn.Module:
+    torch.manual_seed(0)
+    return fit(Validated(), 4, *([] if place is None else [SwappingLightning()])).sparse.module  # type: ignore[no-any-return]
+
+
+def by_trainer(place: int | None, attempts: Sequence[str] = ()) -> nn.Module:
+    others: list[Any] = [callbacks.TrainerPruning(sparsity=0.9)]
+    if place is not None:
+        others.insert(place, SwappingTrainer())
+    settings: dict[str, Any] = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "eval_strategy": "epoch"}
+    arguments = TrainingArguments(
+        "out",
+        num_train_epochs=4,
+        save_strategy="no",
+        dataloader_drop_last=True,
+        auto_find_batch_size=bool(attempts),
+        **settings,
+    )
+    torch.manual_seed(0)
+    trainer = Trainer(Answering(), arguments, train_dataset=Rows(), eval_dataset=Rows(), callbacks=others)
+    fails = iter(attempts)
+    take = trainer.training_step
+
+    def step(*given: Any, **named: Any) -> Tensor:
+        if said := next(fails, ""):
+            raise RuntimeError(said)
+        return take(*given, **named)
+
+    trainer.training_step = step  # type: ignore[method-assign]
+    trainer.train()
+    return next(one for one in others if isinstance(one, callbacks.TrainerPruning)).sparse.module
+
+
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+@pytest.mark.parametrize(("run", "place"), [(by_lightning, 0), (by_trainer, 0), (by_trainer, 1)])
+def test_an_average_that_is_swapped_in_for_the_metrics_leaves_the_training_as_it_is(
+    run: Callable[[int | None], nn.Module], place: int
+) -> None:
+    alone, beside = run(None), run(place)
+    assert zeros(alone) == zeros(beside) == TARGET
+    for a, b in zip(alone.parameters(), beside.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_that_is_tried_again_with_smaller_batches_is_pruned() -> None:
+    assert zeros(by_trainer(None, ["", "", "CUDA out of memory."])) == TARGET
 
 
 class Answering(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from copy import deepcopy
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import pytest
@@ -75,6 +76,19 @@ def test_a_pickled_model_is_plain_too(method: str) -> None:
     loaded = torch.load(file, weights_only=False)
     torch.testing.assert_close(fresh(loaded)(X), model.eval()(X))
     torch.testing.assert_close(loaded.eval()(X), model(X))
+
+
+@pytest.mark.parametrize("after", [0, 9])
+def test_a_model_on_its_way_to_another_process_is_plain_and_leaves_the_senders_weights(after: int) -> None:
+    model = network().share_memory()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, after)
+    before, outputs = deepcopy(model.state_dict()), deepcopy(model).eval()(X)
+    sent = ForkingPickler.dumps(model)  # as to a process that is spawned: memory is mapped there
+    received = ForkingPickler.loads(sent)
+    torch.testing.assert_close(received.eval()(X), outputs)
+    torch.testing.assert_close(fresh(received)(X), outputs)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_copy_of_attention_and_of_tied_layers_is_plain() -> None:

@@ -221,6 +221,17 @@ def test_the_trainer_stops_early_only_once_all_zeros_are_there() -> None:
     assert accuracy(made.model.body) == pytest.approx(made.state.best_metric, abs=1e-6)
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_the_trainer_finishes_the_plan_where_it_is_asked_to(first: bool) -> None:
+    stop = EarlyStoppingCallback(1, early_stopping_threshold=1.0)
+    made, pruning = trainer(*[stop] * first, pruning={"on_unfinished": "finish"}, num_train_epochs=6)
+    if not first:
+        made.add_callback(stop)
+    made.train()
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 48
+    assert pruning.sparse.zeros == TARGET
+
+
 def test_the_trainer_resumes_from_a_hardened_checkpoint() -> None:
     made, _ = trainer(save_total_limit=None, load_best_model_at_end=False)
     made.train()

@@ -131,6 +131,13 @@ def test_pruned_weights_that_do_not_train_are_told_of() -> None:
         pruner_of(nn.ModuleDict({"student": network(), "teacher": model["teacher"]}), skip=["teacher.*"]).prepare()
 
 
+def test_an_adapter_in_the_model_is_told_of_before_it_is_merged() -> None:
+    model = network()
+    model[4].register_module("lora_A", nn.Linear(48, 4, bias=False))
+    with pytest.warns(IdpDeployWarning, match=r"holds an adapter \('4\.lora_A\.weight'\), and merging it fills"):
+        pruner_of(model, skip=["*lora*"]).prepare()
+
+
 def test_another_optimizer_may_take_over() -> None:
     model = network()
     first = torch.optim.SGD(model.parameters(), 0.1)
@@ -239,3 +246,57 @@ def test_a_state_of_another_plan_and_one_from_before_all_zeros_are_told_of() -> 
     pruner.load_state_dict(early[1])
     with pytest.warns(IdpDeployWarning, match=r"those of an earlier step that was loaded, with [\d,]+ of 2,477 zeros"):
         assert pruner.finalize().zeros == TARGET
+
+
+def test_a_run_that_was_left_behind_does_not_stop_the_next_one() -> None:
+    left = network()
+    abandoned = pruner_of(left, optimizer=torch.optim.SGD(left.parameters(), 0.1))
+    abandoned.prepare()
+    nn.utils.parametrizations.weight_norm(left[0])
+    model = network()
+    pruner = pruner_of(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    train(pruner.prepare(), pruner, 20)
+    assert pruner.finalize().zeros == TARGET
+    with pytest.raises(UsageError, match=r"'0\.weight' is no parameter of its layer any more"):
+        abandoned.step()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"sparsity": 0.5}, r"sparsity 0\.9, and this Pruner has 0\.5"),
+        ({"pattern": "2:4", "sparsity": 0.5}, r"sparsity 0\.9, and this Pruner has 0\.5"),
+        ({"method": "gmp"}, "method 'idp', and this Pruner has 'gmp'"),
+        ({"mode": "paper"}, "mode 'auto', and this Pruner has 'paper'"),
+        ({"skip": ["6.*"]}, r"a mask for '6\.weight', which is not pruned here"),
+        ({"skip": ["6.*"], "narrow": 1}, r"has no weight '6\.weight'"),
+    ],
+)
+def test_a_state_of_other_settings_is_refused(other: dict[str, Any], said: str) -> None:
+    model = network()
+    narrow = {"skip": ["6.*"]} if other.pop("narrow", None) else {}
+    pruner = pruner_of(model, **narrow)
+    train(pruner.prepare(), pruner, 8)
+    if narrow:
+        other.pop("skip")
+    fresh = network()
+    resumed = Pruner(fresh, **{"sparsity": 0.9, "epochs": 1, "steps_per_epoch": 20, **other})
+    with pytest.raises(UsageError, match=said):
+        resumed.load_state_dict(pruner.state_dict())
+    assert resumed.steps == 0
+    assert resumed.report().step == 0
+
+
+@pytest.mark.parametrize("state", [{}, None, network().state_dict(), {"steps": 3, "schedule": {}, "sites": []}])
+def test_what_is_no_state_of_a_pruner_is_told_as_that(state: Any) -> None:
+    with pytest.raises(UsageError, match=r"is no state of a Pruner"):
+        pruner_of(network()).load_state_dict(state)
+
+
+def test_a_state_of_wider_layers_is_refused_by_name() -> None:
+    wide = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 8))
+    pruner = pruner_of(wide)
+    train(pruner.prepare(), pruner, 15)
+    narrow = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 8))
+    with pytest.raises(UsageError, match=r"'0\.weight' is \(64, 20\) in this pruner's state and \(48, 20\) here"):
+        pruner_of(narrow).load_state_dict(pruner.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
 from idp_deploy.ownership import CHECKPOINT
 
 TRAINER_STATE = "idp_deploy_pruner.pt"  # what TrainerPruning writes into a checkpoint folder
+_STATES_BESIDE = (TRAINER_STATE, "custom_checkpoint_*.pkl")  # the latter is accelerate's
 Factory = str | Callable[[], nn.Module]
 
 
@@ -74,12 +76,18 @@ def load_any(
     source = read_source(path, trust=trust)
     content = source.content
     if _is_ours(content):
-        found = _restore(path, content, factory)
-        if isinstance(found, MaskedModel):
-            raise UsageError(
-                f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
-            )
-        return found
+        try:
+            found = _restore(path, content, factory)
+        except FileError:
+            if not _is_of_a_part(content, factory):
+                raise
+            source = Source(content["state_dict"], source.sha256)
+        else:
+            if isinstance(found, MaskedModel):
+                raise UsageError(
+                    f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
+                )
+            return found
     model = _plain_model(path, source, factory, weights_key, announce)
     ledger.refuse_unhardened(str(path), _beside(path, content), dict(model.module.named_parameters()))
     return as_it_stands(model)
@@ -215,10 +223,29 @@ def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
 
 
+def _is_of_a_part(content: Mapping[str, Any], factory: Factory | None) -> bool:
+    """Whether `factory` builds a part of the model in a checkpoint of ours, such as the generator of a GAN."""
+    state = content.get("state_dict")
+    if factory is None or not isinstance(state, Mapping) or content.get("stage") != "compressed":
+        return False
+    own = _build(factory)[0].state_dict()
+    tail = next(iter(own), "")
+    starts = [name.removesuffix(tail) for name in state if isinstance(name, str) and name.endswith(f".{tail}")]
+    fit = any(all(f"{start}{name}" in state for name in own) for start in starts)
+    return fit and content.get("quantization") is None and not own.keys() <= state.keys()
+
+
 def _beside(path: Path, content: Any) -> Any:
-    """The content, and the pruner's state that a Trainer's checkpoint folder has beside the weights."""
-    state = (path if path.is_dir() else path.parent) / TRAINER_STATE
-    return [content, read_source(state).content] if state.is_file() else content
+    """The content, and the pruners' states that a folder of the Trainer or of accelerate has beside the weights."""
+    folder = path if path.is_dir() else path.parent
+    if folder.name.startswith("pytorch_model"):  # accelerate's, with sharded weights
+        folder = folder.parent
+    found = [content]
+    for glob in _STATES_BESIDE:
+        for file in sorted(folder.glob(glob)):
+            with suppress(FileError):  # of something else that was registered with accelerate
+                found.append(read_source(file).content)
+    return found
 
 
 def _no_factory(path: Path, made_with: str) -> UsageError:

@@ -11,6 +11,7 @@ import io
 import math
 import pickle
 from collections import OrderedDict
+from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from idp_deploy.errors import FileError, UnsafeFileError
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
+_STATE_DICTS = ("schedule", "sites")  # the dicts in the state of a Pruner
 _RECORDS = ("torch.*", "pathlib.*Path", "pathlib._local.*Path")
 
 
@@ -95,16 +97,40 @@ def read_distributed(folder: Path) -> tuple[dict[str, Any], list[tuple[str, str]
     found: dict[str, Any] = {}
     for name, (size, offsets) in tensors.items():
         parts = [(offset, _part(path, files, places.get((name, offset)))) for offset in offsets]
-        home, *inner = found, *(keys.get(name) or (name,))
-        for key in inner[:-1]:
-            home = home.setdefault(key, {})
-            if not isinstance(home, dict):
-                raise FileError(f"{path}: '{key}' is a tensor and a dict", way_out="copy the folder again, whole")
-        home[inner[-1]] = _whole(path, name, size, parts)
+        _put(path, found, keys.get(name) or (name,), _whole(path, name, size, parts))
+    for name in _plain_values(keys, tensors):
+        _put(path, found, keys[name], _value(path, files, places.get((name, ()))))
     return found, digests
 
 
+def _put(path: Path, found: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    home = found
+    for key in keys[:-1]:
+        home = home.setdefault(key, {})
+        if not isinstance(home, dict):
+            raise FileError(f"{path}: '{key}' is a tensor and a dict", way_out="copy the folder again, whole")
+    home[keys[-1]] = value
+
+
+def _plain_values(keys: Mapping[str, tuple[str, ...]], tensors: Collection[str]) -> list[str]:
+    """Of all that is no tensor, what belongs to a pruner's state: it says which zeros the weights should have."""
+    paths = set(keys.values())
+    dicts = {key[:depth] for key in paths for depth in range(1, len(key))}
+    states = {key[:-1] for key in paths if key[-1:] == ("steps",) and {(*key[:-1], k) for k in _STATE_DICTS} <= dicts}
+    inside = (n for n, key in keys.items() if any(key[:depth] in states for depth in range(len(key))))
+    return [name for name in inside if name not in tensors]
+
+
 def _part(path: Path, files: dict[str, bytes], where: Any) -> Tensor:
+    part = _value(path, files, where)
+    if not isinstance(part, Tensor) or part.is_meta or part.layout != torch.strided or part.is_quantized:
+        raise FileError(
+            f"{path.parent / where.relative_path} holds something else than tensors", way_out="copy it again"
+        )
+    return part
+
+
+def _value(path: Path, files: dict[str, bytes], where: Any) -> Any:
     try:
         start, length = int(where.offset), int(where.length)
         if getattr(where, "transform_descriptors", None):
@@ -112,12 +138,7 @@ def _part(path: Path, files: dict[str, bytes], where: Any) -> Tensor:
         data = files[_plain_name(where.relative_path)][start : start + length]
     except (AttributeError, KeyError, TypeError, ValueError):
         raise FileError(f"{path} does not say where every part lies", way_out="copy the folder again, whole") from None
-    part = read_content(path.parent / where.relative_path, data)
-    if not isinstance(part, Tensor) or part.is_meta or part.layout != torch.strided or part.is_quantized:
-        raise FileError(
-            f"{path.parent / where.relative_path} holds something else than tensors", way_out="copy it again"
-        )
-    return part
+    return read_content(path.parent / where.relative_path, data)
 
 
 def _whole(path: Path, name: str, size: tuple[int, ...], parts: list[tuple[tuple[int, ...], Tensor]]) -> Tensor:

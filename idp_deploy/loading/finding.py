@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,9 +21,9 @@ COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  #
 OBSERVERS = ("weight_fake_quant", "activation_post_process")  # of quantization-aware training, beside float weights
 # segments of names under which an optimizer keeps a tensor for every weight, by the weight's name
 _MOMENTS = {
-    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum", "momentum_buffer", "momentum_buffers", "velocity",
-    "square_avg", "grad_avg", "acc_delta", "grad", "grads", "gradients", "optim", "optimizer", "optimizer_state",
-    "optimizer_state_dict",
+    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momenta", "momentum", "momentum_buffer", "momentum_buffers",
+    "velocity", "square_avg", "grad_avg", "acc_delta", "grad", "grads", "gradients", "optim", "optimizer",
+    "optimizer_state", "optimizer_state_dict",
 }  # fmt: skip
 _TRIED = 50  # prefixes that are looked at closely
 
@@ -140,7 +140,9 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
                 way_out=did_you_mean(key, labels) or f"those that fit stand {_listed(fitting)}",
             )
         fitting = exact
-    elif moments := [fit for fit in fitting if _MOMENTS & set(fit.prefix.split("."))]:
+    else:
+        fitting = [fit for fit in fitting if not _are_masks(fit.prefix, fit.state.values())] or fitting
+    if key is None and (moments := [fit for fit in fitting if _MOMENTS & set(fit.prefix.split("."))]):
         if len(moments) == len(fitting):
             raise UsageError(
                 f"what fits {factory} in {path} stands {_listed(moments)}: an optimizer's, and no weights",
@@ -195,7 +197,10 @@ def passed_over(path: Path, entries: Entries, chosen: Fit) -> list[str]:
     said = []
     for prefix, tensors in alike.items():
         lost = [wanted for wanted in chosen.state if wanted not in tensors]
-        if all(tensor.dtype == torch.bool for tensor in tensors.values()):
+        if _are_masks(prefix, tensors.values()):
+            pruned = [wanted for wanted, tensor in tensors.items() if bool((tensor == 0).any())]
+            if pruned and not any(bool((chosen.state[w][tensors[w] == 0] != 0).any()) for w in pruned):
+                continue  # their zeros are in the weights
             said.append(
                 f"{path}: taking the weights {_listed([chosen])} without the masks of {len(tensors)} of them under "
                 f"'{prefix}': save weight * mask"
@@ -221,6 +226,13 @@ def averaged_elsewhere(entries: Entries, fitting: Sequence[Fit]) -> dict[str, in
                 found[prefix] += 1
                 break
     return {prefix: count for prefix, count in found.items() if count > 1}
+
+
+def _are_masks(prefix: str, tensors: Collection[Tensor]) -> bool:
+    """Which entries are kept, and no weights: truths, or ones and zeros under a key that says so."""
+    if all(tensor.dtype == torch.bool for tensor in tensors):
+        return True
+    return "mask" in prefix.lower() and all(bool(((tensor == 0) | (tensor == 1)).all()) for tensor in tensors)
 
 
 def _votes(view: Entries, want: Wanted) -> Counter[str]:

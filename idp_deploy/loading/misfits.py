@@ -14,6 +14,7 @@ from idp_deploy.loading.factories import did_you_mean
 from idp_deploy.loading.finding import Fit, cut
 from idp_deploy.loading.foreign import SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open
+from idp_deploy.loading.sources import SHARD
 
 ADAPTER = r"lora_[AB]|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
 # a name in the file → what it shows, and the way out; asked where no weights fit
@@ -71,9 +72,9 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
             f"{where} holds placeholders without values, as '{empty[0]}': the weights lie in other files",
             way_out="gather them first, for DeepSpeed with the zero_to_fp32.py beside it",
         )
-    if part := re.search(r"-(\d{5})-of-(\d{5})\.", path.name):
+    if part := re.fullmatch(SHARD, path.name):
         return FileError(
-            f"{path} is part {int(part[1])} of {int(part[2])} of the weights",
+            f"{path} is part {int(part['number'])} of {int(part['of'])} of the weights",
             way_out="name the folder, or the index beside it",
         )
     for name in own:

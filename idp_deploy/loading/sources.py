@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -17,11 +18,12 @@ from idp_deploy.loading import foreign
 from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
+SHARD = r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})\.(?P<suffix>\w+)"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
 # beside weights in folders of training tools, and none themselves
 BESIDE = (
     "optimizer*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*", "dl_state*",
-    "custom_checkpoint*", "meta.pt", "adapter_*", "*_optim_states.pt",
+    "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*", "*_optim_states.pt",
 )  # fmt: skip
 
 
@@ -73,6 +75,24 @@ def _read_shards(index: Path) -> Source:
                 f"{index.parent / file} has no '{lost[0]}', which {index.name} says", way_out="copy it again"
             )
         found |= {name: value for name, value in shard.content.items() if where.get(name, file) == file}
+    return Source(found, _together(digests))
+
+
+def _read_parts(folder: Path, shards: list[re.Match[str]]) -> Source:
+    """Shards of one model whose index is not there: they say themselves how many they are."""
+    there, of = {int(part["number"]): part.string for part in shards}, int(shards[0]["of"])
+    if lost := next((number for number in range(1, of + 1) if number not in there), None):
+        raise FileError(f"{folder} lacks part {lost} of {of} of the weights", way_out="copy all of its shards")
+    found: dict[str, Any] = {}
+    digests = []
+    for name in there.values():
+        shard = read_source(folder / name)
+        digests.append((name, shard.sha256))
+        if not isinstance(shard.content, Mapping):
+            raise FileError(f"{folder / name} holds no state dict", way_out="copy it again")
+        if twice := next((key for key in shard.content if key in found), None):
+            raise FileError(f"'{twice}' is in several parts of {folder}", way_out="copy the folder again, whole")
+        found |= shard.content
     return Source(found, _together(digests))
 
 
@@ -145,6 +165,10 @@ def _read_folder(folder: Path) -> Source:
         if matching:
             return read(folder / matching[0])
     weights = [name for name in names if _matches(name, WEIGHTS) and not _matches(name, BESIDE)]
+    if shards := [part for name in weights if (part := re.fullmatch(SHARD, name))]:
+        if len(shards) < len(weights) or len({(part["stem"], part["of"], part["suffix"]) for part in shards}) > 1:
+            raise _which(folder, weights)
+        return _read_parts(folder, shards)
     if len(weights) == 1:
         return read_source(folder / weights[0])
     if weights:

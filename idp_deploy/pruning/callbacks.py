@@ -24,7 +24,7 @@ from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save
-from idp_deploy.pruning.shipping import Shipping
+from idp_deploy.pruning.shipping import Shipping, in_one_precision
 
 
 class _Pruning:
@@ -58,6 +58,10 @@ class _Pruning:
             )
         whole = max(1, math.ceil(epochs or 1))
         planned = {"epochs": whole, "steps_per_epoch": math.ceil(steps / whole), "optimizer": optimizer}
+        if self._unfinished and self.pruner is not None:  # a run that ended with an error, or is tried again
+            self._hard.close()
+            self.pruner.detach()
+            self._shipping.remove()
         self.sparse, self._counts = None, False
         self.pruner = Pruner(model, **{**planned, **self.settings})
         if self._saved is not None:
@@ -74,24 +78,22 @@ class _Pruning:
         """Harden for the metrics; whether scores so far are of fewer zeros and must not count."""
         if self.pruner is None or self.sparse is not None:
             return False
-        self._hard.enter_context(self.pruner.hardened())
+        self.pruner.held.settle()
+        self.pruner.held.harden()
+        self._hard.callback(self.pruner.held.restore, among_others=True)
         forget, self._counts = not self._counts or not self.pruner.complete, self.pruner.complete
         return forget
+
+    def _settle(self) -> None:
+        if self.pruner is not None:
+            self.pruner.held.settle()
 
     def _end(self) -> None:
         self._hard.close()
         if self.pruner is not None and self.sparse is None:
             self.sparse = self.pruner.finalize(on_unfinished=self.on_unfinished)
-            _in_one_precision(self.sparse.module)
+            in_one_precision(self.sparse.module)
             self._shipping.remove()
-
-
-def _in_one_precision(module: nn.Module) -> None:
-    """Take off, in place, the autocast that accelerate wraps forward in: it is training's, and in no file."""
-    for part in module.modules():
-        if (forward := vars(part).get("_original_forward")) is not None and "forward" in vars(part):
-            part.forward = forward
-            del part._original_forward
 
 
 class _Lightning(_Pruning):
@@ -121,10 +123,16 @@ class _Lightning(_Pruning):
         self._last_epoch = _trained_epochs(trainer)
         if epochs and self._last_epoch < epochs and (trainer.max_steps or -1) < 0:
             steps, epochs = steps * self._last_epoch / epochs, int(self._last_epoch)
+        if self._saved is None:  # weights that trained without masks so far, or a second fit
+            steps, epochs = _without_what_was_taken(trainer, steps, epochs)
         self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None))
         self._steps_taken = trainer.global_step
         assert self.pruner is not None
         self._begun_at = self.pruner.steps
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Whoever swapped weights for the metrics has put back what was there."""
+        self._settle()
 
     def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         """A step of the pruner where the optimizer took one: not while gradients accumulate."""
@@ -205,6 +213,14 @@ def _steps_ahead(trainer: Any) -> float:
     return min(total, trainer.max_steps) if (trainer.max_steps or -1) > 0 else total
 
 
+def _without_what_was_taken(trainer: Any, steps: float, epochs: int | None) -> tuple[float, int | None]:
+    """Steps and epochs that are still to come, of all that the trainer speaks of."""
+    done = trainer.current_epoch if epochs and trainer.current_epoch < epochs else 0
+    by_itself = trainer.lightning_module.automatic_optimization  # else steps of all optimizers are counted together
+    left = steps - trainer.global_step if by_itself else steps * (1 - done / (epochs or 1))
+    return (left, epochs - done if epochs else epochs) if left > 0 else (steps, epochs)
+
+
 def _trained_epochs(trainer: Any) -> float:
     """The epochs in which weights train: an average with batch norms gets one more, to measure these."""
     found = (c for c in trainer.callbacks if type(c).__name__ == "StochasticWeightAveraging")
@@ -250,6 +266,10 @@ class _Trainer(_Pruning):
             self._saved = torch.load(file, map_location="cpu", weights_only=True)
         self._begin(model, state.max_steps, state.num_train_epochs, optimizer)
 
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Whoever swapped weights for the metrics has put back what was there."""
+        self._settle()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """After every optimizer step."""
         if self.pruner is not None:
@@ -261,12 +281,15 @@ class _Trainer(_Pruning):
         self._look_ahead(state, control)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Soft again."""
+        """Soft again, and no early stop where the plan is to be finished."""
         self._hard.close()
+        self._go_on(control)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
+        self._settle()
+        self._go_on(control)  # callbacks behind this one have said by now whether they want to stop
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
             save(self.pruner.state_dict(dense=True), folder / STATE_FILE)
 
@@ -275,9 +298,12 @@ class _Trainer(_Pruning):
         loaded."""
         self._end()
 
-    def _look_ahead(self, state: Any, control: Any) -> None:
+    def _go_on(self, control: Any) -> None:
         if control.should_training_stop and self.on_unfinished == "finish" and self._unfinished:
             control.should_training_stop = False
+
+    def _look_ahead(self, state: Any, control: Any) -> None:
+        self._go_on(control)
         if control.should_evaluate and self._metrics_ahead():
             state.best_metric = state.best_model_checkpoint = None
 
@@ -293,6 +319,7 @@ class AcceleratePruning(_Pruning):
     def __init__(self, accelerator: Any, **settings: Any) -> None:
         super().__init__(**settings)
         self.accelerator = accelerator
+        accelerator.register_for_checkpointing(self)
 
     def begin(self, model: nn.Module, optimizer: Any, loader: Any, epochs: int) -> nn.Module:
         """Plan for `epochs` passes over `loader` and put soft masks into the model; all three as prepared by it."""
@@ -303,9 +330,18 @@ class AcceleratePruning(_Pruning):
         steps = epochs * math.ceil(batches / self.accelerator.gradient_accumulation_steps)
         self._begin(model, steps, epochs, optimizer)
         self._shipping.remove()  # in a loop of one's own `hardened` says what is saved
-        assert self.pruner is not None
-        self.accelerator.register_for_checkpointing(self.pruner)
         return model
+
+    def state_dict(self) -> dict[str, Any]:
+        """Part of every `save_state` folder."""
+        return {} if self.pruner is None else self.pruner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """By `load_state`; before `begin` it is kept until then."""
+        if self.pruner is None:
+            self._saved = state or None
+        elif state:
+            self.pruner.load_state_dict(state)
 
     def step(self) -> None:
         """After every `optimizer.step()`, also while gradients accumulate."""

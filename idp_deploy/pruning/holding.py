@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from idp_deploy.pruning.masking import Masking, alive
+from idp_deploy.pruning.masking import Hard, Masking, alive
 from idp_deploy.pruning.sites import Site
 
 
@@ -16,6 +16,8 @@ class Holding:
         self.weights: dict[Site, Tensor] = {}  # whose masks are still soft
         self.followers: dict[str, Tensor] = {}  # norms and biases behind their dead channels
         self._filled: dict[Site, Tensor] = {}  # whose masks are hard, and whose zeros somebody has written over
+        self._hard: dict[Site, Hard] = {}  # what was written
+        self._late: dict[Site, tuple[Tensor, Hard]] = {}  # what waits for somebody who has swapped weights meanwhile
         self._masks, self._depth = masks, 0
 
     @torch.no_grad()
@@ -34,22 +36,42 @@ class Holding:
                 else:
                     self._filled[site] = before
                 site.weight.copy_(hard.of(site.weight))
-                site.mask = hard.mask
+                site.mask, self._hard[site] = hard.mask, hard
             for name, (site, parameter) in self._masks.named_followers.items() if self.weights else ():
                 if site.mask is not None:
                     self.followers[name] = parameter.detach().clone()
                     parameter.mul_(alive(site, parameter))
 
     @torch.no_grad()
-    def restore(self) -> None:
-        """Put everything back, at the last of as many calls as there were of `harden`."""
+    def restore(self, *, among_others: bool = False) -> None:
+        """Put everything back, at the last of as many calls as there were of `harden`.
+
+        Args:
+            among_others: somebody may have swapped weights in between, and put back those before, or will yet (an
+                average that is looked at by another callback). What is not as `harden` wrote it is left to `settle`.
+        """
         self._depth -= 1
         if self._depth:
             return
         for name, value in self.followers.items():
             self._masks.named_followers[name][1].copy_(value)
         for site, value in (self.weights | self._filled).items():
-            site.live().copy_(value)
+            if among_others and not self._is_held(site, value, self._hard[site]):
+                self._late[site] = value, self._hard[site]
+            else:
+                site.live().copy_(value)
         for site in self.weights:
             site.mask = None
-        self.weights, self.followers, self._filled = {}, {}, {}
+        self.weights, self.followers, self._filled, self._hard = {}, {}, {}, {}
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Where hard weights came back after all, put back those of before; others are what training goes on with."""
+        for site, (value, hard) in self._late.items():
+            if self._is_held(site, value, hard):
+                site.live().copy_(value)
+        self._late = {}
+
+    def _is_held(self, site: Site, before: Tensor, hard: Hard) -> bool:
+        live = site.live().detach()
+        return type(live) is not Tensor or torch.equal(live, hard.of(before))

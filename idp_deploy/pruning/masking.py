@@ -187,6 +187,7 @@ class Masking:
         """
         return {
             site.name: {
+                "shape": list(site.live().shape),
                 "budget": site.budget,
                 "zeros": site.zeros,
                 "mask": None if site in for_a_while else site.mask,
@@ -198,17 +199,7 @@ class Masking:
 
     @torch.no_grad()
     def load(self, states: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Tensor]) -> None:
-        """What `state` returned, and weights to put back.
-
-        Raises:
-            UsageError: they are of another model.
-        """
-        unknown = [site.name for site in self.sites if site.name not in states]
-        if unknown:
-            raise UsageError(
-                f"this pruner's state has no weight '{unknown[0]}'",
-                way_out="load the state of a Pruner with the same model, skip and rules",
-            )
+        """What `state` returned of the same weights, and weights to put back."""
         for name, (_, parameter) in self.named_followers.items():
             if name in dense:
                 parameter.copy_(dense[name])

@@ -175,7 +175,9 @@ class Plan:
 
     def _trains(self, optimizer: Optimizer) -> bool:
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        return any(id(site.live()) in held for site in self.sites)
+        # of every training of the process: a layer that a run left behind lacks its weight is that run's to say
+        weights = (site.owner._parameters.get(site.where.places[0].leaf) for site in self.sites)
+        return any(weight is not None and id(weight) in held for weight in weights)
 
     def _count(self, optimizer: Optimizer) -> None:
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])

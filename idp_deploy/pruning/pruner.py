@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
+from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
 from idp_deploy.pruning.copies import PrunerCopy, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
@@ -28,7 +29,7 @@ from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, say_still, say_unpruned
+from idp_deploy.pruning.staying import refuse_replaced, say_adapters, say_still, say_unpruned
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -101,7 +102,7 @@ class Pruner:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
         self._known = {name for name, _ in self._bare.named_parameters()}
-        self._held = Holding(self._masks)
+        self.held = Holding(self._masks)  # hard weights for a while
 
     @torch.inference_mode(False)
     def prepare(self) -> nn.Module:
@@ -123,6 +124,7 @@ class Pruner:
             self._begun = True
             if not self.steps and self.recipe.sparsity:
                 say_still(self.sites)
+                say_adapters(self._bare)
             self.plan.open()
             self.plan.settled()
         return self.model
@@ -168,7 +170,7 @@ class Pruner:
         with self._masks.whole():
             zeros = {
                 site: site.zeros
-                if site.mask is None or site in self._held.weights
+                if site.mask is None or site in self.held.weights
                 else int((site.weight[~site.mask] == 0).sum())
                 for site in self.sites
             }
@@ -215,10 +217,10 @@ class Pruner:
             return
         refuse_replaced(self._bare, self.sites)
         try:
-            self._held.harden()
+            self.held.harden()
             yield self.model
         finally:
-            self._held.restore()
+            self.held.restore()
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
@@ -284,7 +286,7 @@ class Pruner:
     def shipped(self) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
         """Names of each weight in the model's state dict, and what hardening at this moment makes of its value."""
         with torch.no_grad(), self._masks.whole():
-            return self._masks.shipped(self._held.weights)
+            return self._masks.shipped(self.held.weights)
 
     def detach(self) -> nn.Module:
         """Take the masks off again and return the model with its dense weights as they are."""
@@ -307,11 +309,12 @@ class Pruner:
         soft = {site: site.live().detach() for site in self.sites if site.mask is None and site.zeros} if dense else {}
         state = {
             "steps": self.steps,
+            "settings": settings(self.recipe),
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
-            "sites": self._masks.state(self._held.weights),
+            "sites": self._masks.state(self.held.weights),
         }
-        held = {site.name: weight for site, weight in {**soft, **self._held.weights}.items()} | self._held.followers
+        held = {site.name: weight for site, weight in {**soft, **self.held.weights}.items()} | self.held.followers
         if soft:
             held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state
@@ -324,16 +327,11 @@ class Pruner:
         The schedule comes along: by its weights alone a model that was stopped half-way looks trained.
 
         Raises:
-            UsageError: the state is of another model.
+            UsageError: the state is of another model, or of other settings.
         """
+        refuse_other(state, self.recipe, self.sites)
         self.steps = state["steps"]
-        schedule = Schedule(**state["schedule"])
-        if schedule.total != self.schedule.total:
-            warn(
-                f"the state was planned for {schedule.total} steps, and this training has {self.schedule.total}",
-                "resume with the number of epochs it began with: its ramp and frozen finish do not move",
-            )
-        self.method.schedule = schedule
+        self.method.schedule = schedule_of(state, self.schedule)
         self._masks.load(state["sites"], state.get("dense", {}))
         self.plan.total = self.schedule.total
         self.plan.furthest = max(self.plan.furthest, self.steps)
@@ -395,5 +393,5 @@ class Pruner:
             module.training = training
 
     def _refuse_inside_hardened(self, call: str) -> None:
-        if self._held.weights:
+        if self.held.weights:
             raise UsageError(f"{call} inside hardened()", way_out="leave its with block first")

@@ -137,9 +137,10 @@ class _Enter:
 
     def __init__(self, site: Site, owner: nn.Module, leaf: str) -> None:
         self.site, self.owner, self.leaf = site, owner, leaf
+        self._sent: Tensor | None = None  # on its way to another process, which maps the memory and does not copy it
 
     def __call__(self, module: nn.Module, args: Any) -> None:
-        self.site.seen = True
+        self.site.seen, self._sent = True, None
         self.site.learns |= torch.is_grad_enabled()
         weight = self.site.held(self.owner, self.leaf)
         if weight.shape != self.site.weight.shape:
@@ -154,19 +155,21 @@ class _Enter:
 
     def __reduce__(self) -> tuple[Any, ...]:
         weight = self.site.held(self.owner, self.leaf)
-        return _settle, (weight, self.meaning(weight), _Note(self.site))
+        self._sent = self.meaning(weight)
+        return _settle, (weight, self._sent, _Note(self.site))
 
     @torch.no_grad()
-    def meaning(self, weight: nn.Parameter) -> Tensor:
-        """What the layer computes with."""
+    def meaning(self, weight: nn.Parameter) -> Tensor | None:
+        """What the layer computes with, where that is not the weight as it is."""
         if weight.shape != self.site.weight.shape or type(weight) is not nn.Parameter:
             warnings.warn(
                 f"a copy of weight '{self.site.name}' is dense: it was made from a part, and masks belong to the whole",
                 IdpDeployWarning,
                 stacklevel=2,
             )
-            return weight.detach()
-        return self.site.read(weight).detach()
+            return None
+        read = self.site.read(weight)
+        return None if read is weight else read.detach()
 
 
 class _Leave:
@@ -213,9 +216,13 @@ class _Note:
 
 
 @torch.no_grad()
-def _settle(weight: nn.Parameter, value: Tensor, note: _Note | None) -> Nothing:
-    """Of a hook, in a copy: the copied weight takes the value that the mask gave it."""
-    weight.copy_(value)
+def _settle(weight: nn.Parameter, value: Tensor | None, note: _Note | None) -> Nothing:
+    """Of a hook, in a copy: the copied weight takes the value that the mask gave it.
+
+    In memory of its own: another process shares that of the weight with this one.
+    """
+    if value is not None:
+        weight.data = value
     if note is not None and all(copy.weight() is not weight for copy in note.site.copies):
         note.site.copies.append(Copy(weight))
     return Nothing()
@@ -235,7 +242,7 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
             if isinstance(hook, _Enter) and hook.site is not site and hook.owner is owner and hook.leaf == place.leaf:
                 raise UsageError(
                     f"weight '{site.name}' carries the mask of another Pruner already, and two would multiply",
-                    way_out="finalize() or detach() the other one first",
+                    way_out="finalize() or detach() the other one first; a callback's is callback.pruner",
                 )
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
         handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 
 from torch import nn
 
 from idp_deploy.errors import UsageError
+from idp_deploy.loading.misfits import ADAPTER
 from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.sites import REPLACING, Site
 
@@ -42,6 +44,17 @@ def say_still(sites: Sequence[Site]) -> None:
             f"{len(still)} of {len(sites)} pruned weights do not train (requires_grad is False), '{still[0]}' first: "
             "they are pruned like all others, and nothing makes up for it",
             f'leave such weights out with skip = ["{still[0]}", …], or let them train',
+        )
+
+
+def say_adapters(model: nn.Module) -> None:
+    """Warn of adapters: merging one fills the zeros of the weights that it goes into."""
+    found = next((name for name, _ in model.named_parameters() if re.search(ADAPTER, name)), None)
+    if found is not None:
+        warn(
+            f"the model holds an adapter ('{found}'), and merging it fills the zeros of the weights that it goes into",
+            "merge it first (model.merge_and_unload()) and prune that; or merge after finalize(), call "
+            "pruner.apply_to(merged), and measure that",
         )
 
 
