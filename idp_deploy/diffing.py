@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from idp_deploy import documents
-from idp_deploy.errors import FileError
 from idp_deploy.facts import facts_of
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, Estimate, FileFacts, Layer, Shown, StoredTensor
 from idp_deploy.formats.layer_names import key_of
+from idp_deploy.gating import checks_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
 from idp_deploy.units import METRICS
@@ -177,16 +176,4 @@ def _decoded(tensor: StoredTensor) -> np.ndarray:
 
 
 def _values(path: Path) -> dict[tuple[str, str, str], float | None]:
-    try:
-        rows = documents.parse_json(documents.read_text(path))["checks"]
-        return {_key(row): row["value"] if row["value"] is None else float(row["value"]) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FileError(
-            f"{path} is not a report of 'check --json': {error!r}", way_out="write one with 'check --json -o FILE'"
-        ) from None
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str, str]:
-    if row["metric"] not in METRICS:
-        raise ValueError(f"no metric {row['metric']!r}")
-    return str(row["target"]), str(row["format"]), row["metric"]
+    return {(target, format, metric): value for target, format, metric, value in checks_of(path)[0]}

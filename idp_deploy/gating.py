@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from idp_deploy import documents, files
 from idp_deploy.errors import FileError, GateError
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import Budget, Check, Contents, Estimate, FormatName, Parity, Report, StoredTensor
+from idp_deploy.flow import REPORT_VERSION, Budget, Check, Contents, Estimate, FormatName, Parity, Report, StoredTensor
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.units import METRICS, is_quantity, like, show
@@ -300,24 +300,34 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
     Raises:
         FileError: not a report of `check --json`.
     """
+    rows, told = checks_of(path)
+    found = []
+    for target, format, name, value in rows:
+        if value is None:
+            continue
+        metric = METRICS[name]
+        loose = (tolerances or {}).get(name, BASELINE_TOLERANCE)
+        limit = value * (1 - loose if metric.at_least else 1 + loose)
+        allowed = f"{show(value, metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
+        source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
+        found.append(Budget(target, format, name, limit, source))
+    return tuple(found)
+
+
+def checks_of(path: Path) -> tuple[list[tuple[str, FormatName, str, float | None]], str]:
+    """(target, format, metric, value) of every check in a report of `check --json`, and its provenance in words.
+
+    Raises:
+        FileError: it is none, or one of a later version.
+    """
     try:
         content = documents.parse_json(documents.read_text(path))
         rows = content.get("checks") if isinstance(content, dict) else None
         if not isinstance(rows, list):
             raise ValueError("it has no list of checks")
-        told = provenance_of(content)
-        found = []
-        for number, row in enumerate(rows, 1):
-            target, format, name, value = _row(row, number)
-            if value is None:
-                continue
-            metric = METRICS[name]
-            loose = (tolerances or {}).get(name, BASELINE_TOLERANCE)
-            limit = value * (1 - loose if metric.at_least else 1 + loose)
-            allowed = f"{show(value, metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
-            source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
-            found.append(Budget(target, format, name, limit, source))
-        return tuple(found)
+        if (version := content.get("schema_version", REPORT_VERSION)) != REPORT_VERSION:
+            raise ValueError(f"it has the schema_version {version!r:.40}, not {REPORT_VERSION}")
+        return [_row(row, number) for number, row in enumerate(rows, 1)], provenance_of(content)
     except FileNotFoundError:
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"

@@ -9,11 +9,10 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from idp_deploy.configuration import Configuration
-from idp_deploy.flow import Estimate, FileFacts, OutputParity, WeightProof
+from idp_deploy.flow import REPORT_VERSION, Estimate, FileFacts, OutputParity, WeightProof
 from idp_deploy.formats import COMPILED_FROM, FORMATS, written
 from idp_deploy.formats.manifest import SCHEMA_VERSION as MANIFEST_VERSION
 from idp_deploy.formats.manifest import UNSAID
-from idp_deploy.rendering.document import SCHEMA_VERSION
 from idp_deploy.units import METRICS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -135,7 +134,7 @@ WHAT: Mapping[tuple[str, ...], str] = {  # of the configuration: key → what an
 def report() -> dict[str, Any]:
     """Of `check --json` and `run --json`. A number that is not finite is written as null."""
     schema = _described(ReportJson, "A report of idp-deploy check or run")
-    schema["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
+    schema["properties"]["schema_version"] = {"const": REPORT_VERSION}
     _nullable(schema)
     return schema
 

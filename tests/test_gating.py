@@ -164,6 +164,9 @@ def test_a_baseline_without_a_list_of_checks_says_so(content: str, tmp_path: Pat
     path.write_text(content)
     with pytest.raises(FileError, match=r"list of checks|not a table"):
         baseline_budgets(path)
+    path.write_text('{"checks": [], "schema_version": 99}')
+    with pytest.raises(FileError, match="it has the schema_version 99, not 1"):
+        baseline_budgets(path)
 
 
 @pytest.mark.parametrize(("shape", "is_known"), [((-1, 224, 224, 3), True), ((1, -1, -1, 3), False)])

@@ -40,7 +40,7 @@ from idp_deploy.flow.file import (
     StoredTensor,
     Value,
 )
-from idp_deploy.flow.gate import Budget, Check, Remedy, Report, Verdict
+from idp_deploy.flow.gate import REPORT_VERSION, Budget, Check, Remedy, Report, Verdict
 from idp_deploy.flow.model import (
     CompressedModel,
     Levels,
@@ -55,6 +55,7 @@ from idp_deploy.flow.model import (
 __all__ = [
     "INSIDE",
     "MANIFEST_KEY",
+    "REPORT_VERSION",
     "Artifact",
     "Basis",
     "Budget",

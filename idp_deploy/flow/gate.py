@@ -57,6 +57,9 @@ class Check:
         return missed / abs(self.budget.limit) if self.budget.limit else float("inf")
 
 
+REPORT_VERSION = 1  # of what its JSON looks like
+
+
 @dataclass(frozen=True)
 class Report(Shown):
     """What `check` and `run` hand to a renderer."""

@@ -12,8 +12,6 @@ from idp_deploy.units import Scale, Unit, scale
 
 State = Literal["", "good", "bad", "warn"]
 
-SCHEMA_VERSION = 1
-
 
 def shell(path: Path) -> str:
     """A path in a command to be typed.

@@ -8,13 +8,14 @@ from pathlib import PurePath
 from typing import Any
 from xml.etree import ElementTree
 
-from idp_deploy.rendering.document import SCHEMA_VERSION, Case, Document
+from idp_deploy.flow import REPORT_VERSION
+from idp_deploy.rendering.document import Case, Document
 
 
 def to_json(document: Document) -> str:
     """The document's data. Sorted keys; a number that is not finite becomes null."""
     data = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": REPORT_VERSION,
         "title": document.title,
         "passed": document.passed,
         **({"summary": document.summary} if document.summary else {}),
