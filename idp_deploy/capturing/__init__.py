@@ -273,7 +273,7 @@ def export_program(
                 lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
             )
             try:
-                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes))
+                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes), free=True)
                 if not free_steps(program.graph):
                     return program, True
             except Exception as error:  # the model fixes its batch; a static graph is still right

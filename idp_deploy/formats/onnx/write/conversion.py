@@ -29,11 +29,11 @@ from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid,
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
-from idp_deploy.rewriting.lines import ALONG_A_LINE
+from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.projected import PROJECTED
-from idp_deploy.rewriting.scattering import MEANS
+from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -53,6 +53,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.clamp.default: clamp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
     torch.ops.aten.diagonal.default: diagonal,
+    torch.ops.aten.select_scatter.default: select_scatter,
     torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
@@ -63,6 +64,8 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **SOLVING,
     **SPECIAL,
+    **STABLE,
+    **WIDE_PLACES,
 }
 for _held in (torch.ops.aten.det.default, torch.ops.aten.linalg_det.default):
     _SPELLED.pop(_held)  # ONNX has an operator for these

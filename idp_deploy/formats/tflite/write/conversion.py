@@ -39,7 +39,7 @@ from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
-from idp_deploy.rewriting.pooling import LARGEST, put_back
+from idp_deploy.rewriting.pooling import LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
@@ -72,6 +72,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
+    torch.ops.aten.max_pool3d.default: by_planes,
     torch.ops.aten.quantile.default: quantile,
     torch.ops.aten.quantile.scalar: quantile,
     torch.ops.aten.one_hot.default: one_hot,
@@ -162,6 +163,10 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    inputs = _tensors(captured.example_inputs)
+    flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
+    # before any rewriting: of equals torch.topk, which sorts are said by, takes others than torch.sort and LiteRT
+    calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     without_complex(captured.module)
     fold_constants(captured.module)
     put_back(captured.module)
@@ -179,9 +184,6 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
         image_inputs(captured.module) if layout != "nchw" else frozenset(),
         image_outputs(captured.module) if layout == "nhwc" else frozenset(),
     )
-    inputs = _tensors(captured.example_inputs)
-    flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
-    calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     flat.channel_last = channel_last
     arriving = tuple(
         x.permute(0, 2, 3, 1).contiguous() if i in channel_last.inputs else x for i, x in enumerate(inputs)
