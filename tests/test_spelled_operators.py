@@ -369,7 +369,10 @@ def test_core_ml_names_the_input_that_it_cannot_take(tmp_path: Path) -> None:
     said = "input 'image' is uint8, and Core ML takes .* — give int32 numbers as example"
     with pytest.raises(ConversionError, match=said):
         export(
-            model, "coreml", (torch.ones(1, 3, 8, 8, dtype=torch.uint8), {"gain": torch.ones(1)}), tmp_path / "m.mlpackage"
+            model,
+            "coreml",
+            (torch.ones(1, 3, 8, 8, dtype=torch.uint8), {"gain": torch.ones(1)}),
+            tmp_path / "m.mlpackage",
         )
     assert not list(tmp_path.iterdir())
     example = (torch.ones(1, 3, 8, 8, dtype=torch.int32), {"gain": torch.ones(1)})

@@ -34,7 +34,7 @@ from idp_deploy.rewriting.elementwise import (
     scaled_elu,
 )
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear
+from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, means
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
@@ -84,6 +84,7 @@ _SPELLED: dict[Any, Row] = {
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **BY_DIVISORS,
+    aten.avg_pool3d.default: partial(means, 3, borders_too=True),
     **DILATED,
     **EXPERTS,
     **SHIFTED,

@@ -36,10 +36,10 @@ from idp_deploy.rewriting.elementwise import (
     share_of,
 )
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
+from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
-from idp_deploy.rewriting.pooling import LARGEST, by_planes, put_back
+from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
@@ -72,7 +72,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
-    torch.ops.aten.max_pool3d.default: by_planes,
     torch.ops.aten.quantile.default: quantile,
     torch.ops.aten.quantile.scalar: quantile,
     torch.ops.aten.one_hot.default: one_hot,
@@ -89,10 +88,12 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
-    **BY_DIVISORS,
+    **DILATED,
+    torch.ops.aten.max_pool3d.default: by_planes,
     **EXPERTS,
     **SHIFTED,
     **LARGEST,
+    **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,
     **PLAINER,
