@@ -1,4 +1,4 @@
-"""Pools of lines, images and volumes, with borders and parts of windows; kernels that forward computes: every format."""
+"""Pools of lines, images and volumes, with borders and parts of windows; kernels that are computed: every format."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def _entries(value: Any) -> dict[Any, Any]:
     return dict(value) if isinstance(value, Mapping) else dict(getattr(value, "__dict__", {}))
 
 
-def _made(kind: type, entries: dict[Any, Any]) -> Any:
+def _made(kind: Any, entries: dict[Any, Any]) -> Any:
     made = kind.__new__(kind)
     if not issubclass(kind, Mapping):
         vars(made).update(entries)
