@@ -134,6 +134,13 @@ def taken_from_a_constant(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return torch.arange(6.0) - y, y * torch.hamming_window(6) + torch.blackman_window(6)
 
 
+def kinds_of_numbers(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Integers and truth values beside numbers with a fraction."""
+    whole, short, shown = (x * 3).long(), (x * 3).int(), x > 0
+    mixed = (1.0 - whole, 1.5 - short, whole * 0.5, whole / 2, short - 0.25, whole + y, 2.0 - shown.long(), short / y)
+    return *mixed, torch.where(shown, whole, 0.5), y * shown, shown * 2.5, whole - y, (1.0 - shown.long()) * -1e4 + y
+
+
 def shared_heads(y: Tensor, x: Tensor) -> Tensor:
     key = x.reshape(1, 1, 2, 6).expand(1, 2, 2, 6)
     return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
@@ -155,6 +162,7 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "equals in order": (equals_in_order, 6),
     "added": (added, 6),
     "taken from a constant": (taken_from_a_constant, 3),
+    "kinds of numbers": (kinds_of_numbers, 3),
     "shared heads": (shared_heads, 2),
 }
 

@@ -39,6 +39,13 @@ def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
     return torch.add(torch.mul(x, -alpha), other)
 
 
+def whole_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
+    """The same of a number with a fraction less an integer, at which torch.onnx stops."""
+    if x.is_floating_point() or x.is_complex() or not isinstance(other, float):
+        return None
+    return taken_from(x.to(torch.get_default_dtype()), other, alpha)
+
+
 def image_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
     """The same of an image or a sequence of channels alone."""
     return taken_from(x, other, alpha) if x.dim() >= 3 else None

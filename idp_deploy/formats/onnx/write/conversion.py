@@ -25,7 +25,7 @@ from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import has_complex, refuse_complex_ends, without_complex
-from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient
+from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient, whole_taken_from
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
@@ -52,6 +52,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.atan2.default: atan2,
     torch.ops.aten.clamp.default: clamp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
+    torch.ops.aten.rsub.Scalar: whole_taken_from,
     torch.ops.aten.diagonal.default: diagonal,
     torch.ops.aten.select_scatter.default: select_scatter,
     torch.ops.aten.trace.default: trace,
