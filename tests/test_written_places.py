@@ -61,7 +61,7 @@ def spread(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 def bent(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return (
         torch.erfinv(y.tanh() * 0.9), torch.erfc(y), torch.exp2(y), torch.copysign(y, x), F.hardshrink(y),
-        torch.nansum(y, 1), torch.dist(y, x), torch.diag_embed(y),
+        torch.nansum(y, 1), torch.dist(y, x), torch.diag_embed(y), torch.ldexp(y, torch.tensor(3)), F.mse_loss(y, x),
     )  # fmt: skip
 
 

@@ -165,6 +165,12 @@ def shifted_right(x: Tensor, bits: int) -> Tensor | None:
     return torch.div(x, 2 ** int(bits), rounding_mode="floor") if 0 <= bits < 31 else None
 
 
+def mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
+    """Squared distances, their mean or their sum; coremltools wants to be told which."""
+    apart = torch.square(x - y)
+    return apart.mean() if reduction == 1 else apart.sum() if reduction == 2 else apart
+
+
 CHOICES: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
@@ -196,8 +202,10 @@ PLAINER: dict[Any, Row] = {
     aten.empty.memory_format: lambda size, **how: torch.zeros(size, dtype=how.get("dtype")),
     aten.new_empty.default: lambda x, size, **how: torch.zeros(size, dtype=how.get("dtype") or x.dtype),
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
+    aten.ldexp.Tensor: lambda x, exponent: x * torch.exp(exponent.to(x.dtype) * math.log(2)),
     aten.logaddexp.default: logaddexp,
     aten.logaddexp2.default: logaddexp2,
+    aten.mse_loss.default: mse_loss,
     aten.msort.default: lambda x: sort(x, 0)[0],
     aten.rrelu.default: rrelu,
     aten.signbit.default: signbit,
