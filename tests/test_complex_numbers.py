@@ -63,6 +63,18 @@ def algebra(net: Any, x: Tensor) -> tuple[Tensor, ...]:
     return d.real, d.imag, torch.exp(d * 0.1).abs(), (d.transpose(1, 2) @ d).angle()
 
 
+def layers_of_complex(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    z = torch.complex(x[..., :12], x[..., 12:])
+    kernel = net.filter[:, :12].reshape(4, 4, 3)
+    chosen = torch.where(net.window[:12] > 0.5, z, 2 * z).masked_fill(net.window[4:] > 0.9, 0)
+    return (
+        F.linear(z, net.filter[:, :12], net.filter[:, 12]).abs(),
+        F.conv1d(z, kernel, net.filter[:, 0], padding=1).real,
+        torch.view_as_real(chosen.cumsum(-1)),
+        z[0].T.imag,
+    )
+
+
 def spectra(net: Any, x: Tensor) -> tuple[Tensor, ...]:
     f = torch.fft
     plane = x.reshape(2, 4, 4, 6)
@@ -81,6 +93,7 @@ NETS: dict[str, Callable[[Any, Tensor], Any]] = {
     "rotary embeddings": rotated,
     "a denoiser": denoised,
     "algebra": algebra,
+    "layers of complex numbers": layers_of_complex,
     "spectra": spectra,
     "features of sound": lambda net, x: torch.stft(
         F.pad(x.flatten(1), (8, 8)), 32, 8, 16, net.window, center=False, normalized=True, return_complex=True
@@ -112,7 +125,7 @@ def test_the_numbers_stay_the_same(name: str) -> None:
 
 @pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
-@pytest.mark.parametrize("name", ["a neural operator", "a denoiser", "rotary embeddings"])
+@pytest.mark.parametrize("name", ["a neural operator", "a denoiser", "rotary embeddings", "layers of complex numbers"])
 def test_the_file_is_right(name: str, format: FormatName, tmp_path: Path) -> None:
     model, inputs = built(name)
     parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)

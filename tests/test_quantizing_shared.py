@@ -94,3 +94,25 @@ def test_factors_of_a_product_and_its_bias_are_kept(factors: dict[str, float], t
     model, x = CompressedModel(Scaled().eval(), {}), (torch.randn(8, 20),)
     model = quantize(model, "int8", example_inputs=x)
     assert verify(export(model, "onnx", x, tmp_path / "net.onnx").path, model, x).passed
+
+
+class Twice(nn.Module):
+    """One layer of rows and of sequences, behind a recurrence: a product with its bias inside, and one with a sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.out = nn.LSTM(6, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y, _ = self.steps(x)
+        return self.out(y[:, -1]), self.out(y)
+
+
+def test_a_bias_has_integers_for_each_layer_that_reads_it(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    inputs = (torch.randn(1, 7, 6),)
+    model = quantize(CompressedModel(Twice().eval(), {}), "int8", example_inputs=inputs)
+    parity = verify(export(model, "onnx", inputs, tmp_path / "m.onnx").path, model, inputs)
+    assert parity.passed
+    assert all(output.max_relative_error < 0.02 for output in parity.outputs)

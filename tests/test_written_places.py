@@ -61,7 +61,7 @@ def spread(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 def bent(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return (
         torch.erfinv(y.tanh() * 0.9), torch.erfc(y), torch.exp2(y), torch.copysign(y, x), F.hardshrink(y),
-        torch.nansum(y, 1), torch.dist(y, x), torch.diag_embed(y),
+        torch.nansum(y, 1), torch.dist(y, x), torch.diag_embed(y), torch.ldexp(y, torch.tensor(3)), F.mse_loss(y, x),
     )  # fmt: skip
 
 
@@ -97,6 +97,31 @@ def scattered(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return tuple(x.scatter_reduce(0, places, y, kind, include_self=kept) for kind, kept in how)
 
 
+def counted(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Integers and truth values put, compared and counted at places."""
+    places, whole = torch.tensor([0, 4, 4, 0, 1, 4])[:, None].expand(6, 6), (y * 3).int()
+    kinds = ("sum", "prod", "amax", "amin")
+    reduced = (torch.ones_like(whole).scatter_reduce(0, places, whole, kind, include_self=False) for kind in kinds)
+    shares = torch.zeros(6, 6, dtype=torch.long).scatter_reduce(0, places, whole.long(), "mean")
+    best = y.argmax(1, keepdim=True)
+    truths = torch.zeros(6, 6, dtype=torch.bool)
+    hit, copied = truths.scatter(1, best, True), truths.index_copy(1, torch.tensor([1, 2]), x[:, :2] > 0)
+    picked = truths.clone()
+    picked[torch.arange(6), y.argmax(1)] = True
+    return *reduced, shares, hit, truths.scatter(1, best, x[:, :1] > 0), copied, picked
+
+
+def places_of_32_bits(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    rows, columns = (x[:, 0].abs() * 2).clamp(0, 5).int(), (x[0].abs() * 2).clamp(0, 5).int()
+    total = torch.zeros(6, 6).index_put((rows,), y, accumulate=True)
+    return total, torch.zeros(6, 6).index_add(0, rows, y), y[rows, columns], y[:, columns]
+
+
+def equals_in_order(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    z = (x.sign() * 2).relu()
+    return y, torch.sort(z, dim=-1, stable=True).indices, torch.argsort(z, dim=-1, descending=True, stable=True)
+
+
 def added(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """Slices added at places along any axis; numbers and integers at places."""
     places = torch.tensor([1, 4, 1, 0])
@@ -107,6 +132,13 @@ def added(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 
 def taken_from_a_constant(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return torch.arange(6.0) - y, y * torch.hamming_window(6) + torch.blackman_window(6)
+
+
+def kinds_of_numbers(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Integers and truth values beside numbers with a fraction."""
+    whole, short, shown = (x * 3).long(), (x * 3).int(), x > 0
+    mixed = (1.0 - whole, 1.5 - short, whole * 0.5, whole / 2, short - 0.25, whole + y, 2.0 - shown.long(), short / y)
+    return *mixed, torch.where(shown, whole, 0.5), y * shown, shown * 2.5, whole - y, (1.0 - shown.long()) * -1e4 + y
 
 
 def shared_heads(y: Tensor, x: Tensor) -> Tensor:
@@ -125,8 +157,12 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "nothing to see": (nothing_to_see, 6),
     "far away": (far_away, 6),
     "scattered": (scattered, 6),
+    "counted": (counted, 6),
+    "places of 32 bits": (places_of_32_bits, 6),
+    "equals in order": (equals_in_order, 6),
     "added": (added, 6),
     "taken from a constant": (taken_from_a_constant, 3),
+    "kinds of numbers": (kinds_of_numbers, 3),
     "shared heads": (shared_heads, 2),
 }
 
@@ -199,9 +235,11 @@ def parts_in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     for first, second in (y.chunk(2, 1), z.split([1, 5], 1)):
         first.sigmoid_()
         second.mul_(2)
+    third = (y * x).unbind(1)
+    third[0].relu_()
     empty = torch.zeros(3, 6)
     empty[:, 1:3] = y[:, 2:4]
-    return y + 0, z + 0, empty * 2
+    return y + 0, z + 0, empty * 2, torch.stack(third)
 
 
 @pytest.mark.parametrize("format", HERE)

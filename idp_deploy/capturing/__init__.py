@@ -5,6 +5,7 @@ Every exporter starts here, so that all three write the same numbers and can be 
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +18,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram
+from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.functional import hardshrink
 from torch.utils import _pytree
 
 from idp_deploy.capturing.folding import fold_batch_norm
 from idp_deploy.capturing.functional import functional, source_of, written_operands
+from idp_deploy.capturing.gradients import goes_back, write_out_gradients
 from idp_deploy.capturing.lifting import attribute, lift
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.refusing import explained, refuse_borrowed
@@ -260,6 +262,7 @@ def export_program(
         whole_recurrences(),
         masks_as_given(),
         distributions_as_given(),
+        _unsaid(),
         warnings.catch_warnings(),
     ):
         # recurrent layers keep their weights in a list, old weight norms one: it holds traced ones for a moment
@@ -269,22 +272,38 @@ def export_program(
             doubled = _pytree.tree_map(
                 lambda x: torch.cat([x, x]) if isinstance(x, Tensor) and x.dim() else x, example_inputs
             )
-            shapes = _pytree.tree_map(
-                lambda x: {0: batch} if isinstance(x, Tensor) and x.dim() else None, example_inputs
-            )
+            shapes: Any = ShapesCollection()  # which knows how forward takes them, *inputs as well
+            for leaf in _pytree.tree_leaves(doubled):
+                if isinstance(leaf, Tensor) and leaf.dim():
+                    shapes[leaf] = {0: batch}
             try:
-                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes))
-                if not free_steps(program.graph):
+                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes), free=True)
+                if not goes_back(program) and not free_steps(program.graph):
                     return program, True
             except Exception as error:  # the model fixes its batch; a static graph is still right
                 if _now_known(error, module, example_inputs):
                     return export_program(module, example_inputs, dynamic_batch=True)
         try:
-            return functional(torch.export.export(module, example_inputs)), False
+            program = torch.export.export(module, example_inputs)
+            if goes_back(program) and write_out_gradients(module, example_inputs):
+                program = torch.export.export(module, example_inputs)
+            return functional(program), False
         except Exception as error:
             if _now_known(error, module, example_inputs):
                 return export_program(module, example_inputs)
             raise explained(error, module, example_inputs) from error
+
+
+@contextmanager
+def _unsaid() -> Iterator[None]:
+    """PyTorch tells on stderr, with a traceback, of what it cannot trace, be it only with a free batch."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _each_its_own(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -301,9 +320,9 @@ def _each_its_own(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _now_known(error: Exception, module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
-    """Whether export stopped at something that forward returns, which torch can take apart from now on."""
+    """Whether export stopped at something that torch can take apart from now on: a result, or a way back."""
     if "not a known type" not in str(error):
-        return False
+        return write_out_gradients(module, example_inputs)
     returned = module(*example_inputs)
     return know_structures(returned) or name_objects(module, returned)
 

@@ -7,7 +7,7 @@ and what was written before is not seen. The numbers stay the same.
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -16,11 +16,16 @@ from torch.export import ExportedProgram
 
 aten = torch.ops.aten
 _RESHAPES = {aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.view_as, aten.reshape_as, aten.unfold}
+_SLICES = {aten.select, aten.unbind}
 
 
-def functional(program: ExportedProgram) -> ExportedProgram:
-    """`program`, or where something is written through a view of another shape, or mapped, the same without that."""
-    if not _is_written_through_views(program.graph) and not _is_mapped(program.graph):
+def functional(program: ExportedProgram, *, free: bool = False) -> ExportedProgram:
+    """`program`, or where something is written through a view of another shape, or mapped, the same without that.
+
+    With a `free` batch also where it is written through one slice, whose place torch.onnx spreads over one batch.
+    """
+    views = _RESHAPES | _SLICES if free else _RESHAPES
+    if not _is_written_through_views(program.graph, views) and not _is_mapped(program.graph):
         return program
     program = program.run_decompositions({})
     for node in list(program.graph.nodes):
@@ -84,13 +89,13 @@ def _plain(target: Any) -> Any:
     return found
 
 
-def _is_written_through_views(graph: fx.Graph) -> bool:
-    """Whether something is written to after a view of another shape was taken of it."""
+def _is_written_through_views(graph: fx.Graph, views: Collection[Any]) -> bool:
+    """Whether something is written to after one of these views was taken of it."""
     seen: set[fx.Node] = set()
     for node in graph.nodes:
         if any(source_of(written) in seen for written in written_operands(node)):
             return True
-        if getattr(node.target, "overloadpacket", None) in _RESHAPES:
+        if getattr(node.target, "overloadpacket", None) in views:
             seen.add(source_of(node))
     return False
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from idp_deploy.capturing.gradients import takes_gradients
 from idp_deploy.errors import ConversionError, asks_for_gpu
 
 # torch's message on a number, a truth or a size that the values of an input tell
@@ -38,13 +39,18 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             f"forward asks for a GPU, which files have no word of: {first}",
             way_out="make tensors where its input lies: `device=x.device` in place of `.cuda()` or 'cuda'",
         )
+    if failing is not None and "does not require grad" in str(failing):
+        return ConversionError(
+            "forward takes gradients (torch.autograd.grad), and inference is run without",
+            way_out="put them, and what they are taken of, inside `with torch.enable_grad():` in forward",
+        )
     if failing is not None:
         given = ", ".join("×".join(map(str, x.shape)) for x in example_inputs if isinstance(x, Tensor))
         return ConversionError(
             f"the model does not run on {given or 'these inputs'}: {_first_line(failing)}",
             way_out=_by_keyword(module) or "give it what it is used with, by --inputs or as 'inputs' in configuration",
         )
-    if _takes_gradients(module, example_inputs):
+    if takes_gradients(module, example_inputs):
         return ConversionError(
             "forward takes gradients itself (torch.autograd.grad, torch.func.grad, jacrev, vjp), and files hold no way "
             "back through a network",
@@ -122,22 +128,6 @@ def _failing(module: nn.Module, example_inputs: tuple[Any, ...]) -> Exception | 
     except Exception as error:  # whatever stops it
         return error
     return None
-
-
-def _takes_gradients(module: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
-    """Whether forward keeps something for a backward pass where nobody asked for one; functorch refuses to be seen."""
-    kept: list[Tensor] = []
-
-    def keep(x: Tensor) -> Tensor:
-        kept.append(x)
-        return x
-
-    try:
-        with torch.no_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-            module(*example_inputs)
-    except RuntimeError as error:
-        return "saved tensor hooks" in str(error)
-    return bool(kept)
 
 
 def _first_line(error: Exception) -> str:

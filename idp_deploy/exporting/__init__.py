@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from idp_deploy.capturing import Captured, capture
 from idp_deploy.errors import ConversionError, NoOperatorError
@@ -112,9 +113,16 @@ def convert(
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
         fixed = "the model fixes its batch: the file does too"
         converted = replace(converted, notes=(*converted.notes, fixed))
-    converted = replace(converted, notes=(*captured.notes, *converted.notes))
+    converted = replace(converted, notes=(*_held_inputs(example_inputs), *captured.notes, *converted.notes))
     used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}
     return Conversion(model, format, example_inputs, used, captured, converted)
+
+
+def _held_inputs(example_inputs: tuple[Any, ...]) -> Iterator[str]:
+    """A note on each number and word among the inputs, which a file takes for a part of the model."""
+    for path, leaf in tree_leaves_with_path(example_inputs):
+        if isinstance(leaf, bool | int | float | str):
+            yield f"input {keystr(path)} is {leaf!r}: the file holds it and has no such input"
 
 
 def store(conversion: Conversion, path: Path, model: CompressedModel | None = None, *, proved: bool = True) -> Artifact:

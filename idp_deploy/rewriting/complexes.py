@@ -29,6 +29,11 @@ def refuse_complex_ends(module: fx.GraphModule) -> None:
             raise _at_an_end(node)
 
 
+def has_complex(module: fx.GraphModule) -> bool:
+    """Whether complex numbers are in it."""
+    return any(map(_is_complex, module.graph.nodes))
+
+
 def _at_an_end(node: fx.Node) -> ConversionError:
     return ConversionError(
         f"the model {'takes' if node.op == 'placeholder' else 'returns'} complex numbers, and files hold real ones",

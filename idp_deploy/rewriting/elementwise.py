@@ -39,6 +39,13 @@ def taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
     return torch.add(torch.mul(x, -alpha), other)
 
 
+def whole_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
+    """The same of a number with a fraction less an integer, at which torch.onnx stops."""
+    if x.is_floating_point() or x.is_complex() or not isinstance(other, float):
+        return None
+    return taken_from(x.to(torch.get_default_dtype()), other, alpha)
+
+
 def image_taken_from(x: Tensor, other: Any, alpha: float = 1) -> Tensor | None:
     """The same of an image or a sequence of channels alone."""
     return taken_from(x, other, alpha) if x.dim() >= 3 else None
@@ -158,6 +165,12 @@ def shifted_right(x: Tensor, bits: int) -> Tensor | None:
     return torch.div(x, 2 ** int(bits), rounding_mode="floor") if 0 <= bits < 31 else None
 
 
+def mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
+    """Squared distances, their mean or their sum; coremltools wants to be told which."""
+    apart = torch.square(x - y)
+    return apart.mean() if reduction == 1 else apart.sum() if reduction == 2 else apart
+
+
 CHOICES: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
@@ -189,8 +202,10 @@ PLAINER: dict[Any, Row] = {
     aten.empty.memory_format: lambda size, **how: torch.zeros(size, dtype=how.get("dtype")),
     aten.new_empty.default: lambda x, size, **how: torch.zeros(size, dtype=how.get("dtype") or x.dtype),
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
+    aten.ldexp.Tensor: lambda x, exponent: x * torch.exp(exponent.to(x.dtype) * math.log(2)),
     aten.logaddexp.default: logaddexp,
     aten.logaddexp2.default: logaddexp2,
+    aten.mse_loss.default: mse_loss,
     aten.msort.default: lambda x: sort(x, 0)[0],
     aten.rrelu.default: rrelu,
     aten.signbit.default: signbit,

@@ -24,7 +24,7 @@ def circular_pad(x: Tensor, pads: list[int], mode: str = "constant", value: floa
     return x
 
 
-def avg_pool_by(
+def means(
     axes: int,
     x: Tensor,
     window: list[int],
@@ -33,17 +33,52 @@ def avg_pool_by(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor: int | None = None,
+    *,
+    borders_too: bool = False,
+    by_planes: bool = False,
 ) -> Tensor | None:
-    """Sums over windows divided by a number of the caller's, which torch.onnx drops: means, times what they lack.
+    """Means over windows of what has a border of zeros already, times what each window's number differs from its size.
+
+    torch.onnx drops a divisor of the caller's; integer kernels have neither borders nor parts of windows.
 
     Args:
         axes: how many of the last ones are pooled.
+        borders_too: not only where there is a divisor, where there is a border or a last window that sticks out too.
+        by_planes: volumes as planes, then along the depth.
     """
-    if divisor is None or ceil_mode:
+    if divisor is None and not by_planes and not (borders_too and (any(padding) or ceil_mode)):
         return None
-    entries = math.prod(window) if len(window) == axes else window[0] ** axes
-    pool: Any = torch.nn.functional.avg_pool2d if axes == 2 else torch.nn.functional.avg_pool3d
-    return pool(x, window, stride or None, list(padding)) * (entries / divisor)
+    window, stride, padding = (list(v) * (axes // len(v)) for v in (window, stride or window, padding))
+    pads, shares = [], []
+    for extent, size, step, pad in zip(x.shape[-axes:], window, stride, padding, strict=True):
+        spare = extent + 2 * pad - size
+        count = (-(-spare // step) if ceil_mode else spare // step) + 1
+        count -= ceil_mode and (count - 1) * step >= extent + pad  # a window that begins behind the end
+        starts = [i * step - pad for i in range(count)]
+        pads.append((pad, max(0, starts[-1] + size - extent)))
+        low, high = (-pad, extent + pad) if count_include_pad else (0, extent)
+        shares.append([size / (min(start + size, high) - max(start, low)) for start in starts])
+    if any(map(any, pads)):
+        x = torch.nn.functional.pad(x, [n for pair in reversed(pads) for n in pair])
+    pool: Any = (torch.avg_pool1d, torch.nn.functional.avg_pool2d, torch.nn.functional.avg_pool3d)[axes - 1]
+    pooled: Tensor = _mean_planes(x, window, stride) if by_planes else pool(x, window, stride)
+    if divisor is not None:
+        return pooled * (math.prod(window) / divisor)
+    if all(share == 1 for line in shares for share in line):
+        return pooled
+    factors = torch.ones(1)
+    for line in shares:
+        factors = factors.unsqueeze(-1) * torch.tensor(line)
+    return pooled * factors.reshape([1, 1, *(len(line) for line in shares)][-x.dim() :])
+
+
+def _mean_planes(x: Tensor, window: list[int], stride: list[int]) -> Tensor:
+    """(N, C, depth, rows, columns): means of every plane, then along the depth."""
+    pool, (batch, channels, depth, *plane) = torch.nn.functional.avg_pool2d, x.shape
+    planes = pool(x.reshape(batch, channels * depth, *plane), window[1:], stride[1:])
+    rows, columns = planes.shape[2:]
+    pooled = pool(planes.reshape(batch, channels, depth, rows * columns), [window[0], 1], [stride[0], 1])
+    return pooled.reshape(batch, channels, pooled.shape[2], rows, columns)
 
 
 def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) -> Tensor | None:
@@ -181,6 +216,11 @@ def _overlapped(x: Tensor, extent: int, dilation: int, stride: int) -> Tensor:
 
 
 BY_DIVISORS: dict[Any, Any] = {
-    aten.avg_pool2d.default: partial(avg_pool_by, 2),
-    aten.avg_pool3d.default: partial(avg_pool_by, 3),
+    aten.avg_pool2d.default: partial(means, 2),
+    aten.avg_pool3d.default: partial(means, 3),
+}
+MEANS_OF_WINDOWS: dict[Any, Any] = {  # without borders and without volumes
+    aten.avg_pool1d.default: partial(means, 1, borders_too=True),
+    aten.avg_pool2d.default: partial(means, 2, borders_too=True),
+    aten.avg_pool3d.default: partial(means, 3, by_planes=True),
 }

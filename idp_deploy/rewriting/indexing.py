@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -153,13 +156,14 @@ def _pixels(extent: int, align_corners: bool) -> list[float]:
 
 
 def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners: bool) -> Tensor | None:
-    """Pixels at `grid` (N, h, w, 2), each of its four or sixteen neighbours by a gather; the nearest one by one.
+    """Pixels at `grid` (N, …, axes), each of its neighbours, two or four an axis, by a gather; the nearest one by one.
 
-    None for volumes.
+    Images and volumes; the last number of a place is that along the last axis.
     """
-    if x.dim() != 4:
+    axes, extents = x.dim() - 2, x.shape[2:]
+    if axes not in (2, 3) or (axes == 3 and mode == 2):
         return None
-    batch, channels, height, width = x.shape
+    batch, channels = x.shape[:2]
 
     def held(place: Tensor, extent: int) -> Tensor:
         """Outside of the picture: nothing, its border, or its reflection."""
@@ -167,33 +171,35 @@ def grid_sample(x: Tensor, grid: Tensor, mode: int, padding: int, align_corners:
         return place.clamp(0, extent - 1) if padding else place
 
     places = []
-    for axis, extent in ((0, width), (1, height)):
-        place = grid[..., axis]
+    for axis, extent in enumerate(extents):
+        place = grid[..., axes - 1 - axis]
         place = (place + 1) * ((extent - 1) / 2) if align_corners else ((place + 1) * extent - 1) / 2
         places.append(place if mode == 2 else held(place, extent))
-    across, down = places
     pixels = x.flatten(2)
 
-    def at(column: Tensor, row: Tensor) -> Tensor:
-        near, high = column.clamp(0, width - 1), row.clamp(0, height - 1)
-        inside = (near == column).to(x.dtype) * (high == row).to(x.dtype)
-        entry = high.long() * width + near.long()
-        found = pixels.gather(2, entry.reshape(batch, 1, -1).expand(-1, channels, -1))
-        return found.reshape(batch, channels, *column.shape[1:]) * inside.unsqueeze(1)
+    def at(entry: Sequence[Tensor]) -> Tensor:
+        flat: Any = 0
+        inside: Any = 1
+        for place, extent in zip(entry, extents, strict=True):
+            near = place.clamp(0, extent - 1)
+            inside = inside * (near == place).to(x.dtype)
+            flat = flat * extent + near.long()
+        found = pixels.gather(2, flat.reshape(batch, 1, -1).expand(-1, channels, -1))
+        return found.reshape(batch, channels, *grid.shape[1:-1]) * inside.unsqueeze(1)
 
     if mode == 1:
-        return at(across.round(), down.round())
-    left, top = across.floor(), down.floor()
-    if mode == 2:
-        columns, rows = _cubic(left, across - left), _cubic(top, down - top)
-        columns, rows = ([(held(p, n), by) for p, by in each] for each, n in ((columns, width), (rows, height)))
-    else:
-        columns = [(left, left + 1 - across), (left + 1, across - left)]
-        rows = [(top, top + 1 - down), (top + 1, down - top)]
+        return at([place.round() for place in places])
+    neighbours = []
+    for place, extent in zip(places, extents, strict=True):
+        first = place.floor()
+        if mode == 2:
+            neighbours.append([(held(near, extent), by) for near, by in _cubic(first, place - first)])
+        else:
+            neighbours.append([(first, first + 1 - place), (first + 1, place - first)])
     total: Any = 0
-    for column, by_column in columns:
-        for row, by_row in rows:
-            total = total + at(column, row) * (by_column * by_row).unsqueeze(1)
+    for corner in itertools.product(*neighbours):
+        share = math.prod((by for _, by in corner[1:]), start=corner[0][1])
+        total = total + at([near for near, _ in corner]) * share.unsqueeze(1)
     assert isinstance(total, Tensor)
     return total
 

@@ -137,6 +137,10 @@ ORDERS: dict[Any, Row] = {
     aten.argsort.default: lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
     aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
 }
+STABLE: dict[Any, Row] = {  # where the order of equals is theirs anyway
+    aten.sort.stable: lambda x, *, stable, dim=-1, descending=False: torch.sort(x, dim, descending),
+    aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: torch.sort(x, dim, descending)[1],
+}
 ALONG_A_LINE: dict[Any, Row] = {
     aten.cummax.default: cummax,
     aten.cummin.default: cummin,

@@ -36,7 +36,10 @@ def paired(x: Any) -> Pair:
         return x
     if isinstance(x, complex):
         return Pair(torch.tensor(x.real), torch.tensor(x.imag))
-    return Pair(x, torch.zeros_like(x) if isinstance(x, Tensor) else torch.tensor(0.0))
+    return Pair(
+        x if isinstance(x, Tensor) else torch.tensor(float(x)),
+        torch.zeros_like(x) if isinstance(x, Tensor) else torch.tensor(0.0),
+    )
 
 
 def times(x: Any, y: Any, product: Callable[[Any, Any], Tensor] = torch.mul) -> Any:
@@ -92,6 +95,20 @@ def _joined(operator: Any) -> Callable[..., Pair]:
     return row
 
 
+def _layer(operator: Any, x: Any, weight: Any, bias: Any = None, *others: Any) -> Any:
+    """A linear layer or a convolution: the product alone, and the bias along the channels."""
+    product = times(x, weight, lambda a, b: operator(a, b, None, *others))
+    if bias is None:
+        return product
+    axes = 0 if operator is torch.nn.functional.linear else paired(weight).re.dim() - 2
+    return _plus(product, paired(bias).each(lambda part: part.reshape([-1] + [1] * axes)))
+
+
+def _where(condition: Tensor, x: Any, y: Any) -> Pair:
+    first, second = paired(x), paired(y)
+    return Pair(torch.where(condition, first.re, second.re), torch.where(condition, first.im, second.im))
+
+
 def _zeros(x: Any, *args: Any, **kwargs: Any) -> Pair:
     like = x.re if isinstance(x, Pair) else torch.zeros(x if isinstance(x, list) else args[0])
     return Pair(torch.zeros_like(like), torch.zeros_like(like))
@@ -118,6 +135,10 @@ ROWS: dict[Any, Row] = {
     aten.matmul: partial(times, product=torch.matmul),
     aten.bmm: partial(times, product=torch.bmm),
     aten.einsum: _sums,
+    aten.linear: partial(_layer, torch.nn.functional.linear),
+    aten.conv1d: partial(_layer, torch.conv1d),
+    aten.conv2d: partial(_layer, torch.conv2d),
+    aten.where: _where,
     aten.cat: _joined(torch.cat),
     aten.stack: _joined(torch.stack),
     aten.zeros: _zeros,
@@ -128,6 +149,6 @@ _ALIKE = (
     aten.view, aten.reshape, aten.unsqueeze, aten.squeeze, aten.transpose, aten.permute,
     aten.expand, aten.clone, aten.contiguous, aten.flip, aten.roll, aten.index_select, aten.flatten, aten.unflatten,
     aten.neg, aten.sum, aten.mean, aten.repeat, aten.t, aten.mT, aten.movedim, aten.fft_fftshift, aten.fft_ifftshift,
-    aten.detach, aten.alias, aten.constant_pad_nd,
+    aten.detach, aten.alias, aten.constant_pad_nd, aten.numpy_T, aten.cumsum, aten.gather, aten.masked_fill,
 )  # fmt: skip
 ROWS |= {operator: _both(operator) for operator in _ALIKE}

@@ -51,6 +51,28 @@ def with_places(
     return values, within + _starts(counts, stride, padding, extents)
 
 
+def by_planes(
+    x: Tensor,
+    window: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Largest values of volumes: of every plane, then along the depth, by the kernels that images have."""
+    if (gaps := dilated(3, x, window, stride, padding, dilation, ceil_mode)) is not None:
+        return gaps
+    window, padding = _each(window, 3), _each(padding, 3)
+    stride = _each(stride, 3) if stride else window
+    batch, channels, depth, *plane = x.shape
+    pool: Any = torch.max_pool2d
+    planes = pool(x.reshape(batch, channels * depth, *plane), window[1:], stride[1:], padding[1:], 1, ceil_mode)
+    plane = list(planes.shape[2:])
+    columns = planes.reshape(batch, channels, depth, plane[0] * plane[1])
+    pooled = pool(columns, [window[0], 1], [stride[0], 1], [padding[0], 0], 1, ceil_mode)
+    return pooled.reshape(batch, channels, pooled.shape[2], *plane)  # type: ignore[no-any-return]
+
+
 def dilated(
     axes: int,
     x: Tensor,

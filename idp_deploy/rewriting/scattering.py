@@ -75,7 +75,9 @@ def index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
     shape = [*x.shape[:dim], index.numel(), *x.shape[dim + 1 :]]
     index = torch.where(index < 0, index + x.shape[dim], index)
     places = index.reshape([-1 if axis == dim else 1 for axis in range(x.dim())]).expand(shape)
-    return x.scatter(dim, places, source.to(x.dtype).expand(shape))
+    source = source.to(x.dtype).expand(shape)
+    whole = truths_scattered(x, dim, places, source)
+    return x.scatter(dim, places, source) if whole is None else whole
 
 
 def index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor | None:
@@ -87,6 +89,14 @@ def index_fill(x: Tensor, dim: int, index: Tensor, value: Any) -> Tensor | None:
     hit = (torch.arange(x.shape[dim]).unsqueeze(1) == places.reshape(1, -1)).any(1)
     hit = hit.reshape([-1 if axis == dim else 1 for axis in range(x.dim())]).expand(x.shape)
     return chosen(hit, value, x)
+
+
+def select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
+    """One slice put at its place along `dim`, by a choice: torch.onnx spreads its place over the example's batch."""
+    dim %= x.dim()
+    hit = torch.arange(x.shape[dim]) == index % x.shape[dim]
+    hit = hit.reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
+    return torch.where(hit, source.unsqueeze(dim), x)
 
 
 def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
@@ -170,30 +180,48 @@ def scatter_reduce(
 ) -> Tensor | None:
     """Sums, means, products, largest and smallest of what comes to each place, and of what was there.
 
-    Without that, `x` stays where nothing comes.
+    Without that, `x` stays where nothing comes. Integers in 32 bits.
     """
-    if not x.dtype.is_floating_point:
+    if x.dtype == torch.bool:
         return None
+    kind = x.dtype if x.is_floating_point() else torch.int32
+    found = _reduced(x.to(kind), dim, index, source.to(kind), reduce, include_self)
+    return None if found is None else found.to(x.dtype)
+
+
+def _reduced(x: Tensor, dim: int, index: Tensor, source: Tensor, reduce: str, include_self: bool) -> Tensor | None:
     axis = dim % max(1, x.dim()) + 1
-    empty = {"sum": 0.0, "mean": 0.0, "prod": 1.0, "amax": torch.finfo(x.dtype).min, "amin": torch.finfo(x.dtype).max}
-    came = _chosen(x, dim, index, source, empty[reduce])
+    ends = torch.finfo(x.dtype) if x.is_floating_point() else torch.iinfo(x.dtype)
+    empty = {"sum": 0, "mean": 0, "prod": 1, "amax": ends.min, "amin": ends.max}[reduce]
+    came = _chosen(x, dim, index, source, empty)
     if came is None:
         return None
-    start = x if include_self else torch.full_like(x, empty[reduce])
+    start = x if include_self else torch.full_like(x, empty)
     if reduce == "amax":
         result = torch.maximum(start, came.amax(axis))
     elif reduce == "amin":
         result = torch.minimum(start, came.amin(axis))
+    elif reduce == "prod":
+        result = start * came.prod(axis, dtype=x.dtype)
     else:
-        result = start * came.prod(axis) if reduce == "prod" else start + came.sum(axis)
+        result = start + came.sum(axis, dtype=x.dtype)
     if reduce != "mean" and include_self:
         return result
-    count = _chosen(x, dim, index, torch.ones_like(source), 0.0)
+    count = _chosen(x, dim, index, torch.ones_like(source), 0)
     assert count is not None
-    count = count.sum(axis)
+    count = count.sum(axis, dtype=x.dtype)
     if reduce == "mean":
-        result = result / (count + 1 if include_self else count.clamp(min=1))
+        whole = count + 1 if include_self else torch.maximum(count, torch.ones_like(count))
+        result = result / whole if x.is_floating_point() else torch.floor_divide(result, whole).to(x.dtype)
     return result if include_self else chosen(count > 0, result, x)
+
+
+def truths_scattered(x: Tensor, dim: int, index: Tensor, source: Any) -> Tensor | None:
+    """Truth values put at places along `dim`, as 1 and 0."""
+    if x.dtype != torch.bool:
+        return None
+    source = source.to(torch.int32) if isinstance(source, Tensor) else int(source)
+    return torch.scatter(x.to(torch.int32), dim, index, source) > 0
 
 
 def mean_of_scattered(
@@ -219,12 +247,41 @@ def _in_place(row: Row) -> Row:
 
 
 def _put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
+    if x.dtype == torch.bool and not by_mask:
+        found = _put(x.to(torch.int32), indices, values.to(torch.int32), accumulate)
+        whole = aten.index_put(x.to(torch.int32), indices, values.to(torch.int32), accumulate)
+        return (whole if found is None else found) > 0
     for row in (put_where, put_along, add_rows):
         if (found := row(x, indices, values, accumulate)) is not None:
             return found
     return None
 
 
+def _wide_places(operator: Any, at: int) -> Row:
+    """Places in 64 bits: ONNX's operators take no others, and torch.onnx hands on those of 32 as they are."""
+
+    def row(*arguments: Any, **how: Any) -> Tensor | None:
+        given = arguments[at] if isinstance(arguments[at], list) else [arguments[at]]
+        wide = [each.to(torch.int64) if each is not None and each.dtype == torch.int32 else each for each in given]
+        if all(one is other for one, other in zip(wide, given, strict=True)):
+            return None
+        placed = wide if isinstance(arguments[at], list) else wide[0]
+        return operator(*arguments[:at], placed, *arguments[at + 1 :], **how)  # type: ignore[no-any-return]
+
+    return row
+
+
+WIDE_PLACES: dict[Any, Row] = {
+    operator: _wide_places(operator, at)
+    for operator, at in (
+        (aten.index.Tensor, 1),
+        (aten.index_add.default, 2),
+        (aten.index_add_.default, 2),
+        (aten.index_put.default, 1),
+        (aten.index_put_.default, 1),
+    )
+}
 MEANS: dict[Any, Row] = {
     aten.scatter_reduce_.two: _in_place(mean_of_scattered),
     aten.scatter_reduce.two: mean_of_scattered,
@@ -238,6 +295,10 @@ PUT: dict[Any, Row] = {
     aten.index_put_.default: _in_place(_put),
     aten.masked_scatter.default: masked_scatter,
     aten.masked_scatter_.default: _in_place(masked_scatter),
+    aten.scatter.src: truths_scattered,
+    aten.scatter.value: truths_scattered,
+    aten.scatter_.src: _in_place(truths_scattered),
+    aten.scatter_.value: _in_place(truths_scattered),
 }
 SCATTERED: dict[Any, Row] = {
     aten.masked_scatter.default: masked_scatter,

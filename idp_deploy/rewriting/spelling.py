@@ -13,6 +13,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing.lifting import attribute, inline
+from idp_deploy.errors import ConversionError
 
 Row = Callable[..., Any]  # takes the operator's arguments; None where this call can stay as it is
 
@@ -41,7 +42,16 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
         said = result is not None
         return result if said else ()
 
-    traced = make_fx(body, pre_dispatch=True)(*(_value(module, source, fake) for source in sources))
+    try:
+        traced = make_fx(body, pre_dispatch=True)(*(_value(module, source, fake) for source in sources))
+    except ConversionError:
+        raise
+    except Exception as error:  # a kind of call that the row was not written for, such as one of a free batch
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ConversionError(
+            f"{node.target} cannot be said in plainer operators as it is called here: {first}",
+            way_out="write it with plain operators or keep that part outside the model",
+        ) from error
     if not said:
         return None
     place: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}

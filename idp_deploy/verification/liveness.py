@@ -118,4 +118,4 @@ def _moved(first: Tensor, now: Tensor) -> bool:
 
 
 def _first_tensor(values: Any) -> Tensor | None:
-    return next((unmapped(leaf) for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)
+    return next((unmapped(leaf).detach() for leaf in pytree.tree_leaves(values) if isinstance(leaf, Tensor)), None)

@@ -100,7 +100,8 @@ def _meshgrid(tensors: list[Tensor], *, indexing: str = "ij") -> list[Tensor]:
     ]
 
 
-def _prod(x: Tensor, dim: int, keepdim: bool = False) -> Tensor:
+def _prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
     product = x.select(dim, 0)
     for i in range(1, x.shape[dim]):
         product = product * x.select(dim, i)

@@ -230,7 +230,8 @@ def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
     import coremltools as ct
 
     if not coreml_graph.is_recurrent(captured.module):
-        return coreml_graph.lower(program, _is_registered), None
+        return coreml_graph.without_numbers(coreml_graph.lower(program, _is_registered)), None
+    program = coreml_graph.without_numbers(program)
     flat = _Flat(captured)
     tensors = [x for x in flat.leaves if isinstance(x, Tensor)]
     traced = torch.jit.trace(flat, tuple(tensors), strict=False, check_trace=False)

@@ -34,9 +34,9 @@ from idp_deploy.rewriting.elementwise import (
     scaled_elu,
 )
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear
+from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, means
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
-from idp_deploy.rewriting.lines import ALONG_A_LINE, diff
+from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
@@ -84,6 +84,7 @@ _SPELLED: dict[Any, Row] = {
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **BY_DIVISORS,
+    aten.avg_pool3d.default: partial(means, 3, borders_too=True),
     **DILATED,
     **EXPERTS,
     **SHIFTED,
@@ -95,6 +96,7 @@ _SPELLED: dict[Any, Row] = {
     **SMOOTHED,
     **SOLVING,
     **SPECIAL,
+    **STABLE,
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,
 }
@@ -192,17 +194,11 @@ def where(node: fx.Node) -> str:
 
 
 def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
-    """What coremltools stopped at by what it says, if that was a type it has no word for, or a number as an input."""
+    """What coremltools stopped at by what it says, if that was a type it has no word for."""
     for node in graph.nodes:
         if node.op != "placeholder":
             continue
         value = node.meta.get("val")
-        plain = value is None or isinstance(value, bool | int | float | str)
-        if plain and "Placeholder val must be a tensor" in text:
-            return ConversionError(
-                f"input '{node.name}' is the Python value {value!r}, and Core ML takes tensors alone",
-                way_out="give the value to the module's constructor, or wrap the module in one that passes it on",
-            )
         if isinstance(value, Tensor) and text.startswith(str(value.dtype)):
             name = str(value.dtype).removeprefix("torch.")
             return ConversionError(
@@ -215,6 +211,20 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
             way_out="leave .bfloat16() out of forward: the file's precision is chosen at export (--precision)",
         )
     return None
+
+
+def without_numbers(program: ExportedProgram) -> ExportedProgram:
+    """The program without the inputs that are no tensors, None and numbers, which are constants in it."""
+    plain = [
+        node for node in program.graph.nodes
+        if node.op == "placeholder" and not node.users and not isinstance(node.meta.get("val"), Tensor)
+    ]  # fmt: skip
+    names = {node.name for node in plain}
+    for node in plain:
+        program.graph.erase_node(node)
+    specs = program.graph_signature.input_specs
+    specs[:] = [spec for spec in specs if spec.arg.name not in names]
+    return program
 
 
 def of_high_rank(graph: fx.Graph) -> ConversionError | None:

@@ -24,16 +24,16 @@ from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
-from idp_deploy.rewriting.complexes import refuse_complex_ends, without_complex
-from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient
+from idp_deploy.rewriting.complexes import has_complex, refuse_complex_ends, without_complex
+from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient, whole_taken_from
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
-from idp_deploy.rewriting.lines import ALONG_A_LINE
+from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.projected import PROJECTED
-from idp_deploy.rewriting.scattering import MEANS
+from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -52,7 +52,9 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.atan2.default: atan2,
     torch.ops.aten.clamp.default: clamp,
     torch.ops.aten.log_sigmoid.default: log_sigmoid,
+    torch.ops.aten.rsub.Scalar: whole_taken_from,
     torch.ops.aten.diagonal.default: diagonal,
+    torch.ops.aten.select_scatter.default: select_scatter,
     torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
@@ -63,6 +65,8 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **SOLVING,
     **SPECIAL,
+    **STABLE,
+    **WIDE_PLACES,
 }
 for _held in (torch.ops.aten.det.default, torch.ops.aten.linalg_det.default):
     _SPELLED.pop(_held)  # ONNX has an operator for these
@@ -88,17 +92,16 @@ def convert(captured: Captured) -> onnx.ModelProto:
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)
     try:
-        with (
-            _quiet(), _operators_read_once(), _small_is_not_zero(),
-            torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD),
-        ):  # fmt: skip
-            exported = torch.onnx.export(
-                captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True
-            )
+        model = _through_torch(captured)
     except torch.onnx.OnnxExporterError as error:
-        raise _explained(error, captured) from error
-    assert exported is not None
-    model = exported.model_proto
+        if not has_complex(captured.module):
+            raise _explained(error, captured) from error
+        without_complex(captured.module)
+        spell_out(captured.module, _SPELLED)
+        try:
+            model = _through_torch(captured)
+        except torch.onnx.OnnxExporterError:
+            raise _explained(error, captured) from error
     model.ir_version = IR_VERSION
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if versions.get("", OPSET) != OPSET:
@@ -111,6 +114,16 @@ def convert(captured: Captured) -> onnx.ModelProto:
     reorder(model.graph)
     _name_boundary(model, outputs)
     return model
+
+
+def _through_torch(captured: Captured) -> onnx.ModelProto:
+    with (
+        _quiet(), _operators_read_once(), _small_is_not_zero(),
+        torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD),
+    ):  # fmt: skip
+        exported = torch.onnx.export(captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True)
+    assert exported is not None
+    return exported.model_proto
 
 
 def _strip(model: onnx.ModelProto) -> None:

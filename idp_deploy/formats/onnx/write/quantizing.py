@@ -15,6 +15,7 @@ import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def quantize_static(
     Returns:
         The model, and the weights of the layers whose bias is too large.
     """
+    _own_biases(model.graph)
     original = {tensor.name: tensor for tensor in model.graph.initializer}
     large: set[str] = set()
     while True:  # every turn takes at least one layer out
@@ -111,6 +113,26 @@ def _quantized(
     _simplify_biases(quantized.graph)
     _shorten(quantized.graph, set(original), inside)
     return quantized, set()
+
+
+def _own_biases(graph: onnx.GraphProto) -> None:
+    """Give each reader of a layer's bias one of its own, in place: its integers count steps of that layer alone.
+
+    onnxruntime fuses a product and the sum behind it into one kernel, which takes integers it finds there for its own.
+    """
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    biases = {node.input[2] for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2}
+    taken, read = {*tensors, *(name for node in graph.node for name in node.output)}, set[str]()
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name not in biases or name not in tensors:
+                continue
+            if name in read:
+                own = next(f"{name}_{i}" for i in count(2) if f"{name}_{i}" not in taken)
+                taken.add(own)
+                graph.initializer.add().CopyFrom(tensors[name])
+                graph.initializer[-1].name = node.input[place] = own
+            read.add(name)
 
 
 def _refuse_sums_of_nothing(graph: onnx.GraphProto) -> None:
@@ -317,11 +339,11 @@ def _shorten(graph: onnx.GraphProto, original: Collection[str], inside: Collecti
     stored = [tensor.name for tensor in graph.initializer]
     renames = {name: name.removesuffix("_quantized") for name in stored}
     renames = {old: new for old, new in renames.items() if new in original and (old == new or new not in stored)}
-    count = 0
+    number = 0
     for name in (*stored, *(name for node in graph.node for name in node.output)):
         if name and name not in renames and name not in boundary:
-            count += 1
-            renames[name] = f"_q{count}"
+            number += 1
+            renames[name] = f"_q{number}"
     for tensor in graph.initializer:
         tensor.name = renames.get(tensor.name, tensor.name)
     for node in graph.node:

@@ -5,6 +5,9 @@ layer, an image that forward normalises, a layer scale. The file would then hold
 which nobody could prove and which int8 would round anew. XLA's optimization barrier, which the converter drops at its
 end, keeps the two apart.
 
+A kernel that is computed is taken for an image by the converter, which turns its axes as it turns those of images; as
+one line behind a barrier it is none.
+
 Of copies along an axis whose axes then change places, (2, 1, 4) → (2, 3, 4) → (4, 3, 2), the converter drops the change
 and copies what was there before it. The same barrier stands between.
 """
@@ -24,6 +27,7 @@ _LAYERS = {
     aten.linear, aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d,
     aten.conv_transpose3d, aten.matmul, aten.mm, aten.bmm, aten.addmm, aten.baddbmm, aten.einsum,
 }  # fmt: skip
+_KERNELS = {aten.conv1d, aten.conv2d, aten.conv3d}
 _NORMS = {aten.layer_norm, aten.group_norm, aten.batch_norm, aten.instance_norm, aten.rms_norm}
 _SUMS, _PRODUCTS = {aten.add, aten.sub, aten.rsub}, {aten.mul, aten.div}
 _SUMS_AND_PRODUCTS = _SUMS | _PRODUCTS
@@ -49,6 +53,8 @@ def keep_apart(module: fx.GraphModule) -> None:
     """Put a barrier, in place, between layers and the sums and products with constants next to them."""
     fed, barrier = _fed(module.graph), _barrier()
     for node in list(module.graph.nodes):
+        if _kind(node) in _KERNELS and node.args[1] in fed:
+            fed |= _as_a_line(module, node, node.args[1], barrier)
         in_front = [_behind_views(x, fed) for x in node.all_input_nodes] if _kind(node) in _LAYERS else []
         for source in in_front:
             if source in fed and (_kind(source) in _NORMS or _scaled(source, fed) is not None):
@@ -62,6 +68,24 @@ def keep_apart(module: fx.GraphModule) -> None:
         if _kind(node) in _ORDERING and (spread := _spread(node.all_input_nodes[0], fed)) is not None:
             fed |= _separate(module, spread, tuple(spread.users), barrier)
     module.recompile()
+
+
+def _as_a_line(module: fx.GraphModule, layer: fx.Node, kernel: fx.Node, barrier: Any) -> set[fx.Node]:
+    """Give `layer` its kernel by way of one line."""
+    steps = [kernel]
+    with module.graph.inserting_before(layer):
+        for target, *more in (
+            (aten.reshape.default, [-1]),
+            (barrier,),
+            (aten.reshape.default, [*kernel.meta["val"].shape]),
+        ):
+            steps.append(module.graph.call_function(target, (steps[-1], *more)))
+            steps[-1].meta = {
+                **kernel.meta,
+                "val": steps[-2].meta["val"].reshape(*more) if more else steps[-2].meta["val"],
+            }
+    layer.replace_input_with(kernel, steps[-1])
+    return set(steps)
 
 
 def _one_product(node: fx.Node) -> bool:

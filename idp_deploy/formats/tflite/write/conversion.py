@@ -36,10 +36,10 @@ from idp_deploy.rewriting.elementwise import (
     share_of,
 )
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
+from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
-from idp_deploy.rewriting.pooling import LARGEST, put_back
+from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
@@ -88,10 +88,12 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
-    **BY_DIVISORS,
+    **DILATED,
+    torch.ops.aten.max_pool3d.default: by_planes,
     **EXPERTS,
     **SHIFTED,
     **LARGEST,
+    **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,
     **PLAINER,
@@ -162,6 +164,10 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     Raises:
         ConversionError: an operator the converter cannot lower, with the module it stands in.
     """
+    inputs = _tensors(captured.example_inputs)
+    flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
+    # before any rewriting: of equals torch.topk, which sorts are said by, takes others than torch.sort and LiteRT
+    calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     without_complex(captured.module)
     fold_constants(captured.module)
     put_back(captured.module)
@@ -179,9 +185,6 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
         image_inputs(captured.module) if layout != "nchw" else frozenset(),
         image_outputs(captured.module) if layout == "nhwc" else frozenset(),
     )
-    inputs = _tensors(captured.example_inputs)
-    flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
-    calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
     flat.channel_last = channel_last
     arriving = tuple(
         x.permute(0, 2, 3, 1).contiguous() if i in channel_last.inputs else x for i, x in enumerate(inputs)

@@ -52,22 +52,22 @@ def layout_notes(layouts: Mapping[str, str], outputs: Sequence[str]) -> tuple[st
 
 
 def part_outputs(model: Any) -> None:
-    """A tensor for each output, in place: a result that a model gives twice is one tensor to the converter.
+    """A tensor for each output, in place: a result given twice, or an input plus 0, is one tensor to the converter.
 
     The runtimes then know it by one name alone; the others become copies of it.
     """
     graph = model.subgraphs[0]
     entries = [entry for signature in model.signatureDefs or [] for entry in signature.outputs]
     entries.sort(key=lambda entry: (len(entry.name), entry.name))  # output_2 stands behind output_10
-    outputs: list[int] = []
+    inputs, outputs = {int(index) for index in graph.inputs}, list[int]()
     for index in map(int, graph.outputs):
-        if index in outputs:
+        if index in inputs or index in outputs:
             tensor = graph.tensors[index]
             copy = add_tensor(model, tensor, "FLOAT32", None)
             graph.tensors[copy].type, graph.tensors[copy].quantization = tensor.type, tensor.quantization
             graph.operators.append(operator(model, "RESHAPE", [index, *_extents(model, tensor)], [copy]))
-            _, again, *_ = (entry for entry in entries if int(entry.tensorIndex) == index)
-            again.tensorIndex = index = copy
+            known_by = [entry for entry in entries if int(entry.tensorIndex) == index]
+            known_by[index not in inputs].tensorIndex = index = copy
         outputs.append(index)
     graph.outputs = outputs
 
