@@ -68,7 +68,7 @@ def avg_pool_rounded_up(
     extents, counts = x.shape[-axes:], pool(x, spans, steps, borders, True).shape[-axes:]
     pads: list[int] = []
     for extent, count, span, step, border in zip(extents, counts, spans, steps, borders, strict=True):
-        reach = (count - 1) * step + span - border - extent  # of the last window: torch has none that starts in a border
+        reach = (count - 1) * step + span - border - extent  # torch drops what would start in a border
         pads[:0] = [border, min(border, max(reach, 0))]
     x = torch.nn.functional.pad(x, pads) if any(pads) else x
     result: Tensor = pool(x, spans, steps, 0, True, False)
