@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# onnxruntime 1.32.0's quantize_static in the format QOperator takes a Relu or Clip away although something else reads what goes into
-# it. Taking it away is right where integers of the layer in front of it are given the activation's own range, which needs that
-# nobody else reads them; here the range holds what is below zero as well, and both readers get the negative numbers. A
-# convolution whose result is joined with its own Relu (CReLU), added to it or multiplied by it is off by 0.3 to 1.0 of the largest
-# output, without an error or a warning. As QDQ the same models are within 0.03, and an activation that is the only reader is
-# right in both formats (for symmetric activations, where it is not, see microsoft/onnxruntime#9425). Way out: QuantFormat.QDQ, or nodes_to_exclude=[the activation]. Exit 0 while this holds.
+# onnxruntime 1.32.0's quantize_static in the format QOperator takes a Relu or Clip away although something else reads what goes
+# into it. Taking it away is right where integers of the layer in front of it are given the activation's own range, which needs
+# that nobody else reads them; here the range holds what is below zero as well, and both readers get the negative numbers. A
+# convolution whose result is joined with its own Relu (CReLU), added to it or multiplied by it is off by 0.3 to 1.0 of the
+# largest output, without an error or a warning. As QDQ the same models are within 0.03, and an activation that is the only
+# reader is right in both formats (for symmetric activations, where it is not, see microsoft/onnxruntime#9425). Way out:
+# QuantFormat.QDQ, or nodes_to_exclude=[the activation]. Exit 0 while this holds.
 set -euo pipefail
 folder=$(mktemp -d); trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
