@@ -1,14 +1,23 @@
-"""A border of zeros in front of a max pool means zeros to an onnxruntime that optimizes, too."""
+"""Borders of pools mean the same to an onnxruntime that optimizes: zeros in front of a max pool, and what is beyond an
+image in an average."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
 
+from idp_deploy.exporting import export
+from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.onnx.write.borders import hold_borders
+from idp_deploy.quantization import quantize
+from idp_deploy.verification import verify
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -52,3 +61,36 @@ def test_a_border_stays_in_front_of_its_pool(kind: int, end: int, value: float |
     assert np.array_equal(run(model, levels.ORT_ENABLE_ALL), wanted)
     assert wanted.max() == (value or 0.0)
     assert len(model.graph.initializer) == (1 if value is None else 2) + (not value)
+
+
+AVERAGES = {
+    "nothing around": (nn.AvgPool2d(2, ceil_mode=True), 7),
+    "a border that counts": (nn.AvgPool2d(3, 2, 1, ceil_mode=True), 8),
+    "a border that counts, in one axis": (nn.AvgPool2d(3, 2, (1, 0), ceil_mode=True), 6),
+    "a border that does not": (nn.AvgPool2d(3, 2, 1, ceil_mode=True, count_include_pad=False), 8),
+    "a window that would start in the border": (nn.AvgPool2d(3, 3, 1, ceil_mode=True), 5),
+    "steps longer than windows": (nn.AvgPool2d(2, 4, 1, ceil_mode=True), 8),
+    "rounded down": (nn.AvgPool2d(3, 2, 1), 8),
+}
+
+
+@pytest.mark.parametrize("scheme", [None, "int8"])
+@pytest.mark.parametrize("name", AVERAGES)
+def test_an_average_divides_by_what_is_there(name: str, scheme: str | None, tmp_path: Path) -> None:
+    pool, extent = AVERAGES[name]
+    torch.manual_seed(0)
+    inputs = (3 + torch.randn(1, 3, extent, extent),)
+    model = CompressedModel(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), pool, nn.Conv2d(8, 4, 1)).eval(), {})
+    model = quantize(model, scheme, example_inputs=inputs) if scheme else model
+    path = export(model, "onnx", inputs, tmp_path / "a.onnx").path
+    assert verify(path, model, inputs).passed
+    with torch.no_grad():
+        wanted = model.module(*inputs).numpy()
+    levels = onnxruntime.GraphOptimizationLevel
+    for level in (levels.ORT_DISABLE_ALL, levels.ORT_ENABLE_ALL):
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = level
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        found = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})[0]
+        assert found.shape == wanted.shape
+        assert np.abs(found - wanted).max() < (0.03 if scheme else 1e-5) * np.abs(wanted).max()

@@ -81,6 +81,35 @@ def _mean_planes(x: Tensor, window: list[int], stride: list[int]) -> Tensor:
     return pooled.reshape(batch, channels, pooled.shape[2], rows, columns)
 
 
+def avg_pool_rounded_up(
+    axes: int,
+    x: Tensor,
+    window: list[int],
+    stride: list[int] | None = None,
+    padding: tuple[int, ...] | list[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor: int | None = None,
+) -> Tensor | None:
+    """Means over windows that reach beyond a border that counts: the border first, then a pool that counts none.
+
+    Runtimes divide such windows by all of their places, also those that are beyond the border; torch does not.
+    """
+    if divisor is not None or not (ceil_mode and count_include_pad):
+        return avg_pool_by(axes, x, window, stride, padding, ceil_mode, count_include_pad, divisor)
+    spans, borders = (list(each) * (axes // len(each)) for each in (window, padding))
+    steps = list(stride or window) * (axes // len(stride or window))
+    pool: Any = getattr(torch.nn.functional, f"avg_pool{axes}d")
+    extents, counts = x.shape[-axes:], pool(x, spans, steps, borders, True).shape[-axes:]
+    pads: list[int] = []
+    for extent, count, span, step, border in zip(extents, counts, spans, steps, borders, strict=True):
+        reach = (count - 1) * step + span - border - extent  # torch drops what would start in a border
+        pads[:0] = [border, min(border, max(reach, 0))]
+    x = torch.nn.functional.pad(x, pads) if any(pads) else x
+    result: Tensor = pool(x, spans, steps, 0, True, False)
+    return result
+
+
 def nearest2d(x: Tensor, size: list[int] | None, factors: list[float] | None) -> Tensor | None:
     """Rows, then columns, as torch chooses them; None where each is repeated a whole number of times."""
     extents = x.shape[-2:]
@@ -223,4 +252,7 @@ MEANS_OF_WINDOWS: dict[Any, Any] = {  # without borders and without volumes
     aten.avg_pool1d.default: partial(means, 1, borders_too=True),
     aten.avg_pool2d.default: partial(means, 2, borders_too=True),
     aten.avg_pool3d.default: partial(means, 3, by_planes=True),
+}
+ROUNDED_UP: dict[Any, Any] = {
+    getattr(aten, f"avg_pool{axes}d").default: partial(avg_pool_rounded_up, axes) for axes in (1, 2, 3)
 }

@@ -49,11 +49,12 @@ class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self.nodes, self.sparse = graph.node, [sparse_name(tensor) for tensor in graph.sparse_initializer]
-        self.types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        self.dense = {tensor.name: tensor for tensor in graph.initializer}
+        self.types = {name: tensor.data_type for name, tensor in self.dense.items()}
         self.stored = set(self.types) | set(self.sparse)
         self.inputs = {value.name for value in graph.input} - self.stored
         self.prepared: set[str] = set()
-        self.extents = {tensor.name: list(tensor.dims) for tensor in graph.initializer}  # 0 where one is free
+        self.extents = {name: list(tensor.dims) for name, tensor in self.dense.items()}  # 0 where one is free
         self.producers = {name: node for node in graph.node for name in node.output}
         self.factors = [tuple(node.input) for node in graph.node if node.op_type == "Mul"]
         for value in (*graph.input, *graph.output, *graph.value_info, *_inferred(model)):
@@ -105,6 +106,30 @@ class _Graph:
         known = isinstance(parts, int) and isinstance(axis, int) and -len(extents) <= axis < len(extents)
         return known and parts > 0 and extents[axis] % parts > 0
 
+    def overhang(self, pool: onnx.NodeProto) -> float:
+        """Of a pool over what is known of its input."""
+        return _overhang(pool, self.extents.get(pool.input[0], []))
+
+    def is_between_integers(self, node: onnx.NodeProto) -> bool:
+        """Whether it reads dequantized integers and something quantizes what it gives, or it is of integers itself."""
+        source = self.producers.get(node.input[0])
+        read = {other.op_type for other in self.nodes if node.output[0] in other.input}
+        is_read = source is not None and source.op_type == "DequantizeLinear" and "QuantizeLinear" in read
+        return is_read or node.op_type.startswith("QLinear")
+
+    def least(self, name: str) -> float:
+        """The smallest of stored numbers; infinity where others make them."""
+        return float(onnx.numpy_helper.to_array(self.dense[name]).min(initial=0)) if name in self.dense else math.inf
+
+    def has_channels_elsewhere(self, node: onnx.NodeProto, _: Given) -> bool:
+        """As many constant factors as the convolution in front has channels, along another axis than theirs."""
+        layer, factors = self.producers.get(node.input[0]), self.extents.get(node.input[1], [])
+        if layer is None or layer.op_type not in ("Conv", "ConvTranspose") or not self.is_constant(node.input[1]):
+            return False
+        weight, along = self.extents.get(layer.input[1], []), [i for i, each in enumerate(factors) if each != 1]
+        channels = weight[layer.op_type == "ConvTranspose"] if len(weight) > 1 else 0
+        return len(along) == 1 and factors[along[0]] == channels and len(factors) - along[0] != len(weight) - 1
+
     def reads_averages(self, node: onnx.NodeProto, _: Given) -> bool:
         weight = self.producers.get(node.input[1])
         is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored
@@ -124,11 +149,16 @@ class _Graph:
 
 _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the words are explained in runtimes.toml
     "gate": _Graph.is_gate,
-    "overhang": lambda graph, node, _: _overhangs(node, graph.extents.get(node.input[0], [])),
+    "overhang": lambda graph, node, given: any(given.get("pads", [])) and graph.overhang(node) > 0,
+    "beyond": lambda graph, node, _: graph.overhang(node) > 0,
+    "two beyond": lambda graph, node, _: graph.overhang(node) > 1,
+    "beyond in integers": lambda graph, node, _: graph.is_between_integers(node) and graph.overhang(node) > 0,
     "entries": _Graph.has_entries,
     "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
     "one axis": _Graph.is_over_one_axis,
     "uneven": _Graph.is_uneven,
+    "cut": lambda graph, node, _: graph.least(node.input[1]) < 0,
+    "channels": _Graph.has_channels_elsewhere,
     "input": lambda graph, node, _: node.input[0] in graph.inputs,
     "averages": _Graph.reads_averages,
     "decode": lambda graph, node, _: bool(node.output) and node.output[0] in graph.prepared,
@@ -151,21 +181,20 @@ def _is(given: object, value: float | str) -> bool:
     return isinstance(given, int | float) and np.float32(given) == np.float32(value)
 
 
-def _overhangs(pool: onnx.NodeProto, extents: list[int]) -> bool:
-    """Whether a pool that rounds its size up has a border and windows that reach beyond it, or nobody can tell."""
+def _overhang(pool: onnx.NodeProto, extents: list[int]) -> float:
+    """How many places a pool that rounds its size up looks beyond its border; infinity if nobody can tell."""
     words = {a.name: list(a.ints) for a in pool.attribute}
-    window, border = words["kernel_shape"], words.get("pads", [])
-    if not any(border):
-        return False
+    window, border, most = words["kernel_shape"], words.get("pads", []), 0
     for axis, (span, extent) in enumerate(zip(window, extents[2:] or [0] * len(window), strict=True)):
-        before, after = border[axis], border[axis + len(window)]
+        before, after = (border[axis], border[axis + len(window)]) if border else (0, 0)
         step = words["strides"][axis] if "strides" in words else 1
         last = -(-(extent + before + after - span) // step) * step
         if last >= extent + before:
             last -= step
-        if not extent or last + span > extent + before + after:
-            return True
-    return False
+        if not extent:
+            return math.inf
+        most = max(most, last + span - extent - before - after)
+    return most
 
 
 def _word(kind: int) -> str:

@@ -1,8 +1,10 @@
-"""A border of zeros in front of a max pool, said so that onnxruntime leaves it there.
+"""A border of zeros in front of a pool, said so that onnxruntime leaves it there.
 
 onnxruntime 1.31 moves such a Pad into the MaxPool behind it, whose own border counts as -inf: where all entries of a
-window are negative the answer is one of them instead of 0 (findings/onnxruntime_zero_border.sh). It looks at bytes, so
-a border of -0.0 stays, and every runtime reads that as 0.
+window are negative the answer is one of them instead of 0 (findings/onnxruntime_zero_border.sh). An AveragePool that
+rounds its size up gets a border that counts from it, and divides by places beyond that border in integers
+(findings/onnxruntime_int8_average_rounded_up.sh). It looks at bytes, so a border of -0.0 stays, and every runtime
+reads that as 0.
 """
 
 from __future__ import annotations
@@ -16,14 +18,14 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 
 def hold_borders(graph: onnx.GraphProto) -> None:
-    """Give every Pad by zeros that a MaxPool reads, also through a Cast, the value -0.0, in place."""
+    """Give every Pad by zeros that such a pool reads, also through a Cast, the value -0.0, in place."""
     nodes = list(all_nodes(graph))
     graphs = [graph, *(body for node in nodes for body in subgraphs(node))]
     stored = {tensor.name: tensor for each in graphs for tensor in each.initializer}
     kinds = {
         value.name: value.type.tensor_type.elem_type for each in graphs for value in (*each.value_info, *each.input)
     }
-    pooled = {node.input[0] for node in nodes if node.op_type == "MaxPool"}
+    pooled = {node.input[0] for node in nodes if node.op_type == "MaxPool" or _rounds_up(node)}
     pooled |= {node.input[0] for node in nodes if node.op_type == "Cast" and node.output[0] in pooled}
     for node in nodes:
         if node.op_type != "Pad" or node.output[0] not in pooled or _mode(node) != b"constant":
@@ -41,3 +43,7 @@ def hold_borders(graph: onnx.GraphProto) -> None:
 
 def _mode(node: onnx.NodeProto) -> bytes:
     return next((bytes(attribute.s) for attribute in node.attribute if attribute.name == "mode"), b"constant")
+
+
+def _rounds_up(node: onnx.NodeProto) -> bool:
+    return node.op_type == "AveragePool" and any(each.name == "ceil_mode" and each.i for each in node.attribute)

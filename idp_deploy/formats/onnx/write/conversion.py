@@ -27,7 +27,7 @@ from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.complexes import has_complex, refuse_complex_ends, without_complex
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient, whole_taken_from
 from idp_deploy.rewriting.experts import EXPERTS
-from idp_deploy.rewriting.images import BY_DIVISORS, adaptive_avg_pool3d
+from idp_deploy.rewriting.images import ROUNDED_UP, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
@@ -58,11 +58,11 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
-    **BY_DIVISORS,
     **EXPERTS,
     **MEANS,
     **PLAINER,
     **RANKS,
+    **ROUNDED_UP,
     **SOLVING,
     **SPECIAL,
     **STABLE,
