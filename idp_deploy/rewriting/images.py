@@ -96,7 +96,7 @@ def avg_pool_rounded_up(
     Runtimes divide such windows by all of their places, also those that are beyond the border; torch does not.
     """
     if divisor is not None or not (ceil_mode and count_include_pad):
-        return avg_pool_by(axes, x, window, stride, padding, ceil_mode, count_include_pad, divisor)
+        return means(axes, x, window, stride, padding, ceil_mode, count_include_pad, divisor)
     spans, borders = (list(each) * (axes // len(each)) for each in (window, padding))
     steps = list(stride or window) * (axes // len(stride or window))
     pool: Any = getattr(torch.nn.functional, f"avg_pool{axes}d")
