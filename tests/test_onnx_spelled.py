@@ -27,6 +27,13 @@ WAYS: dict[str, Callable[[Tensor], object]] = {
     "sums of exponentials": lambda x: (torch.logaddexp(x * 100, x), torch.logaddexp2(x * 200, x)),
     "angles": lambda x: torch.atan2(F.relu(x - 1), x),
     "a diagonal beside infinities": lambda x: torch.diagonal(x.masked_fill(x > x[:, :1], torch.inf), 0, 1, 2),
+    "bounds beyond bounds": lambda x: (
+        x.clamp(-1, 0.2).clamp(0.3, 0.5),
+        F.relu(x.clamp(-3, -0.2)),
+        F.relu6(x).clamp_max(-1),
+        F.hardtanh(x).clamp(min=2),
+    ),
+    "bounds within bounds": lambda x: (x.clamp(-1, 0.7).clamp(0.3, 0.5), F.relu(x.clamp(max=0.2))),
     "a trace beside infinities": lambda x: torch.trace(torch.tril(x[0]) + torch.full((20, 20), -torch.inf).triu(1)),
 }
 

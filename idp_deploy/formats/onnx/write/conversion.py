@@ -24,6 +24,7 @@ from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.formats.onnx.write.borders import hold_borders
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
+from idp_deploy.rewriting.bounds import join_bounds
 from idp_deploy.rewriting.complexes import has_complex, refuse_complex_ends, without_complex
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient, whole_taken_from
 from idp_deploy.rewriting.experts import EXPERTS
@@ -91,6 +92,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     refuse_projections(captured, "ONNX")
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
     spell_out(captured.module, _SPELLED)
+    join_bounds(captured.module)
     try:
         model = _through_torch(captured)
     except torch.onnx.OnnxExporterError as error:
