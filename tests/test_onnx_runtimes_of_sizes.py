@@ -69,3 +69,26 @@ def test_an_average_of_integers_that_rounds_its_size_up_is_named(
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "a.onnx")
     assert lint(tmp_path / "a.onnx", "onnxruntime").verdict == verdict
+
+
+@pytest.mark.parametrize(("step", "verdict"), [(2e-4, "right"), (4e-4, "wrong"), (None, "right")])
+@pytest.mark.parametrize("kind", ["Gemm", "MatMul", "Conv"])
+def test_a_bias_in_steps_of_its_own_is_named(kind: str, step: float | None, verdict: str, tmp_path: Path) -> None:
+    shapes = [(1, 4, 1), (4, 4, 1)] if kind == "Conv" else [(3, 4), (4, 4)]
+    ends = [helper.make_tensor_value_info("x", TensorProto.UINT8, shapes[0])]
+    ends += [helper.make_tensor_value_info("y", TensorProto.UINT8, None)]
+    bias = "d" if step else "b"
+    parts = [("DequantizeLinear", "x s z", "a"), ("DequantizeLinear", "w u", "v"), ("QuantizeLinear", "g o z", "y")]
+    if step:
+        parts.insert(0, ("DequantizeLinear", "b t", "d"))
+    product = [("MatMul", "a v", "m"), ("Add", f"{bias} m", "g")] if kind == "MatMul" else [(kind, f"a v {bias}", "g")]
+    parts[-1:-1] = product
+    held = {"s": np.float32(0.02), "u": np.float32(0.01), "o": np.float32(0.05), "z": np.uint8(0)}
+    numbers = np.arange(4)
+    held |= {"b": numbers.astype(np.int32), "t": np.float32(step)} if step else {"b": numbers.astype(np.float32)}
+    held["w"] = np.ones(shapes[1], np.int8)
+    stored = [numpy_helper.from_array(np.asarray(value), name) for name, value in held.items()]
+    nodes = [helper.make_node(op, read.split(), [made]) for op, read, made in parts]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], stored)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8), tmp_path / "a.onnx")
+    assert lint(tmp_path / "a.onnx", "onnxruntime").verdict == ("right" if kind == "Conv" else verdict)

@@ -117,6 +117,24 @@ class _Graph:
         is_read = source is not None and source.op_type == "DequantizeLinear" and "QuantizeLinear" in read
         return is_read or node.op_type.startswith("QLinear")
 
+    def has_other_steps(self, node: onnx.NodeProto, _: Given) -> bool:
+        """Whether it adds stored integers in other steps than those of the product that is quantized with them."""
+        made = [self.producers.get(name) for name in node.input]
+        product = node if node.op_type == "Gemm" else next((n for n in made if n and n.op_type == "MatMul"), None)
+        read = {other.op_type for other in self.nodes if node.output[0] in other.input}
+        if product is None or "QuantizeLinear" not in read:
+            return False
+        bias = node.input[2:] if product is node else [n for n in node.input if n not in product.output]
+        scales = [self._step(name) for name in (*product.input[:2], *bias)]
+        given = [scale for scale in scales if scale is not None]
+        return len(given) == 3 and not np.allclose(given[2], given[0] * given[1], rtol=1e-3, atol=0)
+
+    def _step(self, name: str) -> np.ndarray | None:
+        """The stored scale of what a DequantizeLinear gives."""
+        node = self.producers.get(name)
+        found = None if node is None or node.op_type != "DequantizeLinear" else self.dense.get(node.input[1])
+        return None if found is None else onnx.numpy_helper.to_array(found)
+
     def least(self, name: str) -> float:
         """The smallest of stored numbers; infinity where others make them."""
         return float(onnx.numpy_helper.to_array(self.dense[name]).min(initial=0)) if name in self.dense else math.inf
@@ -157,6 +175,7 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
     "one axis": _Graph.is_over_one_axis,
     "uneven": _Graph.is_uneven,
+    "steps": _Graph.has_other_steps,
     "cut": lambda graph, node, _: graph.least(node.input[1]) < 0,
     "channels": _Graph.has_channels_elsewhere,
     "input": lambda graph, node, _: node.input[0] in graph.inputs,
