@@ -29,7 +29,7 @@ demo-mcu: $(STAMP)  ## two small networks onto an Ethos-U and TensorFlow Lite Mi
 	$(VENV)-mcu/bin/python -m pip install --quiet --quiet --constraint constraints.txt 'ethos-u-vela>=5.2,<5.3' tflite-micro
 	$(VENV)-mcu/bin/python -m sample_models.mcu
 
-test: $(STAMP)  ## the test suite; of wide tables a sixth of the rows
+test: $(STAMP)  ## the test suite; of wide tables a tenth of the rows
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(WORKERS)
 
 test-oldest:  ## the core's tests with the oldest versions that pyproject.toml promises, in an environment of their own

@@ -1,7 +1,7 @@
 """litert-torch converts one graph once, however many encodings and schemes of its weights are asked for, but in tests
 marked `anew`.
 
-Of a test marked `wide`, a table whose rows repeat a kind, a run of the whole suite takes one row of six, at least one
+Of a test marked `wide`, a table whose rows repeat a kind, a run of the whole suite takes one row of ten, at least one
 and the same ones every time; `make test-wide` takes all, and so does a run that names files.
 
 Every test draws the same random numbers each time it runs, alone or among others.
@@ -32,7 +32,7 @@ os.environ.pop("COLUMNS", None)  # some runners set it; answers that tests read 
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
 
-_ONE_OF = 6
+_ONE_OF = 10
 _anew = False  # whether this test has every graph converted
 _GRAPHS = 16
 

@@ -196,11 +196,16 @@ def _imports(text: str) -> dict[str, set[str]]:
 
 def file_of(name: str) -> Path | None:
     """The file of the package that holds an imported name; None where it is somebody else's."""
+    return _file_in(PACKAGE, name)
+
+
+@cache
+def _file_in(package: Path, name: str) -> Path | None:
     parts = name.split(".")
     for end in (len(parts), len(parts) - 1):  # a module, or something in one
-        path = PACKAGE.parent.joinpath(*parts[:end])
+        path = package.parent.joinpath(*parts[:end])
         for file in (path.with_suffix(".py"), path / "__init__.py"):
-            if parts[0] == PACKAGE.name and end and file.is_file():
+            if parts[0] == package.name and end and file.is_file():
                 return file
     return None
 

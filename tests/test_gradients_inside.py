@@ -74,6 +74,7 @@ class Edges(nn.Module):
             return torch.autograd.grad(self.inner(image).square().sum(), image)[0]
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_layers_of_images_are_gone_back_through(format: FormatName, tmp_path: Path) -> None:
     checked(Edges(), format, (torch.randn(1, 2, 8, 9),), tmp_path)

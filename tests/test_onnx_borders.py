@@ -74,6 +74,7 @@ AVERAGES = {
 }
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("scheme", [None, "int8"])
 @pytest.mark.parametrize("name", AVERAGES)
 def test_an_average_divides_by_what_is_there(name: str, scheme: str | None, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ class Windowed(nn.Module):
         return product
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     ("runtime", "module", "extent", "verdict"),
     [
@@ -71,6 +72,7 @@ def test_an_average_of_integers_that_rounds_its_size_up_is_named(
     assert lint(tmp_path / "a.onnx", "onnxruntime").verdict == verdict
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(("step", "verdict"), [(2e-4, "right"), (4e-4, "wrong"), (None, "right")])
 @pytest.mark.parametrize("kind", ["Gemm", "MatMul", "Conv"])
 def test_a_bias_in_steps_of_its_own_is_named(kind: str, step: float | None, verdict: str, tmp_path: Path) -> None:

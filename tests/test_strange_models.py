@@ -173,6 +173,7 @@ def test_integers_inside_of_a_mapped_function(format: FormatName, tmp_path: Path
     checked(model, format, (torch.randn(IMAGE),), tmp_path)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_bags_begin_where_their_input_says(format: FormatName, tmp_path: Path) -> None:
     """Also where those of the example are all of one length."""

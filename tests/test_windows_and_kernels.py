@@ -92,6 +92,7 @@ class Search(nn.Module):
         return F.conv2d(image, kernel.transpose(0, 1), groups=8)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("groups", [False, True])
 def test_kernels_may_be_computed(groups: bool, format: FormatName, tmp_path: Path) -> None:
@@ -117,6 +118,7 @@ class Warped(nn.Module):
         return self.rest(self.layer(x), grid)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 def test_volumes_are_sampled_in_files(format: FormatName, tmp_path: Path) -> None:
     def rest(y: Tensor, grid: Tensor) -> Tensor:

@@ -211,6 +211,7 @@ class Pools(nn.Module):
         return self.out(gaps), self.out(F.avg_pool2d(y, 2, divisor_override=3)), F.max_pool1d(y[0], 3, 1, 1, 2)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize(("build", "shape"), [(OneNumber, (3, 6)), (Pools, (1, 3, 10, 9))])
 def test_what_converters_make_of_constants_beside_layers(
@@ -242,6 +243,7 @@ def parts_in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return y + 0, z + 0, empty * 2, torch.stack(third)
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
 @pytest.mark.parametrize("rest", [in_place, parts_in_place])
 def test_activations_in_place_and_by_their_usual_numbers(
