@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from idp_deploy import export, quantize, verify
-from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.errors import FileError, IdpDeployWarning, UsageError
 from idp_deploy.flow import Model
 from idp_deploy.ledger import refuse_unhardened, shortfall
 from idp_deploy.loading import load_any, save_checkpoint
-from idp_deploy.loading.checkpoints import as_it_stands
+from idp_deploy.loading.checkpoints import TRAINER_STATE, as_it_stands
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.rendering.artifacts import export_document
@@ -161,6 +161,13 @@ def with_another_models(folder: Path, weights: Any, state: Any) -> Path:
     save_file(weights, folder / "model.safetensors")
     torch.save(state, folder / "custom_checkpoint_1.pkl")
     return folder
+
+
+def test_a_damaged_state_beside_the_weights_is_told(tmp_path: Path) -> None:
+    save_file(network().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / TRAINER_STATE).write_bytes(b"damaged")
+    with pytest.raises(FileError, match=f"{TRAINER_STATE} is not a PyTorch checkpoint"):
+        load_any(tmp_path, network)
 
 
 WAYS = [by_accelerate, by_one_file_of_it, by_sharded_accelerate, by_distributed, with_another_models]
