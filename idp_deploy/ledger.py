@@ -72,8 +72,9 @@ def refuse_unhardened(where: str, content: Any, weights: Mapping[str, Any]) -> N
 
 def _refuse_short(where: str, state: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
     found, wanted, entries, others = 0, 0, 0, 0
+    known = {tail: weight for name, weight in reversed([*weights.items()]) for tail in _tails(name)} | dict(weights)
     for name, site in state["sites"].items():
-        weight = next((w for own, w in weights.items() if _same(own, name)), None)
+        weight = known[name] if name in known else next((weights[t] for t in _tails(name) if t in weights), None)
         if weight is None or not isinstance(site, Mapping) or site.get("shape", [*weight.shape]) != [*weight.shape]:
             others += 1
             continue
@@ -105,5 +106,7 @@ def _states(content: Any, depth: int, seen: set[int]) -> Iterator[Mapping[str, A
         yield from _states(entry, depth - 1, seen)
 
 
-def _same(own: str, name: str) -> bool:
-    return own == name or own.endswith(f".{name}") or name.endswith(f".{own}")
+def _tails(name: Any) -> list[str]:
+    """`["a.0.weight", "0.weight", "weight"]` of the first of these: a name without prefixes."""
+    parts = name.split(".") if isinstance(name, str) else []
+    return [".".join(parts[start:]) for start in range(len(parts))]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
@@ -75,6 +76,41 @@ def test_files_take_and_give_their_tensors(name: str, format: FormatName, tmp_pa
     assert parity.weights
     held = "input [3] is 2: the file holds it and has no such input"
     assert (held in artifact.notes) == (name == "none between")
+
+
+class Frozen(dict[str, Any]):
+    def __setitem__(self, key: str, value: Any) -> None:
+        raise TypeError("read only")
+
+
+class View(Mapping[str, Any]):
+    """Entries that somebody else holds."""
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self.held = held
+
+    def __getitem__(self, key: str) -> Any:
+        return self.held[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.held)
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+
+class Linked:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits, self.parts = logits, [self]
+
+
+@pytest.mark.parametrize(
+    "give", [lambda y: Frozen(y=y), lambda y: View({"y": y}), lambda y: MappingProxyType({"y": y}), Linked]
+)
+def test_what_cannot_be_made_again_of_its_entries_is_told(give: Callable[[Tensor], Any], tmp_path: Path) -> None:
+    model = one_shot(Model(Net(lambda layer, a: give(layer(a))).eval()), Recipe(0.5))
+    with pytest.raises(ConversionError, match=r"cannot capture .* in output, which is not a known type"):
+        export(model, "onnx", (x(),), tmp_path / "m.onnx")
 
 
 @pytest.mark.parametrize("format", [format for format in HERE if format in ("coreml", "onnx")])

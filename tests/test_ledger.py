@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from idp_deploy import export, quantize, verify
-from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.errors import FileError, IdpDeployWarning, UsageError
 from idp_deploy.flow import Model
-from idp_deploy.ledger import shortfall
+from idp_deploy.ledger import refuse_unhardened, shortfall
 from idp_deploy.loading import load_any, save_checkpoint
-from idp_deploy.loading.checkpoints import as_it_stands
+from idp_deploy.loading.checkpoints import TRAINER_STATE, as_it_stands
 from idp_deploy.pruning import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.rendering.artifacts import export_document
@@ -162,6 +163,13 @@ def with_another_models(folder: Path, weights: Any, state: Any) -> Path:
     return folder
 
 
+def test_a_damaged_state_beside_the_weights_is_told(tmp_path: Path) -> None:
+    save_file(network().state_dict(), tmp_path / "model.safetensors")
+    (tmp_path / TRAINER_STATE).write_bytes(b"damaged")
+    with pytest.raises(FileError, match=f"{TRAINER_STATE} is not a PyTorch checkpoint"):
+        load_any(tmp_path, network)
+
+
 WAYS = [by_accelerate, by_one_file_of_it, by_sharded_accelerate, by_distributed, with_another_models]
 
 
@@ -177,6 +185,24 @@ def test_a_pruners_state_is_found_wherever_tools_put_it(tmp_path: Path, save: Ca
     (tmp_path / "hard").mkdir()
     hard = save(tmp_path / "hard", model.state_dict(), pruner.state_dict())
     assert load_any(hard, network).zeros == round(0.9 * PRUNABLE)
+
+
+def test_a_state_of_many_weights_is_looked_through_at_once() -> None:
+    names = [f"blocks.{place}.weight" for place in range(5000)]
+    sites: dict[Any, Any] = {3: {"budget": 4}, None: None, **{name: {"shape": [2, 2], "budget": 2} for name in names}}
+    weights = {f"module.{name}": torch.eye(2) for name in names}
+    began = time.process_time()
+    refuse_unhardened("a.pt", {"steps": 1, "schedule": {}, "sites": sites}, weights)
+    assert time.process_time() - began < 2
+    weights["module.blocks.7.weight"] = torch.ones(2, 2)
+    with pytest.raises(UsageError, match="9,998 of 20,000 weights are zero, where 10,000 were asked for"):
+        refuse_unhardened("a.pt", {"steps": 1, "schedule": {}, "sites": sites}, weights)
+
+
+def test_of_two_weights_of_one_name_the_state_means_the_whole_one() -> None:
+    weights = {"teacher.0.weight": torch.ones(2, 2), "0.weight": torch.eye(2)}
+    sites = {"0.weight": {"shape": [2, 2], "budget": 2}}
+    refuse_unhardened("a.pt", {"steps": 1, "schedule": {}, "sites": sites}, weights)
 
 
 def test_the_state_of_a_frozen_run_lies_with_weights_that_have_its_zeros(tmp_path: Path) -> None:

@@ -34,6 +34,11 @@ WAYS: dict[str, Callable[[Tensor], object]] = {
         F.hardtanh(x).clamp(min=2),
     ),
     "bounds within bounds": lambda x: (x.clamp(-1, 0.7).clamp(0.3, 0.5), F.relu(x.clamp(max=0.2))),
+    "bounds of nothing": lambda x: (
+        x.clamp(min=-torch.inf).clamp(max=torch.inf) * 2,
+        x.clamp(max=torch.inf).clamp(max=0.2),
+        x.clamp(-1, 1).clamp(min=torch.inf).clamp(max=5),
+    ),
     "a trace beside infinities": lambda x: torch.trace(torch.tril(x[0]) + torch.full((20, 20), -torch.inf).triu(1)),
 }
 

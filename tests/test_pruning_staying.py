@@ -9,6 +9,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -300,3 +301,19 @@ def test_a_state_of_wider_layers_is_refused_by_name() -> None:
     narrow = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 8))
     with pytest.raises(UsageError, match=r"'0\.weight' is \(64, 20\) in this pruner's state and \(48, 20\) here"):
         pruner_of(narrow).load_state_dict(pruner.state_dict())
+
+
+def test_a_share_that_was_computed_is_kept_as_a_plain_number() -> None:
+    pruner = Pruner(network(), sparsity=np.float64(3) * 0.3, epochs=1, steps_per_epoch=20)
+    file = io.BytesIO()
+    torch.save(pruner.state_dict(), file)
+    file.seek(0)
+    other = pruner_of(network())
+    other.load_state_dict(torch.load(file, weights_only=True))
+    assert other.recipe.sparsity == 0.9
+
+
+def test_a_state_without_its_schedule_is_none() -> None:
+    pruner = pruner_of(network())
+    with pytest.raises(UsageError, match="this is no state of a Pruner"):
+        pruner.load_state_dict({**pruner.state_dict(), "schedule": None})

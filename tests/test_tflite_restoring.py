@@ -1,8 +1,9 @@
 """restore, and the count of zeros, on .tflite files as other converters leave them."""
 
+import tracemalloc
 from io import BytesIO
 from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import numpy as np
 import pytest
@@ -103,6 +104,45 @@ def test_files_behind_the_model_cannot_fill_the_memory() -> None:
             archive.writestr(f"{name}", bytes(MOST_BYTES // 8))
     with pytest.raises(ConversionError, match="unpack to more than 64 MB"):
         with_files_of(bomb.getvalue(), b"model")
+
+
+def behind(method: int, size: int, words: dict[int, int]) -> bytes:
+    """A model and a file of zeros behind it, where words of its entry, by their place, are others afterwards."""
+    whole = BytesIO(b"model")
+    with ZipFile(whole, "a", method) as archive, archive.open("labels.txt", "w") as file:
+        for start in range(0, size, 1 << 16):
+            file.write(bytes(min(size - start, 1 << 16)))
+    content = bytearray(whole.getvalue())
+    for place, word in words.items():
+        start = content.rfind(b"PK\1\2") + place
+        content[start : start + 2] = word.to_bytes(2, "little")
+    return bytes(content)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize(
+    ("method", "size", "words", "said"),
+    [
+        (ZIP_DEFLATED, 2 * MOST_BYTES, {24: 9, 26: 0}, "Bad CRC-32 for file 'labels.txt'"),
+        (ZIP_BZIP2, 9, {}, "'labels.txt' is compressed by method 12"),
+        (ZIP_STORED, 9, {10: 99}, "'labels.txt' is compressed by method 99"),
+        (ZIP_STORED, 9, {8: 1}, "'labels.txt'.* is encrypted"),
+        (ZIP_STORED, 9, {10: ZIP_DEFLATED}, "while decompressing"),
+        (ZIP_STORED, 9, {6: 200}, "zip file version"),
+        (ZIP_STORED, 9, {8: 0x800, 46: 0xFFFF}, "can't decode"),
+        (ZIP_STORED, 9, {16: 1}, "Bad CRC-32"),
+    ],
+)
+def test_files_behind_the_model_that_cannot_be_read_are_told(
+    method: int, size: int, words: dict[int, int], said: str
+) -> None:
+    content = behind(method, size, words)
+    tracemalloc.start()
+    with pytest.raises(ConversionError, match=f"files behind the model cannot be carried over: .*{said}"):
+        with_files_of(content, b"model")
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < MOST_BYTES, "a size that lies lets no more be unpacked"
 
 
 def test_why_zeros_of_another_signature_stay_is_said(tmp_path: Path) -> None:

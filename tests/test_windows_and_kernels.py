@@ -17,6 +17,7 @@ from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.rewriting.images import means
 from idp_deploy.rewriting.indexing import grid_sample
+from idp_deploy.rewriting.pooling import by_planes
 from idp_deploy.verification import verify
 from tests.formats_here import HERE
 
@@ -34,16 +35,32 @@ WINDOWS = [  # size, stride, padding, ceil_mode, count_include_pad
 @pytest.mark.parametrize("axes", SHAPES)
 @pytest.mark.parametrize("divisor", [None, 5])
 def test_means_of_windows_are_torchs(axes: int, divisor: int | None) -> None:
-    x, pool = torch.randn(SHAPES[axes]), getattr(F, f"avg_pool{axes}d")
+    batch, pool = torch.randn(SHAPES[axes]), getattr(F, f"avg_pool{axes}d")
     given = {"divisor_override": divisor} if axes > 1 else {}
-    for window, stride, padding, ceil, counted in WINDOWS:
+    for x, window, stride, padding, ceil, counted in ((x, *w) for w in WINDOWS for x in (batch, batch[0].double())):
         wanted = pool(x, window, stride, padding, ceil, counted, **given)
-        for by_planes in {False, axes == 3}:
+        for planes in {False, axes == 3}:
             found = means(
                 axes, x, [window], [stride], [padding], ceil, counted, *given.values(),
-                borders_too=True, by_planes=by_planes,
+                borders_too=True, by_planes=planes,
             )  # fmt: skip
-            assert found is None or torch.allclose(found, wanted, atol=1e-6)
+            assert found is None or torch.allclose(found, wanted, atol=1e-6 if x is batch else 1e-12)
+
+
+@pytest.mark.parametrize("x", [torch.randn(SHAPES[3]), torch.randn(SHAPES[3][1:])])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_largest_of_volumes_are_torchs(x: Tensor, dilation: int) -> None:
+    for window, stride, padding, ceil, _ in WINDOWS:
+        wanted = F.max_pool3d(x, window, stride, padding, dilation, ceil)
+        assert torch.equal(by_planes(x, [window], [stride], [padding], [dilation] * 3, ceil), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_means_stay_in_their_kind(dtype: torch.dtype) -> None:
+    x = torch.randn(SHAPES[2], dtype=dtype)
+    found = means(2, x, [3], [2], [1], True, False, borders_too=True)
+    assert found is not None
+    torch.testing.assert_close(found, F.avg_pool2d(x, 3, 2, 1, True, False))
 
 
 class Pools(nn.Module):

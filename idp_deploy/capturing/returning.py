@@ -24,11 +24,28 @@ def know_structures(returned: Any) -> bool:
     unknown = {type(leaf): leaf for leaf in leaves if is_dataclass(leaf) or isinstance(leaf, _KEYED)}
     if alone and not unknown:
         unknown = {type(leaf): leaf for leaf in leaves if any(isinstance(v, Tensor) for v in _entries(leaf).values())}
+    unknown = {kind: leaf for kind, leaf in unknown.items() if _is_made_of_entries(leaf)}
     for kind in unknown:
         torch.export.register_dataclass(kind) if is_dataclass(kind) else _know(kind)
     if unknown:
         know_structures(returned)  # those inside
     return bool(unknown)
+
+
+def _is_made_of_entries(value: Any) -> bool:
+    """Whether it can be taken apart and made again: it can be written to, and does not hold itself."""
+    try:
+        if not is_dataclass(value):
+            _made(type(value), _entries(value))
+        return not _holds(value, value)
+    except Exception:  # of their own code, or there is no end
+        return False
+
+
+def _holds(value: Any, whole: Any) -> bool:
+    is_apart = isinstance(value, _KEYED) or type(value) is type(whole) or type(value) in known
+    inside = value if isinstance(value, list | tuple) else _entries(value).values() if is_apart else ()
+    return any(one is whole or _holds(one, whole) for one in inside)
 
 
 def _know(kind: type) -> None:

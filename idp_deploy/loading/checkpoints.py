@@ -25,7 +25,7 @@ from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
 from idp_deploy.ownership import CHECKPOINT
 
 TRAINER_STATE = "idp_deploy_pruner.pt"  # what TrainerPruning writes into a checkpoint folder
-_STATES_BESIDE = (TRAINER_STATE, "custom_checkpoint_*.pkl")  # the latter is accelerate's
+_OF_ACCELERATE = "custom_checkpoint_*.pkl"  # whatever was registered with it
 Factory = str | Callable[[], nn.Module]
 
 
@@ -240,11 +240,11 @@ def _beside(path: Path, content: Any) -> Any:
     folder = path if path.is_dir() else path.parent
     if folder.name.startswith("pytorch_model"):  # accelerate's, with sharded weights
         folder = folder.parent
-    found = [content]
-    for glob in _STATES_BESIDE:
-        for file in sorted(folder.glob(glob)):
-            with suppress(FileError):  # of something else that was registered with accelerate
-                found.append(read_source(file).content)
+    ours = folder / TRAINER_STATE
+    found = [content, *([read_source(ours).content] if ours.is_file() else [])]
+    for file in sorted(folder.glob(_OF_ACCELERATE)):
+        with suppress(FileError):  # of something else than a pruner
+            found.append(read_source(file).content)
     return found
 
 

@@ -46,10 +46,14 @@ SIGNS: dict[str, tuple[str, str]] = {
 def of_an_optimizer(name: str) -> bool:
     """Whether an entry of a checkpoint is an optimizer's: by its key, or as torch.optim numbers its parameters.
 
-    >>> [of_an_optimizer(name) for name in ("optimizer.0", "opt.state.3.exp_avg", "net.state.3.weight")]
+    >>> [of_an_optimizer(name) for name in ("optimizer.0", "opt.state.3.exp_avg", "net.state.3.running_mean")]
     [True, True, False]
     """
-    return "optim" in name.partition(".")[0] or re.search(r"(^|\.)state\.\d+\.(?!weight|bias)\w+$", name) is not None
+    return "optim" in name.partition(".")[0] or re.search(_NUMBERED, name) is not None
+
+
+# a layer of a part that is called `state` has none of these
+_NUMBERED = r"(^|\.)state\.\d+\.(?!running_|num_batches_tracked$)(?!\w*(weight|bias))\w+$"
 
 
 def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[str, Tensor]) -> FileError:

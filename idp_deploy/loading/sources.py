@@ -82,7 +82,10 @@ def _read_parts(folder: Path, shards: list[re.Match[str]]) -> Source:
     """Shards of one model whose index is not there: they say themselves how many they are."""
     there, of = {int(part["number"]): part.string for part in shards}, int(shards[0]["of"])
     if lost := next((number for number in range(1, of + 1) if number not in there), None):
-        raise FileError(f"{folder} lacks part {lost} of {of} of the weights", way_out="copy all of its shards")
+        raise FileError(
+            f"{folder} lacks part {lost} of {of} of the weights",
+            way_out="copy all of its shards, or name the file if it is whole",
+        )
     found: dict[str, Any] = {}
     digests = []
     for name in there.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,20 +18,21 @@ _KEPT = ("sparsity", "method", "pattern", "mode")
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
-    """What `refuse_other` will hold against another pruner's."""
-    return {name: getattr(recipe, name) for name in _KEPT}
+    """What `refuse_other` will hold against another pruner's, in plain values, which `torch.load` reads."""
+    return {name: getattr(recipe, name) for name in _KEPT} | {"sparsity": float(recipe.sparsity)}
 
 
 def refuse_other(state: Any, recipe: Recipe, sites: Sequence[Site]) -> None:
     """Raise `UsageError` where `state` is no pruner's, or that of other settings or other weights."""
-    if not isinstance(state, Mapping) or not state.keys() >= PRUNER_STATE or not isinstance(state["sites"], Mapping):
+    parts = [state.get(name) for name in ("sites", "schedule")] if isinstance(state, Mapping) else [None]
+    if not all(isinstance(part, Mapping) for part in parts) or not state.keys() >= PRUNER_STATE:
         held = ", ".join(map(repr, list(state)[:3])) if isinstance(state, Mapping) else type(state).__name__
         raise UsageError(
             f"this is no state of a Pruner: it has no {', '.join(sorted(PRUNER_STATE))} but {held or 'nothing'}",
             way_out="give what pruner.state_dict() returned, beside the model's own state",
         )
     for name, theirs in state.get("settings", {}).items():
-        if name in _KEPT and theirs != getattr(recipe, name):
+        if name in _KEPT and not _are_same(theirs, getattr(recipe, name)):
             raise UsageError(
                 f"the state is of a run with {name} {theirs!r}, and this Pruner has {getattr(recipe, name)!r}",
                 way_out=f"go on with {name}={theirs!r}; or finalize() that run first, and prune its model with a "
@@ -54,6 +56,11 @@ def refuse_other(state: Any, recipe: Recipe, sites: Sequence[Site]) -> None:
             f"this pruner's state has a mask for '{left[0]}', which is not pruned here",
             way_out="load it into a Pruner with the same model, skip and rules",
         )
+
+
+def _are_same(theirs: Any, own: Any) -> bool:
+    """Shares are, where only rounding lies between them: 3 * 0.3 and 0.9."""
+    return theirs == own or (isinstance(theirs, float) and math.isclose(theirs, own))
 
 
 def schedule_of(state: Mapping[str, Any], planned: Schedule) -> Schedule:

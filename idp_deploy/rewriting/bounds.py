@@ -43,7 +43,8 @@ def join_bounds(module: fx.GraphModule) -> None:
         first = _bounds(source[0]) if source else None
         if first and second:
             low, high = (min(max(bound, second[0]), second[1]) for bound in first)
-            args = source[0].args[0], *(None if math.isinf(bound) else bound for bound in (low, high))
+            stated = (None if low == -math.inf else low, None if high == math.inf else high)
+            args = source[0].args[0], *(stated if any(bound is not None for bound in stated) else (low, high))
             node.target, node.args, node.kwargs = aten.clamp.default, args, {}
     module.graph.eliminate_dead_code()
     module.recompile()

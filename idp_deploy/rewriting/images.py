@@ -66,19 +66,19 @@ def means(
         return pooled * (math.prod(window) / divisor)
     if all(share == 1 for line in shares for share in line):
         return pooled
-    factors = torch.ones(1)
+    factors = torch.ones(1, dtype=x.dtype)
     for line in shares:
-        factors = factors.unsqueeze(-1) * torch.tensor(line)
+        factors = factors.unsqueeze(-1) * torch.tensor(line, dtype=x.dtype)
     return pooled * factors.reshape([1, 1, *(len(line) for line in shares)][-x.dim() :])
 
 
 def _mean_planes(x: Tensor, window: list[int], stride: list[int]) -> Tensor:
-    """(N, C, depth, rows, columns): means of every plane, then along the depth."""
-    pool, (batch, channels, depth, *plane) = torch.nn.functional.avg_pool2d, x.shape
-    planes = pool(x.reshape(batch, channels * depth, *plane), window[1:], stride[1:])
-    rows, columns = planes.shape[2:]
-    pooled = pool(planes.reshape(batch, channels, depth, rows * columns), [window[0], 1], [stride[0], 1])
-    return pooled.reshape(batch, channels, pooled.shape[2], rows, columns)
+    """([N,] C, depth, rows, columns): means of every plane, then along the depth."""
+    pool, (*batch, channels, depth, rows, columns) = torch.nn.functional.avg_pool2d, x.shape
+    planes = pool(x.reshape(*batch, channels * depth, rows, columns), window[1:], stride[1:])
+    rows, columns = planes.shape[-2:]
+    pooled = pool(planes.reshape(*batch, channels, depth, rows * columns), [window[0], 1], [stride[0], 1])
+    return pooled.reshape(*batch, channels, pooled.shape[-2], rows, columns)
 
 
 def avg_pool_rounded_up(

@@ -64,13 +64,13 @@ def by_planes(
         return gaps
     window, padding = _each(window, 3), _each(padding, 3)
     stride = _each(stride, 3) if stride else window
-    batch, channels, depth, *plane = x.shape
+    *batch, channels, depth, rows, columns = x.shape
     pool: Any = torch.max_pool2d
-    planes = pool(x.reshape(batch, channels * depth, *plane), window[1:], stride[1:], padding[1:], 1, ceil_mode)
-    plane = list(planes.shape[2:])
-    columns = planes.reshape(batch, channels, depth, plane[0] * plane[1])
-    pooled = pool(columns, [window[0], 1], [stride[0], 1], [padding[0], 0], 1, ceil_mode)
-    return pooled.reshape(batch, channels, pooled.shape[2], *plane)  # type: ignore[no-any-return]
+    planes = pool(x.reshape(*batch, channels * depth, rows, columns), window[1:], stride[1:], padding[1:], 1, ceil_mode)
+    rows, columns = planes.shape[-2:]
+    lines = planes.reshape(*batch, channels, depth, rows * columns)
+    pooled = pool(lines, [window[0], 1], [stride[0], 1], [padding[0], 0], 1, ceil_mode)
+    return pooled.reshape(*batch, channels, pooled.shape[-2], rows, columns)  # type: ignore[no-any-return]
 
 
 def dilated(

@@ -2,32 +2,43 @@
 
 from __future__ import annotations
 
+import zlib
 from io import BytesIO
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
 
 from idp_deploy.errors import ConversionError
 
 MOST_BYTES = 64 << 20  # unpacked: an archive may claim anything
+_UNREADABLE = (BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, zlib.error)
 
 
 def with_files_of(content: bytes, model: bytes) -> bytes:
     """`model` with the files that lie behind another, at the places that the archive now gives them.
 
     Raises:
-        ConversionError: they are too many to be carried over.
+        ConversionError: they are too many to be carried over, or cannot be read.
     """
-    try:
-        archive = ZipFile(BytesIO(content))
-    except BadZipFile:  # the usual file: no archive
+    if not is_zipfile(BytesIO(content)):  # the usual file
         return model
-    if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
-        raise ConversionError(
-            f"the files behind the model unpack to more than {MOST_BYTES >> 20} MB",
-            way_out="take them out of the file first, and put them back with the tool that wrote them",
-        )
     whole = BytesIO(model)
-    with archive, ZipFile(whole, "a") as beside:
-        beside.comment = archive.comment
-        for entry in archive.infolist():
-            beside.writestr(entry, archive.read(entry))
+    try:
+        with ZipFile(BytesIO(content)) as archive, ZipFile(whole, "a") as beside:
+            beside.comment = archive.comment
+            if sum(entry.file_size for entry in archive.infolist()) > MOST_BYTES:
+                raise ValueError(f"they unpack to more than {MOST_BYTES >> 20} MB")
+            for entry in archive.infolist():
+                beside.writestr(entry, _unpacked(archive, entry))
+    except _UNREADABLE as error:
+        raise ConversionError(
+            f"the files behind the model cannot be carried over: {error}",
+            way_out="take them out of the file first, and put them back with the tool that wrote them",
+        ) from None
     return whole.getvalue()
+
+
+def _unpacked(archive: ZipFile, entry: ZipInfo) -> bytes:
+    """As many bytes as it claims, whatever it unpacks to."""
+    if entry.compress_type not in (ZIP_STORED, ZIP_DEFLATED):  # Python unpacks others whole
+        raise ValueError(f"'{entry.filename}' is compressed by method {entry.compress_type}, and not by deflate")
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
