@@ -112,3 +112,18 @@ def test_what_does_not_run_by_itself_is_no_fault_of_the_capture(module: nn.Modul
         capture(CompressedModel(module, {}), (torch.zeros(1, 1, 32),))
     assert words in caught.value.message
     assert way_out in str(caught.value.way_out)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_batch_of_one_that_goes_another_way_fixes_the_batch(samples: int) -> None:
+    """Of a free size torch.export takes `size > 1` for true: a batch of one came out as zeros."""
+
+    def centred(x: Tensor) -> Tensor:
+        return x - x.mean(0) if x.size(0) > 1 else x
+
+    for function, free in ((centred, False), (lambda x: x - x.mean(0), True), (lambda x: x.squeeze() + 1, True)):
+        model = CompressedModel(Function(function).eval(), {})
+        found = capture(model, (torch.randn(samples, 6),), dynamic_batch=True)
+        assert found.dynamic_batch is free
+        x = torch.randn(1 if free else samples, 6)
+        torch.testing.assert_close(found.module(x), function(x))
