@@ -121,9 +121,12 @@ def test_a_batch_of_one_that_goes_another_way_fixes_the_batch(samples: int) -> N
     def centred(x: Tensor) -> Tensor:
         return x - x.mean(0) if x.size(0) > 1 else x
 
-    for function, free in ((centred, False), (lambda x: x - x.mean(0), True), (lambda x: x.squeeze() + 1, True)):
+    cases: list[tuple[Callable[[Tensor], Tensor], bool]] = [
+        (centred, False), (lambda x: x - x.mean(0), True), (lambda x: x.squeeze() + 1, True)
+    ]  # fmt: skip
+    for function, is_free in cases:
         model = CompressedModel(Function(function).eval(), {})
         found = capture(model, (torch.randn(samples, 6),), dynamic_batch=True)
-        assert found.dynamic_batch is free
-        x = torch.randn(1 if free else samples, 6)
+        assert found.dynamic_batch is is_free
+        x = torch.randn(1 if is_free else samples, 6)
         torch.testing.assert_close(found.module(x), function(x))
