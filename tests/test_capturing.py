@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -130,3 +131,12 @@ def test_a_batch_of_one_that_goes_another_way_fixes_the_batch(samples: int) -> N
         assert found.dynamic_batch is is_free
         x = torch.randn(1 if is_free else samples, 6)
         torch.testing.assert_close(found.module(x), function(x))
+
+
+def test_derivatives_forwards_are_named_and_those_backwards_give_the_same() -> None:
+    def by(derivative: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        return lambda x: derivative(torch.tanh)(x[0]) @ x[0]
+
+    with pytest.raises(ConversionError, match=r"jacfwd .*torch.func.jacrev"):
+        captured(by(torch.func.jacfwd))
+    torch.testing.assert_close(captured(by(torch.func.jacrev)).module(X), by(torch.func.jacfwd)(X))
