@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -112,3 +113,30 @@ def test_what_does_not_run_by_itself_is_no_fault_of_the_capture(module: nn.Modul
         capture(CompressedModel(module, {}), (torch.zeros(1, 1, 32),))
     assert words in caught.value.message
     assert way_out in str(caught.value.way_out)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_a_batch_of_one_that_goes_another_way_fixes_the_batch(samples: int) -> None:
+    """Of a free size torch.export takes `size > 1` for true: a batch of one came out as zeros."""
+
+    def centred(x: Tensor) -> Tensor:
+        return x - x.mean(0) if x.size(0) > 1 else x
+
+    cases: list[tuple[Callable[[Tensor], Tensor], bool]] = [
+        (centred, False), (lambda x: x - x.mean(0), True), (lambda x: x.squeeze() + 1, True)
+    ]  # fmt: skip
+    for function, is_free in cases:
+        model = CompressedModel(Function(function).eval(), {})
+        found = capture(model, (torch.randn(samples, 6),), dynamic_batch=True)
+        assert found.dynamic_batch is is_free
+        x = torch.randn(1 if is_free else samples, 6)
+        torch.testing.assert_close(found.module(x), function(x))
+
+
+def test_derivatives_forwards_are_named_and_those_backwards_give_the_same() -> None:
+    def by(derivative: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+        return lambda x: derivative(torch.tanh)(x[0]) @ x[0]
+
+    with pytest.raises(ConversionError, match=r"jacfwd .*torch.func.jacrev"):
+        captured(by(torch.func.jacfwd))
+    torch.testing.assert_close(captured(by(torch.func.jacrev)).module(X), by(torch.func.jacfwd)(X))

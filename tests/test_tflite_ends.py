@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel
 from idp_deploy.formats.tflite.read.contents import read_tflite
@@ -120,4 +120,18 @@ def test_integers_before_floats_are_refused(scheme: str | None, tmp_path: Path) 
     with pytest.raises(UsageError, match="--io int8 needs int8 activations") as caught:
         export(model, "tflite", (torch.randn(1, 16),), tmp_path / "m.tflite", io="int8")
     assert "--scheme int8" in caught.value.way_out
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_output_is_named(tmp_path: Path) -> None:
+    class Rest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"whole": self.layer(x), "rest": self.layer(x)[:, 6:]}
+
+    with pytest.raises(ConversionError, match=r"output 'rest' is empty \(2×0\)"):
+        export(CompressedModel(Rest().eval(), {}), "tflite", (torch.randn(2, 6),), tmp_path / "m.tflite")
     assert not list(tmp_path.iterdir())

@@ -31,6 +31,7 @@ from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_constants, name_objects
 from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
+from idp_deploy.capturing.single import holds_for_one
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
@@ -278,7 +279,8 @@ def export_program(
                     shapes[leaf] = {0: batch}
             try:
                 program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes), free=True)
-                if not goes_back(program) and not free_steps(program.graph):
+                whole = not goes_back(program) and not free_steps(program.graph)
+                if whole and holds_for_one(module, program, example_inputs):
                     return program, True
             except Exception as error:  # the model fixes its batch; a static graph is still right
                 if _now_known(error, module, example_inputs):

@@ -56,6 +56,11 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             "back through a network",
             way_out="write the derivative out as operators, or return what it is taken of",
         )
+    if "push_jvp" in {frame.f_code.co_name for frame, _ in walk_tb(error.__traceback__)}:
+        return ConversionError(
+            "forward takes derivatives by torch.func.jacfwd (or hessian), which torch.export cannot trace",
+            way_out="take them by torch.func.jacrev, which gives the same",
+        )
     if _BY_VALUES.search(str(error)):
         return ConversionError(
             f"forward takes another way by the values of its input{_where(error)}, and a file has one way for all",

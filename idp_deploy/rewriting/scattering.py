@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from idp_deploy.rewriting.elementwise import chosen
 from idp_deploy.rewriting.spelling import Row, replace
+from idp_deploy.rewriting.truths import choice
 
 aten = torch.ops.aten
 _MOST = 2**22  # comparisons: beyond, an operator that a format lacks is better refused
@@ -96,7 +97,9 @@ def select_scatter(x: Tensor, source: Tensor, dim: int, index: int) -> Tensor:
     dim %= x.dim()
     hit = torch.arange(x.shape[dim]) == index % x.shape[dim]
     hit = hit.reshape([-1 if axis == dim else 1 for axis in range(x.dim())])
-    return torch.where(hit, source.unsqueeze(dim), x)
+    source = source.unsqueeze(dim)
+    whole = choice(hit, source, x)
+    return torch.where(hit, source, x) if whole is None else whole
 
 
 def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from idp_deploy.rewriting.elementwise import CHOICES, log_sigmoid, taken_from
 from idp_deploy.rewriting.images import unfold
+from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
 
 aten, prims = torch.ops.aten, torch.ops.prims
 
@@ -124,6 +125,7 @@ def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
 
 
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    **MOVED_AS_NUMBERS,
     aten.acosh.default: _acosh,
     aten.asinh.default: _asinh,
     aten.cosine_similarity.default: _cosine_similarity,

@@ -45,6 +45,7 @@ from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
+from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
 
 aten = torch.ops.aten
 
@@ -257,6 +258,8 @@ def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
         return ""
     if packet in _MISREAD or node.target in CHOICES or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"
+    if node.target in MOVED_AS_NUMBERS and node.meta["val"].dtype == torch.bool:
+        return "coremltools moves numbers alone"
     if packet is aten.prelu and node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]
         return "coremltools takes a slope a channel for images only"
     for keyword, value in node.kwargs.items():

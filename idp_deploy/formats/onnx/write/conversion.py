@@ -38,6 +38,7 @@ from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
+from idp_deploy.rewriting.truths import CHOSEN
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -67,6 +68,7 @@ _SPELLED: dict[Any, Row] = {
     **SOLVING,
     **SPECIAL,
     **STABLE,
+    **CHOSEN,
     **WIDE_PLACES,
 }
 for _held in (torch.ops.aten.det.default, torch.ops.aten.linalg_det.default):

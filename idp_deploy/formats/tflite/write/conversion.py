@@ -48,6 +48,7 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
+from idp_deploy.rewriting.truths import MOVED, counted
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -79,6 +80,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.unfold.default: unfold,
     torch.ops.aten.square.default: lambda x: x * x,
+    torch.ops.aten.to.dtype: counted,
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
@@ -93,6 +95,7 @@ _SPELLED: dict[Any, Row] = {
     **EXPERTS,
     **SHIFTED,
     **LARGEST,
+    **MOVED,
     **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,

@@ -13,8 +13,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.utils import _pytree
 
-from idp_deploy.errors import UsageError
+from idp_deploy.capturing import Captured
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.formats.tflite.write.graph import add_tensor, kind, operator, schema
 
 IO = ("float", "int8")
@@ -29,6 +32,20 @@ def refuse_io(io: str, scheme: str | None) -> None:
     if io == "int8" and scheme != "int8":
         what = "this model is not quantized" if scheme is None else f"the scheme {scheme!r} leaves activations float"
         raise UsageError(f"--io int8 needs int8 activations, and {what}", way_out=_WAY_OUT)
+
+
+def refuse_empty(captured: Captured) -> None:
+    """ConversionError where an output has no entries, for which LiteRT's CompiledModel makes no buffer."""
+    graph: Any = captured.module.graph
+    leaves = _pytree.tree_leaves(graph.output_node().args[0])
+    for name, leaf in zip(captured.output_names(), leaves, strict=True):
+        value = leaf.meta.get("val")
+        if isinstance(value, Tensor) and value.numel() == 0:
+            shape = "×".join(map(str, value.shape))
+            raise ConversionError(
+                f"output '{name}' is empty ({shape}), and LiteRT runs no file with such an output",
+                way_out="leave it out of what forward returns, or export to ONNX",
+            )
 
 
 def refuse_layout(layout: str) -> None:

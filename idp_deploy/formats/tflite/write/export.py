@@ -25,7 +25,14 @@ from idp_deploy.formats import manifest
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.tflite.write.checking import TOLERANCES, Named, failure_of
 from idp_deploy.formats.tflite.write.conversion import Lowered, convert, explain
-from idp_deploy.formats.tflite.write.ends import integer_ends, layout_notes, part_outputs, refuse_io, refuse_layout
+from idp_deploy.formats.tflite.write.ends import (
+    integer_ends,
+    layout_notes,
+    part_outputs,
+    refuse_empty,
+    refuse_io,
+    refuse_layout,
+)
 from idp_deploy.formats.tflite.write.graph import (
     add_buffer,
     compact,
@@ -100,6 +107,7 @@ def convert_tflite(
     wanted = replace(plan(encoding, scheme, _quantized(captured, quantization)), levels=levels)
     refuse_returned_inputs(captured, "TFLite")
     refuse_branches(captured, "TFLite")
+    refuse_empty(captured)
     refuse_float16(captured.original, captured.example_inputs, "TFLite's kernels compute in float32 or integers")
     if scheme == "int8":
         refuse_integer_volumes(captured.module)
