@@ -140,3 +140,9 @@ def test_derivatives_forwards_are_named_and_those_backwards_give_the_same() -> N
     with pytest.raises(ConversionError, match=r"jacfwd .*torch.func.jacrev"):
         captured(by(torch.func.jacfwd))
     torch.testing.assert_close(captured(by(torch.func.jacrev)).module(X), by(torch.func.jacfwd)(X))
+
+
+def test_numbers_that_forward_draws_leave_the_batch_free() -> None:
+    """A program and its module draw from one state when they are held against each other on one sample."""
+    model = CompressedModel(Function(lambda x: x + torch.randn_like(x) * x.exp()).eval(), {})
+    assert capture(model, (torch.randn(1, 6),), dynamic_batch=True).dynamic_batch

@@ -18,10 +18,12 @@ def holds_for_one(module: nn.Module, program: ExportedProgram, inputs: tuple[Any
     """
     one = _pytree.tree_map(lambda x: x[:1].clone() if isinstance(x, Tensor) and x.dim() else x, inputs)
     held = {id(parameter): parameter for parameter in module.parameters()}
+    drawn = torch.random.get_rng_state()  # whoever draws numbers draws the same ones twice
     try:
         wanted = deepcopy(module, held)(*deepcopy(one))  # what it writes into is a copy, its weights are not
     except Exception:  # it takes no batch of one, of which then nothing can be wrong
         return True
+    torch.random.set_rng_state(drawn)
     try:
         found = program.module(check_guards=False)(*one)
     except Exception:  # whatever it stops at: the module did not
