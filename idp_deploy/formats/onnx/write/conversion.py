@@ -76,6 +76,7 @@ for _held in (torch.ops.aten.det.default, torch.ops.aten.linalg_det.default):
 # operators on complex numbers that torch.onnx refuses, or writes so that onnxruntime does
 _NOT_OF_COMPLEX = {getattr(torch.ops.aten, name) for name in ("einsum", "istft", "zeros", "zeros_like", "new_zeros")}
 _READ = "from_torchlib"
+_READ_OF = {"aten", "prims", "quantized_decomposed", "torchvision"}  # that torch.onnx has rows for
 HELD = (torch.ops.aten.lstm.input, torch.ops.aten.gru.input)  # ONNX has operators for these
 
 
@@ -246,13 +247,16 @@ def _operators_read_once() -> Iterator[None]:
 
 def _table(read: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """The table of operators as `read` makes it, for one export: what it adds goes into a copy."""
-    table = copy(_read(read, tuple(torch._C._dispatch_get_all_op_names()), *args, **options))
+    import torch.ao.quantization.fx._decomposed  # whose operators come with one format or another
+
+    known = (name for name in torch._C._dispatch_get_all_op_names() if name.partition("::")[0] in _READ_OF)
+    table = copy(_read(read, frozenset(known), *args, **options))
     table.functions = {target: list(entries) for target, entries in table.functions.items()}
     return table
 
 
 @lru_cache(2)
-def _read(read: Callable[..., Any], _operators: tuple[str, ...], *args: Any, **options: Any) -> Any:
+def _read(read: Callable[..., Any], _operators: frozenset[str], *args: Any, **options: Any) -> Any:
     """Once for what is registered with PyTorch: of a library that was not loaded, `read` leaves the operators out."""
     return read(*args, **options)
 
