@@ -358,6 +358,25 @@ def test_small_weights_share_their_nodes(exported, model):
     assert {tensor.name for tensor in contents.tensors if tensor.encoding == "gaps8"} >= names
 
 
+def test_small_weights_that_differ_in_their_rows_alone_get_their_extents_together(tmp_path: Path) -> None:
+    """A Reshape each would cost a file at rest and a runtime at load more than most of what it shapes."""
+    torch.manual_seed(0)
+    blocks = [[nn.Conv2d(8, 24, 1), nn.Conv2d(24, 24, 3, groups=24), nn.Conv2d(24, 8, 1)] for _ in range(3)]
+    model = compressed(nn.Sequential(*(layer for block in blocks for layer in block)), 0.8)
+    example = (torch.randn(1, 8, 9, 9),)
+    artifact = export(model, "onnx", example, tmp_path / "m.onnx", encoding="gaps8")
+    proto, contents = onnx.load(artifact.path), read_onnx(artifact.path)
+    kinds = Counter(node.op_type for node in proto.graph.node)
+    assert (kinds["ScatterElements"], kinds["Reshape"], kinds["Split"]) == (1, 3, 4)
+    found = {tensor.name: tensor for tensor in contents.tensors}
+    for name, mask in model.masks.items():
+        stored = found[artifact.manifest["weights"][name]]
+        np.testing.assert_array_equal(stored.values(), model.module.get_parameter(name).detach().numpy())
+        assert stored.zeros == int((~mask).sum())
+    bytes_of_all = sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+    assert 0 <= bytes_of_all - sum(tensor.size_bytes for tensor in contents.tensors) < 250  # shapes that operators read
+
+
 @pytest.mark.parametrize("kind", ["auto", "gaps8", "bitmask"])
 def test_the_bytes_of_shared_parts_are_divided_and_all_are_laid_to_someone(kind, exported):
     proto = onnx.load(exported[kind].path)

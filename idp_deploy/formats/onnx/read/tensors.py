@@ -67,6 +67,16 @@ class Charges:
         for piece in [n for n in self.constants.cone(name) if n in nodes and nodes[n].op_type == "Split"]:
             if piece not in self._pieces:
                 self._divide(nodes[piece])
+        return self._taken(name)
+
+    def _divide(self, split: onnx.NodeProto) -> None:
+        left = sum(self._taken(source) for source in split.input if source)
+        shares = [1 + int(np.count_nonzero(self.constants.value(piece))) for piece in split.output]
+        for piece, share, behind in zip(split.output, shares, np.cumsum(shares[::-1])[::-1], strict=True):
+            self._pieces[piece] = left * share // int(behind)
+            left -= self._pieces[piece]
+
+    def _taken(self, name: str) -> int:
         total = 0
         for current in self.constants.cone(name, self._pieces):
             if current in self._pieces:
@@ -74,13 +84,6 @@ class Charges:
                 self._pieces[current] = 0
             total += self._once(current)
         return total
-
-    def _divide(self, split: onnx.NodeProto) -> None:
-        left = sum(self._once(current) for current in self.constants.cone(split.output[0]))
-        shares = [1 + int(np.count_nonzero(self.constants.value(piece))) for piece in split.output]
-        for piece, share, behind in zip(split.output, shares, np.cumsum(shares[::-1])[::-1], strict=True):
-            self._pieces[piece] = left * share // int(behind)
-            left -= self._pieces[piece]
 
     def _once(self, name: str) -> int:
         if name not in self.constants.stored or name in self._charged:

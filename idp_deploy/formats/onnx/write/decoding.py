@@ -144,21 +144,39 @@ def decode_graph(
 def decode_pieces(
     decoder: Decoder,
     kind: str,
-    values: Sequence[np.ndarray],
-    masks: Sequence[np.ndarray],
+    values: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
     *,
     fill: int = 0,
     floats: bool = False,
-) -> tuple[str, ...]:
-    """Store tensors of one dtype as one sequence and append the nodes that restore it; names of its flat pieces.
+) -> None:
+    """Store tensors of one dtype as one sequence and append the nodes that restore each under its name.
 
-    A runtime spends as long on the nodes of a small tensor as on a large one's entries, so small ones share theirs.
+    A runtime spends as long on the nodes of a small tensor as on a large one's entries, so small ones share theirs:
+    also the one that gives them their extents, where these differ in the first alone.
     """
-    flat, mask = (np.concatenate([each.reshape(-1) for each in arrays]) for arrays in (values, masks))
-    pieces = tuple(decoder.name() for _ in values)
+    families: dict[tuple[int, ...], list[str]] = {}
+    for name, array in values.items():
+        families.setdefault(array.shape[1:], []).append(name)
+    order = [name for family in families.values() for name in family]
+    flat, mask = (np.concatenate([arrays[name].reshape(-1) for name in order]) for arrays in (values, masks))
     whole = _flat(decoder, kind, flat, mask, fill, None, floats)
-    decoder.nodes.append(helper.make_node("Split", [whole, decoder.ints(*(v.size for v in values))], pieces, axis=0))
-    return pieces
+    parts = _split(decoder, whole, [sum(values[name].size for name in family) for family in families.values()])
+    for part, (extents, family) in zip(parts, families.items(), strict=True):
+        rows = [len(values[name]) for name in family]
+        shaped = family[0] if len(family) == 1 else decoder.name()
+        decoder.node("Reshape", part, decoder.ints(sum(rows), *extents), output=shaped)
+        if len(family) > 1:
+            _split(decoder, shaped, rows, family)
+
+
+def _split(decoder: Decoder, whole: str, sizes: Sequence[int], names: Sequence[str] = ()) -> Sequence[str]:
+    """The parts of `whole` along its first extent, under their names or fresh ones; itself where it is one part."""
+    if len(sizes) == 1:
+        return (whole,)
+    names = names or tuple(decoder.name() for _ in sizes)
+    decoder.nodes.append(helper.make_node("Split", [whole, decoder.ints(*sizes)], names, axis=0))
+    return names
 
 
 def _flat(

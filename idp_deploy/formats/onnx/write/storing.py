@@ -86,18 +86,25 @@ class Store:
         self._cast_first = {w.name for w in weights if encoding == "portable" and w.is_cast and self._is_encoded(w)}
         self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
         self._groups = self._grouped(weights) if grouped else {}
-        self._pieces: dict[str, str] = {}  # weight → the name of its flat values, once its group is decoded
+        self._pieces: dict[str, str] = {}  # weight → the name of its stored values, once its group is decoded
 
     def add(self, weight: Weight) -> None:
         """Append the weight in the encoding it takes."""
-        decoder, casts = self.decoder, weight.is_cast and weight.name not in self._cast_first
-        inner = decoder.name() if casts or weight.scale is not None else weight.name
-        self._restored[weight.name] = self._values(weight, inner)
-        if casts:
+        decoder = self.decoder
+        inner = self._piece(weight) if weight.name in self._groups else self._values(weight, self._inner_name(weight))
+        self._restored[weight.name] = inner
+        if self._is_cast_last(weight):
             last = weight.name if weight.scale is None else ""
             inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
         if weight.scale is not None:
             decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
+
+    def _is_cast_last(self, weight: Weight) -> bool:
+        return weight.is_cast and weight.name not in self._cast_first
+
+    def _inner_name(self, weight: Weight) -> str:
+        """What its stored values are called once restored: its own name, unless they are cast or scaled."""
+        return self.decoder.name() if self._is_cast_last(weight) or weight.scale is not None else weight.name
 
     def _values(self, weight: Weight, output: str) -> str:
         """The stored values under the name `output`, without cast and scale."""
@@ -111,8 +118,6 @@ class Store:
             decoder.graph.sparse_initializer.append(sparse_initializer(weight.values, weight.mask, output))
         elif _is_uniform(weight.values):
             decoder.uniform(weight.values, output)
-        elif weight.name in self._groups:
-            decoder.node("Reshape", self._piece(weight), decoder.ints(*weight.values.shape), output=output)
         else:
             floats, fill, palette = weight.name in self._cast_first, weight.fill, weight.palette
             decode_graph(
@@ -121,13 +126,14 @@ class Store:
         return output
 
     def _piece(self, weight: Weight) -> str:
-        """The flat values of a weight that shares its nodes; the first of a group brings these along."""
+        """The stored values of a weight that shares its nodes; the first of a group brings these along."""
         if weight.name not in self._pieces:
             group = self._groups[weight.name]
             kind, floats = self.kinds[weight.name], weight.name in self._cast_first
-            values, masks = [w.values for w in group], [w.mask for w in group]
-            pieces = decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
-            self._pieces |= zip((w.name for w in group), pieces, strict=True)
+            named = {self._inner_name(each): each for each in group}
+            values, masks = ({name: getattr(w, what) for name, w in named.items()} for what in ("values", "mask"))
+            decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
+            self._pieces |= {each.name: name for name, each in named.items()}
         return self._pieces[weight.name]
 
     def _is_encoded(self, weight: Weight) -> bool:
