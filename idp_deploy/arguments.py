@@ -78,7 +78,7 @@ def number(value: Any) -> float | None:
     >>> number(Fraction(1, 2)), number(True), number("1"), number([1])
     (0.5, None, None, None)
     """
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__") or getattr(value, "ndim", 0):
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__") or getattr(value, "ndim", 0) != 0:
         return None
     try:
         return float(value)

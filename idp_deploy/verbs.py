@@ -8,7 +8,8 @@ files imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,7 +77,7 @@ def deploy(
 
     return pipeline.deploy(
         _model(model),
-        _task(task, needed=False),
+        _task_or_none(task),
         _recipe(recipe, recipe_fields),
         folder=path_of("output", output),
         stem=stem,
@@ -169,7 +170,7 @@ def verify(
     from idp_deploy import verification
 
     against = None if model is None else _compressed(model)
-    return verification.verify(artifact, against, example_inputs, task=_task(task, needed=False), **options)
+    return verification.verify(artifact, against, example_inputs, task=_task_or_none(task), **options)
 
 
 def simulate(artifact: Path | str | Contents, target: Target | str, **options: Any) -> Estimate:
@@ -199,8 +200,7 @@ def check(
     from idp_deploy import gating, reading
     from idp_deploy.judging import judge
 
-    several = isinstance(artifacts, Sequence) and not isinstance(artifacts, str)
-    paths = [path_of("artifacts", one) for one in (artifacts if several else [artifacts])]
+    paths = [path_of("artifacts", one) for one in _listed(artifacts)]
     if not paths:
         raise UsageError("no file is named", way_out="give the path of one, or of several in a list")
     earlier = () if baseline is None else gating.baseline_budgets(path_of("baseline", baseline))
@@ -235,8 +235,8 @@ def compare(
         _task(task),
         _recipe(recipe, {}),
         methods=_some("methods", methods, "idp"),
-        sparsities=[sparsities] if isinstance(sparsities, str) or number(sparsities) is not None else sparsities,
-        seeds=[seeds] if number(seeds) is not None else seeds,
+        sparsities=_listed(sparsities),
+        seeds=_listed(seeds),
         **options,
     )
 
@@ -290,10 +290,14 @@ def _compressed(model: nn.Module | Model | CompressedModel) -> CompressedModel:
     return model if isinstance(model, CompressedModel) else as_it_stands(_model(model))
 
 
-def _task(task: Task | None, *, needed: bool = True) -> Task | None:
+def _task_or_none(task: Task | None) -> Task | None:
+    return None if task is None else _task(task)
+
+
+def _task(task: Task) -> Task:
     if isinstance(task, type):
         raise UsageError(f"task is the class {task.__name__}", way_out=f"give one of it: {task.__name__}()")
-    if (task is None and needed) or not (task is None or hasattr(task, "train_loader")):
+    if not hasattr(task, "train_loader"):
         raise UsageError(
             f"task is a {type(task).__name__}, and training needs data",
             way_out='give a Task, as load_task("pkg.mod:task") does; one_shot(model) prunes without any',
@@ -313,16 +317,26 @@ def _target(target: Target | str) -> Target:
     return target if isinstance(target, Target) else load_target(target)
 
 
-def _targets(targets: Sequence[Target | str] | Target | str | None) -> list[Target]:
-    several = isinstance(targets, Sequence) and not isinstance(targets, str)
-    return [_target(one) for one in (() if targets is None else targets if several else [targets])]  # type: ignore[union-attr, arg-type]
+def _targets(targets: Any) -> list[Target]:
+    from idp_deploy.simulation.targets import Target
+
+    return [_target(one) for one in ([targets] if isinstance(targets, Target) else _listed(targets))]
+
+
+def _listed(value: Any) -> list[Any]:
+    """Several things, or one by itself."""
+    if value is None:
+        return []
+    one = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable) or number(value) is not None
+    return [value] if one else list(value)
 
 
 def _recipe(recipe: Recipe | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Recipe:
     from idp_deploy.pruning.options import meant
 
     if isinstance(recipe, Mapping):
-        recipe, fields = None, {**recipe, **fields}
+        fields = {**recipe, **fields}
+        recipe = None
     if recipe is not None and not isinstance(recipe, Recipe):
         raise UsageError(f"recipe is a {type(recipe).__name__}", way_out="give Recipe(sparsity=0.9, …), or its fields")
     unknown = sorted(set(fields) - set(Recipe.__dataclass_fields__))
