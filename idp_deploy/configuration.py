@@ -179,11 +179,25 @@ def load(path: Path | None = None, *, environment: Mapping[str, str] = os.enviro
     source = path if path is not None else _find(Path.cwd())
     table = _table(source) if source else {}
     variables = _apply_environment(table, environment)
+    return checked(table, source, variables).model_copy(update={"source": source})
+
+
+def checked(
+    table: Mapping[str, Any], source: Path | None = None, variables: Mapping[str, str] | None = None
+) -> Configuration:
+    """The configuration that `table` spells.
+
+    Args:
+        source: the file that it was read from.
+        variables: key → the variable of the environment that set it.
+
+    Raises:
+        UsageError: unknown keys, wrong types.
+    """
     try:
-        configuration = Configuration.model_validate(table)
+        return Configuration.model_validate(table)
     except ValidationError as error:
-        raise _explain(error, source, variables) from None
-    return configuration.model_copy(update={"source": source})
+        raise _explain(error, source, variables or {}) from None
 
 
 def _find(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idp_deploy import documents, files
-from idp_deploy.errors import FileError, GateError
+from idp_deploy.errors import FileError, GateError, UsageError
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import REPORT_VERSION, Budget, Check, Contents, Estimate, FormatName, Parity, Report, StoredTensor
 from idp_deploy.formats import FORMATS
@@ -42,6 +42,8 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: boo
     Args:
         strict: a budget that no artifact answers fails; otherwise it is left out, and `missing` tells which.
     """
+    if wrong := [one for one in ([None] if budgets is None else budgets) if not isinstance(one, Budget)]:
+        raise UsageError(f"{wrong[0]!r} is no budget", way_out='give Budget("pixel-4", "onnx", "size", 600e3)')
     checks = [
         _check(budget, item)
         for budget in budgets

@@ -8,6 +8,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from idp_deploy.errors import UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.masks import write_zeros
 from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, to_device
@@ -28,6 +29,11 @@ def harden(masked: MaskedModel, task: Task | None = None) -> CompressedModel:
     Raises:
         UsageError: a mask for a weight that the module does not have or that cannot be pruned; NaN or inf in a weight.
     """
+    if not isinstance(masked, MaskedModel):
+        raise UsageError(
+            f"{type(masked).__name__} has no soft masks",
+            way_out="give what prune() returned; what finalize() and one_shot() return is hard already",
+        )
     module = deepcopy(masked.module)
     masks = write_zeros(module, masked.soft_masks)
     if task is not None:

@@ -33,6 +33,16 @@ def refuse_filled(model: CompressedModel | MaskedModel) -> None:
     )
 
 
+def refuse_plain(model: object) -> None:
+    """Raise `UsageError` where `model` is a module, or something else that no masks came with."""
+    if not isinstance(model, CompressedModel | MaskedModel):
+        raise UsageError(
+            f"{type(model).__name__} is no pruned model, of which masks are known",
+            way_out="give what finalize(), one_shot(), prune() or harden() returned; a plain module is kept by "
+            "torch.save(model.state_dict(), path), which load_model reads",
+        )
+
+
 def shortfall(model: CompressedModel) -> str:
     """What is to be said of a model with fewer zeros than were asked for, or with none; "" where all is well."""
     if not model.prunable or any(step.startswith("shrink") for step in model.provenance.steps):

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.arguments import arguments_of
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Quantization, Recipe
+from idp_deploy.ledger import refuse_plain
 from idp_deploy.masks import prunable_weights
 
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
@@ -36,6 +38,8 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
     Raises:
         ConversionError: the module cannot be traced, or there are such channels and none of them can be removed.
     """
+    refuse_plain(model)
+    example_inputs = arguments_of("example_inputs", example_inputs, needed=True)
     module = deepcopy(model.module).cpu().eval()
     marks = deepcopy(module)  # the masks as weights of a twin, cut in the same places
     with torch.no_grad():

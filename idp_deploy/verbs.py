@@ -8,21 +8,23 @@ files imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy.configuration import Configuration
+from idp_deploy.arguments import arguments_of, names, number, path_of, plain, truth
+from idp_deploy.configuration import checked
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.flow import Budget, CompressedModel, Contents, MaskedModel, Model, Recipe
 from idp_deploy.formats import FORMATS
 
 if TYPE_CHECKING:
     from torch import nn
 
     from idp_deploy.diffing import Difference
-    from idp_deploy.flow import Artifact, Budget, Contents, Estimate, FormatName, MaskedModel, Parity, Report
+    from idp_deploy.flow import Artifact, Estimate, FormatName, Parity, Report
     from idp_deploy.pipeline import Deployment
     from idp_deploy.pruning import Comparison, Progress
     from idp_deploy.restoring import Restored
@@ -75,19 +77,19 @@ def deploy(
 
     return pipeline.deploy(
         _model(model),
-        task,
+        _task_or_none(task),
         _recipe(recipe, recipe_fields),
-        folder=Path(output),
+        folder=path_of("output", output),
         stem=stem,
-        formats=tuple(to),
-        targets=tuple(targets),
+        formats=_some("to", to, "onnx"),
+        targets=names("targets", targets, "pixel-4"),
         budgets=_budgets(budgets),
         scheme=scheme,
         values=values,
-        keep_float=keep_float,
+        keep_float=names("keep_float", keep_float, "head.*"),
         encoding=encoding,
-        one_shot=one_shot,
-        inputs=inputs,
+        one_shot=truth("one_shot", one_shot),
+        inputs=arguments_of("inputs", inputs),
         announce=announce,
     )
 
@@ -98,7 +100,7 @@ def prune(
     recipe: Recipe | None = None,
     *,
     progress: Callable[[Progress], None] | None = None,
-    checkpoint_dir: Path | None = None,
+    checkpoint_dir: Path | str | None = None,
     resume: bool = False,
     **recipe_fields: Any,
 ) -> MaskedModel:
@@ -112,7 +114,10 @@ def prune(
     from idp_deploy import pruning
 
     chosen = _recipe(recipe, recipe_fields)
-    return pruning.prune(_model(model), task, chosen, progress=progress, checkpoint_dir=checkpoint_dir, resume=resume)
+    folder = None if checkpoint_dir is None else path_of("checkpoint_dir", checkpoint_dir)
+    return pruning.prune(
+        _model(model), _task(task), chosen, progress=progress, checkpoint_dir=folder, resume=truth("resume", resume)
+    )
 
 
 def one_shot(model: nn.Module | Model, recipe: Recipe | None = None, **recipe_fields: Any) -> CompressedModel:
@@ -148,7 +153,9 @@ def export(
     """`idp-deploy export`: one file with sparse weight encodings. `verify` it before it ships."""
     from idp_deploy import exporting
 
-    return exporting.export(_compressed(model), format, example_inputs, Path(path), encoding=encoding, **options)
+    return exporting.export(
+        _compressed(model), format, example_inputs, path_of("path", path), encoding=encoding, **options
+    )
 
 
 def verify(
@@ -163,15 +170,15 @@ def verify(
     from idp_deploy import verification
 
     against = None if model is None else _compressed(model)
-    return verification.verify(artifact, against, example_inputs, task=task, **options)
+    return verification.verify(artifact, against, example_inputs, task=_task_or_none(task), **options)
 
 
 def simulate(artifact: Path | str | Contents, target: Target | str, **options: Any) -> Estimate:
     """`idp-deploy simulate`: how long one inference takes on a device. Options as `simulation.simulate`."""
     from idp_deploy import simulation
 
-    file = Path(artifact) if isinstance(artifact, str) else artifact
-    return simulation.simulate(file, _target(target), **options)
+    read = artifact if isinstance(artifact, Contents) else path_of("artifact", artifact)
+    return simulation.simulate(read, _target(target), **options)
 
 
 def check(
@@ -193,16 +200,19 @@ def check(
     from idp_deploy import gating, reading
     from idp_deploy.judging import judge
 
-    paths = [artifacts] if isinstance(artifacts, (str, Path)) else list(artifacts)
-    configured, earlier = _budgets(budgets), gating.baseline_budgets(Path(baseline)) if baseline else ()
+    paths = [path_of("artifacts", one) for one in _listed(artifacts)]
+    if not paths:
+        raise UsageError("no file is named", way_out="give the path of one, or of several in a list")
+    earlier = () if baseline is None else gating.baseline_budgets(path_of("baseline", baseline))
+    configured, allow_missing = _budgets(budgets), truth("allow_missing", allow_missing)
     limits = (*configured, *earlier)
-    devices = {device.name: device for device in map(_target, [*targets, *(b.target for b in limits)])}
+    devices = {device.name: device for device in [*_targets(targets), *(_target(b.target) for b in limits)]}
     if not devices:
         raise UsageError("no target and no budget is named", way_out='pass targets=["pixel-4"], or budgets')
-    contents = [reading.read(Path(path)) for path in paths]
+    contents = [reading.read(path) for path in paths]
     report, evidence = judge(contents, list(devices.values()), limits)
-    if baseline and not allow_missing:
-        lacking = gating.ungated(Path(baseline), earlier, configured, evidence)
+    if baseline is not None and not allow_missing:
+        lacking = gating.ungated(path_of("baseline", baseline), earlier, configured, evidence)
         report = replace(report, checks=[*report.checks, *lacking])
     return report
 
@@ -221,7 +231,13 @@ def compare(
     from idp_deploy.pruning import comparing
 
     return comparing.compare(
-        _model(model), task, recipe or Recipe(), methods=methods, sparsities=sparsities, seeds=seeds, **options
+        _model(model),
+        _task(task),
+        _recipe(recipe, {}),
+        methods=_some("methods", methods, "idp"),
+        sparsities=_listed(sparsities),
+        seeds=_listed(seeds),
+        **options,
     )
 
 
@@ -229,14 +245,14 @@ def diff(before: Path | str, after: Path | str, targets: Sequence[Target | str] 
     """`idp-deploy diff`: two files layer by layer, of any formats and tools."""
     from idp_deploy import diffing
 
-    return diffing.diff(Path(before), Path(after), [_target(target) for target in targets])
+    return diffing.diff(path_of("before", before), path_of("after", after), _targets(targets))
 
 
 def restore(source: Path | str, path: Path | str, *, encoding: str = "auto") -> Restored:
     """`idp-deploy restore`: the zeros of an .onnx file that another tool stored densely are left out again."""
     from idp_deploy import restoring
 
-    return restoring.restore(Path(source), Path(path), encoding=encoding)
+    return restoring.restore(path_of("source", source), path_of("path", path), encoding=encoding)
 
 
 def targets() -> tuple[Target, ...]:
@@ -251,36 +267,93 @@ def render(result: object, format: str = "text") -> str | bytes:
     from idp_deploy import rendering
     from idp_deploy.rendering.results import document_of
 
-    return rendering.render(document_of(result), format)
+    return rendering.render(document_of(result), str(format))
 
 
-def _model(model: nn.Module | Model) -> Model:
-    return model if isinstance(model, Model) else Model(model)
+def _model(model: nn.Module | Model | CompressedModel) -> Model:
+    if isinstance(model, MaskedModel):
+        raise UsageError("this model's masks are still soft", way_out="harden(model) it first")
+    if isinstance(model, CompressedModel):
+        return Model(model.module, model.provenance)
+    module = model.module if isinstance(model, Model) else model
+    if not hasattr(module, "named_modules"):
+        raise UsageError(
+            f"model is a {type(module).__name__}",
+            way_out="give a torch.nn.Module; load_model(path, factory) makes one of a file of weights",
+        )
+    return model if isinstance(model, Model) else Model(module)
 
 
-def _compressed(model: nn.Module | CompressedModel) -> CompressedModel:
+def _compressed(model: nn.Module | Model | CompressedModel) -> CompressedModel:
     from idp_deploy.loading import as_it_stands
 
-    return model if isinstance(model, CompressedModel) else as_it_stands(Model(model))
+    return model if isinstance(model, CompressedModel) else as_it_stands(_model(model))
+
+
+def _task_or_none(task: Task | None) -> Task | None:
+    return None if task is None else _task(task)
+
+
+def _task(task: Task) -> Task:
+    if isinstance(task, type):
+        raise UsageError(f"task is the class {task.__name__}", way_out=f"give one of it: {task.__name__}()")
+    if not hasattr(task, "train_loader"):
+        raise UsageError(
+            f"task is a {type(task).__name__}, and training needs data",
+            way_out='give a Task, as load_task("pkg.mod:task") does; one_shot(model) prunes without any',
+        )
+    return task
+
+
+def _some(name: str, value: Any, example: str) -> tuple[str, ...]:
+    if not (found := names(name, value, example)):
+        raise UsageError(f"{name} is {value!r} and names nothing", way_out=f'give {name}=["{example}"]')
+    return found
 
 
 def _target(target: Target | str) -> Target:
-    from idp_deploy.simulation.targets import load_target
+    from idp_deploy.simulation.targets import Target, load_target
 
-    return load_target(target) if isinstance(target, str) else target
+    return target if isinstance(target, Target) else load_target(target)
 
 
-def _recipe(recipe: Recipe | None, fields: Mapping[str, Any]) -> Recipe:
+def _targets(targets: Any) -> list[Target]:
+    from idp_deploy.simulation.targets import Target
+
+    return [_target(one) for one in ([targets] if isinstance(targets, Target) else _listed(targets))]
+
+
+def _listed(value: Any) -> list[Any]:
+    """Several things, or one by itself."""
+    if value is None:
+        return []
+    one = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable) or number(value) is not None
+    return [value] if one else list(value)
+
+
+def _recipe(recipe: Recipe | Mapping[str, Any] | None, fields: Mapping[str, Any]) -> Recipe:
+    from idp_deploy.pruning.options import meant
+
+    if isinstance(recipe, Mapping):
+        fields = {**recipe, **fields}
+        recipe = None
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe is a {type(recipe).__name__}", way_out="give Recipe(sparsity=0.9, …), or its fields")
     unknown = sorted(set(fields) - set(Recipe.__dataclass_fields__))
     if unknown:
         raise UsageError(f"a recipe has no {unknown[0]!r}", way_out=f"one of {', '.join(Recipe.__dataclass_fields__)}")
-    return replace(recipe or Recipe(), **fields)
+    return meant(replace(recipe or Recipe(), **fields))
 
 
 def _budgets(budgets: Sequence[Budget] | Limits) -> tuple[Budget, ...]:
     if not isinstance(budgets, Mapping):
-        return tuple(budgets)
+        found = () if budgets is None else (budgets,) if isinstance(budgets, Budget | str) else tuple(budgets)
+        if wrong := [one for one in found if not isinstance(one, Budget)]:
+            raise UsageError(
+                f"{wrong[0]!r} is no budget", way_out='write budgets={"pixel-4": {"onnx": {"size": "600 kB"}}}'
+            )
+        return found
     unknown = [format for formats in budgets.values() for format in formats if format not in FORMATS]
     if unknown:
         raise UsageError(f"unknown format {unknown[0]!r} in budgets", way_out=f"one of {', '.join(FORMATS)}")
-    return Configuration.model_validate({"budgets": budgets}).budget_list()
+    return checked({"budgets": plain(budgets)}).budget_list()

@@ -189,6 +189,13 @@ TAKEN: dict[str, Write] = {
         scheduler__bin=lambda path: torch.save({}, path),
         random_states_0__pkl=lambda path: path.write_bytes(b"never read"),
     ),
+    "folder of skorch": folder_of(
+        params__pt=lambda path: torch.save(weights(), path),
+        optimizer__pt=lambda path: torch.save(optimizer(), path),
+        criterion__pt=lambda path: torch.save({}, path),
+        history__json=lambda path: path.write_text("[]"),
+    ),
+    "folder of timm": lambda folder: (torch.save({"state_dict": weights()}, folder / "last.pth.tar"), folder)[1],
     "folder with one file": folder_of(best__pth=lambda path: torch.save(weights(), path)),
     "sharded safetensors": sharded("model"),
     "sharded safetensors, their folder": lambda folder: sharded("model")(folder).parent,

@@ -34,6 +34,13 @@ def nan_in_a_buffer() -> dict[str, Tensor]:
     return state
 
 
+def cut_short(folder: Path) -> Path:
+    path = folder / "m.safetensors"
+    save_file(weights(), path)
+    path.write_bytes(path.read_bytes()[:-9])
+    return path
+
+
 def without_a_shard(folder: Path) -> Path:
     path = sharded("model")(folder)
     (folder / "model-00002-of-00002.safetensors").unlink()
@@ -271,6 +278,19 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     "one shard of two": (one_shard, "part 1 of 2", "name the folder"),
     "an index that leaves its folder": (outside, "not a file beside it", "copy"),
     "a distributed checkpoint cut short": (damaged_distributed, "damaged", "copy"),
+    "a folder of timm with the best and the last": (
+        lambda folder: (
+            [torch.save({"state_dict": weights()}, folder / f"{name}.pth.tar") for name in ("last", "model_best")]
+            and folder
+        ),
+        "several weights: last.pth.tar, model_best.pth.tar",
+        "last.pth.tar",
+    ),
+    "a safetensors file cut short": (
+        lambda folder: cut_short(folder),
+        "not a valid safetensors file",
+        "copy or save it again",
+    ),
     "several checkpoints of a run": (lambda folder: two_runs(folder), "several weights", "checkpoint-1000"),
     "shards beside a whole": (
         lambda folder: (sharded("model")(folder), save_file(ema(), folder / "model.safetensors"), folder)[2],

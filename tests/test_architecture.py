@@ -29,7 +29,7 @@ FOUNDATION = {"errors", "flow", "waiting", "collecting"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
-    "soundness",
+    "soundness", "arguments",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -49,14 +49,16 @@ ALLOWED: dict[str, set[str]] = {
     "sealing": {"documents", "files", "flow"},
     "facts": FOUNDATION | {"encodings", "formats"},
     "units": {"errors"},
+    "arguments": {"errors", "units"},
     "masks": FOUNDATION,
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
     "capturing": FOUNDATION | {"masks"},
     "tasks": FOUNDATION,
-    "reading": FOUNDATION | {"files", "formats"},  # never encodings: the proof must not share code with the writer
+    "reading": FOUNDATION
+    | {"arguments", "files", "formats"},  # never encodings: the proof must not share code with the writer
     "ownership": FOUNDATION | {"documents", "files", "packages", "formats", "reading"},
-    "loading": FOUNDATION | {"soundness", "documents", "files", "ledger", "masks", "ownership"},
+    "loading": FOUNDATION | {"arguments", "soundness", "documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "formats.tools", "vendors"},

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch.utils._pytree import keystr, tree_leaves_with_path
 
+from idp_deploy.arguments import arguments_of, truth
 from idp_deploy.capturing import Captured, capture
-from idp_deploy.errors import ConversionError, NoOperatorError
+from idp_deploy.errors import ConversionError, NoOperatorError, UsageError
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.sparing import sparing
 from idp_deploy.exporting.ways_out import naming_the_widest
@@ -93,12 +94,14 @@ def convert(
     **options: Any,
 ) -> Conversion:
     """All of an export that takes long; arguments and errors as for `export`."""
+    example_inputs = arguments_of("example_inputs", example_inputs, needed=True)
     refuse_unsound(model.module)
     refuse_bfloat16(model.module, example_inputs)
     refuse_filled(model)
-    row = known(format)
+    row, dynamic_batch = known(format), truth("dynamic_batch", dynamic_batch)
     with_batch = {"dynamic_batch": dynamic_batch} if row.free_batch else {}
     converter = row.function("convert")
+    _refuse_unknown(format, options, _defaults(converter))
     with sparing():
         captured = capture(model, example_inputs, **with_batch)
         refuse_random(captured)
@@ -116,6 +119,14 @@ def convert(
     converted = replace(converted, notes=(*_held_inputs(example_inputs), *captured.notes, *converted.notes))
     used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}
     return Conversion(model, format, example_inputs, used, captured, converted)
+
+
+def _refuse_unknown(format: FormatName, options: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    if unknown := [name for name in options if name not in known]:
+        raise UsageError(
+            f"the export to {format} has no option '{unknown[0]}'",
+            way_out=f"it has {', '.join(['encoding', 'dynamic_batch', *known])}",
+        )
 
 
 def _held_inputs(example_inputs: tuple[Any, ...]) -> Iterator[str]:

@@ -28,6 +28,10 @@ class Artifact:
     notes: tuple[str, ...] = ()  # what was not done: layers left float, tensors left dense and why
     unread: tuple[str, ...] = ()  # pruned weights that no output depends on (a teacher, a head): in no file
 
+    def __fspath__(self) -> str:
+        """Its path, so that it can be given wherever a path can."""
+        return str(self.path)
+
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:

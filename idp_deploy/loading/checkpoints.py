@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from idp_deploy import files, ledger
+from idp_deploy.arguments import path_of
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.flow.model import gathered
@@ -54,7 +55,7 @@ def load_model(
         UnsafeFileError: a pickled module. FileError: anything else wrong with the file. UsageError: the factory, or
             none (said last: whether the file is fit does not depend on it), or several weights that fit.
     """
-    path = Path(path)
+    path = path_of("path", path)
     source = read_source(path, trust=trust)
     return _plain_model(path, source, factory, weights_key, announce)
 
@@ -72,7 +73,7 @@ def load_any(
     Raises:
         UsageError: the checkpoint holds soft masks and is to be hardened first. Otherwise as for `load_model`.
     """
-    path = Path(path)
+    path = path_of("path", path)
     source = read_source(path, trust=trust)
     content = source.content
     if _is_ours(content):
@@ -114,7 +115,7 @@ def load_checkpoint(path: Path | str, factory: Factory | None = None) -> Compres
     Raises:
         UsageError: no factory. FileError: not such a checkpoint, damaged, or its parts contradict each other.
     """
-    path = Path(path)
+    path = path_of("path", path)
     content = read_source(path).content
     if not _is_ours(content):
         raise FileError(
@@ -137,8 +138,9 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> N
         FileError: the path cannot be written. UsageError: the module's state holds something that is not a tensor, or
             weights were written to after they were hardened.
     """
+    ledger.refuse_plain(model)
     ledger.refuse_filled(model)
-    path = Path(path)
+    path = path_of("path", path)
     if path.is_dir():
         raise FileError(f"{path} is a directory", way_out="name a file to write, such as model.pruned.pt")
     state = model.module.state_dict()

@@ -197,6 +197,8 @@ def _siblings(name: str) -> list[str]:
 
 
 def _call(spec: str, what: str) -> Any:
+    if not isinstance(spec, str):
+        raise UsageError(f"{what} is {spec!r}, which names no callable", way_out="write it as pkg.mod:callable")
     name, bracket, rest = spec.partition("(")
     given = _keywords(spec, bracket + rest, what) if bracket else {}
     function = resolve(name.strip(), what)

@@ -146,7 +146,9 @@ def _read_safetensors(path: Path, data: bytes) -> dict[str, Tensor]:
     try:
         return load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise FileError(f"{path} is not a valid safetensors file: {_first_line(error)}") from None
+        raise FileError(
+            f"{path} is not a valid safetensors file: {_first_line(error)}", way_out="copy or save it again, whole"
+        ) from None
 
 
 # RuntimeError: a member that calls itself encrypted

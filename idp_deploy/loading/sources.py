@@ -19,11 +19,11 @@ from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
 SHARD = r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})\.(?P<suffix>\w+)"
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pt.tar", "*.pth.tar")
 # beside weights in folders of training tools, and none themselves
 BESIDE = (
-    "optimizer*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*", "dl_state*",
-    "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*", "*_optim_states.pt",
+    "optimizer*", "criterion*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*",
+    "dl_state*", "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*", "*_optim_states.pt",
 )  # fmt: skip
 
 

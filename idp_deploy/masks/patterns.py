@@ -321,6 +321,8 @@ def parse_pattern(text: str) -> Pattern:
     ...
     idp_deploy.errors.UsageError: pattern '4:2' keeps 4 of every 2 — write N:M with 0 < N < M, such as 2:4
     """
+    if not isinstance(text, str):
+        raise UsageError(f"pattern is {text!r}", way_out="give its name, such as 2:4")
     for expression, (_, build) in PATTERNS.items():
         match = re.fullmatch(expression, text.strip())
         if match is None:

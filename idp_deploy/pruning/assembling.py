@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern
@@ -46,7 +48,9 @@ def assemble(
     Raises:
         UsageError: a recipe that cannot be meant, or that does not fit the model.
     """
-    _check(recipe, steps_per_epoch)
+    steps_per_epoch = plain(steps_per_epoch)
+    _check(recipe, steps_per_epoch, loss, optimizer)
+    example_inputs = arguments_of("example_inputs", example_inputs)
     options, rule = dict(recipe.options), METHODS[recipe.method]
     choice = selection_options(recipe)
     if recipe.pattern == "channel" and example_inputs is None:
@@ -79,16 +83,29 @@ def assemble(
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example_inputs, loss)), left
 
 
-def _check(recipe: Recipe, steps_per_epoch: int | None) -> None:
-    sparsity, allocation = recipe.sparsity, recipe.allocation
-    if not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity is {sparsity}", way_out="give a share of zeros, 0 ≤ sparsity < 1, such as 0.9")
+def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: Any) -> None:
+    allocation = recipe.allocation
     check_options(recipe.method, recipe.mode, recipe.options)
     if allocation != "auto" and allocation not in ALLOCATIONS:
         raise UsageError(f"unknown allocation '{allocation}'", way_out=f"known are auto, {', '.join(ALLOCATIONS)}")
-    if recipe.epochs < 1 or (steps_per_epoch is not None and steps_per_epoch < 1):
+    steps = 1 if steps_per_epoch is None else number(steps_per_epoch)
+    if steps is None or not math.isfinite(steps):
+        raise UsageError(
+            f"steps_per_epoch is {steps_per_epoch!r}",
+            way_out="give the optimizer steps of an epoch as a number, len(loader) / accumulation",
+        )
+    if recipe.epochs < 1 or steps < 1:
         raise UsageError(
             f"{recipe.epochs} epochs of {steps_per_epoch} steps", way_out="pruning trains: give at least 1"
+        )
+    if loss is not None and not callable(loss):
+        raise UsageError(
+            f"loss is a {type(loss).__name__}", way_out="give a function of nothing that returns the loss on some data"
+        )
+    if optimizer is not None and not callable(getattr(optimizer, "step", None)):
+        raise UsageError(
+            f"optimizer is a {type(optimizer).__name__}, which takes no steps",
+            way_out="give the optimizer that trains the weights; steps of others that do are counted as well",
         )
 
 

@@ -8,9 +8,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from itertools import product
 
+from idp_deploy.arguments import count, names, share
 from idp_deploy.flow import Interval, Model, Recipe, Shown
 from idp_deploy.masks import write_zeros
-from idp_deploy.pruning.options import check_options, known_options, options_for
+from idp_deploy.pruning.options import check_options, known_options, meant, options_for
 from idp_deploy.pruning.results import Run
 from idp_deploy.pruning.training import prune, pruner_for
 from idp_deploy.pruning.tuning import FIRST_SEED, SEEDS, Settings, best, settings_of
@@ -79,6 +80,9 @@ def compare(
         tune: how many settings each method may choose from, the shipped ones among them, by runs on seeds that do not
             judge; 1: as shipped.
     """
+    recipe, methods = meant(recipe), names("methods", methods, "idp")
+    sparsities = [share("sparsities", one) for one in ([sparsities] if isinstance(sparsities, str) else sparsities)]
+    seeds = [count("seeds", seed) for seed in seeds]
     for name, value in recipe.options.items():
         if not any(name in known_options(method, recipe.mode) for method in methods):
             check_options(methods[0], recipe.mode, {name: value})

@@ -20,7 +20,7 @@ class Copy:
 
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weakref.ref(weight)
-        self._first = _sample(weight)
+        self._first = sample(weight)
         self._trains = False
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(self._learned)
@@ -31,12 +31,13 @@ class Copy:
     def average(self) -> nn.Parameter | None:
         """The weight, if it was written to since and never by a gradient of its own: an average follows the model."""
         weight = self.weight()
-        if weight is None or self._trains or torch.equal(_sample(weight), self._first.to(weight.dtype)):
+        if weight is None or self._trains or torch.equal(sample(weight), self._first.to(weight.dtype)):
             return None
         return weight
 
 
-def _sample(weight: Tensor) -> Tensor:
+def sample(weight: Tensor) -> Tensor:
+    """A few entries by which the weight is known again."""
     flat = weight.detach().reshape(-1)
     return flat[:: max(1, flat.numel() // _SAMPLE)].to("cpu", copy=True)
 

@@ -15,6 +15,7 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import SMALLEST_TEMPERATURE
 from idp_deploy.pruning.allocation import Layer, allocate
+from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.methods import Method, Surroundings
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import whole
@@ -179,15 +180,16 @@ class Masking:
                 found.append(([name], partial(torch.mul, alive(site, parameter, hard[site].mask))))
         return found
 
-    def state(self, for_a_while: Collection[Site] = ()) -> dict[str, dict[str, Any]]:
+    def state(self, for_a_while: Mapping[Site, Tensor]) -> dict[str, dict[str, Any]]:
         """By weight name, plain values and tensors.
 
         Args:
-            for_a_while: sites whose mask is hard for the moment only.
+            for_a_while: what is in the place of hard weights, whose masks are hard for the moment only.
         """
         return {
             site.name: {
                 "shape": list(site.live().shape),
+                "sample": _known_by(for_a_while.get(site, site.live())),
                 "budget": site.budget,
                 "zeros": site.zeros,
                 "mask": None if site in for_a_while else site.mask,
@@ -290,6 +292,10 @@ def alive(site: Site, parameter: Tensor, mask: Tensor | None = None) -> Tensor:
     assert mask is not None
     channels = mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
     return channels.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
+
+
+def _known_by(weight: Tensor) -> Tensor | None:
+    return sample(weight) if type(weight.detach()) is Tensor else None  # of one in parts nobody can tell
 
 
 def _beside(weight: Tensor, saved: Tensor) -> Tensor:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from idp_deploy.arguments import count, names, plain, share
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.pruning.methods import METHODS
@@ -50,6 +52,32 @@ def known_options(method: str, mode: str = "auto") -> dict[str, Any]:
     rule = METHODS[method]
     schedule = {name: rule.timing.get(name, default) for name, default in SCHEDULE_OPTIONS[mode].items()}
     return {**SELECTION_OPTIONS, **rule.options, **schedule, **TRAINING_OPTIONS, **rule.training}
+
+
+def meant(recipe: Recipe) -> Recipe:
+    """`recipe` in plain values, however its fields were written.
+
+    Raises:
+        UsageError: a field that cannot be meant.
+
+    >>> recipe = meant(Recipe("90%", skip="head.*"))
+    >>> recipe.sparsity, recipe.skip
+    (0.9, ('head.*',))
+    """
+    if not isinstance(recipe.options, Mapping):
+        raise UsageError(f"options are {recipe.options!r}", way_out='give them by name, such as {"finish": 0.2}')
+    words = {name: getattr(recipe, name) for name in ("method", "pattern", "mode", "allocation")}
+    for name, value in words.items():
+        if not isinstance(value, str):
+            raise UsageError(f"{name} is {value!r}", way_out=f'give its name, such as "{getattr(Recipe(), name)}"')
+    return replace(
+        recipe,
+        sparsity=share("sparsity", recipe.sparsity),
+        epochs=count("epochs", recipe.epochs, least=0),
+        seed=count("seed", recipe.seed),
+        skip=names("skip", recipe.skip, "head.*"),
+        options=plain(recipe.options),
+    )
 
 
 def selection_options(recipe: Recipe) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class Plan:
         self._model = model
         self._evidence: Any = None
         self._sample: list[Tensor] = []
+        self._measured: list[Tensor] | None = None
         self._proven, self._unproven = False, 0
         self._told: set[str] = set()
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
@@ -98,10 +99,15 @@ class Plan:
 
     def written(self) -> bool:
         """Whether somebody has changed the weights since `settled`."""
-        now = self._look()
-        return len(now) != len(self._sample) or any(
-            not torch.equal(a, b.to(a.device)) for a, b in zip(now, self._sample, strict=True)
-        )
+        return not _are_same(self._look(), self._sample)
+
+    def looked_at(self) -> None:
+        """These weights were measured with hard masks."""
+        self._measured = self._look()
+
+    def measured(self) -> bool:
+        """Whether the weights are those of `looked_at`."""
+        return self._measured is not None and _are_same(self._measured, self._look())
 
     def unfinished(self, phase: str, zeros: int, target: int) -> tuple[str, str] | None:
         """What is missing at the end, with both numbers, and the way out; None where the plan was met."""
@@ -231,6 +237,10 @@ class Plan:
         if topic not in self._told:
             self._told.add(topic)
             warn(what, way_out)
+
+
+def _are_same(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
+    return len(now) == len(before) and all(torch.equal(a, b.to(a.device)) for a, b in zip(now, before, strict=True))
 
 
 def warn(what: str, way_out: str = "") -> None:

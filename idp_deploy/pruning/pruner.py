@@ -24,6 +24,8 @@ from idp_deploy.pruning.copies import PrunerCopy, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
+from idp_deploy.pruning.options import meant
+from idp_deploy.pruning.outside import Beside, say_written
 from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
@@ -82,9 +84,8 @@ class Pruner:
     ) -> None:
         refuse_flat(model)
         self.model, self._bare = model, unwrapped(model)
-        self.recipe = Recipe(
-            sparsity, method, pattern, mode, allocation, epochs, seed, tuple(skip), dict(sorted(options.items()))
-        )
+        given = (sparsity, method, pattern, mode, allocation, epochs, seed, skip, dict(sorted(options.items())))
+        self.recipe = meant(Recipe(*given))  # type: ignore[arg-type]
         self._masks, self.left = assemble(
             self._bare,
             self.recipe,
@@ -96,13 +97,14 @@ class Pruner:
         self.sites, self.method = self._masks.sites, self._masks.method
         self.allocation, self.followers = self._masks.allocation, self._masks.followers
         self._optimizer = bare_optimizer(optimizer)
-        told = {"by_epoch": steps_per_epoch is None, "epochs": epochs, "optimizer": optimizer}
+        told = {"by_epoch": steps_per_epoch is None, "epochs": self.recipe.epochs, "optimizer": optimizer}
         self.plan = Plan(self._bare, self.sites, self.schedule.total, **told)
         self.steps = 0
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
         self._known = {name for name, _ in self._bare.named_parameters()}
         self.held = Holding(self._masks)  # hard weights for a while
+        self._beside: Beside | None = None  # the weights that belong to a state that was loaded
 
     @torch.inference_mode(False)
     def prepare(self) -> nn.Module:
@@ -110,6 +112,8 @@ class Pruner:
 
         A deep copy made from now on is plain: its weights hold what the masks make of them at that moment.
         """
+        if self._beside is not None:
+            self._beside.look()
         if not self._begun:
             with ExitStack() as undo:
                 undo.callback(self.detach)
@@ -145,6 +149,7 @@ class Pruner:
                 way_out="call model = pruner.prepare() before training",
             )
         self._refuse_inside_hardened("step()")
+        self._go_on(look=False)
         if self.steps % LOOKS == 0:
             refuse_replaced(self._bare, self.sites)
         called = any(site.seen or not site.copies for site in self.sites)  # else copies learn for it, as in MAML
@@ -216,11 +221,13 @@ class Pruner:
                 yield module
             return
         refuse_replaced(self._bare, self.sites)
+        self._go_on()
         try:
             self.held.harden()
             yield self.model
         finally:
             self.held.restore()
+            self.plan.looked_at()
 
     def soft_masks(self) -> dict[str, SoftMask]:
         """The masks by weight name as plain numbers; of the final budget, whatever the ramp has reached.
@@ -252,6 +259,7 @@ class Pruner:
             raise UsageError(f"on_unfinished is {on_unfinished!r}", way_out='give "warn", "raise" or "finish"')
         self._refuse_inside_hardened("finalize()")
         self.prepare()
+        self._go_on()
         refuse_replaced(self._bare, self.sites)
         if not self._finalized:
             if on_unfinished == "finish":
@@ -322,7 +330,7 @@ class Pruner:
     @torch.inference_mode(False)
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken, on a model whose own state is loaded already; best before `prepare`.
+        """Continue where `state_dict` was taken, beside the model's own state; best before `prepare`.
 
         The schedule comes along: by its weights alone a model that was stopped half-way looks trained.
 
@@ -333,6 +341,7 @@ class Pruner:
         self.steps = state["steps"]
         self.method.schedule = schedule_of(state, self.schedule)
         self._masks.load(state["sites"], state.get("dense", {}))
+        self._beside = Beside(self._masks, state)
         self.plan.total = self.schedule.total
         self.plan.furthest = max(self.plan.furthest, self.steps)
         self.plan.settled()
@@ -345,7 +354,7 @@ class Pruner:
     @torch.no_grad()
     def _harden(self) -> Finalized:
         with self._masks.whole():
-            self._look_for_writes()
+            say_written(self._masks, self.plan, self.steps)
             self._masks.freeze()
             masks = {}
             for site in self.sites:
@@ -359,18 +368,11 @@ class Pruner:
         harden_averages(self._masks)
         return Finalized(self._bare, masks, self.recipe)
 
-    def _look_for_writes(self) -> None:
-        """Weights that somebody wrote to since the last step: are they hardened ones already?"""
-        if not self.steps or not self.plan.written() or self._masks.adopt():
-            return
-        lost = sum(int((site.weight[~site.mask] != 0).sum()) for site in self.sites if site.mask is not None)
-        frozen = f"; {lost:,} entries that are zero by the masks were filled, and are zero again" if lost else ""
-        warn(
-            f"the model's weights were written to after the last step() of the pruner (load_state_dict, an average, or "
-            f"training on){frozen}. The masks of step {self.steps} prune them now, and no accuracy was measured so",
-            "save the best so far inside pruner.hardened(), or its pruner.state_dict() beside it, and load both; "
-            "pruner.apply_to(copy) is for averages",
-        )
+    def _go_on(self, *, look: bool = True) -> None:
+        """From here on the weights are those of this training, whatever states were loaded."""
+        if self._beside is not None:
+            self._beside.close(look=look)
+            self._beside = None
 
     def _elsewhere(self, other: Any) -> Elsewhere:
         return find(other, self._masks)

@@ -18,7 +18,7 @@ from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
 from idp_deploy.masks import whole_copy
 from idp_deploy.ownership import claim
 from idp_deploy.pruning.allocation import Layer, allocate
-from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options
+from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options, meant
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
 from idp_deploy.soundness import refuse_unsound
@@ -75,6 +75,7 @@ def prune(
     """
     from accelerate import Accelerator
 
+    recipe = meant(recipe)
     recipe = replace(recipe, epochs=recipe.epochs or task.epochs)
     check_options(recipe.method, recipe.mode, recipe.options)
     chosen = {**known_options(recipe.method, recipe.mode), **recipe.options}
@@ -107,6 +108,7 @@ def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | Non
     Args:
         example_inputs: one call's arguments; with them coupled channels go together, so that `shrink` can remove them.
     """
+    recipe = meant(recipe)
     check_options(recipe.method, recipe.mode, recipe.options)
     refuse_unsound(model.module)
     module = whole_copy(model.module)

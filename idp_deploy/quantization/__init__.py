@@ -35,6 +35,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.utils import _pytree as pytree
 
+from idp_deploy.arguments import arguments_of, count, names
 from idp_deploy.capturing import capture
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import CompressedModel, Levels, Quantization
@@ -119,8 +120,11 @@ def quantize(
     [[0.300048828125, 0.0]]
     """
     _require_scheme(model, scheme)
-    quantizer = _quantizer(scheme, values)
-    example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
+    keep_float = names("keep_float", keep_float, "head.*")
+    quantizer = _quantizer(scheme, None if values is None else count("values", values))
+    example = arguments_of("example_inputs", example_inputs)
+    if example is None and task is not None:
+        example = task.example_inputs()
     if scheme == "int8" and example is None:
         raise UsageError(
             "int8 fixes activation ranges, for which the model must run",
@@ -206,7 +210,7 @@ def quantize(
 
 def _require_scheme(model: CompressedModel, scheme: str) -> None:
     if scheme not in SCHEMES:
-        near = get_close_matches(scheme, SCHEMES, 1, cutoff=0.4)
+        near = get_close_matches(str(scheme), SCHEMES, 1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UsageError(f"unknown scheme {scheme!r}", way_out=f"{hint}one of {', '.join(SCHEMES)}")
     if model.quantization is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from idp_deploy.arguments import path_of
 from idp_deploy.flow import Contents
 from idp_deploy.formats import FORMATS, format_of
 
@@ -20,6 +21,6 @@ def read(path: Path | str) -> Contents:
     Raises:
         FileError: the file is missing, truncated, or not what its suffix says.
     """
-    path = Path(path)
+    path = path_of("artifact", path)
     found: Contents = FORMATS[format_of(path)].function("read")(path)
     return found

@@ -217,6 +217,8 @@ def load_target(name: str) -> Target:
     Raises:
         UsageError: unknown; the nearest names are listed.
     """
+    if not isinstance(name, str):
+        raise UsageError(f"target is {name!r}, which names no device", way_out='give a name, such as "pixel-4"')
     for path in _files():
         if path.stem == name:
             return parse(path)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.arguments import arguments_of, count, size
 from idp_deploy.capturing import once, traced_once
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
@@ -92,12 +93,16 @@ def verify(
         UsageError: the model's weights were written to after they were hardened. FileError: the file is broken.
         ConversionError: an operator that the reference interpreter does not know, or a model whose answers are random.
     """
+    seeds, accuracy_samples = count("seeds", seeds, least=0), count("accuracy_samples", accuracy_samples, least=0)
+    tolerance = None if tolerance is None else size("tolerance", tolerance)
     if model is not None:
         refuse_filled(model)
     contents = artifact if isinstance(artifact, Contents) else read(artifact)
     whole = intact(contents.path, key_of(model) if model is not None else None)
     notes = [*contents.warnings, *_vendors_word(contents, whole)]
-    example = example_inputs if example_inputs is not None or task is None else task.example_inputs()
+    example = arguments_of("example_inputs", example_inputs)
+    if example is None and task is not None:
+        example = task.example_inputs()
     if example is None:
         calls = calls_from_file(contents, seeds=seeds + 1)
         notes.append("inputs drawn in the shapes the file declares, since no example inputs were given")

@@ -1,0 +1,104 @@
+"""Weights that somebody else writes: a state of the model beside a pruner's, and what comes after the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.pruning.copies import sample
+from idp_deploy.pruning.masking import Masking
+from idp_deploy.pruning.plan import Plan, warn
+from idp_deploy.pruning.sites import Nothing, Site
+
+_ROUNDED = 1e-2  # what half precision in between may have changed of them
+
+
+class Beside:
+    """The weights that a loaded pruner's state was saved beside, held against the model's until training goes on.
+
+    Where these were saved hardened, the pruner's state has the dense ones to train on with. A model's own state that is
+    loaded after it writes the hardened ones over them: here they are put back, whatever comes first.
+    """
+
+    def __init__(self, masks: Masking, state: Mapping[str, Any]) -> None:
+        dense = {name: value for name, value in state.get("dense", {}).items() if type(value) is Tensor}
+        hardened = [(name, harden) for names, harden in masks.shipped() for name in names if name in dense]
+        with torch.no_grad():
+            self._dense = {name: (dense[name], harden(dense[name])) for name, harden in hardened}
+        self._sites = {site.name: site for site in masks.sites}
+        self._samples = {name: saved.get("sample") for name, saved in state["sites"].items()}
+        self._followers = {name: parameter for name, (_, parameter) in masks.named_followers.items()}
+        self._apart: set[str] = set()
+        self._names: dict[nn.Module, list[str]] = {}
+        for name in (*self._sites, *self._followers):
+            owner = masks.surroundings.module.get_submodule(name.rpartition(".")[0])
+            self._names.setdefault(owner, []).append(name)
+        self._handles = [owner.register_load_state_dict_post_hook(self) for owner in self._names]
+        self.look()
+
+    def __call__(self, module: nn.Module, _: Any) -> None:
+        self._look_at(self._names[module])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Nothing, ()  # in a copy of the model
+
+    def look(self) -> None:
+        """Put dense weights back where hardened ones stand, and see which weights are others altogether."""
+        for names in self._names.values():
+            self._look_at(names)
+
+    def close(self, *, look: bool) -> None:
+        """Training goes on: no more is put back, and it is said where the weights are others.
+
+        Args:
+            look: whether no step was taken yet, so that the weights are still those that were loaded.
+        """
+        if look:
+            self.look()
+        for handle in self._handles:
+            handle.remove()
+        if self._apart:
+            first = next(name for name in self._sites if name in self._apart)
+            warn(
+                f"the model's weights are not those beside which the loaded state of the pruner was saved: "
+                f"{len(self._apart)} of {len(self._sites)} differ, '{first}' first (the model's own state was not "
+                "loaded, is of another moment, or is an average)",
+                "load the model's state and the pruner's of one moment, both before prepare()",
+            )
+
+    @torch.no_grad()
+    def _look_at(self, names: list[str]) -> None:
+        for name in names:
+            site = self._sites.get(name)
+            live = site.live() if site is not None else self._followers[name]
+            if name in self._dense:
+                dense, hardened = self._dense[name]
+                if type(live.detach()) is Tensor and torch.equal(live.cpu(), hardened.to("cpu", live.dtype)):
+                    live.copy_(dense)
+            if site is not None:
+                (self._apart.discard if self._is_saved(site) else self._apart.add)(name)
+
+    def _is_saved(self, site: Site) -> bool:
+        saved, live = self._samples[site.name], site.live().detach()
+        if saved is None or type(live) is not Tensor or not live.numel():
+            return True
+        now, saved = sample(live).float(), saved.to("cpu", torch.float32)
+        least = _ROUNDED * float(now.square().mean().sqrt())
+        return now.shape == saved.shape and torch.allclose(now, saved, rtol=_ROUNDED, atol=least)
+
+
+def say_written(masks: Masking, plan: Plan, steps: int) -> None:
+    """Weights that somebody wrote to since the last step: are they hardened ones already, or were they measured so?"""
+    if not steps or not plan.written() or masks.adopt() or plan.measured():
+        return
+    lost = sum(int((site.weight[~site.mask] != 0).sum()) for site in masks.sites if site.mask is not None)
+    frozen = f"; {lost:,} entries that are zero by the masks were filled, and are zero again" if lost else ""
+    warn(
+        f"the model's weights were written to after the last step() of the pruner (load_state_dict, an average, or "
+        f"training on){frozen}. The masks of step {steps} prune them now, and no accuracy was measured so",
+        "save the best so far inside pruner.hardened(), or its pruner.state_dict() beside it, and load both; "
+        "pruner.apply_to(copy) is for averages",
+    )
