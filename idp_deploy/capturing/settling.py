@@ -98,6 +98,8 @@ def settle(module: fx.GraphModule) -> None:
         if node.target in (aten.alias.default, torch.ops.prims.view_of.default) or _is_idle_dropout(node):
             node.replace_all_uses_with(node.args[0])
             module.graph.erase_node(node)
+        elif node.target is aten._assert_tensor_metadata.default:  # of a cast; there is no word for it
+            module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
         elif node.target in (aten.squeeze.dim, aten.squeeze.dims) and _stays(node):
