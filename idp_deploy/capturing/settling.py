@@ -70,7 +70,7 @@ def casts_as_given() -> Iterator[None]:
     """
     before = torch.nn.Module._apply
 
-    def applied(module: torch.nn.Module, change: Any, recurse: bool = True) -> torch.nn.Module:
+    def applied(module: torch.nn.Module, change: Any, recurse: bool = True) -> Any:
         held = [*module.parameters(recurse), *module.buffers(recurse)]
         stays = all((x.dtype, x.device) == (y.dtype, y.device) for x in held for y in [change(x)])
         return module if stays else before(module, change, recurse)
