@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.capturing import capture, refuse_returned_inputs
+from idp_deploy.capturing.lengths import asked_length
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 
@@ -146,3 +147,48 @@ def test_numbers_that_forward_draws_leave_the_batch_free() -> None:
     """A program and its module draw from one state when they are held against each other on one sample."""
     model = CompressedModel(Function(lambda x: x + torch.randn_like(x) * x.exp()).eval(), {})
     assert capture(model, (torch.randn(1, 6),), dynamic_batch=True).dynamic_batch
+
+
+class Cast(nn.Module):
+    """Casts a layer of its own in forward, as routers of experts are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.router = self.router.to(x.dtype)
+        scores: Tensor = self.router.to(x.device)(x)
+        return scores
+
+
+def test_a_layer_cast_to_what_it_is_stays() -> None:
+    assert capture(CompressedModel(Cast().eval(), {}), (X,)).used == {"router.weight", "router.bias"}
+
+
+class Normed(nn.Module):
+    """A norm whose statistics forward makes itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.batch_norm(self.layer(x), torch.zeros(6), torch.ones(6) * 4)
+
+
+def test_a_norm_by_numbers_that_forward_makes_stands_apart() -> None:
+    net = Normed().eval()
+    assert torch.allclose(capture(CompressedModel(net, {}), (X,)).module(X), net(X), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("places", "line"),
+    [
+        (lambda x: torch.arange(len(x))[:, None], "test_capturing.py:"),
+        (lambda x: x[torch.arange(1).expand(2)][:1].detach() if x.shape[0] == 1 else x * 2, ""),
+    ],
+)
+def test_a_batch_that_python_counts_is_told_where(places: Callable[[Tensor], Tensor], line: str) -> None:
+    assert asked_length(Function(lambda x: x + places(x)), (X,)).startswith(line)
+    assert bool(asked_length(Function(lambda x: x + places(x)), (X,))) is bool(line)

@@ -98,6 +98,9 @@ NETS: dict[str, Callable[[Any, Tensor], Any]] = {
     "features of sound": lambda net, x: torch.stft(
         F.pad(x.flatten(1), (8, 8)), 32, 8, 16, net.window, center=False, normalized=True, return_complex=True
     ).abs(),
+    "casts and powers": lambda net, x: torch.view_as_real(
+        torch.fft.fft2(x.to(torch.complex64)).square().to(torch.complex64) + torch.fft.fft(x) ** 2
+    ),
     "a circular product": lambda net, x: torch.fft.irfft(torch.fft.rfft(x) * net.filter, n=24),
 }
 

@@ -78,3 +78,30 @@ class Edges(nn.Module):
 @pytest.mark.parametrize("format", HERE)
 def test_layers_of_images_are_gone_back_through(format: FormatName, tmp_path: Path) -> None:
     checked(Edges(), format, (torch.randn(1, 2, 8, 9),), tmp_path)
+
+
+class Slopes(nn.Module):
+    """The gradient of a linear layer is its weight, whatever the input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outer, self.inner = nn.Linear(6, 6), nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            place = x.detach().requires_grad_()
+            return self.outer(x) * torch.autograd.grad(self.inner(place).sum(), place)[0]
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_gradient_that_no_input_changes_is_a_constant(batch: int, format: FormatName, tmp_path: Path) -> None:
+    checked(Slopes(), format, (torch.randn(batch, 6),), tmp_path)
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", HERE)
+def test_jacobians_go_to_every_format(format: FormatName, tmp_path: Path) -> None:
+    net = Net(lambda inner, x: torch.func.vmap(torch.func.jacrev(lambda place: inner[:3](place).tanh()))(x))
+    checked(net, format, (torch.randn(2, 6),), tmp_path)

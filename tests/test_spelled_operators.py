@@ -310,6 +310,10 @@ HEADS: dict[str, tuple[Callable[[Head, Tensor], object], tuple[FormatName, ...]]
         ),
         ("onnx", "coreml", "tflite"),
     ),
+    "numbers in the place of none": (
+        lambda net, x: torch.nan_to_num(1 / x.relu(), posinf=3.0, neginf=-2.0) + torch.nan_to_num(x.log(), 0.5, 1.0),
+        ("tflite",),
+    ),
     "quotients": (lambda net, x: torch.div((x * 1e3).int() + 10**9, 7, rounding_mode="trunc") - 142_857_142, ("onnx",)),
     "smallest": (lambda net, x: x.topk(3, 1, largest=False), ("tflite",)),
     "sorted": (lambda net, x: x.sort(-1).values, ("tflite",)),

@@ -135,3 +135,18 @@ def test_an_empty_output_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"output 'rest' is empty \(2×0\)"):
         export(CompressedModel(Rest().eval(), {}), "tflite", (torch.randn(2, 6),), tmp_path / "m.tflite")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_output_of_a_size_by_values_is_named(tmp_path: Path) -> None:
+    net = _Repeated()
+    with pytest.raises(ConversionError, match="how large output 'output' is depends on the numbers"):
+        export(CompressedModel(net.eval(), {}), "tflite", (torch.randn(1, 6),), tmp_path / "m.tflite")
+
+
+class _Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x).repeat_interleave((x[0] > 0).long() + 1, dim=1)

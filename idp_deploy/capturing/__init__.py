@@ -30,7 +30,7 @@ from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_constants, name_objects
-from idp_deploy.capturing.settling import distributions_as_given, masks_as_given, settle
+from idp_deploy.capturing.settling import casts_as_given, distributions_as_given, masks_as_given, settle
 from idp_deploy.capturing.single import holds_for_one
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
@@ -262,6 +262,7 @@ def export_program(
         torch.no_grad(),
         whole_recurrences(),
         masks_as_given(),
+        casts_as_given(),
         distributions_as_given(),
         _unsaid(),
         warnings.catch_warnings(),

@@ -50,8 +50,9 @@ def fold_batch_norm(graph_module: fx.GraphModule) -> tuple[tuple[str, str], ...]
             continue
         weight_node: Any = layer.args[1]
         bias_node: Any = layer.args[2] if len(layer.args) > 2 else None
-        if weight_node.op != "get_attr":
-            continue
+        held = (weight_node, bias_node, gamma, beta, mean, var)
+        if any(isinstance(given, fx.Node) and given.op != "get_attr" for given in held):
+            continue  # computed by forward
         layers = users[weight_node.target]
         norms = [_norm_after(layer, weight_node.target) for layer in layers]
         if any(norm is None or _setting(norm) != _setting(node) for norm in norms):

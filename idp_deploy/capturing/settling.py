@@ -22,6 +22,14 @@ aten = torch.ops.aten
 _OBSERVERS = ("fake_quant", "activation_post_process")  # of torch.ao.quantization
 _OBSERVED = "it is quantization-aware training's: give the float model, which idp-deploy quantizes itself"
 _WRITTEN = "write into it while self.training alone, or make it an input, and an output that the caller hands in again"
+_FILLED = {
+    aten.ones_like: 1,
+    aten.zeros_like: 0,
+    aten.new_ones: 1,
+    aten.new_zeros: 0,
+    aten.full_like: None,
+    aten.new_full: None,
+}
 _WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
 
 
@@ -54,6 +62,26 @@ def distributions_as_given() -> Iterator[None]:
         kind.set_default_validate_args(before)
 
 
+@contextmanager
+def casts_as_given() -> Iterator[None]:
+    """Inside, a module that is cast or moved to where it is stays as it is: `self.router = self.router.to(x.dtype)`.
+
+    A trace has tensors of its own kind for its weights, which `Module.to` cannot put in their place.
+    """
+    before = torch.nn.Module._apply
+
+    def applied(module: torch.nn.Module, change: Any, recurse: bool = True) -> Any:
+        held = [*module.parameters(recurse), *module.buffers(recurse)]
+        stays = all((x.dtype, x.device) == (y.dtype, y.device) for x in held for y in [change(x)])
+        return module if stays else before(module, change, recurse)
+
+    torch.nn.Module._apply = applied  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.nn.Module._apply = before  # type: ignore[method-assign]
+
+
 def settle(module: fx.GraphModule) -> None:
     """Rewrite, in place, what converters drop, refuse or misread.
 
@@ -62,12 +90,15 @@ def settle(module: fx.GraphModule) -> None:
     """
     _forget_counters(module.graph)
     apart_from_others(module.graph)
+    _fill(module.graph)
     solve(module)
     attend_to_nothing(module)
     for node in list(module.graph.nodes):
         node.meta.pop("from_node", None)  # a history that every later trace would copy, and no converter asks for
         if node.target in (aten.alias.default, torch.ops.prims.view_of.default) or _is_idle_dropout(node):
             node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+        elif node.target is aten._assert_tensor_metadata.default:  # of a cast; there is no word for it
             module.graph.erase_node(node)
         elif node.target in (aten.add.Tensor, aten.sub.Tensor) and node.kwargs.get("alpha", 1) != 1:
             _multiply_first(node)
@@ -80,6 +111,24 @@ def settle(module: fx.GraphModule) -> None:
             node.target = aten.batch_norm.default
     module.graph.lint()
     module.recompile()
+
+
+def _fill(graph: fx.Graph) -> None:
+    """What is filled with one number in the shape of another tensor, without that tensor where the shape is fixed.
+
+    The way back of a gradient begins with ones in the shape of its result: where the layer in front of them is linear
+    nothing behind them depends on an input, nor does a file hold that layer.
+    """
+    written = {source_of(operand) for node in graph.nodes for operand in written_operands(node)}
+    for node in list(graph.nodes):
+        packet, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
+        if packet not in _FILLED or node in written or not isinstance(value, torch.Tensor) or value.is_complex():
+            continue
+        number = node.args[-1] if _FILLED[packet] is None else _FILLED[packet]
+        if isinstance(number, bool | int | float) and all(isinstance(extent, int) for extent in value.shape):
+            node.target, node.args = aten.full.default, (list(value.shape), number)
+            node.kwargs = {"dtype": value.dtype, "pin_memory": False}
+    graph.eliminate_dead_code()
 
 
 def _is_idle_dropout(node: fx.Node) -> bool:

@@ -18,6 +18,7 @@ from torch.utils._pytree import keystr, tree_leaves_with_path
 
 from idp_deploy.arguments import arguments_of, truth
 from idp_deploy.capturing import Captured, capture
+from idp_deploy.capturing.lengths import asked_length
 from idp_deploy.errors import ConversionError, NoOperatorError, UsageError
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.sparing import sparing
@@ -114,7 +115,9 @@ def convert(
                 captured = capture(model, example_inputs)  # an operator that wants the batch as a number
                 converted = converter(captured, model.quantization, encoding, **options)
     if row.free_batch and dynamic_batch and not captured.dynamic_batch:
+        line = asked_length(captured.original, example_inputs)
         fixed = "the model fixes its batch: the file does too"
+        fixed += f" ({line} asks for len(…), a plain number to Python; x.shape[0] leaves it free)" if line else ""
         converted = replace(converted, notes=(*converted.notes, fixed))
     converted = replace(converted, notes=(*_held_inputs(example_inputs), *captured.notes, *converted.notes))
     used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}

@@ -29,6 +29,25 @@ def repeat(x: Tensor, repeats: list[int]) -> Tensor:
     return x
 
 
+def nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+    """Numbers in the place of what is none and of ±∞, for which LiteRT's plain kernels give the largest there is."""
+    if not x.is_floating_point():
+        return x
+    most = torch.finfo(x.dtype).max
+    for beyond, number, usual in (
+        (x >= most, posinf, most),
+        (x <= -most, neginf, -most),
+        (x != x, nan, 0.0),
+    ):
+        x = chosen(beyond, float(usual if number is None else number), x)
+    return x
+
+
+def whole_split(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor] | None:
+    """Parts of which there is one alone, which litert-torch takes for a tensor."""
+    return [x.narrow(dim, 0, sizes[0])] if len(sizes) == 1 else None
+
+
 def high_power(x: Tensor, exponent: float) -> Tensor | None:
     """xʸ of more than four dimensions, which TFLite's operator has not."""
     return torch.pow(x.flatten(), exponent).reshape(x.shape) if x.dim() > 4 else None

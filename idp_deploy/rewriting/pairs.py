@@ -114,6 +114,18 @@ def _zeros(x: Any, *args: Any, **kwargs: Any) -> Pair:
     return Pair(torch.zeros_like(like), torch.zeros_like(like))
 
 
+def _cast(x: Any, *how: Any, **named: Any) -> Any:
+    """To complex numbers of a width, or to real ones, which leaves the imaginary parts out."""
+    kinds = [kind for kind in (*how, *named.values()) if isinstance(kind, torch.dtype)]
+    if not kinds:
+        return x
+    return paired(x).each(lambda part: part.to(kinds[0].to_real())) if kinds[0].is_complex else x.re.to(kinds[0])
+
+
+def _power(x: Pair, exponent: Any) -> Pair | None:
+    return times(x, x) if exponent == 2 else None
+
+
 ROWS: dict[Any, Row] = {
     aten.view_as_complex: lambda x: Pair(x[..., 0], x[..., 1]),
     aten.view_as_real: lambda x: x.real_pair,
@@ -127,6 +139,10 @@ ROWS: dict[Any, Row] = {
     aten._conj: lambda x: Pair(x.re, -x.im),
     aten.conj_physical: lambda x: Pair(x.re, -x.im),
     aten.resolve_conj: lambda x: x,
+    aten.to: _cast,
+    aten._to_copy: _cast,
+    aten.pow: _power,
+    aten.square: lambda x: times(x, x),
     aten.mul: times,
     aten.add: _plus,
     aten.sub: partial(_plus, sign=-1),

@@ -31,9 +31,11 @@ from idp_deploy.rewriting.elementwise import (
     high_power,
     image_taken_from,
     less,
+    nan_to_num,
     one_hot,
     repeat,
     share_of,
+    whole_split,
 )
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
@@ -75,9 +77,11 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
     torch.ops.aten.quantile.default: quantile,
     torch.ops.aten.quantile.scalar: quantile,
+    torch.ops.aten.nan_to_num.default: nan_to_num,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.split_with_sizes.default: whole_split,
     torch.ops.aten.unfold.default: unfold,
     torch.ops.aten.square.default: lambda x: x * x,
     torch.ops.aten.to.dtype: counted,

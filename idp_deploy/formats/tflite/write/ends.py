@@ -40,7 +40,14 @@ def refuse_empty(captured: Captured) -> None:
     leaves = _pytree.tree_leaves(graph.output_node().args[0])
     for name, leaf in zip(captured.output_names(), leaves, strict=True):
         value = leaf.meta.get("val")
-        if isinstance(value, Tensor) and value.numel() == 0:
+        if not isinstance(value, Tensor):
+            continue
+        if not all(isinstance(extent, int) for extent in value.shape):
+            raise ConversionError(
+                f"how large output '{name}' is depends on the numbers in the inputs, and TFLite's shapes are fixed",
+                way_out="give all entries and a mask beside them, or export to ONNX",
+            )
+        if value.numel() == 0:
             shape = "×".join(map(str, value.shape))
             raise ConversionError(
                 f"output '{name}' is empty ({shape}), and LiteRT runs no file with such an output",
