@@ -52,7 +52,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         encoding = "portable"
     if encoding == "bitmask" and opset < _BITWISE_OPSET:
         raise UsageError(
-            f"{source} uses ONNX opset {opset}; the encoding bitmask needs BitwiseAnd, which came with opset {_BITWISE_OPSET}",
+            f"{source} uses ONNX opset {opset}; the encoding bitmask needs BitwiseAnd of opset {_BITWISE_OPSET}",
             way_out="--encoding portable",
         )
     if any(_may_hold(node) for function in proto.functions for node in function.node):
