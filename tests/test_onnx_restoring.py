@@ -48,6 +48,14 @@ def test_a_constant_that_is_no_input_is_raised_from_any_opset(opset: int, ir: in
     assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
 
 
+@pytest.mark.parametrize("opset", [11, 17])
+def test_an_encoding_that_the_opset_lacks_is_refused_by_name(opset: int, tmp_path: Path) -> None:
+    contents = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}, opset=opset)
+    with pytest.raises(UsageError, match=f"opset {opset}.*bitmask.*opset 18.*portable"):
+        restore(contents.path, tmp_path / "s.onnx", encoding="bitmask")
+    assert restore(contents.path, tmp_path / "s.onnx", encoding="portable").after_bytes < 0.25 * contents.size_bytes
+
+
 def test_a_weight_that_is_handed_to_a_function_as_an_attribute_becomes_sparse(tmp_path: Path) -> None:
     inner = [NODE("Constant", [], ["b"]), NODE("MatMul", ["a", "b"], ["o"])]
     inner[0].attribute.append(onnx.AttributeProto(name="value", ref_attr_name="held", type=onnx.AttributeProto.TENSOR))

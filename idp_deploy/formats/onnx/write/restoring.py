@@ -39,7 +39,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
-        UsageError: an unknown encoding.
+        UsageError: an unknown encoding, or one that its opset has no operator for.
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
@@ -50,6 +50,11 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     opset = _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
+    if encoding == "bitmask" and opset < _BITWISE_OPSET:
+        raise UsageError(
+            f"{source} uses ONNX opset {opset}; the encoding bitmask needs BitwiseAnd of opset {_BITWISE_OPSET}",
+            way_out="--encoding portable",
+        )
     if any(_may_hold(node) for function in proto.functions for node in function.node):
         proto = inliner.inline_local_functions(proto, convert_version=True)
     graph = proto.graph
