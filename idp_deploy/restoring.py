@@ -18,7 +18,7 @@ from idp_deploy.errors import ConversionError, FileError, UsageError
 from idp_deploy.flow import Contents, StoredTensor
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.redundancy import sparse_forms
-from idp_deploy.formats.sessions import Arrays
+from idp_deploy.formats.sessions import Arrays, Session
 from idp_deploy.reading import read
 from idp_deploy.waiting import counted
 
@@ -26,7 +26,8 @@ CALLS = 2  # seeded inputs that both files are run on
 _KEEP = "keep the file as it is, and report this"
 _ELSE = "docs/formats.md, 'Dense files of other tools', says which weights can"
 _WORTH_NAMING_BYTES = 1000
-_FREE = (1, 2, 16)  # extents tried for a free dimension: a batch of one, else what a sequence needs
+# (the first, the others) of an input's free extents: a batch of one, what a sequence needs, what halves of images need
+_FREE = ((1, 1), (2, 2), (16, 16), (1, 32), (1, 64), (1, 224))
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _difference(
 ) -> ConversionError | None:
     """What the new file does otherwise than the old one; None where it is the same in every respect."""
     try:
-        sessions = FORMATS[after.format].function("open")(after)
+        sessions = _opened(after)
         for runtime, wanted in expected.items():
             if runtime not in sessions:
                 return ConversionError(f"{runtime} runs {before.path}, but not its sparse form", way_out=_KEEP)
@@ -119,7 +120,7 @@ def _same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def _drawing(before: Contents, calls: Sequence[Arrays]) -> ConversionError | None:
     """The reason where the file itself answers the same call otherwise the second time."""
-    for runtime, run in FORMATS[before.format].function("open")(before).items():
+    for runtime, run in _opened(before).items():
         if not all(_same(a, b) for call in calls for a, b in zip(run(call), run(call), strict=True)):
             return ConversionError(
                 f"{before.path} answers the same inputs otherwise the second time in {runtime}",
@@ -147,27 +148,46 @@ def _digests(tensor: StoredTensor) -> Iterator[bytes]:
         yield blake2b(np.ascontiguousarray(each).tobytes(), digest_size=16).digest()
 
 
+def _opened(contents: Contents) -> dict[str, Session]:
+    """As anybody opens the file: both forms of it are to agree there."""
+    row = FORMATS[contents.format]
+    opened: dict[str, Session] = row.function("open_plain" if row.open_plain else "open")(contents)
+    return opened
+
+
 def _outputs(contents: Contents) -> tuple[list[Arrays], dict[str, list[Arrays]]]:
-    """Seeded calls that the file runs, and what it makes of them in each runtime."""
-    sessions = FORMATS[contents.format].function("open")(contents)
+    """Seeded calls that the file runs, and what it makes of them in each runtime.
+
+    The first of `_FREE` whose outputs all have entries, else the first that runs.
+    """
+    sessions = _opened(contents)
+    found: tuple[list[Arrays], dict[str, list[Arrays]]] | None = None
     problem: ConversionError | None = None
-    for extent in _FREE:
+    for extents in _FREE:
         generator = np.random.default_rng(0)
         names = contents.interface.inputs
-        calls = [tuple(_drawn(contents, name, extent, generator) for name in names) for _ in range(CALLS)]
+        calls = [tuple(_drawn(contents, name, extents, generator) for name in names) for _ in range(CALLS)]
         try:
-            return calls, {runtime: [run(call) for call in calls] for runtime, run in sessions.items()}
+            outputs = {runtime: [run(call) for call in calls] for runtime, run in sessions.items()}
         except ConversionError as error:
             problem = problem or error
-    assert problem is not None
-    raise problem
+            continue
+        found = found or (calls, outputs)
+        if all(array.size for each in outputs.values() for arrays in each for array in arrays):
+            return calls, outputs
+        if not any(-1 in contents.values[name].shape for name in names if name in contents.values):
+            break  # none to choose
+    if found is None:
+        assert problem is not None
+        raise problem
+    return found
 
 
-def _drawn(contents: Contents, name: str, extent: int, generator: np.random.Generator) -> np.ndarray:
+def _drawn(contents: Contents, name: str, extents: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
     if name not in contents.values:  # the outputs do not depend on it: anything will do
         return np.zeros(1, np.float32)
     value = contents.values[name]
-    shape = tuple(extent if n < 0 else n for n in value.shape)
+    shape = tuple(extents[axis > 0] if n < 0 else n for axis, n in enumerate(value.shape))
     dtype = np.dtype(value.dtype)
     if dtype.kind == "f":
         drawn = generator.standard_normal(shape).astype(dtype)

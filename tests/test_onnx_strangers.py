@@ -256,8 +256,11 @@ def test_weights_of_branches_within_branches_are_listed(tmp_path: Path) -> None:
     then = helper.make_graph(inner, "then", [], [helper.make_tensor_value_info("t", FLOAT, None)])
     contents = save(tmp_path / "m.onnx", choice(then, body("e", weight(64, 96))), {"zero": np.float32(0)})
     assert {tensor.name for tensor in contents.tensors} == {"aw", "bw", "ew"}
-    restored = restore(contents.path, tmp_path / "s.onnx")  # the outer branch alone: bits would change further in
-    assert {t.name for t in read(restored.path).tensors if t.is_sparse} == {"ew"}
+    restored = restore(contents.path, tmp_path / "s.onnx")  # those further in inside of the outer branch: the same bits
+    assert {t.name for t in read(restored.path).tensors if t.is_sparse} == {"aw", "bw", "ew"}
+    for call in (np.ones((2, 64), np.float32), -np.ones((2, 64), np.float32)):
+        (a,), (b,) = (run_file(path, [(call,)])["onnxruntime"][0] for path in (contents.path, restored.path))
+        np.testing.assert_array_equal(a, b)
 
 
 def test_shapes_that_are_computed_by_products_and_maxima_are_known(tmp_path: Path) -> None:

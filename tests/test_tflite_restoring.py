@@ -97,6 +97,13 @@ def test_files_behind_the_model_stay_behind_it(tmp_path: Path) -> None:
         )  # where the archive says
 
 
+@pytest.mark.parametrize("place", [-4, -30, -500, -65557, 0])
+def test_bytes_that_look_like_the_end_of_an_archive_are_weights(place: int) -> None:
+    content = bytearray(b"\x3f" * 70_000)
+    content[place : place + 4 or None] = b"PK\5\6"
+    assert with_files_of(bytes(content), b"the model") == b"the model"
+
+
 def test_files_behind_the_model_cannot_fill_the_memory() -> None:
     bomb = BytesIO()
     with ZipFile(bomb, "w", ZIP_DEFLATED) as archive:

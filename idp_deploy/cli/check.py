@@ -13,10 +13,11 @@ from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import existing, newest_artifacts, open_session, pairs
 from idp_deploy.collecting import seldom_collecting
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import GateError, UsageError
 from idp_deploy.rendering.verdicts import report_document
 
 CHANGED = "not the file that was written: its seal is broken; 'verify' says what differs, 'run' writes it again"
+_UNGATED = "write budgets for these files, name a target that has some, or pass --allow-missing"
 
 
 @reports(to_file=True)
@@ -45,14 +46,16 @@ def check(
         ),
     ] = None,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="A baseline may lack checks, or metrics that are budgeted.")
+        bool,
+        typer.Option("--allow-missing", help="A baseline may lack what is budgeted, and files may have no budget."),
     ] = False,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Report, but never fail.")] = False,
     config: Config = None,
 ) -> Answer:
     """Gate files on size and latency budgets per target.
 
-    Exits 1 where a limit is broken, a budgeted metric cannot be measured, or the baseline has no value for it.
+    Exits 1 where a limit is broken, a budgeted metric cannot be measured, the baseline has no value for it, or there
+    are budgets, but none for any of these files.
     """
     from idp_deploy.cli.ageing import of_other_weights
     from idp_deploy.cli.provenance import provenance
@@ -79,21 +82,30 @@ def check(
     if not wanted:
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
+    named = list(dict.fromkeys(b.target for b in limits))
+    for b in configured:
+        load_target(b.target)  # one that nobody knows is a mistake, whatever --target chooses
     limits = tuple(b for b in limits if b.target in wanted)
+    if not (limits or allow_missing or exit_zero) and (budgets or named):
+        has = f"none for {', '.join(wanted)}, but for {', '.join(named)}" if named else "none"
+        raise GateError(f"of budgets there are {has}: nothing would be checked", way_out=_UNGATED)
     for path in paths:
         begin(path)
     contents = [read(path) for path in paths]
-    report, evidence = judge(contents, devices, limits, strict=not artifacts)
+    gated = {c.path for c in contents if any(b.format == c.format for b in limits)}
+    strict = not artifacts or not (gated or allow_missing)  # a gate that checks nothing holds nothing back
+    report, evidence = judge(contents, devices, limits, strict=strict)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
-    unanswered = missing(limits, evidence) if artifacts else ()
+    unanswered = () if strict else missing(limits, evidence)
     redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
     none = "no budget is for these files" if limits else "no budgets are configured"
-    verdict = none if not report.checks else "within budget" if passed else "OVER BUDGET"
+    verdict = none if not (gated and report.checks) else "within budget" if passed else "OVER BUDGET"
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
     changed += of_other_weights(session, contents)
+    changed += [f"{path}: no budget is for it" for path in paths if gated and path not in gated]
     changed += [f"{c.path}: {warning}" for c in contents for warning in c.warnings]
     document = replace(document, notes=[*changed, *document.notes])
     document = replace(document, data={**document.data, "provenance": provenance()})  # for whom it is a baseline

@@ -34,6 +34,7 @@ class Format:
     convert: str = ""  # (captured, quantization, encoding, **its own options) → Converted, as in `formats.writing`
     store: str = ""  # (converted, masks, manifest as text) → Written; neither where files are only read
     open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
+    open_plain: str = ""  # (contents) → the sessions as anybody opens them, where `open` asks runtimes for more
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
     kept_dense: str = ""  # (contents, tensor) → (why `restore` leaves its zeros in, the way out); beside `restore`
     converter: tuple[str, ...] = ()  # optional packages that writing needs
@@ -76,6 +77,7 @@ class Format:
             "convert": self.converter,
             "vendor": self.converter,
             "open": self.runtime,
+            "open_plain": self.runtime,
             "time": self.runtime,
             "read": self.reader,
         }
@@ -97,6 +99,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.onnx.write.export:store_onnx",
             read="idp_deploy.formats.onnx.read.contents:read_onnx",
             open="idp_deploy.formats.onnx.run:open_onnx",
+            open_plain="idp_deploy.formats.onnx.run:open_plain",
             usual="idp_deploy.formats.onnx.run:usual",
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",

@@ -8,6 +8,7 @@ from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats.operators import classes_of, is_channels_last
 
 _READERS = ("convolution", "depthwise", "transposed", "product", "packed", "recurrence", "loop")
+_MATRIX = ("weight", "recurrence")  # roles by which operators that are in no class read them, such as fused attention
 _NO_MATRIX = ("bias", "initial")  # roles of a recurrence begin with these
 
 
@@ -25,7 +26,7 @@ def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
         found = classes.get(op.kind, "")
         if found == "table":
             apart.update(op.weights.values())
-        elif found in _READERS:
+        elif found in _READERS or not found:
             kernels = list(_matrices(op, found, by_name))
             depthwise = found == "depthwise" or any(_is_depthwise(contents, op, found, t) for t in kernels)
             (apart if depthwise else chosen).update(tensor.name for tensor in kernels)
@@ -35,7 +36,10 @@ def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
 def _matrices(op: GraphOp, found: str, tensors: dict[str, StoredTensor]) -> Iterator[StoredTensor]:
     for role, name in op.weights.items():
         tensor = tensors.get(name)
-        read = role.startswith(INSIDE) if found == "loop" else not role.startswith(_NO_MATRIX)
+        if found == "loop":
+            read = role.startswith(INSIDE)
+        else:
+            read = not role.startswith(_NO_MATRIX) if found else role in _MATRIX
         if tensor is not None and len(tensor.shape) > 1 and read:
             yield tensor
 

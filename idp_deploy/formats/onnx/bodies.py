@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import onnx
@@ -27,25 +27,134 @@ def lift(graph: onnx.GraphProto, *, nested: bool = True) -> None:
         nested: from bodies inside of bodies too. onnxruntime multiplies by a constant from two graphs further out in
             another order than by one of its own, which shows in the last bit.
     """
-    taken = {tensor.name for tensor in graph.initializer}
-    for node in graph.node:
+    graph.initializer.extend(taken_out(graph.node, names_around(graph) | names_at(graph.node), nested=nested))
+
+
+def taken_out(nodes: Sequence[onnx.NodeProto], taken: set[str], *, nested: bool) -> list[onnx.TensorProto]:
+    """The constant matrices of the bodies of nodes, which no longer hold them, each under a name of its own.
+
+    Args:
+        taken: names that are not free; those given are added.
+        nested: as in `lift`.
+    """
+    found: list[onnx.TensorProto] = []
+    for node in nodes:
         for body in subgraphs(node):
             if nested:
                 lift(body)
             stay = {value.name for value in (*body.input, *body.output)}
             renames: dict[str, str] = {}
             for name, tensor in _constants(body).items():
-                if len(tensor.dims) > 1 and name not in stay:
-                    renames[name] = name
-                    while renames[name] in taken:
-                        renames[name] += f" of {node.output[0] if node.output else node.op_type}"
-                    taken.add(renames[name])
-                    graph.initializer.add().CopyFrom(tensor)
-                    graph.initializer[-1].name = renames[name]
-            if renames:
-                _keep(body.initializer, [tensor for tensor in body.initializer if tensor.name not in renames])
-                _keep(body.node, [inner for inner in body.node if not renames.keys() & set(inner.output)])
-                _rename(body, renames)
+                if is_matrix(tensor) and name not in stay:
+                    renames[name] = _free(name, node, taken)
+                    found.append(onnx.TensorProto.FromString(tensor.SerializeToString()))
+                    found[-1].name = renames[name]
+            _leave(body, renames)
+    return found
+
+
+def lift_computed(
+    graph: onnx.GraphProto, is_computed: Callable[[onnx.NodeProto], bool], outer: Set[str] = frozenset()
+) -> None:
+    """Move what bodies compute from constants alone out in front of them, these constants too.
+
+    Args:
+        is_computed: whether an operator is one of those that are moved.
+        outer: constants of the graphs around.
+    """
+    taken = names_around(graph) | names_at(graph.node)
+    known = {t.name for t in graph.initializer} | {t.values.name for t in graph.sparse_initializer} | outer
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        for body in subgraphs(node):
+            lift_computed(body, is_computed, known)
+            tensors, computing = _computing(body, is_computed, known)
+            names = [*(tensor.name for tensor in tensors), *(name for each in computing for name in each.output)]
+            renames = {name: _free(name, node, taken) for name in names}
+            for tensor in tensors:
+                graph.initializer.add().CopyFrom(tensor)
+                graph.initializer[-1].name = renames[tensor.name]
+            for each in computing:
+                nodes.append(onnx.NodeProto.FromString(each.SerializeToString()))
+                nodes[-1].input[:] = [renames.get(name, name) for name in each.input]
+                nodes[-1].output[:] = [renames[name] for name in each.output]
+            known.update(renames.values())
+            _leave(body, renames)
+        nodes.append(node)
+        if node.op_type == "Constant" or (is_computed(node) and all(name in known for name in node.input if name)):
+            known.update(node.output)
+    if len(nodes) > len(graph.node):
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def _computing(
+    body: onnx.GraphProto, is_computed: Callable[[onnx.NodeProto], bool], known: Container[str]
+) -> tuple[list[onnx.TensorProto], list[onnx.NodeProto]]:
+    """Nodes of a body that constants decide, in order, and the constants of the body that they read."""
+    stay = {value.name for value in (*body.input, *body.output)}
+    own = {name: tensor for name, tensor in _constants(body).items() if name not in stay}
+    made: set[str] = set()
+    nodes = []
+    for node in body.node:
+        fixed = all(name in own or name in made or name in known for name in node.input if name)
+        if is_computed(node) and fixed and stay.isdisjoint(node.output):
+            nodes.append(node)
+            made.update(node.output)
+    read = {name for node in nodes for name in node.input}
+    tensors = []
+    for name in own.keys() & read:
+        tensors.append(onnx.TensorProto.FromString(own[name].SerializeToString()))
+        tensors[-1].name = name
+    return sorted(tensors, key=lambda tensor: tensor.name), nodes
+
+
+def _free(name: str, node: onnx.NodeProto, taken: set[str]) -> str:
+    """A name that is not taken, and now is."""
+    while name in taken:
+        name += f" of {node.output[0] if node.output else node.op_type}"
+    taken.add(name)
+    return name
+
+
+def _leave(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Take constants and nodes out of a body, which reads them under other names from now on."""
+    if names:
+        keep(body.initializer, lambda tensor: tensor.name not in names)
+        not_in(body.node, names)
+        rename(body, names)
+
+
+def is_matrix(tensor: onnx.TensorProto) -> bool:
+    """Whether a constant has two axes or more, as weights have."""
+    return len(tensor.dims) > 1
+
+
+def names_around(graph: onnx.GraphProto) -> set[str]:
+    """Names of what stands in a graph beside its nodes."""
+    sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+    return sparse | {each.name for each in (*graph.input, *graph.output, *graph.initializer)}
+
+
+def names_at(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Names that nodes read and make themselves."""
+    return {name for node in nodes for name in (*node.input, *node.output)}
+
+
+def names_in(nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Every name that nodes and the graphs inside of them have."""
+    found: set[str] = set()
+    for node in nodes:
+        found.update(node.input, node.output)
+        for body in subgraphs(node):
+            found |= names_around(body) | names_in(body.node)
+    return found
+
+
+def not_in(nodes: Any, names: Container[str]) -> None:
+    """Take the nodes that make these values out of a graph."""
+    keep(nodes, lambda node: not any(name in names for name in node.output))
 
 
 def _constants(body: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
@@ -57,17 +166,20 @@ def _constants(body: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _keep(field: Any, kept: list[Any]) -> None:
-    copies = [type(each).FromString(each.SerializeToString()) for each in kept]
-    del field[:]
-    field.extend(copies)
+def keep(field: Any, wanted: Callable[[Any], bool]) -> None:
+    """Leave in a repeated field of a message what is wanted, in place."""
+    for place in reversed(range(len(field))):
+        if not wanted(field[place]):
+            del field[place]
 
 
-def _rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+def rename(body: onnx.GraphProto, names: Mapping[str, str]) -> None:
+    """Let the nodes of a graph read other names, and those of graphs inside of it that have no such names."""
     for node in body.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         for inner in subgraphs(node):
-            _rename(inner, names)
+            own = names_around(inner) | {name for each in inner.node for name in each.output}
+            rename(inner, {name: other for name, other in names.items() if name not in own})
 
 
 def put_in_order(graph: onnx.GraphProto) -> None:

@@ -52,6 +52,15 @@ def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = Tr
     return {RUNTIME: run}
 
 
+def open_plain(contents: Contents) -> dict[str, Session]:
+    """One session as anybody opens it, integers as this CPU adds them.
+
+    Raises:
+        FileError: onnxruntime cannot load the file.
+    """
+    return open_onnx(contents, exact_integers=False)
+
+
 def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session:
     """A session with this entry of its configuration, or with none.
 
@@ -61,7 +70,7 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4 if entry == EXACT_INTEGERS else 3  # of what is tried once more nothing is said
+    options.log_severity_level = 4  # what it complains of is in the exception, and some of it is tried once more
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     if entry:
         options.add_session_config_entry(*entry)

@@ -15,6 +15,7 @@ from onnx import helper
 from idp_deploy.errors import FileError
 from idp_deploy.flow import StoredTensor
 from idp_deploy.formats.onnx.read.constants import Constants
+from idp_deploy.formats.onnx.read.tensors import encoding_of
 
 _PACKED, _SCALES, _ZERO_POINTS = 1, 2, 3  # positions of its inputs
 
@@ -60,7 +61,7 @@ def in_blocks(constants: Constants, node: onnx.NodeProto, size_bytes: int) -> St
         name=node.input[_PACKED],
         shape=blocks.codes.shape,
         dtype=f"uint{bits}",
-        encoding="dense",
+        encoding=encoding_of(constants, node.input[_PACKED])[0],
         size_bytes=size_bytes,
         zeros=int(np.count_nonzero(blocks.codes == blocks.spread(blocks.zero_points))),
         values=lambda: blocks.codes,

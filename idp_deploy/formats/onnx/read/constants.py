@@ -27,9 +27,15 @@ class Constants:
     def __init__(self, graph: onnx.GraphProto, loader: TensorLoader, limits: Limits) -> None:
         self.loader, self.limits = loader, limits
         self.stored: dict[str, onnx.TensorProto | onnx.SparseTensorProto] = {}
-        self.stored.update((tensor.name, tensor) for tensor in graph.initializer)
-        self.stored.update((sparse_name(tensor), tensor) for tensor in graph.sparse_initializer)
         self.nodes: dict[str, onnx.NodeProto] = {}
+        first: dict[bytes, str] = {}  # where data lies beside the file, its type and shape → the tensor that has it
+        for tensor in graph.initializer:
+            same = first.setdefault(_place(tensor) or tensor.name.encode(), tensor.name)
+            if same == tensor.name:
+                self.stored[tensor.name] = tensor
+            else:
+                self.nodes[tensor.name] = helper.make_node("Identity", [same], [tensor.name])
+        self.stored.update((sparse_name(tensor), tensor) for tensor in graph.sparse_initializer)
         self._pieces: dict[str, np.ndarray] = {}  # what a Split gives, for every piece comes out of the same work
         for node in graph.node:
             tensor = _constant_tensor(node)
@@ -77,7 +83,8 @@ class Constants:
                 raise FileError(f"{self.loader.path}: a constant is computed from {source}")
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             try:
-                result = EVALUATORS[node.op_type]([values[n] for n in node.input], attributes, self.limits)
+                with np.errstate(all="ignore"):  # infinities are what a runtime computes too
+                    result = EVALUATORS[node.op_type]([values[n] for n in node.input], attributes, self.limits)
                 if node.op_type == "Split":
                     self._pieces |= zip(node.output, result, strict=True)
                     result = self._pieces[current]
@@ -97,6 +104,14 @@ class Constants:
         if isinstance(tensor, onnx.SparseTensorProto):
             return self.loader.size_bytes(tensor.values) + self.loader.size_bytes(tensor.indices)
         return self.loader.size_bytes(tensor)
+
+
+def _place(tensor: onnx.TensorProto) -> bytes:
+    """What two initializers have in common that are one tensor of a data file; empty for data of the file itself."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return b""
+    alike = onnx.TensorProto(dims=tensor.dims, data_type=tensor.data_type, external_data=tensor.external_data)
+    return b"\0" + alike.SerializeToString(deterministic=True)
 
 
 def _constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | onnx.SparseTensorProto | None:

@@ -10,30 +10,37 @@ import onnx
 from onnx import helper
 
 from idp_deploy import files
+from idp_deploy.errors import FileError
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
-from idp_deploy.formats.onnx.bodies import subgraphs
+from idp_deploy.formats.onnx.bodies import lift_computed, subgraphs
 from idp_deploy.formats.onnx.read.blocks import in_blocks
 from idp_deploy.formats.onnx.read.constants import Constants
-from idp_deploy.formats.onnx.read.evaluating import Limits, along
+from idp_deploy.formats.onnx.read.evaluating import Limits, along, is_computed, is_standard
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse
 from idp_deploy.formats.onnx.read.shapes import PRODUCTS, infer
 from idp_deploy.formats.onnx.read.tensors import Charges, describe, is_argument, origin
 
+_LARGE = 1024  # entries that may be those of a weight
 _WEIGHT_BIAS = {1: "weight", 2: "bias"}
 # what a constant in an input position means; positions without a word keep their number
 ROLES: dict[str, dict[int, str]] = {
+    "Attention": _WEIGHT_BIAS,  # onnxruntime's own: projections, then attention
     "BatchNormalization": {1: "weight", 2: "bias", 3: "mean", 4: "variance"},
     "Conv": _WEIGHT_BIAS,
     "ConvInteger": {1: "weight"},
     "ConvTranspose": _WEIGHT_BIAS,
+    "ConvTransposeWithDynamicPads": {1: "weight", 3: "bias"},
+    "DynamicQuantizeLSTM": {1: "weight", 2: "recurrence", 3: "bias"},
     "DynamicQuantizeMatMul": {1: "weight", 4: "bias"},
+    "EmbedLayerNormalization": {2: "words", 3: "places", 4: "segments", 5: "weight", 6: "bias"},
     "FusedConv": _WEIGHT_BIAS,
     "FusedGemm": _WEIGHT_BIAS,
     "FusedMatMul": {0: "weight", 1: "weight"},
     "GRU": {1: "weight", 2: "recurrence", 3: "bias"},
     "Gather": {0: "weight"},
     "Gemm": _WEIGHT_BIAS,
+    "GemmFastGelu": _WEIGHT_BIAS,
     "GroupNormalization": _WEIGHT_BIAS,
     "InstanceNormalization": _WEIGHT_BIAS,
     "LSTM": {1: "weight", 2: "recurrence", 3: "bias"},
@@ -42,6 +49,9 @@ ROLES: dict[str, dict[int, str]] = {
     "MatMulInteger": {0: "weight", 1: "weight"},
     "MatMulIntegerToFloat": {1: "weight", 6: "bias"},
     "MatMulNBits": {1: "weight", 5: "bias"},
+    "NhwcConv": _WEIGHT_BIAS,
+    "PackedAttention": _WEIGHT_BIAS,
+    "QAttention": _WEIGHT_BIAS,
     "QGemm": {3: "weight", 6: "bias"},
     "QLinearConv": {3: "weight", 8: "bias"},
     "QLinearMatMul": {3: "weight"},
@@ -50,9 +60,11 @@ ROLES: dict[str, dict[int, str]] = {
 # operator → position of an integer matrix → position of its zero point, and the axis that this goes along
 _ZERO_POINTS: dict[str, dict[int, tuple[int, int]]] = {
     "ConvInteger": {1: (3, 0)},
+    "DynamicQuantizeLSTM": {1: (9, 0), 2: (11, 0)},
     "DynamicQuantizeMatMul": {1: (3, -1)},
     "MatMulInteger": {0: (2, 0), 1: (3, -1)},
     "MatMulIntegerToFloat": {1: (5, -1)},
+    "QAttention": {1: (7, -1)},
     "QGemm": {3: (5, -1)},
     "QLinearConv": {3: (5, 0)},
     "QLinearMatMul": {0: (2, 0), 3: (5, -1)},
@@ -70,6 +82,7 @@ def read_onnx(path: Path) -> Contents:
     """
     path = Path(path)
     model = parse(path)
+    lift_computed(model.graph, is_computed)
     loader = TensorLoader(path)
     warnings: list[str] = []
     constants = Constants(model.graph, loader, Limits(path))
@@ -85,6 +98,11 @@ def read_onnx(path: Path) -> Contents:
     others = sorted({f"{node.domain}.{node.op_type}" for node in nodes if _is_foreign(node)})
     if others:
         warnings.append(f"operators outside of ONNX: {', '.join(others)}; the shapes behind them may be unknown")
+    unknown = sorted(
+        {op.kind for op, node in zip(ops, nodes, strict=True) if _is_foreign(node) and read.has_other_matrices(op)}
+    )
+    if unknown:
+        warnings.append(f"what {', '.join(unknown)} read counts for no share of zeros: it is not known here")
     values = infer(model, nodes, read.shapes, read.arguments, constants.limits)
     metadata = _metadata(model, warnings)
     size = files.size_bytes(path) + sum(data.stat().st_size for data in loader.external)
@@ -156,6 +174,11 @@ class _Reader:
             node.name or f"{node.op_type}_{index}", node.op_type, tuple(inputs), outputs, attributes, weights
         )
 
+    def has_other_matrices(self, op: GraphOp) -> bool:
+        """Whether an operator reads a large constant, a matrix or packed bits, whose role is not known."""
+        others = [self.tensors[name] for role, name in op.weights.items() if role.isdecimal()]
+        return any(t.size >= _LARGE and (len(t.shape) > 1 or t.value_bits == 8) for t in others)
+
     def _blocks(self, node: onnx.NodeProto) -> dict[str, str]:
         """The matrix that an operator decodes in blocks, with its scales and zero points one tensor."""
         name = node.input[1]
@@ -176,11 +199,18 @@ class _Reader:
             return None
         values = self.constants.value(node.input[position])
         axis = 0 if any(a.name == "transB" and a.i for a in node.attribute) else axis
-        return int(np.count_nonzero(values != along(self.constants.value(name), values, {"axis": axis})))
+        points = self.constants.value(name)
+        if points.ndim == 2 and values.ndim == 3:  # of each direction's columns
+            points = points[:, None]
+        try:
+            return int(np.count_nonzero(values != along(points, values, {"axis": axis})))
+        except ValueError as error:
+            where = f"{self.constants.loader.path}: zero point '{name}' {points.shape} of {node.op_type} '{node.name}'"
+            raise FileError(f"{where} does not fit its weight {values.shape}") from error
 
 
 def _is_foreign(node: onnx.NodeProto) -> bool:
-    return node.domain not in ("", "ai.onnx") and node.op_type not in PRODUCTS
+    return not is_standard(node) and node.op_type not in PRODUCTS
 
 
 def _free(body: onnx.GraphProto) -> set[str]:

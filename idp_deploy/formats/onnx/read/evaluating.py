@@ -137,7 +137,7 @@ def _reduced(function: Callable[..., Any]) -> Evaluate:
 
     def evaluate(inputs: list[Any], attributes: Mapping[str, Any], limits: Limits) -> np.ndarray:
         axes = inputs[1] if len(inputs) > 1 else attributes.get("axes")
-        every = tuple(range(inputs[0].ndim)) if axes is None else tuple(int(a) for a in axes)
+        every = tuple(range(inputs[0].ndim)) if axes is None or not len(axes) else tuple(int(a) for a in axes)
         return function(inputs[0], axis=every, keepdims=bool(attributes.get("keepdims", 1))).astype(inputs[0].dtype)
 
     return evaluate
@@ -243,6 +243,7 @@ EVALUATORS: dict[str, Evaluate] = {
     "Unsqueeze": _unsqueeze,
     "Where": _where,
 }
+_EARLY = ("DequantizeLinear", "QuantizeLinear")  # with int16 and int4, which onnxruntime's quantizers write so
 # operator → the attributes of forms that are not computed here: such a node stays an operator of the graph
 _OTHER_FORMS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "Cast": lambda a: not isinstance(a.get("to"), int),  # a name, before opset 6
@@ -256,9 +257,14 @@ _OTHER_FORMS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 }
 
 
+def is_standard(node: onnx.NodeProto) -> bool:
+    """Whether an operator is ONNX's own, or one that onnxruntime had before ONNX and that does the same."""
+    return node.domain in ("", "ai.onnx") or (node.domain == "com.microsoft" and node.op_type in _EARLY)
+
+
 def is_computed(node: onnx.NodeProto) -> bool:
     """Whether a node can be computed here once its inputs are known: an operator of ONNX in a form of `EVALUATORS`."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in EVALUATORS or not node.input:
+    if not is_standard(node) or node.op_type not in EVALUATORS or not node.input:
         return False
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     if _OTHER_FORMS.get(node.op_type, lambda _: False)(attributes):

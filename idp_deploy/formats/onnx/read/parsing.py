@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import TensorProto, inliner, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.formats.onnx.bodies import lift, put_in_order, subgraphs
+from idp_deploy.formats.onnx.functions import hand_over, inlined
 
 
 def parse(path: Path) -> onnx.ModelProto:
@@ -35,23 +36,17 @@ def parse(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not (model.graph.node or model.graph.output) or model.ir_version < 1:
         raise FileError(f"{path} holds no ONNX graph", way_out="the file is truncated or of another kind")
     if model.functions:
-        model = _inlined(model, path)
+        hand_over(model)
+        try:
+            model = inlined(model)
+        except Exception as error:  # onnx raises many kinds
+            raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
     about = [text for entry in model.metadata_props for text in (entry.key, entry.value)]
     _check_texts([*about, *(entry.domain for entry in model.opset_import), *_texts(model.graph)], path)
     put_in_order(model.graph)
     _check_names(model.graph, frozenset(), path)
     lift(model.graph)
     return model
-
-
-def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    try:
-        return inliner.inline_local_functions(model, convert_version=True)
-    except Exception:  # no way from a function's opset to the graph's: that one stays an operator of its own
-        try:
-            return inliner.inline_local_functions(model)
-        except Exception as error:
-            raise FileError(f"{path}: its local functions cannot be inlined: {error}") from error
 
 
 def _texts(graph: onnx.GraphProto) -> Iterator[object]:
@@ -141,7 +136,8 @@ class TensorLoader:
             return self._number(fields.get("length", ""), tensor.name, default=self.array(tensor).nbytes)
         if tensor.HasField("raw_data"):
             return len(tensor.raw_data)
-        return self.array(tensor).nbytes
+        packed = TensorProto(int32_data=tensor.int32_data, int64_data=tensor.int64_data, uint64_data=tensor.uint64_data)
+        return packed.ByteSize() or self.array(tensor).nbytes  # small integers take fewer bytes there, of any type
 
     def _external(self, tensor: onnx.TensorProto) -> np.ndarray:
         fields = {entry.key: entry.value for entry in tensor.external_data}

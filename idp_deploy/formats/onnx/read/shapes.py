@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from idp_deploy.flow import Value
-from idp_deploy.formats.onnx.read.evaluating import EVALUATORS, Limits, is_computed
+from idp_deploy.formats.onnx.read.evaluating import EVALUATORS, Limits, is_computed, is_standard
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 _BATCHES = (1, 7)  # an extent that differs between these two follows the batch
@@ -53,7 +53,9 @@ def infer(
 
 
 def _plain(node: onnx.NodeProto) -> onnx.NodeProto:
-    """A product of onnxruntime's own as the one of ONNX that has its shape."""
+    """An operator of onnxruntime's own as the one of ONNX that has its shape."""
+    if node.domain and is_standard(node):
+        return helper.make_node(node.op_type, node.input, node.output, name=node.name)
     if node.op_type not in PRODUCTS:
         return node
     return helper.make_node("MatMul", node.input[:2], node.output, name=node.name)

@@ -97,7 +97,7 @@ def describe(constants: Constants, found: Origin, charges: Charges, kept: int | 
     where its operator says what does."""
     values = constants.value(found.stored)
     size = charges.of(found.restored or found.name)
-    encoding, bits = _encoding(constants, found.stored)
+    encoding, bits = encoding_of(constants, found.stored)
     zeros = values.size - (_nonzero(constants, found, values) if kept is None else kept)
     restored = found.restored
     return StoredTensor(
@@ -113,7 +113,7 @@ def describe(constants: Constants, found: Origin, charges: Charges, kept: int | 
     )
 
 
-def _encoding(constants: Constants, name: str) -> tuple[str, int]:
+def encoding_of(constants: Constants, name: str) -> tuple[str, int]:
     """(encoding, bits of a palette index or 0), from the shape of the decode graph."""
     cone = constants.cone(name)
     if any(isinstance(constants.stored.get(n), onnx.SparseTensorProto) for n in cone):

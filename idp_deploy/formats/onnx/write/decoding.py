@@ -23,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.encodings import BASE, ESCAPE, encode
+from idp_deploy.formats.onnx.bodies import names_around, names_in
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
@@ -31,18 +32,20 @@ OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps5": 270, "gaps4": 460}
 
 
 class Decoder:
-    """Collects initializers and decode nodes for one file, then puts them in front of the model's own nodes."""
+    """Collects initializers and decode nodes for one graph, then puts them in front of the graph's own nodes.
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    Args:
+        taken: names that are not free, for graphs inside of one another; those given are added.
+    """
+
+    def __init__(self, graph: onnx.GraphProto, taken: set[str] | None = None) -> None:
         self.graph = graph
         self.initializers: list[onnx.TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._blanks: dict[tuple[int, str, bytes], str] = {}
         self._aliases: dict[str, str] = {}
-        self._taken = {name for node in all_nodes(graph) for name in (*node.input, *node.output)}
-        self._taken |= {value.name for value in (*graph.input, *graph.output)}
-        self._taken |= {tensor.name for tensor in graph.initializer}
+        self._taken = names_in(graph.node) | names_around(graph) if taken is None else taken
         self._count = 0
 
     def name(self) -> str:
@@ -100,7 +103,8 @@ class Decoder:
         """A shared one-dimensional int64 constant."""
         return self.constant(np.array(values, np.int64))
 
-    def _read_as(self, name: str) -> str:
+    def read_as(self, name: str) -> str:
+        """What stands for a name, itself if nothing does."""
         while name in self._aliases:
             name = self._aliases[name]
         return name
@@ -108,7 +112,7 @@ class Decoder:
     def finish(self) -> None:
         """Write everything into the graph; decode nodes come first, as ONNX wants topological order."""
         for node in all_nodes(self.graph) if self._aliases else ():
-            node.input[:] = [self._read_as(name) for name in node.input]
+            node.input[:] = [self.read_as(name) for name in node.input]
         self.graph.initializer.extend(self.initializers)
         own = list(self.graph.node)
         del self.graph.node[:]

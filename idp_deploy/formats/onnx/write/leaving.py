@@ -13,9 +13,12 @@ _INPUTS = "export without keep_initializers_as_inputs, or take it off the list o
 
 def why_dense(contents: Contents, tensor: StoredTensor) -> tuple[str, str] | None:
     """(the reason, the way out), None where none of these is it."""
-    graph = onnx.load(contents.path, load_external_data=False).graph
+    model = onnx.load(contents.path, load_external_data=False)
+    graph = model.graph
     if tensor.name in {value.name for value in graph.input}:
         return "it stands among the inputs as well, where a caller may replace it", _INPUTS
+    if any(pair.key == tensor.name for info in model.training_info for pair in info.update_binding):
+        return "a training that the file brings replaces it", "take the training out of the file first"
     values = tensor.values()
     if values.dtype not in ENCODABLE:
         return f"numbers in {tensor.dtype} stay as they are", "store them in a float, or in integers of 8 or 16 bits"

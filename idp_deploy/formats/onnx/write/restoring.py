@@ -9,20 +9,23 @@ the same values.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, inliner, numpy_helper, version_converter
+from onnx import numpy_helper, version_converter
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats import manifest
-from idp_deploy.formats.onnx.bodies import lift, put_in_order
+from idp_deploy.formats.onnx.bodies import lift, names_around, names_at, names_in, put_in_order, rename, subgraphs
+from idp_deploy.formats.onnx.functions import hand_over, inlined
 from idp_deploy.formats.onnx.write.decoding import Decoder
-from idp_deploy.formats.onnx.write.nodes import all_nodes
+from idp_deploy.formats.onnx.write.masked import fold_masks
+from idp_deploy.formats.onnx.write.notes import drop_notes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import ENCODABLE, ENCODINGS, SHARED_ENTRIES, Store, Weight, choose, cost
+from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost, is_sound
 from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
@@ -35,7 +38,10 @@ _INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
 
 
 def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
-    """The file with its constants stored sparse: one way, or none where nothing would be sparse.
+    """The file with its constants stored sparse in every way that may pay, none where nothing would be sparse.
+
+    Weights inside of branches and loops are restored in front of these, or else where they stand: onnxruntime does not
+    load some integers from the graph around.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -43,11 +49,29 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
-    source = contents.path
+    proto = _loaded(contents.path)
+    has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
+    if form := _form(proto, contents.path, encoding, lifted=True):
+        yield form
+    if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
+        yield form
+
+
+def _loaded(source: Path) -> onnx.ModelProto:
+    """The model with its data, in an opset to decode with, in order, and with the weights of its functions."""
     proto = onnx.load(source)
     _constants_alone(proto)
     proto = _raised(proto, source)
-    opset = _opset(proto)
+    hand_over(proto, nested=False)
+    if any(_may_hold(node) for function in proto.functions for node in function.node):
+        proto = inlined(proto)
+    put_in_order(proto.graph)
+    return proto
+
+
+def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool) -> bytes:
+    """The file in one way; empty where nothing in it would be sparse."""
+    graph, opset = proto.graph, _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
     if encoding == "bitmask" and opset < _BITWISE_OPSET:
@@ -55,46 +79,87 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
             f"{source} uses ONNX opset {opset}; the encoding bitmask needs BitwiseAnd of opset {_BITWISE_OPSET}",
             way_out="--encoding portable",
         )
-    if any(_may_hold(node) for function in proto.functions for node in function.node):
-        proto = inliner.inline_local_functions(proto, convert_version=True)
-    graph = proto.graph
-    put_in_order(graph)
-    lift(graph, nested=False)
-    tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
-    # values that a caller may replace, and words, which are not numbers
-    left = {value.name for value in graph.input} | {t.name for t in tensors if t.data_type == onnx.TensorProto.STRING}
-    del graph.initializer[:], graph.sparse_initializer[:]
-    graph.initializer.extend(tensor for tensor in tensors if tensor.name in left)
-    constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in left}
-    _fold_masks(graph, constants, encoding)
-    products = _products(graph, constants)
-    weights = []
-    for name, values in constants.items():
-        if name in products:
-            continue
-        if _is_sound(values):
-            fill = _usual(values)
-            plain = Weight(name, values, values != fill, fill=fill)
-            weights.append(min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, encoding)))
-    if all(choose(weight, encoding) == "dense" for weight in weights):
-        return
-    decoder = Decoder(graph)
-    store = Store(decoder, encoding, weights, grouped=opset >= _SPLIT_OPSET)
-    for weight in weights:
-        store.add(weight)
-    for name in constants.keys() - products.keys() - {weight.name for weight in weights}:
-        decoder.store(constants[name], name)
-    for name, factors in products.items():
-        decoder.node("Mul", *factors, output=name)
-    _without_notes(graph)
-    tidy(graph, decoder, constants.keys())
-    decoder.finish()
+    drop_notes(proto)
+    anew = _Anew(encoding, opset, lifted, _kept(proto), names_in(graph.node) | names_around(graph))
+    if not anew.store(graph):
+        return b""
     for entry in proto.metadata_props:
         if entry.key == manifest.KEY:
             entry.value = manifest.stored_anew(entry.value, encoding) or entry.value
     if proto.ByteSize() > _LARGEST_MESSAGE:
         raise ConversionError(f"{source} takes more than 2 GB without its zeros", way_out="prune it further first")
-    yield proto.SerializeToString(deterministic=True)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _kept(proto: onnx.ModelProto) -> set[str]:
+    """Constants that keep their place: a caller or a training may replace them, or an annotation names them."""
+    graph = proto.graph
+    annotated = {pair.value for each in graph.quantization_annotation for pair in each.quant_parameter_tensor_names}
+    trained: set[str] = set()
+    for info in proto.training_info:
+        trained |= names_in((*info.algorithm.node, *info.initialization.node))
+        trained |= {pair.key for pair in (*info.initialization_binding, *info.update_binding)}
+    return {value.name for value in graph.input} | annotated | trained
+
+
+@dataclass
+class _Anew:
+    """Stores the constants of a graph anew, and those of the graphs inside of it."""
+
+    encoding: str
+    opset: int
+    lifted: bool  # whether a graph restores the weights of those inside of it, as far as these have none themselves
+    kept: set[str]  # constants that stay where they are
+    taken: set[str]  # names that are not free
+
+    def store(self, graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
+        """Whether anything takes fewer bytes now; else the graph is as it was, but for the order of constants.
+
+        Args:
+            outer: names of the graphs around. A constant may hide one of them, what a node makes may not.
+        """
+        if self.lifted:
+            lift(graph, nested=False)  # before those inside of it take from theirs
+        bodies = [body for node in graph.node for body in subgraphs(node)]
+        bodies = [body for body in bodies if not self.lifted or any(True for n in body.node for _ in subgraphs(n))]
+        around = outer | names_around(graph) | names_at(graph.node)
+        inside = [self.store(body, around) for body in bodies]
+        return self._own(graph, outer) or any(inside)
+
+    def _own(self, graph: onnx.GraphProto, outer: frozenset[str]) -> bool:
+        tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
+        kept = self.kept | {value.name for value in graph.input}
+        for tensor in tensors:
+            if tensor.name in outer and tensor.name not in {value.name for value in graph.output}:
+                own = tensor.name
+                while tensor.name in self.taken:
+                    tensor.name += "'"
+                self.taken.add(tensor.name)
+                rename(graph, {own: tensor.name})
+        left = {t.name for t in tensors if t.name in kept or t.data_type == onnx.TensorProto.STRING}
+        constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in left}
+        del graph.initializer[:], graph.sparse_initializer[:]
+        graph.initializer.extend(tensor for tensor in tensors if tensor.name in left)
+        fold_masks(graph, constants, self.encoding)
+        products = _products(graph, constants)
+        weights = {}
+        for name, values in constants.items():
+            if name not in products and is_sound(values):
+                fill = _usual(values)
+                plain = Weight(name, values, values != fill, fill=fill)
+                weights[name] = min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
+        decoder = Decoder(graph, self.taken)
+        store = Store(decoder, self.encoding, list(weights.values()), grouped=self.opset >= _SPLIT_OPSET)
+        for name, values in constants.items():
+            if name in weights:
+                store.add(weights[name])
+            elif name not in products:
+                decoder.store(values, name)
+        for name, factors in products.items():
+            decoder.node("Mul", *factors, output=name)
+        tidy(graph, decoder, constants.keys())
+        decoder.finish()
+        return any(kind != "dense" for kind in store.kinds.values())
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -127,16 +192,11 @@ def _usual(values: np.ndarray) -> int:
     return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
 
 
-def _is_sound(values: np.ndarray) -> bool:
-    """No infinity among them, as masks of attention have: zeros are left out of finite numbers only."""
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
-
-
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
     """Take the tensors out of the graph's Constant nodes."""
     found, kept = [], []
     for node in graph.node:
-        tensor = _tensor(node)
+        tensor = _tensor(node) if len(node.output) == 1 else None
         if tensor is None:
             kept.append(node)
         else:
@@ -176,71 +236,6 @@ def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
     return numpy_helper.from_array(out, sparse.values.name)
 
 
-def _fold_masks(graph: onnx.GraphProto, constants: dict[str, np.ndarray], encoding: str) -> None:
-    """Replace weights that the graph multiplies by a mask by what comes of it, which needs no mask and no weight.
-
-    `torch.nn.utils.prune` leaves the pair in a module until it is told to make the pruning permanent. A mask may also
-    choose between a weight and zero. What is cast from numbers that no runtime decodes (bfloat16, float8) is stored as
-    what it is cast to where that is smaller without its zeros.
-    """
-    kept = []
-    for node in graph.node:
-        factors = [constants[name] for name in node.input if name in constants]
-        if len(factors) != len(node.input) or node.domain not in _DOMAINS:
-            kept.append(node)
-        elif node.op_type == "Cast" and _is_free(factors[0], cast := _cast(factors[0], node), encoding):
-            constants[node.output[0]] = cast
-        elif node.op_type == "Where" and _is_choice(*factors):
-            constants[node.output[0]] = np.where(*factors)
-        elif node.op_type == "Mul" and _is_masked(*factors):
-            constants[node.output[0]] = factors[0] * factors[1]
-        else:
-            kept.append(node)
-    del graph.node[:]
-    graph.node.extend(kept)
-    read = {name for node in all_nodes(graph) for name in node.input} | {value.name for value in graph.output}
-    for name in constants.keys() - read:
-        del constants[name]
-
-
-def _cast(values: np.ndarray, node: onnx.NodeProto) -> np.ndarray:
-    to = next(attribute.i for attribute in node.attribute if attribute.name == "to")
-    return values.astype(helper.tensor_dtype_to_np_dtype(to))
-
-
-def _is_free(values: np.ndarray, cast: np.ndarray, encoding: str) -> bool:
-    """Whether a cast constant takes no more bytes than the one it comes from, or is a mask's."""
-    if _is_mask(values):
-        return values.size >= SHARED_ENTRIES
-    if values.ndim < 2 or cast.dtype.itemsize <= values.dtype.itemsize:
-        return values.ndim > 1
-    bare = Weight("", cast, cast != 0)
-    return values.dtype not in ENCODABLE and _is_sound(cast) and cost(bare, encoding) < values.nbytes
-
-
-def _is_choice(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
-    """A matrix where a mask is set, 0 elsewhere; or the other way round."""
-    return any(_spans(matrix, mask, other) and not other.any() for matrix, other in ((a, b), (b, a)))
-
-
-def _spans(matrix: np.ndarray, *others: np.ndarray) -> bool:
-    """Whether a matrix keeps its shape beside the others."""
-    try:
-        shape = np.broadcast_shapes(*(each.shape for each in (matrix, *others)))
-    except ValueError:  # the runtime's to say
-        return False
-    return matrix.shape == shape and matrix.ndim > 1 and matrix.size >= SHARED_ENTRIES
-
-
-def _is_masked(a: np.ndarray, b: np.ndarray) -> bool:
-    """A matrix and a mask of its entries, rows or columns."""
-    return any(_spans(matrix, mask) and mask.ndim > 0 and _is_mask(mask) for matrix, mask in ((a, b), (b, a)))
-
-
-def _is_mask(values: np.ndarray) -> bool:
-    return bool(values.dtype == bool or np.isin(values, (0, 1)).all())
-
-
 def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:
     """Scales of int32 biases, as names: bias → (input, weight) whose product it is, bit for bit.
 
@@ -261,16 +256,6 @@ def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> di
             found[bias] = x, weight
     factors = {name for pair in found.values() for name in pair}
     return {bias: pair for bias, pair in found.items() if bias not in factors}
-
-
-def _without_notes(graph: onnx.GraphProto) -> None:
-    """Drop what no runtime reads: documentation, where in its source a node came from, shapes that can be inferred."""
-    nodes = list(all_nodes(graph))
-    for named in (graph, *nodes, *graph.input, *graph.output):
-        named.doc_string = ""
-        del named.metadata_props[:]
-    if all(node.domain in _DOMAINS for node in nodes):
-        del graph.value_info[:]
 
 
 def _constants_alone(proto: onnx.ModelProto) -> None:

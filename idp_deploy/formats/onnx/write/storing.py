@@ -79,7 +79,7 @@ class Store:
         self.decoder = decoder
         self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
         self.kinds = {weight.name: choose(weight, encoding) for weight in weights}
-        whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES]
+        whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES and _is_copied(w.values)]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
         # not always, for then everything between is done in four bytes
@@ -153,9 +153,21 @@ class Store:
         return {weight.name: group for group in groups.values() if len(group) > 1 for weight in group}
 
 
+def _is_copied(values: np.ndarray) -> bool:
+    """Whether Identity, Transpose and ConstantOfShape have its type in every opset, as they do not have int4."""
+    return values.dtype in ENCODABLE or values.dtype.kind in "iub"
+
+
+def is_sound(values: np.ndarray) -> bool:
+    """No infinity among them, as masks of attention have: zeros are left out of finite numbers only."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
 def _is_uniform(values: np.ndarray) -> bool:
     """Zero points and untrained norms: one value repeated, cheaper said than stored."""
-    return values.ndim == 1 and values.size >= SHARED_ENTRIES and values.tobytes() == values[:1].tobytes() * values.size
+    if values.ndim != 1 or values.size < SHARED_ENTRIES or not _is_copied(values):
+        return False
+    return values.tobytes() == values[:1].tobytes() * values.size
 
 
 def choose(weight: Weight, encoding: str) -> str:

@@ -50,13 +50,24 @@ def tidy(graph: onnx.GraphProto, decoder: Decoder, constants: Collection[str]) -
             if len(name) > _LONG_NAME and name not in asked:
                 node.output[position] = decoder.name()
                 decoder.alias(node.output[position], name)
+    _rename_shapes(graph, decoder, stored)
+
+
+def _rename_shapes(graph: onnx.GraphProto, decoder: Decoder, stored: Collection[str]) -> None:
+    """What is told of the shapes of values goes by their new names, once each, and not of values that are gone."""
+    made = {decoder.read_as(name) for node in graph.node for name in node.output} | {*stored}
+    told = {name: value for value in graph.value_info if (name := decoder.read_as(value.name)) in made}
+    for name, value in told.items():
+        value.name = name
+    values = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in told.values()]
+    del graph.value_info[:]
+    graph.value_info.extend(values)
 
 
 def _asked_for(graph: onnx.GraphProto) -> set[str]:
     """Names that stand elsewhere than in a node's inputs."""
     bodies = [body for node in all_nodes(graph) for body in subgraphs(node)]
     names = {value.name for each in (graph, *bodies) for value in each.output}
-    names |= {value.name for value in graph.value_info}
     for entry in graph.quantization_annotation:
         names |= {entry.tensor_name, *(pair.value for pair in entry.quant_parameter_tensor_names)}
     return names
