@@ -144,6 +144,11 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
     assert 'failures="1"' in capsys.readouterr().out
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--target", "pixel-6") == 1
     assert "none for pixel-6, but for pixel-4: nothing would be checked" in capsys.readouterr().err
+    (project / "idp-deploy.toml").write_text('[budgets.pixel-6.tflite]\nsize = "1 kB"\n')
+    for device, code in ("pixel-4", 0), ("pixel-6", 0), ("", 1):  # whoever names a device may want its estimates alone
+        assert call("check", "model.pruned.onnx", *(("--target", device) if device else ())) == code
+        assert "Check: no budget is for these files" in capsys.readouterr().out
+    (project / "idp-deploy.toml").unlink()
     (project / "typed.toml").write_text('[budgets.pixel-44.onnx]\nsize = "1 kB"\n')
     assert call("check", "model.pruned.onnx", "--budgets", "typed.toml", "--target", "pixel-4") == 2
     (project / "empty.toml").write_text("")

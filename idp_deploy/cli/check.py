@@ -55,7 +55,7 @@ def check(
     """Gate files on size and latency budgets per target.
 
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, the baseline has no value for it, or there
-    are budgets, but none for any of these files.
+    are budgets, but none for any of these files. With --target and without --budgets that shows the estimates alone.
     """
     from idp_deploy.cli.ageing import of_other_weights
     from idp_deploy.cli.provenance import provenance
@@ -86,21 +86,22 @@ def check(
     for b in configured:
         load_target(b.target)  # one that nobody knows is a mistake, whatever --target chooses
     limits = tuple(b for b in limits if b.target in wanted)
-    if not (limits or allow_missing or exit_zero) and (budgets or named):
+    looks = bool(target) and not budgets  # whoever names a device, and no budgets, may want its estimates alone
+    if not (limits or allow_missing or exit_zero or looks) and (budgets or named):
         has = f"none for {', '.join(wanted)}, but for {', '.join(named)}" if named else "none"
         raise GateError(f"of budgets there are {has}: nothing would be checked", way_out=_UNGATED)
     for path in paths:
         begin(path)
     contents = [read(path) for path in paths]
     gated = {c.path for c in contents if any(b.format == c.format for b in limits)}
-    strict = not artifacts or not (gated or allow_missing)  # a gate that checks nothing holds nothing back
+    strict = not artifacts or not (gated or allow_missing or looks)  # a gate that checks nothing holds nothing back
     report, evidence = judge(contents, devices, limits, strict=strict)
     if baseline and not allow_missing:
         report = replace(report, checks=[*report.checks, *ungated(baseline, earlier, configured, evidence)])
     unanswered = () if strict else missing(limits, evidence)
     redundant = {c.path: found for c in contents if (found := redundancy_of(c))}
     passed = report.passed
-    none = "no budget is for these files" if limits else "no budgets are configured"
+    none = "no budget is for these files" if named else "no budgets are configured"
     verdict = none if not (gated and report.checks) else "within budget" if passed else "OVER BUDGET"
     document = report_document(report, title=f"Check: {verdict}", unanswered=unanswered, redundant=redundant)
     changed = [f"{path}: {CHANGED}" for path in paths if intact(path) is False]
