@@ -135,24 +135,6 @@ def test_a_broken_budget_exits_1_and_names_the_line(project: Path, capsys: pytes
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--format", "github") == 1
     assert "title=pixel-4 onnx size" in capsys.readouterr().out
     assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--exit-zero") == 0
-    (project / "other.toml").write_text('[budgets.pixel-4.tflite]\nsize = "1 kB"\n')
-    capsys.readouterr()
-    for arguments, code in ((), 1), (("--allow-missing",), 0), (("--exit-zero",), 0):
-        assert call("check", "model.pruned.onnx", "--budgets", "other.toml", *arguments) == code
-        assert "Check: no budget is for these files" in capsys.readouterr().out
-    assert call("check", "model.pruned.onnx", "--budgets", "other.toml", "--format", "junit") == 1
-    assert 'failures="1"' in capsys.readouterr().out
-    assert call("check", "model.pruned.onnx", "--budgets", "tight.toml", "--target", "pixel-6") == 1
-    assert "none for pixel-6, but for pixel-4: nothing would be checked" in capsys.readouterr().err
-    (project / "idp-deploy.toml").write_text('[budgets.pixel-6.tflite]\nsize = "1 kB"\n')
-    for device, code in ("pixel-4", 0), ("pixel-6", 0), ("", 1):  # whoever names a device may want its estimates alone
-        assert call("check", "model.pruned.onnx", *(("--target", device) if device else ())) == code
-        assert "Check: no budget is for these files" in capsys.readouterr().out
-    (project / "idp-deploy.toml").unlink()
-    (project / "typed.toml").write_text('[budgets.pixel-44.onnx]\nsize = "1 kB"\n')
-    assert call("check", "model.pruned.onnx", "--budgets", "typed.toml", "--target", "pixel-4") == 2
-    (project / "empty.toml").write_text("")
-    assert call("check", "model.pruned.onnx", "--budgets", "empty.toml", "--target", "pixel-4") == 1
     (project / "learnt.toml").write_text("[budgets.pixel-4.onnx]\naccuracy = 0.9\n")
     assert call("check", "model.pruned.onnx", "--budgets", "learnt.toml") == 2
     assert "no file tells it: 'run' reports the score of a task" in capsys.readouterr().err

@@ -363,8 +363,7 @@ def test_small_weights_that_differ_in_their_rows_alone_get_their_extents_togethe
     torch.manual_seed(0)
     blocks = [[nn.Conv2d(8, 24, 1), nn.Conv2d(24, 24, 3, groups=24), nn.Conv2d(24, 8, 1)] for _ in range(3)]
     model = compressed(nn.Sequential(*(layer for block in blocks for layer in block)), 0.8)
-    example = (torch.randn(1, 8, 9, 9),)
-    artifact = export(model, "onnx", example, tmp_path / "m.onnx", encoding="gaps8")
+    artifact = export(model, "onnx", (torch.randn(1, 8, 9, 9),), tmp_path / "m.onnx", encoding="gaps8")
     proto, contents = onnx.load(artifact.path), read_onnx(artifact.path)
     kinds = Counter(node.op_type for node in proto.graph.node)
     assert (kinds["ScatterElements"], kinds["Reshape"], kinds["Split"]) == (1, 3, 4)
