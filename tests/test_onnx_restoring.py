@@ -111,3 +111,68 @@ def test_an_input_that_is_no_tensor_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ConversionError, match=r"input 'many' is a seq\(tensor\(float\)\), no tensor"):
         restore(contents.path, tmp_path / "s.onnx")
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.uint16, np.float32, bool])
+def test_a_constant_without_entries_stays(dtype: type, tmp_path: Path) -> None:
+    nodes = [PRODUCT, NODE("Concat", ["e", "e"], ["c"], axis=0), NODE("Size", ["c"], ["n"])]
+    path = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "e": np.zeros((0, 4), dtype)}).path
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("n", onnx.TensorProto.INT64, []))
+    onnx.save(model, path)
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.3 * path.stat().st_size
+
+
+def test_a_file_of_other_domains_alone_gets_the_operators_to_decode_with(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "m.onnx", [NODE("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft")], {"w": WEIGHT}
+    ).path
+    model = onnx.load(path)
+    model.opset_import[0].domain, model.opset_import[0].version = "com.microsoft", 1
+    onnx.save(model, path)
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * path.stat().st_size
+
+
+def test_signs_of_zeros_stay_where_outputs_tell_them(tmp_path: Path) -> None:
+    signed = np.where(WEIGHT == 0, np.where(RNG.random(WEIGHT.shape) < 0.2, np.float32(-0.0), 0), WEIGHT)
+    told = [
+        NODE("Div", ["one", "w"], ["r"]),
+        NODE("Clip", ["r", "low", "high"], ["c"]),
+        NODE("MatMul", ["x", "c"], ["y"]),
+    ]
+    stored = {"w": signed, "one": np.float32(1), "low": np.float32(-9), "high": np.float32(9)}
+    sizes = []
+    for name, nodes in {"product": [PRODUCT], "divided": told}.items():
+        contents = save(tmp_path / f"{name}.onnx", nodes, stored if name == "divided" else {"w": signed})
+        restored = restore(contents.path, tmp_path / "s.onnx")
+        sizes.append(restored.after_bytes)
+        call = (np.eye(64, dtype=np.float32),)
+        (a,), (b,) = (run_file(path, [call])["onnxruntime"][0] for path in (contents.path, restored.path))
+        np.testing.assert_array_equal(a, b)
+    assert sizes[0] < 0.7 * sizes[1] < 0.4 * contents.size_bytes
+
+
+@pytest.mark.parametrize("dtype", ["BFLOAT16", "FLOAT8E4M3FN", "INT4"])
+@pytest.mark.parametrize("end", ["input", "output"])
+def test_an_end_that_python_has_no_type_for_is_named(end: str, dtype: str, tmp_path: Path) -> None:
+    number, name = getattr(onnx.TensorProto, dtype), "x" if end == "input" else "z"
+    nodes = {
+        "input": [NODE("Cast", ["x"], ["f"], to=1), NODE("MatMul", ["f", "w"], ["y"])],
+        "output": [PRODUCT, NODE("Cast", ["y"], ["z"], to=number)],
+    }
+    path = save(tmp_path / "m.onnx", nodes[end], {"w": WEIGHT}).path
+    model = onnx.load(path)
+    value = (model.graph.input if end == "input" else model.graph.output)[0]
+    value.CopyFrom(helper.make_tensor_value_info(name, number, ["n", 64 if end == "input" else 96]))
+    onnx.save(model, path)
+    with pytest.raises(ConversionError, match=rf"{end} '{name}' is a tensor\({dtype.lower()}\), .* gives float32"):
+        restore(path, tmp_path / "s.onnx")
+
+
+def test_a_sequence_of_tensors_of_several_shapes_is_compared(tmp_path: Path) -> None:
+    nodes = [PRODUCT, NODE("SplitToSequence", ["y", "sizes"], ["many"], axis=1)]
+    path = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "sizes": np.array([10, 86])}).path
+    model = onnx.load(path)
+    model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("many", onnx.TensorProto.FLOAT, None))
+    onnx.save(model, path)
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * path.stat().st_size

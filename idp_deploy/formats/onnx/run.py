@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,9 @@ from idp_deploy.flow import Contents
 from idp_deploy.formats.sessions import Arrays, Session, as_float32, first_line, noise
 
 RUNTIME = "onnxruntime"
+_PLAIN = "write a file that takes and gives float32 and casts inside"
+# types of tensors that onnxruntime does not take from Python, or does not give to it
+_UNKNOWN = re.compile(r"tensor\((bfloat16|float8.*|float4.*|u?int[24])\)")
 _TENSORS = "only files whose inputs are tensors can be run here: write one around the part that takes tensors"
 
 
@@ -91,17 +95,28 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
         for name in declared.keys() & set(inputs):
             if not (kind := declared[name].type).startswith("tensor"):
                 raise ConversionError(f"{path}: input '{name}' is a {kind}, no tensor", way_out=_TENSORS)
+        for end, value in (*(("input", v) for v in declared.values()), *(("output", v) for v in session.get_outputs())):
+            if _UNKNOWN.fullmatch(value.type):
+                said = f"{path}: {end} '{value.name}' is a {value.type}, which {RUNTIME} has no Python type for"
+                raise ConversionError(said, way_out=_PLAIN)
         feed = {
             name: np.ascontiguousarray(array, _dtype(declared[name].type, array))
             for name, array in zip(inputs, call, strict=True)
             if name in declared
         }
         try:
-            return tuple(as_float32(np.asarray(output)) for output in session.run(list(outputs), feed))
+            return tuple(as_float32(_array(output)) for output in session.run(list(outputs), feed))
         except Exception as error:
             raise ConversionError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
     return run
+
+
+def _array(output: Any) -> np.ndarray:
+    """What onnxruntime gives; of a sequence whose tensors differ in shape, their entries one after the other."""
+    if isinstance(output, list) and len({np.shape(item) for item in output}) > 1:
+        return np.concatenate([np.ravel(item) for item in output])
+    return np.asarray(output)
 
 
 def usual(contents: Contents, call: Arrays, tolerance: float) -> tuple[str, ...]:

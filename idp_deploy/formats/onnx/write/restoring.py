@@ -30,7 +30,7 @@ from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _SPLIT_OPSET = 13  # the sizes of Split are an input
-_BITWISE_OPSET = 18  # BitwiseAnd
+_BITWISE_OPSET, _BITWISE_IR = 18, 8  # BitwiseAnd
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
@@ -41,7 +41,7 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """The file with its constants stored sparse in every way that may pay, none where nothing would be sparse.
 
     Weights inside of branches and loops are restored in front of these, or else where they stand: onnxruntime does not
-    load some integers from the graph around.
+    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -51,9 +51,11 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     proto = _loaded(contents.path)
     has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
-    if form := _form(proto, contents.path, encoding, lifted=True):
+    if form := _form(proto, contents.path, encoding):
         yield form
     if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
+        yield form
+    if form and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)):
         yield form
 
 
@@ -69,8 +71,8 @@ def _loaded(source: Path) -> onnx.ModelProto:
     return proto
 
 
-def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool) -> bytes:
-    """The file in one way; empty where nothing in it would be sparse."""
+def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False) -> bytes:
+    """The file in one way; empty where nothing in it would be sparse, or keeping -0 (`signed`) changes nothing."""
     graph, opset = proto.graph, _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
@@ -80,8 +82,8 @@ def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool) 
             way_out="--encoding portable",
         )
     drop_notes(proto)
-    anew = _Anew(encoding, opset, lifted, _kept(proto), names_in(graph.node) | names_around(graph))
-    if not anew.store(graph):
+    anew = _Anew(encoding, opset, lifted, signed, _kept(proto), names_in(graph.node) | names_around(graph))
+    if not anew.store(graph) or (signed and not anew.has_signed):
         return b""
     for entry in proto.metadata_props:
         if entry.key == manifest.KEY:
@@ -109,8 +111,10 @@ class _Anew:
     encoding: str
     opset: int
     lifted: bool  # whether a graph restores the weights of those inside of it, as far as these have none themselves
+    signed: bool  # whether a -0 is stored as what it is
     kept: set[str]  # constants that stay where they are
     taken: set[str]  # names that are not free
+    has_signed: bool = False  # whether any was met
 
     def store(self, graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
         """Whether anything takes fewer bytes now; else the graph is as it was, but for the order of constants.
@@ -145,9 +149,7 @@ class _Anew:
         weights = {}
         for name, values in constants.items():
             if name not in products and is_sound(values):
-                fill = _usual(values)
-                plain = Weight(name, values, values != fill, fill=fill)
-                weights[name] = min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
+                weights[name] = self._weight(name, values)
         decoder = Decoder(graph, self.taken)
         store = Store(decoder, self.encoding, list(weights.values()), grouped=self.opset >= _SPLIT_OPSET)
         for name, values in constants.items():
@@ -161,13 +163,24 @@ class _Anew:
         decoder.finish()
         return any(kind != "dense" for kind in store.kinds.values())
 
+    def _weight(self, name: str, values: np.ndarray) -> Weight:
+        """A constant in the form that takes the fewest bytes."""
+        fill = _usual(values)
+        plain = Weight(name, values, values != fill, fill=fill)
+        if self.signed and values.dtype.kind == "f" and np.any(signs := ~plain.mask & np.signbit(values)):
+            self.has_signed = True
+            return Weight(name, values, plain.mask | signs)
+        return min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
+
 
 def _opset(proto: onnx.ModelProto) -> int:
-    return next((entry.version for entry in proto.opset_import if entry.domain in _DOMAINS), 1)
+    return next(entry.version for entry in proto.opset_import if entry.domain in _DOMAINS)
 
 
 def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     """The model in an opset that has the operators to decode with."""
+    if not any(entry.domain in _DOMAINS for entry in proto.opset_import):  # every operator is one of other domains
+        proto.opset_import.add(version=_BITWISE_OPSET if proto.ir_version >= _BITWISE_IR else OLDEST_OPSET)
     opset = _opset(proto)
     if opset >= OLDEST_OPSET:
         return proto
@@ -186,7 +199,7 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
 
 def _usual(values: np.ndarray) -> int:
     """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
-    if values.dtype not in _INTEGERS or np.count_nonzero(values) < values.size / 2:
+    if values.dtype not in _INTEGERS or not values.size or np.count_nonzero(values) < values.size / 2:
         return 0
     lowest = np.iinfo(values.dtype).min
     return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
