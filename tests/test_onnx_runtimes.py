@@ -177,7 +177,7 @@ def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, v
 
 OTHERWISE: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
     "steps read backwards": ("GRU", {"direction": "reverse", "hidden_size": 2}, ("mnn", "tract")),
-    "both ways": ("GRU", {"direction": "bidirectional", "hidden_size": 2}, ()),
+    "both ways": ("GRU", {"direction": "bidirectional", "hidden_size": 2, "linear_before_reset": 1}, ()),
     "a comparison": ("Less", {}, ("mnn",)),
     "the other comparison": ("Greater", {}, ()),
     "a rest with the sign of what is divided": ("Mod", {"fmod": 1}, ("mnn",)),

@@ -19,6 +19,8 @@ from idp_deploy.formats.onnx.runtimes import VERDICTS, Rule, RuntimeFinding, Run
 
 Given: TypeAlias = dict[str, Any]  # a node's attributes
 _WEIGHTS = {"GRU": slice(1, 4), "LSTM": slice(1, 4), "RNN": slice(1, 4)}  # which inputs are weights: else all but one
+_ACTIVATIONS = {"GRU": [b"Sigmoid", b"Tanh"], "LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "RNN": [b"Tanh"]}
+_COERCED_BEFORE = 13  # until then a softmax took all axes from its own on for one
 _AVERAGES = frozenset({"ReduceMean", "GlobalAveragePool"})
 _RANDOM = frozenset({"RandomNormal", "RandomUniform"})  # without inputs, and no constants
 
@@ -48,8 +50,15 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
+        self.opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 1)
         self.nodes, self.sparse = graph.node, [sparse_name(tensor) for tensor in graph.sparse_initializer]
         self.dense = {tensor.name: tensor for tensor in graph.initializer}
+        self.dense |= {
+            node.output[0]: attribute.t
+            for node in self.nodes
+            for attribute in node.attribute
+            if node.op_type == "Constant" and attribute.name == "value"
+        }
         self.types = {name: tensor.data_type for name, tensor in self.dense.items()}
         self.stored = set(self.types) | set(self.sparse)
         self.inputs = {value.name for value in graph.input} - self.stored
@@ -139,6 +148,57 @@ class _Graph:
         """The smallest of stored numbers; infinity where others make them."""
         return float(onnx.numpy_helper.to_array(self.dense[name]).min(initial=0)) if name in self.dense else math.inf
 
+    def numbers(self, node: onnx.NodeProto, position: int) -> list[float]:
+        """What is stored as one of a node's inputs; empty where it is left out or others make it."""
+        name = node.input[position] if len(node.input) > position else ""
+        return [] if name not in self.dense else onnx.numpy_helper.to_array(self.dense[name]).reshape(-1).tolist()
+
+    def is_coerced(self, node: onnx.NodeProto, given: Given) -> bool:
+        extents, axis = self.extents.get(node.input[0], []), given.get("axis", 1)
+        return self.opset < _COERCED_BEFORE and (not extents or any(each != 1 for each in extents[axis:][1:]))
+
+    def has_several_shapes(self, node: onnx.NodeProto, _: Given) -> bool:
+        return len(node.input) > 2 and len({tuple(self.extents.get(name, ())) for name in node.input}) > 1
+
+    def ends_between(self, node: onnx.NodeProto, given: Given) -> bool:
+        """Whether a stored factor leaves a part of a place at the end of an axis; of an unknown one, whether it may."""
+        scales, extents = self.numbers(node, 2), self.extents.get(node.input[0]) or [0] * len(self.numbers(node, 2))
+        axes = given.get("axes", range(len(extents)))
+        sizes = [scale * (extents[axis] or 1) for scale, axis in zip(scales, axes, strict=False)]
+        return any(abs(size - round(size)) > 1e-3 for size in sizes)
+
+    def odd_borders(self, node: onnx.NodeProto, given: Given) -> Iterator[int]:
+        """The steps along axes whose border is larger at one end, where `auto_pad` sets it."""
+        window = given.get("kernel_shape") or self.extents.get(node.input[1] if len(node.input) > 1 else "", [])[2:]
+        extents = self.extents.get(node.input[0], [])[2:] or [0] * len(window)
+        ones = [1] * len(window)
+        spans = zip(window, given.get("dilations", ones), strict=False)
+        for (span, apart), step, extent in zip(spans, given.get("strides", ones), extents, strict=False):
+            reach = (span - 1) * apart + 1
+            border = reach - (extent % step or step)
+            if node.op_type == "ConvTranspose":
+                border = reach - step
+            elif extent == 0 and step > 1:
+                border = 1  # nobody can tell
+            if border > 0 and border % 2:
+                yield step
+
+    def has_other_extents(self, node: onnx.NodeProto, given: Given) -> bool:
+        """Whether a transposed convolution is told another size than it has by itself, or one that cannot be told."""
+        window, extents = self.extents.get(node.input[1], [])[2:], self.extents.get(node.input[0], [])[2:]
+        wanted, ones, zeros = given.get("output_shape", []), [1] * len(window), [0] * len(window)
+        parts = (
+            extents,
+            given.get("strides", ones),
+            window,
+            given.get("dilations", ones),
+            given.get("output_padding", zeros),
+        )
+        own = [
+            (n - 1) * step + (span - 1) * apart + 1 + more for n, step, span, apart, more in zip(*parts, strict=False)
+        ]
+        return bool(wanted) and (0 in extents or wanted != own)
+
     def has_channels_elsewhere(self, node: onnx.NodeProto, _: Given) -> bool:
         """As many constant factors as the convolution in front has channels, along another axis than theirs."""
         layer, factors = self.producers.get(node.input[0]), self.extents.get(node.input[1], [])
@@ -172,6 +232,34 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "two beyond": lambda graph, node, _: graph.overhang(node) > 1,
     "beyond in integers": lambda graph, node, _: graph.is_between_integers(node) and graph.overhang(node) > 0,
     "entries": _Graph.has_entries,
+    "activations": lambda _graph, node, given: _other_activations(node.op_type, given.get("activations", [])),
+    "clipped": lambda _graph, _node, given: bool(given.get("clip")),
+    "lengths": lambda _graph, node, _: _reads(node, 4),
+    "peepholes": lambda _graph, node, _: _reads(node, 7),
+    "peepholes and states": lambda _graph, node, _: _reads(node, 7) and (_reads(node, 5) or _reads(node, 6)),
+    "axes": lambda _graph, node, _: _reads(node, 1),
+    "coerced": _Graph.is_coerced,
+    "several shapes": _Graph.has_several_shapes,
+    "reduced": lambda _graph, _node, given: given.get("reduction", b"none") != b"none",
+    "rows": lambda graph, node, _: (
+        graph.extents.get(node.input[1], [0])[-1] < len(graph.extents.get(node.input[0], []))
+    ),
+    "columns": lambda graph, node, _: (
+        len(graph.extents.get(node.input[0], [])) > 2
+        and len(slopes := graph.extents.get(node.input[1], [])) == 1
+        and slopes != [1]
+    ),
+    "nearest": lambda _graph, _node, given: given.get("mode", b"nearest") == b"nearest",
+    "part of a place": lambda graph, node, given: not _to_corners(given) and graph.ends_between(node, given),
+    "corners, part of a place": lambda graph, node, given: _to_corners(given) and graph.ends_between(node, given),
+    "unstated": lambda _graph, _node, given: "strides" not in given,
+    "odd border": lambda graph, node, given: any(graph.odd_borders(node, given)),
+    "odd border, one step": lambda graph, node, given: 1 in graph.odd_borders(node, given),
+    "odd border, steps": lambda graph, node, given: any(step > 1 for step in graph.odd_borders(node, given)),
+    "strided": lambda _graph, _node, given: any(step > 1 for step in given.get("strides", [])),
+    "size": lambda _graph, _node, given: bool(given.get("output_shape")),
+    "other size": _Graph.has_other_extents,
+    "part of one": lambda _graph, _node, given: given.get("bias", 1.0) % 1 != 0,
     "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
     "one axis": _Graph.is_over_one_axis,
     "uneven": _Graph.is_uneven,
@@ -191,6 +279,19 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from onnx.shape_inference.infer_shapes(model).graph.value_info
     except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
         return
+
+
+def _to_corners(given: Given) -> bool:
+    return given.get("coordinate_transformation_mode") == b"align_corners"
+
+
+def _reads(node: onnx.NodeProto, position: int) -> bool:
+    return len(node.input) > position and bool(node.input[position])
+
+
+def _other_activations(kind: str, given: list[bytes]) -> bool:
+    usual = _ACTIVATIONS[kind]
+    return any(word != usual[place % len(usual)] for place, word in enumerate(given))
 
 
 def _is(given: object, value: float | str) -> bool:
