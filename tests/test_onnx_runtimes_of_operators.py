@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.formats.onnx.tools import lint
 
-TOOLS = ("mnn", "opencv", "openvino", "reference", "tract")
+TOOLS = ("mnn", "ncnn", "opencv", "openvino", "reference", "tract")
 IMAGE = (1, 16, 8, 10)
 KERNEL = np.zeros((8, 16, 3, 3), np.float32)
 TURNED = np.zeros((16, 8, 3, 3), np.float32)
@@ -34,9 +34,8 @@ def factors(y: float, x: float) -> list[Any]:
 
 
 Row = tuple[str, dict[str, Any], list[Any], int, str]  # operator, attributes, constants, opset, tools that are wrong
-ALL = "mnn opencv openvino reference tract"
 ROWS_OF: dict[str, Row] = {
-    "softmax of several axes": ("Softmax", {"axis": 2}, [], 11, "opencv openvino reference"),
+    "softmax of several axes": ("Softmax", {"axis": 2}, [], 11, "ncnn opencv openvino reference"),
     "softmax of the last axis": ("Softmax", {"axis": 3}, [], 11, ""),
     "softmax since opset 13": ("Softmax", {"axis": 2}, [], 13, ""),
     "log-softmax of several axes": ("LogSoftmax", {}, [], 12, "mnn opencv reference"),
@@ -50,11 +49,11 @@ ROWS_OF: dict[str, Row] = {
     "a pool without strides": ("MaxPool", {"kernel_shape": [3, 3]}, [], 18, "mnn"),
     "a border that counts": (
         "AveragePool", {"auto_pad": "SAME_UPPER", "count_include_pad": 1, "kernel_shape": [2, 2], "strides": [1, 1]},
-        [], 18, "mnn",
+        [], 18, "mnn ncnn",
     ),
     "turned, with a border": ("ConvTranspose", {"auto_pad": "SAME_UPPER"} | BOTH, [TURNED], 18, "opencv"),
     "turned, with a border in front": ("ConvTranspose", {"auto_pad": "SAME_LOWER"} | BOTH, [TURNED], 18, "mnn opencv"),
-    "turned, with a size": ("ConvTranspose", {"output_shape": [17, 20]} | BOTH, [TURNED], 18, "mnn opencv tract"),
+    "turned, with a size": ("ConvTranspose", {"output_shape": [17, 20]} | BOTH, [TURNED], 18, "mnn ncnn opencv tract"),
     "turned, with its own size": ("ConvTranspose", {"output_shape": [17, 21]} | BOTH, [TURNED], 18, "opencv"),
     "turned": ("ConvTranspose", BOTH, [TURNED], 18, ""),
     "a factor between places": ("Resize", {"mode": "linear"}, factors(1.7, 2), 18, "opencv"),
@@ -69,7 +68,7 @@ ROWS_OF: dict[str, Row] = {
     "a length over axes": ("ReduceL2", {}, [np.array([2, 3])], 18, "mnn"),
     "a length over axes, before": ("ReduceL2", {"axes": [2, 3]}, [], 13, ""),
     "a mean over axes": ("ReduceMean", {}, [np.array([2, 3])], 18, ""),
-    "the largest of three": ("Max", {}, [np.zeros(10, np.float32), np.zeros(1, np.float32)], 18, "mnn"),
+    "the largest of three": ("Max", {}, [np.zeros(10, np.float32), np.zeros(1, np.float32)], 18, "mnn ncnn"),
     "the largest of two": ("Max", {}, [np.zeros(10, np.float32)], 18, ""),
     "the largest of three of one shape": ("Max", {}, [np.zeros(IMAGE, np.float32)] * 2, 18, ""),
     "the last of equals": ("ArgMax", {"select_last_index": 1}, [], 18, "mnn"),
