@@ -33,7 +33,7 @@ def error_of(expected: Sequence[np.ndarray], given: Sequence[np.ndarray | None],
         return _error(pairs, measure)
     filled = [(a[part], b[part]) for a, b in pairs for part in [np.abs(a) >= least]]
     others = [(a[part], b[part]) for a, b in pairs for part in [~(np.abs(a) >= least)]]
-    return max(_error(filled, measure), error_of(*zip(*others, strict=True), measure))
+    return max(_error(filled, measure), error_of([a for a, _ in others], [b for _, b in others], measure))
 
 
 def filled_from(outputs: Sequence[np.ndarray]) -> float:

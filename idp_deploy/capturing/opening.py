@@ -27,13 +27,13 @@ def sizes_left_open() -> Iterator[list[str]]:
     found: list[str] = []
     before: Any = getattr(ShapeEnv, "_log_guard", None)
 
-    def noticed(env: ShapeEnv, prefix: str, guard: Any, *more: Any, **named: Any) -> None:
+    def noticed(env: Any, prefix: Any, guard: Any, *more: Any, **named: Any) -> None:
         before(env, prefix, guard, *more, **named)
         if _fixes(guard):
             found.extend(_line())
 
     if before is not None:
-        ShapeEnv._log_guard = noticed  # type: ignore[method-assign]
+        ShapeEnv._log_guard = noticed  # type: ignore[method-assign,assignment]
     try:
         with _Spelled():
             yield found
@@ -68,7 +68,8 @@ class _Spelled(TorchFunctionMode):
 def _linspace(start: Any, end: Any, steps: Any = None, **how: Any) -> Tensor | None:
     if not isinstance(steps, SymInt) or isinstance(start, Tensor) or isinstance(end, Tensor) or "out" in how:
         return None
-    places = torch.arange(steps, device=how.get("device"))
+    free: Any = steps
+    places = torch.arange(free, device=how.get("device"))
     last = places[-1:]  # a tensor: a batch of one has no step
     step = (end - start) / last.clamp(min=1)
     spread = torch.where(2 * places < last, start + step * places, end - step * (last - places))

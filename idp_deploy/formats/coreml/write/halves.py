@@ -40,7 +40,7 @@ def _held(value: Any, bound: float) -> Any:
 
 def _hold_infinite(node: fx.Node) -> None:
     """What infinities become where nothing is said, or something beyond float16: its own largest, as torch has it."""
-    given = dict(zip(("nan", "posinf", "neginf"), node.args[1:], strict=False)) | node.kwargs
+    given: dict[str, Any] = dict(zip(("nan", "posinf", "neginf"), node.args[1:], strict=False)) | node.kwargs
     most = _LARGEST if given.get("posinf") is None else min(given["posinf"], _LARGEST)
     least = -_LARGEST if given.get("neginf") is None else max(given["neginf"], -_LARGEST)
     node.args, node.kwargs = (node.args[0], given.get("nan"), most, least), {}
