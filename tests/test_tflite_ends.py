@@ -143,6 +143,23 @@ def test_an_output_of_a_size_by_values_is_named(tmp_path: Path) -> None:
         export(CompressedModel(net.eval(), {}), "tflite", (torch.randn(1, 6),), tmp_path / "m.tflite")
 
 
+def test_rows_that_values_choose_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    """Experts that are given their rows alone."""
+
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.expert = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            (rows,) = torch.where(x[:, 0] > 0)
+            return torch.zeros_like(x).index_add(0, rows, self.expert(x[rows].reshape(-1, 6)))
+
+    with pytest.raises(ConversionError) as caught:
+        export(CompressedModel(Routed().eval(), {}), "tflite", (torch.randn(4, 6),), tmp_path / "m.tflite")
+    assert "weigh them by the mask" in str(caught.value.way_out)
+
+
 class _Repeated(nn.Module):
     def __init__(self) -> None:
         super().__init__()

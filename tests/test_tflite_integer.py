@@ -200,6 +200,27 @@ def test_what_a_mask_hides_stays_hidden(way: str, tmp_path: Path) -> None:
     assert max(output.max_relative_error for output in parity.outputs) < 0.05
 
 
+class Keypoints(nn.Module):
+    """Where a heat map's mass lies, which is spread over its whole plane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.maps(x).flatten(2).softmax(-1)
+        return (share.unflatten(-1, (20, 20)).sum(2) * torch.arange(20.0)).sum(-1)
+
+
+def test_a_softmax_over_many_places_is_not_rounded_to_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(1, 3, 20, 20),)
+    model = quantize(CompressedModel(Keypoints().eval(), {}), "int8", example_inputs=example)
+    path = export(model, "tflite", example, tmp_path / "m.tflite").path
+    assert max(output.max_relative_error for output in verify(path, model, example).outputs) < 0.05
+    assert "int8" in {value.dtype for value in read_tflite(path).values.values()}
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.Identity])
 def test_the_border_of_a_pool_stays_below_every_pixel(activation: type[nn.Module], tmp_path: Path) -> None:

@@ -209,6 +209,23 @@ def test_a_weight_that_meets_no_input_is_named_and_not_looked_for() -> None:
     assert notes == ("weight 'make.weight' acts on constants only: the file may hold what it gives; not looked for",)
 
 
+def test_a_weight_that_forward_adds_to_a_constant_is_said_to_have_lost_its_zeros() -> None:
+    """A LoRA that forward merges: no entry of the sum is zero."""
+
+    class Merging(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4, bias=False)
+            self.register_buffer("delta", torch.full((4, 4), 0.1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(x, self.weight + self.delta)
+
+    proofs, (note,) = prove_weights(pruned(Merging(), share=0.5), contents(), (torch.zeros(1, 4),))
+    assert proofs == ()
+    assert note.startswith("weight 'weight' meets an input only in a sum with other constants, of which 0.0% are zero")
+    assert "then prune it" in note
+
+
 class Scaled(nn.Module):
     """A linear layer whose weight forward makes from its parameter and constants."""
 

@@ -90,6 +90,23 @@ def far_away(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1))
 
 
+def far_away_outputs(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The same as they are returned, beside scores that count: in float16 the largest there is."""
+    return (
+        *(y.masked_fill(x > 0, far) for far in (-1e9, -1e4, torch.finfo(torch.float32).min)),
+        torch.nan_to_num(torch.where(x > 0, y, y / x.relu())),
+        torch.nan_to_num(x.relu().log() + y, nan=0.5, neginf=-1e30),
+    )
+
+
+def infinite_constants(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The largest of what came to each place, and zero where nothing did, as graph networks have it."""
+    places = (x[:, :1] > 0).long().expand(6, 6)
+    most = torch.full((6, 6), -math.inf).scatter_reduce(0, places, y, "amax", include_self=False)
+    least = torch.where(x > 0, y, torch.full((6, 6), math.inf))
+    return tuple(torch.where(torch.isinf(value), 0.0, value) for value in (most, least))
+
+
 def scattered(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """With and without what was there before, where nothing comes as well."""
     places = torch.tensor([0, 4, 4, 0, 1, 4])[:, None].expand(6, 6)
@@ -156,6 +173,8 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "shifted": (shifted, 3),
     "nothing to see": (nothing_to_see, 6),
     "far away": (far_away, 6),
+    "far away outputs": (far_away_outputs, 6),
+    "infinite constants": (infinite_constants, 6),
     "scattered": (scattered, 6),
     "counted": (counted, 6),
     "places of 32 bits": (places_of_32_bits, 6),

@@ -26,6 +26,7 @@ from idp_deploy.capturing.folding import fold_batch_norm
 from idp_deploy.capturing.functional import functional, source_of, written_operands
 from idp_deploy.capturing.gradients import goes_back, write_out_gradients
 from idp_deploy.capturing.lifting import attribute, lift
+from idp_deploy.capturing.opening import sizes_left_open
 from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
@@ -37,6 +38,7 @@ from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
 
 T = TypeVar("T")
+_FIXED_AT = "batch fixed at"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,11 @@ class Captured:
     def weight(self, name: str) -> np.ndarray:
         """A parameter or buffer after folding, as float32 (or its own integer type)."""
         return attribute(self.module, self.aliases.get(name, name)).detach().cpu().numpy()
+
+    @property
+    def fixed_at(self) -> str:
+        """The line, as "net.py:12", that makes a number of the batch; "" where it is free, or none is known."""
+        return str(self.traced.graph_module.meta.get(_FIXED_AT, ""))
 
     @property
     def used(self) -> frozenset[str]:
@@ -269,6 +276,7 @@ def export_program(
     ):
         # recurrent layers keep their weights in a list, old weight norms one: it holds traced ones for a moment
         warnings.filterwarnings("ignore", message=r"The tensor attributes? self\..* assigned during export")
+        lines: list[str] = []
         if dynamic_batch:
             batch = Dim("batch", min=1)
             doubled = _pytree.tree_map(
@@ -279,7 +287,9 @@ def export_program(
                 if isinstance(leaf, Tensor) and leaf.dim():
                     shapes[leaf] = {0: batch}
             try:
-                program = functional(torch.export.export(module, doubled, dynamic_shapes=shapes), free=True)
+                with sizes_left_open() as lines:
+                    traced = torch.export.export(module, doubled, dynamic_shapes=shapes)
+                program = functional(traced, free=True)
                 whole = not goes_back(program) and not free_steps(program.graph)
                 if whole and holds_for_one(module, program, example_inputs):
                     return program, True
@@ -290,7 +300,9 @@ def export_program(
             program = torch.export.export(module, example_inputs)
             if goes_back(program) and write_out_gradients(module, example_inputs):
                 program = torch.export.export(module, example_inputs)
-            return functional(program), False
+            program = functional(program)
+            program.graph_module.meta[_FIXED_AT] = lines[0] if lines else ""
+            return program, False
         except Exception as error:
             if _now_known(error, module, example_inputs):
                 return export_program(module, example_inputs)

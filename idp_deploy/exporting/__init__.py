@@ -118,6 +118,8 @@ def convert(
         line = asked_length(captured.original, example_inputs)
         fixed = "the model fixes its batch: the file does too"
         fixed += f" ({line} asks for len(…), a plain number to Python; x.shape[0] leaves it free)" if line else ""
+        if not line and captured.fixed_at:
+            fixed += f" ({captured.fixed_at} does not hold for every number of samples)"
         converted = replace(converted, notes=(*converted.notes, fixed))
     converted = replace(converted, notes=(*_held_inputs(example_inputs), *captured.notes, *converted.notes))
     used = {"encoding": encoding, **with_batch, **_defaults(converter), **options}

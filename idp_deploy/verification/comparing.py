@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from idp_deploy.distance import error_of
+import numpy as np
+
+from idp_deploy.distance import error_of, filled_from
 from idp_deploy.flow import Contents, OutputParity, Quantization
 from idp_deploy.verification.calls import Arrays
 from idp_deploy.verification.liveness import output_notes, tolerance_for, variation
@@ -13,6 +15,7 @@ from idp_deploy.verification.tolerance import Tolerance, declared
 
 Results = Mapping[str, Sequence[Arrays]]  # runtime → the outputs of each call
 
+_LARGEST_HALF, _FAR_IN_HALF = 65504.0, 2.9e4
 _IN_FLOATS = (
     "8 bits are too few for what this model computes on the way, or for what it chooses by (the largest of near "
     "values): calibrate on a task's inputs if they were random, or quantize with --scheme int8-weights, which keeps "
@@ -41,6 +44,9 @@ def with_model(
         for i, name in enumerate(names):
             wanted = [call[i] for call in expected]
             given = [call[i] if i < len(call) else None for call in calls]
+            if "float16" in runtime:
+                given, held = within_half(wanted, given)
+                notes += [f"{runtime} gives '{name}' {held}"] if held else []
             limit = allowed.limit if tolerance is not None else tolerance_for(variation(wanted), allowed.limit)
             error = error_of(wanted, given, allowed.measure)
             parities.append(OutputParity(runtime, name, error, limit, allowed.measure))
@@ -51,6 +57,26 @@ def with_model(
         notes.append(_IN_FLOATS)
     limit = min(parity.tolerance for parity in parities) if parities else 0.0
     return tuple(parities), (*notes, *output_notes(names, expected, limit))
+
+
+def within_half(
+    wanted: Sequence[np.ndarray], given: Sequence[np.ndarray | None]
+) -> tuple[list[np.ndarray | None], str]:
+    """`given` with what `wanted` has where a mask's fill is beyond float16 and as far as that goes is there; a note.
+
+    A file in float16 holds 3e4 for what stands for "as far as can be"; an overflow, which is infinite, stays one.
+    """
+    least = max(filled_from(wanted), np.nextafter(_LARGEST_HALF, np.inf))
+    found: list[np.ndarray | None] = []
+    said = ""
+    for want, got in zip(wanted, given, strict=True):
+        if got is not None and got.shape == want.shape and math.isfinite(least):
+            far = (np.abs(want) >= least) & (np.abs(got) >= _FAR_IN_HALF) & np.isfinite(got) & ((want > 0) == (got > 0))
+            if far.any():
+                said = f"{got[far][0]:g} for {want[far][0]:g}, which float16 has not: --precision float32 keeps it"
+            got = np.where(far, want, got)
+        found.append(got)
+    return found, said
 
 
 def between_runtimes(

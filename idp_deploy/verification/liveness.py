@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from idp_deploy.distance import filled_from
 from idp_deploy.soundness import cloned, unmapped
 from idp_deploy.verification.calls import Arrays, Call
 
@@ -27,7 +28,8 @@ _NAMED = 5
 def variation(outputs: Sequence[np.ndarray]) -> float:
     """How far one output moves over the calls: max over entries of (max − min over calls) / max |output|.
 
-    0.0 for a single call, for outputs whose shape changes, and for an output that is zero.
+    0.0 for a single call, for outputs whose shape changes, and for an output that is zero. What a mask was filled with
+    counts as zero.
 
     >>> round(variation([np.array([1.0, 2.0]), np.array([1.0, 1.5])]), 3)
     0.25
@@ -35,6 +37,7 @@ def variation(outputs: Sequence[np.ndarray]) -> float:
     if len(outputs) < 2 or len({o.shape for o in outputs}) > 1 or not outputs[0].size:
         return 0.0
     stacked = np.stack(outputs).astype(np.float64)
+    stacked[np.abs(stacked) >= filled_from(outputs)] = 0.0
     largest = float(np.abs(stacked).max())
     spread = float((stacked.max(axis=0) - stacked.min(axis=0)).max())
     return spread / largest if largest > 0 and np.isfinite(largest) else 0.0

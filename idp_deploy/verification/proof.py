@@ -22,7 +22,7 @@ from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
 from idp_deploy.verification.factors import copies, scaled
 from idp_deploy.verification.others import altered
-from idp_deploy.verification.reaching import made_of, reaching, silenced
+from idp_deploy.verification.reaching import left_in_sums, made_of, reaching, silenced
 from idp_deploy.waiting import counted
 
 _MOST_PARTS = 16  # kinds of part sizes to try
@@ -142,7 +142,7 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
         if captured is not None and name in acts and not acts[name].any():
             made = made_of(captured.module, captured.aliases.get(name, name))
             if not made:
-                notes.append(f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for")
+                notes.append(_of_constants(captured, name))
                 continue
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
         plain = raw[name].detach().cpu().float().numpy()
@@ -155,6 +155,17 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             factored = scaled(captured.module, captured.aliases.get(name, name), folded[name])
             references[name] += [Reference(name, v, quantized, acts.get(name), computed=True) for v in factored]
     return references
+
+
+def _of_constants(captured: Captured, name: str) -> str:
+    """Why a weight is not looked for, and where its zeros went if they are in no file."""
+    left = left_in_sums(captured.module, captured.aliases.get(name, name))
+    if left is None:
+        return f"weight '{name}' acts on constants only: the file may hold what it gives; not looked for"
+    return (
+        f"weight '{name}' meets an input only in a sum with other constants, of which {left:.1%} are zero: the file "
+        "holds that sum; make the sum one weight, then prune it (merge a LoRA, give RepVGG its deploy form)"
+    )
 
 
 def _from_copies(captured: Captured, whole: Reference, stored: Sequence[Stored], *, exact: bool) -> WeightProof | None:

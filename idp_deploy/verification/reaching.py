@@ -88,8 +88,25 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
     float32 arrays with as many entries as the parameter, each with at least its zeros; empty where it goes into sums.
     """
     parameter = module.get_parameter(name)
-    fed, known = fed_nodes(module.graph), dict[fx.Node, Any]()
     zeros = int((parameter == 0).sum())
+    met = _met(module, name)
+    return [value for value in met if value.size == parameter.numel() and int((value == 0).sum()) >= zeros]
+
+
+def left_in_sums(module: fx.GraphModule, name: str) -> float | None:
+    """The share of zeros in a matrix that constants make of parameter `name` and others; None where it is no sum.
+
+    At least as large as the parameter, and less than half as sparse: W + B·A of a LoRA that forward merges.
+    """
+    parameter = module.get_parameter(name)
+    before = float((parameter == 0).float().mean())
+    shares = [float((value == 0).mean()) for value in _met(module, name) if value.size >= parameter.numel()]
+    return min(shares) if shares and min(shares) < before / 2 else None
+
+
+def _met(module: fx.GraphModule, name: str) -> list[np.ndarray]:
+    """What inputs meet of what constants make of parameter `name`, as float32 arrays."""
+    fed, known = fed_nodes(module.graph), dict[fx.Node, Any]()
     found = []
     derived = {node for node in module.graph.nodes if node.op == "get_attr" and node.target == name}
     for node in module.graph.nodes:
@@ -98,7 +115,7 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
         derived.add(node)
         if any(user in fed or user.op == "output" for user in node.users):
             value = value_of(module, node, known)
-            if isinstance(value, Tensor) and value.numel() == parameter.numel() and int((value == 0).sum()) >= zeros:
+            if isinstance(value, Tensor):
                 found.append(value.detach().float().numpy())
     return found
 

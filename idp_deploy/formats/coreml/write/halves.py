@@ -28,9 +28,19 @@ def hold_far_numbers(module: fx.GraphModule) -> None:
         if packet in _MEANT:
             bound = _FACTOR if packet is aten.mul else _LARGEST
             node.args = tuple(_held(value, bound) for value in node.args)
+        elif packet is aten.nan_to_num:
+            _hold_infinite(node)
     module.recompile()
 
 
 def _held(value: Any, bound: float) -> Any:
     beyond = isinstance(value, float) and math.isfinite(value) and abs(value) > bound
     return math.copysign(_FAR, value) if beyond else value
+
+
+def _hold_infinite(node: fx.Node) -> None:
+    """What infinities become where nothing is said, or something beyond float16: its own largest, as torch has it."""
+    given: dict[str, Any] = dict(zip(("nan", "posinf", "neginf"), node.args[1:], strict=False)) | node.kwargs
+    most = _LARGEST if given.get("posinf") is None else min(given["posinf"], _LARGEST)
+    least = -_LARGEST if given.get("neginf") is None else max(given["neginf"], -_LARGEST)
+    node.args, node.kwargs = (node.args[0], given.get("nan"), most, least), {}

@@ -112,7 +112,8 @@ def _spread(node: fx.Node, fed: set[fx.Node]) -> fx.Node | None:
 
 def _size(node: fx.Node) -> Any:
     value = node.meta.get("val")
-    return value.numel() if isinstance(value, torch.Tensor) else None
+    size = value.numel() if isinstance(value, torch.Tensor) else None
+    return size if size is None or isinstance(size, int) else str(size)  # of numbers in inputs none can be compared
 
 
 def _scaled(node: fx.Node, fed: set[fx.Node], kinds: Collection[Any] = _SUMS_AND_PRODUCTS) -> fx.Node | None:

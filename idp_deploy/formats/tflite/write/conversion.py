@@ -202,7 +202,8 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
         spell_out(captured.module, RECURRENT_LAYERS)
         keep_apart(captured.module)
         try:
-            content = litert_torch.convert(flat, arriving).model_content()
+            with _infinities_as_they_are():
+                content = litert_torch.convert(flat, arriving).model_content()
         except Exception as error:
             raise ConversionError(
                 f"TFLite conversion fails at {explain(captured.module, str(error) or type(error).__name__)}",
@@ -340,11 +341,32 @@ def explain(module: fx.GraphModule, text: str) -> str:
 
 
 def _way_out(text: str) -> str:
+    if "jnp.nonzero" in text:  # torch.where(mask), mask.nonzero(): as many as the mask says
+        return (
+            "how many entries that are the input tells, and TFLite's shapes are fixed: compute all and weigh them by "
+            "the mask, or export to ONNX"
+        )
     if "ynamic" in text:
         return "export with fixed input shapes"
     if "f64" in text:
         return "let the factory return module.float(), with float32 inputs: TFLite has no kernels for float64"
     return "replace this operator by ones the converter knows or move it out of the model"
+
+
+@contextmanager
+def _infinities_as_they_are() -> Iterator[None]:
+    """Inside, litert-torch 0.10 leaves infinite constants alone: it puts the largest floats in their place, where
+    `isinf` finds none, and that into the model's own tensors (findings/litert_torch_infinite_constants.sh)."""
+    from litert_torch.backend import inline_consts
+
+    before = getattr(inline_consts, "_clamp_inf_values", None)
+    if before is not None:
+        inline_consts._clamp_inf_values = lambda tensor: tensor
+    try:
+        yield
+    finally:
+        if before is not None:
+            inline_consts._clamp_inf_values = before
 
 
 @contextmanager

@@ -45,6 +45,7 @@ _MOVES = frozenset(
     {"BROADCAST_TO", "CAST", "CONCATENATION", "EXPAND_DIMS", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE"}
 )
 _SPREADING = _ENTRYWISE | _DELICATE | _MOVES
+_FAINT = 1 / 16  # sixteen steps at most
 _HIDES = 5e3  # what hides others is as large as this: 256 levels that reach so far tell nothing else apart
 
 
@@ -80,6 +81,7 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
             ranges = widest([engine.calibrate({"serving_default": [dict(call)]}, num_threads=1) for call in calls])
             if not ranges:  # every operator stays float, which the quantizer takes for a mistake
                 return content
+            spare(faint(model, ranges))
             return bytes(engine.quantize(ranges).quantized_model)
         except Exception as error:
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)
@@ -171,6 +173,18 @@ def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str
             spared += made
             large |= set(made) if name != "SOFTMAX" else set()
     return [graph.tensors[t].name for t in spared]
+
+
+def faint(model: Any, ranges: Mapping[str, Mapping[str, np.ndarray]]) -> list[str]:
+    """Names of the softmaxes that never come near 1, over the places of an image say: in steps of 1/256, which TFLite
+    fixes, nothing would be left of them.
+
+    Args:
+        ranges: of every result, as they were met.
+    """
+    graph = model.subgraphs[0]
+    made = [graph.tensors[int(op.outputs[0])].name for op in graph.operators if kind(model, op) == "SOFTMAX"]
+    return [name for name in made if name in ranges and float(np.max(ranges[name]["max"])) < _FAINT]
 
 
 def _borders(model: Any) -> set[int]:
