@@ -106,6 +106,27 @@ class _Graph:
         known = isinstance(parts, int) and isinstance(axis, int) and -len(extents) <= axis < len(extents)
         return known and parts > 0 and extents[axis] % parts > 0
 
+    def is_stretched(self, node: onnx.NodeProto, _: Given) -> bool:
+        """Of three and more tensors some are known to be shorter; of the choices of a Where, but for single numbers."""
+        is_choice = node.op_type == "Where"
+        known = [found for found in map(self.extents.get, node.input[is_choice:]) if found is not None]
+        extents = [each for each in known if not is_choice or math.prod(each) > 1]
+        return len(node.input) > 2 and any(each != extents[0] for each in extents)
+
+    def is_shifted(self, node: onnx.NodeProto, given: Given) -> bool:
+        """A convolution whose border cannot be the same on both sides, or whose sizes nobody can tell."""
+        image, spans = self.extents.get(node.input[0], [])[2:], self.extents.get(node.input[1], [])[2:]
+        steps, wide = given.get("strides", [1] * len(spans)), given.get("dilations", [1] * len(spans))
+        if not spans or len(image) != len(spans):
+            return True
+        reach = [(span - 1) * apart + 1 for span, apart in zip(spans, wide, strict=True)]
+        if node.op_type == "Conv":
+            last = [(-(-extent // step) - 1) * step - extent for extent, step in zip(image, steps, strict=True)]
+        else:
+            last = [-step for step in steps]
+        borders = [each + behind for each, behind in zip(reach, last, strict=True)]
+        return any(border > 0 and border % 2 for border in borders)
+
     def overhang(self, pool: onnx.NodeProto) -> float:
         """Of a pool over what is known of its input."""
         return _overhang(pool, self.extents.get(pool.input[0], []))
@@ -175,6 +196,10 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
     "one axis": _Graph.is_over_one_axis,
     "uneven": _Graph.is_uneven,
+    "stretched": _Graph.is_stretched,
+    "shifted": _Graph.is_shifted,
+    "bounded": lambda _graph, _node, given: bool(given.get("clip")),
+    "not tanh": lambda _graph, _node, given: any(name.lower() != b"tanh" for name in given.get("activations", [])),
     "steps": _Graph.has_other_steps,
     "cut": lambda graph, node, _: graph.least(node.input[1]) < 0,
     "channels": _Graph.has_channels_elsewhere,
