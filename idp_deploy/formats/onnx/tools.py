@@ -127,6 +127,21 @@ class _Graph:
         borders = [each + behind for each, behind in zip(reach, last, strict=True)]
         return any(border > 0 and border % 2 for border in borders)
 
+    def is_cut_unevenly(self, node: onnx.NodeProto, given: Given) -> bool:
+        """A transposed convolution that names its size, of which an odd number goes, or one that nobody can tell."""
+        sizes, none = given.get("output_shape", []), [1] * len(given.get("output_shape", []))
+        if not sizes or given.get("auto_pad") == b"SAME_UPPER":
+            return False
+        image, spans = self.extents.get(node.input[0], [])[2:], self.extents.get(node.input[1], [])[2:]
+        if len(image) != len(sizes) or len(spans) != len(sizes) or 0 in image:
+            return True
+        steps, wide = given.get("strides", none), given.get("dilations", none)
+        more = given.get("output_padding", [0] * len(sizes))
+        return any(
+            (step * (extent - 1) + behind + (span - 1) * apart + 1 - size) % 2
+            for step, extent, behind, span, apart, size in zip(steps, image, more, spans, wide, sizes, strict=True)
+        )
+
     def overhang(self, pool: onnx.NodeProto) -> float:
         """Of a pool over what is known of its input."""
         return _overhang(pool, self.extents.get(pool.input[0], []))
@@ -198,6 +213,7 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "uneven": _Graph.is_uneven,
     "stretched": _Graph.is_stretched,
     "shifted": _Graph.is_shifted,
+    "sized": _Graph.is_cut_unevenly,
     "bounded": lambda _graph, _node, given: bool(given.get("clip")),
     "not tanh": lambda _graph, _node, given: any(name.lower() != b"tanh" for name in given.get("activations", [])),
     "steps": _Graph.has_other_steps,
