@@ -214,6 +214,8 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "stretched": _Graph.is_stretched,
     "shifted": _Graph.is_shifted,
     "sized": _Graph.is_cut_unevenly,
+    "uneven border": lambda _graph, _node, given: _differs(given.get("pads", [])),
+    "biased": lambda _graph, _node, given: bool(given.get("bias")),
     "bounded": lambda _graph, _node, given: bool(given.get("clip")),
     "not tanh": lambda _graph, _node, given: any(name.lower() != b"tanh" for name in given.get("activations", [])),
     "steps": _Graph.has_other_steps,
@@ -232,6 +234,10 @@ def _inferred(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
         yield from onnx.shape_inference.infer_shapes(model).graph.value_info
     except Exception:  # an operator outside of ONNX, or a contradiction: rules that ask for no type still hold
         return
+
+
+def _differs(pads: list[int]) -> bool:
+    return pads[: len(pads) // 2] != pads[len(pads) // 2 :]
 
 
 def _is(given: object, value: float | str) -> bool:
