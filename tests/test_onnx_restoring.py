@@ -48,6 +48,19 @@ def test_a_constant_that_is_no_input_is_raised_from_any_opset(opset: int, ir: in
     assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
 
 
+@pytest.mark.parametrize("mode", ["linear", "nearest"])
+@pytest.mark.parametrize(
+    ("opset", "kind", "factor"), [(9, "Upsample", 2.0), (9, "Upsample", 1.7), (10, "Resize", 2.0), (10, "Resize", 0.5)]
+)
+def test_an_old_resize_reads_the_same_places_when_raised(
+    opset: int, kind: str, factor: float, mode: str, tmp_path: Path
+) -> None:
+    nodes = [NODE("MatMul", ["x", "w"], ["h"]), NODE("Unsqueeze", ["h"], ["i"], axes=[0, 1])]
+    nodes += [NODE(kind, ["i", "s"], ["r"], mode=mode), NODE("Squeeze", ["r"], ["y"], axes=[0, 1])]
+    contents = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "s": np.float32([1, 1, 1, factor])}, opset=opset)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.3 * contents.size_bytes
+
+
 @pytest.mark.parametrize("opset", [11, 17])
 def test_an_encoding_that_the_opset_lacks_is_refused_by_name(opset: int, tmp_path: Path) -> None:
     contents = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}, opset=opset)

@@ -175,59 +175,6 @@ def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, v
     assert lint(tmp_path / "a.onnx", "openvino").verdict == verdict
 
 
-OTHERWISE: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
-    "steps read backwards": ("GRU", {"direction": "reverse", "hidden_size": 2}, ("mnn", "tract")),
-    "both ways": ("GRU", {"direction": "bidirectional", "hidden_size": 2, "linear_before_reset": 1}, ()),
-    "a comparison": ("Less", {}, ("mnn",)),
-    "the other comparison": ("Greater", {}, ()),
-    "a rest with the sign of what is divided": ("Mod", {"fmod": 1}, ("mnn",)),
-    "reflected places": ("GridSample", {"padding_mode": "reflection"}, ("mnn",)),
-    "places": ("GridSample", {"padding_mode": "border"}, ()),
-    "a cubic resize": ("Resize", {"mode": "cubic", "coordinate_transformation_mode": "half_pixel"}, ("mnn",)),
-    "a cubic resize from corner to corner": (
-        "Resize", {"mode": "cubic", "coordinate_transformation_mode": "align_corners"}, (),
-    ),
-    "a slope with a scale": ("Celu", {"alpha": 2.0}, ("tract",)),
-    "a slope as it is": ("Celu", {}, ()),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", OTHERWISE)
-def test_what_mnn_and_tract_compute_otherwise_is_named(name: str, tmp_path: Path) -> None:
-    kind, words, wrong = OTHERWISE[name]
-    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, [3, 4]) for end in "xky"]
-    graph = helper.make_graph([helper.make_node(kind, ["x", "k"], ["y"], **words)], "g", ends[:2], ends[2:])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "net.onnx")
-    for tool in ("mnn", "tract"):
-        assert lint(tmp_path / "net.onnx", tool).verdict == ("wrong" if tool in wrong else "right")
-
-
-NCNN: dict[str, tuple[str, dict[str, Any], list[int] | None, str]] = {
-    "a mean over one axis": ("ReduceMean", {}, [1], "wrong"),
-    "a length over one axis": ("ReduceL2", {}, [2], "wrong"),
-    "a mean over two axes": ("ReduceMean", {}, [2, 3], "right"),
-    "a largest over one axis": ("ReduceMax", {}, [1], "right"),
-    "a border from the other side": ("Pad", {"mode": "wrap"}, [0, 0, 1, 1, 0, 0, 1, 1], "wrong"),
-    "a border of zeros": ("Pad", {}, [0, 0, 1, 1, 0, 0, 1, 1], "right"),
-    "parts that differ": ("Split", {"axis": 1, "num_outputs": 3}, None, "wrong"),
-    "parts of one size": ("Split", {"axis": -1, "num_outputs": 3}, None, "right"),
-    "parts with sizes": ("Split", {"axis": 1}, [3, 3, 2], "right"),
-}
-
-
-@pytest.mark.parametrize("name", NCNN)
-def test_what_pnnx_makes_otherwise_is_named(name: str, tmp_path: Path) -> None:
-    kind, words, numbers, verdict = NCNN[name]
-    constants = [] if numbers is None else [numpy_helper.from_array(np.array(numbers, np.int64), "k")]
-    ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 6, 6])]
-    outputs = ["y", "z", "t"] if kind == "Split" else ["y"]
-    node = helper.make_node(kind, ["x", *(constant.name for constant in constants)], outputs, **words)
-    ends += [helper.make_tensor_value_info(output, TensorProto.FLOAT, None) for output in outputs]
-    graph = helper.make_graph([node], "g", ends[:1], ends[1:], constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]), tmp_path / "net.onnx")
-    assert lint(tmp_path / "net.onnx", "ncnn").verdict == verdict
-
-
 def test_a_comparison_with_one_number_is_right_in_mnn(tmp_path: Path) -> None:
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])]
     ends += [helper.make_tensor_value_info("y", TensorProto.BOOL, [3, 4])]

@@ -45,7 +45,7 @@ ROWS_OF: dict[str, Row] = {
     "an even border": ("Conv", {"auto_pad": "SAME_LOWER"}, [KERNEL], 18, ""),
     "a pool's border behind": ("MaxPool", {"auto_pad": "SAME_UPPER"} | POOL, [], 18, "opencv"),
     "a pool's border in front": ("MaxPool", {"auto_pad": "SAME_LOWER"} | POOL, [], 18, "mnn reference"),
-    "a border written out": ("MaxPool", {"pads": [1, 1, 0, 0]} | POOL, [], 18, ""),
+    "a border written out": ("MaxPool", {"pads": [1, 1, 0, 0]} | POOL, [], 18, "ncnn"),
     "a pool without strides": ("MaxPool", {"kernel_shape": [3, 3]}, [], 18, "mnn"),
     "a border that counts": (
         "AveragePool", {"auto_pad": "SAME_UPPER", "count_include_pad": 1, "kernel_shape": [2, 2], "strides": [1, 1]},

@@ -115,6 +115,28 @@ class _Graph:
         known = isinstance(parts, int) and isinstance(axis, int) and -len(extents) <= axis < len(extents)
         return known and parts > 0 and extents[axis] % parts > 0
 
+    def is_stretched(self, node: onnx.NodeProto, _: Given) -> bool:
+        """Of three and more tensors some are known to be shorter; of the choices of a Where, but for single numbers."""
+        is_choice = node.op_type == "Where"
+        known = [found for found in map(self.extents.get, node.input[is_choice:]) if found is not None]
+        extents = [each for each in known if not is_choice or math.prod(each) > 1]
+        return len(node.input) > 2 and any(each != extents[0] for each in extents)
+
+    def is_cut_unevenly(self, node: onnx.NodeProto, given: Given) -> bool:
+        """A transposed convolution that names its size, of which an odd number goes, or one that nobody can tell."""
+        sizes, none = given.get("output_shape", []), [1] * len(given.get("output_shape", []))
+        if not sizes or given.get("auto_pad") == b"SAME_UPPER":
+            return False
+        image, spans = self.extents.get(node.input[0], [])[2:], self.extents.get(node.input[1], [])[2:]
+        if len(image) != len(sizes) or len(spans) != len(sizes) or 0 in image:
+            return True
+        steps, wide = given.get("strides", none), given.get("dilations", none)
+        more = given.get("output_padding", [0] * len(sizes))
+        return any(
+            (step * (extent - 1) + behind + (span - 1) * apart + 1 - size) % 2
+            for step, extent, behind, span, apart, size in zip(steps, image, more, spans, wide, sizes, strict=True)
+        )
+
     def overhang(self, pool: onnx.NodeProto) -> float:
         """Of a pool over what is known of its input."""
         return _overhang(pool, self.extents.get(pool.input[0], []))
@@ -156,9 +178,6 @@ class _Graph:
     def is_coerced(self, node: onnx.NodeProto, given: Given) -> bool:
         extents, axis = self.extents.get(node.input[0], []), given.get("axis", 1)
         return self.opset < _COERCED_BEFORE and (not extents or any(each != 1 for each in extents[axis:][1:]))
-
-    def has_several_shapes(self, node: onnx.NodeProto, _: Given) -> bool:
-        return len(node.input) > 2 and len({tuple(self.extents.get(name, ())) for name in node.input}) > 1
 
     def ends_between(self, node: onnx.NodeProto, given: Given) -> bool:
         """Whether a stored factor leaves a part of a place at the end of an axis; of an unknown one, whether it may."""
@@ -239,7 +258,6 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "peepholes and states": lambda _graph, node, _: _reads(node, 7) and (_reads(node, 5) or _reads(node, 6)),
     "axes": lambda _graph, node, _: _reads(node, 1),
     "coerced": _Graph.is_coerced,
-    "several shapes": _Graph.has_several_shapes,
     "reduced": lambda _graph, _node, given: given.get("reduction", b"none") != b"none",
     "rows": lambda graph, node, _: (
         graph.extents.get(node.input[1], [0])[-1] < len(graph.extents.get(node.input[0], []))
@@ -263,6 +281,10 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "scaled": lambda _graph, _node, given: not _is(given.get("alpha", 1), 1),
     "one axis": _Graph.is_over_one_axis,
     "uneven": _Graph.is_uneven,
+    "stretched": _Graph.is_stretched,
+    "sized": _Graph.is_cut_unevenly,
+    "uneven border": lambda _graph, _node, given: _differs(given.get("pads", [])),
+    "biased": lambda _graph, _node, given: bool(given.get("bias")),
     "steps": _Graph.has_other_steps,
     "cut": lambda graph, node, _: graph.least(node.input[1]) < 0,
     "channels": _Graph.has_channels_elsewhere,
@@ -292,6 +314,10 @@ def _reads(node: onnx.NodeProto, position: int) -> bool:
 def _other_activations(kind: str, given: list[bytes]) -> bool:
     usual = _ACTIVATIONS[kind]
     return any(word != usual[place % len(usual)] for place, word in enumerate(given))
+
+
+def _differs(pads: list[int]) -> bool:
+    return pads[: len(pads) // 2] != pads[len(pads) // 2 :]
 
 
 def _is(given: object, value: float | str) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import numpy_helper, version_converter
+from onnx import helper, numpy_helper, version_converter
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
@@ -23,12 +23,14 @@ from idp_deploy.formats.onnx.bodies import lift, names_around, names_at, names_i
 from idp_deploy.formats.onnx.functions import hand_over, inlined
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.masked import fold_masks
+from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.notes import drop_notes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost, is_sound
 from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
+_PLACES_OPSET = 11  # a resize says which places it reads; onnx's converter leaves the new default, half a pixel off
 _SPLIT_OPSET = 13  # the sizes of Split are an input
 _BITWISE_OPSET, _BITWISE_IR = 18, 8  # BitwiseAnd
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
@@ -194,6 +196,10 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
         ) from error
     del raised.metadata_props[:]
     raised.metadata_props.extend(proto.metadata_props)
+    for node in all_nodes(raised.graph) if opset < _PLACES_OPSET else ():
+        if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+            node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
     return raised
 
 
