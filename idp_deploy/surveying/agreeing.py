@@ -87,7 +87,7 @@ def _facts(name: str, call: ast.Call, names: Mapping[str, Shape]) -> Iterator[Fa
 
 
 def _alike(name: str, call: ast.Call, names: Mapping[str, Shape], made: Definition) -> Iterator[Fact]:
-    """What all layers of a row were given: of `ModuleList(Conv2d(c, 3 * (5 + classes), 1) for c in widths)` the second."""
+    """What all layers of a row were given: `3 * classes` of `ModuleList(Conv2d(c, 3 * classes, 1) for c in widths)`."""
     row = pieces_of(call, made.init) or appended_to(name, made.init) if call_kind(call) in _ROWS else []
     if len(row) != 1 or not isinstance(row[0], Loop) or len(row[0].calls) != 1:
         return

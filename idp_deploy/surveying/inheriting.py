@@ -14,7 +14,7 @@ def inherited(
 ) -> ast.ClassDef:
     """The class as if it stood alone; itself where it is made from none of these.
 
-    >>> base = ast.parse("class A:\\n def __init__(self, n): self.fc = Linear(n, 2)\\n def forward(self, x): ...").body[0]
+    >>> base = ast.parse("class A:\\n def __init__(self, n): self.fc = Linear(n, 2)\\n def forward(self): ...").body[0]
     >>> node = ast.parse("class B(A):\\n def __init__(self, m):\\n  super().__init__(2 * m)").body[0]
     >>> print(ast.unparse(inherited(node, {"A": base})))
     class B(A):
@@ -22,7 +22,7 @@ def inherited(
         def __init__(self, m):
             self.fc = Linear(2 * m, 2)
     <BLANKLINE>
-        def forward(self, x):
+        def forward(self):
             ...
     """
     within |= {node.name}
@@ -104,5 +104,5 @@ class _Put(ast.NodeTransformer):
     def __init__(self, values: Mapping[str, ast.expr]) -> None:
         self.values = values
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802 - ast's own name
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return deepcopy(self.values[node.id]) if node.id in self.values and isinstance(node.ctx, ast.Load) else node
