@@ -77,7 +77,7 @@ def told_apart(files: Iterable[tuple[str, Path]]) -> dict[Path, str]:
     of: dict[str, list[Path]] = {}
     for format, path in dict.fromkeys(files):
         of.setdefault(format, []).append(path)
-    found = {}
+    found: dict[Path, str] = {}
     for paths in of.values():
         alike = len({path.name for path in paths}) < len(paths)
         found |= {path: "" if len(paths) == 1 else path.as_posix() if alike else path.name for path in paths}
