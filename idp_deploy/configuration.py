@@ -339,11 +339,17 @@ def _explain(error: ValidationError, source: Path | None, variables: Mapping[str
     where = ".".join(str(part) for part in first["loc"] if part not in _BRANCHES)
     setter = next((name for key, name in variables.items() if f"{where}.".startswith(f"{key}.")), None)
     prefix = f"{setter}: " if setter else f"{source}: " if source else ""
+    if first["loc"][0] == "budgets" and (told := _misplaced(first["loc"], first["input"])):
+        return UsageError(f"{prefix}{told[0]}", way_out=told[1])
     if first["type"] == "extra_forbidden":
         model: Any = Configuration
         for part in first["loc"][:-1]:
             model = model.model_fields[str(part)].annotation
         valid = [field.alias or name for name, field in model.model_fields.items() if name != "source"]
+        if first["loc"] == ("tool",):
+            return UsageError(
+                f"{prefix}unknown key 'tool'", way_out=f"[tool.idp-deploy] is for {PROJECT}: leave it out"
+            )
         return UsageError(f"{prefix}unknown key '{where}'", way_out=_nearest(str(first["loc"][-1]), valid))
     way_out = "correct the value"
     if first["type"] == "tuple_type" and isinstance(first["input"], str):
@@ -351,6 +357,21 @@ def _explain(error: ValidationError, source: Path | None, variables: Mapping[str
     elif first["type"] in ("model_type", "dict_type"):
         return UsageError(f"{prefix}'{where}' is {first['input']!r}, no table", way_out=f"write [{where}]")
     return UsageError(f"{prefix}'{where}' is {first['input']!r}: {first['msg'].lower()}", way_out=way_out)
+
+
+def _misplaced(place: tuple[str | int, ...], given: object) -> tuple[str, str] | None:
+    """What is said of a budget that is not below its target and format, and the way out."""
+    if len(place) < 2:
+        return None
+    example = f"write [budgets.{'pixel-4' if place[1] in METRICS else place[1]}.onnx]"
+    if place[-1] == "[key]":
+        known = ", ".join(FORMATS)
+        close = difflib.get_close_matches(str(given).lower(), list(FORMATS), n=1)
+        way_out = example if given in METRICS else f"did you mean '{close[0]}'?" if close else f"one of {known}"
+        return f"'{given}' in budgets.{place[1]} is no format", way_out
+    if len(place) == 2 and not isinstance(given, dict):
+        return f"'budgets.{place[1]}' is {given!r}, no table", example
+    return None
 
 
 def _nearest(word: str, valid: Any) -> str:

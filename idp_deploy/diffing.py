@@ -84,6 +84,7 @@ class MetricChange:
     metric: str
     before: float | None
     after: float | None
+    artifact: str = ""  # the end of its path, where the reports hold several files of the format
 
     @property
     def ratio(self) -> float | None:
@@ -123,7 +124,8 @@ def diff_reports(before: Path, after: Path) -> tuple[MetricChange, ...]:
         FileError: one of them is none.
     """
     old, new = _values(before), _values(after)
-    return tuple(MetricChange(*key, old.get(key), new.get(key)) for key in dict.fromkeys([*old, *new]))
+    keys = dict.fromkeys([*old, *new])
+    return tuple(MetricChange(*key[:3], old.get(key), new.get(key), key[3]) for key in keys)
 
 
 def _side(contents: Contents, targets: Sequence[Target]) -> Side:
@@ -175,5 +177,5 @@ def _decoded(tensor: StoredTensor) -> np.ndarray:
     return np.asarray((tensor.dequantize or tensor.values)(), np.float32)
 
 
-def _values(path: Path) -> dict[tuple[str, str, str], float | None]:
-    return {(target, format, metric): value for target, format, metric, value in checks_of(path)[0]}
+def _values(path: Path) -> dict[tuple[str, str, str, str], float | None]:
+    return {(target, format, metric, file): value for target, format, metric, value, file in checks_of(path)[0]}

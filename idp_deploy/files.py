@@ -24,7 +24,7 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.waiting import counted
 
 GZIP_LEVEL = 6  # what web servers use by default
-_GZIP = 16 + zlib.MAX_WBITS  # zlib's word for gzip's header and trailer
+GZIP = 16 + zlib.MAX_WBITS  # zlib's word for gzip's header and trailer
 _BLOCK_BYTES = 1 << 24
 BROTLI_QUALITY = 5  # 11 saves a few per cent more and takes a minute for tens of megabytes
 
@@ -290,7 +290,7 @@ def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, i
 
     gzipped = brotlied = 0
     for member, _, size, _ in stamped:
-        one, other = zlib.compressobj(GZIP_LEVEL, wbits=_GZIP), brotli.Compressor(quality=BROTLI_QUALITY)
+        one, other = zlib.compressobj(GZIP_LEVEL, wbits=GZIP), brotli.Compressor(quality=BROTLI_QUALITY)
         with member.open("rb") as handle:
             blocks = iter(partial(handle.read, _BLOCK_BYTES), b"")
             for block in counted(blocks, f"compressing {member.name}", -(-size // _BLOCK_BYTES)):

@@ -49,6 +49,7 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: boo
         for budget in budgets
         for item in evidence
         if (item.estimate.target, item.contents.format) == (budget.target, budget.format)
+        and budget.is_for(item.contents.path)
     ]
     if strict:
         absent = "there is no artifact in this format"
@@ -93,16 +94,17 @@ def ungated(
     Raises:
         GateError: the baseline has no value for any of the files, so that it would hold them to nothing.
     """
-    known = {(b.target, b.format, b.metric) for b in earlier}
     at_hand = [(e.estimate.target, e.contents.format, e.contents.path) for e in evidence]
-    if not any(key[:2] == place[:2] for key in known for place in at_hand):
-        what = "no checks" if not known else "no check of these files on these targets"
+    answering = ((b, at) for b in earlier for at in at_hand if (b.target, b.format) == at[:2] and b.is_for(at[2]))
+    known = {(*place, b.metric) for b, place in answering}
+    if not known:
+        what = "no checks" if not earlier else "no check of these files on these targets"
         raise GateError(f"{baseline} holds {what}, so nothing is held against it", way_out=_BASELINE_FIX)
     return tuple(
         Check(b, path, None, "not estimable", f"{baseline.name} has no value for it", _BASELINE_FIX)
         for b in budgets
         for target, format, path in at_hand
-        if (b.target, b.format) == (target, format) and (b.target, b.format, b.metric) not in known
+        if (b.target, b.format) == (target, format) and (target, format, path, b.metric) not in known
     )
 
 
@@ -304,7 +306,7 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
     """
     rows, told = checks_of(path)
     found = []
-    for target, format, name, value in rows:
+    for target, format, name, value, artifact in rows:
         if value is None:
             continue
         metric = METRICS[name]
@@ -312,12 +314,17 @@ def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = Non
         limit = value * (1 - loose if metric.at_least else 1 + loose)
         allowed = f"{show(value, metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
         source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
-        found.append(Budget(target, format, name, limit, source))
+        found.append(Budget(target, format, name, limit, source, artifact))
     return tuple(found)
 
 
-def checks_of(path: Path) -> tuple[list[tuple[str, FormatName, str, float | None]], str]:
-    """(target, format, metric, value) of every check in a report of `check --json`, and its provenance in words.
+Row = tuple[str, FormatName, str, float | None, str]  # target, format, metric, value, artifact
+
+
+def checks_of(path: Path) -> tuple[list[Row], str]:
+    """Every check in a report of `check --json`, and its provenance in words.
+
+    Of its file's path a check has as much as tells it from others of the same target, format and metric.
 
     Raises:
         FileError: it is none, or one of a later version.
@@ -329,7 +336,7 @@ def checks_of(path: Path) -> tuple[list[tuple[str, FormatName, str, float | None
             raise ValueError("it has no list of checks")
         if (version := content.get("schema_version", REPORT_VERSION)) != REPORT_VERSION:
             raise ValueError(f"it has the schema_version {version!r:.40}, not {REPORT_VERSION}")
-        return [_row(row, number) for number, row in enumerate(rows, 1)], provenance_of(content)
+        return _apart([_row(row, number) for number, row in enumerate(rows, 1)]), provenance_of(content)
     except FileNotFoundError:
         raise FileError(
             f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
@@ -341,8 +348,26 @@ def checks_of(path: Path) -> tuple[list[tuple[str, FormatName, str, float | None
         ) from None
 
 
-def _row(row: object, number: int) -> tuple[str, FormatName, str, float | None]:
-    """(target, format, metric, value) of one check; ValueError names the check, the key and what it has."""
+def _apart(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with the shortest ends of their paths that differ where these do; with none where there is one file.
+
+    >>> [row[4] for row in _apart([("p", "onnx", "size", 1.0, one) for one in ("a/m.onnx", "b/m.onnx")])]
+    ['a/m.onnx', 'b/m.onnx']
+    """
+    paths: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
+    for *key, _, artifact in rows:
+        paths.setdefault(tuple(key), set()).add(tuple(artifact.split("/")))
+    found = []
+    for target, format, metric, value, artifact in rows:
+        group = paths[target, format, metric]
+        depth = next((n for n in range(1, max(map(len, group)) + 1) if len({p[-n:] for p in group}) == len(group)), 0)
+        parts = artifact.split("/")[-depth:] if len(group) > 1 else []
+        found.append((target, format, metric, value, "/".join(parts)))
+    return found
+
+
+def _row(row: object, number: int) -> Row:
+    """One check with its whole path; ValueError names the check, the key and what it has."""
     if not isinstance(row, dict):
         raise ValueError(f"check {number} is {row!r:.40}, not a table")
     target, format, metric, value = (row.get(key) for key in ("target", "format", "metric", "value"))
@@ -356,7 +381,8 @@ def _row(row: object, number: int) -> tuple[str, FormatName, str, float | None]:
         raise ValueError(
             f"check {number} ({target} {format} {metric}) has the value {value!r:.40}, not a number from 0"
         )
-    return target, format, metric, None if value is None else float(value)
+    artifact = str(row.get("artifact") or "").replace("\\", "/")
+    return target, format, metric, None if value is None else float(value), artifact
 
 
 def provenance_of(report: Mapping[str, object]) -> str:

@@ -57,7 +57,8 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target) -> Check:
     if scheme and "prune" in found.command and "quantize" not in found.command:  # what prunes starts from floats
         found = replace(found, command=f"{found.command}, then quantize --scheme {scheme}")
     unit = METRICS[metric].unit
-    end = "within the limit" if found.meets else "not enough alone"
+    close = not METRICS[metric].at_least and found.value <= check.budget.limit
+    end = "within the limit" if found.meets else "too close to it to be sure" if close else "not enough alone"
     fix = f"{found.change} ({found.command}): {metric} {show(found.value, unit)} by prediction, {end}"
     return replace(check, layer=layer, remedy=found, fix=fix)
 
@@ -200,6 +201,11 @@ def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: fl
     return min(least, tensor.size_bytes)
 
 
+def _for_sparsity(limit: float) -> Remedy | None:
+    """Nothing where all were to be zero, which `prune` does not do."""
+    return Remedy(f"prune to {percent(limit)} zeros", f"prune --target {limit:g}", limit, True) if limit < 1 else None
+
+
 def _heaviest(evidence: Evidence) -> str:
     layers = facts_of(evidence.contents).layers
     return max(layers, key=lambda layer: layer.size_bytes).name if layers else ""
@@ -220,12 +226,7 @@ REMEDIES: Mapping[str, Callable[[Check, Evidence, Target], Remedy | None]] = {
         else _for_size(check, evidence, target)
     ),
     **dict.fromkeys(("sram", "arena"), for_activations),
-    "sparsity": lambda check, evidence, target: Remedy(
-        f"prune to {percent(check.budget.limit)} zeros",
-        f"prune --target {check.budget.limit:g}",
-        check.budget.limit,
-        True,
-    ),
+    "sparsity": lambda check, evidence, target: _for_sparsity(check.budget.limit),
 }
 LAYERS: Mapping[str, Callable[[Evidence], str]] = {
     **dict.fromkeys(("size", "gzip", "brotli", "memory", "flash"), _heaviest),

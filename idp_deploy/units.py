@@ -73,6 +73,8 @@ def parse(text: str | float, unit: Unit) -> float:
         raise UsageError(f"cannot read {text!r} as a number", way_out=f"write it like {_EXAMPLE[unit]}") from None
     if not math.isfinite(value):
         raise UsageError(f"{text!r} is not finite", way_out=f"write it like {_EXAMPLE[unit]}")
+    if unit == "count" and not value.is_integer():
+        raise UsageError(f"{text!r} is no whole number", way_out=f"write it like {_EXAMPLE[unit]}")
     return value
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.strangers import FUSED, HEAD, PLAY, SMALL, STACK, TRAINING, TRIPWIRE, WIDE, Folder, notebook
 from tests.strangers_given import GIVEN
+from tests.strangers_odd import ODD
 from tests.strangers_registered import REGISTERED
 from tests.strangers_settings import SETTINGS
 from tests.strangers_shapes import SHAPES
@@ -313,4 +314,4 @@ FOLDERS: dict[str, Folder] = {
     ),
     "nothing at all": Folder({}, "", None, (), None),
 } | SETTINGS
-FOLDERS |= SHAPES | GIVEN | REGISTERED
+FOLDERS |= SHAPES | GIVEN | REGISTERED | ODD

@@ -115,7 +115,14 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
         ("[export]\nto = ['executorch']\n", "one of onnx, coreml, tflite, coreai, ethos-u"),
         ("[export]\nto = []\n", "'export.to' is []"),
         ("export = ['onnx']\n", "'export' is ['onnx'], no table — write [export]"),
-        ("budgets.pixel-4 = 3\n", "'budgets.pixel-4' is 3, no table — write [budgets.pixel-4]"),
+        ("budgets.pixel-4 = 3\n", "'budgets.pixel-4' is 3, no table — write [budgets.pixel-4.onnx]"),
+        ("[budgets]\nsize = '1 MB'\n", "'budgets.size' is '1 MB', no table — write [budgets.pixel-4.onnx]"),
+        (
+            "[budgets.my-phone]\nsize = '1 MB'\n",
+            "'size' in budgets.my-phone is no format — write [budgets.my-phone.onnx]",
+        ),
+        ("[budgets.pixel-4.TFLite]\n", "'TFLite' in budgets.pixel-4 is no format — did you mean 'tflite'?"),
+        ("[tool.idp-deploy]\nweights = 'w.pt'\n", "unknown key 'tool' — [tool.idp-deploy] is for pyproject.toml"),
         ("[prune.rules]\nlinear = 3\n", "'prune.rules.linear' is 3"),
         ("[prune.options]\nkappa = [1]\n", "'prune.options.kappa"),
         ("[prune]\nlearning-rate = inf\n", "'prune.learning-rate' is inf"),
@@ -180,6 +187,8 @@ def test_either_letter_for_micro_is_read_and_numbers_are_quoted_as_written() -> 
     assert parse("1200 \u00b5s", "ms") == parse("1200 \u03bcs", "ms") == pytest.approx(1.2)
     with pytest.raises(UsageError, match=r"cannot read 69199 as"):
         parse(69199.0, "bytes")
+    with pytest.raises(UsageError, match=r"1\.5 is no whole number"):
+        parse(1.5, "count")
 
 
 @pytest.mark.parametrize(("table", "said"), [("[tool.idp-deploy]\n", True), ("[tool.ruff]\n", False)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from idp_deploy.errors import FileError, UsageError
+from idp_deploy.files import transfer_bytes
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.architectures import architecture
 from idp_deploy.simulation.cost_model import TERMS, at_peak, load_coefficients
@@ -156,6 +157,12 @@ def test_transfer_sizes_of_a_large_file_are_sampled_well(tmp_path: Path) -> None
     gzip_bytes, brotli_bytes = estimated_transfer_bytes(path)
     assert gzip_bytes == pytest.approx(len(zlib.compress(data, 6)), rel=0.01)
     assert brotli_bytes == pytest.approx(len(brotli.compress(data, quality=5)), rel=0.01)
+
+
+def test_a_download_is_the_same_in_every_table(tmp_path: Path) -> None:
+    path = tmp_path / "small.bin"
+    path.write_bytes(bytes(range(256)) * 40)
+    assert estimated_transfer_bytes(path) == transfer_bytes(path)
 
 
 def test_a_five_million_parameter_file_is_simulated_without_torch(tmp_path: Path) -> None:

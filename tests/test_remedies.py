@@ -162,6 +162,17 @@ def test_what_cannot_be_mended_says_so(model: Model, tmp_path: Path) -> None:
     assert check.remedy is not None
     assert not check.remedy.meets
     assert "not enough alone" in check.fix
+    near = broken(evidence, target, "latency", check.remedy.value * 1.01)
+    assert near.remedy is not None
+    assert (near.remedy.meets, near.remedy.value) == (False, check.remedy.value)
+    assert near.fix.endswith("by prediction, too close to it to be sure")
+
+
+def test_no_command_is_named_that_prunes_everything(model: Model, tmp_path: Path) -> None:
+    target = load_target("raspberry-pi-4")
+    check = broken(measured(pruned(model, 0.5), "onnx", tmp_path / "m.onnx", target), target, "sparsity", 1.0)
+    assert check.remedy is None
+    assert "--target 1" not in check.fix
 
 
 def test_the_layer_is_named_as_the_model_names_it(model: Model, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from xml.etree import ElementTree
 import pytest
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import WeightProof
+from idp_deploy.flow import Budget, Check, Report, WeightProof
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.artifacts import _of_a_weight
 from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
 from idp_deploy.rendering.results import page_of
+from idp_deploy.rendering.verdicts import report_document
 
 EVIL = 'a|b <script>alert("x")</script>, 100 % $x_1$\nnew: line'
 
@@ -97,6 +98,15 @@ def test_markdown_keeps_a_row_on_a_line() -> None:
     rows = [line for line in str(render(document(), "markdown")).splitlines() if line.startswith("| ")]
     assert len(rows) == 4
     assert all(line.replace("\\|", "").count("|") == 3 for line in rows)
+
+
+def test_files_of_one_format_are_told_apart() -> None:
+    limit = Budget("pixel-4", "onnx", "size", 100.0, "test")
+    checks = [Check(limit, Path(name), 200.0, "fail", "", "") for name in ("a.onnx", "b.onnx")]
+    document = report_document(Report(checks))
+    assert [row[1] for row in document.tables[-1].rows] == ["onnx a.onnx", "onnx b.onnx"]
+    assert [case.suite for case in document.cases] == ["pixel-4 onnx a.onnx", "pixel-4 onnx b.onnx"]
+    assert document.pictures[0].rows == ["pixel-4 onnx a.onnx size", "pixel-4 onnx b.onnx size"]  # type: ignore[union-attr]
 
 
 def test_html_is_one_file_without_foreign_markup() -> None:

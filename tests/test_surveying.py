@@ -267,6 +267,14 @@ def test_layers_under_names_of_the_file_are_known(tmp_path: Path) -> None:
     script("import net_model; net_model.Net(6)", tmp_path)
 
 
+def test_weights_of_a_layer_that_was_renamed_since_are_told_of(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(HEAD + SMALL)
+    code = "s = Net().state_dict(); s['old.weight'] = s.pop('fc.weight'); torch.save(s, 'w.pt')"
+    script(f"from net import *; {code}", tmp_path)
+    (note,) = survey(tmp_path).notes
+    assert note == "w.pt may be another model's: net:Net has 'fc.weight', and the file 'old.weight'"
+
+
 def test_a_class_inside_of_a_function_is_named(tmp_path: Path) -> None:
     text = "".join(f"    {line}" for line in SMALL.splitlines(keepends=True))
     (tmp_path / "train.py").write_text(f"{HEAD}def main():\n{text}")

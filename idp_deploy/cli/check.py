@@ -93,7 +93,7 @@ def check(
     for path in paths:
         begin(path)
     contents = [read(path) for path in paths]
-    gated = {c.path for c in contents if any(b.format == c.format for b in limits)}
+    gated = {c.path for c in contents if any(b.format == c.format and b.is_for(c.path) for b in limits)}
     strict = not artifacts or not (gated or allow_missing or looks)  # a gate that checks nothing holds nothing back
     report, evidence = judge(contents, devices, limits, strict=strict)
     if baseline and not allow_missing:

@@ -109,15 +109,22 @@ or 'dump'?
         except AttributeError:
             owner = f"'{'.'.join(attribute.split('.')[:depth])}'" if depth else f"module '{module_name}'"
             public = [n for n in dir(found) if not n.startswith("_")]
-            raise UsageError(
-                f"{what} {spec}: {owner} has no attribute '{name}'",
-                way_out=did_you_mean(name, public) or "check the name after the colon",
-            ) from None
+            way_out = _hiding(module_name) or did_you_mean(name, public) or "check the name after the colon"
+            raise UsageError(f"{what} {spec}: {owner} has no attribute '{name}'", way_out=way_out) from None
     if not callable(found):
         raise UsageError(
             f"{what} {spec} is {_kind(found)}, not a callable", way_out="name a function or a class without arguments"
         )
     return found  # type: ignore[no-any-return]
+
+
+def _hiding(module_name: str) -> str:
+    """What to do where a module of another place is imported in place of the file of that name that lies here."""
+    imported = getattr(sys.modules.get(module_name), "__file__", None) or ""
+    inside = Path(*module_name.split("."))
+    own = [Path(folder) / one for folder in code_folders() for one in (f"{inside}.py", inside / "__init__.py")]
+    hidden = next((one for one in own if one.is_file() and not (imported and one.samefile(imported))), None)
+    return f"another module '{module_name}' was imported before {hidden}: rename the file" if hidden else ""
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

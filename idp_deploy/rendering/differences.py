@@ -47,7 +47,7 @@ def reports_document(before: Path, after: Path, changes: Sequence[MetricChange])
     rows = [
         (
             c.target,
-            c.format,
+            f"{c.format} {c.artifact}".rstrip(),
             c.metric,
             show(c.before, METRICS[c.metric].unit),
             show(c.after, METRICS[c.metric].unit),
@@ -58,7 +58,7 @@ def reports_document(before: Path, after: Path, changes: Sequence[MetricChange])
     ]
     columns = ("target", "format", "metric", "before", "after", "change", "verdict")
     table = Table("", columns, rows, frozenset({3, 4, 5}), [_STATES.get(c.kind, "") for c in ordered])
-    labels = [f"{c.target} {c.format} {c.metric}" for c in ordered]
+    labels = [" ".join(filter(None, (c.target, c.format, c.artifact, c.metric))) for c in ordered]
     bars = [
         Bar(c.ratio, beside=1.0 if c.ratio is not None else None, state=_STATES.get(c.kind, ""), text=_percent(c.ratio))
         for c in ordered

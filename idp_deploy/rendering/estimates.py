@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from idp_deploy.flow import Basis, EmulationCounts, Estimate, FileFacts, Interval, Measurement, VendorEstimate
 from idp_deploy.rendering.document import Document, State, Table
-from idp_deploy.rendering.figures import labels, layer_table, layer_times, report_pictures
+from idp_deploy.rendering.figures import labels, layer_table, layer_times, report_pictures, told_apart
 from idp_deploy.units import Scale, scale, show
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ def rests_on(basis: Basis | None) -> str:
 def estimate_table(estimates: Sequence[Estimate], title: str = "") -> Table:
     """One row a file and target. `skipped` is the share of MACs that sparse kernels leave out."""
     axis = scale((e.latency_ms.middle for e in estimates if e.latency_ms), "ms")
+    names = told_apart((e.format, e.artifact) for e in estimates)
     return Table(
         title,
         ("target", "runtime", "latency (90 % interval)", "rests on", "size", "gzip", "memory", "skipped"),
         [
             (
                 e.target,
-                e.runtime if e.latency_ms else f"{e.runtime} ({e.format})",
+                f"{e.runtime if e.latency_ms else f'{e.runtime} ({e.format})'} {names[e.artifact]}".rstrip(),
                 interval(e.latency_ms, e.reason, axis),
                 rests_on(e.basis),
                 show(e.size_bytes, "bytes"),

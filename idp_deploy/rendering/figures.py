@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from idp_deploy.flow import Check, Estimate, FileFacts, FormatName, Parity
@@ -67,13 +68,30 @@ def journey(
     return Journey("From dense to shipped", stages, ends)
 
 
+def told_apart(files: Iterable[tuple[str, Path]]) -> dict[Path, str]:
+    """Path → its name where there are several files of its format, the whole path where names are alike; else "".
+
+    >>> list(told_apart([("onnx", Path("a.onnx")), ("onnx", Path("b.onnx")), ("tflite", Path("a.tflite"))]).values())
+    ['a.onnx', 'b.onnx', '']
+    """
+    of: dict[str, list[Path]] = {}
+    for format, path in dict.fromkeys(files):
+        of.setdefault(format, []).append(path)
+    found: dict[Path, str] = {}
+    for paths in of.values():
+        alike = len({path.name for path in paths}) < len(paths)
+        found |= {path: "" if len(paths) == 1 else path.as_posix() if alike else path.name for path in paths}
+    return found
+
+
 def budget_chart(checks: Sequence[Check], estimates: Sequence[Estimate]) -> Chart:
     """Every budget as a share of its limit, so that all of them have one axis."""
     spans = {(e.artifact, e.target): e.latency_ms for e in estimates}
+    names = told_apart((c.budget.format, c.artifact) for c in checks)
     rows, bars = [], []
     for check in checks:
         budget, metric = check.budget, METRICS[check.budget.metric]
-        rows.append(f"{budget.target} {budget.format} {budget.metric}")
+        rows.append(" ".join(filter(None, (budget.target, budget.format, names[check.artifact], budget.metric))))
         if check.value is None or not budget.limit:
             bars.append(Bar(None, state="bad", text=check.verdict))
             continue

@@ -12,7 +12,7 @@ from idp_deploy.flow import Budget, Check, Interval, Report
 from idp_deploy.rendering.artifacts import parity_cases, parity_data, parity_state, parity_summary, verdict
 from idp_deploy.rendering.document import Case, Document, Table
 from idp_deploy.rendering.estimates import estimate_notes, estimate_tables, together, vendor_notes
-from idp_deploy.rendering.figures import report_pictures
+from idp_deploy.rendering.figures import report_pictures, told_apart
 from idp_deploy.units import METRICS, like, show
 
 if TYPE_CHECKING:
@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 def check_table(checks: Sequence[Check]) -> Table:
     """Metric, value, limit, verdict; what failed is spelled out by its `Case`."""
+    names = told_apart((c.budget.format, c.artifact) for c in checks)
     return Table(
         "budgets",
         ("target", "format", "metric", "value", "limit", "verdict"),
         [
             (
                 c.budget.target,
-                c.budget.format,
+                f"{c.budget.format} {names[c.artifact]}".rstrip(),
                 c.budget.metric,
                 show(c.value, METRICS[c.budget.metric].unit),
                 show(c.budget.limit, METRICS[c.budget.metric].unit),
@@ -83,7 +84,8 @@ def report_document(
     cases += [Case("export", format, False, why, "") for format, why in report.refused.items()]
     ranges = {(e.artifact, e.target): e.latency_ms for e in report.estimates if e.latency_ms}
     worst_first = sorted(report.checks, key=lambda check: -check.over)
-    cases += [check_case(c, ranges.get((c.artifact, c.budget.target))) for c in worst_first]
+    names = told_apart((c.budget.format, c.artifact) for c in report.checks)
+    cases += [check_case(c, ranges.get((c.artifact, c.budget.target)), names[c.artifact]) for c in worst_first]
     pictures = report_pictures(report.files, report.estimates, report.checks, report.parities, report.facts)
     return Document(title, tables, data, notes, cases, pictures)
 
@@ -133,11 +135,11 @@ def check_data(check: Check) -> dict[str, Any]:
     }
 
 
-def check_case(check: Check, latency: Interval | None = None) -> Case:
+def check_case(check: Check, latency: Interval | None = None, name: str = "") -> Case:
     """The same as one test case, in one line.
 
     Args:
-        latency: the interval behind a latency.
+        latency: the interval behind a latency. name: of the file, where there are several in its format.
     """
     unit = METRICS[check.budget.metric].unit
     relation = "≥" if METRICS[check.budget.metric].at_least else "≤"
@@ -157,7 +159,7 @@ def check_case(check: Check, latency: Interval | None = None) -> Case:
     )
     extra = "; ".join(filter(None, parts))
     return Case(
-        f"{check.budget.target} {check.budget.format}",
+        f"{check.budget.target} {check.budget.format} {name}".rstrip(),
         check.budget.metric,
         check.verdict == "pass",
         f"{message}; {extra}; limit from {check.budget.source}" if extra else message,

@@ -12,7 +12,7 @@ from threading import Thread
 
 import brotli
 
-from idp_deploy.files import BROTLI_QUALITY, GZIP_LEVEL, stamp
+from idp_deploy.files import BROTLI_QUALITY, GZIP, GZIP_LEVEL, stamp
 
 SAMPLE_BLOCK = 128 * 1024  # four times the window of gzip
 SAMPLE_BLOCKS = 16
@@ -56,7 +56,7 @@ def _estimated(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, in
     for member, _, size, _ in stamped:
         blocks = list(_blocks(member, size))
         share = size / max(1, sum(len(block) for block in blocks))
-        gzipped += share * sum(len(zlib.compress(block, GZIP_LEVEL)) for block in blocks)
+        gzipped += share * sum(len(zlib.compress(block, GZIP_LEVEL, GZIP)) for block in blocks)
         brotlied += share * sum(len(brotli.compress(block, quality=BROTLI_QUALITY)) for block in blocks)
     return round(gzipped), round(brotlied)
 

@@ -11,12 +11,13 @@ from idp_deploy.surveying.origins import Origins
 from idp_deploy.surveying.rows import Loop, appended_to, pieces_of, told
 from idp_deploy.surveying.sources import Found
 
+DEPTH = 3  # of parts within parts
 UNLIKE, ODD = 0.4, 0.95  # a factory gives another value than the weights tell; a list may hold another number of layers
 _DRAWN = ("zeros", "ones", "empty", "randn", "rand", "FloatTensor", "Tensor")
 
 
 def agreement(
-    layers: Mapping[str, ast.Call], names: Mapping[str, Shape], found: Found, made: Definition, depth: int = 3
+    layers: Mapping[str, ast.Call], names: Mapping[str, Shape], found: Found, made: Definition, depth: int = DEPTH
 ) -> tuple[float, dict[str, object]]:
     """(share of names and shapes that agree, arguments that the shapes tell).
 
@@ -29,6 +30,7 @@ def agreement(
         return 0.0, {}
     facts = {name: list(_facts(name, call, names)) for name, call in leaves(layers)}
     every = [fact for entries in facts.values() for fact in entries]
+    every += [fact for name, call in leaves(layers) for fact in _alike(name, call, names, made)]
     bound = _solved(every, found, made)
     known = {name for name, call in leaves(layers) if call_kind(call) in KINDS}
     right = sum(f"{name}.{_told_by(facts[name])}" in names and _hold(facts[name], bound, found) for name in known)
@@ -36,6 +38,7 @@ def agreement(
         heard = _inside(name, call, names, found, made, depth)
         bound = {key: value for key, value in heard.items() if key not in made.changed} | bound
     bound = _solved(every, found, made, bound) | bound if bound else bound  # beside what its parts have told
+    bound |= _other(every, found, made, bound) if depth == DEPTH else {}  # once all parts have told theirs
     return shared * (right / len(known) if known else 0.8), bound
 
 
@@ -83,6 +86,21 @@ def _facts(name: str, call: ast.Call, names: Mapping[str, Shape]) -> Iterator[Fa
             yield from (("", node, extent) for node, extent in zip(extents, names[name], strict=True))
 
 
+def _alike(name: str, call: ast.Call, names: Mapping[str, Shape], made: Definition) -> Iterator[Fact]:
+    """What all layers of a row were given: `3 * classes` of `ModuleList(Conv2d(c, 3 * classes, 1) for c in widths)`."""
+    row = pieces_of(call, made.init) or appended_to(name, made.init) if call_kind(call) in _ROWS else []
+    if len(row) != 1 or not isinstance(row[0], Loop) or len(row[0].calls) != 1:
+        return
+    own = {node.id for node in ast.walk(row[0].target) if isinstance(node, ast.Name)}
+    for place in _row(name, names):
+        for parameter, node, value in _facts(f"{name}.{place}", row[0].calls[0], names):
+            if own.isdisjoint(inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)):
+                yield parameter, node, value
+
+
+_ROWS = ("ModuleList", "Sequential")
+
+
 def _drawn(node: ast.expr) -> ast.Call | None:
     """`torch.empty(8, 4)` of `torch.empty(8, 4).uniform_()` and of `0.02 * torch.empty(8, 4)`."""
     return next((one for one in ast.walk(node) if isinstance(one, ast.Call) and call_kind(one) in _DRAWN), None)
@@ -109,6 +127,21 @@ def _solved(
     return bound
 
 
+def _other(facts: list[Fact], found: Found, made: Definition, bound: Mapping[str, object]) -> dict[str, object]:
+    """Of several arguments that have defaults and stand in one expression, the one that must be another."""
+    usual = {name: literal(node, found.constants) for name, node in made.parameters.items()}
+    told: dict[str, object] = {}
+    for _, node, value in facts:
+        known = {**found.constants, **usual, **bound, **told}
+        if evaluated(node, known) in (None, value):
+            continue
+        names = {named(one) for one in ast.walk(node) if isinstance(one, ast.expr)} & usual.keys() - bound.keys()
+        without = ({key: held for key, held in known.items() if key != name} for name in names - made.changed)
+        pairs = [pair for rest in without if (pair := solved(node, value, rest))]
+        told |= dict(pairs) if len(pairs) == 1 else {}
+    return told
+
+
 def _hold(facts: list[Fact], bound: Mapping[str, object], found: Found) -> bool:
     return all(evaluated(node, {**found.constants, **bound}) in (None, value) for _, node, value in facts)
 
@@ -117,7 +150,7 @@ def _inside(
     name: str, call: ast.Call, names: Mapping[str, Shape], found: Found, made: Definition, depth: int
 ) -> dict[str, object]:
     """Arguments that the layers of a list tell, or those of a part that this folder defines."""
-    if call_kind(call) in ("ModuleList", "Sequential"):
+    if call_kind(call) in _ROWS:
         row, stored = pieces_of(call, made.init) or appended_to(name, made.init), _row(name, names)
         bound: dict[str, object] = {}
         calls = [one for piece in row for one in (piece.calls if isinstance(piece, Loop) else (piece,))]

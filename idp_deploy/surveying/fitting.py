@@ -68,6 +68,10 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
     notes = []
     if best.score < FITS and stored and not best.definition.spec.startswith("transformers:"):
         notes.append(f"whether {shown(stored[0])} belongs to {best.spec} cannot be told from their names alone")
+    if best.weights and (odd := _misfit(best)):
+        notes.append(
+            f"{shown(best.weights)} may be another model's: {best.spec} has {odd[0]!r}, and the file {odd[1]!r}"
+        )
     if dropped := [name for name in best.definition.needs if _DROPPED.search(name) and best.arguments.get(name) == 0.0]:
         notes.append(f"{', '.join(dropped)} is set to 0.0: the weights do not tell it, and only training sees it")
     if left := _beside_it(best):
@@ -136,6 +140,31 @@ def _beside_it(best: Choice) -> list[str]:
     same = [f"{place}." for place in _prefixes(best.weights) if place and _below(best.weights, place) == own]
     others = (name for name, shape in best.weights.shapes.items() if shape)
     return [name for name in others if not name.startswith(tuple(same))]
+
+
+def _misfit(best: Choice) -> tuple[str, str] | None:
+    """(weights that the file lacks, others that no layer is there for), where there are both."""
+    one = best.definition
+    if best.weights is None or not one.is_class or one.library:
+        return None
+    names = _below(best.weights, best.prefix)
+    known = {layer.partition(".")[0] for layer in best.layers} | one.put.keys() | one.handed.keys() | one.built.keys()
+    weights = (f"{layer}.weight" for layer, call in best.layers.items() if call_kind(call) in _WEIGHING)
+    lacking = next((name for name in weights if name not in names), None)
+    odd = next((name for name in names if name.partition(".")[0] not in known), None)
+    return (lacking, odd) if lacking and odd else None
+
+
+_WEIGHING = {
+    "Linear",
+    "Embedding",
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+}
 
 
 def _parts(one: Definition, found: Found) -> set[str]:

@@ -15,7 +15,7 @@ from idp_deploy.surveying.configs import configuration_beside, input_of
 from idp_deploy.surveying.definitions import last_name
 from idp_deploy.surveying.effects import Shape
 from idp_deploy.surveying.fitting import Choice, value_of
-from idp_deploy.surveying.layers import KINDS, call_kind, leaves, literal
+from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal
 from idp_deploy.surveying.pictures import Put, picture, usual
 from idp_deploy.surveying.sources import Found
 from idp_deploy.surveying.trials import Trial, held, stored
@@ -253,7 +253,8 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
     Args:
         inside: the layer that it is or is a part of.
     """
-    kinds = {name: call_kind(call) for name, call in leaves(choice.layers)}
+    calls = dict(leaves(choice.layers))
+    kinds = {name: call_kind(call) for name, call in calls.items()}
     for name, shape in stored(choice).items():
         layer, _, parameter = name.rpartition(".")
         if not f"{layer}.".startswith(f"{inside}." if inside else ""):
@@ -269,6 +270,9 @@ def _first(choice: Choice, inside: str = "") -> _First | None:
             return _First((1, None), "int64")
         if len(shape) == 2:
             return _First((1, shape[1])) if kind == "Linear" or not kind else None
+        if kind.startswith("ConvTranspose"):  # which begins a generator: what is drawn has no height yet
+            stride = literal(argument(calls[layer], KINDS[kind], "stride"), {})
+            return _First((1, shape[0], *([1 if stride in (None, 1) else None] * (len(shape) - 2))))
         return _First((1, shape[1], *([None] * (len(shape) - 2))))
     own = dict(leaves(choice.definition.layers))
     for layer, call in leaves(choice.layers):

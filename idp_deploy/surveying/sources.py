@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import keyword
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from idp_deploy.surveying.definitions import (
     returned,
 )
 from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
+from idp_deploy.surveying.inheriting import alone
 from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
@@ -94,7 +96,10 @@ def read_folder(folder: Path) -> Found:
     for path, tree in trees.items():
         name = _module_name(path.relative_to(folder), folder) if path.suffix == ".py" else None
         try:
-            defined = (*definitions(tree, path, name or "?", classes), *in_source(tree, path, name, here))
+            defined = (
+                *definitions(alone(tree, classes), path, name or "?", classes),
+                *in_source(tree, path, name, here),
+            )
         except RecursionError:
             notes.append(f"{path.relative_to(folder)} is left out: an expression in it is nested too deeply")
             continue
@@ -113,6 +118,7 @@ def read_folder(folder: Path) -> Found:
         tasks += _tasks(tree, name, classes) if name else []
         loaders += _loaders(tree, name) if name else []
     inner = {part for module in modules if module.is_class for part in module.parts}
+    inner |= {last_name(base) for node in classes.values() for base in node.bases}
 
     def order(one: Definition) -> tuple[bool, bool, tuple[bool, bool], int]:
         return (one.copy is not None, one.is_class and one.name in inner, _rank(one), len(one.spec))
@@ -246,7 +252,9 @@ def _importable(
     path, inside = one.file, one.file.relative_to(folder)
     why = "a notebook cannot be imported" if path.suffix == ".ipynb" else "a file of that name cannot be imported"
     if module is not None:
-        why = reason_to_copy(tree, one.name, here)
+        top = module.partition(".")[0]
+        hidden = f"Python itself has a module called {top}" if top in sys.stdlib_module_names else ""
+        why = hidden or reason_to_copy(tree, one.name, here)
     if not why:
         return one
     beside = path.parent / f"{name_of_copy(path.stem)}.py"

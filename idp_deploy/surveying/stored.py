@@ -116,9 +116,25 @@ def _rank(path: Path) -> tuple[bool, float]:
 
 def _usable(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        fitting = path.suffix in SUFFIXES and path.is_file() and path.stat().st_size < MOST_BYTES
-        if fitting and not path.name.startswith((".", "optimizer", "scheduler", "training_args")):
+        if path.name.startswith((".", "optimizer", "scheduler", "training_args")) or not path.is_file():
+            continue
+        if path.stat().st_size < MOST_BYTES and (path.suffix in SUFFIXES or _begins_as_saved(path)):
             yield path
+
+
+def _begins_as_saved(path: Path) -> bool:
+    """Whether `torch.save` wrote it, under whatever name: `model_best.pth.tar`, `ckpt.t7`, `epoch_3`."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(_LONGEST_NAME)
+    except OSError:
+        return False
+    first = begin[30 : 30 + int.from_bytes(begin[26:28], "little")]  # the name of a zip file's first member
+    return begin.startswith(_OLDER) or (begin.startswith(b"PK\x03\x04") and first.endswith(b"/data.pkl"))
+
+
+_OLDER = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # with which files from before PyTorch 1.6 begin
+_LONGEST_NAME = 512
 
 
 def _is_ours(content: Any) -> bool:

@@ -108,9 +108,12 @@ def stored(choice: Choice) -> dict[str, tuple[int, ...]]:
         return {}
     start = f"{choice.prefix}." if choice.prefix else ""
     names = {n.removeprefix(start): s for n, s in choice.weights.shapes.items() if n.startswith(start)}
-    tops = dict.fromkeys(layer.partition(".")[0] for layer in choice.layers)
-    order = {top: place for place, top in enumerate(tops)}  # a .safetensors file sorts by name
-    unknown = names.items() if not order else ()
+    unsorted = (
+        choice.weights.path.suffix != ".safetensors"
+    )  # such a file sorts by name, others keep the order of layers
+    tops = dict.fromkeys(layer.partition(".")[0] for layer in (names if unsorted else choice.layers))
+    order = {top: place for place, top in enumerate(tops)}
+    unknown = names.items() if not choice.layers else ()
     likely = [name for name, shape in unknown if len(shape) == 4 and shape[1] == 3]  # takes a picture
     likely += [name for name, shape in unknown if len(shape) == 2 and "emb" in name]
 
