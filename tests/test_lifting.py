@@ -9,6 +9,8 @@ from idp_deploy.capturing.lifting import lift
 from idp_deploy.flow import CompressedModel
 from tests.zoo import ZOO, flat, pruned
 
+_ASSERTED = "aten._assert_tensor_metadata.default"  # which torch.export adds to casts, and nobody reads
+
 
 class Noting(nn.Module):
     """Writes to its own state in forward, before it reads it."""
@@ -56,7 +58,8 @@ def test_a_lifted_graph_is_the_one_that_tracing_gives(name, free):
     assert lifted is not None
     programs = [program.run_decompositions() for program in (lifted, traced)]
     ours, theirs = (
-        [str(node.target) for node in program.graph.nodes if node.op == "call_function"] for program in programs
+        [name for node in program.graph.nodes if node.op == "call_function" and (name := str(node.target)) != _ASSERTED]
+        for program in programs
     )
     assert ours == theirs
     fixed = [

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch._export.verifier import Verifier
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.export import ExportedProgram
 from torch.export.graph_signature import (
@@ -80,9 +81,13 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
     graph, inputs = fx.Graph(), []
     state: dict[str, Tensor] = {}
     placed: dict[str, fx.Node] = {}
+    names = {str(node.target) for node in module.graph.nodes if node.op == "placeholder"}
     for i, (target, tensor) in enumerate(tensors.items()):
         trained = isinstance(tensor, nn.Parameter)
-        placed[target] = node = graph.placeholder(f"{'p' if trained else 'b'}_{target.replace('.', '_')}_{i}")
+        name = f"{'p' if trained else 'b'}_{target.replace('.', '_')}"
+        name = f"{name}_{i}" if name in names else name
+        names.add(name)
+        placed[target] = node = graph.placeholder(name)
         node.meta["val"] = fake.from_tensor(tensor, static_shapes=True)
         kind = InputKind.PARAMETER if trained else InputKind.BUFFER
         inputs.append(InputSpec(kind, TensorArgument(node.name), target, None if trained else True))
@@ -91,8 +96,12 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
     for node in module.graph.nodes:
         if node in copies or node.op == "output":
             continue
-        copies[node] = graph.node_copy(node, copies.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), copies.__getitem__)
+        own = getattr(node.target, "_opname", node.name)  # files hold names: a short one each, by the operator
+        copies[node] = graph.create_node(node.op, node.target, args, kwargs, own, node.type)
+        copies[node].meta = {**node.meta}
         if node.op == "placeholder":
+            copies[node].name = str(node.target)  # a graph does not give a name of Python's own, such as "input"
             inputs.append(InputSpec(InputKind.USER_INPUT, TensorArgument(copies[node].name), None))
     graph.output(tuple(copies[node] for node in results))
     outputs = [OutputSpec(OutputKind.USER_OUTPUT, TensorArgument(copies[node].name), None) for node in results]
@@ -105,6 +114,25 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
         program.module_call_graph,
         program.example_inputs,
         verifiers=program.verifiers,
+    )
+
+
+def in_aten(program: ExportedProgram) -> ExportedProgram:
+    """The program in PyTorch's "ATEN" dialect, for one whose operators are such already: no pass takes any apart.
+
+    Raises:
+        SpecViolationError: an operator writes into what it is given.
+    """
+    return ExportedProgram(
+        program.graph_module,
+        program.graph,
+        program.graph_signature,
+        program.state_dict,
+        program.range_constraints,
+        program.module_call_graph,
+        program.example_inputs,
+        program.constants,
+        verifiers=[Verifier],
     )
 
 

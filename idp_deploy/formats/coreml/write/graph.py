@@ -8,6 +8,7 @@ wrong file is worse than none.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -16,12 +17,14 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from idp_deploy.capturing.lifting import in_aten
 from idp_deploy.capturing.recurrences import RECURRENT
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.rewriting.compositions import COMPOSITIONS, drop_casts
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.elementwise import (
@@ -82,6 +85,7 @@ _SPELLED: dict[Any, Row] = {
     aten.upsample_linear1d.vec: linear,
     aten.upsample_bilinear2d.vec: linear,
     **CHOICES,
+    **COMPOSITIONS,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
     **BY_DIVISORS,
@@ -101,6 +105,7 @@ _SPELLED: dict[Any, Row] = {
     **SUMS_OF_PRODUCTS,
     **WHOLE_NUMBERS,
 }
+_VIEWS_READ = {aten.reshape.default, aten.contiguous.default}  # compositions whose parts the converter reads alike
 _POOLS = {aten.max_pool1d, aten.max_pool2d, aten.max_pool3d, aten.avg_pool1d, aten.avg_pool2d, aten.avg_pool3d}
 _LEFT_OUT: dict[Any, tuple[float, ...]] = {aten.hardtanh.default: (-1.0, 1.0), aten.elu.default: (1.0,)}  # as usual
 _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
@@ -118,6 +123,7 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     put_back(module)
     spell_out_bags(module)
     choose_for_masks(module)
+    drop_casts(module.graph)
     spell_out(module, UNBATCHED)
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
@@ -133,6 +139,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             node.args = (*node.args, *usual[len(node.args) - 1 :])
         if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
             node.target, node.args = aten.relu6.default, node.args[:1]
+        if node.target is aten.reshape.default and node.args[0].meta["val"].is_contiguous():  # type: ignore[union-attr]
+            node.target = aten.view.default
         if packet in _POOLS and (len(node.args) == 2 or not node.args[2]):
             node.args = (*node.args[:2], node.args[1], *node.args[3:])  # the stride is the window by default
         if packet in _NEAREST:
@@ -151,6 +159,8 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
     Raises:
         ConversionError: an operator that it has not and that PyTorch cannot decompose.
     """
+    if all(_is_read_as_it_is(node, is_registered) for node in calls(program.graph)):
+        return in_aten(program)
     wrong: dict[Any, fx.Node] = {}
     for attempt in range(_ROUNDS):
         wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
@@ -166,6 +176,17 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
                 )
         program = program.run_decompositions({target: found for target, found in table.items() if found})
     raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=WAY_OUT)
+
+
+def _is_read_as_it_is(node: fx.Node, is_registered: Callable[[str], bool]) -> bool:
+    """Whether the converter can be trusted with a call that PyTorch would not take apart, or only name otherwise."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return target is operator.getitem
+    if torch.Tag.maybe_aliasing_or_mutating in target.tags or target._schema.is_mutable:
+        return False
+    may_be_view = target._can_decompose() and any(argument.alias_info for argument in target._schema.arguments)
+    return (not may_be_view or target in _VIEWS_READ) and not _complaint(node, is_registered)
 
 
 def _decomposition(target: Any) -> Callable[..., Any] | None:
