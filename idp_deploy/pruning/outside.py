@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.errors import warn
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.masking import Masking
-from idp_deploy.pruning.plan import Plan, warn
+from idp_deploy.pruning.plan import Plan
 from idp_deploy.pruning.sites import Nothing, Site
 
 _ROUNDED = 1e-2  # what half precision in between may have changed of them

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
@@ -26,7 +26,7 @@ from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.options import meant
 from idp_deploy.pruning.outside import Beside, say_written
-from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
+from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat

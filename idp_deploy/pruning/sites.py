@@ -179,7 +179,7 @@ class _Leave:
         self.owner, self.leaf = owner, leaf
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.owner.__dict__.pop(self.leaf, None) is not None:
+        if self.leaf in self.owner._parameters and self.owner.__dict__.pop(self.leaf, None) is not None:
             _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
 
     def __reduce__(self) -> tuple[Any, ...]:

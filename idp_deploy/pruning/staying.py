@@ -7,9 +7,8 @@ from collections.abc import Collection, Sequence
 
 from torch import nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.loading.misfits import ADAPTER
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.sites import REPLACING, Site
 
 
