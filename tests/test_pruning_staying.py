@@ -95,6 +95,52 @@ def test_a_weight_of_another_shape_is_named_by_its_own_forward() -> None:
         model(INPUTS)
 
 
+def tied_by_data(model: nn.Sequential) -> None:
+    model[2].weight.data = model[0].weight.data
+
+
+def overlapping(model: nn.Sequential) -> None:
+    memory = torch.randn(30, 20)
+    model[0].weight.data, model[2].weight.data = memory[:20], memory[10:]
+
+
+def side_by_side(model: nn.Sequential) -> None:
+    memory = torch.randn(40, 20)
+    model[0].weight.data, model[2].weight.data = memory[20:], memory[:20]
+
+
+def expanded(model: nn.Sequential) -> None:
+    model[0].weight.data = torch.randn(1, 20).expand(20, 20)
+
+
+TWO = r"weights '0\.weight' and '2\.weight' are two parameters in the same memory.* — tie them as one parameter"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(tied_by_data, TWO), (overlapping, TWO), (expanded, r"entries of weight '0\.weight' lie in the same memory")],
+)
+def test_masks_do_not_share_memory(change: Change, said: str) -> None:
+    model = square()
+    change(model)
+    with pytest.raises(UsageError, match=said):
+        pruner_of(model).prepare()
+    model = square()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 7)
+    change(model)
+    with pytest.raises(UsageError, match=said):
+        pruner.hardened().__enter__()
+
+
+def test_weights_side_by_side_in_one_memory_are_pruned() -> None:
+    model = square()
+    side_by_side(model)
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 20)
+    assert pruner.finalize().zeros == round(0.9 * 960)
+
+
 @pytest.mark.filterwarnings("error")
 def test_a_weight_that_is_no_parameter_any_more_is_named_and_stays() -> None:
     model = network()

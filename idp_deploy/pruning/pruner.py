@@ -25,13 +25,13 @@ from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.options import meant
-from idp_deploy.pruning.outside import Beside, say_written
+from idp_deploy.pruning.outside import Beside, others, say_written
 from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, say_adapters, say_still, say_unpruned
+from idp_deploy.pruning.staying import refuse_replaced, refuse_shared_memory, say_adapters, say_still, say_unpruned
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -44,9 +44,9 @@ class Pruner:
         sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
         epochs: length of the training to come.
         mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, with an adaptive optimizer
-            t²/100 and 1; ERK, from 90 % zeros LAMP,
-            an early cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper"
-            (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+            t²/100 and 1; ERK, from 90 % zeros LAMP, an early cubic ramp that waits if the model is not trained yet,
+            the last 30 % on the frozen mask) or "paper" (τ = 1e-4, derivative as derived, global magnitude, slow
+            linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch, len(loader) / accumulation; None where `step()` is called once an
@@ -115,6 +115,7 @@ class Pruner:
         if self._beside is not None:
             self._beside.look()
         if not self._begun:
+            refuse_shared_memory(self.sites)
             with ExitStack() as undo:
                 undo.callback(self.detach)
                 for site in self.sites:
@@ -321,6 +322,7 @@ class Pruner:
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
             "sites": self._masks.state(self.held.weights),
+            "others": others(self._masks),
         }
         held = {site.name: weight for site, weight in {**soft, **self.held.weights}.items()} | self.held.followers
         if soft:
@@ -350,7 +352,6 @@ class Pruner:
         return PrunerCopy, ()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
-
     @torch.no_grad()
     def _harden(self) -> Finalized:
         with self._masks.whole():
