@@ -280,8 +280,9 @@ class Masking:
         for site in self.sites:
             bad = int((~torch.isfinite(site.weight.detach())).sum())
             if bad:
+                when = f", at step {step}" if step else ""
                 raise UsageError(
-                    f"weight '{site.name}' holds {bad} values that are NaN or infinite{f', at step {step}' if step else ''}",
+                    f"weight '{site.name}' holds {bad} values that are NaN or infinite{when}",
                     way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
                     'line_search_fn="strong_wolfe"',
                 )

@@ -12,7 +12,7 @@ from idp_deploy.errors import warn
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.plan import Plan
-from idp_deploy.pruning.sites import Nothing, Site
+from idp_deploy.pruning.sites import Nothing
 
 _ROUNDED = 1e-2  # what half precision in between may have changed of them
 
@@ -87,7 +87,7 @@ class Beside:
 
 
 def others(masks: Masking) -> dict[str, Tensor]:
-    """A few entries of every parameter without a mask, by which it is known whether the model's own state was loaded."""
+    """A few entries of every parameter without a mask: these tell whether the model's own state was loaded."""
     masked = {site.name for site in masks.sites} | masks.named_followers.keys()
     parameters = masks.surroundings.module.named_parameters()
     found = {n: p for n, p in parameters if n not in masked and type(p.detach()) is Tensor and p.is_floating_point()}

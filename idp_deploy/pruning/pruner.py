@@ -125,7 +125,7 @@ class Pruner:
                     with self._masks.whole():
                         self._masks.refresh(0)
                 undo.pop_all()
-            forget_compiled(self.model)
+            forget_compiled()
             self._begun = True
             if not self.steps and self.recipe.sparsity:
                 say_still(self.sites)
@@ -302,7 +302,7 @@ class Pruner:
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            forget_compiled(self.model)
+            forget_compiled()
         self._handles.clear()
         self._begun = self._finalized
         self.plan.close()
