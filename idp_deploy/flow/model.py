@@ -119,7 +119,7 @@ class CompressedModel:
     recipe: Recipe | None = None
     quantization: Quantization | None = None
     provenance: Provenance = Provenance()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all parameters, as they were hardened
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all parameters as hardened; none: as now
 
     def __post_init__(self) -> None:
         if not self.shapes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -26,8 +27,9 @@ class Beside:
 
     def __init__(self, masks: Masking, state: Mapping[str, Any]) -> None:
         dense = {name: value for name, value in state.get("dense", {}).items() if type(value) is Tensor}
-        hardened = [(name, harden) for names, harden in masks.shipped() for name in names if name in dense]
-        with torch.no_grad():
+        with torch.no_grad(), masks.whole() if dense else nullcontext():
+            shipped = masks.shipped() if dense else []
+            hardened = [(name, harden) for names, harden in shipped for name in names if name in dense]
             self._dense = {name: (dense[name], harden(dense[name])) for name, harden in hardened}
         self._sites = {site.name: site for site in masks.sites}
         samples = {name: saved.get("sample") for name, saved in state["sites"].items()} | state.get("others", {})

@@ -41,7 +41,7 @@ class Pruner:
 
     Args:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
-        sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
+        sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1; or as text, "80%".
         epochs: length of the training to come.
         mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, with an adaptive optimizer
             t²/100 and 1; ERK, from 90 % zeros LAMP, an early cubic ramp that waits if the model is not trained yet,
@@ -68,7 +68,7 @@ class Pruner:
         self,
         model: nn.Module,
         *,
-        sparsity: float = 0.9,
+        sparsity: float | str = 0.9,
         epochs: int = 20,
         mode: str = "auto",
         method: str = "idp",
@@ -77,7 +77,7 @@ class Pruner:
         skip: Sequence[str] = (),
         steps_per_epoch: int | None = None,
         seed: int = 0,
-        example_inputs: tuple[Any, ...] | None = None,
+        example_inputs: tuple[Any, ...] | Tensor | None = None,
         loss: Callable[[], Tensor] | None = None,
         optimizer: Any = None,
         **options: Any,
