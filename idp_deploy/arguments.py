@@ -11,6 +11,8 @@ from typing import Any
 from idp_deploy.errors import UsageError
 from idp_deploy.units import parse
 
+FilePath = str | os.PathLike[str]  # whatever `path_of` takes, an `Artifact` too
+
 
 def plain(value: Any) -> Any:
     """A scalar of numpy or torch as Python's own, also inside of a mapping; anything else as it is.

@@ -9,6 +9,8 @@ A message names the thing, the value that was met and the way out, so that it ne
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from enum import IntEnum
 from traceback import walk_tb
 
@@ -147,6 +149,14 @@ def of_missing_module(error: Exception) -> MissingDependencyError | None:
 
 class IdpDeployWarning(UserWarning):
     """What is done all the same, though it may not be what was meant."""
+
+
+def warn(what: str, way_out: str = "") -> None:
+    """One warning, at the line outside of this package that led to it."""
+    depth, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("idp_deploy."):
+        frame, depth = frame.f_back, depth + 1
+    warnings.warn(f"{what} — {way_out}" if way_out else what, IdpDeployWarning, stacklevel=depth)
 
 
 def require(module: str, extra: str) -> None:

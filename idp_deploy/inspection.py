@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from idp_deploy.arguments import FilePath
 from idp_deploy.encodings import bound_bytes
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, FormatName, Shown, StoredTensor
@@ -84,7 +85,7 @@ class Inspection(Shown):
         return sum(tensor.zeros for tensor in self.tensors)
 
 
-def inspect(path: Path | str) -> Inspection:
+def inspect(path: FilePath) -> Inspection:
     """Look into an .onnx, .mlpackage, .tflite, .aimodel or .pte file, ours or another tool's.
 
     Transfer sizes are gzip at level 6 and brotli at quality 5, a package's files compressed one by one.

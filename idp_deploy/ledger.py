@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import CompressedModel, MaskedModel
 
 PRUNER_STATE = frozenset({"steps", "schedule", "sites"})  # by these keys a pruner's state is known
@@ -13,8 +13,19 @@ _DEPTH = 6  # of dicts and lists that are looked into
 
 
 def refuse_filled(model: CompressedModel | MaskedModel) -> None:
-    """Raise `UsageError` where the weights were written to, or replaced, after they were hardened."""
-    if not isinstance(model, CompressedModel) or not (filled := model.filled):
+    """Raise `UsageError` where the weights were written to, or replaced, after they were hardened.
+
+    Of weights that came afterwards it warns: no mask is theirs, and they ship dense.
+    """
+    if not isinstance(model, CompressedModel):
+        return
+    if not (filled := model.filled):
+        if late := model.late:
+            warn(
+                f"weights that came into the model after it was hardened ship dense: {sum(late.values()):,} entries, "
+                f"'{next(iter(late))}' first",
+                "add or replace layers before pruning, or prune the model as it is now",
+            )
         return
     weights = dict(model.module.named_parameters(remove_duplicate=False))
     for name in filled:

@@ -20,7 +20,7 @@ from idp_deploy.masks import prunable_weights
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> CompressedModel:
+def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> CompressedModel:
     """Remove every output channel that is zero in all layers it is coupled to: weights, biases and norms alike.
 
     Channels that are added to each other, as along a residual stream, go together or not at all. At least one channel
@@ -39,7 +39,7 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
         ConversionError: the module cannot be traced, or there are such channels and none of them can be removed.
     """
     refuse_plain(model)
-    example_inputs = arguments_of("example_inputs", example_inputs, needed=True)
+    example: tuple[Any, ...] = arguments_of("example_inputs", example_inputs, needed=True)
     module = deepcopy(model.module).cpu().eval()
     marks = deepcopy(module)  # the masks as weights of a twin, cut in the same places
     with torch.no_grad():
@@ -47,18 +47,18 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
             marks.get_parameter(name).copy_(mask)
     try:
         with torch.random.fork_rng(), torch.enable_grad():
-            before = _outputs(module, example_inputs)
-            graph = _graph(module, example_inputs)
+            before = _outputs(module, example)
+            graph = _graph(module, example)
             found = [(group[0].dep.target.name, _dead(graph, group)) for group in graph.get_all_groups()]
             dead = {name: channels for name, channels in found if channels}
     except Exception as error:
         raise ConversionError(f"channels of this model cannot be removed: {error}") from error
-    twins, reason = _cut((module, marks), dead, example_inputs, before)
+    twins, reason = _cut((module, marks), dead, example, before)
     if twins is None:
         # one of them does not survive it: find out which by taking each alone
         whole = (module, marks)
         for name, channels in dead.items():
-            smaller, reason = _cut(whole, {name: channels}, example_inputs, before)
+            smaller, reason = _cut(whole, {name: channels}, example, before)
             whole = smaller or whole
         if whole[0] is module:
             raise ConversionError(
@@ -78,6 +78,7 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...]) -> Compresse
         masks=masks,
         quantization=_of_the_same_shape(model.quantization, module),
         provenance=provenance,
+        shapes={},  # those of the smaller module
     )
 
 

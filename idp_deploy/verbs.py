@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy.arguments import arguments_of, names, number, path_of, plain, truth
+from idp_deploy.arguments import FilePath, arguments_of, names, number, path_of, plain, truth
 from idp_deploy.configuration import checked
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Budget, CompressedModel, Contents, MaskedModel, Model, Recipe
 from idp_deploy.formats import FORMATS
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from idp_deploy.diffing import Difference
     from idp_deploy.flow import Artifact, Estimate, FormatName, Parity, Report
@@ -40,7 +39,7 @@ def deploy(
     recipe: Recipe | None = None,
     *,
     to: Sequence[FormatName] = ("onnx",),
-    output: Path | str = "build",
+    output: FilePath = "build",
     stem: str = "model",
     targets: Sequence[str] = (),
     budgets: Sequence[Budget] | Limits = (),
@@ -49,7 +48,7 @@ def deploy(
     keep_float: Sequence[str] = (),
     encoding: str = "auto",
     one_shot: bool = False,
-    inputs: tuple[Any, ...] | None = None,
+    inputs: tuple[Any, ...] | Tensor | None = None,
     announce: Callable[[str], None] = lambda _: None,
     **recipe_fields: Any,
 ) -> Deployment:
@@ -100,7 +99,7 @@ def prune(
     recipe: Recipe | None = None,
     *,
     progress: Callable[[Progress], None] | None = None,
-    checkpoint_dir: Path | str | None = None,
+    checkpoint_dir: FilePath | None = None,
     resume: bool = False,
     **recipe_fields: Any,
 ) -> MaskedModel:
@@ -132,20 +131,21 @@ def quantize(
     scheme: str,
     *,
     task: Task | None = None,
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: tuple[Any, ...] | Tensor | None = None,
     **options: Any,
 ) -> CompressedModel:
     """`idp-deploy quantize`: fewer bits a weight; zeros stay exactly zero. Options as `quantization.quantize`."""
     from idp_deploy import quantization
 
-    return quantization.quantize(_compressed(model), scheme, task=task, example_inputs=example_inputs, **options)
+    example = arguments_of("example_inputs", example_inputs)
+    return quantization.quantize(_compressed(model), scheme, task=task, example_inputs=example, **options)
 
 
 def export(
     model: nn.Module | CompressedModel,
     format: FormatName,
-    example_inputs: tuple[Any, ...],
-    path: Path | str,
+    example_inputs: tuple[Any, ...] | Tensor,
+    path: FilePath,
     *,
     encoding: str = "auto",
     **options: Any,
@@ -153,13 +153,12 @@ def export(
     """`idp-deploy export`: one file with sparse weight encodings. `verify` it before it ships."""
     from idp_deploy import exporting
 
-    return exporting.export(
-        _compressed(model), format, example_inputs, path_of("path", path), encoding=encoding, **options
-    )
+    example = arguments_of("example_inputs", example_inputs, needed=True)
+    return exporting.export(_compressed(model), format, example, path_of("path", path), encoding=encoding, **options)
 
 
 def verify(
-    artifact: Path | str | Contents,
+    artifact: FilePath | Contents,
     model: nn.Module | CompressedModel | None = None,
     example_inputs: Any = None,
     *,
@@ -173,7 +172,7 @@ def verify(
     return verification.verify(artifact, against, example_inputs, task=_task_or_none(task), **options)
 
 
-def simulate(artifact: Path | str | Contents, target: Target | str, **options: Any) -> Estimate:
+def simulate(artifact: FilePath | Contents, target: Target | str, **options: Any) -> Estimate:
     """`idp-deploy simulate`: how long one inference takes on a device. Options as `simulation.simulate`."""
     from idp_deploy import simulation
 
@@ -182,11 +181,11 @@ def simulate(artifact: Path | str | Contents, target: Target | str, **options: A
 
 
 def check(
-    artifacts: Path | str | Sequence[Path | str],
+    artifacts: FilePath | Sequence[FilePath],
     *,
     targets: Sequence[Target | str] = (),
     budgets: Sequence[Budget] | Limits = (),
-    baseline: Path | str | None = None,
+    baseline: FilePath | None = None,
     allow_missing: bool = False,
 ) -> Report:
     """`idp-deploy check`: the gate.
@@ -241,14 +240,14 @@ def compare(
     )
 
 
-def diff(before: Path | str, after: Path | str, targets: Sequence[Target | str] = ()) -> Difference:
+def diff(before: FilePath, after: FilePath, targets: Sequence[Target | str] = ()) -> Difference:
     """`idp-deploy diff`: two files layer by layer, of any formats and tools."""
     from idp_deploy import diffing
 
     return diffing.diff(path_of("before", before), path_of("after", after), _targets(targets))
 
 
-def restore(source: Path | str, path: Path | str, *, encoding: str = "auto") -> Restored:
+def restore(source: FilePath, path: FilePath, *, encoding: str = "auto") -> Restored:
     """`idp-deploy restore`: the zeros of an .onnx file that another tool stored densely are left out again."""
     from idp_deploy import restoring
 

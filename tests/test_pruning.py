@@ -110,6 +110,16 @@ def test_non_finite_weights_are_refused_by_name(bad: float) -> None:
         one_shot(Model(model), Recipe(sparsity=0.5))
 
 
+def test_weights_that_become_nan_are_refused_with_the_step() -> None:
+    model = network()
+    pruner = Pruner(model, sparsity=0.5, epochs=1, steps_per_epoch=20)
+    train(pruner.prepare(), pruner, 3)
+    with torch.no_grad():
+        model[0].weight.fill_(float("nan"))
+    with pytest.raises(UsageError, match=r"'0\.weight' holds 960 values .* infinite, at step 4 — .*strong_wolfe"):
+        train(model, pruner, 1)
+
+
 class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from idp_deploy import one_shot, quantize
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import METHODS, Pruner
@@ -347,6 +348,31 @@ def test_two_pruners_on_one_model_are_refused() -> None:
         pruner_of(model).prepare()
     first.finalize()
     pruner_of(model).prepare()
+
+
+@pytest.mark.filterwarnings("error::idp_deploy.errors.IdpDeployWarning")
+def test_what_was_pruned_or_quantized_on_the_way_stays_as_it_is() -> None:
+    model = network()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 10)
+    looks = [one_shot(model, sparsity=0.5), quantize(model, "int8-weights")]
+    before = [deepcopy(look.module.state_dict()) for look in looks]
+    train(model, pruner, 10)
+    assert pruner.finalize().zeros == round(0.9 * PRUNABLE)
+    for look, state in zip(looks, before, strict=True):
+        assert all(torch.equal(value, state[name]) for name, value in look.module.state_dict().items())
+
+
+def test_a_function_that_was_compiled_around_a_model_sees_its_masks_come_and_go() -> None:
+    model = nn.Linear(20, 8)
+    compiled = torch.compile(lambda x: model(x), backend="eager")
+    compiled(X)
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=20)
+    train(pruner.prepare(), pruner, 10)
+    torch.testing.assert_close(compiled(X), model(X))
+    pruner.finalize()
+    model.weight.data += 1.0
+    torch.testing.assert_close(compiled(X), model(X))
 
 
 @pytest.mark.wide

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow.model import gathered
 from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import METHODS, Pruner
 from tests.pruning_fixtures import PRUNABLE, RECIPES, network, train
@@ -73,6 +76,27 @@ def group() -> Iterator[None]:
 @pytest.mark.parametrize("how", ["before", "after"])
 def test_a_process_of_its_own_prunes_shards_as_whole_weights(how: str) -> None:
     agree("idp", how)
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("hard", [False, True])
+def test_sharded_weights_resume_as_they_went_on(hard: bool) -> None:
+    def begin(seed: int) -> tuple[nn.Module, Pruner]:
+        model = shard(network(seed).eval())
+        return model, Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=20)
+
+    (model, pruner), (other, resumed) = begin(0), begin(5)
+    train(pruner.prepare(), pruner, 10)
+    with pruner.hardened() if hard else nullcontext():
+        states = deepcopy([model.state_dict(), pruner.state_dict()])
+    other.load_state_dict(states[0])
+    resumed.load_state_dict(states[1])
+    resumed.prepare()
+    for one, its in ((model, pruner), (other, resumed)):
+        train(one, its, 10)
+        assert its.finalize().zeros == round(0.9 * PRUNABLE)
+    for name, value in model.state_dict().items():
+        assert torch.equal(gathered(value), gathered(other.state_dict()[name])), name
 
 
 @pytest.mark.usefixtures("group")

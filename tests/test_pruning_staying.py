@@ -7,6 +7,7 @@ import pickle
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from idp_deploy import export, save_checkpoint
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.pruning import Pruner
@@ -93,6 +95,64 @@ def test_a_weight_of_another_shape_is_named_by_its_own_forward() -> None:
         model(INPUTS)
 
 
+def tied_by_data(model: nn.Sequential) -> None:
+    model[2].weight.data = model[0].weight.data
+
+
+def overlapping(model: nn.Sequential) -> None:
+    memory = torch.randn(30, 20)
+    model[0].weight.data, model[2].weight.data = memory[:20], memory[10:]
+
+
+def side_by_side(model: nn.Sequential) -> None:
+    memory = torch.randn(40, 20)
+    model[0].weight.data, model[2].weight.data = memory[20:], memory[:20]
+
+
+def expanded(model: nn.Sequential) -> None:
+    model[0].weight.data = torch.randn(1, 20).expand(20, 20)
+
+
+TWO = r"weights '0\.weight' and '2\.weight' are two parameters in the same memory.* — tie them as one parameter"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(tied_by_data, TWO), (overlapping, TWO), (expanded, r"entries of weight '0\.weight' lie in the same memory")],
+)
+def test_masks_do_not_share_memory(change: Change, said: str) -> None:
+    model = square()
+    change(model)
+    with pytest.raises(UsageError, match=said):
+        pruner_of(model).prepare()
+    model = square()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 7)
+    change(model)
+    with pytest.raises(UsageError, match=said):
+        pruner.hardened().__enter__()
+
+
+def test_weights_side_by_side_in_one_memory_are_pruned() -> None:
+    model = square()
+    side_by_side(model)
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 20)
+    assert pruner.finalize().zeros == round(0.9 * 960)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_weight_that_is_no_parameter_any_more_is_named_and_stays() -> None:
+    model = network()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 7)
+    del model[6].weight
+    model[6].weight = torch.ones(8, 32)
+    with pytest.raises(UsageError, match=r"'6\.weight' is no parameter of its layer any more"):
+        model(INPUTS)
+    assert model[6].weight.sum() == 8 * 32
+
+
 def test_values_put_into_a_layer_stay_and_layers_that_came_later_are_told_of() -> None:
     model = network()
     pruner = pruner_of(model)
@@ -121,6 +181,25 @@ def test_a_layer_replaced_after_hardening_is_refused_before_it_ships(layer: nn.M
     assert sparse.zeros < TARGET
     with pytest.raises(UsageError, match=said):
         refuse_filled(sparse)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m.append(nn.Linear(8, 8)), r"ship dense: 64 entries, '7\.weight' first"),
+        (lambda m: m.__setitem__(6, nn.Linear(32, 100)), r"ship dense: 3,200 entries, '6\.weight' first"),
+    ],
+)
+def test_a_layer_that_comes_after_hardening_is_named_where_it_ships(change: Change, said: str, tmp_path: Path) -> None:
+    model = network()
+    pruner = pruner_of(model, skip=["6.*"])
+    train(pruner.prepare(), pruner, 20)
+    sparse = pruner.finalize()
+    change(model.eval())
+    with pytest.warns(IdpDeployWarning, match=said):
+        export(sparse, "onnx", (INPUTS[:2],), tmp_path / "model.onnx")
+    with pytest.warns(IdpDeployWarning, match=said):
+        save_checkpoint(sparse, tmp_path / "model.pt")
 
 
 def test_pruned_weights_that_do_not_train_are_told_of() -> None:

@@ -77,6 +77,16 @@ def test_a_verb_takes_the_words_it_took(name: str) -> None:
     assert words(getattr(idp_deploy, name)) == WORDS[name]
 
 
+@pytest.mark.parametrize("name", sorted(WORDS))
+def test_annotations_take_what_the_verb_takes_and_name_what_it_returns(name: str) -> None:
+    """Whoever checks a script with mypy may give an artifact for a path, and one tensor for the inputs."""
+    signature = inspect.signature(getattr(idp_deploy, name))
+    assert signature.return_annotation not in ("Any", "object", signature.empty)
+    for parameter in signature.parameters.values():
+        assert "Path | str" not in parameter.annotation
+        assert "tuple[Any, ...]" not in parameter.annotation or "Tensor" in parameter.annotation
+
+
 def test_every_stage_of_the_command_line_is_a_verb() -> None:
     from idp_deploy.cli.app import COMMANDS as CLI
 

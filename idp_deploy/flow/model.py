@@ -119,6 +119,12 @@ class CompressedModel:
     recipe: Recipe | None = None
     quantization: Quantization | None = None
     provenance: Provenance = Provenance()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of all parameters as hardened; none: as now
+
+    def __post_init__(self) -> None:
+        if not self.shapes:
+            shapes = {name: tuple(parameter.shape) for name, parameter in self.module.named_parameters()}
+            object.__setattr__(self, "shapes", shapes)
 
     @property
     def prunable(self) -> int:
@@ -145,6 +151,12 @@ class CompressedModel:
             for name, mask in self.masks.items()
         }
         return {name: count for name, count in found.items() if count}
+
+    @property
+    def late(self) -> Mapping[str, int]:
+        """Weight name → entries of what came into the model after hardening, or took the place of another shape."""
+        came = {name: p for name, p in self.module.named_parameters() if self.shapes.get(name) != tuple(p.shape)}
+        return {name: parameter.numel() for name, parameter in came.items() if parameter.dim() > 1}
 
     @property
     def sparsity(self) -> float:

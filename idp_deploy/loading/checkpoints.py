@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from idp_deploy import files, ledger
-from idp_deploy.arguments import path_of
+from idp_deploy.arguments import FilePath, path_of
 from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.flow.model import gathered
@@ -35,7 +35,7 @@ def _warn(text: str) -> None:
 
 
 def load_model(
-    path: Path | str,
+    path: FilePath,
     factory: Factory | None,
     *,
     trust: bool = False,
@@ -61,7 +61,7 @@ def load_model(
 
 
 def load_any(
-    path: Path | str,
+    path: FilePath,
     factory: Factory | None,
     *,
     trust: bool = False,
@@ -105,7 +105,7 @@ def as_it_stands(model: Model) -> CompressedModel:
     return CompressedModel(module, masks, provenance=model.provenance)
 
 
-def load_checkpoint(path: Path | str, factory: Factory | None = None) -> CompressedModel | MaskedModel:
+def load_checkpoint(path: FilePath, factory: Factory | None = None) -> CompressedModel | MaskedModel:
     """What `save_checkpoint` wrote. Nothing in the file is believed before it is checked.
 
     Args:
@@ -124,7 +124,7 @@ def load_checkpoint(path: Path | str, factory: Factory | None = None) -> Compres
     return _restore(path, content, factory)
 
 
-def save_checkpoint(model: CompressedModel | MaskedModel, path: Path | str) -> None:
+def save_checkpoint(model: CompressedModel | MaskedModel, path: FilePath) -> None:
     """Write one file that `torch.load(path, weights_only=True)` reads; the same content gives the same bytes.
 
     It is a dict: "format", "stage" (compressed or masked), "state_dict", "shapes" of its tensors, "attributes" (the

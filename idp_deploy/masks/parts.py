@@ -14,6 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from idp_deploy.errors import UsageError
 
+APART = 0  # in deepcopy's memo, whose keys are numbers: the copy is no average, whatever is written to it
 _OBJECTS = "keep such objects out of the module"
 _SHARDED = "save_checkpoint(sparse, 'model.pt') puts a sharded model together: export that file, with --model"
 
@@ -43,7 +44,7 @@ def copied(module: nn.Module) -> nn.Module:
     """
     computed = [v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor) and not v.is_leaf]
     try:
-        return deepcopy(module, {id(value): value.detach().clone() for value in computed})
+        return deepcopy(module, {APART: True, **{id(value): value.detach().clone() for value in computed}})
     except Exception as error:  # whatever an object says to it
         way_out = _SHARDED if "FSDP" in str(error) else _OBJECTS
         raise UsageError(f"the model cannot be copied: {error}", way_out=way_out) from error

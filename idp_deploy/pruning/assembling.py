@@ -39,7 +39,7 @@ def assemble(
     recipe: Recipe,
     *,
     steps_per_epoch: int | None = None,
-    example_inputs: tuple[Any, ...] | None = None,
+    example_inputs: tuple[Any, ...] | Tensor | None = None,
     loss: Callable[[], Tensor] | None = None,
     optimizer: Any = None,
 ) -> tuple[Masking, dict[str, str]]:
@@ -50,10 +50,10 @@ def assemble(
     """
     steps_per_epoch = plain(steps_per_epoch)
     _check(recipe, steps_per_epoch, loss, optimizer)
-    example_inputs = arguments_of("example_inputs", example_inputs)
+    example: tuple[Any, ...] | None = arguments_of("example_inputs", example_inputs)
     options, rule = dict(recipe.options), METHODS[recipe.method]
     choice = selection_options(recipe)
-    if recipe.pattern == "channel" and example_inputs is None:
+    if recipe.pattern == "channel" and example is None:
         choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
     selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
     left = dict(selection.left)
@@ -61,7 +61,7 @@ def assemble(
         Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
         for name, (where, parsed) in selection.chosen.items()
     ]
-    sites, followers = _coupled(model, found, left, example_inputs)
+    sites, followers = _coupled(model, found, left, example)
     _check_sparsity(sites, recipe.sparsity)
     unknown = sorted(set(options.get("shares", {})) - {site.name for site in sites})
     if unknown:
@@ -80,7 +80,7 @@ def assemble(
     if recipe.method == "idp":
         own = {**_idp_defaults(recipe, optimizer), **own}
     method = rule(sites, schedule, recipe.seed, own)
-    return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example_inputs, loss)), left
+    return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example, loss)), left
 
 
 def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: Any) -> None:

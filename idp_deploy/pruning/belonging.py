@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe
 from idp_deploy.ledger import PRUNER_STATE
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sites import Site
 

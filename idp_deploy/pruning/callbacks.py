@@ -18,9 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from idp_deploy.errors import UsageError, require
+from idp_deploy.errors import UsageError, require, warn
 from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Mapping
 from typing import Any
@@ -53,9 +54,9 @@ def unwrapped(model: nn.Module) -> nn.Module:
             return model
 
 
-def forget_compiled(model: nn.Module) -> None:
-    """A compiled forward does not notice that hooks come and go."""
-    if unwrapped(model) is not model or any(m._compiled_call_impl is not None for m in model.modules()):
+def forget_compiled() -> None:
+    """A compiled forward, and a compiled function around one, do not notice that hooks come and go."""
+    if "torch._dynamo" in sys.modules:  # or nothing was compiled
         torch.compiler.reset()
 
 

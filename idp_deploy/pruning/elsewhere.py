@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe
 from idp_deploy.pruning.copies import counterparts, module_of
 from idp_deploy.pruning.masking import Hard, Masking, alive
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.sites import Nothing, Site
 

@@ -88,7 +88,7 @@ class Masking:
     def refresh(self, step: int) -> None:
         """Bring masks in line with the weights and the step count."""
         # in turn: a NaN anywhere reaches every weight with the next step
-        self._refuse_non_finite(self.sites[step % LOOKS :: LOOKS] if step else self.sites)
+        self._refuse_non_finite(self.sites[step % LOOKS :: LOOKS] if step else self.sites, step)
         phase = self.schedule.phase(step)
         if phase == "dense":
             return
@@ -273,16 +273,18 @@ class Masking:
         if soft:
             self.method.settle()
 
-    def _refuse_non_finite(self, looked_at: Sequence[Site]) -> None:
+    def _refuse_non_finite(self, looked_at: Sequence[Site], step: int = 0) -> None:
         totals = [site.weight.detach().sum(dtype=torch.float32) for site in looked_at]
         if not totals or torch.isfinite(torch.stack(totals)).all():
             return
         for site in self.sites:
             bad = int((~torch.isfinite(site.weight.detach())).sum())
             if bad:
+                when = f", at step {step}" if step else ""
                 raise UsageError(
-                    f"weight '{site.name}' holds {bad} values that are NaN or infinite",
-                    way_out="lower the learning rate, or check the checkpoint",
+                    f"weight '{site.name}' holds {bad} values that are NaN or infinite{when}",
+                    way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
+                    'line_search_fn="strong_wolfe"',
                 )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from idp_deploy.errors import warn
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.masking import Masking
-from idp_deploy.pruning.plan import Plan, warn
-from idp_deploy.pruning.sites import Nothing, Site
+from idp_deploy.pruning.plan import Plan
+from idp_deploy.pruning.sites import Nothing
 
 _ROUNDED = 1e-2  # what half precision in between may have changed of them
 
@@ -25,30 +27,33 @@ class Beside:
 
     def __init__(self, masks: Masking, state: Mapping[str, Any]) -> None:
         dense = {name: value for name, value in state.get("dense", {}).items() if type(value) is Tensor}
-        hardened = [(name, harden) for names, harden in masks.shipped() for name in names if name in dense]
-        with torch.no_grad():
+        with torch.no_grad(), masks.whole() if dense else nullcontext():
+            shipped = masks.shipped() if dense else []
+            hardened = [(name, harden) for names, harden in shipped for name in names if name in dense]
             self._dense = {name: (dense[name], harden(dense[name])) for name, harden in hardened}
         self._sites = {site.name: site for site in masks.sites}
-        self._samples = {name: saved.get("sample") for name, saved in state["sites"].items()}
-        self._followers = {name: parameter for name, (_, parameter) in masks.named_followers.items()}
+        samples = {name: saved.get("sample") for name, saved in state["sites"].items()} | state.get("others", {})
         self._apart: set[str] = set()
         self._names: dict[nn.Module, list[str]] = {}
-        for name in (*self._sites, *self._followers):
-            owner = masks.surroundings.module.get_submodule(name.rpartition(".")[0])
+        module = masks.surroundings.module
+        here = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self._samples = {name: saved for name, saved in samples.items() if name in here}
+        for name in {**self._sites, **masks.named_followers, **self._samples}:
+            owner = module.get_submodule(name.rpartition(".")[0])
             self._names.setdefault(owner, []).append(name)
         self._handles = [owner.register_load_state_dict_post_hook(self) for owner in self._names]
         self.look()
 
     def __call__(self, module: nn.Module, _: Any) -> None:
-        self._look_at(self._names[module])
+        self._look_at(module)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Nothing, ()  # in a copy of the model
 
     def look(self) -> None:
         """Put dense weights back where hardened ones stand, and see which weights are others altogether."""
-        for names in self._names.values():
-            self._look_at(names)
+        for owner in self._names:
+            self._look_at(owner)
 
     def close(self, *, look: bool) -> None:
         """Training goes on: no more is put back, and it is said where the weights are others.
@@ -61,33 +66,43 @@ class Beside:
         for handle in self._handles:
             handle.remove()
         if self._apart:
-            first = next(name for name in self._sites if name in self._apart)
+            first = next(name for name in self._samples if name in self._apart)
             warn(
                 f"the model's weights are not those beside which the loaded state of the pruner was saved: "
-                f"{len(self._apart)} of {len(self._sites)} differ, '{first}' first (the model's own state was not "
-                "loaded, is of another moment, or is an average)",
+                f"{len(self._apart)} of {len(self._samples)} differ, '{first}' first (the model's own state was not "
+                "loaded or in part, is of another moment, or is an average)",
                 "load the model's state and the pruner's of one moment, both before prepare()",
             )
 
     @torch.no_grad()
-    def _look_at(self, names: list[str]) -> None:
-        for name in names:
-            site = self._sites.get(name)
-            live = site.live() if site is not None else self._followers[name]
+    def _look_at(self, owner: nn.Module) -> None:
+        for name in self._names[owner]:
+            live = self._sites[name].live() if name in self._sites else owner._parameters[name.rpartition(".")[2]]
+            if live is None:
+                continue
             if name in self._dense:
                 dense, hardened = self._dense[name]
                 if type(live.detach()) is Tensor and torch.equal(live.cpu(), hardened.to("cpu", live.dtype)):
                     live.copy_(dense)
-            if site is not None:
-                (self._apart.discard if self._is_saved(site) else self._apart.add)(name)
+            if name in self._samples:
+                (self._apart.discard if _is_saved(live, self._samples[name]) else self._apart.add)(name)
 
-    def _is_saved(self, site: Site) -> bool:
-        saved, live = self._samples[site.name], site.live().detach()
-        if saved is None or type(live) is not Tensor or not live.numel():
-            return True
-        now, saved = sample(live).float(), saved.to("cpu", torch.float32)
-        least = _ROUNDED * float(now.square().mean().sqrt())
-        return now.shape == saved.shape and torch.allclose(now, saved, rtol=_ROUNDED, atol=least)
+
+def others(masks: Masking) -> dict[str, Tensor]:
+    """A few entries of every parameter without a mask: these tell whether the model's own state was loaded."""
+    masked = {site.name for site in masks.sites} | masks.named_followers.keys()
+    parameters = masks.surroundings.module.named_parameters()
+    found = {n: p for n, p in parameters if n not in masked and type(p.detach()) is Tensor and p.is_floating_point()}
+    return {name: sample(parameter) for name, parameter in found.items()}
+
+
+def _is_saved(live: Tensor, saved: Tensor | None) -> bool:
+    live = live.detach()
+    if saved is None or type(live) is not Tensor or not live.numel():
+        return True
+    now, saved = sample(live).float(), saved.to("cpu", torch.float32)
+    least = _ROUNDED * float(now.square().mean().sqrt())
+    return now.shape == saved.shape and torch.allclose(now, saved, rtol=_ROUNDED, atol=least)
 
 
 def say_written(masks: Masking, plan: Plan, steps: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from idp_deploy.errors import IdpDeployWarning, UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.pruning.sites import Site
 
 _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
@@ -243,21 +242,6 @@ def _are_same(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
     return len(now) == len(before) and all(torch.equal(a, b.to(a.device)) for a, b in zip(now, before, strict=True))
 
 
-def warn(what: str, way_out: str = "") -> None:
-    """One warning, at the line outside of this package that led to it."""
-    text = f"{what} — {way_out}" if way_out else what
-    warnings.warn(text, IdpDeployWarning, stacklevel=_depth())
-
-
 def bare_optimizer(optimizer: Any) -> Any:
     """The optimizer inside the wrappers of accelerate and Lightning."""
     return getattr(optimizer, "optimizer", optimizer)
-
-
-def _depth() -> int:
-    import sys
-
-    depth, frame = 2, sys._getframe(2)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("idp_deploy."):
-        frame, depth = frame.f_back, depth + 1
-    return depth

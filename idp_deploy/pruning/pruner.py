@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
@@ -25,13 +25,13 @@ from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.options import meant
-from idp_deploy.pruning.outside import Beside, say_written
-from idp_deploy.pruning.plan import Plan, bare_optimizer, warn
+from idp_deploy.pruning.outside import Beside, others, say_written
+from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, say_adapters, say_still, say_unpruned
+from idp_deploy.pruning.staying import refuse_replaced, refuse_shared_memory, say_adapters, say_still, say_unpruned
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -41,12 +41,12 @@ class Pruner:
 
     Args:
         model: any module; its parameters stay where they are, so an optimizer may exist already.
-        sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1.
+        sparsity: share of zeros over the prunable weights at the end, 0 ≤ sparsity < 1; or as text, "80%".
         epochs: length of the training to come.
         mode: "auto" (τ = t²/10 a layer, derivative between 1 and a floor that falls to 0, with an adaptive optimizer
-            t²/100 and 1; ERK, from 90 % zeros LAMP,
-            an early cubic ramp that waits if the model is not trained yet, the last 30 % on the frozen mask) or "paper"
-            (τ = 1e-4, derivative as derived, global magnitude, slow linear ramp, hardened at the end).
+            t²/100 and 1; ERK, from 90 % zeros LAMP, an early cubic ramp that waits if the model is not trained yet,
+            the last 30 % on the frozen mask) or "paper" (τ = 1e-4, derivative as derived, global magnitude, slow
+            linear ramp, hardened at the end).
         method: a row of METHODS. pattern: see `parse_pattern`. allocation: a row of ALLOCATIONS, or "auto".
         skip: globs over weight names that stay dense.
         steps_per_epoch: optimizer steps in an epoch, len(loader) / accumulation; None where `step()` is called once an
@@ -68,7 +68,7 @@ class Pruner:
         self,
         model: nn.Module,
         *,
-        sparsity: float = 0.9,
+        sparsity: float | str = 0.9,
         epochs: int = 20,
         mode: str = "auto",
         method: str = "idp",
@@ -77,7 +77,7 @@ class Pruner:
         skip: Sequence[str] = (),
         steps_per_epoch: int | None = None,
         seed: int = 0,
-        example_inputs: tuple[Any, ...] | None = None,
+        example_inputs: tuple[Any, ...] | Tensor | None = None,
         loss: Callable[[], Tensor] | None = None,
         optimizer: Any = None,
         **options: Any,
@@ -115,6 +115,7 @@ class Pruner:
         if self._beside is not None:
             self._beside.look()
         if not self._begun:
+            refuse_shared_memory(self.sites)
             with ExitStack() as undo:
                 undo.callback(self.detach)
                 for site in self.sites:
@@ -124,7 +125,7 @@ class Pruner:
                     with self._masks.whole():
                         self._masks.refresh(0)
                 undo.pop_all()
-            forget_compiled(self.model)
+            forget_compiled()
             self._begun = True
             if not self.steps and self.recipe.sparsity:
                 say_still(self.sites)
@@ -301,7 +302,7 @@ class Pruner:
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            forget_compiled(self.model)
+            forget_compiled()
         self._handles.clear()
         self._begun = self._finalized
         self.plan.close()
@@ -321,6 +322,7 @@ class Pruner:
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
             "sites": self._masks.state(self.held.weights),
+            "others": others(self._masks),
         }
         held = {site.name: weight for site, weight in {**soft, **self.held.weights}.items()} | self.held.followers
         if soft:
@@ -350,7 +352,6 @@ class Pruner:
         return PrunerCopy, ()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
-
     @torch.no_grad()
     def _harden(self) -> Finalized:
         with self._masks.whole():

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import IdpDeployWarning, UsageError
-from idp_deploy.masks import Pattern, Prunable, smallest_kept_and_largest_pruned
+from idp_deploy.masks import APART, Pattern, Prunable, smallest_kept_and_largest_pruned
 from idp_deploy.pruning.copies import Copy
 
 REPLACING = "replace, wrap, tie or untie layers before Pruner(model), or detach() it and make another one afterwards"
@@ -179,7 +179,7 @@ class _Leave:
         self.owner, self.leaf = owner, leaf
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self.owner.__dict__.pop(self.leaf, None) is not None:
+        if self.leaf in self.owner._parameters and self.owner.__dict__.pop(self.leaf, None) is not None:
             _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -208,8 +208,8 @@ class _Note:
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    def __deepcopy__(self, memo: Any) -> _Note:
-        return self
+    def __deepcopy__(self, memo: Any) -> _Note | None:
+        return None if APART in memo else self
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(None), ()

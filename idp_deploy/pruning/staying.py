@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
-from torch import nn
+from torch import Tensor, nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.loading.misfits import ADAPTER
-from idp_deploy.pruning.plan import warn
 from idp_deploy.pruning.sites import REPLACING, Site
 
 
@@ -33,6 +33,34 @@ def refuse_replaced(module: nn.Module, sites: Sequence[Site]) -> None:
                 f"weights '{held[id(live)].name}' and '{site.name}' have become one since prepare(), and each has a "
                 "mask of its own",
                 way_out=REPLACING,
+            )
+    refuse_shared_memory(sites)
+
+
+def refuse_shared_memory(sites: Sequence[Site]) -> None:
+    """Raise `UsageError` where what is written to one entry changes another one: of the same weight, or of two."""
+    taken: list[tuple[int, int, Site]] = []  # first byte, the one behind the last
+    for site in sites:
+        weight = site.live().detach()
+        if type(weight) is not Tensor or weight.is_meta or not weight.numel():
+            continue
+        apart = [(extent, stride) for extent, stride in zip(weight.shape, weight.stride(), strict=True) if extent > 1]
+        if any(not stride for _, stride in apart):
+            raise UsageError(
+                f"entries of weight '{site.name}' lie in the same memory (expand), and are to be pruned one by one",
+                way_out="give it values of its own before prepare(): weight.data = weight.data.clone(memory_format="
+                "torch.contiguous_format)",
+            )
+        if (spread := 1 + sum((extent - 1) * stride for extent, stride in apart)) == weight.numel():
+            taken.append((weight.data_ptr(), weight.data_ptr() + spread * weight.element_size(), site))
+    taken.sort(key=lambda one: one[:2])
+    for (_, end, site), (start, _, other) in pairwise(taken):
+        if start < end:
+            raise UsageError(
+                f"weights '{site.name}' and '{other.name}' are two parameters in the same memory, and each would have "
+                "a mask of its own",
+                way_out="tie them as one parameter (b.weight = a.weight, not b.weight.data = a.weight.data), or give "
+                "each its own values (.data.clone()), before prepare()",
             )
 
 

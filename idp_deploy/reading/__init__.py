@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from idp_deploy.arguments import path_of
+from idp_deploy.arguments import FilePath, path_of
 from idp_deploy.flow import Contents
 from idp_deploy.formats import FORMATS, format_of
 
 __all__ = ["format_of", "read"]
 
 
-def read(path: Path | str) -> Contents:
+def read(path: FilePath) -> Contents:
     """Parse an artifact.
 
     Raises:

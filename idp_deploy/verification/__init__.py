@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.arguments import arguments_of, count, size
+from idp_deploy.arguments import FilePath, arguments_of, count, size
 from idp_deploy.capturing import once, traced_once
 from idp_deploy.errors import ConversionError, MissingDependencyError
 from idp_deploy.flow import Artifact, CompressedModel, Contents, Parity, WeightProof
@@ -67,7 +67,7 @@ def run_file(file: Path | Contents, calls: Sequence[Arrays]) -> dict[str, list[A
 
 @torch.random.fork_rng(devices=())  # a DataLoader draws from the caller's generator
 def verify(
-    artifact: Path | str | Contents,
+    artifact: FilePath | Contents,
     model: CompressedModel | None = None,
     example_inputs: Call | None = None,
     *,
@@ -152,7 +152,7 @@ def verify(
 
 
 def file_accuracy(
-    artifact: Path | str | Contents, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
+    artifact: FilePath | Contents, task: Task, *, limit: int | None = None, model: CompressedModel | None = None
 ) -> dict[str, float]:
     """The task's metric of a file over held-out samples, for each runtime of its format.
 
