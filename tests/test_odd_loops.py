@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,14 @@ import lightning
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from idp_deploy import export, verify
+from idp_deploy import export, harden, prune, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.masks import apply_soft_mask
@@ -309,6 +310,24 @@ class Answering(nn.Module):
         return {"logits": y} if labels is None else {"loss": F.cross_entropy(y, labels), "logits": y}
 
 
+@pytest.fixture
+def precision() -> Iterator[None]:
+    """What accelerate remembers in this process of the precision to train in, forgotten before and after."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("precision")
+def test_our_own_loop_in_the_precision_of_an_accelerator_gives_a_model_without_it() -> None:
+    Accelerator(mixed_precision="bf16", cpu=True)
+    masked = prune(Model(network()), TASK, Recipe(sparsity=0.9, epochs=2))
+    inputs = (TASK.validation.tensors[0][:1],)
+    export(harden(masked), "onnx", inputs, Path("m.onnx"))
+    assert verify("m.onnx", harden(masked), inputs, seeds=1).passed
+
+
+@pytest.mark.usefixtures("precision")
 def test_a_model_that_trained_in_mixed_precision_is_exported() -> None:
     model, pruning = Answering(), callbacks.TrainerPruning(sparsity=0.9)
     settings: dict[str, Any] = {"use_cpu": True, "bf16": True, "report_to": [], "disable_tqdm": True}

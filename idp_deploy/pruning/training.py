@@ -21,6 +21,7 @@ from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options, meant
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
+from idp_deploy.pruning.shipping import in_one_precision
 from idp_deploy.soundness import refuse_unsound
 from idp_deploy.tasks import Task, evaluate, own_randomness, own_threads, seed_everything, to_device
 
@@ -296,6 +297,7 @@ class _Run:
                 buffer.copy_(broadcast(buffer))  # running statistics differ between processes; the first one's count
         soft_masks = self.pruner.soft_masks()
         module = self.pruner.detach().cpu()
+        in_one_precision(module)
         module.train(model.module.training)
         recipe = self.recipe
         step = f"prune --target {recipe.sparsity} --method {recipe.method} --pattern {recipe.pattern}"
