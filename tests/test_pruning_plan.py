@@ -132,6 +132,22 @@ def test_a_scaler_that_skips_every_step_is_told_of_on_the_way(fused: bool, told:
     assert loop.pruner.steps == 1
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_steps_without_gradients_are_told_on_the_way_and_at_the_end(told: bool) -> None:
+    loop = Loop(epochs=1, planned=20, told=told)
+    loop.model.requires_grad_(False)
+
+    def run() -> None:
+        for _ in range(20):
+            loop.optimizer.step()
+            loop.pruner.step()
+
+    (text,) = said(run)
+    assert "called 11 times and the weights have not changed" in text
+    with pytest.raises(UsageError, match=r"called 20 times, and before none of these calls the weights had changed"):
+        loop.pruner.finalize(on_unfinished="raise")
+
+
 def test_more_epochs_than_planned_are_told_at_the_first_step_beyond() -> None:
     loop = Loop()
     assert not said(lambda: loop.run(48))

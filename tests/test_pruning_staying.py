@@ -240,25 +240,6 @@ def test_another_optimizer_may_take_over() -> None:
         assert pruner.finalize(on_unfinished="raise").zeros == TARGET
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_steps_without_gradients_are_told_on_the_way_and_at_the_end(told: bool) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    pruner = pruner_of(model, **({"optimizer": optimizer} if told else {}))
-    pruner.prepare()
-
-    @torch.no_grad()
-    def run() -> None:
-        for _ in range(20):
-            optimizer.step()
-            pruner.step()
-
-    with pytest.warns(IdpDeployWarning, match=r"called 11 times and the weights have not changed"):
-        run()
-    with pytest.raises(UsageError, match=r"called 20 times, and before none of these calls the weights had changed"):
-        pruner.finalize(on_unfinished="raise")
-
-
 def test_steps_in_inference_mode_leave_a_model_that_trains() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
