@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy import soundness
-from idp_deploy.errors import FileError
+from idp_deploy.errors import FileError, a_type
 from idp_deploy.loading import foreign
 from idp_deploy.loading.brought import is_brought
 from idp_deploy.loading.entries import Entries, flatten
@@ -216,7 +216,7 @@ def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             known = foreign.way_out(kind)
             raise FileError(
-                f"{path}: '{name}' is a {type(value).__name__}, not a plain dense tensor",
+                f"{path}: '{name}' is {a_type(value)}, not a plain dense tensor",
                 way_out="save plain float weights" if known == foreign.SAVE_WEIGHTS else known,
             )
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
