@@ -91,13 +91,13 @@ def select(
         elif rule == "skip":
             left[name] = "a rule says skip"
         elif not (parameter := module.get_parameter(name)).is_floating_point():
-            kind = str(parameter.dtype).removeprefix("torch.")
+            dtype = str(parameter.dtype).removeprefix("torch.")
             if named is not None:
                 raise UsageError(
-                    f"'{name}' is {kind}, and masks are for real floats",
+                    f"'{name}' is {dtype}, and masks are for real floats",
                     way_out="leave it out of the rules; a complex one may be two, its real and its imaginary part",
                 )
-            left[name] = f"{kind}, and masks are for real floats"
+            left[name] = f"{dtype}, and masks are for real floats"
         elif rule is None and weight.kind == "depthwise" and not depthwise:
             left[name] = "depthwise"
         elif rule is None and weight.kind == "embedding" and not embeddings:
