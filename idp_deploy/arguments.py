@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, a_type
 from idp_deploy.units import parse
 
 FilePath = str | os.PathLike[str]  # whatever `path_of` takes, an `Artifact` too
@@ -125,7 +125,7 @@ def arguments_of(name: str, value: Any, *, needed: bool = False) -> Any:
     if hasattr(value, "shape"):
         return (value,)
     raise UsageError(
-        f"{name} is a {type(value).__name__}",
+        f"{name} is {a_type(value)}",
         way_out="give one call's positional arguments, such as (x,) or (ids, mask)",
     )
 

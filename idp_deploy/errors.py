@@ -151,6 +151,16 @@ class IdpDeployWarning(UserWarning):
     """What is done all the same, though it may not be what was meant."""
 
 
+def a_type(value: object) -> str:
+    """The type of a value in a sentence.
+
+    >>> a_type(3), a_type({})
+    ('an int', 'a dict')
+    """
+    name = type(value).__name__
+    return f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
+
+
 def warn(what: str, way_out: str = "") -> None:
     """One warning, at the line outside of this package that led to it."""
     depth, frame = 2, sys._getframe(1)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.data import DataLoader
 
-from idp_deploy.errors import IdpDeployError, UsageError, of_dead_worker
+from idp_deploy.errors import IdpDeployError, UsageError, a_type, of_dead_worker
 from idp_deploy.waiting import counted
 
 _SOCKET = "/pymp-xxxxxxxx/listener-xxxxxxxx"  # what Python's multiprocessing puts behind the folder
@@ -142,7 +142,7 @@ def rehearse(module: nn.Module, task: Task) -> None:
                 made = _attempt(f"the task's {part}_loader", loader)
                 if part == "train" and not isinstance(made, DataLoader):
                     raise UsageError(
-                        f"the task's train_loader returns a {type(made).__name__}",
+                        f"the task's train_loader returns {a_type(made)}",
                         way_out="return a torch.utils.data.DataLoader, which can be shared among processes",
                     )
                 if getattr(made, "num_workers", 0):
@@ -223,7 +223,7 @@ def _shown(value: Any) -> str:
         return f"{kind}{{{', '.join(f'{key}: {_shown(entry)}' for key, entry in value.items())}}}"
     if isinstance(value, (list, tuple)):
         return f"({', '.join(map(_shown, value))})"
-    return f"a {type(value).__name__}"
+    return a_type(value)
 
 
 def _tensors(inputs: Any) -> list[Tensor]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from idp_deploy.arguments import FilePath, arguments_of, names, number, path_of, plain, truth
 from idp_deploy.configuration import checked
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Budget, CompressedModel, Contents, MaskedModel, Model, Recipe
 from idp_deploy.formats import FORMATS
 
@@ -277,7 +277,7 @@ def _model(model: nn.Module | Model | CompressedModel) -> Model:
     module = model.module if isinstance(model, Model) else model
     if not hasattr(module, "named_modules"):
         raise UsageError(
-            f"model is a {type(module).__name__}",
+            f"model is {a_type(module)}",
             way_out="give a torch.nn.Module; load_model(path, factory) makes one of a file of weights",
         )
     return model if isinstance(model, Model) else Model(module)
@@ -298,7 +298,7 @@ def _task(task: Task) -> Task:
         raise UsageError(f"task is the class {task.__name__}", way_out=f"give one of it: {task.__name__}()")
     if not hasattr(task, "train_loader"):
         raise UsageError(
-            f"task is a {type(task).__name__}, and training needs data",
+            f"task is {a_type(task)}, and training needs data",
             way_out='give a Task, as load_task("pkg.mod:task") does; one_shot(model) prunes without any',
         )
     return task
@@ -337,7 +337,7 @@ def _recipe(recipe: Recipe | Mapping[str, Any] | None, fields: Mapping[str, Any]
         fields = {**recipe, **fields}
         recipe = None
     if recipe is not None and not isinstance(recipe, Recipe):
-        raise UsageError(f"recipe is a {type(recipe).__name__}", way_out="give Recipe(sparsity=0.9, …), or its fields")
+        raise UsageError(f"recipe is {a_type(recipe)}", way_out="give Recipe(sparsity=0.9, …), or its fields")
     unknown = sorted(set(fields) - set(Recipe.__dataclass_fields__))
     if unknown:
         raise UsageError(f"a recipe has no {unknown[0]!r}", way_out=f"one of {', '.join(Recipe.__dataclass_fields__)}")

@@ -9,10 +9,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from idp_deploy.flow import Model
-from idp_deploy.pruning import METHODS
+from idp_deploy.pruning import METHODS, Pruner
 from idp_deploy.tasks import Task
 
 PRUNABLE = 20 * 48 + 48 * 32 + 32 * 8
+X = torch.randn(16, 20, generator=torch.Generator().manual_seed(3))
 RECIPES = dict.fromkeys(METHODS, ("unstructured", 0.9)) | {
     "sr-ste": ("2:4", 0.5),
     "lagunas-block": ("block:1x4", 0.9),
@@ -80,3 +81,18 @@ def trained() -> Model:
             task.loss(model(batch[0]), batch).backward()
             optimizer.step()
     return Model(model.eval())
+
+
+def pruner_of(model: nn.Module, steps: int = 20, method: str = "idp", **settings: Any) -> Pruner:
+    pattern, sparsity = RECIPES[method]
+    inputs, labels = Blobs().train.tensors
+    chosen = {"sparsity": sparsity, "pattern": pattern, "example_inputs": (inputs[:2],), **settings}
+    loss = lambda: nn.functional.cross_entropy(model(inputs[:64]), labels[:64])  # noqa: E731
+    return Pruner(model, epochs=1, steps_per_epoch=steps, method=method, loss=loss, **chosen)
+
+
+def fresh(like: nn.Module) -> nn.Module:
+    """A net of its own with the state dict of `like`."""
+    net = network()
+    net.load_state_dict(like.state_dict())
+    return net.eval()

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor, nn
 
+from idp_deploy import one_shot
 from idp_deploy.errors import FileError, IdpDeployError, UnsafeFileError, UsageError
-from idp_deploy.loading import load_any, load_model, load_module
+from idp_deploy.loading import load_any, load_checkpoint, load_model, load_module, save_checkpoint
 from tests.checkpoint_layouts import (
     CHOSEN,
     SAID,
@@ -139,3 +141,28 @@ def test_what_a_library_has_read_under_other_names_is_taken(tmp_path: Path, monk
     safetensors.torch.save_file(other, tmp_path / "vit" / "other.safetensors")
     with pytest.raises(FileError, match="does not fit the module"):
         load_model(tmp_path / "vit" / "other.safetensors", factory, announce=said.append)
+
+
+class Spectral(nn.Module):
+    """As Fourier neural operators have it: weights that are complex numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.modes = nn.Linear(8, 16), nn.Parameter(torch.randn(16, 5, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft(torch.einsum("bi,io->bo", self.lift(x).to(torch.complex64), self.modes))
+
+
+def test_complex_weights_of_a_complex_module_are_taken_and_others_are_not(tmp_path: Path) -> None:
+    state = Spectral().state_dict()
+    torch.save(state, path := tmp_path / "m.pt")
+    loaded = load_model(path, Spectral)
+    assert torch.equal(loaded.module.get_parameter("modes"), state["modes"])
+    save_checkpoint(one_shot(loaded, sparsity=0.5), tmp_path / "sparse.pt")
+    again = load_checkpoint(tmp_path / "sparse.pt", Spectral)
+    assert torch.equal(again.module.get_parameter("modes"), state["modes"])
+    assert again.zeros == 64
+    torch.save({**state, "modes": state["modes"].real}, path)
+    with pytest.raises(FileError, match=r"'modes' is float32, but .* has complex64 — save the complex weights"):
+        load_model(path, Spectral)

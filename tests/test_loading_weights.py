@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import random
 import subprocess
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -192,6 +193,17 @@ def test_exported_programs_need_trust(tmp_path: Path) -> None:
     assert same(load_model(tmp_path / "m.pt2", FACTORY, trust=True).module, module)
 
 
+def _float4(weight: torch.Tensor) -> torch.Tensor:
+    """Of the same shape, with two numbers in each place."""
+    return torch.zeros(weight.shape, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
+def _nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a prototype
+        return torch.nested.nested_tensor([torch.ones(3), torch.ones(1)])
+
+
 GOOD = _bytes(source().state_dict())
 LEGACY = _bytes(source().state_dict(), _use_new_zipfile_serialization=False)
 BROKEN: dict[str, bytes] = {
@@ -213,6 +225,8 @@ BROKEN: dict[str, bytes] = {
     "sparse": _bytes({k: v.to_sparse() if v.dim() == 2 else v for k, v in source().state_dict().items()}),
     "integer weights": _bytes({k: v.to(torch.int8) for k, v in source().state_dict().items()}),
     "complex weights": _bytes({k: v.to(torch.complex64) for k, v in source().state_dict().items()}),
+    "float4 weights": _bytes({k: _float4(v) if v.dim() == 2 else v for k, v in source().state_dict().items()}),
+    "nested": _bytes({**source().state_dict(), "head.bias": _nested()}),
     "huge view": _bytes({**source().state_dict(), "head.bias": torch.zeros(1).expand(10**12)}),
     "scalar weight": _bytes({**source().state_dict(), "head.weight": torch.tensor(1.0)}),
 }

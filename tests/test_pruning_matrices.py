@@ -55,6 +55,16 @@ def test_they_stay_dense_and_are_named_with_the_rule_that_prunes_them() -> None:
     assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["head.weight"]
 
 
+def test_complex_weights_stay_dense_and_a_rule_that_names_one_is_refused() -> None:
+    model = net()
+    model.modes = nn.Parameter(torch.randn(16, 5, dtype=torch.complex64))
+    model.turn = nn.Linear(8, 8, dtype=torch.complex64)
+    pruner = Pruner(model, sparsity=0.5, rules={"matrix": "unstructured"})
+    assert pruner.left == dict.fromkeys(["modes", "turn.weight"], "complex64, and masks are for real floats")
+    with pytest.raises(UsageError, match=r"'modes' is complex64, and masks are for real floats"):
+        Pruner(model, sparsity=0.5, rules={"mod*": "unstructured"})
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("scheme", ["", "int8-weights"])
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])

@@ -103,6 +103,51 @@ def test_steps_that_a_scaler_skips_do_not_count(told: bool) -> None:
     assert "46 of the 48 steps planned (2 more calls of step() came without an optimizer step)" in text
 
 
+@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("fused", [True, False])  # a fused optimizer is called by the scaler, and skips by itself
+def test_a_scaler_that_skips_every_step_is_told_of_on_the_way(fused: bool, told: bool) -> None:
+    loop = Loop(told=False)
+    optimizer, scaler = torch.optim.Adam(loop.model.parameters(), fused=fused), torch.amp.GradScaler("cpu")
+    loop.pruner.detach()
+    loop.pruner = Pruner(
+        loop.model, sparsity=0.9, epochs=6, steps_per_epoch=8, **({"optimizer": optimizer} if told else {})
+    )
+    loop.pruner.prepare()
+
+    def step(scale: float) -> None:
+        scaler.scale(loop.loss() * scale).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        loop.pruner.step()
+
+    assert not said(lambda: [step(torch.inf) for _ in range(16)])
+    (text,) = said(lambda: step(torch.inf))
+    assert "step() was called 17 times and the weights have not changed" in text
+    assert "GradScaler skips every step" in text
+    (text,) = said(lambda: step(1.0))
+    assert "such calls do not count" in text
+    assert loop.pruner.steps == 1
+    step(torch.inf)
+    assert loop.pruner.steps == 1
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_steps_without_gradients_are_told_on_the_way_and_at_the_end(told: bool) -> None:
+    loop = Loop(epochs=1, planned=20, told=told)
+    loop.model.requires_grad_(False)
+
+    def run() -> None:
+        for _ in range(20):
+            loop.optimizer.step()
+            loop.pruner.step()
+
+    (text,) = said(run)
+    assert "called 11 times and the weights have not changed" in text
+    with pytest.raises(UsageError, match=r"called 20 times, and before none of these calls the weights had changed"):
+        loop.pruner.finalize(on_unfinished="raise")
+
+
 def test_more_epochs_than_planned_are_told_at_the_first_step_beyond() -> None:
     loop = Loop()
     assert not said(lambda: loop.run(48))

@@ -24,6 +24,7 @@ from idp_deploy.pruning import METHODS, Pruner
 from tests.pruning_fixtures import PRUNABLE, RECIPES, network, train
 
 ROOT = Path(__file__).parents[1]
+RESUMED = ["soft", "hard", "hard, the pruner's first", "hard, whole, the pruner's first"]
 SHARDABLE = [method for method in METHODS if method not in ("synflow", "grasp")]
 
 
@@ -79,18 +80,21 @@ def test_a_process_of_its_own_prunes_shards_as_whole_weights(how: str) -> None:
 
 
 @pytest.mark.usefixtures("group")
-@pytest.mark.parametrize("hard", [False, True])
-def test_sharded_weights_resume_as_they_went_on(hard: bool) -> None:
+@pytest.mark.parametrize("how", RESUMED)
+def test_sharded_weights_resume_as_they_went_on(how: str) -> None:
     def begin(seed: int) -> tuple[nn.Module, Pruner]:
         model = shard(network(seed).eval())
         return model, Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=20)
 
     (model, pruner), (other, resumed) = begin(0), begin(5)
     train(pruner.prepare(), pruner, 10)
-    with pruner.hardened() if hard else nullcontext():
+    with nullcontext() if how == "soft" else pruner.hardened():
         states = deepcopy([model.state_dict(), pruner.state_dict()])
-    other.load_state_dict(states[0])
-    resumed.load_state_dict(states[1])
+    if "whole" in how:  # as many gather what they save
+        states[1]["dense"] = {name: gathered(weight) for name, weight in states[1]["dense"].items()}
+    loads = [lambda: other.load_state_dict(states[0]), lambda: resumed.load_state_dict(states[1])]
+    for load in reversed(loads) if "first" in how else loads:
+        load()
     resumed.prepare()
     for one, its in ((model, pruner), (other, resumed)):
         train(one, its, 10)
@@ -125,11 +129,13 @@ def test_flattened_weights_are_refused() -> None:
 RUN = """
 import sys
 import torch
-from tests.test_pruning_sharding import SHARDABLE, agree
+from tests.test_pruning_sharding import RESUMED, SHARDABLE, agree, test_sharded_weights_resume_as_they_went_on
 torch.distributed.init_process_group("gloo")
 for method in SHARDABLE:
     agree(method, "before")
 agree("idp", "after")
+for how in RESUMED:
+    test_sharded_weights_resume_as_they_went_on(how)
 torch.distributed.destroy_process_group()
 """
 

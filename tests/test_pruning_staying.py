@@ -240,21 +240,6 @@ def test_another_optimizer_may_take_over() -> None:
         assert pruner.finalize(on_unfinished="raise").zeros == TARGET
 
 
-@pytest.mark.parametrize("told", [True, False])
-def test_steps_without_gradients_are_told_at_the_end(told: bool) -> None:
-    model = network()
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    pruner = pruner_of(model, **({"optimizer": optimizer} if told else {}))
-    pruner.prepare()
-    with torch.no_grad():
-        for _ in range(20):
-            model(INPUTS)
-            optimizer.step()
-            pruner.step()
-    with pytest.raises(UsageError, match=r"called 20 times, and before none of these calls the weights had changed"):
-        pruner.finalize(on_unfinished="raise")
-
-
 def test_steps_in_inference_mode_leave_a_model_that_trains() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)

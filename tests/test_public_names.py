@@ -164,7 +164,7 @@ def test_verbs_take_text_for_paths_and_devices(file: Path) -> None:
         (lambda file: idp_deploy.check(file, budgets={"pixel-4": {"onxx": {"size": "1 B"}}}), "unknown format 'onxx'"),
         (lambda file: idp_deploy.simulate(file, "no-such"), "unknown target"),
         (lambda file: idp_deploy.one_shot(nn.Linear(2, 2), sparsty=0.5), "no 'sparsty'"),
-        (lambda file: idp_deploy.render(3), "no report of a int"),
+        (lambda file: idp_deploy.render(3), "no report of an int"),
     ],
 )
 def test_what_cannot_be_is_said_as_on_the_command_line(call: object, says: str, file: Path) -> None:

@@ -74,7 +74,7 @@ def flatten(content: Any, source: object = "the file") -> Entries:
     for count, (path, value) in enumerate(_leaves(content, (), versions, {})):
         if count > MOST:
             raise FileError(f"{source} holds more than {MOST} entries in dicts and lists", way_out=SAVE_WEIGHTS)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and not value.is_nested:
             tensors[".".join(path)] = value
             homes[".".join(path)] = ".".join(path[:-1])
         else:

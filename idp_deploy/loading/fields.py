@@ -181,7 +181,7 @@ def _spreads(scale: tuple[int, ...], weight: tuple[int, ...]) -> bool:
 def state_dict(path: Path, packed: Any) -> Mapping[str, Tensor]:
     """Plain dense tensors by name."""
     for name, value in _mapping(path, "state_dict", packed).items():
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_nested:
             raise _wrong(path, f"state_dict['{name}']", f"is {type(value).__name__}, not a tensor")
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
             raise _wrong(path, f"state_dict['{name}']", "is not a plain dense tensor with values")

@@ -141,7 +141,7 @@ def kind_of(value: Any) -> str:
     ('int', 'a numpy array or number', 'an object of another program')
     """
     foreign = {NumpyValue: "a numpy array or number", Ignored: "an object of another program"}
-    return foreign.get(type(value), type(value).__name__)
+    return "a nested tensor" if getattr(value, "is_nested", False) else foreign.get(type(value), type(value).__name__)
 
 
 def way_out(refused: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy import soundness
-from idp_deploy.errors import FileError
+from idp_deploy.errors import FileError, a_type
 from idp_deploy.loading import foreign
 from idp_deploy.loading.brought import is_brought
 from idp_deploy.loading.entries import Entries, flatten
@@ -104,10 +104,10 @@ def fill(
     """
     own = module.state_dict()
     for name in own.keys() & state.keys():
-        if own[name].is_floating_point() != state[name].is_floating_point() or state[name].is_complex():
+        if (wanted_kind := _kind(own[name])) != _kind(state[name]):
             raise FileError(
                 f"{path}: '{name}' is {_dtype(state[name])}, but {factory} has {_dtype(own[name])}",
-                way_out="save the float weights",
+                way_out=f"save the {wanted_kind} weights",
             )
     masked = {name for name, finite in _finite(module).items() if not finite}  # infinite by design, as masks are
     tied = tied_names(module)
@@ -216,7 +216,7 @@ def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
             known = foreign.way_out(kind)
             raise FileError(
-                f"{path}: '{name}' is a {type(value).__name__}, not a plain dense tensor",
+                f"{path}: '{name}' is {a_type(value)}, not a plain dense tensor",
                 way_out="save plain float weights" if known == foreign.SAVE_WEIGHTS else known,
             )
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
@@ -239,6 +239,13 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _kind(tensor: Tensor) -> str:
+    """What numbers of one kind may become without another meaning."""
+    if tensor.dtype == torch.float4_e2m1fn_x2:
+        return "packed"
+    return "float" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "integer"
 
 
 def _dtype(tensor: Tensor) -> str:

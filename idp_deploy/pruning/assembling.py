@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.arguments import arguments_of, number, plain
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
@@ -100,11 +100,11 @@ def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: 
         )
     if loss is not None and not callable(loss):
         raise UsageError(
-            f"loss is a {type(loss).__name__}", way_out="give a function of nothing that returns the loss on some data"
+            f"loss is {a_type(loss)}", way_out="give a function of nothing that returns the loss on some data"
         )
     if optimizer is not None and not callable(getattr(optimizer, "step", None)):
         raise UsageError(
-            f"optimizer is a {type(optimizer).__name__}, which takes no steps",
+            f"optimizer is {a_type(optimizer)}, which takes no steps",
             way_out="give the optimizer that trains the weights; steps of others that do are counted as well",
         )
 

@@ -18,7 +18,7 @@ from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.methods import Method, Surroundings
 from idp_deploy.pruning.schedule import Schedule
-from idp_deploy.pruning.sharding import whole
+from idp_deploy.pruning.sharding import laid_as, whole
 from idp_deploy.pruning.sites import Site
 
 LOOKS = 4  # a step looks for NaN and inf in every fourth weight
@@ -204,10 +204,10 @@ class Masking:
         """What `state` returned of the same weights, and weights to put back."""
         for name, (_, parameter) in self.named_followers.items():
             if name in dense:
-                parameter.copy_(dense[name])
+                parameter.copy_(laid_as(parameter, dense[name]))
         for site in self.sites:
             if site.name in dense:
-                site.live().copy_(dense[site.name])
+                site.live().copy_(laid_as(site.live(), dense[site.name]))
             saved = tree_map_only(Tensor, partial(_beside, site.weight), states[site.name])
             site.budget, site.zeros, site.mask = saved["budget"], saved["zeros"], saved["mask"]
             site.still, site.state = saved["still"], dict(saved["state"])

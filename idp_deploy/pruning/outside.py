@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import warn
+from idp_deploy.flow.model import gathered
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.plan import Plan
+from idp_deploy.pruning.sharding import laid_as, part
 from idp_deploy.pruning.sites import Nothing
 
 _ROUNDED = 1e-2  # what half precision in between may have changed of them
@@ -26,16 +28,17 @@ class Beside:
     """
 
     def __init__(self, masks: Masking, state: Mapping[str, Any]) -> None:
-        dense = {name: value for name, value in state.get("dense", {}).items() if type(value) is Tensor}
-        with torch.no_grad(), masks.whole() if dense else nullcontext():
-            shipped = masks.shipped() if dense else []
-            hardened = [(name, harden) for names, harden in shipped for name in names if name in dense]
-            self._dense = {name: (dense[name], harden(dense[name])) for name, harden in hardened}
+        module, dense = masks.surroundings.module, state.get("dense", {})
         self._sites = {site.name: site for site in masks.sites}
+        self._dense: dict[str, tuple[Tensor, Tensor]] = {}  # as they were, and hardened; in parts where these are
+        with torch.no_grad(), masks.whole() if dense else nullcontext():
+            for names, harden in masks.shipped() if dense else ():
+                for name in (name for name in names if name in dense):
+                    live, value = module.get_parameter(name), gathered(dense[name])
+                    self._dense[name] = laid_as(live, value), laid_as(live, harden(value))
         samples = {name: saved.get("sample") for name, saved in state["sites"].items()} | state.get("others", {})
         self._apart: set[str] = set()
         self._names: dict[nn.Module, list[str]] = {}
-        module = masks.surroundings.module
         here = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         self._samples = {name: saved for name, saved in samples.items() if name in here}
         for name in {**self._sites, **masks.named_followers, **self._samples}:
@@ -81,9 +84,10 @@ class Beside:
             if live is None:
                 continue
             if name in self._dense:
-                dense, hardened = self._dense[name]
-                if type(live.detach()) is Tensor and torch.equal(live.cpu(), hardened.to("cpu", live.dtype)):
-                    live.copy_(dense)
+                dense, hardened = (part(laid_as(live, value)) for value in self._dense[name])
+                here = part(live)
+                if torch.equal(here.cpu(), hardened.to("cpu", here.dtype)):
+                    here.copy_(dense)
             if name in self._samples:
                 (self._apart.discard if _is_saved(live, self._samples[name]) else self._apart.add)(name)
 

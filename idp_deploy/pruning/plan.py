@@ -16,6 +16,8 @@ from idp_deploy.pruning.sites import Site
 
 _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
 
+_PATIENCE = 16  # calls: so often a GradScaler that starts at 2**16 halves its scale at most, until a step passes
+
 _PLAN = (
     "plan the optimizer steps that will be taken (len(loader) / accumulation an epoch), or train on before finalize(); "
     'on_unfinished="raise" stops here, "finish" trains the missing steps by loss= and optimizer=, "warn" goes on'
@@ -72,6 +74,7 @@ class Plan:
             return 1 - back
         if not self._proven:
             self._unproven += 1
+            self._say_unproven()
             return 1
         self.idle += 1
         self._say_idle()
@@ -120,7 +123,8 @@ class Plan:
             return (
                 f"step() was called {self._unproven} times, and before none of these calls the weights had changed, so "
                 f"the {target:,} zeros were not trained with",
-                "let gradients reach them (no torch.no_grad, requires_grad, the optimizer of this model)",
+                "let gradients reach them (no torch.no_grad, requires_grad, the optimizer of this model, a finite loss "
+                "where a GradScaler skips steps)",
             )
         if self.furthest >= self.total:
             if zeros < target:
@@ -186,7 +190,8 @@ class Plan:
 
     def _count(self, optimizer: Optimizer) -> None:
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-        if moved and self._trains(optimizer):
+        skipped = getattr(optimizer, "found_inf", None)  # a fused one is called by the GradScaler, and skips by itself
+        if moved and self._trains(optimizer) and not (skipped is not None and bool(skipped)):
             self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
 
     def _counts(self) -> int:
@@ -217,6 +222,16 @@ class Plan:
             "GradScaler skipped one): such calls do not count",
             "call it where the optimizer steps",
         )
+
+    def _say_unproven(self) -> None:
+        if self._unproven > (1 if self.by_epoch else min(_PATIENCE, self.total // 2)):
+            self._tell(
+                "unproven",
+                f"step() was called {self._unproven} times and the weights have not changed before any of these calls "
+                "(a GradScaler skips every step, since gradients are inf or NaN, or no gradients reach them): zeros "
+                "come as planned, and are not trained with",
+                "look at scaler.get_scale(), at the loss, and whether the optimizer is this model's",
+            )
 
     def _say_apart(self) -> None:
         """Weights that may train, and that no gradient can have reached: a mask that nothing answers to."""

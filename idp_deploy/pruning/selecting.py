@@ -53,7 +53,7 @@ def select(
 
     Raises:
         UsageError: a skip glob or a rule that matches nothing, a pattern that does not divide a weight it was named
-            for, a weight that is computed from others at each call, or nothing left to prune.
+            for or that is complex, a weight that is computed from others at each call, or nothing left to prune.
     """
     if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
         raise UsageError(
@@ -90,6 +90,14 @@ def select(
             left[name] = f"matches skip '{skipped}'"
         elif rule == "skip":
             left[name] = "a rule says skip"
+        elif not (parameter := module.get_parameter(name)).is_floating_point():
+            dtype = str(parameter.dtype).removeprefix("torch.")
+            if named is not None:
+                raise UsageError(
+                    f"'{name}' is {dtype}, and masks are for real floats",
+                    way_out="leave it out of the rules; a complex one may be two, its real and its imaginary part",
+                )
+            left[name] = f"{dtype}, and masks are for real floats"
         elif rule is None and weight.kind == "depthwise" and not depthwise:
             left[name] = "depthwise"
         elif rule is None and weight.kind == "embedding" and not embeddings:
@@ -105,7 +113,7 @@ def select(
             if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding", "matrix"):
                 left[name] = f"channels of {_CALLED.get(weight.kind, f'{weight.kind} layers')} cannot be removed"
                 continue
-            shape = tuple(module.get_parameter(name).shape)
+            shape = tuple(parameter.shape)
             if named is None and (reason := parsed.misfit(shape, weight.output_axis)):
                 left[name] = reason
                 continue

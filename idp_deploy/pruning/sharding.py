@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import UsageError
+from idp_deploy.flow.model import gathered
 from idp_deploy.pruning.sites import REPLACING, Site
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def whole(sites: Sequence[Site], *, unless: str = "") -> Iterator[None]:
                 _keep_part(live, full)
 
 
-def _is_sharded(weight: nn.Parameter) -> bool:
-    if type(weight) is nn.Parameter:  # nearly always, and DTensor is slow to import
+def _is_sharded(weight: torch.Tensor) -> bool:
+    if type(weight) in (nn.Parameter, torch.Tensor):  # nearly always, and DTensor is slow to import
         return False
     from torch.distributed.tensor import DTensor
 
@@ -78,8 +79,25 @@ def _is_sharded(weight: nn.Parameter) -> bool:
 
 @torch.no_grad()
 def _keep_part(live: nn.Parameter, full: torch.Tensor) -> None:
+    part(live).copy_(part(laid_as(live, full)))
+
+
+def part(weight: torch.Tensor) -> torch.Tensor:
+    """What of a weight is in this process, in the same memory: its own part where it is sharded, else all of it."""
+    return cast("DTensor", weight).to_local() if _is_sharded(weight) else weight
+
+
+def laid_as(live: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """`value` in parts where `live` is, and whole where that is whole.
+
+    Processes talk to each other only where `value` is in other parts than `live`.
+    """
+    if not _is_sharded(live):
+        return gathered(value)
     from torch.distributed.tensor import DTensor, Replicate
 
-    part = cast(DTensor, live)
-    copies = DTensor.from_local(full, part.device_mesh, [Replicate()] * part.device_mesh.ndim, run_check=False)
-    part.to_local().copy_(copies.redistribute(part.device_mesh, part.placements).to_local())
+    mesh, placements = cast(DTensor, live).device_mesh, cast(DTensor, live).placements
+    if isinstance(value, DTensor) and (value.device_mesh, value.placements) == (mesh, placements):
+        return value
+    whole = gathered(value).to(live.device)
+    return DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False).redistribute(mesh, placements)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idp_deploy.errors import DivergedError, UsageError
+from idp_deploy.errors import DivergedError, UsageError, a_type
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
 from idp_deploy.masks import whole_copy
 from idp_deploy.ownership import claim
@@ -355,7 +355,7 @@ def _optimizer(task: Task, module: nn.Module, settings: Mapping[str, Any]) -> to
         return torch.optim.SGD(module.parameters(), lr=rate, momentum=0.9, weight_decay=settings["weight_decay"])
     if not isinstance(own, torch.optim.Optimizer):
         raise UsageError(
-            f"the task's optimizer(module) returns a {type(own).__name__}",
+            f"the task's optimizer(module) returns {a_type(own)}",
             way_out="return a torch.optim.Optimizer, or None for SGD",
         )
     if rate is not None:
@@ -370,7 +370,7 @@ def _logits(outputs: Any) -> Tensor:
     found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
     if not isinstance(found, Tensor):
         raise UsageError(
-            f"distillation compares logits, and the model returns a {type(outputs).__name__} without any",
+            f"distillation compares logits, and the model returns {a_type(outputs)} without any",
             way_out="return a tensor, or something that holds it under 'logits'; or leave out the option distill",
         )
     return found

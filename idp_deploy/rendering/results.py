@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, a_type
 from idp_deploy.rendering import shown
 from idp_deploy.rendering.artifacts import parity_document
 from idp_deploy.rendering.comparisons import comparison_document
@@ -40,7 +40,7 @@ def document_of(result: object) -> Document:
         return estimate_document({"estimates": result}, layers=True)
     if _where(result) not in DOCUMENTS:
         known = ", ".join(name.rpartition(".")[2] for name in DOCUMENTS)
-        raise UsageError(f"there is no report of a {type(result).__name__}", way_out=f"render one of {known}")
+        raise UsageError(f"there is no report of {a_type(result)}", way_out=f"render one of {known}")
     return DOCUMENTS[_where(result)](result)
 
 
