@@ -363,7 +363,7 @@ class Listed(nn.Module):
     ],
 )
 def test_modules_that_cannot_be_pruned_are_told_why(build: Callable[[], nn.Module], said: str) -> None:
-    for prune in (lambda model: Pruner(model), lambda model: one_shot(Model(model), Recipe(0.5))):
+    for way in (lambda model: Pruner(model), lambda model: one_shot(Model(model), Recipe(0.5))):
         with pytest.raises(UsageError, match=said) as caught:
-            prune(build())
+            way(build())
         assert caught.value.way_out
