@@ -87,7 +87,8 @@ def nothing_to_see(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 def far_away(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """Masks by numbers as far as can be."""
     hidden = (1 - (x > 0).float()) * torch.finfo(torch.float32).min
-    return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1))
+    lowest = torch.tensor(torch.finfo(torch.float32).min).detach()
+    return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1), torch.where(x > 0, y, lowest).softmax(-1))
 
 
 def far_away_outputs(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
