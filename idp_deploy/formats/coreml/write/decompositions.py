@@ -139,7 +139,12 @@ def rows_at(x: Tensor, indices: list[Tensor | None]) -> Tensor | None:
     return x.flatten(0, len(indices) - 1).index_select(0, place)
 
 
-_SPREADS = {aten.var: _var, aten.std: _std, aten.var_mean: _var_mean, aten.std_mean: _std_mean}
+_SPREADS: dict[Any, Callable[..., Any]] = {
+    aten.var: _var,
+    aten.std: _std,
+    aten.var_mean: _var_mean,
+    aten.std_mean: _std_mean,
+}
 # Where none is said, as in `x.var()`, PyTorch corrects by 1 and coremltools by none.
 VARIANCES: dict[Any, Callable[..., Any]] = {
     form: function
