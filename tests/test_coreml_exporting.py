@@ -218,6 +218,7 @@ FAULTS = {
     "rsub": (lambda m, x: torch.rsub(m[0](x), 1.0, alpha=2), LINEAR, ROWS),
     "addcmul": (lambda m, x: torch.addcmul(m[0](x), x, x, value=0.5), LINEAR, ROWS),
     "variance": (lambda m, x: torch.var(m[0](x), 1, correction=0), LINEAR, ROWS),
+    "variance of all": (lambda m, x: [m[0](x).var(), x.std(), *torch.var_mean(x, unbiased=False)], LINEAR, ROWS),
     "hardtanh": (lambda m, x: F.hardtanh(m[0](x), -0.5, 2), LINEAR, ROWS),
     "nearest": (lambda m, x: F.interpolate(m[0](x), size=(7, 9)), (nn.Conv2d(8, 4, 1),), IMAGE),
     "pooling without stride": (lambda m, x: F.max_pool2d(m[0](x), 2), (nn.Conv2d(8, 4, 1),), IMAGE),
@@ -241,6 +242,22 @@ def test_numbers_survive_where_the_converter_alone_is_wrong(name: str, tmp_path:
         expected = torch.utils._pytree.tree_leaves(model.module(x))
     for got, want in zip(results[0], expected, strict=True):
         assert error_of([want.numpy()], [got]) < 1e-5
+
+
+def test_routed_experts_take_the_rows_that_chose_them_also_where_none_did(tmp_path: Path) -> None:
+    def routed(layers: nn.ModuleList, x: Tensor) -> Tensor:
+        shares, chosen = layers[0](x).softmax(-1).topk(2)
+        out = torch.zeros_like(x)
+        for i in range(3):
+            rows, places = torch.where(chosen == i)
+            out = out.index_add(0, rows, layers[i + 1](x[rows]) * shares[rows, places, None])
+        return out
+
+    gate = nn.Linear(8, 3)
+    gate.bias.data = torch.tensor([0.0, 0.0, -50.0])
+    model = pruned(Call(routed, gate, *(nn.Linear(8, 8) for _ in range(3))), 0.5)
+    path = export(model, "coreml", (ROWS,), tmp_path / "m.mlpackage", precision="float32").path
+    assert verify(path, model, (ROWS,)).passed
 
 
 @pytest.mark.wide

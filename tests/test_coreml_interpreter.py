@@ -96,6 +96,10 @@ def test_slicing_honours_every_mask() -> None:
     close(got, X[:1, 1::2, [5, 3, 1], 3])
 
 
+def test_numbers_are_joined_to_a_shape() -> None:
+    close(run("concat", values=[torch.tensor(4), torch.tensor(2)], axis=0), [4, 2])
+
+
 def test_space_to_depth_undoes_depth_to_space() -> None:
     close(run("space_to_depth", x=run("depth_to_space", x=X, block_size=2), block_size=2), X)
 

@@ -87,7 +87,8 @@ def nothing_to_see(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
 def far_away(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """Masks by numbers as far as can be."""
     hidden = (1 - (x > 0).float()) * torch.finfo(torch.float32).min
-    return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1))
+    lowest = torch.tensor(torch.finfo(torch.float32).min).detach()
+    return ((y + hidden).softmax(-1), y.masked_fill(x < 9, -1e9).softmax(-1), torch.where(x > 0, y, lowest).softmax(-1))
 
 
 def far_away_outputs(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
@@ -183,6 +184,7 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "taken from a constant": (taken_from_a_constant, 3),
     "kinds of numbers": (kinds_of_numbers, 3),
     "shared heads": (shared_heads, 2),
+    "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1)), 2),
 }
 
 

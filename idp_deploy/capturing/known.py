@@ -10,7 +10,10 @@ from torch import fx
 from idp_deploy.capturing.functional import written_operands
 from idp_deploy.capturing.lifting import attribute
 
-_ALGEBRA = ("linalg_", "inverse", "cholesky", "matrix_exp", "det", "logdet", "slogdet", "qr", "pinverse")
+_ALGEBRA = {
+    "inverse", "cholesky", "cholesky_inverse", "cholesky_solve", "matrix_exp", "det", "logdet", "slogdet", "qr",
+    "pinverse",
+}  # fmt: skip
 _WINDOWS = ("bartlett_window", "blackman_window", "hamming_window", "hann_window", "kaiser_window")
 _NORMS = ("linalg_vector_norm", "linalg_norm", "linalg_cross", "linalg_matrix_norm")
 
@@ -33,7 +36,9 @@ def solve(module: fx.GraphModule) -> None:
 
 
 def _is_algebra(name: str) -> bool:
-    return name.startswith((*_ALGEBRA, *_WINDOWS)) and not name.startswith(_NORMS)  # those are sums
+    if name.startswith(_NORMS):  # those are sums
+        return False
+    return name in _ALGEBRA or name.startswith(("linalg_", *_WINDOWS))
 
 
 def of_weights(module: fx.GraphModule, node: fx.Node) -> Any:

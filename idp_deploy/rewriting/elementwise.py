@@ -43,9 +43,10 @@ def nan_to_num(x: Tensor, nan: float | None = None, posinf: float | None = None,
     return x
 
 
-def whole_split(x: Tensor, sizes: list[int], dim: int = 0) -> list[Tensor] | None:
+def whole_split(x: Tensor, sizes: list[int] | int, dim: int = 0) -> list[Tensor] | None:
     """Parts of which there is one alone, which litert-torch takes for a tensor."""
-    return [x.narrow(dim, 0, sizes[0])] if len(sizes) == 1 else None
+    whole = len(sizes) == 1 if isinstance(sizes, list) else 0 < x.shape[dim] <= sizes
+    return [x.narrow(dim, 0, x.shape[dim])] if whole else None
 
 
 def high_power(x: Tensor, exponent: float) -> Tensor | None:

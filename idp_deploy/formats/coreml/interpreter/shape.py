@@ -53,6 +53,8 @@ def _flatten2d(call: Call) -> Tensor:
 @op("concat")
 def _concat(call: Call) -> Tensor:
     values, axis = call["values"], int(call.scalar("axis"))
+    if not values[0].dim():  # numbers, of which the converter makes shapes
+        return torch.stack(values)
     if not call.scalar("interleave", False):
         return torch.cat(values, axis)
     axis %= values[0].dim()

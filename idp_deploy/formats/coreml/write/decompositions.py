@@ -68,16 +68,18 @@ def _std_mean(x: Tensor, dim: list[int] | None = None, **how: Any) -> tuple[Tens
     return torch.sqrt(variance), mean
 
 
-def _var_mean_along(
-    x: Tensor, dim: list[int] | None = None, unbiased: bool = True, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
-    return _var_mean(x, dim, correction=float(unbiased), keepdim=keepdim)
+def _along(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The form that says `unbiased`, with axes."""
+
+    def form(x: Tensor, dim: list[int] | None = None, unbiased: bool = True, keepdim: bool = False) -> Any:
+        return function(x, dim, correction=float(unbiased), keepdim=keepdim)
+
+    return form
 
 
-def _std_mean_along(
-    x: Tensor, dim: list[int] | None = None, unbiased: bool = True, keepdim: bool = False
-) -> tuple[Tensor, Tensor]:
-    return _std_mean(x, dim, correction=float(unbiased), keepdim=keepdim)
+def _of_all(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The form that says `unbiased`, of all entries."""
+    return lambda x, unbiased=True: function(x, correction=float(unbiased))
 
 
 def _round(x: Tensor, *, decimals: int) -> Tensor:
@@ -124,8 +126,38 @@ def _unit(x: Tensor, dim: int, eps: float) -> Tensor:
     return x / torch.clamp_min(torch.sqrt(torch.sum(x * x, [dim], True)), eps)
 
 
+def rows_at(x: Tensor, indices: list[Tensor | None]) -> Tensor | None:
+    """`x[rows, columns]` of as many as the input tells, by one index: coremltools divides by how many these are."""
+    first = indices[0]
+    several = len(indices) > 1 and all(i is not None and i.dim() == 1 and i.dtype != torch.bool for i in indices)
+    if not several or first is None or isinstance(first.shape[0], int):
+        return None
+    place = torch.zeros_like(first)
+    for index, extent in zip(indices, x.shape, strict=False):
+        assert index is not None
+        place = place * extent + torch.where(index < 0, index + extent, index)
+    return x.flatten(0, len(indices) - 1).index_select(0, place)
+
+
+_SPREADS: dict[Any, Callable[..., Any]] = {
+    aten.var: _var,
+    aten.std: _std,
+    aten.var_mean: _var_mean,
+    aten.std_mean: _std_mean,
+}
+# Where none is said, as in `x.var()`, PyTorch corrects by 1 and coremltools by none.
+VARIANCES: dict[Any, Callable[..., Any]] = {
+    form: function
+    for packet, spread in _SPREADS.items()
+    for form, function in (
+        (packet.default, _of_all(spread)),
+        (packet.dim, _along(spread)),
+        (packet.correction, spread),
+    )
+}
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **MOVED_AS_NUMBERS,
+    **VARIANCES,
     aten.acosh.default: _acosh,
     aten.asinh.default: _asinh,
     aten.cosine_similarity.default: _cosine_similarity,
@@ -144,13 +176,7 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     aten.lerp.Tensor: _lerp,
     aten.log_sigmoid.default: log_sigmoid,
     aten.hardshrink.default: _hardshrink,
-    aten.var.correction: _var,
-    aten.std.correction: _std,
     aten.round.decimals: _round,
-    aten.var_mean.dim: _var_mean_along,
-    aten.std_mean.dim: _std_mean_along,
-    aten.var_mean.correction: _var_mean,
-    aten.std_mean.correction: _std_mean,
     prims.where.default: torch.where,
     prims.mul.default: torch.mul,
     prims.div.default: torch.div,

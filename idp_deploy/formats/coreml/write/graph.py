@@ -21,7 +21,7 @@ from idp_deploy.capturing.lifting import in_aten
 from idp_deploy.capturing.recurrences import RECURRENT
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
-from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS
+from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS, VARIANCES, rows_at
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.compositions import COMPOSITIONS, drop_casts
@@ -73,6 +73,7 @@ _SPELLED: dict[Any, Row] = {
     aten.embedding_bag.padding_idx: embedding_bag,
     aten.pad.default: bordered,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.index.Tensor: rows_at,
     aten.index_add.default: index_add,
     aten.diff.default: diff,
     aten.argmax.default: partial(place_of, torch.argmax),
@@ -103,6 +104,7 @@ _SPELLED: dict[Any, Row] = {
     **SPECIAL,
     **STABLE,
     **SUMS_OF_PRODUCTS,
+    **VARIANCES,
     **WHOLE_NUMBERS,
 }
 _VIEWS_READ = {aten.reshape.default, aten.contiguous.default}  # compositions whose parts the converter reads alike

@@ -6,7 +6,9 @@ import math
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
+
+from idp_deploy.capturing.lifting import attribute
 
 aten = torch.ops.aten
 _LARGEST = 65504.0
@@ -16,6 +18,7 @@ _MEANT = {
     aten.add, aten.sub, aten.rsub, aten.mul, aten.masked_fill, aten.where, aten.full, aten.full_like, aten.new_full,
     aten.masked_fill_, aten.fill, aten.fill_, aten.scalar_tensor,
 }  # fmt: skip
+_SAME = {aten.detach, aten.detach_, aten.alias, aten.lift_fresh, aten.lift_fresh_copy, aten.clone, aten.to, aten.view}
 
 
 def hold_far_numbers(module: fx.GraphModule) -> None:
@@ -27,7 +30,10 @@ def hold_far_numbers(module: fx.GraphModule) -> None:
         packet = getattr(node.target, "overloadpacket", None)
         if packet in _MEANT:
             bound = _FACTOR if packet is aten.mul else _LARGEST
-            node.args = tuple(_held(value, bound) for value in node.args)
+            node.args = tuple(
+                _constant_held(module, node, value, bound) if isinstance(value, fx.Node) else _held(value, bound)
+                for value in node.args
+            )
         elif packet is aten.nan_to_num:
             _hold_infinite(node)
     module.recompile()
@@ -36,6 +42,26 @@ def hold_far_numbers(module: fx.GraphModule) -> None:
 def _held(value: Any, bound: float) -> Any:
     beyond = isinstance(value, float) and math.isfinite(value) and abs(value) > bound
     return math.copysign(_FAR, value) if beyond else value
+
+
+def _constant_held(module: fx.GraphModule, user: fx.Node, value: fx.Node, bound: float) -> fx.Node:
+    """The same of a constant that forward makes of one number, `torch.tensor(torch.finfo().min)`."""
+    source = value
+    while getattr(source.target, "overloadpacket", None) in _SAME and isinstance(source.args[0], fx.Node):
+        source = source.args[0]
+    number = attribute(module, str(source.target)) if source.op == "get_attr" else None
+    made = value.meta["val"]
+    if not isinstance(number, Tensor) or number.numel() != 1 or not made.is_floating_point():
+        return value
+    held = _held(given := number.item(), bound)
+    if held is given:
+        return value
+    name = f"held_{user.name}_{value.name}"
+    module.register_buffer(name, torch.full(made.shape, held, dtype=made.dtype))
+    with module.graph.inserting_before(user):
+        constant = module.graph.get_attr(name)
+    constant.meta = dict(value.meta)
+    return constant
 
 
 def _hold_infinite(node: fx.Node) -> None:

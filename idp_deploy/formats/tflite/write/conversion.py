@@ -81,6 +81,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.split.Tensor: whole_split,
     torch.ops.aten.split_with_sizes.default: whole_split,
     torch.ops.aten.unfold.default: unfold,
     torch.ops.aten.square.default: lambda x: x * x,
