@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @reports()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(OWN),
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path(OWN),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> Answer:
     """Look around in this folder and write a configuration that runs.
