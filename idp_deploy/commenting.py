@@ -1,13 +1,15 @@
 """One comment on a pull or merge request that is written again instead of beside: `python -m idp_deploy.commenting`.
 
-The comment is known by its first line, a hidden marker that every Markdown report begins with. Where to, and the token
-that allows it, are read from the environment that GitHub Actions and GitLab CI set; standard library alone.
+The comment is known by its first line, a hidden marker that every Markdown report begins with, and its name where one
+request has several. Where to, and the token that allows it, are read from the environment that GitHub Actions and
+GitLab CI set; standard library alone.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from idp_deploy.legible import on_a_line
 TIMEOUT_S = 30
 PAGE, PAGES = 100, 20  # comments that are looked through: a hundred a page
 MARK = "<!-- idp-deploy"
+MOST_BYTES = 65_000  # GitHub takes 65,536 characters
+CUT = "\n…\n\nToo long for a comment: the whole of it is in the report that the pipeline keeps.\n"
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,11 @@ def gitlab(environment: Mapping[str, str]) -> Thread:
 PLACES: Mapping[str, Callable[[Mapping[str, str]], Thread]] = {"github": github, "gitlab": gitlab}
 
 
-def comment(place: str, report: Path, environment: Mapping[str, str] = os.environ) -> str:
+def comment(place: str, report: Path, environment: Mapping[str, str] = os.environ, *, name: str = "") -> str:
     """Write the report as the request's comment, over the one of an earlier run; says which of the two it did.
+
+    Args:
+        name: of the check, where several of one request have a comment each.
 
     Raises:
         UsageError: no such place, no such variable, or a file that is no Markdown report.
@@ -66,9 +73,10 @@ def comment(place: str, report: Path, environment: Mapping[str, str] = os.enviro
     if place not in PLACES:
         raise UsageError(f"unknown place {place!r}", way_out=f"one of {', '.join(PLACES)}")
     body = report.read_text(encoding="utf-8")
-    marker = body.partition("\n")[0]
-    if not marker.startswith(MARK):
+    if not body.startswith(MARK):
         raise UsageError(f"{report} has no marker in its first line", way_out="write it with --format markdown")
+    body = _cut(_named(body, name))
+    marker = body.partition("\n")[0]
     thread = PLACES[place](environment)
     for page in range(1, PAGES + 1):
         found = _send(thread, "GET", f"{thread.comments}?per_page={PAGE}&page={page}")
@@ -80,6 +88,23 @@ def comment(place: str, report: Path, environment: Mapping[str, str] = os.enviro
             break
     _send(thread, "POST", thread.comments, {"body": body})
     return "wrote a comment"
+
+
+def _named(body: str, name: str) -> str:
+    """The report under a marker, and a title, of its own."""
+    plain = re.sub(r"[^\w .-]+|-(?=-)", "", name).strip(" .-_")  # it ends no marker and is no markup
+    if not plain:
+        return body
+    titled = re.sub(r"^## .*", lambda title: f"{title[0]} – {plain}", body, count=1, flags=re.MULTILINE)
+    return titled.replace(" -->", f" {plain} -->", 1)
+
+
+def _cut(body: str) -> str:
+    """At the end of a line, where a server would refuse the whole."""
+    content = body.encode()
+    if len(content) <= MOST_BYTES:
+        return body
+    return content[: content.rindex(b"\n", 0, MOST_BYTES - len(CUT.encode()))].decode() + CUT
 
 
 def _needed(environment: Mapping[str, str], *names: str) -> list[str]:
@@ -105,12 +130,13 @@ def _send(thread: Thread, method: str, address: str, body: Mapping[str, str] | N
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m idp_deploy.commenting github|gitlab REPORT.md`"""
-    if len(arguments) != 2:
-        sys.stderr.write("error: usage: python -m idp_deploy.commenting github|gitlab REPORT.md\n")
+    """`python -m idp_deploy.commenting github|gitlab REPORT.md [NAME]`"""
+    if len(arguments) not in (2, 3):
+        sys.stderr.write("error: usage: python -m idp_deploy.commenting github|gitlab REPORT.md [NAME]\n")
         return ExitCode.USAGE
+    place, report, *name = arguments
     try:
-        sys.stderr.write(f"{comment(arguments[0], Path(arguments[1]))}\n")
+        sys.stderr.write(f"{comment(place, Path(report), name=''.join(name))}\n")
     except (IdpDeployError, OSError) as error:
         sys.stderr.write(f"error: {on_a_line(str(error))}\n")
         return error.exit_code if isinstance(error, IdpDeployError) else ExitCode.FILE

@@ -110,13 +110,16 @@ def encode(kind: str, values: np.ndarray, mask: np.ndarray | None = None, *, fil
     return Encoded(kind, values.shape, values.dtype, parts, fill)
 
 
-def size_bytes(kind: str, mask: np.ndarray, value_bits: int = 32) -> int:
+def size_bytes(kind: str, mask: np.ndarray | Places, value_bits: int = 32) -> int:
     """Exact bytes of `encode(kind, …)` for values of `value_bits`, without encoding; packed where under 8 bits.
+
+    Args:
+        mask: bool, True = stored; as `Places` where several kinds are asked of it.
 
     >>> size_bytes("gaps4", np.array([0, 0, 1, 0, 0, 0, 1, 0], bool))
     9
     """
-    return _bytes(kind, Places(mask), value_bits)
+    return _bytes(kind, mask if isinstance(mask, Places) else Places(mask), value_bits)
 
 
 def _bytes(kind: str, places: Places, value_bits: int) -> int:

@@ -221,11 +221,12 @@ def move(source: Path, path: Path) -> None:
         shutil.move(source, temporary)
 
 
-def landing(path: Path, *, package: bool = False) -> Path:
+def landing(path: Path, *, package: bool = False, elsewhere: str = "name another place with -o") -> Path:
     """Where that which is written to `path` will lie: `path`, or what it links to.
 
     Args:
         package: a package is to be written, which is a folder, of the kind that its suffix says.
+        elsewhere: how one names another place.
 
     Raises:
         UsageError: a folder stands there (other than a package where one is to be written), a file where a package is
@@ -246,7 +247,7 @@ def landing(path: Path, *, package: bool = False) -> Path:
         raise UsageError(f"{path} is a file, and a package is a folder", way_out="move it away, or name another place")
     folder = next((parent for parent in place.absolute().parents if parent.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out="name another place with -o")
+        raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out=elsewhere)
     return place
 
 

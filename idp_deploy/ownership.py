@@ -20,6 +20,7 @@ TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the 
 COMPARISON = "idp-deploy comparison, version 1"
 RUN = "idp-deploy run, version 1"
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
+OUTPUT = "name another folder as 'output'"  # of a configuration, or of `deploy`: there is no -o for files
 
 
 def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple[Path, str]:
@@ -35,17 +36,18 @@ def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple
     return (output.parent, output.stem) if one else (output, stem)
 
 
-def claim(path: Path) -> Path:
+def claim(path: Path, *, elsewhere: str = "name another place with -o") -> Path:
     """`path`, for a command that was not told this very name: nothing may stand there but what we wrote.
+
+    Args:
+        elsewhere: how one names another place.
 
     Raises:
         UsageError: a file of somebody else's, or anything that `files.landing` refuses.
     """
-    files.landing(path, package=path.suffix in packages.KINDS)
+    files.landing(path, package=path.suffix in packages.KINDS, elsewhere=elsewhere)
     if path.exists() and not is_ours(path):
-        raise UsageError(
-            f"{path} exists and was not written by idp-deploy", way_out="move it away, or name another place with -o"
-        )
+        raise UsageError(f"{path} exists and was not written by idp-deploy", way_out=f"move it away, or {elsewhere}")
     return path
 
 

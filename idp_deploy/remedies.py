@@ -8,29 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from math import prod
 
-import numpy as np
-
-from idp_deploy.encodings import size_bytes
-from idp_deploy.facts import facts_of
-from idp_deploy.flow import Check, Contents, Remedy, Report, StoredTensor
-from idp_deploy.formats import FORMATS, Format
-from idp_deploy.formats.prunable import prunable_tensors
+from idp_deploy.flow import Check, Contents, Remedy, Report
+from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, sparsity
 from idp_deploy.simulation.advice import narrowed
 from idp_deploy.simulation.estimating import simulate
-from idp_deploy.simulation.question import Loaded, load
+from idp_deploy.simulation.question import Loaded
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import WIDTHS, Workload, as_dtype
 from idp_deploy.trying import CHANNELS, SHARES, WHOLE, Tried, best, channels, least, percent, slowest
 from idp_deploy.units import METRICS, show
 from idp_deploy.vendor_remedies import for_activations, for_flash, for_vendor_latency
+from idp_deploy.weighing import Asked
 
-SCALE_BYTES = 16  # at most, a row of integers: a scale and a zero point
-PRICED = ("float32", "float16", "int8")  # the weights that a smaller share of is foretold
-OPERATOR_BYTES = 256  # at most, of what turns the integers of a weight into floats again, with its names
 ROOM = 0.95  # zeros beyond which other means are tried first
 
 
@@ -38,19 +30,20 @@ def remedied(report: Report, evidence: Sequence[Evidence], targets: Sequence[Tar
     """The report, every failed check with the layer most responsible and the change that would mend it."""
     at = {(item.contents.path, item.estimate.target): item for item in evidence}
     known = {target.name: target for target in targets}
+    asked = {item.contents.path: Asked(item.contents) for item in evidence}
     checks = []
     for check in report.checks:
         item = at.get((check.artifact, check.budget.target))
         if check.verdict == "fail" and item is not None:
-            check = _with_remedy(check, item, known[check.budget.target])
+            check = _with_remedy(check, item, known[check.budget.target], asked[check.artifact])
         checks.append(check)
     return replace(report, checks=checks)
 
 
-def _with_remedy(check: Check, evidence: Evidence, target: Target) -> Check:
+def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Check:
     metric = check.budget.metric
-    found = REMEDIES[metric](check, evidence, target) if metric in REMEDIES else None
-    layer = LAYERS[metric](evidence) if metric in LAYERS else ""
+    found = REMEDIES[metric](check, evidence, target, asked) if metric in REMEDIES else None
+    layer = LAYERS[metric](evidence, asked) if metric in LAYERS else ""
     if found is None:
         return replace(check, layer=layer)
     scheme = evidence.contents.manifest.get("scheme")
@@ -66,11 +59,10 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target) -> Check:
 # ── latency and memory: the simulator, asked about other work ───────────────────────────────────────────────────────
 
 
-def _for_latency(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
+def _for_latency(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
     if evidence.estimate.vendor is not None:
         return for_vendor_latency(check, evidence)
-    loaded = load(evidence.contents)
-    return best(check, _faster(check.budget.limit, loaded, evidence, target))
+    return best(check, _faster(check.budget.limit, asked.loaded, evidence, target))
 
 
 def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) -> Tried:
@@ -94,8 +86,8 @@ def thinned(work: Workload, left: float) -> Workload:
     return replace(work, ops=tuple(ops))
 
 
-def _for_memory(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
-    loaded = load(evidence.contents)
+def _for_memory(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
+    loaded = asked.loaded
 
     def at(change: Callable[[Workload], Workload]) -> float:
         then = simulate(loaded, target, runtime=evidence.estimate.runtime, change=change, transfer=False)
@@ -119,21 +111,14 @@ def _entries_in(contents: Contents) -> int:
 # ── size: the file's own values, priced in every layout ─────────────────────────────────────────────────────────────
 
 
-def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
+def _for_size(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
     contents = evidence.contents
     scale = (check.value or 0.0) / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
-    row = FORMATS[contents.format]
-    prunable = [tensor for tensor in prunable_tensors(contents) if tensor.dtype in PRICED]
+    row, prunable, now = FORMATS[contents.format], asked.prunable, asked.zeros
     floats = any(tensor.dtype.startswith("float") for tensor in prunable)
-    magnitudes = {tensor.name: _Magnitudes(np.abs(_decoded(tensor)).ravel()) for tensor in prunable}
-
-    entries = sum(found.values.size for found in magnitudes.values())
-    now = 1 - sum(found.nonzero for found in magnitudes.values()) / max(entries, 1)
 
     def saved(share: float = now, bits: float | None = None) -> float:
-        left = (1 - share) / max(1 - now, 1e-9)
-        new = sum(_priced(t, magnitudes[t.name], row, left, bits or t.value_bits) for t in prunable)
-        return (contents.size_bytes - sum(tensor.size_bytes for tensor in prunable) + new) * scale
+        return asked.size_bytes(share, bits) * scale
 
     def tried() -> Tried:
         if floats and any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
@@ -155,81 +140,34 @@ def _for_size(check: Check, evidence: Evidence, target: Target) -> Remedy | None
     return best(check, tried()) if prunable else None
 
 
-def _decoded(tensor: StoredTensor) -> np.ndarray:
-    return np.asarray((tensor.dequantize or tensor.values)(), np.float32)
-
-
-class _Magnitudes:
-    """|w| of one tensor, put in order once however many shares of it are asked for."""
-
-    def __init__(self, values: np.ndarray) -> None:
-        self.values = values
-        self.nonzero = int(np.count_nonzero(values))
-
-    @cached_property
-    def ordered(self) -> np.ndarray:
-        """The entries that are not zero, ascending."""
-        return np.sort(self.values[self.values != 0])
-
-    def largest(self, share: float) -> np.ndarray:
-        """Where the largest of them are, that many of those that are not zero; those equal to the last one, too."""
-        kept = round(self.nonzero * share)
-        if share >= 1 or not kept:
-            return self.values != 0 if kept else np.zeros(self.values.size, bool)
-        mask: np.ndarray = self.values >= self.ordered[self.nonzero - kept]
-        return mask
-
-
-def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: float, bits: float) -> float:
-    """Bytes with this share of the non-zero entries left, the largest; as floats never more than it takes now."""
-    mask = magnitudes.largest(left)
-    layouts = ("bitmask",) if tensor.encoding == "tflm" else row.layouts
-    rows = tensor.shape[0] if tensor.shape else 0
-    scales = 0 if tensor.dtype.startswith("float") else SCALE_BYTES * rows  # beside integers as they are
-    ends = scales  # what a layout takes beside its entries, such as where rows begin
-    if tensor.is_sparse:
-        now, whole = magnitudes.values != 0, round(tensor.value_bits)
-        taken = min((size_bytes(kind, now, whole) for kind in layouts), default=tensor.size_bytes)
-        ends = min(max(tensor.size_bytes - taken, 0), 4 * (rows + 1) + scales)
-    else:
-        scales = min(scales, max(tensor.size_bytes - size_bytes("dense", mask, round(tensor.value_bits)), 0))
-        ends = scales + OPERATOR_BYTES  # of what puts the zeros back in
-    sparse = min((size_bytes(kind, mask, round(bits)) + ends for kind in layouts), default=tensor.size_bytes)
-    least = min(sparse, size_bytes("dense", mask, round(bits)) + scales)
-    if bits < tensor.value_bits and tensor.shape:
-        return least + row.scale_bytes * tensor.shape[0] + OPERATOR_BYTES
-    return min(least, tensor.size_bytes)
-
-
 def _for_sparsity(limit: float) -> Remedy | None:
     """Nothing where all were to be zero, which `prune` does not do."""
     return Remedy(f"prune to {percent(limit)} zeros", f"prune --target {limit:g}", limit, True) if limit < 1 else None
 
 
-def _heaviest(evidence: Evidence) -> str:
-    layers = facts_of(evidence.contents).layers
-    return max(layers, key=lambda layer: layer.size_bytes).name if layers else ""
+def _heaviest(evidence: Evidence, asked: Asked) -> str:
+    return max(asked.layers, key=lambda layer: layer.size_bytes).name if asked.layers else ""
 
 
-def _densest(evidence: Evidence) -> str:
-    layers = facts_of(evidence.contents).layers
-    return max(layers, key=lambda layer: layer.entries - layer.zeros).name if layers else ""
+def _densest(evidence: Evidence, asked: Asked) -> str:
+    return max(asked.layers, key=lambda layer: layer.entries - layer.zeros).name if asked.layers else ""
 
 
-REMEDIES: Mapping[str, Callable[[Check, Evidence, Target], Remedy | None]] = {
+def _for_flash(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
+    encoded = evidence.estimate.vendor and evidence.estimate.vendor.encoded_weight_bytes
+    return for_flash(check, evidence, target) if encoded else _for_size(check, evidence, target, asked)
+
+
+REMEDIES: Mapping[str, Callable[[Check, Evidence, Target, Asked], Remedy | None]] = {
     **dict.fromkeys(("size", "gzip", "brotli"), _for_size),
     "latency": _for_latency,
     "memory": _for_memory,
-    "flash": lambda check, evidence, target: (
-        for_flash(check, evidence, target)
-        if evidence.estimate.vendor and evidence.estimate.vendor.encoded_weight_bytes
-        else _for_size(check, evidence, target)
-    ),
-    **dict.fromkeys(("sram", "arena"), for_activations),
-    "sparsity": lambda check, evidence, target: _for_sparsity(check.budget.limit),
+    "flash": _for_flash,
+    **dict.fromkeys(("sram", "arena"), lambda check, evidence, target, asked: for_activations(check, evidence, target)),
+    "sparsity": lambda check, evidence, target, asked: _for_sparsity(check.budget.limit),
 }
-LAYERS: Mapping[str, Callable[[Evidence], str]] = {
+LAYERS: Mapping[str, Callable[[Evidence, Asked], str]] = {
     **dict.fromkeys(("size", "gzip", "brotli", "memory", "flash"), _heaviest),
-    "latency": lambda evidence: next(iter(slowest(evidence, 1)), ""),
+    "latency": lambda evidence, asked: next(iter(slowest(evidence, 1)), ""),
     "sparsity": _densest,
 }

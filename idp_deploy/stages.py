@@ -17,7 +17,7 @@ from idp_deploy.aiming import WANTED, compile_artifact, place_of
 from idp_deploy.errors import IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
-from idp_deploy.ownership import claim, displace
+from idp_deploy.ownership import OUTPUT, claim, displace
 from idp_deploy.reading import read
 from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
 
@@ -174,7 +174,7 @@ class Run:
                     continue
                 if self._history and self._history.made(path) and (moved := displace(path)):
                     self._announce(f"{path} is not as it was written: it is kept as {moved.name}")
-                claim(path)
+                claim(path, elsewhere=OUTPUT)
         claim_artifacts(plan.folder, plan.final.stem, ())
 
     @cached_property

@@ -98,6 +98,7 @@ class Folder:
     inputs: tuple[str, ...] = ()
     weights: str | None = "w.pt"
     said: str = ""
+    unsaid: str = "\n"  # in no note
 
 
 def notebook(*cells: str) -> str:

@@ -37,6 +37,30 @@ class Plain(nn.Module):
 class Smooth(Plain):
     act = staticmethod(torch.tanh)
 """
+ABSTRACT = """
+class Any(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), None
+        self.b = nn.Linear(16, 2)
+    def forward(self, x):
+        \"\"\"What a subclass does.\"\"\"
+        raise NotImplementedError("in a subclass")
+class Filling(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 16), None
+        self.b = nn.Linear(16, 2)
+    def forward(self, x):
+        return self.b(self.bend(self.a(x)))
+    def bend(self, x):
+        raise NotImplementedError
+class Zero(Any):
+    def forward(self, x):
+        return self.b(torch.relu(self.a(x)))
+    def loss(self, x):
+        raise NotImplementedError
+"""
 DETECTOR = """
 class Detector(nn.Module):
     def __init__(self, classes=20, anchors=3):
@@ -66,9 +90,9 @@ class Generator(nn.Module):
 """
 
 
-def _row(text: str, made: str, model: str, *inputs: str, said: str = "", file: str = "net", saved: str = "") -> Folder:
+def _row(text: str, made: str, model: str, *inputs: str, file: str = "net", saved: str = "", **notes: str) -> Folder:
     saves = saved or f"from {file} import *; torch.save({made}.state_dict(), 'w.pt')"
-    return Folder({f"{file}.py": HEAD + text}, saves, model, inputs, said=said)
+    return Folder({f"{file}.py": HEAD + text}, saves, model, inputs, **notes)
 
 
 _SMALL = "(lambda c: (exec(open('types.py').read(), c), c)[1])({})"
@@ -81,6 +105,9 @@ ODD: dict[str, Folder] = {
     ),
     "a class that only changes another": _row(
         OVERRIDING, "Smooth()", "net:Smooth", "1x8", said="the weights would also fit net:Plain"
+    ),
+    "a class beside bases that leave something open": _row(
+        ABSTRACT, "Zero()", "net:Zero", "1x8", unsaid="also fit"
     ),
     "an argument in all layers of a row, beside another": _row(
         DETECTOR, "Detector(8)", "net:Detector(classes=8)", "1x3x224x224"

@@ -21,12 +21,17 @@ import yaml
 from torch import nn
 
 import idp_deploy
+from idp_deploy import commenting
 from idp_deploy.commenting import main as comment
 from tests.forked import program
 
 ROOT = Path(__file__).parents[1]
 BUDGETS = '[budgets.pixel-4.onnx]\nsize = "{size}"\n'
 INPUTS = re.compile(r"\$\{\{ inputs\.([\w-]+) \}\}|\$\[\[ inputs\.([\w-]+) \]\]")
+
+
+def title_of(body: str) -> str:
+    return next(line for line in body.splitlines() if line.startswith("## "))
 
 
 @dataclass
@@ -196,6 +201,41 @@ def test_a_comment_that_is_refused_fails_no_build(project: Path, server: Server)
     assert "the token may not write comments" in done.stderr
 
 
+def test_two_uses_of_the_action_keep_a_comment_and_a_folder_each(project: Path, server: Server) -> None:
+    around = {"GITHUB_API_URL": server.address, "GITHUB_REPOSITORY": "a/b", "PULL_REQUEST": "7"}
+    folders = set()
+    for name, size in [("eyes", "1 B"), ("ears", "1 MB"), ("idp-deploy-report", "1 MB"), ("eyes", "1 B")]:
+        (project / "idp-deploy.toml").write_text(BUDGETS.format(size=size))
+        given = {"artifacts": "net.onnx", "report-name": name}
+        report = filled(STEPS["check"]["env"]["REPORT"], given, DEFAULTS).replace("${{ runner.temp }}", str(project))
+        folders.add(report)
+        step("check", project, given, REPORT=report, GITHUB_OUTPUT=str(project / "o"))
+        assert step("comment", project, {"token": "t", **given}, REPORT=report, **around).returncode == 0
+    assert len(folders) == 3
+    titles = [title_of(one["body"]) for one in server.comments]
+    assert titles == ["## Check: OVER BUDGET – eyes", "## Check: within budget – ears", "## Check: within budget"]
+
+
+def test_a_comment_is_written_whatever_modules_the_repository_has(project: Path, server: Server) -> None:
+    bash("idp-deploy check net.onnx --format markdown -o report.md", project)
+    (project / "email.py").write_text("raise SystemExit('of the project')")
+    done = step("comment", project, {"token": "t"}, GITHUB_API_URL=server.address, GITHUB_REPOSITORY="a/b",
+                PULL_REQUEST="7", REPORT=".")  # fmt: skip
+    assert "could not be written" not in done.stdout, done.stderr
+    assert len(server.comments) == 1
+
+
+def test_a_comment_too_long_for_the_server_is_cut_at_a_line(server: Server, tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    report.write_text("<!-- idp-deploy report -->\n## Check: OVER BUDGET\n" + "- ❌ a line of it\n" * 9000)
+    around = {"GITHUB_API_URL": server.address, "GITHUB_REPOSITORY": "a/b", "PULL_REQUEST": "7", "GITHUB_TOKEN": "t"}
+    commenting.comment("github", report, around)
+    *lines, last = server.comments[0]["body"].splitlines()
+    assert len(server.comments[0]["body"].encode()) <= 65_536
+    assert {*lines[2:]} == {"- ❌ a line of it", "…", ""}
+    assert "the whole of it" in last
+
+
 def test_the_actions_steps_refer_to_inputs_and_steps_that_exist() -> None:
     text = (ROOT / "action.yml").read_text()
     assert set(re.findall(r"inputs\.([\w-]+)", text)) == set(ACTION["inputs"])
@@ -210,7 +250,7 @@ def test_the_component_checks_and_comments(size: str, code: int, project: Path, 
     (project / "idp-deploy.toml").write_text(BUDGETS.format(size=size))
     spec, jobs = yaml.safe_load_all((ROOT / "templates" / "check.yml").read_text())
     defaults = {name: one.get("default") for name, one in spec["spec"]["inputs"].items()}
-    job = jobs["idp-deploy-check"]
+    job = jobs["$[[ inputs.name ]]"]
     variables = {name: filled(text, {"artifacts": "net.onnx"}, defaults) for name, text in job["variables"].items()}
     around = {"CI_API_V4_URL": server.address, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "3", "GITLAB_TOKEN": "t"}
     for _ in range(2):
@@ -223,6 +263,23 @@ def test_the_component_checks_and_comments(size: str, code: int, project: Path, 
     assert (report.parent / "report.html").is_file()
 
 
+def test_the_component_is_included_as_often_as_there_are_models(project: Path, server: Server) -> None:
+    text = (ROOT / "templates" / "check.yml").read_text()
+    spec, _ = yaml.safe_load_all(text)
+    defaults = {name: one.get("default") for name, one in spec["spec"]["inputs"].items()}
+    around = {"CI_API_V4_URL": server.address, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "3", "GITLAB_TOKEN": "t"}
+    jobs = {}
+    for name in ("eyes", "ears"):
+        given = {"name": name, "artifacts": "net.onnx"}
+        jobs |= yaml.safe_load(filled(text.partition("---\n")[2], given, defaults))
+    assert set(jobs) == {"eyes", "ears"}, "jobs of one name are one job"
+    for name, job in jobs.items():
+        variables = {key: str(value or "") for key, value in job["variables"].items()}
+        done = bash("\n".join(job["script"]), project, CI_JOB_NAME=name, **variables, **around)
+        assert done.returncode == 0, done.stderr
+    assert [title_of(one["body"]) for one in server.comments] == [f"## Check: within budget – {n}" for n in jobs]
+
+
 def test_the_component_gates_a_project_below_the_root_and_a_refused_note_fails_nothing(
     project: Path, server: Server
 ) -> None:
@@ -233,7 +290,7 @@ def test_the_component_gates_a_project_below_the_root_and_a_refused_note_fails_n
     server.refuses = 403
     spec, jobs = yaml.safe_load_all((ROOT / "templates" / "check.yml").read_text())
     defaults = {name: one.get("default") for name, one in spec["spec"]["inputs"].items()}
-    job, given = jobs["idp-deploy-check"], {"artifacts": "net.onnx", "directory": "ml/my net"}
+    job, given = jobs["$[[ inputs.name ]]"], {"artifacts": "net.onnx", "directory": "ml/my net"}
     variables = {name: filled(text, given, defaults) for name, text in job["variables"].items()}
     around = {"CI_API_V4_URL": server.address, "CI_PROJECT_ID": "5", "CI_MERGE_REQUEST_IID": "3", "GITLAB_TOKEN": "t"}
     done = bash("\n".join(job["script"]), project, **variables, **around)

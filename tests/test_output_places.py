@@ -318,7 +318,10 @@ def test_a_folder_without_permission_is_said_before_the_work(
         assert tree(folder) == before
         monkeypatch.chdir("/")
     assert code == 3
-    assert "takes no new files" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "takes no new files" in said
+    none = row.arguments.split()[0] in ("compare", "init", "new", "run", "targets")  # their -o is the report's
+    assert ("with -o" in said) == (not none or "-o" in row.arguments)
 
 
 @contextmanager

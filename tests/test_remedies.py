@@ -7,16 +7,18 @@ import re
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from idp_deploy import weighing
 from idp_deploy.cli.app import _run
 from idp_deploy.cli.provenance import commit
 from idp_deploy.documents import line_of
 from idp_deploy.exporting import export
-from idp_deploy.flow import Budget, Check, CompressedModel, Model, Recipe
+from idp_deploy.flow import Budget, Check, CompressedModel, Model, Recipe, StoredTensor
 from idp_deploy.gating import VALUES, Evidence, gate
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
@@ -334,3 +336,28 @@ def micro_red_to_green(target: Target, metric: str, within: float, model: Model,
     then = value(file(float(told[2]), *([told[1]] if told[1] else [])))
     assert check.remedy.value == pytest.approx(then, rel=within)
     assert then <= limit
+
+
+def test_a_size_is_computed_once_however_many_budgets_and_devices_ask(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = [load_target(name) for name in ("pixel-4", "pixel-6", "raspberry-pi-4")]
+    export(pruned(model, 0.5), "onnx", X, tmp_path / "m.onnx")
+    contents = read(tmp_path / "m.onnx")
+    evidence = [Evidence(contents, simulate(contents, device)) for device in devices]
+    budgets = [Budget(d.name, "onnx", metric, 1, "") for d in devices for metric in ("size", "gzip", "brotli")]
+    priced: list[str] = []
+    real = weighing._priced
+
+    def counted(tensor: StoredTensor, *more: Any) -> float:
+        priced.append(tensor.name)
+        return real(tensor, *more)
+
+    monkeypatch.setattr(weighing, "_priced", counted)
+    counts = []
+    for some in (budgets[:1], budgets):
+        priced.clear()
+        checks = remedied(gate(some, evidence), evidence, devices).checks
+        assert all(check.remedy for check in checks)
+        counts.append(len(priced))
+    assert counts[0] == counts[1] > 0

@@ -278,5 +278,7 @@ def test_a_share_is_short_by_points_and_no_flag_is_parted_from_its_dashes(tmp_pa
     budget = Budget("pixel-4", "onnx", "sparsity", 0.8, "here:1")
     case = check_case(Check(budget, tmp_path, 0.5, "fail", "", "prune to 80 % zeros (prune --target 0.8)"))
     assert "short by 30.0 points" in case.message
+    large = check_case(Check(Budget("pixel-4", "onnx", "size", 2e3, "here:1"), tmp_path, 5.27e6, "fail"))
+    assert "; 2,635 times the limit; " in large.message
     page = str(render(Document("Check", cases=[case]), "html"))
     assert '(prune <span class="flag">--target</span> 0.8)' in page

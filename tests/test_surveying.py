@@ -49,6 +49,7 @@ def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callabl
     weights = choice.weights.path.relative_to(folder).as_posix() if choice and choice.weights else None
     assert (found.inputs.inputs, weights) == (row.inputs, row.weights)
     assert row.said in " | ".join(found.notes)
+    assert row.unsaid not in " | ".join(found.notes)
     assert not (folder / "ran.txt").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -124,3 +125,15 @@ def test_the_oldest_versions_are_those_that_the_package_promises() -> None:
         assert (tested[name] + ".0").startswith(version), (
             f"{name} is promised from {version}, tested with {tested[name]}"
         )
+
+
+def test_what_the_core_reads_with_is_promised_and_not_brought_by_chance() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    promised = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}  # type: ignore[index]
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "idp_deploy" / "surveying").glob("*.py")]
+    names = {
+        alias.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
+    outside = {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+    assert "yaml" in outside
+    assert {{"yaml": "pyyaml"}.get(name, name) for name in outside} <= promised

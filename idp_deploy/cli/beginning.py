@@ -12,7 +12,7 @@ from idp_deploy import files
 from idp_deploy.cli.output import say
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.configuration import NAMES, OWN
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import UsageError
 from idp_deploy.formats import FORMATS, usual
 from idp_deploy.rendering.document import Document, Table, shell
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @reports()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(OWN),
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="File to write.")] = Path(OWN),
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
 ) -> Answer:
     """Look around in this folder and write a configuration that runs.
@@ -32,11 +32,7 @@ def init(
     from idp_deploy.surveying import survey
     from idp_deploy.surveying.writing import write_toml
 
-    try:
-        files.landing(path)
-    except FileError as error:  # there is no -o here
-        way_out = f"name a file elsewhere: 'idp-deploy init /elsewhere/{OWN}'"
-        raise FileError(error.message, way_out=way_out) from None
+    files.landing(path, elsewhere=f"name a file elsewhere: 'idp-deploy init /elsewhere/{OWN}'")
     if path.exists() and not force:
         raise UsageError(f"{path} exists already", way_out="edit it, or pass --force to replace it")
     found = survey(Path.cwd())

@@ -26,7 +26,7 @@ def check(
     artifacts: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="ARTIFACT...", help="Default: what 'export' wrote last in this folder.", show_default=False
+            metavar="ARTIFACT", help="Default: what 'export' wrote last in this folder.", show_default=False
         ),
     ] = None,
     target: Targets = None,

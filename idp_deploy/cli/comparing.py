@@ -77,7 +77,9 @@ def compare(
     if None in shares:
         raise UsageError("--target takes shares of zeros here", way_out="write --target 0.9 --target 0.95")
 
-    kept = claim(existing(checkpoint).with_name(f"{checkpoint.stem}.compare.json"))
+    kept = claim(
+        existing(checkpoint).with_name(f"{checkpoint.stem}.compare.json"), elsewhere="copy the checkpoint elsewhere"
+    )
     dense = session.model(checkpoint)
     rehearse(dense.module, data)
     fingerprint = fingerprint_of(dense.module)

@@ -20,9 +20,7 @@ from idp_deploy.waiting import counted
 @reports(to_file=True)
 @seldom_collecting()
 def simulate(
-    artifacts: Annotated[
-        list[Path], typer.Argument(metavar="ARTIFACT...", help="Model files, or workload descriptions.")
-    ],
+    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT", help="Model files, or workload descriptions.")],
     target: Targets = None,
     runtime: Annotated[
         str | None, typer.Option(help="Default: the target's own for the format.", show_default=False)

@@ -21,7 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from idp_deploy import documents, files
 from idp_deploy.history.fingerprints import Digests, watching
-from idp_deploy.ownership import RUN, claim
+from idp_deploy.ownership import OUTPUT, RUN, claim
 
 T = TypeVar("T")
 Inputs = Mapping[str, Any]  # what it is, in words → digest or plain value
@@ -85,7 +85,7 @@ class History:
     """
 
     def __init__(self, path: Path, roots: Sequence[Path], *, force: bool = False) -> None:
-        self.path, self._roots, self._force = claim(path), roots, force
+        self.path, self._roots, self._force = claim(path, elsewhere=OUTPUT), roots, force
         self._record = _read(path)
         self.digests = Digests(self._record.digests)
         self.stages: dict[str, Stage] = {}

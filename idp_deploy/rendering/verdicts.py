@@ -18,6 +18,8 @@ from idp_deploy.units import METRICS, like, show
 if TYPE_CHECKING:
     from idp_deploy.inspection import Redundancy
 
+TIMES = 10  # the limit, from where an excess in percent says less than how often it is taken
+
 
 def check_table(checks: Sequence[Check]) -> Table:
     """Metric, value, limit, verdict; what failed is spelled out by its `Case`."""
@@ -149,9 +151,8 @@ def check_case(check: Check, latency: Interval | None = None, name: str = "") ->
         between = f" ({axis.number(latency.low)} to {axis.number(latency.high)})"
     value, limit = show(check.value, unit), show(check.budget.limit, unit)
     message = f"{check.budget.metric} {value}{between}, wanted {relation} {limit}"
-    missed = "short" if METRICS[check.budget.metric].at_least else "over"
     parts = (
-        _over(check) and f"{missed} by {_over(check)}",
+        _missed(check),
         "marginal" if check.marginal and check.verdict == "fail" else "",
         check.detail,
         f"most of it: {check.layer}" if check.layer and not _named(check.layer, check.detail) else "",
@@ -175,9 +176,12 @@ def _named(layer: str, text: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(layer)}(?!\w)", text) is not None
 
 
-def _over(check: Check) -> str:
-    if check.verdict != "fail" or check.value is None or not check.budget.limit:
+def _missed(check: Check) -> str:
+    """By how much a failed check misses its limit: in points, in percent, or how many times the limit it is."""
+    value, limit, metric = check.value, check.budget.limit, METRICS[check.budget.metric]
+    if check.verdict != "fail" or value is None or not limit:
         return ""
-    if METRICS[check.budget.metric].unit == "share":
-        return f"{abs(check.value - check.budget.limit) * 100:.1f} points"
-    return f"{abs(check.value / check.budget.limit - 1) * 100:.1f} %"
+    if not metric.at_least and value / limit >= TIMES:
+        return f"{value / limit:,.0f} times the limit"
+    by = f"{abs(value - limit) * 100:.1f} points" if metric.unit == "share" else f"{abs(value / limit - 1) * 100:.1f} %"
+    return f"{'short' if metric.at_least else 'over'} by {by}"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from idp_deploy.errors import UsageError
-from idp_deploy.files import write_bytes
+from idp_deploy.files import landing, write_bytes
 from idp_deploy.flow import Measurement
 from idp_deploy.simulation.anchoring import parse_model, ran_in
 from idp_deploy.simulation.architectures import architecture, known
@@ -66,6 +66,7 @@ def new_target(
         raise UsageError(f"'{NEW}' is the word that makes a target, and no name of one", way_out="choose another name")
     if (path.exists() or (folder() / path.name).exists()) and not force:
         raise UsageError(f"there is a target '{name}' already", way_out="choose another name, or force it")
+    landing(path, elsewhere="run this in a folder of yours")
     if core and core not in load_cores():
         raise UsageError(f"unknown core {core!r}", way_out=f"one of {', '.join(sorted(load_cores()))}")
     base = load_target(like)

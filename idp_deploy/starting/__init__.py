@@ -39,7 +39,9 @@ def new_project(folder: Path) -> list[Path]:
         raise UsageError(f"{folder} is no name for a project", way_out="letters, digits, dots and dashes")
     if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
         raise UsageError(f"{folder} is there already", way_out="name a folder that is not there, or an empty one")
-    files.landing(place / "idp-deploy.toml")
+    files.landing(
+        place / "idp-deploy.toml", elsewhere=f"name a folder elsewhere: 'idp-deploy new /elsewhere/{place.name}'"
+    )
     require("torch", "")
     with files.workspace(place.parent) as holder:
         project = holder / place.name

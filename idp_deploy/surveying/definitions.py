@@ -33,7 +33,7 @@ class Definition:
     keys: tuple[str, ...] = ()  # that forward reads of them where one is a dict
     library: bool = False  # of an installed package
     copy: Copy | None = None  # where its own file is not imported
-    runs: bool = True  # a class with a forward, of its own or inherited
+    runs: bool = True  # a class with a forward, of its own or inherited, that leaves nothing to a subclass
     call: ast.Call | None = None  # whose result a function returns
     flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first
     bundles: Mapping[str, Bundle] = field(default_factory=dict)  # arguments that bring several
@@ -149,7 +149,7 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
     forward = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "forward"), None)
     given = parameters_of(forward.args, skip=1) if forward else {"x": None}
     inputs = tuple(name for name, default in given.items() if default is None)
-    runs = forward is not None or "LightningModule" not in map(last_name, node.bases)
+    runs = (forward is not None or "LightningModule" not in map(last_name, node.bases)) and not is_abstract(node)
     return Definition(
         path,
         node.name,
@@ -167,6 +167,33 @@ def _of_class(node: ast.ClassDef, path: Path, module: str) -> Definition:
         methods={one.name: one for one in node.body if isinstance(one, ast.FunctionDef)},
         handed=plain.aliases if plain else {},
         built=built_of(init) if init else {},
+    )
+
+
+def is_abstract(node: ast.ClassDef) -> bool:
+    """Whether a subclass has to fill in what `forward` or `__init__` call.
+
+    >>> text = "class A:\\n def forward(self, x): return self.f(x)\\n def f(self, x): raise NotImplementedError"
+    >>> is_abstract(ast.parse(text).body[0])
+    True
+    """
+    methods = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+    needed = {"forward"} | {
+        inner.attr
+        for name in methods.keys() & {"forward", "__init__"}
+        for inner in ast.walk(methods[name])
+        if isinstance(inner, ast.Attribute) and last_name(inner.value) == "self"
+    }
+    return any(_is_open(one, one.name in needed) for one in methods.values())
+
+
+def _is_open(method: ast.FunctionDef, needed: bool) -> bool:
+    last = method.body[-1]
+    raised = last.exc if isinstance(last, ast.Raise) else None
+    name = last_name(raised.func if isinstance(raised, ast.Call) else raised) if raised else ""
+    only = all(isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) for one in method.body[:-1])
+    return (needed and only and name == "NotImplementedError") or "abstractmethod" in map(
+        last_name, method.decorator_list
     )
 
 

@@ -82,7 +82,7 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
     rivals = [
         one for one in ranked
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
-        and not one.definition.copy
+        and one.definition.runs and not one.definition.copy
     ]  # fmt: skip
     others = dict.fromkeys(one.spec for one in rivals if not _shares(one, best, found))
     if others:
