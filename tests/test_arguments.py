@@ -128,7 +128,7 @@ REFUSED: dict[str, Callable[[CompressedModel, Any], Any]] = {
     "has no option 'opset'": lambda m, f: export(m, "onnx", (X,), f, opset=17),
     "dynamic_batch is 'no'": lambda m, f: export(m, "onnx", (X,), f, dynamic_batch="no"),
     "model is a str": lambda m, f: export("model.pt", "onnx", (X,), f),
-    "model is a OrderedDict": lambda m, f: verify(f, m.module.state_dict(), (X,)),
+    "model is an OrderedDict": lambda m, f: verify(f, m.module.state_dict(), (X,)),
     "artifact is None": lambda m, f: verify(None, m, (X,)),
     "artifact is 3": lambda m, f: inspect(3),
     "tolerance is '1%'": lambda m, f: verify(f, m, (X,), tolerance="1%"),
