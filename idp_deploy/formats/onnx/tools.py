@@ -124,18 +124,23 @@ class _Graph:
 
     def is_cut_unevenly(self, node: onnx.NodeProto, given: Given) -> bool:
         """A transposed convolution that names its size, of which an odd number goes, or one that nobody can tell."""
-        sizes, none = given.get("output_shape", []), [1] * len(given.get("output_shape", []))
+        sizes, own = given.get("output_shape", []), self.own_extents(node, given)
         if not sizes or given.get("auto_pad") == b"SAME_UPPER":
             return False
+        return own is None or any((whole - size) % 2 for whole, size in zip(own, sizes, strict=True))
+
+    def own_extents(self, node: onnx.NodeProto, given: Given) -> list[int] | None:
+        """What a transposed convolution makes where nothing is cut off; None where nobody can tell."""
         image, spans = self.extents.get(node.input[0], [])[2:], self.extents.get(node.input[1], [])[2:]
-        if len(image) != len(sizes) or len(spans) != len(sizes) or 0 in image:
-            return True
-        steps, wide = given.get("strides", none), given.get("dilations", none)
-        more = given.get("output_padding", [0] * len(sizes))
-        return any(
-            (step * (extent - 1) + behind + (span - 1) * apart + 1 - size) % 2
-            for step, extent, behind, span, apart, size in zip(steps, image, more, spans, wide, sizes, strict=True)
-        )
+        wanted, ones = given.get("output_shape", spans), [1] * len(spans)
+        if not len(image) == len(spans) == len(wanted) or 0 in image:
+            return None
+        steps, wide = given.get("strides", ones), given.get("dilations", ones)
+        more = given.get("output_padding", [0] * len(spans))
+        return [
+            step * (extent - 1) + behind + (span - 1) * apart + 1
+            for step, extent, behind, span, apart in zip(steps, image, more, spans, wide, strict=True)
+        ]
 
     def overhang(self, pool: onnx.NodeProto) -> float:
         """Of a pool over what is known of its input."""
@@ -204,19 +209,8 @@ class _Graph:
 
     def has_other_extents(self, node: onnx.NodeProto, given: Given) -> bool:
         """Whether a transposed convolution is told another size than it has by itself, or one that cannot be told."""
-        window, extents = self.extents.get(node.input[1], [])[2:], self.extents.get(node.input[0], [])[2:]
-        wanted, ones, zeros = given.get("output_shape", []), [1] * len(window), [0] * len(window)
-        parts = (
-            extents,
-            given.get("strides", ones),
-            window,
-            given.get("dilations", ones),
-            given.get("output_padding", zeros),
-        )
-        own = [
-            (n - 1) * step + (span - 1) * apart + 1 + more for n, step, span, apart, more in zip(*parts, strict=False)
-        ]
-        return bool(wanted) and (0 in extents or wanted != own)
+        wanted = given.get("output_shape", [])
+        return bool(wanted) and wanted != self.own_extents(node, given)
 
     def has_channels_elsewhere(self, node: onnx.NodeProto, _: Given) -> bool:
         """As many constant factors as the convolution in front has channels, along another axis than theirs."""
