@@ -1,6 +1,9 @@
 """What IDP costs: a training step with soft masks against the plain step, interleaved, in CPU time.
 
-    python -m bench.overhead            # MobileNet-v1 1.0, 96 px, batch 16; prints the ratio, writes the result
+    python -m bench.overhead                            # MobileNet-v1 1.0, 96 px, batch 16: the ratio, and a result
+    python -m bench.overhead --batch 64                 # more images to the same weights
+    python -m bench.overhead --method gmp               # what another method costs
+    python -m bench.overhead --method product           # what the least costs that could be called a mask: w · 1
 
 Both models take steps in turn, so that whatever else the machine does hits both, several times over with new models,
 since where memory comes to lie matters too. Peak memory is that of one process each, started anew.
@@ -22,22 +25,41 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from idp_deploy.pruning import Pruner
 from sample_models import mobilenet_v1
 
-RESULT = Path(__file__).parent / "results" / f"overhead-{date.today().isoformat()}.json"
+RESULTS = Path(__file__).parent / "results"
 SIZE, BATCH = 96, 16
+PLAIN, PRODUCT = "plain", "product"  # beside the names of methods
 
 
-def stepper(masked: bool) -> tuple[Callable[[], None], nn.Module]:
+class Product(nn.Module):
+    """A weight times a constant of its shape, which is what any mask does at the least."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.ones = torch.ones_like(weight)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """`weight` as it is."""
+        return weight * self.ones
+
+
+def stepper(method: str, batch: int = BATCH) -> tuple[Callable[[], None], nn.Module]:
     """A function that takes one training step, in the middle of the ramp where masks are soft."""
     torch.manual_seed(0)
     model = mobilenet_v1.build(width=1.0, classes=1000)
-    images, labels = torch.randn(BATCH, 3, SIZE, SIZE), torch.randint(0, 1000, (BATCH,))
+    images, labels = torch.randn(batch, 3, SIZE, SIZE), torch.randint(0, 1000, (batch,))
     optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
-    pruner = Pruner(model, sparsity=0.9, epochs=100_000, dense=0.0, ramp=0.0) if masked else None
-    if pruner is not None:
+    pruner = None
+    if method == PRODUCT:
+        for name in pruned_weights():
+            layer = model.get_submodule(name.rpartition(".")[0])
+            parametrize.register_parametrization(layer, "weight", Product(layer.weight.detach()))
+    elif method != PLAIN:
+        pruner = Pruner(model, sparsity=0.9, method=method, epochs=100_000, dense=0.0, ramp=0.0)
         pruner.prepare()
         assert pruner.report().zeros  # a step before the ramp would cost nothing and say nothing
 
@@ -51,6 +73,11 @@ def stepper(masked: bool) -> tuple[Callable[[], None], nn.Module]:
     return step, model
 
 
+def pruned_weights() -> list[str]:
+    """Names of what `Pruner` prunes by default."""
+    return list(Pruner(mobilenet_v1.build(width=1.0, classes=1000), sparsity=0.9).report().layers)
+
+
 def cpu_seconds(step: Callable[[], None]) -> float:
     """CPU time of one step."""
     start = time.process_time()
@@ -58,9 +85,10 @@ def cpu_seconds(step: Callable[[], None]) -> float:
     return time.process_time() - start
 
 
-def peak_bytes(masked: bool) -> int:
+def peak_bytes(method: str, batch: int) -> int:
     """Peak resident memory of a fresh process that takes four steps: the median of five such processes."""
-    code = f"import bench.overhead as o; step, _ = o.stepper({masked}); [step() for _ in range(4)]; print(o.own_peak())"
+    steps = f"step, _ = o.stepper({method!r}, {batch}); [step() for _ in range(4)]"
+    code = f"import bench.overhead as o; {steps}; print(o.own_peak())"
     runs = (subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(5))
     return int(statistics.median(int(run.stdout) for run in runs))
 
@@ -72,9 +100,9 @@ def own_peak() -> int:
     return int(line.split()[1]) * 1024
 
 
-def pairs_of_steps(rounds: int) -> list[tuple[float, float]]:
+def pairs_of_steps(method: str, batch: int, rounds: int) -> list[tuple[float, float]]:
     """CPU time of plain and masked steps taken in turn by two new models, each first in every other round."""
-    plain, masked = stepper(False)[0], stepper(True)[0]
+    plain, masked = stepper(PLAIN, batch)[0], stepper(method, batch)[0]
     for step in (plain, masked, plain, masked):
         step()
     pairs = []
@@ -90,18 +118,21 @@ def pairs_of_steps(rounds: int) -> list[tuple[float, float]]:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--method", default="idp", help="a method, or 'product'")
+    parser.add_argument("--batch", type=int, default=BATCH, help="images a step")
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--repeats", type=int, default=5)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    runs = [pairs_of_steps(chosen.rounds) for _ in range(chosen.repeats)]
+    runs = [pairs_of_steps(chosen.method, chosen.batch, chosen.rounds) for _ in range(chosen.repeats)]
     medians = [statistics.median(masked / plain for plain, masked in run) for run in runs]
     ratios = [masked / plain for run in runs for plain, masked in run]
-    weights = sum(p.numel() * p.element_size() for p in stepper(False)[1].parameters())
-    extra = peak_bytes(True) - peak_bytes(False)
+    weights = sum(p.numel() * p.element_size() for p in stepper(PLAIN)[1].parameters())
+    extra = peak_bytes(chosen.method, chosen.batch) - peak_bytes(PLAIN, chosen.batch)
+    question = f"--method {chosen.method} --batch {chosen.batch} --rounds {chosen.rounds} --repeats {chosen.repeats}"
     result = {
         "date": date.today().isoformat(),
-        "command": f"OMP_NUM_THREADS=1 python -m bench.overhead --rounds {chosen.rounds} --repeats {chosen.repeats}",
+        "command": f"OMP_NUM_THREADS=1 python -m bench.overhead {question}",
         "machine": platform.processor() or platform.machine(),
         "torch": torch.__version__,
         "load_average": round(os.getloadavg()[1], 1),  # what else the machine did
@@ -114,8 +145,9 @@ def main() -> None:
         "extra_peak_over_weights": round(extra / weights, 3),
     }
     print(json.dumps(result, indent=2))
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    name = "overhead" + f"-{chosen.method}" * (chosen.method != "idp") + f"-{chosen.batch}" * (chosen.batch != BATCH)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}-{date.today().isoformat()}.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":
