@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -11,13 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.arguments import arguments_of
+from idp_deploy.channels import cut, dead_channels
+from idp_deploy.channels.tracing import outputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Quantization, Recipe
 from idp_deploy.ledger import refuse_plain
 from idp_deploy.masks import prunable_weights
-
-# a channel whose parameters are all zero stays zero through these, so that what follows never sees it
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> CompressedModel:
@@ -46,19 +45,16 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> 
         for name, mask in model.masks.items():
             marks.get_parameter(name).copy_(mask)
     try:
-        with torch.random.fork_rng(), torch.enable_grad():
-            before = _outputs(module, example)
-            graph = _graph(module, example)
-            found = [(group[0].dep.target.name, _dead(graph, group)) for group in graph.get_all_groups()]
-            dead = {name: channels for name, channels in found if channels}
+        before = outputs(module, example)
+        dead = dead_channels(module, example)
     except Exception as error:
         raise ConversionError(f"channels of this model cannot be removed: {error}") from error
-    twins, reason = _cut((module, marks), dead, example, before)
+    twins, reason = cut((module, marks), dead, example, before)
     if twins is None:
         # one of them does not survive it: find out which by taking each alone
-        whole = (module, marks)
+        whole: Sequence[nn.Module] = (module, marks)
         for name, channels in dead.items():
-            smaller, reason = _cut(whole, {name: channels}, example, before)
+            smaller, reason = cut(whole, {name: channels}, example, before)
             whole = smaller or whole
         if whole[0] is module:
             raise ConversionError(
@@ -124,65 +120,3 @@ def zero_channels(model: CompressedModel) -> dict[str, int]:
         axis = prunable[name].output_axis if name in prunable else 0
         found[name] = int((~mask.movedim(axis, 0).flatten(1).any(1)).sum())
     return {name: count for name, count in found.items() if count}
-
-
-def _graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> Any:
-    import torch_pruning
-
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
-    return torch_pruning.DependencyGraph().build_dependency(module, example_inputs, verbose=False)
-
-
-def _cut(
-    twins: tuple[nn.Module, nn.Module],
-    dead: Mapping[str, list[int]],
-    example_inputs: tuple[Any, ...],
-    before: list[Tensor],
-) -> tuple[tuple[nn.Module, nn.Module] | None, str]:
-    """Copies of both twins without the channels in `dead`, or None with the reason."""
-    module, marks = cut = deepcopy(twins)
-    try:
-        with torch.random.fork_rng(), torch.enable_grad():
-            for twin in cut:
-                graph = _graph(twin, example_inputs)
-                nodes = {node.name: node.module for node in graph.module2node.values()}
-                for name, channels in dead.items():
-                    remove = graph.get_pruner_of_module(nodes[name]).prune_out_channels
-                    graph.get_pruning_group(nodes[name], remove, channels).prune()
-        after = _outputs(module, example_inputs)
-    except Exception as error:  # the tracer's own, or a forward that counts on its extents
-        return None, (str(error).splitlines() or [""])[0]
-    for a, b in zip(before, after, strict=True):
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max() + 1e-30)):
-            return None, "it would change the model's outputs"
-    return (module, marks), ""
-
-
-def _dead(graph: Any, group: Any) -> list[int]:
-    """Indices of the root's channels that are zero in every layer of the group; never all of them."""
-    indices = group[0].idxs
-    alive = torch.zeros(len(indices), dtype=torch.bool)
-    for dependency, places in group:
-        if not graph.is_out_channel_pruning_fn(dependency.handler):
-            continue
-        owner = dependency.target.module
-        if not dependency.target.outputs or len(places) != len(indices):
-            return []  # the model's outputs, or a layer that sees several entries of a channel
-        if (isinstance(owner, _NORMS) and not owner.affine) or isinstance(owner, nn.Parameter | nn.Embedding):
-            return []
-        transposed = isinstance(owner, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-        for leaf, parameter in owner.named_parameters(recurse=False):
-            channels = parameter.detach().movedim(int(transposed and leaf == "weight"), 0)
-            if max(places) >= len(channels):
-                return []  # the tracer took another axis for the channels
-            channels = channels[places]
-            alive |= channels.flatten(1).any(1) if channels.dim() > 1 else channels != 0
-    dead = [index for index, living in zip(indices, alive.tolist(), strict=True) if not living]
-    return dead if len(dead) < len(indices) else dead[1:]
-
-
-def _outputs(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    with torch.no_grad():
-        outputs = module(*example_inputs)
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]

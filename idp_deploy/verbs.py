@@ -119,11 +119,24 @@ def prune(
     )
 
 
-def one_shot(model: nn.Module | Model, recipe: Recipe | None = None, **recipe_fields: Any) -> CompressedModel:
-    """`idp-deploy prune --one-shot`: the smallest weights become zero, without data and without training."""
+def one_shot(
+    model: nn.Module | Model,
+    recipe: Recipe | None = None,
+    *,
+    example_inputs: tuple[Any, ...] | Tensor | None = None,
+    **recipe_fields: Any,
+) -> CompressedModel:
+    """`idp-deploy prune --one-shot`: the smallest weights become zero, without data and without training.
+
+    Args:
+        recipe: how to prune; or its fields by name.
+        example_inputs: one call's positional arguments; with them channels that are one in the network go together
+            under the pattern "channel", so that `shrink` can take them out.
+    """
     from idp_deploy import pruning
 
-    return pruning.one_shot(_model(model), _recipe(recipe, recipe_fields))
+    example = arguments_of("example_inputs", example_inputs)
+    return pruning.one_shot(_model(model), _recipe(recipe, recipe_fields), example)
 
 
 def quantize(

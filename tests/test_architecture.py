@@ -29,7 +29,7 @@ FOUNDATION = {"errors", "flow", "waiting", "collecting"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
-    "soundness", "arguments",
+    "soundness", "arguments", "channels",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "units": {"errors"},
     "arguments": {"errors", "units"},
     "masks": FOUNDATION,
+    "channels": {"errors"},
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
     "capturing": FOUNDATION | {"masks"},

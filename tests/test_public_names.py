@@ -34,7 +34,7 @@ WORDS = {
     "load_checkpoint": "path factory",
     "load_target": "name",
     "load_task": "spec",
-    "one_shot": "model recipe recipe_fields",
+    "one_shot": "model recipe * example_inputs recipe_fields",
     "prune": "model task recipe * progress checkpoint_dir resume recipe_fields",
     "quantize": "model scheme * task example_inputs options",
     "read": "path",

@@ -10,17 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.arguments import arguments_of, number, plain
+from idp_deploy.channels import couple
 from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
-from idp_deploy.pruning.coupling import couple
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options, selection_options
 from idp_deploy.pruning.plan import bare_optimizer
 from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
-from idp_deploy.pruning.selecting import select
+from idp_deploy.pruning.selecting import by_reason, select, some
 from idp_deploy.pruning.sites import Site
 
 # τ of the paper, the derivative as it is, t at every step and nothing beside it
@@ -131,7 +131,10 @@ def _coupled(
             followers += [(peers[0], model.get_parameter(name)) for name in coupled.followers]
     staying = [site for site in sites if site.name not in left]
     if not staying:
-        raise UsageError("no channel of this model can be removed", way_out="use another pattern than channel")
+        reasons = "; ".join(f"{reason}: {some(names)}" for reason, names in by_reason(left).items())
+        raise UsageError(
+            f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
+        )
     return staying, followers
 
 

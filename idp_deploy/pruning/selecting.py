@@ -130,7 +130,7 @@ def select(
         )
     if not chosen:
         alone = set(left.values()) == {_OF_NO_LAYER}
-        reasons = "; ".join(f"{reason}: {_some(names)}" for reason, names in by_reason(left).items())
+        reasons = "; ".join(f"{reason}: {some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
             f"nothing to prune: {len(found)} prunable weights, all of them left dense" + f" ({reasons})" * bool(left),
             way_out="prune them by a rule: --rule 'matrix=unstructured', or "
@@ -163,5 +163,6 @@ def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     return ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")

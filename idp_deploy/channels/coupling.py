@@ -1,0 +1,149 @@
+"""Which output channels can only go together: those added to each other, and what follows them one to one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from idp_deploy.channels.tracing import Channels, channel_axis, is_hidden, names_of, outputs, root_of, same, traced
+from idp_deploy.errors import ConversionError
+
+# a channel that is gone changes what is left
+_OVER_CHANNELS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
+UNTRACED = "nothing tells which channels follow its own"
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Layers whose i-th output channels are one channel of the network.
+
+    `weights` are the prunable ones among them; `followers` are parameters with one entry, or one filter, a channel
+    that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
+    `readers` are the layers whose inputs they are.
+    """
+
+    weights: tuple[str, ...]
+    followers: tuple[str, ...]
+    fixed: str = ""
+    readers: tuple[str, ...] = ()
+
+
+def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collection[str]) -> list[Coupled]:
+    """Trace `module` once (a copy of it) and group its output channels.
+
+    What may go is tried: some channels of every group are taken out of the copy, and its outputs have to be those that
+    zeros in their place give.
+
+    Args:
+        prunable: names of the weights that count as `weights`; all else is a follower.
+
+    Raises:
+        ConversionError: the module cannot be traced.
+    """
+    module = deepcopy(module).cpu().eval()
+    names = names_of(module)
+    try:
+        with traced(module, example_inputs) as channels:
+            found = [(root_of(group), _coupled(channels, group, names, prunable)) for group in channels.groups()]
+            coupled = {root: one for root, one in found if one.weights}
+            for root, one in coupled.items():
+                if not one.fixed and channels.closed(root, channels.half(root)) != channels.half(root):
+                    coupled[root] = replace(one, fixed="a channel of it takes another one with it")
+            free = [root for root, one in coupled.items() if not one.fixed]
+            reason = _tried(module, channels, free, example_inputs)
+            for root in free if reason else ():
+                coupled[root] = replace(coupled[root], fixed=_tried(module, channels, [root], example_inputs))
+    except Exception as error:
+        raise ConversionError(
+            f"the channels of this model cannot be traced: {error}", way_out="use another pattern than channel"
+        ) from error
+    known = {name for one in coupled.values() for name in one.weights}
+    return [*coupled.values(), *(Coupled((name,), (), UNTRACED) for name in prunable if name not in known)]
+
+
+def _coupled(channels: Channels, group: Any, names: Mapping[Any, str], prunable: Collection[str]) -> Coupled:
+    weights: list[str] = []
+    followers: list[str] = []
+    fixed, readers = "", []
+    for dependency, indices in group:
+        owner = dependency.target.module
+        if _is_grouped(owner):
+            fixed = fixed or "a grouped convolution needs as many channels in every group"
+        if is_hidden(channels, dependency):
+            fixed = fixed or "its channels meet the hidden units of a recurrent layer"
+            continue
+        if not channels.makes(dependency):
+            readers += [names[owner]] if owner in names else []
+            continue
+        if not dependency.target.outputs:
+            fixed = "its channels are the model's outputs"
+        if isinstance(owner, nn.Parameter | nn.Embedding):
+            fixed = fixed or "its channels meet those of an embedding or of a parameter outside the layers"
+            continue
+        if isinstance(owner, _OVER_CHANNELS):
+            fixed = fixed or "a norm takes the mean over its channels"
+        path = names.get(owner)
+        if path is None:
+            continue
+        for leaf, parameter in owner.named_parameters(recurse=False):
+            name = f"{path}.{leaf}"
+            if indices != list(range(parameter.shape[channel_axis(owner, leaf)])):
+                fixed = fixed or "its channels are only a part of what follows"
+            (weights if name in prunable else followers).append(name)
+    return Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed, tuple(readers))
+
+
+def _is_grouped(owner: Any) -> bool:
+    """A convolution of several groups with several channels each; depthwise ones lose whole groups."""
+    groups = getattr(owner, "groups", 1)
+    return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
+
+
+def _tried(module: nn.Module, channels: Channels, roots: Iterable[str], example_inputs: tuple[Any, ...]) -> str:
+    """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
+    groups = [channels.group(root, channels.half(root)) for root in roots]
+    with _as_before(module, groups):
+        for group in groups:
+            _write_zeros(channels, group)
+        expected = outputs(module, example_inputs)
+        try:
+            for group in groups:
+                group.prune()
+            left = outputs(module, example_inputs)
+        except Exception as error:  # a forward that counts on its extents
+            return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
+    return "" if same(expected, left) else "zeros in its channels are none further on"
+
+
+@torch.no_grad()
+def _write_zeros(channels: Channels, group: Any) -> None:
+    for dependency, places in group:
+        if channels.makes(dependency):
+            for leaf, parameter in dependency.target.module.named_parameters(recurse=False):
+                zeroed = parameter.detach().clone()
+                zeroed.movedim(channel_axis(dependency.target.module, leaf), 0)[places] = 0
+                setattr(dependency.target.module, leaf, nn.Parameter(zeroed))
+
+
+@contextmanager
+def _as_before(module: nn.Module, groups: Iterable[Any]) -> Iterator[None]:
+    """Layers of the groups are put back as they were: their parameters, buffers and extents."""
+    layers = {dependency.target.module for group in groups for dependency, _ in group}
+    kept: list[tuple[nn.Module, dict[str, Any], dict[str, Tensor | None], dict[str, Tensor | None]]] = [
+        (layer, dict(layer.__dict__), dict(layer._parameters), dict(layer._buffers))
+        for layer in layers
+        if isinstance(layer, nn.Module)
+    ]
+    try:
+        yield
+    finally:
+        for layer, attributes, parameters, buffers in kept:
+            layer.__dict__.clear()
+            layer.__dict__.update(attributes)
+            layer._parameters, layer._buffers = parameters, buffers

@@ -1,0 +1,196 @@
+"""Channels of networks nobody prepared: those that can go do so for real, and no others are chosen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils._pytree import tree_leaves
+
+from idp_deploy import load_checkpoint, one_shot, save_checkpoint, shrink
+from idp_deploy.channels import couple
+from idp_deploy.channels.recurrent import standing_in
+from idp_deploy.errors import UsageError
+from idp_deploy.shrinking import zero_channels
+
+
+class Sounds(nn.Module):
+    """Convolutions that a recurrent layer reads, whose end is what counts."""
+
+    x = (torch.randn(1, 6, 64),)
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(6, 32, 5), nn.Conv1d(32, 32, 5)
+        self.recurrent, self.head = kind(32, 16, 2, batch_first=True, bidirectional=True), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.b(F.relu(self.a(x))))
+        ends = self.recurrent(y.transpose(1, 2))[1]
+        return self.head((ends[0] if isinstance(ends, tuple) else ends)[-1])
+
+
+class Steps(nn.Module):
+    """A cell in a loop."""
+
+    x = (torch.randn(1, 3, 16, 6),)
+
+    def __init__(self, kind: type[nn.RNNCellBase] = nn.GRUCell) -> None:
+        super().__init__()
+        self.a, self.cell, self.head = nn.Conv2d(3, 16, 3, padding=1), kind(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x)).mean(2)
+        h = torch.zeros(x.shape[0], 12)
+        state = (h, h) if isinstance(self.cell, nn.LSTMCell) else h
+        for t in range(y.shape[2]):
+            state = self.cell(y[:, :, t], state)
+        return self.head(state[0] if isinstance(state, tuple) else state)
+
+
+class Translating(nn.Module):
+    """The state of one recurrent layer begins another."""
+
+    x = (torch.randn(1, 10, 8), torch.randn(1, 5, 4))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs, self.start = nn.Linear(8, 24), nn.Linear(24, 16)
+        self.encoder = nn.GRU(24, 16, batch_first=True)
+        self.decoder = nn.GRU(4, 16, batch_first=True)
+        self.up, self.out = nn.Linear(16, 32), nn.Linear(32, 4)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        y = F.relu(self.inputs(a))
+        _, h = self.encoder(y, self.start(y.mean(1)).unsqueeze(0))
+        return self.out(F.relu(self.up(self.decoder(b, h)[0])))
+
+
+class Lengths(nn.Module):
+    """Sequences of several lengths, packed."""
+
+    x = (torch.randn(2, 10, 8), torch.tensor([10, 7]))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.recurrent, self.up, self.out = nn.GRU(8, 12, batch_first=True), nn.Linear(12, 20), nn.Linear(20, 3)
+
+    def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, h = self.recurrent(packed)
+        return self.out(F.relu(self.up(pad_packed_sequence(y, batch_first=True)[0]))), h
+
+
+class Flattened(nn.Module):
+    """A channel is many inputs of what follows."""
+
+    x = (torch.randn(1, 3, 16, 16),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.Conv2d(16, 24, 3, stride=2, padding=1)
+        self.up, self.norm, self.head = nn.Linear(24 * 16, 64), nn.BatchNorm1d(64), nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.b(F.relu(self.a(x)))).flatten(1)
+        return self.head(F.relu(self.norm(self.up(y))))
+
+
+class Gated(nn.Module):
+    """The halves of a gate, a shuffle of pixels and a split by numbers: channels that cannot go one by one."""
+
+    x = (torch.randn(1, 3, 12, 12),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.halves, self.split = nn.Conv2d(3, 20, 1), nn.Conv2d(20, 16, 1), nn.Conv2d(8, 16, 1)
+        self.pixels, self.last = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        p, q = self.halves(F.relu(self.inner(x))).chunk(2, 1)
+        r, s = F.relu(self.split(torch.tanh(p) * torch.sigmoid(q))).split((8, 8), 1)
+        return self.last(F.relu(F.pixel_shuffle(self.pixels(r + s), 2)))
+
+
+CASES = {
+    "lstm": (Sounds, {"a.weight", "b.weight"}),
+    "gru": (lambda: Sounds(nn.GRU), {"a.weight", "b.weight"}),
+    "rnn": (lambda: Sounds(nn.RNN), {"a.weight", "b.weight"}),
+    "gru cell": (Steps, {"a.weight"}),
+    "lstm cell": (lambda: Steps(nn.LSTMCell), {"a.weight"}),
+    "states": (Translating, {"inputs.weight", "up.weight"}),
+    "packed": (Lengths, {"up.weight"}),
+    "flattened": (Flattened, {"a.weight", "b.weight", "up.weight"}),
+    "gated": (Gated, {"inner.weight"}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_channels_that_are_chosen_are_removed(name: str, tmp_path: Path) -> None:
+    build, chosen = CASES[name]
+    torch.manual_seed(0)
+    module = build().eval()
+    pruned = one_shot(module, sparsity=0.5, pattern="channel", example_inputs=module.x)
+    assert set(pruned.masks) == chosen
+    small = shrink(pruned, module.x)
+    assert not zero_channels(small)
+    save_checkpoint(small, tmp_path / "small.pt")
+    loaded = load_checkpoint(tmp_path / "small.pt", build).module.eval()
+    with torch.no_grad():
+        before, after, again = (tree_leaves(m.eval()(*module.x)) for m in (pruned.module, small.module, loaded))
+    for a, b, c in zip(before, after, again, strict=True):
+        torch.testing.assert_close(b, a)
+        assert torch.equal(b, c)
+    assert sum(p.numel() for p in small.module.parameters()) < 0.9 * sum(p.numel() for p in module.parameters())
+
+
+def test_the_module_itself_is_left_as_it_is() -> None:
+    module = Sounds().eval()
+    attributes, names = {**module.recurrent.__dict__}, list(module.state_dict())
+    coupled = couple(module, module.x, ["a.weight", "b.weight"])
+    assert {one.weights: one.fixed for one in coupled} == {("a.weight",): "", ("b.weight",): ""}
+    assert list(module.state_dict()) == names
+    assert module.recurrent.__dict__.keys() == attributes.keys()
+    with standing_in(module), torch.no_grad():
+        inside = module(*module.x)
+    assert inside.shape == module(*module.x).shape
+    assert list(module.state_dict()) == names
+
+
+def test_what_cannot_go_is_named_with_the_reason() -> None:
+    class Alone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.halves, self.out, self.aside = nn.Conv1d(4, 16, 1), nn.Conv1d(8, 2, 1), nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                shift = self.aside(x.mean(-1)).mean()
+            a, b = self.halves(x).chunk(2, 1)
+            return self.out(torch.tanh(a) * torch.sigmoid(b)) + shift
+
+    with pytest.raises(UsageError) as refused:
+        one_shot(Alone(), sparsity=0.5, pattern="channel", example_inputs=torch.randn(1, 4, 8))
+    for reason in (
+        "its channels are the model's outputs: out.weight",
+        "a channel of it takes another one with it: halves.weight",
+        "nothing tells which channels follow its own: aside.weight",
+    ):
+        assert reason in str(refused.value)
+
+
+def test_zeros_that_come_back_further_on_are_no_reason_to_remove() -> None:
+    class Raised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(6, 16), nn.Linear(16, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(F.relu(self.b(torch.sigmoid(self.a(x)))))
+
+    pruned = one_shot(Raised(), sparsity=0.5, pattern="channel", example_inputs=torch.randn(1, 6))
+    assert set(pruned.masks) == {"b.weight"}
