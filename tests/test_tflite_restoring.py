@@ -16,7 +16,7 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Recipe
 from idp_deploy.formats.tflite.litert import RUNTIMES, Litert
 from idp_deploy.formats.tflite.write.attached import MOST_BYTES, with_files_of
-from idp_deploy.formats.tflite.write.graph import add_tensor, constants, kind, operator, schema
+from idp_deploy.formats.tflite.write.graph import add_buffer, add_tensor, constants, kind, operator, schema
 from idp_deploy.formats.tflite.write.restoring import restored_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.gating import sparsity
@@ -254,3 +254,28 @@ def test_a_file_that_leaves_sizes_of_images_open_is_run_at_some(tmp_path: Path) 
     for runtime in restored.runtimes:
         assert before[runtime][0][0].shape == (2, 10, 5, 24)
         np.testing.assert_array_equal(before[runtime][0][0], after[runtime][0][0])
+
+
+def test_scales_of_blocks_stay_with_their_weight_when_others_become_sparse(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=thin(0.9), two=thin(0.9, 96, 64)))
+    scales = thin(0, 96, 2).astype(np.float16)
+    place, graph = 1, model.subgraphs[1]
+    index = int(graph.operators[0].inputs[1])
+    blocks = schema().BlockwiseQuantizationT()
+    add_tensor(model, shaped(1), "FLOAT32", thin(0, 1), place=place)  # which nothing reads: those behind it move
+    blocks.scales, blocks.zeroPoints = add_tensor(model, shaped(96, 2), "FLOAT16", scales, place=place), -1
+    blocks.blockSize = 32
+    weight = graph.tensors[index]
+    weight.quantization = schema().QuantizationParametersT()
+    weight.quantization.details, weight.quantization.detailsType = (
+        blocks,
+        schema().QuantizationDetails.BlockwiseQuantization,
+    )
+    weight.type, weight.buffer = schema().TensorType.INT4, add_buffer(model, np.ones(96 * 32, np.uint8))
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    after = parse(next(restored_tflite(read(tmp_path / "m.tflite"))))
+    tensors = after.subgraphs[1].tensors
+    (kept,) = [each for each in tensors if each.quantization is not None and each.quantization.details is not None]
+    held = after.buffers[tensors[kept.quantization.details.scales].buffer].data
+    np.testing.assert_array_equal(np.asarray(held, np.uint8).view(np.float16), scales.reshape(-1))
+    assert kept.quantization.details.zeroPoints == -1

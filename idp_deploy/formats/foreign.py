@@ -49,10 +49,13 @@ _SIGNS: dict[tuple[int, bytes], tuple[str, str, str]] = {
 }
 
 
-def instead_of_model(path: Path) -> tuple[str, str] | None:
+def instead_of_model(path: Path, *, folder: bool = False) -> tuple[str, str] | None:
     """What lies at a path whose reader cannot read it, and the way out, by its content; None where that is not known.
 
     It was never fetched, is empty, or is of another kind than its name says; of a package a file in it was not fetched.
+
+    Args:
+        folder: models of its name are folders, as their reader says of any file.
     """
     if path.is_dir():
         parts = (one for one in islice(path.rglob("*"), _MOST_PARTS) if one.suffix != ".json")
@@ -60,9 +63,11 @@ def instead_of_model(path: Path) -> tuple[str, str] | None:
             if known := documents.instead(_head(part)):
                 return f"no whole package: '{part.name}' is {known[0]}", known[1]
         return None
-    if path.is_file() and not path.stat().st_size:
-        return "empty", "fetch or write it again"
     head = _head(path)
+    if folder:
+        return documents.instead(head)
+    if path.is_file() and not head:
+        return "empty", "fetch or write it again"
     for (place, sign), (what, suffix, way_out) in _SIGNS.items():
         if head[place : place + len(sign)] == sign and path.suffix.lower() != suffix:
             return what, way_out

@@ -25,7 +25,8 @@ def read(path: FilePath) -> Contents:
     try:
         found: Contents = FORMATS[format_of(path)].function("read")(path)
     except FileError as error:
-        known = instead_of_model(path)
+        folder = any(row.package and row.suffix == path.suffix.lower() for row in FORMATS.values())
+        known = instead_of_model(path, folder=folder)
         if known is None:
             raise
         raise FileError(f"{path} is {known[0]}", way_out=known[1]) from error

@@ -188,11 +188,14 @@ def compact(model: Any) -> None:
     for position, graph in enumerate(model.subgraphs):
         used = {int(t) for op in graph.operators for t in [*op.inputs, *op.outputs, *_list(op.intermediates)]}
         used |= {int(t) for t in [*graph.inputs, *graph.outputs]}
+        used |= {index for i in used if i >= 0 for index in _scaled_by(graph.tensors[i])}
         order = [i for i in range(len(graph.tensors)) if i in used]
         new = {old: i for i, old in enumerate(order)} | {-1: -1}
         graph.tensors = [graph.tensors[i] for i in order]
         for tensor in graph.tensors:
             tensor.buffer = moved(tensor.buffer)
+        for details in {id(each): each for t in graph.tensors if (each := _blocks_of(t)) is not None}.values():
+            details.scales, details.zeroPoints = new.get(details.scales, -1), new.get(details.zeroPoints, -1)
         graph.inputs, graph.outputs = [new[int(t)] for t in graph.inputs], [new[int(t)] for t in graph.outputs]
         for op in graph.operators:
             op.inputs, op.outputs = [new[int(t)] for t in op.inputs], [new[int(t)] for t in op.outputs]
@@ -242,7 +245,20 @@ def _text(name: str | bytes | None) -> str:
 
 
 def _scaled(tensor: Any) -> bool:
-    return tensor.quantization is not None and tensor.quantization.scale is not None
+    quantization = tensor.quantization
+    return quantization is not None and (quantization.scale is not None or quantization.details is not None)
+
+
+def _blocks_of(tensor: Any) -> Any:
+    """How a tensor is quantized by blocks, whose scales are a tensor of their own; None for any other."""
+    details = tensor.quantization.details if tensor.quantization is not None else None
+    return details if hasattr(details, "blockSize") else None
+
+
+def _scaled_by(tensor: Any) -> list[int]:
+    """The tensors that hold the scales and zero points of its blocks."""
+    details = _blocks_of(tensor)
+    return [] if details is None else [int(i) for i in (details.scales, details.zeroPoints) if i >= 0]
 
 
 def _list(values: Any) -> list[Any]:
