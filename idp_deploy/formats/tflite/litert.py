@@ -45,11 +45,17 @@ class Litert:
         self, content: bytes, runtime: str, about: str, *, threads: int = 1, signature: str | None = None
     ) -> None:
         require("ai_edge_litert", "tflite")
-        words = {"runtime": runtime, "about": about, "content": content, "kernels": runtime, "threads": threads}
-        if signature is not None:
-            words["signature"] = signature
+        chosen = {} if signature is None else {"signature": signature}
         try:
-            self._session: Session = open_isolated(place_of(runtime), **words)
+            self._session: Session = open_isolated(
+                place_of(runtime),
+                runtime=runtime,
+                about=about,
+                content=content,
+                kernels=runtime,
+                threads=threads,
+                **chosen,
+            )
             details, _ = self._session.call("details")
         except ForeignError as error:
             raise FileError(f"{runtime} cannot load {about}: {first_line(error)}") from error
