@@ -17,6 +17,16 @@ from pathlib import Path
 from typing import Any
 
 TEXT_BYTES = 64 << 20  # a report or configuration; ours take kilobytes
+# first bytes, in small letters, of what lies in place of a file that was never fetched → what it is, and the way out
+INSTEAD: dict[bytes, tuple[str, str]] = {
+    b"<!doctype": ("a web page, not the file itself", "fetch it again, from the address of the file"),
+    b"<html": ("a web page, not the file itself", "fetch it again, from the address of the file"),
+    b"<?xml": ("an XML document, such as a server's error, not the file itself", "fetch it again"),
+    b"{": ("a JSON document, not the file itself", "fetch it again, from the address of the file"),
+    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
+    b"/annex/objects/": ("a pointer of git-annex, not the file itself", "fetch it: git annex get"),
+    b"\x1f\x8b": ("compressed with gzip", "unpack it first"),
+}
 _KINDS = {stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
 
 
@@ -39,6 +49,25 @@ def read_bytes(path: Path, *, limit: int | None = None) -> bytes:
         except (MemoryError, OverflowError):
             what = f"its {found.st_size >> 20:,} MB do not fit into memory"
             raise OSError(errno.ENOMEM, what, str(path)) from None
+
+
+def instead(head: bytes) -> tuple[str, str] | None:
+    """What lies in place of a file that begins with `head`, and the way out; None where it may be the file itself.
+
+    >>> instead(b"\\n<HTML>Not found")[0]
+    'a web page, not the file itself'
+    """
+    begins = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    return next((said for first, said in INSTEAD.items() if begins.startswith(first)), None)
+
+
+def read_head(path: Path, count: int) -> bytes:
+    """The first bytes of a regular file, at most `count`; OSError as in `read_bytes`."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read(count)
 
 
 def read_text(path: Path) -> str:

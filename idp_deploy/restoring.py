@@ -59,18 +59,19 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
     files.landing(path)
     forms = sparse_forms(before, encoding=encoding)
     form = next(forms, None)
-    calls, expected = _outputs(before)
+    runs = list(_runs(before))
     problem: ConversionError | None = None
     while form is not None and len(form) < before.size_bytes:
         with files.workspace(path.parent) as holder:
             trial = holder / f"{path.stem}{FORMATS[before.format].suffix}"
             trial.write_bytes(form)
-            problem = _difference(before, calls, expected, read(trial))
+            problem = _difference(before, runs, read(trial))
         if problem is None:
             files.write_bytes(path, form)
             entries, zeros = (sum(getattr(t, count) for t in before.tensors) for count in ("size", "zeros"))
-            outputs = len(before.outputs) * CALLS
-            return Restored(source, path, before.size_bytes, len(form), zeros, entries, outputs, tuple(expected))
+            outputs = sum(len(run.contents.outputs) for run in runs) * CALLS
+            everywhere = tuple(name for name in runs[0].expected if all(name in run.expected for run in runs))
+            return Restored(source, path, before.size_bytes, len(form), zeros, entries, outputs, everywhere)
         form = next(forms, None)
     raise problem or _nothing_gained(before)
 
@@ -90,20 +91,43 @@ def _nothing_gained(before: Contents) -> UsageError:
     return UsageError(f"{before.path}: {what} cannot be stored sparse as it is{reason}", way_out=way_out)
 
 
-def _difference(
-    before: Contents, calls: Sequence[Arrays], expected: dict[str, list[Arrays]], after: Contents
-) -> ConversionError | None:
+@dataclass(frozen=True)
+class _Run:
+    """The file, or one function or body of it that the first does not run, on seeded inputs."""
+
+    contents: Contents
+    calls: Sequence[Arrays]
+    expected: dict[str, list[Arrays]]  # by runtime
+
+
+def _runs(before: Contents) -> Iterator[_Run]:
+    """Everything of the file that a runtime here can call.
+
+    Raises:
+        ConversionError: what its users call does not run on any inputs tried.
+    """
+    yield _Run(before, *_outputs(before))
+    for entry in _entries(before):
+        try:
+            yield _Run(entry, *_outputs(entry))
+        except (ConversionError, FileError):  # by itself, outside of the loop or branch that it is the body of
+            if entry.parsed is before.parsed:
+                raise
+
+
+def _entries(contents: Contents) -> list[Contents]:
+    row = FORMATS[contents.format]
+    return list(row.function("entries")(contents)) if row.entries else []
+
+
+def _difference(before: Contents, runs: Sequence[_Run], after: Contents) -> ConversionError | None:
     """What the new file does otherwise than the old one; None where it is the same in every respect."""
     try:
-        sessions = _opened(after)
-        for runtime, wanted in expected.items():
-            if runtime not in sessions:
-                return ConversionError(f"{runtime} runs {before.path}, but not its sparse form", way_out=_KEEP)
-            pairs = list(zip(calls, wanted, strict=True))
-            for call, outputs in counted(pairs, f"comparing outputs in {runtime}"):
-                for name, a, b in zip(after.interface.outputs, sessions[runtime](call), outputs, strict=True):
-                    if not _same(a, b):
-                        return _drawing(before, calls) or _changed(before, f"output '{name}'", runtime)
+        again = {entry.signature: entry for entry in (after, *_entries(after))}
+        for run in runs:
+            problem = _otherwise(run, again[run.contents.signature])
+            if problem is not None:
+                return problem
     except (ConversionError, FileError) as error:
         said = str(error).replace(str(after.path), "it")
         return ConversionError(f"{before.path} runs, but not its sparse form: {said}", way_out=_KEEP)
@@ -111,6 +135,19 @@ def _difference(
     for tensor in counted(before.tensors, "comparing weights"):
         if known.isdisjoint(_digests(tensor)):
             return _changed(before, f"weight '{tensor.name}'", "this tool's reader")
+    return None
+
+
+def _otherwise(run: _Run, after: Contents) -> ConversionError | None:
+    before, sessions = run.contents, _opened(after)
+    for runtime, wanted in run.expected.items():
+        if runtime not in sessions:
+            return ConversionError(f"{runtime} runs {before.path}, but not its sparse form", way_out=_KEEP)
+        pairs = list(zip(run.calls, wanted, strict=True))
+        for call, outputs in counted(pairs, f"comparing outputs in {runtime}"):
+            for name, a, b in zip(after.interface.outputs, sessions[runtime](call), outputs, strict=True):
+                if not _same(a, b):
+                    return _drawing(before, run.calls) or _changed(before, f"output '{name}'", runtime)
     return None
 
 

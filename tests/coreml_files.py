@@ -62,6 +62,12 @@ def number(values: np.ndarray) -> bytes:
     return field(2, tensor_type(dtype, values.shape)) + field(3, field(1, content))
 
 
+def listed(values: Sequence[str | int]) -> bytes:
+    """A list of constants, each a value of its own."""
+    numbers = [text(v) if isinstance(v, str) else number(np.array(v, np.int32)) for v in values]
+    return field(2, field(2, field(1, b""))) + field(3, field(3, b"".join(field(1, each) for each in numbers)))
+
+
 def in_blob(dtype: str, shape: Sequence[int], offset: int) -> bytes:
     return field(2, tensor_type(dtype, shape)) + field(5, field(1, "@model_path/weights/weight.bin") + field(2, offset))
 

@@ -56,6 +56,35 @@ def test_functions_that_are_not_read_are_named(tmp_path: Path) -> None:
     assert read(path).warnings == (f"function 'main' {apart}", f"function 'adapted' {apart}")
 
 
+@pytest.mark.parametrize("labels", [("cat", "dog", ""), (4, 7, -1)])
+def test_a_classifier_with_the_names_of_its_classes_is_read(labels: tuple[str | int, ...], tmp_path: Path) -> None:
+    w = by_hand.const("w", by_hand.number(WEIGHT[:, :2]), "float16", (3, 2))
+    ends = [("label", "string", ()), ("shares", "float32", ())]
+    last = by_hand.operation(
+        "classify", "last", {"probabilities": "y16", "classes": by_hand.listed(labels)}, outputs=ends
+    )
+    path = by_hand.package(
+        tmp_path / "m.mlpackage",
+        [w, _linear("w", 2), last],
+        inputs=[("x", "float32", (1, 2))],
+        outputs=("label", "shares"),
+    )
+    contents = read(path)
+    assert contents.ops[-1].attributes == {"classes": list(labels)}
+    assert contents.tensor("w").zeros == 4
+
+
+@pytest.mark.parametrize(
+    ("field", "said"), [(202, "a pipeline of models"), (403, "a neural network"), (555, "an older")]
+)
+def test_what_is_no_program_is_named(field: int, said: str, tmp_path: Path) -> None:
+    path = by_hand.package(tmp_path / "m.mlpackage", [])
+    model = path / "Data" / "com.apple.CoreML" / "model.mlmodel"
+    model.write_bytes(by_hand.field(1, 1) + by_hand.field(field, b""))
+    with pytest.raises(FileError, match=f"holds no ML program but {said}"):
+        read(path)
+
+
 def test_a_kept_zero_counts_as_kept(tmp_path: Path) -> None:
     op = by_hand.operation(
         "constexpr_sparse_to_dense",

@@ -235,6 +235,37 @@ def test_hostile_external_data(tmp_path, location, fields, words):
         read_onnx(path)
 
 
+def linked(folder, name="w.bin"):
+    """An ONNX file and its data as the cache of Hugging Face Hub has them: links into one folder of blobs."""
+    blobs, snapshot = folder / "blobs", folder / "snapshots" / "1"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    external(blobs / "aaa.onnx", name).rename(blobs / "aaa")
+    (blobs / "bbb").write_bytes(WEIGHT.tobytes())
+    (snapshot / "m.onnx").symlink_to("../../blobs/aaa")
+    (snapshot / "w.bin").symlink_to("../../blobs/bbb")
+    return snapshot / "m.onnx"
+
+
+def test_external_data_behind_links_of_a_cache(tmp_path):
+    np.testing.assert_array_equal(read_onnx(linked(tmp_path)).tensor("w").values(), WEIGHT)
+
+
+def test_a_link_of_a_cache_leads_nowhere_else(tmp_path):
+    (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
+    path = linked(tmp_path)
+    (path.parent / "w.bin").unlink()
+    (path.parent / "w.bin").symlink_to(tmp_path / "secret")
+    with pytest.raises(FileError, match="not beside it"):
+        read_onnx(path)
+
+
+def test_data_that_was_not_fetched_is_named(tmp_path):
+    (tmp_path / "w.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(FileError, match=r"beyond the end of w.bin, a pointer of Git LFS.* — fetch it: git lfs pull"):
+        read_onnx(external(tmp_path / "m.onnx", "w.bin"))
+
+
 def broken(case, path):
     good = save(path, [MATMUL], [tensor("w", WEIGHT)]).read_bytes()
     if case == "empty":

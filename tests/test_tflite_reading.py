@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 
 from idp_deploy.errors import FileError
 from idp_deploy.formats.tflite.read.contents import read_tflite
+from idp_deploy.formats.tflite.write.graph import add_buffer
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.formats.tflite.write.sparse import Layout
-from tests.tflite_files import adding, with_manifest
+from tests.tflite_files import adding, in_signatures, with_manifest
 
 W = np.where(np.arange(240).reshape(12, 20) % 7 == 0, np.arange(240).reshape(12, 20), 0).astype(np.float32)
 CONTENT = with_manifest(adding(W, Layout((0, 1), 1)), b'{"inputs":["x"],"layouts":{}}')
@@ -212,3 +213,30 @@ def _written(folder: Path, content: bytes) -> Path:
     path = folder / "f.tflite"
     path.write_bytes(content)
     return path
+
+
+@pytest.mark.parametrize(("code", "bits", "name"), [("INT4", 4, "int4"), ("INT2", 2, "int2"), ("UINT4", 4, "uint4")])
+def test_narrow_integers_are_counted_entry_by_entry(code: str, bits: int, name: str, tmp_path: Path) -> None:
+    """With a scale a row, as quantizers write them; several entries lie in a byte, the first in its low bits."""
+    levels = np.resize([1, 0, 0, 3, 0, 2, 0, 0], (3, 8))
+    lowest_first = [sum(int(v) << bits * i for i, v in enumerate(each)) for each in levels.reshape(-1, 8 // bits)]
+    model = parse(in_signatures(one=np.ones((3, 8), np.float32)))
+    weight = model.subgraphs[0].tensors[int(model.subgraphs[0].operators[0].inputs[1])]
+    weight.type, weight.buffer = getattr(schema.TensorType, code), add_buffer(model, np.array(lowest_first, np.uint8))
+    weight.quantization = schema.QuantizationParametersT()
+    weight.quantization.scale, weight.quantization.zeroPoint = [0.5, 1.0, 2.0], [0, 0, 0]
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    (tensor,) = read_tflite(tmp_path / "m.tflite").tensors
+    assert (tensor.dtype, tensor.shape, tensor.zeros, tensor.value_bits) == (name, (3, 8), 15, bits)
+    meant = np.where(levels >= 1 << bits - 1, levels - (1 << bits), levels) if name != "uint4" else levels
+    np.testing.assert_array_equal(tensor.values(), meant)
+
+
+def test_a_type_that_is_not_known_is_bytes_without_channels(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=np.ones((3, 8), np.float32)))
+    weight = model.subgraphs[0].tensors[int(model.subgraphs[0].operators[0].inputs[1])]
+    weight.type, weight.buffer = schema.TensorType.FLOAT8_E4M3FN, add_buffer(model, np.ones(24, np.uint8))
+    weight.quantization = schema.QuantizationParametersT()
+    weight.quantization.scale, weight.quantization.zeroPoint = [0.5, 1.0, 2.0], [0, 0, 0]
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    assert [tensor.size_bytes for tensor in read_tflite(tmp_path / "m.tflite").tensors] == [24]

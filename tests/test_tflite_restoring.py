@@ -10,17 +10,21 @@ import pytest
 import torch
 from torch import nn
 
+from idp_deploy import restoring
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Recipe
+from idp_deploy.formats.tflite.litert import RUNTIMES, Litert
 from idp_deploy.formats.tflite.write.attached import MOST_BYTES, with_files_of
-from idp_deploy.formats.tflite.write.graph import add_tensor, constants, kind, operator
+from idp_deploy.formats.tflite.write.graph import add_buffer, add_tensor, constants, kind, operator, schema
+from idp_deploy.formats.tflite.write.restoring import restored_tflite
 from idp_deploy.formats.tflite.write.serializing import parse, serialize
 from idp_deploy.gating import sparsity
 from idp_deploy.quantization import quantize
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
 from idp_deploy.verification import run_file
+from tests.tflite_files import in_signatures, shaped
 
 
 def thinned(module: nn.Module, share: float) -> nn.Module:
@@ -152,11 +156,126 @@ def test_files_behind_the_model_that_cannot_be_read_are_told(
     assert most < MOST_BYTES, "a size that lies lets no more be unpacked"
 
 
-def test_why_zeros_of_another_signature_stay_is_said(tmp_path: Path) -> None:
-    import litert_torch
+def thin(share: float, *shape: int) -> np.ndarray:
+    generator = np.random.default_rng(len(shape))
+    values = generator.standard_normal(shape or (96, 64)).astype(np.float32)
+    values[generator.random(values.shape) < share] = 0
+    return values
 
-    first, second, x = nn.Tanh().eval(), thinned(nn.Linear(64, 96), 0.9), (torch.randn(1, 64),)
-    made = litert_torch.signature("plain", first, x).signature("thin", second, x).convert()
-    (tmp_path / "m.tflite").write_bytes(made.model_content())
-    with pytest.raises(UsageError, match="in another signature than the first"):
+
+def ran(path: Path, signature: str, runtime: str = "litert-xnnpack") -> list[np.ndarray]:
+    litert = Litert(path.read_bytes(), runtime, path.name, signature=signature)
+    return list(litert.run([np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32)]))
+
+
+def test_weights_of_every_signature_are_stored_sparse_and_run(tmp_path: Path) -> None:
+    source = tmp_path / "m.tflite"
+    source.write_bytes(in_signatures(one=thin(0.9), two=thin(0.9)))
+    restored = restore(source, tmp_path / "s.tflite")
+    assert restored.after_bytes < 0.45 * restored.before_bytes, "what both share is stored once"
+    assert {t.encoding for t in read(restored.path).tensors if t.size > 1000} == {"csr"}
+    assert (restored.outputs, restored.runtimes) == (4, ("litert-xnnpack", "litert-builtin"))
+    for signature in ("one", "two"):
+        for runtime in RUNTIMES:
+            (before,), (after,) = (ran(path, signature, runtime) for path in (source, restored.path))
+            np.testing.assert_array_equal(before, after)
+
+
+def test_a_weight_stays_dense_where_another_signature_reads_it_whole(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=thin(0.9), two=thin(0.9)))
+    graph = model.subgraphs[1]
+    weight, result = (graph.tensors[int(i)] for i in (graph.operators[0].inputs[1], graph.outputs[0]))
+    graph.operators = [operator(model, "ABS", [int(graph.operators[0].inputs[1])], [int(graph.outputs[0])])]
+    result.shape = weight.shape
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    with pytest.raises(UsageError, match="cannot be stored sparse as it is: another operator or signature reads it"):
         restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
+
+
+def branching(path: Path) -> Path:
+    """A·x or B·x, as TensorFlow writes a branch."""
+    model = parse(in_signatures(then=thin(0.9), other=thin(0.8)))
+    model.signatureDefs, bodies, main = [], model.subgraphs, schema().SubGraphT()
+    main.tensors, main.operators, main.name = [], [], "main"
+    model.subgraphs = [main, *bodies]
+    ends = [("flag", "BOOL", (1,)), ("x", "FLOAT32", (1, 64)), ("y", "FLOAT32", (1, 96))]
+    flag, x, y = (add_tensor(model, shaped(*shape), dtype, None) for _, dtype, shape in ends)
+    for tensor, (name, _, _) in zip(main.tensors, ends, strict=True):
+        tensor.name = name
+    main.inputs, main.outputs, main.operators = [flag, x], [y], [operator(model, "IF", [flag, x], [y])]
+    main.operators[0].builtinOptions.thenSubgraphIndex, main.operators[0].builtinOptions.elseSubgraphIndex = 1, 2
+    path.write_bytes(serialize(model))
+    return path
+
+
+def test_weights_of_branches_are_stored_sparse_and_each_branch_runs(tmp_path: Path) -> None:
+    source = branching(tmp_path / "m.tflite")
+    restored = restore(source, tmp_path / "s.tflite")
+    assert restored.after_bytes < 0.4 * restored.before_bytes
+    assert restored.outputs == 2 * 3, "the branch, and both its bodies by themselves"
+    for taken in (True, False):
+        call = (np.array([taken]), np.random.default_rng(0).standard_normal((1, 64)).astype(np.float32))
+        before, after = (run_file(path, [call]) for path in (source, restored.path))
+        assert all(np.array_equal(before[runtime][0], after[runtime][0]) for runtime in restored.runtimes)
+
+
+def test_a_body_that_computes_otherwise_is_found_though_no_call_reaches_it(tmp_path: Path) -> None:
+    source = branching(tmp_path / "m.tflite")
+    form = next(restored_tflite(read(source)))
+    model = parse(form)
+    (fc,) = [op for op in model.subgraphs[2].operators if kind(model, op) == "FULLY_CONNECTED"]
+    fc.builtinOptions.fusedActivationFunction = schema().ActivationFunctionType.RELU
+    (tmp_path / "o.tflite").write_bytes(serialize(model))
+    before, after = ([*restoring._entries(read(path))] for path in (source, tmp_path / "o.tflite"))
+    found = [
+        restoring._otherwise(restoring._Run(a, *restoring._outputs(a)), b) for a, b in zip(before, after, strict=True)
+    ]
+    assert [None if problem is None else "changed in" in str(problem) for problem in found] == [None, True]
+
+
+def test_a_file_that_leaves_sizes_of_images_open_is_run_at_some(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=thin(0.9, 24, 3, 3, 16)))
+    graph, op = model.subgraphs[0], operator(model, "CONV_2D", [], [])
+    x, y = (graph.tensors[int(i)] for i in (graph.inputs[0], graph.outputs[0]))
+    for tensor, channels in ((x, 16), (y, 24)):
+        tensor.shape, tensor.shapeSignature = [1, 1, 1, channels], [-1, -1, -1, channels]
+    image, weight, _ = map(int, graph.operators[0].inputs)
+    op.inputs = [image, weight, add_tensor(model, shaped(24), "FLOAT32", thin(0, 24))]
+    op.outputs, graph.operators = graph.operators[0].outputs, [op]
+    options = op.builtinOptions
+    options.padding, options.strideW, options.strideH = schema().Padding.VALID, 1, 1
+    options.dilationWFactor = options.dilationHFactor = 1
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    restored = restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
+    assert restored.runtimes == ("litert-xnnpack", "litert-builtin")
+    assert restored.after_bytes < 0.4 * restored.before_bytes
+    calls = [(np.ones((2, 12, 7, 16), np.float32),)]
+    before, after = (run_file(path, calls) for path in (tmp_path / "m.tflite", restored.path))
+    for runtime in restored.runtimes:
+        assert before[runtime][0][0].shape == (2, 10, 5, 24)
+        np.testing.assert_array_equal(before[runtime][0][0], after[runtime][0][0])
+
+
+def test_scales_of_blocks_stay_with_their_weight_when_others_become_sparse(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=thin(0.9), two=thin(0.9, 96, 64)))
+    scales = thin(0, 96, 2).astype(np.float16)
+    place, graph = 1, model.subgraphs[1]
+    index = int(graph.operators[0].inputs[1])
+    blocks = schema().BlockwiseQuantizationT()
+    add_tensor(model, shaped(1), "FLOAT32", thin(0, 1), place=place)  # which nothing reads: those behind it move
+    blocks.scales, blocks.zeroPoints = add_tensor(model, shaped(96, 2), "FLOAT16", scales, place=place), -1
+    blocks.blockSize = 32
+    weight = graph.tensors[index]
+    weight.quantization = schema().QuantizationParametersT()
+    weight.quantization.details, weight.quantization.detailsType = (
+        blocks,
+        schema().QuantizationDetails.BlockwiseQuantization,
+    )
+    weight.type, weight.buffer = schema().TensorType.INT4, add_buffer(model, np.ones(96 * 32, np.uint8))
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    after = parse(next(restored_tflite(read(tmp_path / "m.tflite"))))
+    tensors = after.subgraphs[1].tensors
+    (kept,) = [each for each in tensors if each.quantization is not None and each.quantization.details is not None]
+    held = after.buffers[tensors[kept.quantization.details.scales].buffer].data
+    np.testing.assert_array_equal(np.asarray(held, np.uint8).view(np.float16), scales.reshape(-1))
+    assert kept.quantization.details.zeroPoints == -1

@@ -8,7 +8,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from idp_deploy.formats.tflite.write import sparse as sparse
-from idp_deploy.formats.tflite.write.graph import add_buffer, add_tensor, operator
+from idp_deploy.formats.tflite.write.graph import add_buffer, add_tensor, compact, operator
 from idp_deploy.formats.tflite.write.serializing import serialize
 
 TYPES = {np.dtype(np.float32): "FLOAT32", np.dtype(np.float16): "FLOAT16", np.dtype(np.int8): "INT8"}
@@ -49,6 +49,43 @@ def adding(
         c = source
     graph.operators.append(operator(model, "ADD", [x, c], [y]))
     return serialize(model)
+
+
+def in_signatures(**weights: np.ndarray) -> bytes:
+    """A file with a signature and a subgraph for each weight (out, in), which computes y = W·x; equal ones lie once."""
+    model = schema.ModelT()
+    model.version, model.operatorCodes, model.buffers, model.metadata = 3, [], [schema.BufferT()], []
+    model.subgraphs, model.signatureDefs = [], []
+    for place, (key, weight) in enumerate(weights.items()):
+        model.subgraphs.append(graph := schema.SubGraphT())
+        graph.tensors, graph.name = [], key
+        x, w, y = (
+            add_tensor(model, shaped(*shape), "FLOAT32", values, place=place)
+            for shape, values in (((1, weight.shape[1]), None), (weight.shape, weight), ((1, weight.shape[0]), None))
+        )
+        for index, name in ((x, "x"), (w, "weight"), (y, "y")):
+            graph.tensors[index].name = f"{key}.{name}"
+        graph.inputs, graph.outputs = [x], [y]
+        graph.operators = [operator(model, "FULLY_CONNECTED", [x, w, -1], [y])]
+        signature = schema.SignatureDefT()
+        signature.signatureKey, signature.subgraphIndex = key, place
+        signature.inputs, signature.outputs = [_end("x", x)], [_end("y", y)]
+        model.signatureDefs.append(signature)
+    compact(model)
+    return serialize(model)
+
+
+def shaped(*extents: int) -> Any:
+    """A tensor as `add_tensor` takes its shape from."""
+    like = schema.TensorT()
+    like.shape, like.hasRank = list(extents), True
+    return like
+
+
+def _end(name: str, index: int) -> Any:
+    end = schema.TensorMapT()
+    end.name, end.tensorIndex = name, index
+    return end
 
 
 def with_manifest(content: bytes, raw: bytes) -> bytes:

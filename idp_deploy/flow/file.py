@@ -111,6 +111,7 @@ class Contents:
     warnings: tuple[str, ...] = ()
     parsed: Any = None  # what the format's own code goes on with, so that no file is parsed twice
     beside: tuple[GraphOp, ...] = ()  # of further functions in the same file, which a call of the first does not run
+    signature: str | None = None  # of the function that a session calls where it is not the first
 
     @property
     def manifest(self) -> Mapping[str, Any]:

@@ -36,6 +36,9 @@ class Format:
     open: str = ""  # (contents, *, threads) → {runtime: Session}; none where nothing here runs them
     open_plain: str = ""  # (contents) → the sessions as anybody opens them, where `open` asks runtimes for more
     restore: str = ""  # (contents, *, encoding) → the file with its zeros stored sparse, as bytes, the smallest first
+    entries: str = (
+        ""  # (contents) → one for each function or body that a call of the first may not run; beside `restore`
+    )
     kept_dense: str = ""  # (contents, tensor) → (why `restore` leaves its zeros in, the way out); beside `restore`
     converter: tuple[str, ...] = ()  # optional packages that writing needs
     runtime: tuple[str, ...] = ()  # those that running needs
@@ -151,6 +154,7 @@ FORMATS: dict[FormatName, Format] = {
             scale_bytes=12,
             words="idp_deploy.formats.tflite.words",
             restore="idp_deploy.formats.tflite.write.restoring:restored_tflite",
+            entries="idp_deploy.formats.tflite.write.entries:entries_tflite",
             kept_dense="idp_deploy.formats.tflite.write.leaving:why_dense",
             converter=("litert_torch", "ai_edge_litert"),
             runtime=("ai_edge_litert",),

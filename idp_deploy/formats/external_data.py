@@ -21,6 +21,18 @@ def remove_data(path: Path, keep: Collection[str] = ()) -> None:
             old.unlink()
 
 
+def data_beside(path: Path, location: str) -> Path | None:
+    """The file that the ONNX file `path` calls `location`: in its folder, links followed; None where it is not there.
+
+    Where the name of the ONNX file is a link itself, its data may lie beside what that leads to: in the cache of
+    Hugging Face Hub both are links into one folder.
+    """
+    data = (path.parent.resolve() / location).resolve()
+    folders = (path.parent.resolve(), path.resolve().parent)
+    inside = location and any(data.is_relative_to(folder) for folder in folders)
+    return data if inside and data.is_file() else None
+
+
 def data_name(path: Path, sha256: str) -> str:
     """What the weights beside an ONNX file are called, after their content."""
     return f"{path.name}.{sha256[:12]}.data"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
+
+from idp_deploy import documents
 
 _KERAS = "convert it first: tf.lite.TFLiteConverter.from_keras_model(model).convert() gives the bytes of a .tflite"
 _TENSORFLOW = (
@@ -32,6 +35,50 @@ MODELS: dict[str, tuple[str, str]] = {
     **dict.fromkeys((".ptl", ".torchscript", ".jit"), ("a TorchScript archive, which holds code", _TORCH)),
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z"), ("an archive", "unpack it first")),
 }
+
+
+_HEAD_BYTES, _MOST_PARTS = 512, 100
+# (where, bytes there) → what a file is whatever its name says, the suffix of such files, and the way out
+_SIGNS: dict[tuple[int, bytes], tuple[str, str, str]] = {
+    (4, b"TFL3"): ("a TFLite model by its content", ".tflite", "give it the suffix .tflite"),
+    (4, b"ET12"): ("an ExecuTorch program by its content", ".pte", "give it the suffix .pte"),
+    (4, b"ORTM"): (MODELS[".ort"][0], ".ort", _ONNX),
+    (0, b"PK\3\4"): ("a zip archive, or what PyTorch saved", ".zip", "unpack it first, or export the weights"),
+    (0, b"\x80"): ("a pickle, such as weights of PyTorch", ".pt", "idp-deploy export makes a file of weights"),
+    (0, b"\x89HDF"): (MODELS[".h5"][0], ".h5", _KERAS),
+}
+
+
+def instead_of_model(path: Path, *, folder: bool = False) -> tuple[str, str] | None:
+    """What lies at a path whose reader cannot read it, and the way out, by its content; None where that is not known.
+
+    It was never fetched, is empty, or is of another kind than its name says; of a package a file in it was not fetched.
+
+    Args:
+        folder: models of its name are folders, as their reader says of any file.
+    """
+    if path.is_dir():
+        parts = (one for one in islice(path.rglob("*"), _MOST_PARTS) if one.suffix != ".json")
+        for part in parts:
+            if known := documents.instead(_head(part)):
+                return f"no whole package: '{part.name}' is {known[0]}", known[1]
+        return None
+    head = _head(path)
+    if folder:
+        return documents.instead(head)
+    if path.is_file() and not head:
+        return "empty", "fetch or write it again"
+    for (place, sign), (what, suffix, way_out) in _SIGNS.items():
+        if head[place : place + len(sign)] == sign and path.suffix.lower() != suffix:
+            return what, way_out
+    return documents.instead(head)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        return documents.read_head(path, _HEAD_BYTES)
+    except OSError:
+        return b""
 
 
 def model_of(path: Path) -> tuple[str, str] | None:

@@ -79,10 +79,6 @@ MAGICS: dict[bytes, tuple[str, str]] = {
     b"GGUF": ("a GGUF file of quantized weights", "take the model's safetensors files"),
     b"\x89HDF": ("an HDF5 file, as Keras writes them", "load it with its own tools and save a torch state dict"),
     b"\x93NUMPY": ("one numpy array", "save a state dict: torch.save({name: torch.as_tensor(array)}, 'model.pt')"),
-    b"\x1f\x8b": ("compressed with gzip", "unpack it first"),
-    b"<!DOCTYPE": ("a web page, not the file itself", "fetch it again, from the address of the file"),
-    b"<html": ("a web page, not the file itself", "fetch it again, from the address of the file"),
-    b"version https://git-lfs": ("a pointer of Git LFS, not the file itself", "fetch it: git lfs pull"),
 }
 _OTHER_TOOLS = "load it with its own tools, put the weights into a PyTorch model, and save model.state_dict()"
 _MODEL_FILE = "give the weights that it was made from; what the file itself holds is told by idp-deploy inspect"

@@ -21,6 +21,7 @@ from idp_deploy.errors import FileError, UnsafeFileError
 from idp_deploy.loading.foreign import ENDINGS, MAGICS, SAVE_WEIGHTS, ending, stand_in, way_out
 from idp_deploy.loading.protocols import in_older_protocol
 
+_HEAD_BYTES = 512
 _RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
 
@@ -79,7 +80,8 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         for magic, (what, way) in MAGICS.items():
             if data.startswith(magic):
                 raise FileError(f"{path} is {what}", way_out=way)
-        if known := (ending(".tar") if data[257:262] == b"ustar" else ending(path.name)):
+        fetched = None if path.suffix == ".json" else documents.instead(data[:_HEAD_BYTES])
+        if known := fetched or (ending(".tar") if data[257:262] == b"ustar" else ending(path.name)):
             raise FileError(f"{path} is {known[0]}", way_out=known[1])
         raise FileError(f"{path} is not a PyTorch checkpoint: it begins with {data[:8]!r}", way_out=SAVE_WEIGHTS)
     elif path.suffix.lower() == ".pt2":

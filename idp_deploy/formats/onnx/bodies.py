@@ -219,3 +219,26 @@ def _reads(node: onnx.NodeProto) -> set[str]:
             found |= _reads(inner)
         found |= {value.name for value in body.output}
     return found
+
+
+def tensors_in(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Every tensor that the model holds, in bodies and functions as well."""
+    yield from _tensors_of(model.graph)
+    for function in model.functions:
+        for node in function.node:
+            yield from _tensors_at(node)
+
+
+def _tensors_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for pair in graph.sparse_initializer:
+        yield from (pair.values, pair.indices)
+    for node in graph.node:
+        yield from _tensors_at(node)
+
+
+def _tensors_at(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    for attribute in node.attribute:
+        yield from (attribute.t, *attribute.tensors, attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+    for body in subgraphs(node):
+        yield from _tensors_of(body)

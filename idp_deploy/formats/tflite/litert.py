@@ -27,26 +27,34 @@ class Detail:
 
     position: int  # among the inputs or outputs, as the file lists them
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # −1 where a call may bring any extent
     dtype: np.dtype
     scale: float
     zero_point: int
 
 
 class Litert:
-    """One loaded file in one runtime, in a child process.
+    """One loaded file in one runtime, in a child process: its main subgraph, or the one of a signature.
 
     Raises:
         FileError: the runtime cannot read or prepare the file, or ends over it.
         MissingDependencyError: LiteRT is not installed.
     """
 
-    def __init__(self, content: bytes, runtime: str, about: str, *, threads: int = 1) -> None:
+    def __init__(
+        self, content: bytes, runtime: str, about: str, *, threads: int = 1, signature: str | None = None
+    ) -> None:
         require("ai_edge_litert", "tflite")
-        place = place_of(runtime)
+        chosen = {} if signature is None else {"signature": signature}
         try:
             self._session: Session = open_isolated(
-                place, runtime=runtime, about=about, content=content, kernels=runtime, threads=threads
+                place_of(runtime),
+                runtime=runtime,
+                about=about,
+                content=content,
+                kernels=runtime,
+                threads=threads,
+                **chosen,
             )
             details, _ = self._session.call("details")
         except ForeignError as error:
@@ -73,7 +81,7 @@ def place_of(runtime: str) -> str:
 class Native:
     """The child's object. Methods take and return what goes through the pipe."""
 
-    def __init__(self, content: bytes, *, kernels: str, threads: int) -> None:
+    def __init__(self, content: bytes, *, kernels: str, threads: int, signature: str | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
         resolvers = {
@@ -83,7 +91,11 @@ class Native:
         self.interpreter = Interpreter(
             model_content=content, num_threads=threads, experimental_op_resolver_type=resolvers[kernels]
         )
-        self.interpreter.allocate_tensors()
+        self.runner = None if signature is None else self.interpreter.get_signature_runner(signature)
+        self.listed = _listed(self.interpreter, self.runner, free=True)
+        self.free = any(-1 in entry["shape"] for entry in self.listed["inputs"])
+        if self.runner is None and not self.free:  # others are where a call tells the sizes
+            self.interpreter.allocate_tensors()
 
     @staticmethod
     def prepare() -> None:
@@ -92,15 +104,27 @@ class Native:
 
     def details(self, _: Mapping[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Inputs and outputs as the interpreter lists them."""
-        return _listed(self.interpreter), {}
+        return self.listed, {}
 
     def run(self, arrays: Mapping[str, np.ndarray]) -> tuple[None, dict[str, np.ndarray]]:
         """One inference; arrays by position."""
+        if self.runner is not None:
+            given = {entry["name"]: arrays[str(i)] for i, entry in enumerate(self.listed["inputs"])}
+            made = self.runner(**given)
+            return None, {str(i): made[entry["name"]] for i, entry in enumerate(self.listed["outputs"])}
+        if self.free:
+            self._resize(arrays)
         for i, entry in enumerate(self.interpreter.get_input_details()):
             self.interpreter.set_tensor(entry["index"], arrays[str(i)])
         self.interpreter.invoke()
         outputs = self.interpreter.get_output_details()
         return None, {str(i): self.interpreter.get_tensor(entry["index"]) for i, entry in enumerate(outputs)}
+
+    def _resize(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Give inputs the extents of a call."""
+        for i, entry in enumerate(self.interpreter.get_input_details()):
+            self.interpreter.resize_tensor_input(entry["index"], arrays[str(i)].shape)
+        self.interpreter.allocate_tensors()
 
     def time_ms(self, _: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         """CPU time of one inference."""
@@ -127,6 +151,8 @@ class Compiled:
         self.model = CompiledModel.from_buffer(content, options=options)
         interpreter = Interpreter(model_content=content)  # lists what CompiledModel does not: order, scales
         self.listed = _listed(interpreter)
+        if -1 in [n for entry in interpreter.get_input_details() for n in entry["shape_signature"][1:]]:
+            raise ValueError("the file leaves open how large an input is")
         self.key = self.model.get_signature_by_index(0)["key"]
         self.inputs = _places(self.model.get_input_tensor_details(self.key), interpreter.get_input_details())
         self.outputs = _places(self.model.get_output_tensor_details(self.key), interpreter.get_output_details())
@@ -169,14 +195,22 @@ def _places(named: Mapping[str, Any], listed: Sequence[Mapping[str, Any]]) -> di
     return {name: by_index[int(details["index"])] for name, details in named.items()}
 
 
-def _listed(interpreter: Any) -> dict[str, Any]:
-    """Inputs and outputs as plain values."""
+def _listed(interpreter: Any, runner: Any = None, *, free: bool = False) -> dict[str, Any]:
+    """Inputs and outputs as plain values.
+
+    Args:
+        runner: of a signature, whose they are then, by its words for them.
+        free: extents that a call may choose are −1 where there are more of them than the first, the batch.
+    """
     found = {"inputs": interpreter.get_input_details(), "outputs": interpreter.get_output_details()}
+    if runner is not None:
+        ends = {"inputs": runner.get_input_details(), "outputs": runner.get_output_details()}
+        found = {role: [{**entries[name], "name": name} for name in sorted(entries)] for role, entries in ends.items()}
     return {
         role: [
             {
                 "name": entry["name"],
-                "shape": [int(n) for n in entry["shape"]],
+                "shape": [int(n) for n in _extents(entry, free=free)],
                 "dtype": np.dtype(entry["dtype"]).str,
                 "scale": float(entry["quantization"][0]),
                 "zero_point": int(entry["quantization"][1]),
@@ -185,6 +219,11 @@ def _listed(interpreter: Any) -> dict[str, Any]:
         ]
         for role, entries in found.items()
     }
+
+
+def _extents(entry: Mapping[str, Any], *, free: bool) -> Sequence[int]:
+    signature: Sequence[int] = entry["shape_signature"]
+    return signature if free and -1 in signature[1:] and len(signature) == len(entry["shape"]) else entry["shape"]
 
 
 def quantized(array: np.ndarray, detail: Detail) -> np.ndarray:

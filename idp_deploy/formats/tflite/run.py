@@ -30,6 +30,8 @@ def open_tflite(contents: Contents, *, threads: int = 1) -> Sessions:
     if any(tensor.encoding == "tflm" for tensor in contents.tensors):
         return Sessions({tflm.RUNTIME: _Interpreter(contents, tflm.RUNTIME, threads).run})
     sessions = Sessions((runtime, _Interpreter(contents, runtime, threads).run) for runtime in RUNTIMES)
+    if contents.signature is not None:  # CompiledModel lists only what the first has
+        return sessions
     try:
         sessions[COMPILED] = _Interpreter(contents, COMPILED, threads).run
     except FileError as error:  # the interpreter has just taken the file
@@ -83,7 +85,9 @@ class _Interpreter:
     def __init__(self, contents: Contents, runtime: str, threads: int) -> None:
         self.name, self.runtime, self.contents = str(contents.path), runtime, contents
         self.litert = (
-            Micro(contents) if runtime == tflm.RUNTIME else Litert(contents.parsed, runtime, self.name, threads=threads)
+            Micro(contents)
+            if runtime == tflm.RUNTIME
+            else Litert(contents.parsed, runtime, self.name, threads=threads, signature=contents.signature)
         )
         self.inputs = _ordered(self.litert.inputs, contents.interface.inputs)
         self.outputs = _ordered(self.litert.outputs, contents.interface.outputs)
@@ -98,14 +102,14 @@ class _Interpreter:
             raise ConversionError(f"{self.name} takes {len(self.inputs)} inputs; the call brings {len(call)}")
         arrays = [self._arriving(x, detail) for x, detail in zip(call, self.inputs, strict=True)]
         wanted = [detail.shape for detail in self.inputs]
-        if [a.shape for a in arrays] == wanted:
+        if all(map(_fits, arrays, wanted)):
             return self._invoke(arrays)
-        batches = {a.shape[0] for a, w in zip(arrays, wanted, strict=True) if a.shape != w and a.ndim}
+        batches = {a.shape[0] for a, w in zip(arrays, wanted, strict=True) if not _fits(a, w) and a.ndim}
         samples = batches.pop() if len(batches) == 1 else 0
         pieces = []
         for i in range(samples):
-            piece = [a if a.shape == w else a[i : i + 1] for a, w in zip(arrays, wanted, strict=True)]
-            if [a.shape for a in piece] != wanted:
+            piece = [a if _fits(a, w) else a[i : i + 1] for a, w in zip(arrays, wanted, strict=True)]
+            if not all(map(_fits, piece, wanted)):
                 break
             pieces.append(self._invoke(piece))
         if not pieces:
@@ -138,6 +142,11 @@ class _Interpreter:
 
     def _layout(self, detail: Detail) -> str:
         return self.contents.interface.layouts.get(detail.name, "")
+
+
+def _fits(array: np.ndarray, shape: tuple[int, ...]) -> bool:
+    """Whether a call may bring it."""
+    return array.ndim == len(shape) and all(n in (extent, -1) for n, extent in zip(shape, array.shape, strict=True))
 
 
 def _ordered(details: Sequence[Detail], names: Iterable[str]) -> list[Detail]:

@@ -6,7 +6,7 @@ Manifest.json → model.mlmodel (protobuf) → one function → operations; cons
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,14 @@ from idp_deploy.formats.coreml.read.blob import Blob, bits_of, packed_bytes, unp
 from idp_deploy.formats.coreml.read.schema import ARRAY_TYPES, DATA_TYPES, SCHEMA
 from idp_deploy.formats.coreml.read.wire import parse
 
+_OLDER = ("an older kind of Core ML model", "convert it with minimum_deployment_target iOS15 or later")
+_OTHER_KINDS = {
+    "pipeline": (
+        "a pipeline of models",
+        "save each of them by itself before coremltools.utils.make_pipeline joins them, and give those",
+    ),
+    "network": ("a neural network of the older kind", _OLDER[1]),
+}
 _MOST_ENTRIES = 1 << 33  # what a shape may promise before anything is read
 
 
@@ -113,10 +121,8 @@ def load(path: Path) -> Program:
     except FileError as error:
         raise FileError(f"{model} is not a Core ML model: {error.message}", way_out="export it again") from error
     if "program" not in message:
-        raise FileError(
-            f"{path} holds no ML program but an older kind of Core ML model",
-            way_out="convert it with minimum_deployment_target iOS15 or later",
-        )
+        what, way_out = next((said for kind, said in _OTHER_KINDS.items() if kind in message), _OLDER)
+        raise FileError(f"{path} holds no ML program but {what}", way_out=way_out)
     functions = message["program"].get("functions", {})
     description = message.get("description", {})
     named = (name for name in (description.get("default", ""), "main", *functions) if functions.get(name))
@@ -221,6 +227,10 @@ def _type(message: Mapping[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _constant(message: Mapping[str, Any], weights: Path | None, blobs: dict[str, Blob]) -> Constant:
+    if "list" in message.get("type", {}):
+        return _list(
+            [_constant(each, weights, blobs) for each in message.get("immediate", {}).get("list", {}).get("values", ())]
+        )
     dtype, shape = _type(message.get("type", {}))
     constant = Constant(dtype, shape, message.get("immediate", {}).get("tensor"))
     if any(extent < 0 for extent in shape) or constant.size > _MOST_ENTRIES:
@@ -233,6 +243,16 @@ def _constant(message: Mapping[str, Any], weights: Path | None, blobs: dict[str,
     if name not in blobs:
         blobs[name] = Blob.open(weights / name)
     return Constant(dtype, shape, None, blobs[name], message["blob"].get("offset", 0))
+
+
+def _list(parts: Sequence[Constant]) -> Constant:
+    """A list of scalars, such as the names of classes, as one vector; others are not looked into."""
+    fields = {(part.dtype, *(part.immediate or {"": None})) for part in parts}
+    if len(fields) != 1 or any(part.size != 1 or part.immediate is None for part in parts):
+        return Constant("other", (0,), None)
+    ((dtype, field, *_),) = fields
+    values = [part.item for part in parts]
+    return Constant(dtype, (len(parts),), {field: {"values": values}})
 
 
 def _immediate(tensor: Mapping[str, Any], dtype: str, entries: int) -> np.ndarray:

@@ -8,6 +8,8 @@ SCHEMA: dict[str, Table] = {
     "Model": {
         1: Field("version", "int"),
         2: Field("description", "Description"),
+        **dict.fromkeys((200, 201, 202), Field("pipeline", "Empty")),
+        **dict.fromkeys((303, 403, 500), Field("network", "Empty")),
         502: Field("program", "Program"),
     },
     "Description": {

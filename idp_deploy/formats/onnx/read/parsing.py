@@ -12,6 +12,7 @@ from onnx import TensorProto, numpy_helper
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
+from idp_deploy.formats.external_data import data_beside
 from idp_deploy.formats.onnx.bodies import lift, put_in_order, subgraphs
 from idp_deploy.formats.onnx.functions import hand_over, inlined
 
@@ -141,10 +142,9 @@ class TensorLoader:
 
     def _external(self, tensor: onnx.TensorProto) -> np.ndarray:
         fields = {entry.key: entry.value for entry in tensor.external_data}
-        folder = self.path.parent.resolve()
         location = fields.get("location", "")
-        data = (folder / location).resolve()
-        if not location or not data.is_relative_to(folder) or not data.is_file():
+        data = data_beside(self.path, location)
+        if data is None:
             raise FileError(
                 f"{self.path}: the data of tensor '{tensor.name}' should be in {location!r}, which is not beside it",
                 way_out="keep the data file in the folder of the .onnx file, under its own name",
@@ -153,7 +153,11 @@ class TensorLoader:
         offset = self._number(fields.get("offset", ""), tensor.name, default=0)
         length = self._number(fields.get("length", ""), tensor.name, default=data.stat().st_size - offset)
         if offset + length > data.stat().st_size or length < 0:
-            raise FileError(f"{self.path}: tensor '{tensor.name}' reaches beyond the end of {data.name}")
+            what, way_out = documents.instead(documents.read_head(data, 512)) or ("", "fetch or write it again")
+            raise FileError(
+                f"{self.path}: tensor '{tensor.name}' reaches beyond the end of {data.name}" + (what and f", {what}"),
+                way_out=way_out,
+            )
         with data.open("rb") as handle:
             handle.seek(offset)
             inline = TensorProto(name=tensor.name, dims=tensor.dims, data_type=tensor.data_type)

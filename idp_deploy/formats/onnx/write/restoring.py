@@ -15,11 +15,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper, version_converter
+from onnx.external_data_helper import load_external_data_for_tensor, uses_external_data
 
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Contents
 from idp_deploy.formats import manifest
-from idp_deploy.formats.onnx.bodies import lift, names_around, names_at, names_in, put_in_order, rename, subgraphs
+from idp_deploy.formats.external_data import data_beside
+from idp_deploy.formats.onnx.bodies import (
+    lift,
+    names_around,
+    names_at,
+    names_in,
+    put_in_order,
+    rename,
+    subgraphs,
+    tensors_in,
+)
 from idp_deploy.formats.onnx.functions import hand_over, inlined
 from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.masked import fold_masks
@@ -63,7 +74,8 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
 
 def _loaded(source: Path) -> onnx.ModelProto:
     """The model with its data, in an opset to decode with, in order, and with the weights of its functions."""
-    proto = onnx.load(source)
+    proto = onnx.load(source, load_external_data=False)
+    _take_in(proto, source)
     _constants_alone(proto)
     proto = _raised(proto, source)
     hand_over(proto, nested=False)
@@ -71,6 +83,19 @@ def _loaded(source: Path) -> onnx.ModelProto:
         proto = inlined(proto)
     put_in_order(proto.graph)
     return proto
+
+
+def _take_in(proto: onnx.ModelProto, source: Path) -> None:
+    """The data beside the file, where links lead as well, which onnx does not follow."""
+    for tensor in tensors_in(proto):
+        if uses_external_data(tensor):
+            fields = {entry.key: entry for entry in tensor.external_data}
+            data = data_beside(source, fields["location"].value)
+            assert data is not None  # it has been read
+            fields["location"].value = data.name
+            load_external_data_for_tensor(tensor, str(data.parent))
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
 
 
 def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False) -> bytes:

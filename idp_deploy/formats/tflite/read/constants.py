@@ -15,6 +15,7 @@ from idp_deploy.formats.tflite.read.schema import TYPES
 from idp_deploy.formats.tflite.read.tensors import data_of, place, shape_of, sparsity_of, stored_entries, unpacked
 
 _MICRO_HEADER = 16  # bytes
+_UNSCALED = (np.empty(0, np.float32), np.empty(0, np.int64), 0)
 
 
 class Constants:
@@ -120,7 +121,8 @@ class Constants:
             entries = prod(shape)
             flat = unpacked(self.file, data, code, entries)
             values, encoding = flat.reshape(shape).copy, "dense"
-        scales, zero_points, axis = _scaling(tensor, shape)
+        known = tensor.number(1, "b") in TYPES  # bytes of others have no channels
+        scales, zero_points, axis = _scaling(tensor, shape) if known else _UNSCALED
         size += scales.nbytes + zero_points.nbytes
         zeros = prod(shape) - int(np.count_nonzero(flat))
         dequantize = None
@@ -136,7 +138,7 @@ def _scaling(tensor: Table, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndar
     quantization = tensor.table(4)
     scales = quantization.array(2, "f4") if quantization is not None else None
     if quantization is None or scales is None or not len(scales):
-        return np.empty(0, np.float32), np.empty(0, np.int64), 0
+        return _UNSCALED
     zero_points, axis = quantization.array(3, "i8"), quantization.number(6, "i")
     if zero_points is None or len(zero_points) != len(scales):
         zero_points = np.resize(zero_points if zero_points is not None and len(zero_points) else [0], len(scales))

@@ -45,9 +45,9 @@ TYPES: dict[int, tuple[str, str, int]] = {
     4: ("int64", "i8", 64), 6: ("bool", "?", 8), 7: ("int16", "i2", 16), 8: ("complex64", "c8", 64),
     9: ("int8", "i1", 8), 10: ("float64", "f8", 64), 11: ("complex128", "c16", 128), 12: ("uint64", "u8", 64),
     15: ("uint32", "u4", 32), 16: ("uint16", "u2", 16), 17: ("int4", "u1", 4), 18: ("bfloat16", "u2", 16),
-    20: ("uint4", "u1", 4),
+    19: ("int2", "u1", 2), 20: ("uint4", "u1", 4),
 }  # fmt: skip
-OTHER_TYPES = {5: "string", 13: "resource", 14: "variant", 19: "int2", 21: "float8_e4m3fn", 22: "float8_e5m2"}
+OTHER_TYPES = {5: "string", 13: "resource", 14: "variant", 21: "float8_e4m3fn", 22: "float8_e5m2"}
 
 _ACTIVATIONS = ("NONE", "RELU", "RELU_N1_TO_1", "RELU6", "TANH", "SIGN_BIT")
 _PADDINGS = ("SAME", "VALID")

@@ -135,13 +135,14 @@ def place(sparsity: Sparsity, values: np.ndarray, shape: tuple[int, ...]) -> np.
 
 
 def unpacked(file: Flatbuffer, data: np.ndarray, type_code: int, entries: int) -> np.ndarray:
-    """Stored bytes as a flat array of `entries` numbers; 4-bit integers come two a byte, the low half first."""
+    """Stored bytes as a flat array of `entries` numbers; narrow integers come several a byte, the low bits first."""
     name, dtype, bits = TYPES[type_code]
     if len(data) * 8 // bits < entries or (bits >= 8 and len(data) != entries * bits // 8):
         raise file.broken(f"{len(data)} bytes for {entries} entries of type {name}")
-    if bits == 4:
-        halves = np.stack([data & 0x0F, data >> 4], axis=-1).reshape(-1)[:entries].astype(np.int8)
-        return np.where(halves > 7, halves - 16, halves).astype(np.int8) if name == "int4" else halves
+    if bits < 8:
+        parts = [data >> shift & (1 << bits) - 1 for shift in range(0, 8, bits)]
+        flat = np.stack(parts, axis=-1).reshape(-1)[:entries].astype(np.int8)
+        return flat if name.startswith("u") else np.where(flat >> bits - 1, flat - (1 << bits), flat).astype(np.int8)
     if name == "bfloat16":
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32)
     return np.frombuffer(data.tobytes() if not data.flags.aligned else data, np.dtype(dtype).newbyteorder("<"))

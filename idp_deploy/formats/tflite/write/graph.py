@@ -36,18 +36,25 @@ _NUMPY = {
 }  # fmt: skip
 
 
+def dtype_of(tensor: Any) -> str:
+    """What numpy calls the type of its entries; empty where it knows none such."""
+    found = _NUMPY.get(_names("TensorType")[tensor.type])
+    return "" if found is None else np.dtype(found).name
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """A tensor with data in the main subgraph, and who reads it: (operator, input position)."""
+    """A tensor with data in one subgraph, and who reads it: (operator, input position)."""
 
     index: int
     values: np.ndarray
     readers: tuple[tuple[str, int], ...]
+    place: int = 0  # of its subgraph
 
 
-def constants(model: Any, *, floats_only: bool = True) -> Iterator[Constant]:
-    """The constants of the main subgraph whose type numpy knows."""
-    graph = model.subgraphs[0]
+def constants(model: Any, *, floats_only: bool = True, place: int = 0) -> Iterator[Constant]:
+    """The constants of one subgraph, the main one unless asked otherwise, whose type numpy knows."""
+    graph = model.subgraphs[place]
     readers: dict[int, list[tuple[str, int]]] = {}
     for op in graph.operators:
         for position, tensor in enumerate(op.inputs):
@@ -61,17 +68,19 @@ def constants(model: Any, *, floats_only: bool = True) -> Iterator[Constant]:
         if floats_only and dtype is not np.float32:
             continue
         shape = tuple(int(n) for n in (tensor.shape if tensor.shape is not None else ()))
-        yield Constant(index, np.asarray(data, np.uint8).view(dtype).reshape(shape), tuple(readers.get(index, ())))
+        yield Constant(
+            index, np.asarray(data, np.uint8).view(dtype).reshape(shape), tuple(readers.get(index, ())), place
+        )
 
 
-def add_tensor(model: Any, like: Any, type_name: str, values: np.ndarray | None) -> int:
-    """A new tensor of the main subgraph with the shape of `like`; its index."""
+def add_tensor(model: Any, like: Any, type_name: str, values: np.ndarray | None, *, place: int = 0) -> int:
+    """A new tensor of one subgraph with the shape of `like`; its index."""
     tensor = schema().TensorT()
     tensor.shape, tensor.shapeSignature, tensor.hasRank = like.shape, like.shapeSignature, like.hasRank
     tensor.type = getattr(schema().TensorType, type_name)
     tensor.buffer = 0 if values is None else add_buffer(model, values)
-    model.subgraphs[0].tensors.append(tensor)
-    return len(model.subgraphs[0].tensors) - 1
+    model.subgraphs[place].tensors.append(tensor)
+    return len(model.subgraphs[place].tensors) - 1
 
 
 def add_buffer(model: Any, values: np.ndarray | bytes) -> int:
@@ -179,11 +188,14 @@ def compact(model: Any) -> None:
     for position, graph in enumerate(model.subgraphs):
         used = {int(t) for op in graph.operators for t in [*op.inputs, *op.outputs, *_list(op.intermediates)]}
         used |= {int(t) for t in [*graph.inputs, *graph.outputs]}
+        used |= {index for i in used if i >= 0 for index in _scaled_by(graph.tensors[i])}
         order = [i for i in range(len(graph.tensors)) if i in used]
         new = {old: i for i, old in enumerate(order)} | {-1: -1}
         graph.tensors = [graph.tensors[i] for i in order]
         for tensor in graph.tensors:
             tensor.buffer = moved(tensor.buffer)
+        for details in {id(each): each for t in graph.tensors if (each := _blocks_of(t)) is not None}.values():
+            details.scales, details.zeroPoints = new.get(details.scales, -1), new.get(details.zeroPoints, -1)
         graph.inputs, graph.outputs = [new[int(t)] for t in graph.inputs], [new[int(t)] for t in graph.outputs]
         for op in graph.operators:
             op.inputs, op.outputs = [new[int(t)] for t in op.inputs], [new[int(t)] for t in op.outputs]
@@ -233,7 +245,20 @@ def _text(name: str | bytes | None) -> str:
 
 
 def _scaled(tensor: Any) -> bool:
-    return tensor.quantization is not None and tensor.quantization.scale is not None
+    quantization = tensor.quantization
+    return quantization is not None and (quantization.scale is not None or quantization.details is not None)
+
+
+def _blocks_of(tensor: Any) -> Any:
+    """How a tensor is quantized by blocks, whose scales are a tensor of their own; None for any other."""
+    details = tensor.quantization.details if tensor.quantization is not None else None
+    return details if hasattr(details, "blockSize") else None
+
+
+def _scaled_by(tensor: Any) -> list[int]:
+    """The tensors that hold the scales and zero points of its blocks."""
+    details = _blocks_of(tensor)
+    return [] if details is None else [int(i) for i in (details.scales, details.zeroPoints) if i >= 0]
 
 
 def _list(values: Any) -> list[Any]:

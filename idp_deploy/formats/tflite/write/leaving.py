@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from idp_deploy.flow import Contents, StoredTensor
+from idp_deploy.formats.tflite.write.graph import constants
 from idp_deploy.formats.tflite.write.serializing import parse
+from idp_deploy.formats.tflite.write.storing import WEIGHTS
 
-_ALONE = "convert that part as a model of its own"
 _QUANTIZED = "prune, then quantize the activations as well (full int8), or restore the file in float32"
+_ALONE = "store it a second time for them, or convert that part as a model of its own"
 
 
 def why_dense(contents: Contents, tensor: StoredTensor) -> tuple[str, str] | None:
     """(the reason, the way out), None where none of these is it."""
-    main, *others = parse(contents.parsed).subgraphs
-    here = {_text(one.name): one.buffer for one in main.tensors}
-    if tensor.name not in here and tensor.name.startswith(tuple(f"{place}/" for place in range(1, len(others) + 1))):
-        return "it lies in the body of a loop or branch, or in another signature than the first", _ALONE
-    if here.get(tensor.name) in {one.buffer for graph in others for one in graph.tensors}:
-        return "a body or another signature shares it, and reads it whole", _ALONE
     if tensor.dtype == "int8":
         return "runtimes do not load sparse int8 weights beside activations in float32 or int16", _QUANTIZED
+    model = parse(contents.parsed)
+    named = {tensor.name, tensor.name.partition("/")[2]}
+    held = [c for place in range(len(model.subgraphs)) for c in constants(model, floats_only=False, place=place)]
+    of = {id(c): model.subgraphs[c.place].tensors[c.index] for c in held}
+    buffers = {one.buffer for one in of.values() if _text(one.name) in named}
+    readers = {word for c in held if of[id(c)].buffer in buffers for word, _ in c.readers}
+    others = readers - {*WEIGHTS, "DEQUANTIZE"}
+    if others and len(others) < len(readers):
+        return f"another operator or signature reads it whole ({', '.join(sorted(others))})", _ALONE
     return None
 
 
-def _text(name: Any) -> str:
-    return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
+def _text(name: object) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name or "")

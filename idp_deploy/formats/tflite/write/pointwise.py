@@ -19,10 +19,16 @@ from idp_deploy.formats.tflite.write.matching import Match
 _COST_BYTES = 600  # two RESHAPEs with their tensors
 
 
-def as_convolutions(model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray]) -> None:
-    """Rewrite, in place, each int8 FULLY_CONNECTED whose sparse weights are smaller by more than the rewrite costs."""
-    graph = model.subgraphs[0]
-    known = {c.index: c for c in constants(model, floats_only=False)}
+def as_convolutions(
+    model: Any, matches: Mapping[int, Match], masks: Mapping[str, np.ndarray], *, place: int = 0
+) -> None:
+    """Rewrite, in place, each int8 FULLY_CONNECTED whose sparse weights are smaller by more than the rewrite costs.
+
+    Args:
+        place: of the subgraph, whose tensors `matches` counts.
+    """
+    graph = model.subgraphs[place]
+    known = {c.index: c for c in constants(model, floats_only=False, place=place)}
     for op in list(graph.operators):
         weight = known.get(int(op.inputs[1])) if kind(model, op) == "FULLY_CONNECTED" else None
         if weight is None or weight.values.dtype != np.int8 or len(weight.readers) != 1:
@@ -35,19 +41,19 @@ def as_convolutions(model: Any, matches: Mapping[int, Match], masks: Mapping[str
         if found is not None and found.parameter in masks:
             mask |= found.lay_out(masks[found.parameter], mask.shape)
         if sparse.smallest(mask, 1)[1] + sparse.OVERHEAD_BYTES + _COST_BYTES < weight.values.nbytes:
-            _rewrite(model, op, source, result, rows)
+            _rewrite(model, place, op, source, result, rows)
 
 
-def _rewrite(model: Any, op: Any, source: Any, result: Any, rows: int) -> None:
-    graph = model.subgraphs[0]
+def _rewrite(model: Any, place: int, op: Any, source: Any, result: Any, rows: int) -> None:
+    graph = model.subgraphs[place]
     weight = graph.tensors[int(op.inputs[1])]
     outputs, inputs = (int(n) for n in weight.shape)
     weight.shape = [outputs, 1, 1, inputs]
-    pixels = _reshaped(model, source, [1, 1, rows, inputs])
-    before = _reshaped(model, result, [1, 1, rows, outputs])
+    pixels = _reshaped(model, place, source, [1, 1, rows, inputs])
+    before = _reshaped(model, place, result, [1, 1, rows, outputs])
     bias = int(op.inputs[2]) if len(op.inputs) > 2 else -1
     if bias < 0:  # int8 convolutions must have one
-        bias = add_tensor(model, _vector(outputs), "INT32", np.zeros(outputs, np.int32))
+        bias = add_tensor(model, _vector(outputs), "INT32", np.zeros(outputs, np.int32), place=place)
         graph.tensors[bias].quantization = _bias_scales(source, weight)
     convolution = operator(model, "CONV_2D", [pixels, int(op.inputs[1]), bias], [before])
     options = convolution.builtinOptions
@@ -56,24 +62,24 @@ def _rewrite(model: Any, op: Any, source: Any, result: Any, rows: int) -> None:
     options.fusedActivationFunction = op.builtinOptions.fusedActivationFunction
     at = graph.operators.index(op)
     graph.operators[at : at + 1] = [
-        _reshape(model, int(op.inputs[0]), pixels),
+        _reshape(model, place, int(op.inputs[0]), pixels),
         convolution,
-        _reshape(model, before, int(op.outputs[0])),
+        _reshape(model, place, before, int(op.outputs[0])),
     ]
 
 
-def _reshaped(model: Any, like: Any, shape: list[int]) -> int:
-    tensors = model.subgraphs[0].tensors
-    index = add_tensor(model, like, "INT8", None)
+def _reshaped(model: Any, place: int, like: Any, shape: list[int]) -> int:
+    tensors = model.subgraphs[place].tensors
+    index = add_tensor(model, like, "INT8", None, place=place)
     tensors[index].shape, tensors[index].shapeSignature = shape, None
     tensors[index].quantization, tensors[index].name = like.quantization, f"{like.name}#pixels"
     return index
 
 
-def _reshape(model: Any, source: int, result: int) -> Any:
-    tensors = model.subgraphs[0].tensors
+def _reshape(model: Any, place: int, source: int, result: int) -> Any:
+    tensors = model.subgraphs[place].tensors
     shape = np.array(tensors[result].shape, np.int32)
-    constant = add_tensor(model, _vector(len(shape)), "INT32", shape)
+    constant = add_tensor(model, _vector(len(shape)), "INT32", shape, place=place)
     op = operator(model, "RESHAPE", [source, constant], [result])
     op.builtinOptions.newShape = [int(n) for n in shape]
     return op

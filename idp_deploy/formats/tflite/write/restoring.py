@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,19 @@ from idp_deploy.formats.tflite.write.storing import BOTH_DECODERS, PLAIN, SPARSE
 
 _LONG_NAME = 24
 Readers = Mapping[int, Sequence[tuple[Any, str, int]]]  # tensor → (operator, its kind, input position)
+
+
+@dataclass(frozen=True, eq=False)
+class _Weight:
+    """One that its subgraph can read out of a DENSIFY."""
+
+    constant: Constant
+    values: np.ndarray  # as they are stored now
+    layout: sparse.Layout
+    idle: Any | None  # the DEQUANTIZE that it does without from now on
+
+    def tensor(self, model: Any) -> Any:
+        return model.subgraphs[self.constant.place].tensors[self.constant.index]
 
 
 def restored_tflite(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
@@ -72,36 +85,53 @@ def _form(content: bytes, storing: Plan, encoding: str, *, pointwise: bool) -> b
     model = parse(content)
     merge_equal_constants(model)
     if pointwise:
-        as_convolutions(model, {}, {})
-    graph, readers = model.subgraphs[0], _readers(model)
-    decoders, idle = [], []
-    for constant in list(constants(model, floats_only=False)):
-        single = storing.one_decoder or _is_shaped_later(model, constant, readers)
-        widening = _widening(constant, readers) if single else None
-        values = constant.values if widening is None else constant.values.astype(np.float32)
-        may = _may_be_sparse(model, constant, readers, single)
-        layout = _layout(values, constant.values.nbytes, storing) if may else None
-        if layout is None:
-            continue
-        if widening is not None:
-            idle.append(widening)
-            constant = replace(constant, index=int(widening.outputs[0]))
-        tensor = graph.tensors[constant.index]
-        stored = sparse.store(values, values != 0, layout)
-        source = add_tensor(model, tensor, PLAIN[values.dtype], stored.values)
-        graph.tensors[source].sparsity = sparse.parameters(stored, values.shape)
-        graph.tensors[source].quantization, graph.tensors[source].name = tensor.quantization, tensor.name
-        tensor.name, tensor.buffer = None, 0
-        decoders.append(operator(model, "DENSIFY", [source], [constant.index]))
-    if not decoders:
+        for place in range(len(model.subgraphs)):
+            as_convolutions(model, {}, {}, place=place)
+    compact(model)  # what several subgraphs hold of equal weights lies in one buffer
+    holders = Counter(tensor.buffer for graph in model.subgraphs for tensor in graph.tensors)
+    found: dict[int, list[_Weight]] = {}
+    for place in range(len(model.subgraphs)):
+        for weight in _weights(model, place, storing, holders):
+            found.setdefault(weight.tensor(model).buffer, []).append(weight)
+    sparse_everywhere = [weights for buffer, weights in found.items() if len(weights) == holders[buffer]]
+    if not sparse_everywhere:
         return b""
-    graph.operators = [*decoders, *(op for op in graph.operators if not any(op is each for each in idle))]
+    for weight in reversed([weight for weights in sparse_everywhere for weight in weights]):
+        _decode(model, weight)
     for each in model.subgraphs:
         _shorten_names(each)
     _tell(model, encoding)
     compact(model)
     name_the_rest(model)
     return serialize(model)
+
+
+def _weights(model: Any, place: int, storing: Plan, holders: Mapping[int, int]) -> Iterator[_Weight]:
+    """The weights of one subgraph that may be stored sparse there, and are smaller then."""
+    graph, readers = model.subgraphs[place], _readers(model, place)
+    for constant in constants(model, floats_only=False, place=place):
+        single = storing.one_decoder or _is_shaped_later(model, constant, readers)
+        idle = _widening(constant, readers) if single else None
+        values = constant.values if idle is None else constant.values.astype(np.float32)
+        if _may_be_sparse(model, constant, readers, single):
+            copies = holders[graph.tensors[constant.index].buffer]
+            layout = _layout(values, constant.values.nbytes, storing, copies)
+            if layout is not None:
+                yield _Weight(constant, values, layout, idle)
+
+
+def _decode(model: Any, weight: _Weight) -> None:
+    """Let its subgraph begin with the DENSIFY that makes it."""
+    place, graph = weight.constant.place, model.subgraphs[weight.constant.place]
+    made = weight.constant.index if weight.idle is None else int(weight.idle.outputs[0])
+    tensor, values = graph.tensors[made], weight.values
+    stored = sparse.store(values, values != 0, weight.layout)
+    source = add_tensor(model, tensor, PLAIN[values.dtype], stored.values, place=place)
+    graph.tensors[source].sparsity = sparse.parameters(stored, values.shape)
+    graph.tensors[source].quantization, graph.tensors[source].name = tensor.quantization, tensor.name
+    tensor.name, tensor.buffer = None, 0
+    rest = [op for op in graph.operators if op is not weight.idle]
+    graph.operators = [operator(model, "DENSIFY", [source], [made]), *rest]
 
 
 def _tell(model: Any, encoding: str) -> None:
@@ -147,9 +177,9 @@ def _text(name: Any) -> str:
     return name.decode(errors="replace") if isinstance(name, bytes) else name or ""
 
 
-def _readers(model: Any) -> Readers:
+def _readers(model: Any, place: int) -> Readers:
     found: dict[int, list[tuple[Any, str, int]]] = {}
-    for op in model.subgraphs[0].operators:
+    for op in model.subgraphs[place].operators:
         for position, tensor in enumerate(op.inputs):
             found.setdefault(int(tensor), []).append((op, kind(model, op), position))
     return found
@@ -172,7 +202,7 @@ def _may_be_sparse(model: Any, constant: Constant, readers: Readers, single: boo
     if widened:
         return kinds <= BOTH_DECODERS and constant.values.dtype in PLAIN
     if constant.values.dtype == np.int8:  # beside float activations it would be refused
-        tensors, whole = model.subgraphs[0].tensors, schema().TensorType.INT8
+        tensors, whole = model.subgraphs[constant.place].tensors, schema().TensorType.INT8
         others = {int(op.inputs[0 if position else 1]) for op, word, position in last if word == "CONV_2D"}
         return kinds <= SPARSE_INT8 and all(tensors[i].type == whole for i in others)
     return constant.values.dtype == np.float32
@@ -182,7 +212,7 @@ def _is_shaped_later(model: Any, constant: Constant, readers: Readers) -> bool:
     """Whether a transposed convolution reads it whose shape is computed: XNNPACK decodes it, but does not run it."""
     below = [int(op.outputs[0]) for op, word, _ in readers.get(constant.index, ()) if word == "DEQUANTIZE"]
     last = [(op, word) for index in (constant.index, *below) for op, word, _ in readers.get(index, ())]
-    tensors = model.subgraphs[0].tensors
+    tensors = model.subgraphs[constant.place].tensors
     shapes = [tensors[int(op.inputs[0])] for op, word in last if word == "TRANSPOSE_CONV"]
     return any(model.buffers[tensor.buffer].data is None for tensor in shapes)
 
@@ -193,9 +223,13 @@ def _widening(constant: Constant, readers: Readers) -> Any | None:
     return found[0] if len(found) == 1 and constant.values.dtype == np.float16 else None
 
 
-def _layout(values: np.ndarray, most_bytes: int, storing: Plan) -> sparse.Layout | None:
-    """The cheapest way to leave the zeros out, or None where that is no cheaper than what is there."""
+def _layout(values: np.ndarray, most_bytes: int, storing: Plan, copies: int) -> sparse.Layout | None:
+    """The cheapest way to leave the zeros out, or None where that is no cheaper than what is there.
+
+    Args:
+        copies: tensors that hold it now, and of which each has a decoder then.
+    """
     if not values.size or storing.is_dense:
         return None
     layout, size = sparse.smallest(values != 0, values.itemsize, block=storing.block)
-    return layout if size + sparse.OVERHEAD_BYTES < most_bytes else None
+    return layout if size + copies * sparse.OVERHEAD_BYTES < most_bytes else None
