@@ -20,6 +20,7 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
@@ -201,6 +202,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
         import litert_torch
 
         spell_out(captured.module, RECURRENT_LAYERS)
+        say_as_factors(captured.module)  # once it is known which inputs are images: a norm tells
         keep_apart(captured.module)
         try:
             with _infinities_as_they_are():
