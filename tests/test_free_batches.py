@@ -88,6 +88,17 @@ def test_the_line_that_fixes_the_batch_is_named(rest: Callable[[Net, Tensor], Te
     assert said in artifact.notes
 
 
+def test_what_is_said_for_some_sizes_alone_fixes_the_batch(tmp_path: Path) -> None:
+    """Running products over samples take as many steps as there are: a file for any number of them was wrong."""
+    torch.manual_seed(0)
+    model = CompressedModel(Net(lambda net, x: x.cumprod(0)).eval(), {})
+    artifact = export(model, "onnx", (torch.randn(5, 6),), tmp_path / "m.onnx")
+    assert "the model fixes its batch: the file does too" in artifact.notes
+    x = torch.randn(5, 6)
+    (outputs,) = run_file(artifact.path, [(x.numpy(),)]).values()
+    np.testing.assert_allclose(outputs[0][0], model.module(x).detach(), rtol=1e-4, atol=1e-5)
+
+
 def test_torch_is_left_as_it_was() -> None:
     before = torch.fx.experimental.symbolic_shapes.ShapeEnv._log_guard
     export_program(Net(cut).eval(), (torch.randn(1, 6),), dynamic_batch=True)

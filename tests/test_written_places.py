@@ -164,6 +164,30 @@ def shared_heads(y: Tensor, x: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
 
 
+def diagonals(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Entries and numbers put on them, of wide, tall and stacked matrices, of truth values too."""
+    tall, stacked = torch.cat([x, y])[:, :3] * 1, y.reshape(2, 3, 6) * 1
+    placed = torch.diagonal_scatter(stacked, x[:3, :1], 1, 2, 0), torch.diagonal_scatter(stacked, x[:2, :2], -1, 1, 2)
+    alike = (x @ y.t()).fill_diagonal_(0.5), (x > 0).fill_diagonal_(True) * y, (y > 0).fill_diagonal_(False) * x
+    return torch.diagonal_scatter(y, x[0, :4], -2), *placed, tall.fill_diagonal_(2.0, wrap=True), *alike
+
+
+def repeated(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """As often as an input says, where it is said what that makes, and how often numbers occur."""
+    often = torch.where(x[:, 0] > 0, 2, 1)
+    counts = torch.bincount(y.argmax(1), minlength=6) + y, torch.bincount(x.argmax(1), x[:, 1], 6) * y
+    padded = torch.cat([often, 12 - often.sum(0, keepdim=True)])
+    spread = torch.cat([y, y[:1]]).repeat_interleave(padded, 0, output_size=12)
+    return *counts, spread, torch.repeat_interleave(padded, output_size=12) * 1.5
+
+
+def not_a_number(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The middle and the largest of what is one."""
+    holes = torch.where(x > 0.5, torch.nan, y)
+    middles = holes.nanmedian(1).values, holes.nanmedian(0, keepdim=True).values, y.nanmedian()
+    return *middles, torch.fmax(holes, x), torch.fmin(holes, x), torch.vander(y[0], 4), torch.linalg.vander(y[1])
+
+
 ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "a number where a mask says": (number_by_mask, 3),
     "entries where a mask says": (entries_by_mask, 3),
@@ -184,6 +208,9 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "taken from a constant": (taken_from_a_constant, 3),
     "kinds of numbers": (kinds_of_numbers, 3),
     "shared heads": (shared_heads, 2),
+    "diagonals": (diagonals, 6),
+    "repeated": (repeated, 6),
+    "not a number": (not_a_number, 6),
     "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1)), 2),
 }
 

@@ -54,6 +54,11 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
         ) from error
     if not said:
         return None
+    if asked := _asked_of_sizes(fake):
+        raise ConversionError(
+            f"{node.target} is said in plainer operators for some sizes of a free extent alone ({asked})",
+            way_out="export with a fixed batch",
+        )
     place: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     results, made = inline(module, node, traced, sources, node.name, module.register_buffer)
     for step in made:
@@ -72,6 +77,21 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
             module.graph.erase_node(user)
     module.graph.erase_node(node)
     return results
+
+
+def _asked_of_sizes(fake: FakeTensorMode | None) -> str:
+    """A condition on free extents that is true of the example alone, as a loop over them asks one each time; ""."""
+    env: Any = fake.shape_env if fake is not None else None
+    known = env.backed_var_to_val if hasattr(env, "backed_var_to_val") else getattr(env, "var_to_val", {})
+    for guard in env.guards if env is not None else ():
+        symbols = guard.expr.free_symbols
+        hints = [known.get(symbol) for symbol in symbols]
+        if None in hints or not symbols or getattr(guard.expr, "rel_op", "") == "!=":
+            continue
+        for size in (2, 3, 2 * max(map(int, hints)) + 1):
+            if guard.expr.subs(dict.fromkeys(symbols, size)) == False:  # noqa: E712  (of sympy, no bool)
+                return str(guard.expr)
+    return ""
 
 
 def _value(module: fx.GraphModule, node: fx.Node, fake: FakeTensorMode | None) -> Any:

@@ -24,7 +24,9 @@ from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.rewriting.computed import TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
     BITS_OF_TRUTH,
     PLAINER,
@@ -45,6 +47,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
+from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
@@ -96,6 +99,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **DIAGONALS,
     **DILATED,
     torch.ops.aten.max_pool3d.default: by_planes,
     **EXPERTS,
@@ -107,6 +111,7 @@ _SPELLED: dict[Any, Row] = {
     **PLACES,
     **PLAINER,
     **RANKS,
+    **REPEATS,
     **SCATTERED,
     **SMOOTHED,
     **SOLVING,
@@ -182,7 +187,9 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     put_back(captured.module)
     spell_out_bags(captured.module)
     choose_for_masks(captured.module)
+    count_what_is_bounded(captured.module)
     spell_out(captured.module, UNBATCHED)
+    take_apart(captured.module, TRANSPOSED)
     spell_out(captured.module, _SPELLED)
     leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)
