@@ -55,6 +55,7 @@ from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
 from idp_deploy.rewriting.truths import MOVED, counted
+from idp_deploy.rewriting.volumes import VOLUMES
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -117,6 +118,7 @@ _SPELLED: dict[Any, Row] = {
     **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
+    **VOLUMES,
 }
 
 
