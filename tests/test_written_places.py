@@ -159,6 +159,13 @@ def kinds_of_numbers(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return *mixed, torch.where(shown, whole, 0.5), y * shown, shown * 2.5, whole - y, (1.0 - shown.long()) * -1e4 + y
 
 
+def compared(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Integers beside numbers with a fraction, as masks of attention are asked whether they hide anything."""
+    whole, short = (x * 3).long(), (x * 3).int()
+    asked = (whole != 0.0, whole > 0.5, short <= -1.5, whole >= y, y < short, (x > 0) == 1.0)
+    return tuple(y * each for each in asked)
+
+
 def shared_heads(y: Tensor, x: Tensor) -> Tensor:
     key = x.reshape(1, 1, 2, 6).expand(1, 2, 2, 6)
     return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
@@ -207,6 +214,7 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "added": (added, 6),
     "taken from a constant": (taken_from_a_constant, 3),
     "kinds of numbers": (kinds_of_numbers, 3),
+    "compared": (compared, 3),
     "shared heads": (shared_heads, 2),
     "diagonals": (diagonals, 6),
     "repeated": (repeated, 6),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing.lifting import attribute, inline
@@ -47,6 +48,11 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
     except ConversionError:
         raise
     except Exception as error:  # a kind of call that the row was not written for, such as one of a free batch
+        if isinstance(error, GuardOnDataDependentSymNode):
+            raise ConversionError(
+                f"how large the result of {node.target} is the numbers in an input tell, and a file has fixed shapes",
+                way_out="take that size from a shape, or write it as a number in forward",
+            ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(
             f"{node.target} cannot be said in plainer operators as it is called here: {first}",

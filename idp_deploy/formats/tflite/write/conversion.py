@@ -54,7 +54,7 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
-from idp_deploy.rewriting.truths import MOVED, counted
+from idp_deploy.rewriting.truths import COMPARED, MOVED, counted
 from idp_deploy.rewriting.volumes import VOLUMES
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
@@ -100,6 +100,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **COMPARED,
     **DIAGONALS,
     **DILATED,
     torch.ops.aten.max_pool3d.default: by_planes,
