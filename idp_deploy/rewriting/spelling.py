@@ -94,7 +94,7 @@ def _asked_of_sizes(fake: FakeTensorMode | None) -> str:
         hints = [known.get(symbol) for symbol in symbols]
         if None in hints or not symbols or getattr(guard.expr, "rel_op", "") == "!=":
             continue
-        for size in (2, 3, 2 * max(map(int, hints)) + 1):
+        for size in (2, 3, 2 * max(int(hint) for hint in hints if hint is not None) + 1):
             if guard.expr.subs(dict.fromkeys(symbols, size)) == False:  # noqa: E712  (of sympy, no bool)
                 return str(guard.expr)
     return ""

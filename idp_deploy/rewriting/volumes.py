@@ -19,7 +19,8 @@ def in_groups(x: Tensor, weight: Tensor, *others: Any) -> Tensor | None:
 
     The weight stays one: (out, C/groups, k, h, w) as (out, C/groups·k, h, w). None of one group.
     """
-    bias, stride, padding, dilation, groups = (*others, *_DEFAULTS[len(others) :])
+    given: tuple[Any, ...] = (*others, *_DEFAULTS[len(others) :])
+    bias, stride, padding, dilation, groups = given
     stride, padding, dilation = ([*each] * (3 // len(each)) for each in (stride, padding, dilation))
     if groups == 1 or x.dim() != 5:
         return None

@@ -22,7 +22,11 @@ def say_as_factors(module: fx.GraphModule) -> None:
         x, *held, training, _, eps = arguments[:8]
         if training or any(isinstance(each, fx.Node) and each.op != "get_attr" for each in held):
             continue  # of the batch, or computed by forward
-        gamma, beta, mean, variance = (None if h is None else attribute(module, h.target).double() for h in held)
+        gamma, beta, mean, variance = (
+            None if each is None else attribute(module, each.target).double() for each in held
+        )
+        assert mean is not None
+        assert variance is not None
         factor = torch.rsqrt(variance + eps) * (1 if gamma is None else gamma)
         shift = -mean * factor + (0 if beta is None else beta)
         value = x.meta["val"]
