@@ -93,6 +93,24 @@ def test_coreml_holds_every_gate_sparse_in_its_operators_and_loops(scheme: str, 
     assert {t.value_bits for t in gates} <= {"int8-weights": {8.0}, "lut4": {4.0}}.get(scheme, {16.0, 32.0})
 
 
+class Turned(nn.Module):
+    """A GRU whose axes change places by every word for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y = self.gru(x)[0]
+        return y.mT + y.adjoint(), y.swapaxes(1, 2) * 2, y[0].T * 3, y.movedim(1, 2) * 4, y.moveaxis((0, 2), (2, 1)) * 5
+
+
+def test_axes_change_places_behind_a_recurrent_layer_in_coreml(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, example = CompressedModel(Turned().eval(), {}), (torch.randn(2, 7, 6),)
+    assert verify(export(model, "coreml", example, tmp_path / "m.mlpackage").path, model, example).passed
+
+
 class Text(nn.Module):
     """Words looked up in a table that also is the head."""
 

@@ -159,9 +159,40 @@ def kinds_of_numbers(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return *mixed, torch.where(shown, whole, 0.5), y * shown, shown * 2.5, whole - y, (1.0 - shown.long()) * -1e4 + y
 
 
+def compared(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Integers beside numbers with a fraction, as masks of attention are asked whether they hide anything."""
+    whole, short = (x * 3).long(), (x * 3).int()
+    asked = (whole != 0.0, whole > 0.5, short <= -1.5, whole >= y, y < short, (x > 0) == 1.0)
+    return tuple(y * each for each in asked)
+
+
 def shared_heads(y: Tensor, x: Tensor) -> Tensor:
     key = x.reshape(1, 1, 2, 6).expand(1, 2, 2, 6)
     return F.scaled_dot_product_attention(y.reshape(1, 4, 1, 3).repeat(1, 1, 1, 2), key, key, enable_gqa=True)
+
+
+def diagonals(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Entries and numbers put on them, of wide, tall and stacked matrices, of truth values too."""
+    tall, stacked = torch.cat([x, y])[:, :3] * 1, y.reshape(2, 3, 6) * 1
+    placed = torch.diagonal_scatter(stacked, x[:3, :1], 1, 2, 0), torch.diagonal_scatter(stacked, x[:2, :2], -1, 1, 2)
+    alike = (x @ y.t()).fill_diagonal_(0.5), (x > 0).fill_diagonal_(True) * y, (y > 0).fill_diagonal_(False) * x
+    return torch.diagonal_scatter(y, x[0, :4], -2), *placed, tall.fill_diagonal_(2.0, wrap=True), *alike
+
+
+def repeated(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """As often as an input says, where it is said what that makes, and how often numbers occur."""
+    often = torch.where(x[:, 0] > 0, 2, 1)
+    counts = torch.bincount(y.argmax(1), minlength=6) + y, torch.bincount(x.argmax(1), x[:, 1], 6) * y
+    padded = torch.cat([often, 12 - often.sum(0, keepdim=True)])
+    spread = torch.cat([y, y[:1]]).repeat_interleave(padded, 0, output_size=12)
+    return *counts, spread, torch.repeat_interleave(padded, output_size=12) * 1.5
+
+
+def not_a_number(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """The middle and the largest of what is one."""
+    holes = torch.where(x > 0.5, torch.nan, y)
+    middles = holes.nanmedian(1).values, holes.nanmedian(0, keepdim=True).values, y.nanmedian()
+    return *middles, torch.fmax(holes, x), torch.fmin(holes, x), torch.vander(y[0], 4), torch.linalg.vander(y[1])
 
 
 ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
@@ -183,7 +214,11 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "added": (added, 6),
     "taken from a constant": (taken_from_a_constant, 3),
     "kinds of numbers": (kinds_of_numbers, 3),
+    "compared": (compared, 3),
     "shared heads": (shared_heads, 2),
+    "diagonals": (diagonals, 6),
+    "repeated": (repeated, 6),
+    "not a number": (not_a_number, 6),
     "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1)), 2),
 }
 

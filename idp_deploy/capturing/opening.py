@@ -113,6 +113,15 @@ def _einsum(equation: Any, *operands: Any) -> Any:
     return torch._VF.einsum(equation, tuple(given), path=[place for pair in path for place in pair])  # type: ignore[attr-defined]
 
 
+def _isin(elements: Any, test_elements: Any, *, assume_unique: bool = False, invert: bool = False) -> Tensor | None:
+    """By comparisons alone: of many torch sorts both."""
+    if not isinstance(elements, Tensor) or not any(isinstance(extent, SymInt) for extent in elements.shape):
+        return None
+    among = test_elements if isinstance(test_elements, Tensor) else torch.tensor(test_elements)
+    found = (elements.unsqueeze(-1) == among.flatten()).any(-1)
+    return ~found if invert else found
+
+
 _SPELLINGS: dict[Any, Callable[..., Any]] = {
     torch.linspace: _linspace,
     torch.kron: _kron,
@@ -121,4 +130,5 @@ _SPELLINGS: dict[Any, Callable[..., Any]] = {
     Tensor.chunk: _chunk,
     torch.cdist: _cdist,
     torch.einsum: _einsum,
+    torch.isin: _isin,
 }

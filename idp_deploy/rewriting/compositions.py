@@ -33,6 +33,23 @@ def cast(x: Tensor, dtype: torch.dtype, non_blocking: bool = False, copy: bool =
     return None if x.dtype == dtype else aten._to_copy.default(x, dtype=dtype)
 
 
+def _turned(x: Tensor) -> Tensor | None:
+    """The last two axes in each other's place."""
+    return None if x.is_complex() or x.dim() < 2 else x.transpose(-2, -1)
+
+
+def moved(x: Tensor, source: Any, destination: Any) -> Tensor:
+    """Axes put elsewhere, the others as they stood.
+
+    >>> moved(torch.zeros(2, 3, 4), [0], [-1]).shape
+    torch.Size([3, 4, 2])
+    """
+    places, axes = ([each] if isinstance(each, int) else each for each in (destination, source))
+    put = {place % x.dim(): axis % x.dim() for place, axis in zip(places, axes, strict=True)}
+    others = iter(axis for axis in range(x.dim()) if axis not in put.values())
+    return x.permute([put[place] if place in put else next(others) for place in range(x.dim())])
+
+
 def drop_casts(graph: fx.Graph) -> None:
     """Leave out, in place, casts to the type that a result has already."""
     for node in graph.find_nodes(op="call_function", target=aten.to.dtype):
@@ -48,4 +65,11 @@ COMPOSITIONS: dict[Any, Row] = {
     aten.rsub.Tensor: taken_from,
     aten.to.dtype: cast,
     aten.unflatten.int: unflatten,
+    aten.mT.default: _turned,
+    aten.mH.default: _turned,
+    aten.adjoint.default: _turned,
+    aten.numpy_T.default: lambda x: x.permute(list(reversed(range(x.dim())))),
+    **{getattr(move, form): moved for move in (aten.movedim, aten.moveaxis) for form in ("int", "intlist")},
+    aten.swapaxes.default: torch.transpose,
+    aten.swapdims.default: torch.transpose,
 }

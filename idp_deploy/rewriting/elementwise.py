@@ -105,6 +105,28 @@ def filled_alike(x: Tensor, value: Any, *, dtype: torch.dtype | None = None, **_
     return None if dtype in (None, x.dtype) else torch.full(x.shape, value, dtype=dtype)
 
 
+def _numbers_first(most: Callable[[Tensor, Tensor], Tensor]) -> Row:
+    """The larger or the smaller of two, of which the one that is no number does not count."""
+
+    def row(x: Tensor, y: Tensor) -> Tensor:
+        kind = torch.result_type(x, y)
+        x, y = torch.broadcast_tensors(x.to(kind), y.to(kind))
+        if not kind.is_floating_point:
+            return most(x, y)
+        x, y = torch.where(torch.isnan(x), y, x), torch.where(torch.isnan(y), x, y)
+        return most(x, y)
+
+    return row
+
+
+def vander(x: Tensor, N: int | None = None, increasing: bool = False) -> Tensor | None:
+    """Powers of each entry, the highest first: (n,) → (n, N)."""
+    powers = [torch.ones_like(x)]
+    for _ in range(1, x.shape[0] if N is None else N):
+        powers.append(powers[-1] * x)
+    return torch.stack(powers if increasing else powers[::-1], -1) if N != 0 else None
+
+
 def logaddexp(x: Tensor, y: Tensor) -> Tensor:
     """log(eˣ + eʸ), by the larger of the two."""
     return torch.maximum(x, y) + torch.log(1 + torch.exp(-torch.abs(x - y)))
@@ -227,6 +249,8 @@ PLAINER: dict[Any, Row] = {
     aten.empty_like.default: lambda x, **how: torch.zeros_like(x, dtype=how.get("dtype")),
     aten.empty.memory_format: lambda size, **how: torch.zeros(size, dtype=how.get("dtype")),
     aten.new_empty.default: lambda x, size, **how: torch.zeros(size, dtype=how.get("dtype") or x.dtype),
+    aten.fmax.default: _numbers_first(torch.maximum),
+    aten.fmin.default: _numbers_first(torch.minimum),
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
     aten.ldexp.Tensor: lambda x, exponent: x * torch.exp(exponent.to(x.dtype) * math.log(2)),
     aten.logaddexp.default: logaddexp,
@@ -238,4 +262,6 @@ PLAINER: dict[Any, Row] = {
     aten.sinc.default: lambda x: chosen(x == 0, 1.0, torch.sin(x * math.pi) / (x * math.pi)),
     aten.special_expit.default: torch.sigmoid,
     aten.tensordot.default: tensordot,
+    aten.linalg_vander.default: lambda x, *, N=None: vander(x, N, True) if x.dim() == 1 else None,
+    aten.vander.default: vander,
 }

@@ -125,6 +125,20 @@ def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     return kthvalue(x, (x.shape[dim] + 1) // 2 if x.dim() else 1, dim, keepdim)
 
 
+def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower one in the middle of those that are numbers; of none, what is none."""
+    if not x.dim():
+        return x, torch.zeros_like(x, dtype=torch.int64)
+    missing = torch.isnan(x)
+    _, order = topk(torch.where(missing, torch.full_like(x, torch.inf), x), x.shape[dim], dim, largest=False)
+    found = torch.logical_not(missing).to(torch.int32).sum(dim, keepdim=True, dtype=torch.int32).to(torch.int64)
+    pairs = torch.arange(2, 2 * x.shape[dim] + 1, 2).reshape([-1 if a == dim % x.dim() else 1 for a in range(x.dim())])
+    half = (pairs < found).to(torch.int32).sum(dim, keepdim=True, dtype=torch.int32).to(torch.int64)  # (found − 1) // 2
+    place = order.gather(dim, half)
+    value = x.gather(dim, place)
+    return (value, place) if keepdim else (value.squeeze(dim), place.squeeze(dim))
+
+
 def take_along_dim(x: Tensor, indices: Tensor, dim: int | None = None) -> Tensor:
     """gather, of shapes spread to each other but along `dim`."""
     if dim is None:
@@ -234,6 +248,8 @@ RANKS: dict[Any, Row] = {
     aten.kthvalue.default: kthvalue,
     aten.median.dim: median,
     aten.median.default: lambda x: median(x.flatten(), 0)[0],
+    aten.nanmedian.dim: nanmedian,
+    aten.nanmedian.default: lambda x: nanmedian(x.flatten(), 0)[0],
 }
 PLACES: dict[Any, Row] = {
     aten.affine_grid_generator.default: affine_grid,

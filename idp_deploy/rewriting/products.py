@@ -152,13 +152,13 @@ def bags_by_offsets(
 def spell_out_bags(module: fx.GraphModule) -> None:
     """Bags of embeddings whose offsets an input tells, in place; those of a table of ids have one length each."""
     for node in list(module.graph.nodes):
-        if node.target is aten.embedding_bag.padding_idx and _is_fed(node.args[2]):
+        if node.target is aten.embedding_bag.padding_idx and is_fed(node.args[2]):
             replace(module, node, bags_by_offsets)
     module.graph.eliminate_dead_code()
     module.recompile()
 
 
-def _is_fed(node: fx.Node) -> bool:
+def is_fed(node: fx.Node) -> bool:
     """Whether an input has a part in it."""
     seen, left = {node}, [node]
     while left:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing.lifting import attribute, inline
@@ -47,6 +48,11 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
     except ConversionError:
         raise
     except Exception as error:  # a kind of call that the row was not written for, such as one of a free batch
+        if isinstance(error, GuardOnDataDependentSymNode):
+            raise ConversionError(
+                f"how large the result of {node.target} is the numbers in an input tell, and a file has fixed shapes",
+                way_out="take that size from a shape, or write it as a number in forward",
+            ) from error
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConversionError(
             f"{node.target} cannot be said in plainer operators as it is called here: {first}",
@@ -54,6 +60,11 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
         ) from error
     if not said:
         return None
+    if asked := _asked_of_sizes(fake):
+        raise ConversionError(
+            f"{node.target} is said in plainer operators for some sizes of a free extent alone ({asked})",
+            way_out="export with a fixed batch",
+        )
     place: dict[str, Any] = {key: node.meta[key] for key in ("nn_module_stack", "stack_trace") if key in node.meta}
     results, made = inline(module, node, traced, sources, node.name, module.register_buffer)
     for step in made:
@@ -72,6 +83,21 @@ def replace(module: fx.GraphModule, node: fx.Node, row: Row) -> Any:
             module.graph.erase_node(user)
     module.graph.erase_node(node)
     return results
+
+
+def _asked_of_sizes(fake: FakeTensorMode | None) -> str:
+    """A condition on free extents that is true of the example alone, as a loop over them asks one each time; ""."""
+    env: Any = fake.shape_env if fake is not None else None
+    known = env.backed_var_to_val if hasattr(env, "backed_var_to_val") else getattr(env, "var_to_val", {})
+    for guard in env.guards if env is not None else ():
+        symbols = guard.expr.free_symbols
+        hints = [known.get(symbol) for symbol in symbols]
+        if None in hints or not symbols or getattr(guard.expr, "rel_op", "") == "!=":
+            continue
+        for size in (2, 3, 2 * max(int(hint) for hint in hints if hint is not None) + 1):
+            if guard.expr.subs(dict.fromkeys(symbols, size)) == False:  # noqa: E712  (of sympy, no bool)
+                return str(guard.expr)
+    return ""
 
 
 def _value(module: fx.GraphModule, node: fx.Node, fake: FakeTensorMode | None) -> Any:

@@ -120,10 +120,17 @@ def in_other_layers(x: Tensor, weight: Tensor, bias: Tensor | None = None, *othe
     the entries with zeros between them. Groups of several channels go one by one. None where TFLite has one, and of
     more groups than is sensible.
     """
+    groups, dilation = _lists([*others, *_DEFAULTS[3 + len(others) :]], weight.dim() - 2)[3:]
+    plain = groups == 1 and set(dilation) == {1} and weight.dim() < 5
+    return None if plain else as_convolution(x, weight, bias, *others)
+
+
+def as_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, *others: Any) -> Tensor | None:
+    """The same of any; None of more groups than is sensible."""
     stride, padding, extra, groups, dilation = _lists([*others, *_DEFAULTS[3 + len(others) :]], weight.dim() - 2)
-    axes, plain = weight.dim() - 2, groups == 1 and set(dilation) == {1}
+    axes = weight.dim() - 2
     apart = groups > 1 and (axes == 3 or groups < len(weight))
-    if (plain and axes < 3) or (apart and groups > _MOST_GROUPS):
+    if apart and groups > _MOST_GROUPS:
         return None
     single = x.dim() == axes + 1
     x = x.unsqueeze(0) if single else x

@@ -53,6 +53,23 @@ def counted(x: Tensor, dtype: torch.dtype, *_: Any, **how: Any) -> Tensor | None
     return torch.where(x, torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
 
 
+def _compared(operator: Callable[..., Tensor]) -> Row:
+    """A whole number beside one with a fraction, both in its type: litert-torch compares them in float64."""
+
+    def row(x: Tensor, y: Any) -> Tensor | None:
+        kind = torch.result_type(x, y)
+        if not kind.is_floating_point or (x.dtype == kind and (not isinstance(y, Tensor) or y.dtype == kind)):
+            return None
+        other = y.to(kind) if isinstance(y, Tensor) else torch.full((), y, dtype=kind)
+        return operator(x.to(kind), other)
+
+    return row
+
+
+_COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
+COMPARED: dict[Any, Row] = {
+    getattr(packet, form): _compared(packet.Tensor) for packet in _COMPARISONS for form in ("Scalar", "Tensor")
+}
 _MOVES = (
     aten.gather.default, aten.index.Tensor, aten.index_select.default, aten.roll.default, aten.select_scatter.default,
     aten.slice_scatter.default,

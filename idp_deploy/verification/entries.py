@@ -17,7 +17,7 @@ _ROUNDING = 2.0**-20  # relative, where float32 was multiplied in another order
 _HALF_ROUNDING = 2.0**-9  # where a scale or a palette is kept in float16; a wrong integer is off by 1/127 at least
 _HALF_LEAST = 2.0**-24  # the smallest number that float16 has
 _HALF_SCALE = 128 * _HALF_LEAST / 2  # how far 127 is off where it and its scale were rounded to multiples of that
-_MERGED = 4  # axes of a weight of which a file may make fewer, in any order
+_MERGED = 5  # axes of a weight of which a file may make fewer, in any order
 _PREFIX = 4096  # entries that tell most tensors apart before all are touched
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from idp_deploy.verification.reaching import fed_nodes, value_of
+from idp_deploy.verification.reaching import fed_nodes, met, value_of
 
 aten = torch.ops.aten
 _LINEAR = (aten.linear,)
@@ -53,6 +53,15 @@ def copies(module: fx.GraphModule, name: str, values: np.ndarray) -> list[list[n
     if len(uses) < 2 or not all(_is_layer(use) for use in uses):
         return []
     return [[values, *_scaled_in(module, use, values)] for use in uses]
+
+
+def scaled_made(module: fx.GraphModule, name: str) -> list[np.ndarray]:
+    """The same of what constants make of parameter `name`, a spectral norm say, for each layer that takes it."""
+    found = []
+    for node, value in met(module, name):
+        layers = [user for user in node.users if _is_layer(user) and user.args[1] is node]
+        found += [times for layer in layers for times in _scaled_in(module, layer, value)]
+    return found
 
 
 def _uses(module: fx.GraphModule, name: str) -> list[fx.Node]:
@@ -92,7 +101,7 @@ def _products(
                 led = np.array([_LED[_kind(node)](node)])
                 return [*products, products[-1] * led if products else led]
             if _kind(node) is aten.batch_norm:  # it shifts as well: what follows scales that too
-                factor = _of_norm(module, node)
+                factor = _of_norm(module, fed, node)
                 return [*products, products[-1] * factor if products else factor] if factor is not None else products
         step = _step(module, fed, node, convolution)
         if step is None:
@@ -133,9 +142,11 @@ def _step(
     return moving[0], 1 / factor if kind is aten.div else factor
 
 
-def _of_norm(module: fx.GraphModule, node: fx.Node) -> np.ndarray | None:
-    """γ / √(σ² + ε) of a batch norm with fixed statistics, one number a channel."""
+def _of_norm(module: fx.GraphModule, fed: set[fx.Node], node: fx.Node) -> np.ndarray | None:
+    """γ / √(σ² + ε) of a batch norm with fixed statistics, one number a channel; None where an input tells any."""
     if len(node.args) < 8 or node.args[5] is not False or not isinstance(node.args[4], fx.Node):
+        return None
+    if any(source in fed for source in node.all_input_nodes if source is not node.args[0]):
         return None
     variance = value_of(module, node.args[4], {})
     gamma = value_of(module, node.args[1], {}).detach().double() if isinstance(node.args[1], fx.Node) else 1.0

@@ -20,7 +20,7 @@ from idp_deploy.flow import CompressedModel, Contents, StoredTensor, WeightProof
 from idp_deploy.formats import FORMATS
 from idp_deploy.masks import prunable_weights
 from idp_deploy.verification.entries import Reference, Stored, best, pairs, rounded
-from idp_deploy.verification.factors import copies, scaled
+from idp_deploy.verification.factors import copies, scaled, scaled_made
 from idp_deploy.verification.others import altered
 from idp_deploy.verification.reaching import left_in_sums, made_of, reaching, silenced
 from idp_deploy.waiting import counted
@@ -144,6 +144,7 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
             if not made:
                 notes.append(_of_constants(captured, name))
                 continue
+            made += scaled_made(captured.module, captured.aliases.get(name, name))
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
         plain = raw[name].detach().cpu().float().numpy()
         values = [folded[name], plain] if name in folded else [plain]

@@ -89,8 +89,8 @@ def made_of(module: fx.GraphModule, name: str) -> list[np.ndarray]:
     """
     parameter = module.get_parameter(name)
     zeros = int((parameter == 0).sum())
-    met = _met(module, name)
-    return [value for value in met if value.size == parameter.numel() and int((value == 0).sum()) >= zeros]
+    values = [value for _, value in met(module, name)]
+    return [value for value in values if value.size == parameter.numel() and int((value == 0).sum()) >= zeros]
 
 
 def left_in_sums(module: fx.GraphModule, name: str) -> float | None:
@@ -100,12 +100,12 @@ def left_in_sums(module: fx.GraphModule, name: str) -> float | None:
     """
     parameter = module.get_parameter(name)
     before = float((parameter == 0).float().mean())
-    shares = [float((value == 0).mean()) for value in _met(module, name) if value.size >= parameter.numel()]
+    shares = [float((value == 0).mean()) for _, value in met(module, name) if value.size >= parameter.numel()]
     return min(shares) if shares and min(shares) < before / 2 else None
 
 
-def _met(module: fx.GraphModule, name: str) -> list[np.ndarray]:
-    """What inputs meet of what constants make of parameter `name`, as float32 arrays."""
+def met(module: fx.GraphModule, name: str) -> list[tuple[fx.Node, np.ndarray]]:
+    """What inputs meet of what constants make of parameter `name`: each node with its value, a float32 array."""
     fed, known = fed_nodes(module.graph), dict[fx.Node, Any]()
     found = []
     derived = {node for node in module.graph.nodes if node.op == "get_attr" and node.target == name}
@@ -116,7 +116,7 @@ def _met(module: fx.GraphModule, name: str) -> list[np.ndarray]:
         if any(user in fed or user.op == "output" for user in node.users):
             value = value_of(module, node, known)
             if isinstance(value, Tensor):
-                found.append(value.detach().float().numpy())
+                found.append((node, value.detach().float().numpy()))
     return found
 
 

@@ -25,8 +25,10 @@ from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS, VARIA
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.compositions import COMPOSITIONS, drop_casts
+from idp_deploy.rewriting.computed import LAYERS, TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
+from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
     BITS_OF_TRUTH,
     CHOICES,
@@ -43,6 +45,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
+from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
@@ -91,6 +94,7 @@ _SPELLED: dict[Any, Row] = {
     **BITS_OF_TRUTH,
     **BY_DIVISORS,
     aten.avg_pool3d.default: partial(means, 3, borders_too=True),
+    **DIAGONALS,
     **DILATED,
     **EXPERTS,
     **SHIFTED,
@@ -99,6 +103,7 @@ _SPELLED: dict[Any, Row] = {
     **PLAINER,
     **PUT,
     **RANKS,
+    **REPEATS,
     **SMOOTHED,
     **SOLVING,
     **SPECIAL,
@@ -125,8 +130,11 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     put_back(module)
     spell_out_bags(module)
     choose_for_masks(module)
+    count_what_is_bounded(module)
     drop_casts(module.graph)
     spell_out(module, UNBATCHED)
+    take_apart(module, TRANSPOSED)
+    take_apart(module, LAYERS)
     spell_out(module, _SPELLED)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)

@@ -26,6 +26,7 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.bounds import join_bounds
 from idp_deploy.rewriting.complexes import has_complex, refuse_complex_ends, without_complex
+from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import PLAINER, atan2, clamp, log_sigmoid, whole_quotient, whole_taken_from
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import ROUNDED_UP, adaptive_avg_pool3d
@@ -34,6 +35,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.projected import PROJECTED
+from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
@@ -60,10 +62,12 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.trace.default: trace,
     **ADAPTIVE_LARGEST,
     **ALONG_A_LINE,
+    **DIAGONALS,
     **EXPERTS,
     **MEANS,
     **PLAINER,
     **RANKS,
+    **REPEATS,
     **ROUNDED_UP,
     **SOLVING,
     **SPECIAL,
@@ -94,6 +98,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
     spell_out(captured.module, PROJECTED)
     refuse_projections(captured, "ONNX")
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
+    count_what_is_bounded(captured.module)
     spell_out(captured.module, _SPELLED)
     join_bounds(captured.module)
     try:

@@ -20,10 +20,13 @@ from torch.utils import _pytree as pytree
 from idp_deploy.capturing import Captured
 from idp_deploy.errors import ConversionError
 from idp_deploy.formats.tflite.write.apart import keep_apart
+from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.batches import UNBATCHED
 from idp_deploy.rewriting.complexes import without_complex
+from idp_deploy.rewriting.computed import TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
+from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
     BITS_OF_TRUTH,
     PLAINER,
@@ -44,13 +47,15 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
+from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
-from idp_deploy.rewriting.truths import MOVED, counted
+from idp_deploy.rewriting.truths import COMPARED, MOVED, counted
+from idp_deploy.rewriting.volumes import VOLUMES
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -95,6 +100,8 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **COMPARED,
+    **DIAGONALS,
     **DILATED,
     torch.ops.aten.max_pool3d.default: by_planes,
     **EXPERTS,
@@ -106,11 +113,13 @@ _SPELLED: dict[Any, Row] = {
     **PLACES,
     **PLAINER,
     **RANKS,
+    **REPEATS,
     **SCATTERED,
     **SMOOTHED,
     **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
+    **VOLUMES,
 }
 
 
@@ -181,7 +190,9 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     put_back(captured.module)
     spell_out_bags(captured.module)
     choose_for_masks(captured.module)
+    count_what_is_bounded(captured.module)
     spell_out(captured.module, UNBATCHED)
+    take_apart(captured.module, TRANSPOSED)
     spell_out(captured.module, _SPELLED)
     leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)
@@ -201,6 +212,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
         import litert_torch
 
         spell_out(captured.module, RECURRENT_LAYERS)
+        say_as_factors(captured.module)  # once it is known which inputs are images: a norm tells
         keep_apart(captured.module)
         try:
             with _infinities_as_they_are():

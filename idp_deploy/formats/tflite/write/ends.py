@@ -81,6 +81,7 @@ def part_outputs(model: Any) -> None:
     The runtimes then know it by one name alone; the others become copies of it.
     """
     graph = model.subgraphs[0]
+    _numbers_without_extents(model)
     entries = [entry for signature in model.signatureDefs or [] for entry in signature.outputs]
     entries.sort(key=lambda entry: (len(entry.name), entry.name))  # output_2 stands behind output_10
     inputs, outputs = {int(index) for index in graph.inputs}, list[int]()
@@ -94,6 +95,17 @@ def part_outputs(model: Any) -> None:
             known_by[index not in inputs].tensorIndex = index = copy
         outputs.append(index)
     graph.outputs = outputs
+
+
+def _numbers_without_extents(model: Any) -> None:
+    """One entry as a number, in place: a constant of extents without an entry counts as none to LiteRT's CompiledModel,
+    which then has no room for the output."""
+    for graph in model.subgraphs:
+        for op in graph.operators:
+            if kind(model, op) == "RESHAPE" and len(op.inputs) > 1:
+                extents = graph.tensors[int(op.inputs[1])].shape
+                if extents is not None and list(extents) == [0]:
+                    op.inputs = op.inputs[:1]
 
 
 def _extents(model: Any, tensor: Any) -> list[int]:
