@@ -287,16 +287,19 @@ def stamp(path: Path) -> tuple[tuple[Path, int, int, int], ...]:
 
 @lru_cache(maxsize=64)
 def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
-    import brotli  # here, since most commands compress nothing
+    from concurrent.futures import ThreadPoolExecutor  # here, since most commands compress nothing
+
+    import brotli
 
     gzipped = brotlied = 0
     for member, _, size, _ in stamped:
         one, other = zlib.compressobj(GZIP_LEVEL, wbits=GZIP), brotli.Compressor(quality=BROTLI_QUALITY)
-        with member.open("rb") as handle:
+        with member.open("rb") as handle, ThreadPoolExecutor(1) as beside:
             blocks = iter(partial(handle.read, _BLOCK_BYTES), b"")
             for block in counted(blocks, f"compressing {member.name}", -(-size // _BLOCK_BYTES)):
-                gzipped += len(one.compress(block))
+                first = beside.submit(one.compress, block)
                 brotlied += len(other.process(block))
+                gzipped += len(first.result())
         gzipped, brotlied = gzipped + len(one.flush()), brotlied + len(other.finish())
     return gzipped, brotlied
 
