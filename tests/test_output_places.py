@@ -328,11 +328,11 @@ def test_a_folder_without_permission_is_said_before_the_work(
 def test_python_is_told_of_no_flag(tmp_path: Path) -> None:
     place = tmp_path / "net.mlpackage"
     place.write_text("somebody's")
-    with pytest.raises(UsageError, match="name another place$"):
+    with pytest.raises(UsageError, match=r"name another place$"):
         files.landing(place, package=True)
     place = tmp_path / "net.onnx"
     place.write_text("somebody's")
-    with pytest.raises(UsageError, match="name another place$"):
+    with pytest.raises(UsageError, match=r"name another place$"):
         claim(place)
 
 
