@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from idp_deploy.errors import UsageError
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
