@@ -50,8 +50,10 @@ def to_png(document: Document) -> bytes:
 
     pictures = document.drawn
     heights = [_height(picture) for picture in pictures]
-    style = {"font.family": list(families()), "font.size": 10, "text.color": INK, "axes.labelcolor": INK}
-    with matplotlib.rc_context({**style, "xtick.color": FAINT}):
+    fonts = list(families())
+    with matplotlib.rc_context({
+        "font.family": fonts, "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": FAINT,
+    }):  # fmt: skip
         figure = _figure(WIDTH, sum(heights) + 0.6)
         figure.suptitle(_plain(document.title), x=0.01, ha="left", fontsize=13, fontweight="bold")
         grid = figure.add_gridspec(max(len(pictures), 1), 1, height_ratios=heights or [1])
@@ -140,8 +142,8 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
 def _over_all(axes: Axes, title: str) -> None:
     """Above the first of several axes, which is no wider for it; the empty title keeps the room."""
     axes.set_title(" ", loc="left", fontsize=11)
-    place = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "baseline"}
-    axes.annotate(title, (0, 1), xytext=(0, 6), fontsize=11, fontweight="bold", **place).set_in_layout(False)
+    place = axes.annotate(title, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
+    place.set(fontsize=11, fontweight="bold", in_layout=False)
 
 
 def _legend(chart: Chart) -> str:
