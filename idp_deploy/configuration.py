@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +23,7 @@ from idp_deploy.formats import COMPILED_FROM, FORMATS, usual
 from idp_deploy.formats.validation import KnownFormat, KnownOutputs
 from idp_deploy.units import METRICS, Unit, parse
 
+_FOLDERS = "write folders with '/': in double quotes '\\' begins a code, such as '\\b' and '\\n'"
 NAMES = OWN, PROJECT = "idp-deploy.toml", "pyproject.toml"  # where configuration is looked for
 PREFIX = "IDP_DEPLOY_"
 _RESERVED = {"IDP_DEPLOY_DEBUG", "IDP_DEPLOY_EMULATOR"}  # read elsewhere
@@ -194,6 +196,9 @@ def checked(
     Raises:
         UsageError: unknown keys, wrong types.
     """
+    for key in ("weights", "output"):
+        if isinstance(path := table.get(key), str) and any(letter < " " for letter in path):
+            raise UsageError(f"{source or (variables or {}).get(key)}: '{key}' is {path!r}", way_out=_FOLDERS)
     try:
         return Configuration.model_validate(table)
     except ValidationError as error:
@@ -222,7 +227,8 @@ def _toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
     except ValueError as error:
-        raise FileError(f"{path} is not valid TOML: {error}", way_out="mend the line it names") from None
+        way_out = _FOLDERS if re.search(r"Unescaped|hex value", str(error)) else "mend the line it names"
+        raise FileError(f"{path} is not valid TOML: {error}", way_out=way_out) from None
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None
 

@@ -66,6 +66,13 @@ class Places:
     def __init__(self, mask: np.ndarray) -> None:
         self._mask = np.asarray(mask, bool).reshape(-1)
         self.entries = self._mask.size
+        self._costs: dict[str, tuple[int, int]] = {}
+
+    def cost(self, kind: str) -> tuple[int, int]:
+        """(position bytes, stored values) of one encoding, counted once whatever the width of a value."""
+        if kind not in self._costs:
+            self._costs[kind] = _row(kind).cost(self)
+        return self._costs[kind]
 
     @cached_property
     def stored(self) -> int:
@@ -123,7 +130,7 @@ def size_bytes(kind: str, mask: np.ndarray | Places, value_bits: int = 32) -> in
 
 
 def _bytes(kind: str, places: Places, value_bits: int) -> int:
-    positions, stored = _row(kind).cost(places)
+    positions, stored = places.cost(kind)
     return positions + ceil(stored * value_bits / 8)
 
 

@@ -14,6 +14,8 @@ import warnings
 from enum import IntEnum
 from traceback import walk_tb
 
+ELSEWHERE = "name another place"  # ends a way out; the command line adds "with -o"
+
 
 class ExitCode(IntEnum):
     """What the shell sees."""

@@ -28,12 +28,15 @@ def facts_of(contents: Contents) -> FileFacts:
 
 
 def _layers(contents: Contents, prunable: set[str]) -> tuple[Layer, ...]:
-    """In execution order; a module that is called twice is one layer, and so are the matrices of a recurrence."""
+    """In execution order; a module that is called twice is one layer, and so are the matrices of a recurrence.
+
+    A row that is added or multiplied, such as a first state of zeros, is none.
+    """
     names, tensors = LayerNames(contents), {tensor.name: tensor for tensor in contents.tensors}
     members: dict[str, dict[str, StoredTensor]] = {}
     for op in contents.ops:
         own = {name: tensors[name] for name in op.weights.values() if name in tensors}
-        if any(len(tensor.shape) > 1 for tensor in own.values()):
+        if any(name in prunable or sum(n > 1 for n in tensor.shape) > 1 for name, tensor in own.items()):
             members.setdefault(names.of(op), {}).update(own)
     return tuple(_layer(name, list(own.values()), prunable) for name, own in members.items())
 

@@ -20,7 +20,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from idp_deploy import packages
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import ELSEWHERE, FileError, UsageError
 from idp_deploy.waiting import counted
 
 GZIP_LEVEL = 6  # what web servers use by default
@@ -221,7 +221,7 @@ def move(source: Path, path: Path) -> None:
         shutil.move(source, temporary)
 
 
-def landing(path: Path, *, package: bool = False, elsewhere: str = "name another place with -o") -> Path:
+def landing(path: Path, *, package: bool = False, elsewhere: str = ELSEWHERE) -> Path:
     """Where that which is written to `path` will lie: `path`, or what it links to.
 
     Args:
@@ -235,24 +235,24 @@ def landing(path: Path, *, package: bool = False, elsewhere: str = "name another
     """
     place = Path(os.path.realpath(path)) if path.is_symlink() else path
     if place.is_symlink():
-        raise UsageError(f"{path} is a link that leads back to itself", way_out="remove it, or name another place")
+        raise UsageError(f"{path} is a link that leads back to itself", way_out=f"remove it, or {elsewhere}")
     if path.is_dir():
         if not package:
             raise UsageError(f"{path} is a directory", way_out="name a file: a folder is never replaced")
         if reason := packages.kind_of(path).why_kept(path):
-            raise _kept(path, reason)
+            raise _kept(path, reason, elsewhere)
     elif path.exists() and not path.is_file():
         raise UsageError(f"{path} is a device or a pipe, no file", way_out="name a file, or print to stdout")
     elif package and path.exists():
-        raise UsageError(f"{path} is a file, and a package is a folder", way_out="move it away, or name another place")
+        raise UsageError(f"{path} is a file, and a package is a folder", way_out=f"move it away, or {elsewhere}")
     folder = next((parent for parent in place.absolute().parents if parent.exists()), Path("/"))
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise FileError(f"{path} cannot be written: {folder} takes no new files", way_out=elsewhere)
     return place
 
 
-def _kept(path: Path, reason: str) -> UsageError:
-    return UsageError(f"{path} {reason}", way_out="move it away, or name another place with -o")
+def _kept(path: Path, reason: str, elsewhere: str = ELSEWHERE) -> UsageError:
+    return UsageError(f"{path} {reason}", way_out=f"move it away, or {elsewhere}")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -287,16 +287,19 @@ def stamp(path: Path) -> tuple[tuple[Path, int, int, int], ...]:
 
 @lru_cache(maxsize=64)
 def _compressed(stamped: tuple[tuple[Path, int, int, int], ...]) -> tuple[int, int]:
-    import brotli  # here, since most commands compress nothing
+    from concurrent.futures import ThreadPoolExecutor  # here, since most commands compress nothing
+
+    import brotli
 
     gzipped = brotlied = 0
     for member, _, size, _ in stamped:
         one, other = zlib.compressobj(GZIP_LEVEL, wbits=GZIP), brotli.Compressor(quality=BROTLI_QUALITY)
-        with member.open("rb") as handle:
+        with member.open("rb") as handle, ThreadPoolExecutor(1) as beside:
             blocks = iter(partial(handle.read, _BLOCK_BYTES), b"")
             for block in counted(blocks, f"compressing {member.name}", -(-size // _BLOCK_BYTES)):
-                gzipped += len(one.compress(block))
+                first = beside.submit(one.compress, block)
                 brotlied += len(other.process(block))
+                gzipped += len(first.result())
         gzipped, brotlied = gzipped + len(one.flush()), brotlied + len(other.finish())
     return gzipped, brotlied
 

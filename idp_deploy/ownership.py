@@ -9,7 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from idp_deploy import documents, files, packages
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import ELSEWHERE, FileError, UsageError
 from idp_deploy.flow import MANIFEST_KEY, FormatName
 from idp_deploy.formats import FORMATS, suffixes
 from idp_deploy.formats.external_data import DATA_OF
@@ -36,7 +36,7 @@ def destination(output: Path, stem: str, formats: Sequence[FormatName]) -> tuple
     return (output.parent, output.stem) if one else (output, stem)
 
 
-def claim(path: Path, *, elsewhere: str = "name another place with -o") -> Path:
+def claim(path: Path, *, elsewhere: str = ELSEWHERE) -> Path:
     """`path`, for a command that was not told this very name: nothing may stand there but what we wrote.
 
     Args:

@@ -70,6 +70,8 @@ class _Magnitudes:
     def __init__(self, values: np.ndarray) -> None:
         self.values = values
         self.nonzero = int(np.count_nonzero(values))
+        self._last = Places(np.zeros(values.size, bool))  # as it was asked for, for another width
+        self._kept = 0
 
     @cached_property
     def ordered(self) -> np.ndarray:
@@ -84,9 +86,12 @@ class _Magnitudes:
     def largest(self, share: float) -> Places:
         """Where the largest of them are, that many of those that are not zero; those equal to the last one, too."""
         kept = round(self.nonzero * share)
-        if share >= 1 or not kept:
-            return self.now if kept else Places(np.zeros(self.values.size, bool))
-        return Places(self.values >= self.ordered[self.nonzero - kept])
+        if share >= 1 and kept:
+            return self.now
+        if kept != self._kept:
+            floor = self.ordered[self.nonzero - kept] if kept else np.nan  # which none reaches
+            self._kept, self._last = kept, Places(self.values >= floor)
+        return self._last
 
 
 def _priced(tensor: StoredTensor, magnitudes: _Magnitudes, row: Format, left: float, bits: float) -> float:

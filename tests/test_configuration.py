@@ -9,7 +9,7 @@ import pytest
 
 from idp_deploy.cli.session import open_session
 from idp_deploy.configuration import environment_keys, load, tolerances
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.units import parse
 
 
@@ -217,3 +217,19 @@ def test_capitals_and_empty_parts_are_taken_as_on_the_command_line(tmp_path: Pat
     assert configuration.targets == ("pixel-4", "iphone-12")
     told = load(path, environment={"IDP_DEPLOY_EXPORT_TO": "TFLite,", "IDP_DEPLOY_QUANTIZE_SCHEME": "Fp16"})
     assert (told.export.to, told.quantize.scheme) == (("tflite",), "fp16")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (r'weights = "ckpt\w.pt"', "not valid TOML: Unescaped"),
+        (r'weights = "C:\Users\me\w.pt"', "not valid TOML: Invalid hex value"),
+        (r'weights = "ckpt\best.pt"', r"'weights' is 'ckpt\x08est.pt'"),
+        (r'output = "out\new"', r"'output' is 'out\new'"),
+    ],
+)
+def test_a_folder_with_backslashes_is_told_how_to_be_written(line: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "idp-deploy.toml").write_text(line + "\n")
+    with pytest.raises(IdpDeployError, match="write folders with '/'") as error:
+        load(tmp_path / "idp-deploy.toml", environment={})
+    assert told in str(error.value)

@@ -15,8 +15,11 @@ from torch import nn
 
 from idp_deploy import files
 from idp_deploy.cli import main
+from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.formats.onnx.read.constants import Constants
 from idp_deploy.pipeline import deploy
+from idp_deploy.reading import read
 from idp_deploy.shipping import export_and_verify
 from idp_deploy.simulation import size
 from tests.formats_here import HERE
@@ -127,3 +130,26 @@ def test_run_with_three_formats_reads_each_file_once_and_opens_few_sessions(
     assert {name: seen[name] for name in seen if name.endswith("read")} == {f"{name} read": 1 for name in HERE}
     assert seen["traces"] <= 4
     assert 2 <= seen["sessions"] <= 5
+
+
+@pytest.mark.parametrize("encoding", ["bitmask", "gaps8", "gaps5", "gaps4"])
+def test_of_an_onnx_file_only_what_operators_read_is_evaluated(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))
+    with torch.no_grad():
+        for layer in (module[0], module[2]):
+            layer.weight.view(-1)[::2] = 0
+    export(CompressedModel(module.eval(), {}), "onnx", torch.zeros(1, 64), tmp_path / "m.onnx", encoding=encoding)
+    evaluated: Counter[str] = Counter()
+    real = Constants.value
+
+    def value(self: Constants, name: str) -> np.ndarray:
+        evaluated[name] += 1
+        return real(self, name)
+
+    monkeypatch.setattr(Constants, "value", value)
+    contents = read(tmp_path / "m.onnx")
+    assert [t.encoding for t in contents.tensors if len(t.shape) == 2] == [encoding] * 2
+    assert set(evaluated) == {t.name for t in contents.tensors}  # and nothing on the way to them anew
+    assert max(evaluated.values()) <= 2  # once more where they share one stream, for the part of it that each bears

@@ -11,7 +11,7 @@ from torch import nn
 
 from idp_deploy.exporting import export
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import CompressedModel, Contents, GraphOp
+from idp_deploy.flow import CompressedModel, Contents, GraphOp, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.layer_names import LayerNames, key_of
 from idp_deploy.pruning import one_shot
@@ -46,8 +46,6 @@ EXAMPLE = (torch.zeros(1, 3, 16, 16),)
 
 @pytest.fixture(scope="module")
 def pruned() -> CompressedModel:
-    from idp_deploy.flow import Model, Recipe
-
     torch.manual_seed(0)
     return one_shot(Model(Net().eval()), Recipe(sparsity=0.8))
 
@@ -65,6 +63,38 @@ def test_a_layer_has_the_name_of_its_module_in_every_format(
     target = next(t for name in ("iphone-12", "pixel-4") if (t := load_target(name)).runtime(format))
     weighted = [op.layer for op in simulate(contents, target).ops if op.weight_bytes]
     assert weighted == MODULES
+
+
+class Recurrent(nn.Module):
+    """Layers whose weights converters take apart, put together and transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList([nn.GRU(8, 12, batch_first=True), nn.LSTM(12, 12, batch_first=True)])
+        self.last = nn.RNN(12, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (*self.encoders, self.last):
+            x, _ = layer(x)
+        return self.head(x[:, -1])
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_recurrent_layers_have_it_too(format: str, share: float, tmp_path: Path) -> None:
+    pytest.importorskip({"onnx": "onnx", "coreml": "coremltools", "tflite": "litert_torch"}.get(format, "onnx"))
+    torch.manual_seed(0)
+    module = Recurrent().eval()
+    compressed = one_shot(Model(module), Recipe(sparsity=share)) if share else CompressedModel(module, {})
+    path = tmp_path / f"net{FORMATS[format].suffix}"
+    export(compressed, format, (torch.zeros(1, 3, 8),), path)
+    names = [layer.name for layer in facts_of(read(path)).layers]
+    wanted = ["encoders.0", "encoders.1", "last", "head"]
+    if format == "coreml":  # a loop there has matrices that no parameter is; a dense file does not say whose they were
+        wanted = [name for name in names if name.startswith("while_loop")] + wanted if share else names
+    assert names == wanted
 
 
 def op(name: str, **weights: str) -> GraphOp:

@@ -18,10 +18,11 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
+from idp_deploy import files
 from idp_deploy.cli.app import COMMANDS, _run
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import FormatName, Parity
-from idp_deploy.ownership import destination
+from idp_deploy.ownership import claim, destination
 from idp_deploy.shipping import claim_artifacts
 from tests.formats_here import HERE
 
@@ -322,6 +323,17 @@ def test_a_folder_without_permission_is_said_before_the_work(
     assert "takes no new files" in said
     none = row.arguments.split()[0] in ("compare", "init", "new", "run", "targets")  # their -o is the report's
     assert ("with -o" in said) == (not none or "-o" in row.arguments)
+
+
+def test_python_is_told_of_no_flag(tmp_path: Path) -> None:
+    place = tmp_path / "net.mlpackage"
+    place.write_text("somebody's")
+    with pytest.raises(UsageError, match=r"name another place$"):
+        files.landing(place, package=True)
+    place = tmp_path / "net.onnx"
+    place.write_text("somebody's")
+    with pytest.raises(UsageError, match=r"name another place$"):
+        claim(place)
 
 
 @contextmanager

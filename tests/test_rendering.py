@@ -14,10 +14,12 @@ from xml.etree import ElementTree
 import pytest
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Budget, Check, Report, WeightProof
+from idp_deploy.flow import Budget, Check, FileFacts, Report, WeightProof
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.artifacts import _of_a_weight
 from idp_deploy.rendering.document import Bar, Case, Chart, Curves, Document, Journey, Point, Step, Table
+from idp_deploy.rendering.figures import journey
+from idp_deploy.rendering.lettering import written
 from idp_deploy.rendering.results import page_of
 from idp_deploy.rendering.verdicts import report_document
 
@@ -107,6 +109,18 @@ def test_files_of_one_format_are_told_apart() -> None:
     assert [row[1] for row in document.tables[-1].rows] == ["onnx a.onnx", "onnx b.onnx"]
     assert [case.suite for case in document.cases] == ["pixel-4 onnx a.onnx", "pixel-4 onnx b.onnx"]
     assert document.pictures[0].rows == ["pixel-4 onnx a.onnx size", "pixel-4 onnx b.onnx size"]  # type: ignore[union-attr]
+
+
+def test_files_of_one_format_are_told_apart_on_their_way_from_dense() -> None:
+    files = [FileFacts(Path(name), "onnx", 100, 200, 90.0, 5, 10, ()) for name in ("a.onnx", "b.onnx")]
+    assert [step.name for step in journey(files, [], [], {}).ends] == ["a.onnx", "b.onnx"]
+    assert [step.facts[0] for step in journey(files, [], [], {}).stages] == ["a.onnx", "a.onnx"]
+    assert journey(files[:1], [], [], {}).ends[0].name == "onnx"
+
+
+def test_letters_that_no_font_has_are_codes() -> None:
+    assert written("größe $x$") == r"größe \$x\$"
+    assert written("\ue123") == r"\ue123"
 
 
 def test_html_is_one_file_without_foreign_markup() -> None:

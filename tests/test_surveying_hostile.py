@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -135,6 +136,22 @@ def test_folders_of_data_tell_no_sizes_and_hide_no_weights(tmp_path: Path) -> No
     assert found.weights.path.name == "old.pt"
     assert found.inputs.inputs == ("1x1x28x28",)
     assert len([note for note in found.notes if "features" in note]) == 4
+
+
+@pytest.mark.parametrize("newest", ["sound", "vision"])
+def test_weights_belong_to_the_code_of_their_own_folder(newest: str, tmp_path: Path) -> None:
+    for name in ("sound", "vision"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "net.py").write_text(HEAD + SMALL)
+        script(f"from net import *; torch.save(Net().state_dict(), '{name}.pt')", tmp_path / name)
+        os.utime(tmp_path / name / f"{name}.pt", (name == newest, name == newest))
+    found = survey(tmp_path)
+    assert found.choice is not None
+    assert found.weights is not None
+    assert (found.choice.spec, found.weights.path.name) == (f"{newest}.net:Net", f"{newest}.pt")
+    other = {"sound": "vision", "vision": "sound"}[newest]
+    assert not [note for note in found.notes if "would" in note and "fit" in note]
+    assert [note for note in found.notes if note.startswith(f"{other}/{other}.pt belongs to {other}.net:Net")]
 
 
 def test_modules_that_each_may_be_given_are_tried_once(tmp_path: Path) -> None:

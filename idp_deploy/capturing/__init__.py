@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from keyword import iskeyword
 from typing import Any, TypeVar
 
 import numpy as np
@@ -137,9 +138,14 @@ def capture(
         ConversionError: torch.export cannot trace the model; the message names the operator or line it stopped at.
     """
     trace = partial(_traced, model.module, example_inputs, dynamic_batch)
-    module, program, dynamic = once(f"trace, batch free: {dynamic_batch}", model, example_inputs, trace)
     try:
+        module, program, dynamic = once(f"trace, batch free: {dynamic_batch}", model, example_inputs, trace)
         graph_module = program.module(check_guards=False)
+    except SyntaxError as error:  # a graph is written as Python, and read again
+        named = (word for name, _ in model.module.named_modules() for word in name.split(".") if iskeyword(word))
+        if (word := next(named, None)) is None:
+            raise
+        raise ConversionError(f"torch.export cannot hold a module called {word!r}", way_out="rename it") from error
     except KeyError as error:  # a parameter called "code", "graph" or like another attribute of graph modules
         raise ConversionError(
             f"torch.export cannot hold a parameter of this name: {error.args[0]}", way_out="rename that parameter"

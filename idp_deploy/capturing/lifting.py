@@ -6,6 +6,7 @@ where they are its attributes. Tracing the rewritten graph once more would cost 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -84,7 +85,7 @@ def lift(module: fx.GraphModule, program: ExportedProgram) -> ExportedProgram | 
     names = {str(node.target) for node in module.graph.nodes if node.op == "placeholder"}
     for i, (target, tensor) in enumerate(tensors.items()):
         trained = isinstance(tensor, nn.Parameter)
-        name = f"{'p' if trained else 'b'}_{target.replace('.', '_')}"
+        name = re.sub(r"\W", "_", f"{'p' if trained else 'b'}.{target}")  # "stage-1.weight" is no name of Python's
         name = f"{name}_{i}" if name in names else name
         names.add(name)
         placed[target] = node = graph.placeholder(name)

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
-from idp_deploy.errors import ExitCode, IdpDeployError, of_dead_worker, of_missing_module, of_system
+from idp_deploy.errors import ELSEWHERE, ExitCode, IdpDeployError, of_dead_worker, of_missing_module, of_system
 from idp_deploy.legible import on_a_line, uncommanding
 
 
@@ -165,7 +165,8 @@ def _deaf() -> None:
 def _explain(error: Exception) -> int:
     _deaf()
     if isinstance(error, IdpDeployError):
-        return _say(_sentence(error), error.exit_code)
+        told = _sentence(error)
+        return _say(f"{told} with -o" if told.endswith(ELSEWHERE) else told, error.exit_code)
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
         return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
     if isinstance(error, OSError):

@@ -29,6 +29,7 @@ def init(
 
     Python files are read, never imported; files of weights are read as data. What cannot be told is left to fill in.
     """
+    from idp_deploy.ownership import is_ours
     from idp_deploy.surveying import survey
     from idp_deploy.surveying.writing import write_toml
 
@@ -64,7 +65,8 @@ def init(
     left = []
     shipped = found.exports[0].relative_to(Path.cwd()) if choice is None and weights is None and found.exports else None
     if shipped is not None:
-        notes.append(f"{shipped} was made by another tool: it can be checked as it is, and pruned where its model is")
+        whose = "was written by idp-deploy" if is_ours(shipped) else "was made by another tool"
+        notes.append(f"{shipped} {whose}: it can be checked as it is, and pruned where its model is")
         rows = [*rows[:2], ("file", shipped.as_posix())]
     else:
         left += ["model"] if choice is None or choice.unknown else []

@@ -2,8 +2,9 @@
 
 The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names
 where these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`),
-as those of the same form that the manifest names, or as a sibling of one (`features_1_dw_weight`). Anything else, as in
-many files of other tools, keeps the operator's name.
+as those of the same form that the manifest names, or as a sibling of one (`features_1_dw_weight`). What a converter
+made of a parameter has its module and a slash before it. Anything else, as in many files of other tools, keeps the
+operator's name.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from collections.abc import Mapping
 from idp_deploy.flow import Contents, GraphOp
 
 _PARAMETER = re.compile(r"(?P<module>.+)\.(?:weight|bias|folded_bias|\w+_proj_weight|\w+_proj_bias)(?:_\w+)?")
+_INSIDE = re.compile(r"(?P<module>[^/]+)/[^/]+")  # `encoder.rnn/val_31` in files of ours, `dense/kernel` in Keras'
+_PART = re.compile(r"_[1-9]\d*$")
 _NUMBER = re.compile(r"\d+")
 _SIBLING = re.compile(r"(.*_|)([^_.]+)_(folded_bias|weight|(?<!_folded_)bias)")  # one word: no dot is missing in it
 KERNELS_FIRST = ("weight", "bias")  # roles of an operator, the one that names it first
@@ -39,10 +42,12 @@ class LayerNames:
 
     def of_tensor(self, name: str) -> str:
         """The module whose weight or bias the tensor is; "" where its name does not tell."""
+        first = _PART.sub("_0", name)  # gates of a recurrence, cut apart: the manifest names the first
+        name = name if name in self._parameters or first not in self._parameters else first
         parameter = self._parameters.get(name) or self._as_others(name) or name
         if name in self._parameters:
             return parameter.rpartition(".")[0] or parameter
-        found = _PARAMETER.fullmatch(parameter)
+        found = _PARAMETER.fullmatch(parameter) or _INSIDE.fullmatch(parameter)
         return found["module"] if found else ""
 
     def of(self, op: GraphOp) -> str:

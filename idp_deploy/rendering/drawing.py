@@ -7,6 +7,7 @@ from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.rendering.document import Chart, Curves, Document, Journey, Picture, Step
+from idp_deploy.rendering.lettering import families, written
 from idp_deploy.units import show
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ def to_png(document: Document) -> bytes:
 
     pictures = document.drawn
     heights = [_height(picture) for picture in pictures]
-    with matplotlib.rc_context({"font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": FAINT}):
+    fonts = list(families())
+    with matplotlib.rc_context({
+        "font.family": fonts, "font.size": 10, "text.color": INK, "axes.labelcolor": INK, "xtick.color": FAINT,
+    }):  # fmt: skip
         figure = _figure(WIDTH, sum(heights) + 0.6)
         figure.suptitle(_plain(document.title), x=0.01, ha="left", fontsize=13, fontweight="bold")
         grid = figure.add_gridspec(max(len(pictures), 1), 1, height_ratios=heights or [1])
@@ -130,9 +134,16 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     axes.spines[["top", "right", "left"]].set_visible(False)
     if labelled:
         left = f" (first {_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
-        axes.set_title(_plain(chart.title) + left + _legend(chart), loc="left", fontsize=11, fontweight="bold")
+        _over_all(axes, _plain(chart.title) + left + _legend(chart))
     unit = _plain(f"{name}, {axis.suffix}" if axis.suffix else name)
     axes.set_xlabel(unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9)
+
+
+def _over_all(axes: Axes, title: str) -> None:
+    """Above the first of several axes, which is no wider for it; the empty title keeps the room."""
+    axes.set_title(" ", loc="left", fontsize=11)
+    place = axes.annotate(title, (0, 1), xytext=(0, 6), xycoords="axes fraction", textcoords="offset points")
+    place.set(fontsize=11, fontweight="bold", in_layout=False)
 
 
 def _legend(chart: Chart) -> str:
@@ -222,4 +233,4 @@ def _curves(axes: Axes, plot: Curves) -> None:
 def _plain(label: str) -> str:
     """No mathematics, and no longer than a picture has room for."""
     cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2]}…{label[1 - _LONGEST // 2 :]}"
-    return cut.replace("$", r"\$")
+    return written(cut)

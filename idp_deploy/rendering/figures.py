@@ -45,10 +45,12 @@ def journey(
             said.append(f"{show(facts['zeros'] / max(facts['prunable'], 1), 'share')} zeros")
         stages.append(Step({"hardened": "pruned"}.get(stage, stage), [fact for fact in said if fact]))
     largest = max(one.dense_bytes for one in files)
+    names = told_apart((one.format, one.path) for one in files)
     if not stages:
         dense = max(files, key=lambda one: one.dense_bytes)
-        stages = [Step("stored dense", [show(dense.dense_bytes, "bytes")], dense.dense_bytes / largest)]
-        stages.append(Step("zeros", [f"{show(dense.sparsity, 'share')} of {dense.prunable:,} prunable"]))
+        whose = [names[dense.path]] if names[dense.path] else []
+        stages = [Step("stored dense", [*whose, show(dense.dense_bytes, "bytes")], dense.dense_bytes / largest)]
+        stages.append(Step("zeros", [*whose, f"{show(dense.sparsity, 'share')} of {dense.prunable:,} prunable"]))
     proofs = {parity.artifact.path: parity for parity in parities}
     shown = {one.path for one in files}
     axis = scale([e.latency_ms.middle for e in estimates if e.latency_ms and e.artifact in shown], "ms")
@@ -64,7 +66,7 @@ def journey(
                 sparse = "sparse" if any(op.runs_sparse for op in e.ops) else "dense"
                 said.append(f"{axis.text(e.latency_ms.middle)} on {e.target}, runs {sparse}")
         state = "bad" if proof is not None and not proof.passed else ""
-        ends.append(Step(one.format, said, one.size_bytes / largest, state))  # type: ignore[arg-type]
+        ends.append(Step(names[one.path] or one.format, said, one.size_bytes / largest, state))  # type: ignore[arg-type]
     return Journey("From dense to shipped", stages, ends)
 
 

@@ -57,9 +57,11 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
     likely: dict[Path | None, int] = {file.path: index for index, file in enumerate(stored)}
     likely[None] = len(stored)
 
-    def rank(one: Choice) -> tuple[float, bool, bool, int, int]:
+    def rank(one: Choice) -> tuple[float, bool, bool, bool, int, int]:
         file = likely[one.weights.path if one.weights else None]
-        return (-round(one.score, 2), not one.definition.runs, bool(one.unknown), file, order[one.definition.spec])
+        at_home = one.weights is not None and one.weights.path.is_relative_to(one.definition.file.parent)
+        fits = (-round(one.score, 2), not one.definition.runs, bool(one.unknown))  # names alone: twins live apart
+        return (*fits, not at_home, file, order[one.definition.spec])
 
     ranked = sorted(pairs, key=rank)
     if not ranked:
@@ -84,11 +86,17 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
         and one.definition.runs and not one.definition.copy
     ]  # fmt: skip
+    homes = {file.path: _home(file, found.modules) for file in stored}
+    home = homes[best.weights.path] if best.weights else None
+    rivals = [one for one in rivals if home is None or one.definition.file.is_relative_to(home)]
     others = dict.fromkeys(one.spec for one in rivals if not _shares(one, best, found))
     if others:
         notes.append(f"the weights would also fit {some(list(others))}")
     beside = [one for one in ranked if one.weights and one.weights is not best.weights and one.score >= FITS]
-    same = {shown(one.weights) for one in beside if one.weights and one.definition.spec == best.definition.spec}
+    same = {
+        shown(one.weights) for one in beside
+        if one.weights and one.definition.spec == best.definition.spec and homes[one.weights.path] == home
+    }  # fmt: skip
     if same:
         notes.append(f"{some(sorted(same))} would fit as well; taken is what calls itself best, else the newest")
     elsewhere = {shown(one.weights): one.spec for one in reversed(beside) if one.weights}
@@ -99,6 +107,12 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
             for name in sorted(elsewhere.keys() - same)
         ),
     ]
+
+
+def _home(file: Stored, modules: Sequence[Definition]) -> Path | None:
+    """The deepest folder of code that a file of weights lies in, as in a repository of several models."""
+    folders = {one.file.parent for one in modules if file.path.is_relative_to(one.file.parent)}
+    return max(folders, key=lambda folder: len(folder.parts), default=None)
 
 
 _CODELESS = (

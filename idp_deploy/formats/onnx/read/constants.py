@@ -36,6 +36,7 @@ class Constants:
             else:
                 self.nodes[tensor.name] = helper.make_node("Identity", [same], [tensor.name])
         self.stored.update((sparse_name(tensor), tensor) for tensor in graph.sparse_initializer)
+        self._dtypes: dict[str, np.dtype] = {}  # of all that was evaluated
         self._pieces: dict[str, np.ndarray] = {}  # what a Split gives, for every piece comes out of the same work
         for node in graph.node:
             tensor = _constant_tensor(node)
@@ -96,7 +97,12 @@ class Constants:
                 ) from error
             values[current] = np.asarray(result)
             self.limits.check(values[current].shape, current)
+        self._dtypes |= ((current, value.dtype) for current, value in values.items() if value is not None)
         return values[name]
+
+    def dtype(self, name: str) -> np.dtype:
+        """Of one constant; evaluated where nothing that is computed from it was."""
+        return self._dtypes[name] if name in self._dtypes else self.value(name).dtype
 
     def size_bytes(self, name: str) -> int:
         """Bytes as stored of one initializer, sparse initializer or Constant node."""

@@ -139,15 +139,17 @@ class _Reader:
         """
         if name in self.arguments and is_argument(self.arguments[name], operator):
             return None
-        found = origin(self.constants, name)
+        values = None
         if name not in self.shapes:
-            values = self.constants.value(name)
+            values = self.constants.value(name)  # before `origin`, which asks for types on the way to it
             if is_argument(values, operator):
                 self.arguments[name] = values
                 return None
             self.shapes[name] = values.shape, values.dtype
+        found = origin(self.constants, name)
         if found.name not in self.tensors:
-            self.tensors[found.name] = describe(self.constants, found, self._charges, kept)
+            stored = values if values is not None and found.stored == name else self.constants.value(found.stored)
+            self.tensors[found.name] = describe(self.constants, found, stored, self._charges, kept)
         return found.name
 
     def op(self, index: int, node: onnx.NodeProto) -> GraphOp:

@@ -35,12 +35,12 @@ def origin(constants: Constants, name: str) -> Origin:
     if node.op_type == "DequantizeLinear":
         stored = _same(constants, node.input[0])
         return Origin(stored, stored, name)
-    if node.op_type == "Cast" and _dtype(constants, node.input[0]) == np.float16:
+    if node.op_type == "Cast" and constants.dtype(node.input[0]) == np.float16:
         return Origin(name, node.input[0], None)
     if node.op_type == "Mul":
         for source in node.input:
             cast = constants.nodes.get(source)
-            if cast is not None and cast.op_type == "Cast" and _dtype(constants, cast.input[0]) in (np.int8, np.uint8):
+            if cast is not None and cast.op_type == "Cast" and constants.dtype(cast.input[0]) in (np.int8, np.uint8):
                 return Origin(name, cast.input[0], name)
     return Origin(name, name, None)
 
@@ -92,10 +92,11 @@ class Charges:
         return self.constants.size_bytes(name)
 
 
-def describe(constants: Constants, found: Origin, charges: Charges, kept: int | None = None) -> StoredTensor:
-    """Read one weight. `charges` tells which of the file's bytes are its own, `kept` how many entries mean no zero
-    where its operator says what does."""
-    values = constants.value(found.stored)
+def describe(
+    constants: Constants, found: Origin, values: np.ndarray, charges: Charges, kept: int | None = None
+) -> StoredTensor:
+    """One weight with its stored values. `charges` tells which of the file's bytes are its own, `kept` how many entries
+    mean no zero where its operator says what does."""
     size = charges.of(found.restored or found.name)
     encoding, bits = encoding_of(constants, found.stored)
     zeros = values.size - (_nonzero(constants, found, values) if kept is None else kept)
@@ -147,8 +148,8 @@ def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:
     for current in constants.cone(name) if dtype.kind == "f" else ():
         node = constants.nodes.get(current)
         if node is not None and node.op_type == "Cast":
-            source = _dtype(constants, node.input[0])
-            if source.kind in "fiu" and _dtype(constants, current) == dtype:
+            source = constants.dtype(node.input[0])
+            if source.kind in "fiu" and constants.dtype(current) == dtype:
                 bits = min(bits, source.itemsize * 8)
     return bits
 
@@ -169,7 +170,3 @@ def _same(constants: Constants, name: str) -> str:
     while name in constants.nodes and constants.nodes[name].op_type in _LAYOUT:
         name = constants.nodes[name].input[0]
     return name
-
-
-def _dtype(constants: Constants, name: str) -> np.dtype:
-    return constants.value(name).dtype

@@ -22,6 +22,7 @@ from idp_deploy.capturing import Captured, module_of, refuse_projections
 from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError, NoOperatorError
 from idp_deploy.formats.onnx.write.borders import hold_borders
+from idp_deploy.formats.onnx.write.naming import name_constants
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.orders import reorder
 from idp_deploy.rewriting.bounds import join_bounds
@@ -120,6 +121,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
             way_out="replace the operator that has no older form",
         )
     hold_borders(model.graph)
+    name_constants(model.graph, captured.module.state_dict().keys() | set(captured.aliases))
     _strip(model)
     reorder(model.graph)
     _name_boundary(model, outputs)
