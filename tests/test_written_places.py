@@ -184,7 +184,7 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "taken from a constant": (taken_from_a_constant, 3),
     "kinds of numbers": (kinds_of_numbers, 3),
     "shared heads": (shared_heads, 2),
-    "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1)), 2),
+    "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1), y.chunk(1, 1)[0] * 3), 2),
 }
 
 
