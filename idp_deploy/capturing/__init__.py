@@ -9,10 +9,11 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from typing import Any, TypeVar
 
 import numpy as np
@@ -317,7 +318,8 @@ def _unsaid() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(StringIO()):  # where it prints the graph that it has come to
+            yield
     finally:
         logger.setLevel(level)
 
