@@ -219,7 +219,7 @@ ROWS: dict[str, tuple[Callable[[Tensor, Tensor], Any], int]] = {
     "diagonals": (diagonals, 6),
     "repeated": (repeated, 6),
     "not a number": (not_a_number, 6),
-    "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1)), 2),
+    "one part": (lambda y, x: (y.split(6, 1)[0] * 2, x.split([6], 1)[0] + y, *y.split(4, 1), y.chunk(1, 1)[0] * 3), 2),
 }
 
 
@@ -299,9 +299,14 @@ def parts_in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     return y + 0, z + 0, empty * 2, torch.stack(third)
 
 
+def powers_in_place(y: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """A tensor raised to a number, as graph networks norm by degrees, and the root of a square, which has no sign."""
+    return (y.abs() + 1).pow_(-0.5), (x * y).pow_(2).sqrt_() + 1, (y.abs() + 1).pow_(x)
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("format", HERE)
-@pytest.mark.parametrize("rest", [in_place, parts_in_place])
+@pytest.mark.parametrize("rest", [in_place, parts_in_place, powers_in_place])
 def test_activations_in_place_and_by_their_usual_numbers(
     rest: Callable[[Tensor, Tensor], Any], format: FormatName, tmp_path: Path
 ) -> None:

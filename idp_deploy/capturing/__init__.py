@@ -9,10 +9,11 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from io import StringIO
 from keyword import iskeyword
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_constants, name_objects
 from idp_deploy.capturing.settling import casts_as_given, distributions_as_given, masks_as_given, settle
 from idp_deploy.capturing.single import holds_for_one
+from idp_deploy.capturing.telling import exported
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel
 from idp_deploy.masks import copied
@@ -294,7 +296,7 @@ def export_program(
                     shapes[leaf] = {0: batch}
             try:
                 with sizes_left_open() as lines:
-                    traced = torch.export.export(module, doubled, dynamic_shapes=shapes)
+                    traced = exported(module, doubled, dynamic_shapes=shapes)
                 program = functional(traced, free=True)
                 whole = not goes_back(program) and not free_steps(program.graph)
                 if whole and holds_for_one(module, program, example_inputs):
@@ -303,9 +305,9 @@ def export_program(
                 if _now_known(error, module, example_inputs):
                     return export_program(module, example_inputs, dynamic_batch=True)
         try:
-            program = torch.export.export(module, example_inputs)
+            program = exported(module, example_inputs)
             if goes_back(program) and write_out_gradients(module, example_inputs):
-                program = torch.export.export(module, example_inputs)
+                program = exported(module, example_inputs)
             program = functional(program)
             program.graph_module.meta[_FIXED_AT] = lines[0] if lines else ""
             return program, False
@@ -322,7 +324,8 @@ def _unsaid() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with redirect_stderr(StringIO()):  # where it prints the graph that it has come to
+            yield
     finally:
         logger.setLevel(level)
 

@@ -83,10 +83,14 @@ def _plain(target: Any) -> Any:
     """The operator that gives what `target` writes; None where there is none that takes the same."""
     name = target._opname
     packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.startswith("_") else None
-    found = getattr(packet, target._overloadname, None)
-    if found is None or [a.name for a in found._schema.arguments] != [a.name for a in target._schema.arguments]:
-        return None
-    return found
+    wanted = _takes(target)
+    overloads = [getattr(packet, overload) for overload in packet.overloads()] if packet is not None else []
+    return next((one for one in overloads if _takes(one) == wanted), None)
+
+
+def _takes(operator: Any) -> list[tuple[str, str]]:
+    """Names and types: `pow_.Scalar` raises a tensor to a number, `pow.Scalar` a number to a tensor."""
+    return [(argument.name, str(argument.real_type)) for argument in operator._schema.arguments]
 
 
 def _is_written_through_views(graph: fx.Graph, views: Collection[Any]) -> bool:

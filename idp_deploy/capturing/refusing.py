@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
+from linecache import getline
 from pathlib import PurePath
 from traceback import walk_tb
 from typing import Any
@@ -15,10 +16,9 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from idp_deploy.capturing.gradients import takes_gradients
+from idp_deploy.capturing.telling import asks_for_values
 from idp_deploy.errors import ConversionError, asks_for_gpu
 
-# torch's message on a number, a truth or a size that the values of an input tell
-_BY_VALUES = re.compile(r"data-dependent|unbacked|GuardOnDataDependent")
 _CALLED = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*(\S[^\n]*)')
 _PACKED = (
     "run the recurrent layer on the padded batch, and pick each last state by its length: "
@@ -61,7 +61,7 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             "forward takes derivatives by torch.func.jacfwd (or hessian), which torch.export cannot trace",
             way_out="take them by torch.func.jacrev, which gives the same",
         )
-    if _BY_VALUES.search(str(error)):
+    if asks_for_values(error):
         return ConversionError(
             f"forward takes another way by the values of its input{_where(error)}, and a file has one way for all",
             way_out="compute both sides and choose by torch.where, keep sizes fixed (masks in place of x[x > 0]), or "
@@ -104,11 +104,19 @@ def _same(weight: Tensor, value: Tensor) -> bool:
 
 def _where(error: Exception) -> str:
     """The last line of the model's own that led there, as " at net.py:12 (`if x.sum() > 0:`)"."""
-    found = [(file, line, code) for file, line, code in _CALLED.findall(str(error)) if "/torch/" not in file]
+    said = [(file, int(line), code) for file, line, code in _CALLED.findall(str(error))]
+    ways = [(frame.f_code.co_filename, line, "") for frame, line in walk_tb(error.__traceback__)]
+    start = next((place for place, way in enumerate(ways) if "/torch/export/" in way[0]), len(ways))
+    found = [way for way in said if not _foreign(way[0])] or [way for way in ways[start:] if not _foreign(way[0])]
     if not found:
         return ""
     file, line, code = found[-1]
-    return f" at {PurePath(file).name}:{line} (`{code.strip()}`)"
+    return f" at {PurePath(file).name}:{line} (`{(code or getline(file, line)).strip()}`)"
+
+
+def _foreign(file: str) -> bool:
+    """Whether a file is PyTorch's, or answers its questions beside a trace."""
+    return "/torch/" in file or PurePath(file).parent == PurePath(__file__).parent or file.startswith("<")
 
 
 def _by_keyword(module: nn.Module) -> str:

@@ -49,6 +49,11 @@ def whole_split(x: Tensor, sizes: list[int] | int, dim: int = 0) -> list[Tensor]
     return [x.narrow(dim, 0, x.shape[dim])] if whole else None
 
 
+def whole_chunk(x: Tensor, chunks: int, dim: int = 0) -> list[Tensor] | None:
+    """The same by their number: `x.chunk(1)`, as the ghost batch norm of TabNet has it for few rows."""
+    return whole_split(x, -(-x.shape[dim] // chunks), dim)
+
+
 def high_power(x: Tensor, exponent: float) -> Tensor | None:
     """xʸ of more than four dimensions, which TFLite's operator has not."""
     return torch.pow(x.flatten(), exponent).reshape(x.shape) if x.dim() > 4 else None

@@ -136,6 +136,7 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     take_apart(module, TRANSPOSED)
     take_apart(module, LAYERS)
     spell_out(module, _SPELLED)
+    _square_by_products(module)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)
     pick_before_ordering(module, _RANK)
@@ -158,6 +159,15 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     module.graph.lint()
     module.recompile()
     return module
+
+
+def _square_by_products(module: fx.GraphModule) -> None:
+    """x² beside a root as x·x, in place: coremltools takes √(x²) for x, whatever its sign."""
+    for node in module.graph.nodes:
+        if node.target is not aten.pow.Tensor_Scalar or node.args[1] != 2:
+            continue
+        if any(near.target is aten.sqrt.default for near in (*node.users, *node.all_input_nodes)):
+            node.target, node.args = aten.mul.Tensor, (node.args[0], node.args[0])
 
 
 def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> ExportedProgram:

@@ -38,6 +38,7 @@ from idp_deploy.rewriting.elementwise import (
     one_hot,
     repeat,
     share_of,
+    whole_chunk,
     whole_split,
 )
 from idp_deploy.rewriting.experts import EXPERTS
@@ -86,6 +87,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
+    torch.ops.aten.chunk.default: whole_chunk,
     torch.ops.aten.split.Tensor: whole_split,
     torch.ops.aten.split_with_sizes.default: whole_split,
     torch.ops.aten.unfold.default: unfold,
