@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
 
+P, R = ParamSpec("P"), TypeVar("R")
 _SAMPLE = 64  # entries that tell whether a copy has been written to
 _WRAPPERS = ("_orig_mod", "module", "ema")  # of torch.compile; DDP, AveragedModel, timm's ModelEma; its first version
 
@@ -58,6 +60,22 @@ def forget_compiled() -> None:
     """A compiled forward, and a compiled function around one, do not notice that hooks come and go."""
     if "torch._dynamo" in sys.modules:  # or nothing was compiled
         torch.compiler.reset()
+
+
+def eagerly(method: Callable[P, R]) -> Callable[P, R]:
+    """`method` outside of inference mode, and as Python runs it where a compiled function calls it.
+
+    Traced, its numbers would become constants and its selections others than those that were chosen.
+    """
+    outside = torch.inference_mode(False)(method)
+
+    @wraps(method)
+    def call(*given: P.args, **named: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return cast(R, torch.compiler.disable(outside)(*given, **named))
+        return outside(*given, **named)
+
+    return call
 
 
 class PrunerCopy:
