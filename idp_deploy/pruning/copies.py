@@ -46,14 +46,17 @@ def sample(weight: Tensor) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DistributedDataParallel and DataParallel: its names are those in files."""
+    """The module inside `torch.compile`, DistributedDataParallel, DataParallel and Lightning's Fabric: its names are
+    those in files."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
+            continue
+        held = (getattr(model, name, None) for name in ("_orig_mod", "_forward_module"))
+        inside = next((one for one in held if isinstance(one, nn.Module)), None)
+        if inside is None:
             return model
+        model = inside
 
 
 def forget_compiled() -> None:
