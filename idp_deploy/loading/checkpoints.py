@@ -148,7 +148,8 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: FilePath) -> Non
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
-        state[name] = gathered(value)
+        whole = gathered(value)
+        state[name] = whole if type(whole) is torch.Tensor else whole.as_subclass(torch.Tensor)
     content = {
         "format": CHECKPOINT,
         "state_dict": state,
