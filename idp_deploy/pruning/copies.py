@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 _SAMPLE = 64  # entries that tell whether a copy has been written to
 _WRAPPERS = ("_orig_mod", "module", "ema")  # of torch.compile; DDP, AveragedModel, timm's ModelEma; its first version
 
