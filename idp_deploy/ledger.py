@@ -7,6 +7,7 @@ from typing import Any
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import CompressedModel, MaskedModel
+from idp_deploy.flow.model import kept_otherwise
 
 PRUNER_STATE = frozenset({"steps", "schedule", "sites"})  # by these keys a pruner's state is known
 _DEPTH = 6  # of dicts and lists that are looked into
@@ -19,6 +20,8 @@ def refuse_filled(model: CompressedModel | MaskedModel) -> None:
     """
     if not isinstance(model, CompressedModel):
         return
+    for name, weight in model.module.named_parameters():
+        refuse_otherwise(name, weight)
     if not (filled := model.filled):
         if late := model.late:
             warn(
@@ -42,6 +45,16 @@ def refuse_filled(model: CompressedModel | MaskedModel) -> None:
         "weights were written to after hardening (training on, an average, load_state_dict, a new layer)",
         way_out="put the zeros back with pruner.apply_to(module), or call pruner.step() while training on",
     )
+
+
+def refuse_otherwise(name: str, weight: Any) -> None:
+    """Raise `UsageError` where a weight is no plain dense tensor, since another tool has quantized or packed it."""
+    if kind := kept_otherwise(weight):
+        raise UsageError(
+            f"weight '{name}' is kept as {kind}: it was quantized (torchao) or packed (to_sparse) in place",
+            way_out="give the float model, dense (weight.dequantize(), weight.to_dense()): 'idp-deploy quantize' makes "
+            "integers, and export stores zeros sparsely",
+        )
 
 
 def refuse_plain(model: object) -> None:

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.ledger import refuse_otherwise
 
 WAY_OUT = "train again from before they appeared"
 _STATISTICS = ("running_mean", "running_var")
@@ -43,7 +44,7 @@ def fault(module: nn.Module, by_design: Collection[str]) -> str:
 
 
 def refuse_without_values(module: nn.Module) -> None:
-    """Raise `UsageError` for layers that have no weights yet."""
+    """Raise `UsageError` for layers that have no weights yet, or none of which masks could be made."""
     for name, parameter in module.named_parameters():
         if is_lazy(parameter):
             raise UsageError(
@@ -55,6 +56,7 @@ def refuse_without_values(module: nn.Module) -> None:
                 f"weight '{name}' is on the meta device and has no values",
                 way_out='move the model to a device (model.to_empty(device="cpu")) and load its weights before',
             )
+        refuse_otherwise(name, parameter)
 
 
 def refuse_unsound(module: nn.Module) -> None:

@@ -195,6 +195,10 @@ TAKEN: dict[str, Write] = {
         criterion__pt=lambda path: torch.save({}, path),
         history__json=lambda path: path.write_text("[]"),
     ),
+    "folder of torchtune": folder_of(
+        meta_model_0__pt=lambda path: torch.save(weights(), path),
+        recipe_state__pt=lambda path: torch.save({"optimizer": optimizer(), "epochs_run": 1}, path),
+    ),
     "folder of timm": lambda folder: (torch.save({"state_dict": weights()}, folder / "last.pth.tar"), folder)[1],
     "folder with one file": folder_of(best__pth=lambda path: torch.save(weights(), path)),
     "sharded safetensors": sharded("model"),
@@ -231,6 +235,15 @@ SAID: dict[str, tuple[Write, str]] = {
     "ema-pytorch": (
         saved(lambda: {**prefixed("online_model."), **prefixed("ema_model.", ema()), "initted": torch.tensor(True)}),
         "--weights-key ema_model",
+    ),
+    "mmengine, which exchanges the two": (
+        saved(
+            lambda: {
+                "state_dict": weights(),
+                "ema_state_dict": {"steps": torch.tensor(5), **prefixed("module.", ema())},
+            }
+        ),
+        "the weights before averaging that differ stand under 'ema_state_dict.module'",
     ),
     "EMA inside of the weights": (saved(lambda: {**weights(), "ema": ema()}), "--weights-key ema"),
     "EMA without names": (

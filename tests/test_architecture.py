@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "waiting": set(),
     "collecting": set(),
     "ledger": FOUNDATION,
-    "soundness": {"errors"},
+    "soundness": {"errors", "ledger"},
     "files": FOUNDATION | {"documents", "packages"},
     "packages": {"documents", "errors", "units"},
     "documents": set(),

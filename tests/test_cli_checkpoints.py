@@ -85,6 +85,7 @@ def test_a_configured_key_is_no_obstacle_for_our_own_checkpoints(states: dict[st
     Path("idp-deploy.toml").write_text('weights-key = "student"\n' + Path("idp-deploy.toml").read_text())
     assert call("prune", "m.pt", "--one-shot", "--target", "0.5") == 0
     assert call("export") == 0
+    assert call("export", "--weights-key", "teacher") == ExitCode.USAGE
 
 
 def test_the_working_folder_can_be_the_checkpoint(states: dict[str, dict[str, Tensor]]) -> None:

@@ -14,9 +14,9 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import save_file
 from torch import nn
 
-from idp_deploy import export, quantize, verify
+from idp_deploy import export, one_shot, quantize, verify
 from idp_deploy.errors import FileError, IdpDeployWarning, UsageError
-from idp_deploy.flow import Model
+from idp_deploy.flow import Model, Recipe
 from idp_deploy.ledger import refuse_unhardened, shortfall
 from idp_deploy.loading import load_any, save_checkpoint
 from idp_deploy.loading.checkpoints import TRAINER_STATE, as_it_stands
@@ -65,6 +65,59 @@ def test_weights_written_to_after_hardening_go_nowhere(tmp_path: Path) -> None:
     pruner.apply_to(sparse.module)
     assert sparse.zeros == round(0.9 * PRUNABLE)
     save_checkpoint(sparse, tmp_path / "good.pt")
+
+
+class Packed(torch.Tensor):
+    """As torchao's: no numbers of its own, and hardly an operator that it knows."""
+
+    @staticmethod
+    def __new__(cls, held: torch.Tensor) -> Packed:
+        made: Packed = torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype)  # type: ignore[attr-defined]
+        made.held = held
+        return made
+
+    def __tensor_flatten__(self) -> tuple[list[str], None]:
+        return ["held"], None
+
+    def dequantize(self) -> torch.Tensor:  # type: ignore[override]
+        return self.held
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, types: Any, given: Any = (), named: Any = None) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return cls(given[0].held)
+        raise NotImplementedError(function)
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [(Packed, "Packed"), (torch.Tensor.to_sparse, "sparse_coo")],
+)
+def test_weights_that_another_tool_packed_are_counted_and_go_nowhere(
+    keep: Callable[[torch.Tensor], torch.Tensor], said: str, tmp_path: Path
+) -> None:
+    _, sparse = pruned()
+    sparse.module[4].weight = nn.Parameter(keep(sparse.module[4].weight.detach()))
+    assert sparse.zeros == round(0.9 * PRUNABLE)
+    for stage in (
+        lambda: save_checkpoint(sparse, tmp_path / "m.pt"),
+        lambda: export(sparse, "onnx", X, tmp_path / "m.onnx"),
+        lambda: one_shot(Model(sparse.module), Recipe(sparsity=0.95)),
+        lambda: Pruner(sparse.module, sparsity=0.95),
+    ):
+        with pytest.raises(UsageError, match=rf"weight '4\.weight' is kept as {said}.* — give the float model"):
+            stage()
+
+
+class Named(torch.Tensor):
+    """A tensor with a class of its own and nothing else."""
+
+
+def test_weights_of_a_class_of_their_own_are_saved_as_plain_ones(tmp_path: Path) -> None:
+    _, sparse = pruned()
+    sparse.module[4].weight = nn.Parameter(sparse.module[4].weight.detach().as_subclass(Named))
+    save_checkpoint(sparse, tmp_path / "m.pt")
+    assert load_any(tmp_path / "m.pt", network).zeros == sparse.zeros
 
 
 def test_export_ends_with_the_zeros_of_the_weights(tmp_path: Path) -> None:

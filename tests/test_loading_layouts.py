@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from idp_deploy import one_shot
 from idp_deploy.errors import FileError, IdpDeployError, UnsafeFileError, UsageError
+from idp_deploy.flow import Model, Recipe
 from idp_deploy.loading import load_any, load_checkpoint, load_model, load_module, save_checkpoint
 from tests.checkpoint_layouts import (
     CHOSEN,
@@ -83,6 +84,22 @@ def test_every_other_layout_is_refused_with_the_way_out(write: Write, words: str
         load_model(write(tmp_path), build)
     assert re.search(way_out, caught.value.way_out), caught.value
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_names_what_mmengine_exchanged_is_told_so(tmp_path: Path) -> None:
+    state = {"steps": torch.tensor(5), **prefixed("module.")}
+    said: list[str] = []
+    path = saved(lambda: {"state_dict": ema(), "ema_state_dict": state})(tmp_path)
+    assert same(load_model(path, build, weights_key="ema_state_dict", announce=said.append).module, source())
+    assert "are those before averaging: mmengine exchanges them" in said[0]
+
+
+@pytest.mark.parametrize("load", [load_any, load_model])
+def test_a_key_chooses_nothing_in_a_checkpoint_of_ours(load: Any, tmp_path: Path) -> None:
+    save_checkpoint(one_shot(Model(source()), Recipe(sparsity=0.5)), tmp_path / "ours.pt")
+    assert load(tmp_path / "ours.pt", build, weights_key="state_dict").module
+    with pytest.raises(UsageError, match=r"--weights-key ema: .*ours\.pt is a checkpoint of idp-deploy, and holds one"):
+        load(tmp_path / "ours.pt", build, weights_key="ema")
 
 
 def test_an_unknown_key_names_those_that_fit(tmp_path: Path) -> None:

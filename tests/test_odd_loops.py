@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from lightning.fabric import Fabric
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -298,6 +299,26 @@ def test_an_average_that_is_swapped_in_for_the_metrics_leaves_the_training_as_it
 
 def test_training_that_is_tried_again_with_smaller_batches_is_pruned() -> None:
     assert zeros(by_trainer(None, ["", "", "CUDA out of memory."])) == TARGET
+
+
+def test_a_model_that_fabric_wraps_has_the_names_and_the_precision_of_its_file() -> None:
+    fabric = Fabric(accelerator="cpu", precision="bf16-mixed")
+    net = network()
+    model, optimizer = fabric.setup(net, torch.optim.SGD(net.parameters(), 0.1))
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=8, optimizer=optimizer)
+    assert pruner.prepare() is model
+    for x, y in fabric.setup_dataloaders(TASK.train_loader(0)):
+        optimizer.zero_grad()
+        fabric.backward(F.cross_entropy(model(x), y))
+        optimizer.step()
+        pruner.step()
+    sparse = pruner.finalize()
+    assert sparse.module is net
+    assert pruner.steps == 8
+    assert sparse.zeros == zeros(net) == TARGET
+    inputs = (TASK.validation.tensors[0][:1],)
+    export(sparse, "onnx", inputs, Path("m.onnx"))
+    assert verify("m.onnx", sparse, inputs, seeds=1).passed
 
 
 class Answering(nn.Module):

@@ -123,6 +123,45 @@ def test_apply_to_finds_the_weights_under_any_wrapper(wrap: str) -> None:
     assert list(hard.masks) == list(sparse.masks)
 
 
+class Adapted(nn.Module):
+    """A layer with a low-rank adapter, under peft's names."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = layer
+        self.lora_A = nn.ModuleDict({"default": nn.Linear(layer.in_features, 2, bias=False)})
+        self.lora_B = nn.ModuleDict({"default": nn.Linear(2, layer.out_features, bias=False)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.base_layer(x) + self.lora_B["default"](self.lora_A["default"](x))
+
+    @torch.no_grad()
+    def merged(self) -> nn.Linear:
+        self.base_layer.weight += self.lora_B["default"].weight @ self.lora_A["default"].weight
+        return self.base_layer
+
+
+@pytest.mark.parametrize("skip", [["*lora*"], []])
+def test_a_model_whose_adapters_were_merged_is_hardened_by_apply_to(skip: list[str]) -> None:
+    model = network()
+    model[4] = Adapted(model[4])
+    wrapped = nn.ModuleDict({"base_model": nn.ModuleDict({"model": model})})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the adapter
+        pruner = pruner_of(wrapped, skip=skip)
+        pruner.prepare()
+    train(model, pruner, 20)
+    sparse = pruner.finalize()
+    model[4] = model[4].merged()
+    hard = pruner.apply_to(model)
+    assert list(hard.masks) == ["0.weight", "4.weight", "6.weight"]
+    pruned = {name.replace(".base_layer", ""): mask for name, mask in sparse.masks.items() if "lora" not in name}
+    for name, mask in hard.masks.items():
+        assert torch.equal(mask, pruned[f"base_model.model.{name}"])
+        assert not model.get_parameter(name)[~mask].any()
+    assert hard.zeros == zeros(model) > 0
+
+
 def test_apply_to_a_state_dict_returns_another_one() -> None:
     model = network()
     pruner = pruner_of(model)

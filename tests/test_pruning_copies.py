@@ -230,6 +230,24 @@ def test_a_compiled_model_has_the_names_of_its_file(tmp_path: Any, compile_it: s
     torch.testing.assert_close(again.module(X), compiled.eval()(X))
 
 
+def test_a_step_inside_of_a_compiled_function_chooses_what_it_chooses_outside() -> None:
+    inputs, labels = Blobs().train.tensors
+    masks = []
+    for compiled in (False, True):
+        model = network().eval()
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=6, optimizer=optimizer)
+        pruner.prepare()
+        step = torch.compile(lambda step=pruner.step: step(), backend="eager") if compiled else pruner.step
+        for _ in range(6):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+            step()
+        masks.append(pruner.finalize().masks)
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
 def test_a_model_that_learns_by_its_copies_alone_is_pruned() -> None:
     """As in first-order MAML: gradients are those of a deep copy that took steps of its own."""
     model, (inputs, labels) = network(), Blobs().train.tensors

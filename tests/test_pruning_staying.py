@@ -95,6 +95,22 @@ def test_a_weight_of_another_shape_is_named_by_its_own_forward() -> None:
         model(INPUTS)
 
 
+@pytest.mark.parametrize("after", [3, 18])
+@pytest.mark.parametrize("change", [lambda w: torch.cat([w, w[:2]]), lambda w: w[:, :16].contiguous()])
+def test_values_of_another_shape_are_refused_before_their_mask_follows(
+    change: Callable[[torch.Tensor], torch.Tensor], after: int
+) -> None:
+    model = network()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, after)
+    model[6].weight.data = change(model[6].weight.data)
+    for call in (lambda: model(INPUTS), pruner.step, pruner.finalize, lambda: pruner.hardened().__enter__()):
+        with pytest.raises(
+            UsageError, match=r"weight '6\.weight' .*\((10, 32|8, 16)\).* — replace, wrap, tie or untie"
+        ):
+            call()
+
+
 def tied_by_data(model: nn.Sequential) -> None:
     model[2].weight.data = model[0].weight.data
 

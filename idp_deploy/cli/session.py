@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from idp_deploy import configuration, documents, files
+from idp_deploy import configuration, documents, files, ownership
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, IdpDeployError, UsageError
@@ -142,13 +142,18 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
+        return load_model(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.factory, trust=self.trust, weights_key=self.weights_key, announce=say)
+        return load_any(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
+
+    def _key(self, path: Path) -> str | None:
+        """A configured key is that of the weights to start from; in what we made of these there is one set alone."""
+        configured = self.weights_key == self.configuration.weights_key
+        return None if configured and ownership.is_ours(path) else self.weights_key
 
 
 def open_session(

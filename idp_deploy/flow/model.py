@@ -107,6 +107,21 @@ def gathered(weight: torch.Tensor) -> torch.Tensor:
     return weight if whole is None else whole()
 
 
+def kept_otherwise(weight: torch.Tensor) -> str:
+    """The class (torchao's) or layout that a weight is kept in by another tool; "" of a plain dense tensor."""
+    kind, layout = type(weight), str(weight.layout).removeprefix("torch.")
+    if hasattr(kind, "__tensor_flatten__") and not hasattr(kind, "full_tensor"):
+        return kind.__name__
+    return "" if layout == "strided" else layout
+
+
+def _values(weight: torch.Tensor) -> torch.Tensor:
+    weight = weight.detach()
+    if not kept_otherwise(weight):
+        return gathered(weight)
+    return weight.to_dense() if str(weight.layout) != "torch.strided" else weight.dequantize()
+
+
 @dataclass(frozen=True, eq=False)
 class CompressedModel:
     """Exact zeros. `masks` says where: True = kept; where it is False the module's weight is 0.0.
@@ -145,7 +160,7 @@ class CompressedModel:
         """
         weights = dict(self.module.named_parameters(remove_duplicate=False))
         found = {  # of two truths the first is greater where it alone is true: a ninth of what picking entries takes
-            name: int(((gathered(weights[name].detach()) != 0) > mask.to(weights[name].device)).count_nonzero())
+            name: int(((_values(weights[name]) != 0) > mask.to(weights[name].device)).count_nonzero())
             if name in weights and weights[name].shape == mask.shape
             else mask.numel() - int(mask.count_nonzero())
             for name, mask in self.masks.items()

@@ -84,6 +84,7 @@ def load_any(
                 raise
             source = Source(content["state_dict"], source.sha256)
         else:
+            _refuse_key(path, weights_key)
             if isinstance(found, MaskedModel):
                 raise UsageError(
                     f"{path} holds soft masks, not zeros", way_out=f"harden it first: idp-deploy harden {path}"
@@ -147,7 +148,8 @@ def save_checkpoint(model: CompressedModel | MaskedModel, path: FilePath) -> Non
     for name, value in state.items():
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"'{name}' in the module's state is {type(value).__name__}, not a tensor")
-        state[name] = gathered(value)
+        whole = gathered(value)
+        state[name] = whole if type(whole) is torch.Tensor else whole.as_subclass(torch.Tensor)
     content = {
         "format": CHECKPOINT,
         "state_dict": state,
@@ -179,6 +181,7 @@ def _plain_model(
         raise _no_factory(path, fields.provenance(path, content.get("provenance")).factory if ours else "")
     module, name = _build(factory)
     if ours:
+        _refuse_key(path, weights_key)
         _take_ours(path, content, module, name)
     else:
         take(path, content, module, name, key=weights_key, announce=announce)
@@ -223,6 +226,15 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
 
 def _is_ours(content: Any) -> bool:
     return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
+
+
+def _refuse_key(path: Path, key: str | None) -> None:
+    """Raise `UsageError` where a key is to choose among weights of which there is one set."""
+    if key not in (None, "state_dict"):
+        raise UsageError(
+            f"--weights-key {key}: {path} is a checkpoint of idp-deploy, and holds one set of weights",
+            way_out="leave the key out; it chooses in files of other tools, before pruning",
+        )
 
 
 def _is_of_a_part(content: Mapping[str, Any], factory: Factory | None) -> bool:

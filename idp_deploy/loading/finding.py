@@ -17,6 +17,7 @@ from idp_deploy.loading.lazy import is_open
 
 # by last segment: entries that a file may have too many or too few of, since no inference reads them
 BEFORE_AVERAGING = ("current_model_state",)  # Lightning's WeightAveraging: the average itself is its `state_dict`
+EXCHANGED = "ema_state_dict.steps"  # so is mmengine's: what stands beside these are the weights before averaging
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # the last two are thop's
 OBSERVERS = ("weight_fake_quant", "activation_post_process")  # of quantization-aware training, beside float weights
 # segments of names under which an optimizer keeps a tensor for every weight, by the weight's name
@@ -116,8 +117,12 @@ def fits(entries: Entries, spellings: Sequence[Wanted]) -> list[Fit]:
 
 
 def _kind(others: Sequence[Fit]) -> str:
-    averaged = any(looks_averaged(fit.prefix) for fit in others)
+    averaged = any(looks_averaged(fit.prefix) and not _is_before_averaging(fit) for fit in others)
     return "averaged ones (EMA)" if averaged else "the weights before averaging"
+
+
+def _is_before_averaging(fit: Fit) -> bool:
+    return fit.prefix.partition(".")[0] in BEFORE_AVERAGING or EXCHANGED in fit.beside
 
 
 def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) -> tuple[Fit, list[str]]:
@@ -154,7 +159,7 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
         if not any(same(fit.state, other.state) for other in distinct):
             distinct.append(fit)
     raw = [fit for fit in distinct if not looks_averaged(fit.prefix)] or distinct
-    raw = [fit for fit in raw if fit.prefix.partition(".")[0] not in BEFORE_AVERAGING] or raw
+    raw = [fit for fit in raw if not _is_before_averaging(fit)] or raw
     if len(raw) > 1:
         raise UsageError(
             f"{path} holds several sets of weights that fit {factory}: {_listed(raw)}",
@@ -166,6 +171,11 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
         said.append(
             f"{path}: taking the weights {_listed([chosen])}; {_kind(others)} that differ stand {_listed(others)}: "
             f"--weights-key {others[0].prefix} takes those"
+        )
+    if EXCHANGED in chosen.beside:
+        said.append(
+            f"{path}: the weights {_listed([chosen])} are those before averaging: mmengine exchanges them with those "
+            "under 'state_dict' as it saves, and the average stands there"
         )
     if chosen.observers:
         said.append(

@@ -23,7 +23,8 @@ WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pt.tar", "*.p
 # beside weights in folders of training tools, and none themselves
 BESIDE = (
     "optimizer*", "criterion*", "scheduler*", "scaler*", "sampler*", "training_args*", "rng_state*", "random_states*",
-    "dl_state*", "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*", "*_optim_states.pt",
+    "dl_state*", "recipe_state*", "custom_checkpoint*", "idp_deploy_pruner.pt", "meta.pt", "adapter_*",
+    "*_optim_states.pt",
 )  # fmt: skip
 
 

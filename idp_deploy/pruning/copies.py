@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError
 
+P = ParamSpec("P")
+R = TypeVar("R")
 _SAMPLE = 64  # entries that tell whether a copy has been written to
 _WRAPPERS = ("_orig_mod", "module", "ema")  # of torch.compile; DDP, AveragedModel, timm's ModelEma; its first version
 
@@ -44,20 +47,39 @@ def sample(weight: Tensor) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DistributedDataParallel and DataParallel: its names are those in files."""
+    """The module inside `torch.compile`, DistributedDataParallel, DataParallel and Lightning's Fabric: its names are
+    those in files."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = model._orig_mod  # type: ignore[assignment]
-        else:
+            continue
+        held = (getattr(model, name, None) for name in ("_orig_mod", "_forward_module"))
+        inside = next((one for one in held if isinstance(one, nn.Module)), None)
+        if inside is None:
             return model
+        model = inside
 
 
 def forget_compiled() -> None:
     """A compiled forward, and a compiled function around one, do not notice that hooks come and go."""
     if "torch._dynamo" in sys.modules:  # or nothing was compiled
         torch.compiler.reset()
+
+
+def eagerly(method: Callable[P, R]) -> Callable[P, R]:
+    """`method` outside of inference mode, and as Python runs it where a compiled function calls it.
+
+    Traced, its numbers would become constants and its selections others than those that were chosen.
+    """
+    outside = torch.inference_mode(False)(method)
+
+    @wraps(method)
+    def call(*given: P.args, **named: P.kwargs) -> R:
+        if torch.compiler.is_compiling():
+            return cast(R, torch.compiler.disable(outside)(*given, **named))
+        return outside(*given, **named)
+
+    return call
 
 
 class PrunerCopy:

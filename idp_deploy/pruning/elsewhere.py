@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe
+from idp_deploy.loading.misfits import ADAPTER
 from idp_deploy.pruning.copies import counterparts, module_of
 from idp_deploy.pruning.masking import Hard, Masking, alive
 from idp_deploy.pruning.results import Finalized
@@ -40,8 +42,7 @@ class Elsewhere:
         module = self.module.get_submodule(self.prefix.rstrip("."))
         _clear(module)
         masks = {self.names[site.name].removeprefix(self.prefix): hard.mask.clone() for site, hard in self.hard.items()}
-        for site in self.masking.sites:
-            name = self.names[site.name]
+        for name in (self.names[site.name] for site in self.masking.sites if site.name in self.names):
             masks.setdefault(name.removeprefix(self.prefix), torch.ones_like(self.tensors[name], dtype=torch.bool))
         return Finalized(module, masks, recipe)
 
@@ -89,14 +90,17 @@ def find(other: Any, masking: Masking) -> Elsewhere:
         )
     tensors: Mapping[str, Tensor] = other if module is None else dict(module.named_parameters(remove_duplicate=False))
     own = {id(p): name for name, p in masking.surroundings.module.named_parameters()}
-    wanted = {site.name: site.weight for site in masking.sites}
+    called = _merged([site.name for site in masking.sites], tensors)
+    wanted = {called[site.name]: site.weight for site in masking.sites if site.name in called}
     prefix, names = counterparts(wanted, {n: t for n, t in tensors.items() if isinstance(t, Tensor)})
     cut = _cut(next(iter(wanted)), names, prefix)
     followers = {
         f"follower {index}": prefix + own[id(parameter)].removeprefix(cut)
         for index, (_, parameter) in enumerate(masking.followers)
     }
-    return Elsewhere(module, tensors, prefix, {**names, **followers}, masking.hard(), masking)
+    there = {name: names[spelled] for name, spelled in called.items()} | followers
+    hard = {site: hard for site, hard in masking.hard().items() if site.name in called}
+    return Elsewhere(module, tensors, prefix, there, hard, masking)
 
 
 @torch.no_grad()
@@ -124,6 +128,14 @@ def _averages(site: Site) -> list[tuple[Site, nn.Parameter]]:
     assert site.mask is not None
     pruned, found = int((~site.mask).sum()), [copy.average() for copy in site.copies]
     return [(site, weight) for weight in found if weight is not None and int((weight == 0).sum()) < pruned]
+
+
+def _merged(names: Sequence[str], there: Collection[str]) -> dict[str, str]:
+    """Name of a pruned weight → what it is called where adapters were merged, and these are gone; else its own name."""
+    left = [name for name in names if not re.search(ADAPTER, name)]
+    if not left or any(re.search(ADAPTER, name) for name in there):
+        return {name: name for name in names}
+    return {name: name if name in there else name.replace(".base_layer.", ".") for name in left}
 
 
 def _cut(name: str, names: Mapping[str, str], prefix: str) -> str:

@@ -20,7 +20,7 @@ from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
-from idp_deploy.pruning.copies import PrunerCopy, forget_compiled, unwrapped
+from idp_deploy.pruning.copies import PrunerCopy, eagerly, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
@@ -106,7 +106,7 @@ class Pruner:
         self.held = Holding(self._masks)  # hard weights for a while
         self._beside: Beside | None = None  # the weights that belong to a state that was loaded
 
-    @torch.inference_mode(False)
+    @eagerly
     def prepare(self) -> nn.Module:
         """Put soft masks in place of the weights; returns the model, the same object with the same state dict.
 
@@ -134,7 +134,7 @@ class Pruner:
             self.plan.settled()
         return self.model
 
-    @torch.inference_mode(False)
+    @eagerly
     def step(self) -> None:
         """To be called after each `optimizer.step()`: new thresholds, and the ramp moves on.
 
@@ -239,7 +239,7 @@ class Pruner:
         with self._masks.whole():
             return self._masks.soft_masks()
 
-    @torch.inference_mode(False)
+    @eagerly
     def finalize(self, *, on_unfinished: OnUnfinished = "warn") -> Finalized:
         """Exactly the budgeted zeros, written into the model's own weights; the hooks are gone.
 
@@ -329,7 +329,7 @@ class Pruner:
             held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state
 
-    @torch.inference_mode(False)
+    @eagerly
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where `state_dict` was taken, beside the model's own state; best before `prepare`.

@@ -44,7 +44,7 @@ def whole(sites: Sequence[Site], *, unless: str = "") -> Iterator[None]:
     gathered = []
     for site in sites:
         live = site.live()
-        if live.shape != site.weight.shape:
+        if live.shape != site.shape:
             raise UsageError(
                 f"weight '{site.name}' has changed its shape to {tuple(live.shape)}",
                 way_out=f"{REPLACING}; sharding has to keep shapes, as torch.distributed.fsdp.fully_shard does",

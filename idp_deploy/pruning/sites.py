@@ -46,6 +46,10 @@ class Site:
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
     copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
     owners: list[nn.Module] = field(default_factory=list)  # the layers with its mask, in the order of `where.places`
+    shape: tuple[int, ...] = field(init=False)  # of the weight that its mask is made for
+
+    def __post_init__(self) -> None:
+        self.shape = tuple(self.weight.shape)
 
     def live(self) -> nn.Parameter:
         """The parameter as the module holds it now: sharding and loading may put another object in its place."""
@@ -143,10 +147,10 @@ class _Enter:
         self.site.seen, self._sent = True, None
         self.site.learns |= torch.is_grad_enabled()
         weight = self.site.held(self.owner, self.leaf)
-        if weight.shape != self.site.weight.shape:
+        if weight.shape != self.site.shape:
             raise UsageError(
-                f"weight '{self.site.name}' is {tuple(weight.shape)} now, and was {tuple(self.site.weight.shape)} when "
-                "its mask was made",
+                f"weight '{self.site.name}' is {tuple(weight.shape)} now, and was {self.site.shape} when its mask was "
+                "made",
                 way_out=f"{REPLACING}; sharding has to keep shapes, as torch.distributed.fsdp.fully_shard does",
             )
         masked = self.site.read(weight)
@@ -161,7 +165,7 @@ class _Enter:
     @torch.no_grad()
     def meaning(self, weight: nn.Parameter) -> Tensor | None:
         """What the layer computes with, where that is not the weight as it is."""
-        if weight.shape != self.site.weight.shape or type(weight) is not nn.Parameter:
+        if weight.shape != self.site.shape or type(weight) is not nn.Parameter:
             warnings.warn(
                 f"a copy of weight '{self.site.name}' is dense: it was made from a part, and masks belong to the whole",
                 IdpDeployWarning,
