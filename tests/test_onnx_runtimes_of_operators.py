@@ -22,6 +22,7 @@ TURNED = np.zeros((16, 8, 3, 3), np.float32)
 POOL = {"kernel_shape": [3, 3], "strides": [2, 2]}
 BOTH = {"strides": [2, 2]}
 ROWS = np.array([[0, 3], [0, 5]])
+ROW = np.zeros((1, 10), np.float32)
 STEPS = {"hidden_size": 2}
 _LAYER = [np.zeros((1, 6, 4), np.float32), np.zeros((1, 6, 2), np.float32)]
 GRU, LENGTHS = {"hidden_size": 2, "linear_before_reset": 1}, [*_LAYER, None, np.array([3], np.int32)]
@@ -64,6 +65,16 @@ ROWS_OF: dict[str, Row] = {
     ),
     "the place above": ("Resize", {"nearest_mode": "ceil"}, factors(2, 2), 18, "mnn"),
     "the place below": ("Resize", {"nearest_mode": "floor"}, factors(2, 2), 18, ""),
+    "the place below, by half pixels": (
+        "Resize", {"nearest_mode": "floor", "coordinate_transformation_mode": "half_pixel"}, factors(2, 2), 18, "ncnn",
+    ),
+    "the place below, from corner to corner": (
+        "Resize", {"nearest_mode": "floor", "coordinate_transformation_mode": "align_corners"}, factors(2, 2), 18,
+        "ncnn",
+    ),
+    "the place below, asymmetric": (
+        "Resize", {"nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}, factors(2, 2), 18, "",
+    ),
     "the place above, between places": ("Resize", {"mode": "linear", "nearest_mode": "ceil"}, factors(2, 2), 18, ""),
     "a length over axes": ("ReduceL2", {}, [np.array([2, 3])], 18, "mnn"),
     "a length over axes, before": ("ReduceL2", {"axes": [2, 3]}, [], 13, ""),
@@ -81,7 +92,16 @@ ROWS_OF: dict[str, Row] = {
     "rows put": ("ScatterND", {}, [ROWS, np.zeros((2, 8, 10), np.float32)], 18, "mnn"),
     "entries put": ("ScatterND", {}, [np.array([[0, 3, 1, 2]]), np.zeros(1, np.float32)], 18, ""),
     "small numbers": ("Shrink", {"lambd": 0.3}, [], 18, "mnn"),
-    "slopes of columns": ("PRelu", {}, [np.zeros(10, np.float32)], 18, "mnn"),
+    "slopes of columns": ("PRelu", {}, [np.zeros(10, np.float32)], 18, "mnn ncnn"),
+    "slopes of rows": ("PRelu", {}, [np.zeros((8, 1), np.float32)], 18, "ncnn"),
+    "slopes of places": ("PRelu", {}, [np.zeros(IMAGE[1:], np.float32)], 18, "ncnn"),
+    "one slope": ("PRelu", {}, [np.zeros(1, np.float32)], 18, ""),
+    "a product of half": ("Gemm", {"alpha": 0.5, "transB": 1}, [ROW, ROW[0]], 18, "ncnn"),
+    "a bias twice": ("Gemm", {"beta": 2.0, "transB": 1}, [ROW, ROW[0]], 18, "ncnn"),
+    "a product alone": ("Gemm", {}, [ROW], 18, "ncnn"),
+    "a layer": ("Gemm", {"transB": 1}, [ROW, ROW[0]], 18, ""),
+    "a layer without bias, whose factor is nothing": ("Gemm", {"beta": 2.0, "transB": 1}, [ROW], 18, ""),
+    "a product and a bias": ("Gemm", {}, [ROW, ROW[0]], 18, ""),
     "slopes of channels": ("PRelu", {}, [np.zeros((16, 1, 1), np.float32)], 18, ""),
     "a norm with a part of one": ("LRN", {"size": 3, "bias": 1.5}, [], 18, "openvino reference"),
     "a norm with two": ("LRN", {"size": 3, "bias": 2.0}, [], 18, "reference"),

@@ -221,6 +221,11 @@ class _Graph:
         channels = weight[layer.op_type == "ConvTranspose"] if len(weight) > 1 else 0
         return len(along) == 1 and factors[along[0]] == channels and len(factors) - along[0] != len(weight) - 1
 
+    def has_slopes_off_channels(self, node: onnx.NodeProto, _: Given) -> bool:
+        """Whether slopes differ along another axis than the second of what they multiply, as far as that is known."""
+        slopes, rank = self.extents.get(node.input[1], []), len(self.extents.get(node.input[0], []))
+        return rank > 0 and any(each != 1 and rank - i != 1 for i, each in enumerate(reversed(slopes), 1))
+
     def reads_averages(self, node: onnx.NodeProto, _: Given) -> bool:
         weight = self.producers.get(node.input[1])
         is_stored = weight is not None and weight.op_type == "DequantizeLinear" and weight.input[0] in self.stored
@@ -260,6 +265,12 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
         len(graph.extents.get(node.input[0], [])) > 2
         and len(slopes := graph.extents.get(node.input[1], [])) == 1
         and slopes != [1]
+    ),
+    "off channels": _Graph.has_slopes_off_channels,
+    "no layer": lambda _graph, node, given: (
+        not _is(given.get("alpha", 1), 1)
+        or (_reads(node, 2) and not _is(given.get("beta", 1), 1))
+        or not (_reads(node, 2) or given.get("transB"))
     ),
     "nearest": lambda _graph, _node, given: given.get("mode", b"nearest") == b"nearest",
     "part of a place": lambda graph, node, given: not _to_corners(given) and graph.ends_between(node, given),
