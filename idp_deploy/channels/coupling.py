@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from idp_deploy.channels.tracing import Channels, channel_axis, is_hidden, names_of, outputs, root_of, same, traced
 from idp_deploy.errors import ConversionError
@@ -135,7 +135,7 @@ def _write_zeros(channels: Channels, group: Any) -> None:
 def _as_before(module: nn.Module, groups: Iterable[Any]) -> Iterator[None]:
     """Layers of the groups are put back as they were: their parameters, buffers and extents."""
     layers = {dependency.target.module for group in groups for dependency, _ in group}
-    kept: list[tuple[nn.Module, dict[str, Any], dict[str, Tensor | None], dict[str, Tensor | None]]] = [
+    kept = [
         (layer, dict(layer.__dict__), dict(layer._parameters), dict(layer._buffers))
         for layer in layers
         if isinstance(layer, nn.Module)

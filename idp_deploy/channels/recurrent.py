@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 Recurrent = nn.RNNBase | nn.RNNCellBase
+States = Tensor | tuple[Tensor, ...]
 _READ = "for_a_while"  # what the names of the linear layers begin with
 
 
@@ -55,16 +56,16 @@ def standing_in(module: nn.Module) -> Iterator[list[nn.Module]]:
     layers = [layer for layer in module.modules() if isinstance(layer, Recurrent)]
     for layer in layers:
         _stand_in(layer)
-    linear = [layer for layer in module.modules() if type(layer) in (nn.Linear, Hidden, Held)]
-    for layer in linear:
-        layer.forward = partial(_at_once, layer)
+    linear = [one for one in module.modules() if isinstance(one, nn.Linear) and type(one) in (nn.Linear, Hidden, Held)]
+    for one in linear:
+        one.forward = partial(_at_once, one)  # type: ignore[method-assign]
     try:
         yield list(layers)
     finally:
-        for layer in linear:
-            del layer.forward
+        for one in linear:
+            del one.forward
         for layer in layers:
-            left = layer.get_submodule(_READ).weight[0].detach().round().long()
+            left = layer.get_parameter(f"{_READ}.weight")[0].detach().round().long()
             for name in [name for name in layer._modules if name.startswith(_READ)]:
                 del layer._modules[name]
             del layer.forward
@@ -81,7 +82,7 @@ def _stand_in(layer: Recurrent) -> None:
     for place, width in enumerate(widths):
         layer.add_module(f"{_READ}_start{place}", Held(width, outputs))
         layer.add_module(f"{_READ}_end{place}", Hidden(outputs, width))
-    layer.forward = partial(_cell if isinstance(layer, nn.RNNCellBase) else _sequence, layer)
+    layer.forward = partial(_cell if isinstance(layer, nn.RNNCellBase) else _sequence, layer)  # type: ignore[arg-type]
 
 
 def _widths(layer: Recurrent) -> list[int]:
@@ -91,7 +92,7 @@ def _widths(layer: Recurrent) -> list[int]:
     return [layer.hidden_size] * (2 if isinstance(layer, nn.LSTMCell) else 1)
 
 
-def _keep_inputs(layer: nn.Module, left: Tensor) -> None:
+def _keep_inputs(layer: Recurrent, left: Tensor) -> None:
     if len(left) == layer.input_size:
         return
     layer.input_size = len(left)
@@ -100,31 +101,33 @@ def _keep_inputs(layer: nn.Module, left: Tensor) -> None:
             setattr(layer, name, nn.Parameter(weight.detach()[:, left], weight.requires_grad))
 
 
-def _cell(layer: Recurrent, x: Tensor, hx: Any = None) -> Any:
-    h = layer.get_submodule(_READ)(x)
+def _cell(layer: nn.RNNCellBase, x: Tensor, hx: States | None = None) -> States:
+    h: Tensor = layer.get_submodule(_READ)(x)
     for start in _starts(layer, hx):
         h = h + start
     return (h, layer.get_submodule(f"{_READ}_end1")(h)) if isinstance(layer, nn.LSTMCell) else h
 
 
-def _sequence(layer: nn.RNNBase, x: Tensor | PackedSequence, hx: Any = None) -> Any:
-    packed = isinstance(x, PackedSequence)
-    values = x.data if packed else x
+def _sequence(
+    layer: nn.RNNBase, x: Tensor | PackedSequence, hx: States | None = None
+) -> tuple[Tensor | PackedSequence, States]:
+    values = x.data if isinstance(x, PackedSequence) else x
     time = 1 if layer.batch_first and values.dim() == 3 else 0
-    y = layer.get_submodule(_READ)(values)
+    y: Tensor = layer.get_submodule(_READ)(values)
     for start in _starts(layer, hx):
-        start = start.mean(0)
-        y = y + (start.mean(0) if packed else start.unsqueeze(time))
-    first = y[: int(x.batch_sizes[0])] if packed else y.select(time, 0)
+        mean = start.mean(0)
+        y = y + (mean.mean(0) if isinstance(x, PackedSequence) else mean.unsqueeze(time))
+    first = y[: int(x.batch_sizes[0])] if isinstance(x, PackedSequence) else y.select(time, 0)
     rows = layer.num_layers * (1 + layer.bidirectional)
     ends = [layer.get_submodule(f"{_READ}_end{place}")(first) for place in range(len(_widths(layer)))]
-    ends = [end.unsqueeze(0).expand(rows, *end.shape) for end in ends]
-    if packed:
-        y = PackedSequence(y, x.batch_sizes, x.sorted_indices, x.unsorted_indices)
-    return y, tuple(ends) if isinstance(layer, nn.LSTM) else ends[0]
+    states = tuple(end.unsqueeze(0).expand(rows, *end.shape) for end in ends)
+    given = states if isinstance(layer, nn.LSTM) else states[0]
+    if isinstance(x, PackedSequence):
+        return PackedSequence(y, x.batch_sizes, x.sorted_indices, x.unsorted_indices), given
+    return y, given
 
 
-def _starts(layer: Recurrent, hx: Any) -> list[Tensor]:
+def _starts(layer: Recurrent, hx: States | None) -> list[Tensor]:
     """What states that are given come to."""
     states = () if hx is None else (hx,) if isinstance(hx, Tensor) else hx
     return [layer.get_submodule(f"{_READ}_start{place}")(state) for place, state in enumerate(states)]
