@@ -88,6 +88,17 @@ class Generator(nn.Module):
     def forward(self, z):
         return torch.tanh(self.main(z))
 """
+SHORT = """
+Conv, L = nn.Conv2d, nn.Linear
+C = nn.Conv2d
+class Short(nn.Module):
+    def __init__(s, width=8, classes=4):
+        super().__init__()
+        s.a, s.b = C(3, width, 3), nn.Conv2d(width, 12, 1)
+        s.top = nn.Linear(12, classes)
+    def forward(this, x):
+        return this.top(torch.relu(this.b(torch.relu(this.a(x)))).mean((2, 3)))
+"""
 
 
 def _row(text: str, made: str, model: str, *inputs: str, file: str = "net", saved: str = "", **notes: str) -> Folder:
@@ -113,6 +124,9 @@ ODD: dict[str, Folder] = {
         DETECTOR, "Detector(8)", "net:Detector(classes=8)", "1x3x224x224"
     ),
     "a generator that draws": _row(GENERATOR, "Generator(24)", "net:Generator(drawn=24)", "1x24x1x1"),
+    "short names for layers and self": _row(
+        SHORT, "Short(6, 7)", "net:Short(width=6, classes=7)", "1x3x224x224"
+    ),
     "a file of a name that Python has": _row(
         SMALL, "", "types_model:Net", "1x1x28x28", file="types",
         saved=f"import torch; torch.save({_SMALL}['Net']().state_dict(), 'w.pt')",

@@ -76,7 +76,11 @@ class Definition:
 
 
 def plainly_named(tree: ast.Module) -> ast.Module:
-    """The tree with what it imports of torch under that one's own names: `C` of `from torch.nn import Conv2d as C`."""
+    """The tree with names as most write them.
+
+    What it imports of torch is called as there (`C` of `from torch.nn import Conv2d as C`, and of `C = nn.Conv2d`), and
+    the first argument of a method is `self`.
+    """
     aliases = [
         one
         for node in tree.body
@@ -84,13 +88,44 @@ def plainly_named(tree: ast.Module) -> ast.Module:
         for one in node.names
         if one.asname and one.name[:1].isupper()
     ]
-    names = {one.asname: one.name for one in aliases}
+    names = {one.asname: one.name for one in aliases if one.asname} | _assigned_layers(tree)
     for one in aliases:
         one.asname = None
+    _rename(tree, names)
+    for owner in ast.walk(tree):
+        for method in owner.body if isinstance(owner, ast.ClassDef) else ():
+            if isinstance(method, ast.FunctionDef) and not method.decorator_list and method.args.args:
+                first, used = method.args.args[0], (one.id for one in ast.walk(method) if isinstance(one, ast.Name))
+                if first.arg != "self" and "self" not in used:
+                    _rename(method, {first.arg: "self"})
+                    first.arg = "self"
+    return tree
+
+
+def _assigned_layers(tree: ast.Module) -> dict[str, str]:
+    """`C` of `C = nn.Conv2d` at the top of a file → "Conv2d", where nothing else is called so there."""
+    values: dict[str, list[ast.expr]] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    values.setdefault(target.id, []).append(node.value)
+    arguments = {one.arg for one in ast.walk(tree) if isinstance(one, ast.arg)}
+    return {
+        name: value.attr
+        for name, (value, *others) in values.items()
+        if isinstance(value, ast.Attribute)
+        and ast.unparse(value.value) in ("nn", "torch.nn")
+        and value.attr[:1].isupper()
+        and not others
+        and name not in arguments
+    }
+
+
+def _rename(tree: ast.AST, names: Mapping[str, str]) -> None:
     for node in ast.walk(tree) if names else ():
         if isinstance(node, ast.Name):
             node.id = names.get(node.id, node.id)
-    return tree
 
 
 def definitions(tree: ast.Module, path: Path, module: str, classes: Mapping[str, ast.ClassDef]) -> Iterator[Definition]:
