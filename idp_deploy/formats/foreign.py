@@ -38,15 +38,18 @@ MODELS: dict[str, tuple[str, str]] = {
 
 
 _HEAD_BYTES, _MOST_PARTS = 512, 100
-# (where, bytes there) → what a file is whatever its name says, the suffix of such files, and the way out
-_SIGNS: dict[tuple[int, bytes], tuple[str, str, str]] = {
-    (4, b"TFL3"): ("a TFLite model by its content", ".tflite", "give it the suffix .tflite"),
-    (4, b"ET12"): ("an ExecuTorch program by its content", ".pte", "give it the suffix .pte"),
-    (4, b"ORTM"): (MODELS[".ort"][0], ".ort", _ONNX),
-    (0, b"PK\3\4"): ("a zip archive, or what PyTorch saved", ".zip", "unpack it first, or export the weights"),
-    (0, b"\x80"): ("a pickle, such as weights of PyTorch", ".pt", "idp-deploy export makes a file of weights"),
-    (0, b"\x89HDF"): (MODELS[".h5"][0], ".h5", _KERAS),
-}
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin")
+# (where, bytes there) → what a file is whatever its name says, the suffixes of such files, and the way out
+_SIGNS: dict[tuple[int, bytes], tuple[str, tuple[str, ...], str]] = {
+    (4, b"TFL3"): ("a TFLite model by its content", (".tflite",), "give it the suffix .tflite"),
+    (4, b"ET12"): ("an ExecuTorch program by its content", (".pte",), "give it the suffix .pte"),
+    (4, b"ORTM"): (MODELS[".ort"][0], (".ort",), _ONNX),
+    (0, b"PK\3\4"): (
+        "a zip archive, or what PyTorch saved", (".zip", *_WEIGHTS), "unpack it first, or export the weights",
+    ),
+    (0, b"\x80"): ("a pickle, such as weights of PyTorch", _WEIGHTS, "idp-deploy export makes a file of weights"),
+    (0, b"\x89HDF"): (MODELS[".h5"][0], (".h5",), _KERAS),
+}  # fmt: skip
 
 
 def instead_of_model(path: Path, *, folder: bool = False) -> tuple[str, str] | None:
@@ -68,8 +71,8 @@ def instead_of_model(path: Path, *, folder: bool = False) -> tuple[str, str] | N
         return documents.instead(head)
     if path.is_file() and not head:
         return "empty", "fetch or write it again"
-    for (place, sign), (what, suffix, way_out) in _SIGNS.items():
-        if head[place : place + len(sign)] == sign and path.suffix.lower() != suffix:
+    for (place, sign), (what, usual, way_out) in _SIGNS.items():
+        if head[place : place + len(sign)] == sign and path.suffix.lower() not in usual:
             return what, way_out
     return documents.instead(head)
 
