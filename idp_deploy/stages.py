@@ -95,6 +95,7 @@ class Compressed:
     parameters: int
     accuracy: Mapping[str, float] = field(default_factory=dict)
     metric: str = ""
+    whole: int = 0  # parameters before channels were taken out
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,7 +230,7 @@ class Run:
             compressed = harden(masked, task)
         if task is not None:
             accuracy["hardened"] = evaluate(compressed.module, task)
-        counts = compressed.zeros, compressed.prunable
+        counts, whole = (compressed.zeros, compressed.prunable), _parameters(compressed)
         compressed, reason = shrink_as_asked(compressed, self._example_inputs)
         if reason:
             self._announce(f"channels stay where they are, as zeros: {reason}")
@@ -237,7 +238,10 @@ class Run:
         if work is not None and not plan.one_shot:
             forget_state(work, keep_folder=stood)
         self._compressed = compressed
-        return Compressed(*counts, _parameters(compressed), accuracy, task.metric_name if task else "")
+        left = _parameters(compressed)
+        if left != whole:
+            self._announce(f"channels taken out: {left:,} of {whole:,} parameters are left")
+        return Compressed(*counts, left, accuracy, task.metric_name if task else "", whole)
 
     def _quantize(self, pruned: Compressed) -> Compressed:
         from idp_deploy.loading import save_checkpoint
@@ -350,6 +354,7 @@ class Run:
             "zeros": pruned.zeros,
             "prunable": pruned.prunable,
             "parameters": final.parameters,
+            "dense_parameters": pruned.whole or final.parameters,
             "dense_bytes": {str(one.path): one.dense_bytes for one in contents},
         }
         report, _ = judge(contents, devices, plan.budgets, parities=by_path, strict=True, refused=self._refused)

@@ -37,12 +37,15 @@ def journey(
 ) -> Journey:
     """From the dense model to each shipped file: accuracy, zeros, size, proof and time."""
     stages = []
+    left = facts.get("parameters", 0)
+    whole = facts.get("dense_parameters", left)
     for stage, value in facts.get("accuracy", {}).items():
         said = [f"{facts['metric']} {show(value, 'share')}"]
         if stage == "dense":
-            said.append(f"{facts['parameters']:,} parameters" if "parameters" in facts else "")
+            said.append(f"{whole:,} parameters" if whole else "")
         if stage == "hardened":
             said.append(f"{show(facts['zeros'] / max(facts['prunable'], 1), 'share')} zeros")
+            said.append(f"{left:,} parameters left" if left != whole else "")
         stages.append(Step({"hardened": "pruned"}.get(stage, stage), [fact for fact in said if fact]))
     largest = max(one.dense_bytes for one in files)
     names = told_apart((one.format, one.path) for one in files)

@@ -96,6 +96,9 @@ def _model_table(facts: Mapping[str, Any]) -> Table:
     share = show(facts["zeros"] / facts["prunable"], "share")
     rows = [(f"{facts['metric']}, {stage}", show(value, "share")) for stage, value in facts["accuracy"].items()]
     rows.append(("zeros", f"{share} ({facts['zeros']} of {facts['prunable']} prunable)"))
+    left, whole = facts.get("parameters", 0), facts.get("dense_parameters", 0)
+    if left != whole and whole:
+        rows.append(("parameters", f"{left:,} of {whole:,} left: channels are taken out"))
     return Table("model", ("what", "value"), rows)
 
 
