@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
+from idp_deploy.channels.walking import LostError, walk
 
+LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+# a channel whose parameters are all zero stays zero through these, so that what follows never sees it
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Channels:
@@ -28,23 +35,36 @@ class Channels:
             parameter.requires_grad_(True)
         with _quiet():
             self.graph = torch_pruning.DependencyGraph().build_dependency(
-                module, example_inputs, ignored_layers=list(unseen), verbose=False
+                module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
             )
             _follow_reshapes(self.graph)
-        self._roots = {node.name: node.module for node in self.graph.module2node.values()}
+        self._names = {child: name for name, child in module.named_modules()}
 
-    def groups(self) -> list[Any]:
-        """Every group with all its channels."""
-        return list(self.graph.get_all_groups())
+    def groups(self) -> Iterator[tuple[str, Any]]:
+        """The layer that a group begins with and the group with all its channels, or why it has none."""
+        met = set(self.graph.IGNORED_LAYERS_IN_TRACING)
+        for layer in list(self.graph.module2node):
+            if not isinstance(layer, LAYERS) or layer in met:
+                continue
+            root = self._names[layer]
+            try:
+                group = self.group(root, list(range(self.graph.get_out_channels(layer))))
+            except LostError as error:
+                yield root, str(error)
+                continue
+            made = {dependency.target.module for dependency, _ in group if self.makes(dependency)}
+            if made.isdisjoint(self.graph.IGNORED_LAYERS_IN_TRACING):
+                yield root, group
+            met |= made
 
     def group(self, root: str, channels: list[int]) -> Any:
-        """What goes with some channels of the layer that `root_of` names."""
-        layer = self._roots[root]
-        return self.graph.get_pruning_group(layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels)
+        """What goes with some channels of the layer of that name."""
+        layer = self.graph.model.get_submodule(root)
+        return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels)
 
     def half(self, root: str) -> list[int]:
         """About half the channels of that layer, spread without order."""
-        layer = self._roots[root]
+        layer = self.graph.model.get_submodule(root)
         many = self.graph.get_pruner_of_module(layer).get_out_channels(layer)
         chosen = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
         return sorted(chosen.tolist())
@@ -88,11 +108,6 @@ def traced(module: nn.Module, example_inputs: tuple[Any, ...]) -> Iterator[Chann
         yield Channels(module, example_inputs, layers)
 
 
-def root_of(group: Any) -> str:
-    """The layer that a group begins with."""
-    return str(group[0].dep.target.name)
-
-
 def is_hidden(channels: Channels, dependency: Any) -> bool:
     """Whether its channels are hidden units of a recurrent layer."""
     return isinstance(dependency.target.module, Hidden if channels.makes(dependency) else Held)
@@ -100,21 +115,66 @@ def is_hidden(channels: Channels, dependency: Any) -> bool:
 
 def channel_axis(owner: nn.Module, leaf: str) -> int:
     """Of a layer's parameter."""
-    return int(isinstance(owner, TRANSPOSED) and leaf == "weight")
+    return int(isinstance(owner, TRANSPOSED) and leaf == "weight" and owner.groups == 1)
 
 
 def outputs(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that a call gives."""
-    with torch.no_grad(), torch.random.fork_rng():
-        return [leaf for leaf in tree_leaves(module(*example_inputs)) if isinstance(leaf, Tensor)]
+    """The tensors that a call gives. What it writes into the module or its arguments is undone."""
+    with torch.no_grad(), torch.random.fork_rng(), as_before(module.modules()):
+        return [leaf.clone() for leaf in _called(module, example_inputs)]
+
+
+def _called(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+    own = tree_map_only(Tensor, lambda x: x.detach().clone(), example_inputs)
+    return [leaf for leaf in tree_leaves(module(*own)) if isinstance(leaf, Tensor)]
+
+
+def _with_graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+    with as_before(module.modules()):
+        return [leaf for leaf in _called(module, example_inputs) if leaf.grad_fn is not None]
+
+
+@contextmanager
+def as_before(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Layers are put back as they were: attributes, parameters, and buffers with their values."""
+    layers = [layer for layer in layers if not isinstance(layer, torch.jit.ScriptModule)]
+    attributes = [(layer, dict(vars(layer))) for layer in layers]
+    held = [(value, copy(value)) for _, own in attributes for value in own.values() if isinstance(value, list | dict)]
+    buffers = [(one, one.detach().clone()) for layer in layers for one in layer.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for layer, own in attributes:
+            layer.__dict__.clear()
+            layer.__dict__.update(own)
+        for value, then in held:
+            value.clear()
+            value.extend(then) if isinstance(value, list) else value.update(then)
+        with torch.no_grad():
+            for buffer, then in buffers:
+                buffer.copy_(then)
 
 
 def same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
-    """To rounding."""
+    """To rounding; what is no number has to be so in both."""
     return len(before) == len(after) and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max() + 1e-30))
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * _largest(a), equal_nan=True)
         for a, b in zip(before, after, strict=True)
     )
+
+
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def shares_weights(module: nn.Module) -> set[nn.Module]:
+    """Layers a parameter of which is another layer's as well."""
+    holders: dict[Tensor, list[nn.Module]] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            holders.setdefault(parameter, []).append(layer)
+    return {layer for layers in holders.values() if len(layers) > 1 for layer in layers}
 
 
 def names_of(module: nn.Module) -> Mapping[Any, str]:

@@ -1,0 +1,75 @@
+"""From one layer's channels to all that go with them, along torch-pruning's graph.
+
+torch-pruning's own walk knows a place that it has been to by the whole list of indices it came with: where a product
+of two tensors leads back to a reshape, which spreads every index over several, it never ends. Here every index of a
+place is met once, and one that a layer does not have ends the walk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+
+class LostError(Exception):
+    """The graph does not say what goes with these channels."""
+
+
+def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int]) -> Any:
+    """A group of torch-pruning for channels `indices` of `layer`: each entry's `idxs` in the order of its `root_idxs`.
+
+    Raises:
+        LostError: it leads to channels that a layer does not have.
+    """
+    from torch_pruning._helpers import GroupItem, _HybridIndex
+    from torch_pruning.dependency import index_mapping
+    from torch_pruning.dependency.dependency import Dependency
+    from torch_pruning.dependency.group import Group
+
+    index_mapping.update_index_mapping(graph)
+    node, most = graph.module2node[layer], sum(_extent(graph, node) or 0 for node in graph.module2node.values())
+    # (node, handler) → the dependency that came first, and index → channel of the layer where the walk begins
+    met: dict[tuple[Any, Any], tuple[Any, dict[int, int]]] = {}
+    begin = Dependency(handler, handler, source=node, target=node)
+    stack = [(begin, [_HybridIndex(idx=index, root_idx=index) for index in indices])]
+    while stack:
+        dependency, pairs = stack.pop()
+        target, handler = dependency.target, dependency.handler
+        _, known = met.setdefault((target, handler), (dependency, {}))
+        fresh = list({pair.idx: pair for pair in reversed(pairs) if pair.idx not in known}.values())[::-1]
+        limit = _extent(graph, target, handler) or most
+        if any(not 0 <= pair.idx < limit for pair in fresh):
+            raise LostError("the tracer loses its way between them and the channels of what follows")
+        known.update((pair.idx, pair.root_idx) for pair in fresh)
+        for further in target.dependencies if fresh else ():
+            if further.is_triggered_by(handler):
+                carried = fresh
+                for mapping in further.index_mapping:
+                    carried = mapping(carried) if mapping is not None else carried
+                if carried:
+                    stack.append((further, carried))
+    group = Group()
+    order = {index: place for place, index in enumerate(indices)}
+    for dependency, known in met.values():
+        found = sorted(known.items(), key=lambda pair: (order.get(pair[1], -1), pair[0]))
+        item = GroupItem(dep=dependency, idxs=[index for index, _ in found])
+        item.root_idxs = [channel for _, channel in found]
+        group.items.append(item)
+    group._DG = graph
+    return group
+
+
+def _extent(graph: Any, node: Any, handler: Any = None) -> int | None:
+    """How many channels a layer has where `handler` takes them away, or at most; None for an operator."""
+    from torch_pruning.ops import OPTYPE
+
+    if node.type == OPTYPE.OUTPUT:  # whose channels the tracer looks for on its second axis
+        return None
+    made, read = graph.get_out_channels(node), graph.get_in_channels(node)
+    if made is None or read is None:
+        return None
+    if handler is None:
+        return max(made, read)
+    return int(made if graph.is_out_channel_pruning_fn(handler) else read)
