@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 
-from idp_deploy import load_checkpoint, one_shot, save_checkpoint, shrink
+from idp_deploy import Pruner, load_checkpoint, one_shot, save_checkpoint, shrink
 from idp_deploy.channels import couple
 from idp_deploy.channels.recurrent import standing_in
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.shrinking import zero_channels
 
 
@@ -313,6 +314,42 @@ def test_calls_that_are_made_to_look_leave_no_state() -> None:
         assert (int(one.calls), one.seen) == (1, [1])
         assert torch.equal(one.state, module.state)
     assert small.wide.out_features == 10
+
+
+class Residual(nn.Module):
+    """Channels that are added to each other, made by layers of several sizes."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 15, 3, padding=1)
+        self.c, self.out = nn.Conv2d(15, 16, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x))
+        return self.out(F.relu(y + self.c(F.relu(self.b(y)))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "global", "erk", "lamp"])
+def test_layers_that_make_the_same_channels_lose_the_same_ones(allocation: str) -> None:
+    torch.manual_seed(0)
+    pruned = one_shot(Residual(), sparsity=0.5, pattern="channel", allocation=allocation, example_inputs=Residual.x)
+    dead = {name: (~mask.flatten(1).any(1)).tolist() for name, mask in pruned.masks.items()}
+    assert dead["a.weight"] == dead["c.weight"]
+    assert any(any(gone) for gone in dead.values())
+    assert not zero_channels(shrink(pruned, Residual.x))
+
+
+@pytest.mark.parametrize("choice", [{"skip": ["c.weight"]}, {"rules": {"c.weight": "skip"}}], ids=["skip", "rule"])
+def test_a_layer_that_is_skipped_keeps_its_channels_and_those_they_are_added_to(choice: dict[str, Any]) -> None:
+    module = Residual()
+    pruner = Pruner(module, sparsity=0.5, pattern="channel", epochs=1, example_inputs=module.x, **choice)
+    assert pruner.report().left["a.weight"] == "'c.weight' makes the same channels and keeps them"
+    with pytest.warns(IdpDeployWarning, match="0 of the 1 epochs"):
+        small = shrink(pruner.finalize(), module.x).module
+    assert (small.a.out_channels, small.c.out_channels) == (16, 16)
+    assert small.b.out_channels in (7, 8)  # half of 15
 
 
 def test_a_norm_without_weights_makes_something_of_zeros() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from idp_deploy.channels.tracing import (
     Channels,
     as_before,
     channel_axis,
+    closed,
     is_hidden,
     names_of,
     outputs,
@@ -60,20 +62,19 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
     names, shared = names_of(module), shares_weights(module)
     try:
         with traced(module, example_inputs) as channels:
-            found = {
-                root: Coupled(tuple({f"{root}.weight"} & set(prunable)), (), group)
-                if isinstance(group, str)
-                else _coupled(channels, group, names, shared, prunable)
-                for root, group in channels.groups()
-            }
-            coupled = {root: one for root, one in found.items() if one.weights}
-            for root, one in coupled.items():
-                if not one.fixed and channels.closed(root, channels.half(root)) != channels.half(root):
-                    coupled[root] = replace(one, fixed="a channel of it takes another one with it")
+            coupled = {}
+            for root, group in channels.groups():
+                if isinstance(group, str):
+                    one = Coupled(tuple({f"{root}.weight"} & set(prunable)), (), group)
+                else:
+                    one = _coupled(channels, group, names, shared, prunable)
+                if one.weights and not one.fixed and closed(group, half := channels.half(root)) != half:
+                    one = replace(one, fixed="a channel of it takes another one with it")
+                if one.weights:
+                    coupled[root] = one
             free = [root for root, one in coupled.items() if not one.fixed]
-            reason = _tried(module, channels, free, example_inputs)
-            for root in free if reason else ():
-                coupled[root] = replace(coupled[root], fixed=_tried(module, channels, [root], example_inputs))
+            for root, reason in _refused(partial(_tried, module, channels, example_inputs), free):
+                coupled[root] = replace(coupled[root], fixed=reason)
     except Exception as error:
         raise ConversionError(
             f"the channels of this model cannot be traced: {error}", way_out="use another pattern than channel"
@@ -133,22 +134,34 @@ def _is_grouped(owner: Any) -> bool:
     return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
 
 
-def _tried(module: nn.Module, channels: Channels, roots: Iterable[str], example_inputs: tuple[Any, ...]) -> str:
+def _refused(tried: Callable[[Sequence[str]], str], roots: Sequence[str]) -> list[tuple[str, str]]:
+    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on."""
+    reason = tried(roots) if roots else ""
+    if not reason or len(roots) == 1:
+        return [(root, reason) for root in roots if reason]
+    middle = len(roots) // 2
+    return [*_refused(tried, roots[:middle]), *_refused(tried, roots[middle:])]
+
+
+def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], roots: Iterable[str]) -> str:
     """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
     halves = {root: channels.half(root) for root in roots}
     groups = [channels.group(root, half) for root, half in halves.items()]
     targets = {dependency.target.module for group in groups for dependency, _ in group}
-    with as_before(target for target in targets if isinstance(target, nn.Module)):
+    with as_before(layer for target in targets if isinstance(target, nn.Module) for layer in target.modules()):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
         try:
             for root, half in halves.items():  # each where those before it have left its channels
-                channels.group(root, half).prune()
+                channels.prune(root, half)
             left = outputs(module, example_inputs)
         except Exception as error:  # a forward that counts on its extents
-            return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
-    return "" if same(expected, left) else "zeros in its channels are none further on"
+            reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
+        else:
+            reason = "" if same(expected, left) else "zeros in its channels are none further on"
+    channels.refresh()
+    return reason
 
 
 @torch.no_grad()

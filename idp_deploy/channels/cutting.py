@@ -11,6 +11,7 @@ from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
     channel_axis,
+    closed,
     is_hidden,
     outputs,
     same,
@@ -25,9 +26,8 @@ def dead_channels(module: nn.Module, example_inputs: tuple[Any, ...]) -> dict[st
     shared = shares_weights(module)
     with traced(module, example_inputs) as channels:
         groups = {root: group for root, group in channels.groups() if not isinstance(group, str)}
-        found = {root: dead for root, group in groups.items() if (dead := _dead(channels, group, shared))}
-        closed = {root: channels.closed(root, dead) for root, dead in found.items()}
-    return {root: dead for root, dead in closed.items() if dead}
+        found = {root: closed(group, _dead(channels, group, shared)) for root, group in groups.items()}
+    return {root: dead for root, dead in found.items() if dead}
 
 
 def cut(
@@ -43,7 +43,7 @@ def cut(
         for twin in smaller:
             with traced(twin, example_inputs) as channels:
                 for root, indices in gone.items():
-                    channels.group(root, indices).prune()
+                    channels.prune(root, indices)
         after = outputs(smaller[0], example_inputs)
     except Exception as error:  # the tracer's own, or a forward that counts on its extents
         return None, (str(error).splitlines() or [""])[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
-from idp_deploy.channels.walking import LostError, walk
+from idp_deploy.channels.walking import LostError, walk, widest
 
 LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -38,6 +38,7 @@ class Channels:
                 module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
             )
             _follow_reshapes(self.graph)
+        self._most = widest(self.graph)
         self._names = {child: name for name, child in module.named_modules()}
 
     def groups(self) -> Iterator[tuple[str, Any]]:
@@ -60,7 +61,7 @@ class Channels:
     def group(self, root: str, channels: list[int]) -> Any:
         """What goes with some channels of the layer of that name."""
         layer = self.graph.model.get_submodule(root)
-        return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels)
+        return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels, self._most)
 
     def half(self, root: str) -> list[int]:
         """About half the channels of that layer, spread without order."""
@@ -69,12 +70,16 @@ class Channels:
         chosen = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
         return sorted(chosen.tolist())
 
-    def closed(self, root: str, channels: list[int]) -> list[int]:
-        """Those of these channels that take none with them but others of these, as halves of a gate do."""
-        chosen = set(channels)
-        if set(self.group(root, channels)[0].idxs) <= chosen:
-            return channels
-        return [one for one in channels if set(self.group(root, [one])[0].idxs) <= chosen]
+    def prune(self, root: str, channels: list[int]) -> None:
+        """Take channels of the layer of that name out, and all that go with them."""
+        self.group(root, channels).prune()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After layers were changed: where the channels of each are in concatenations and splits."""
+        from torch_pruning.dependency import index_mapping
+
+        index_mapping.update_index_mapping(self.graph)
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
@@ -106,6 +111,16 @@ def traced(module: nn.Module, example_inputs: tuple[Any, ...]) -> Iterator[Chann
     """Inside, recurrent layers are stood in for, and channels may be pruned; what is left of them stays."""
     with torch.random.fork_rng(), torch.enable_grad(), standing_in(module) as layers:
         yield Channels(module, example_inputs, layers)
+
+
+def closed(group: Any, channels: list[int]) -> list[int]:
+    """Those of these channels that take none with them but others of these, as halves of a gate do.
+
+    Args:
+        group: with all channels.
+    """
+    kept = {group.with_it[channel] for channel in set(group.with_it) - set(channels)}
+    return [channel for channel in channels if group.with_it[channel] not in kept]
 
 
 def is_hidden(channels: Channels, dependency: Any) -> bool:

@@ -241,7 +241,7 @@ class Masking:
         layers = [
             Layer(
                 site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates,
-                shares.get(site.name),
+                shares.get(site.name), site.peers[0].name if site.peers else "",
             )
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]  # fmt: skip
