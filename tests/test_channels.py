@@ -216,6 +216,24 @@ class Tied(nn.Module):
         return self.out(F.relu(self.c(F.relu(self.b(y)))))
 
 
+class Halves(nn.Module):
+    """Shuffled halves, of which the tracer cannot count the channels, beside channels that it can."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1)
+        self.c, self.d, self.out = nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.stem(x))
+        for up, down in ((self.a, self.b), (self.c, self.d)):
+            p, q = y.chunk(2, 1)
+            y = F.channel_shuffle(torch.cat([p, F.relu(down(F.relu(up(q))))], 1), 2)
+        return self.out(y.mean((2, 3)))
+
+
 CASES = {
     "lstm": (Sounds, {"a.weight", "b.weight"}),
     "gru": (lambda: Sounds(nn.GRU), {"a.weight", "b.weight"}),
@@ -231,6 +249,7 @@ CASES = {
     "upsampled": (Upsampled, {"a.weight"}),
     "counting": (Counting, {"up.weight", "wide.weight"}),
     "answering": (Answering, {"a.weight", "b.weight"}),
+    "halves": (Halves, {"a.weight", "c.weight"}),
     "tied": (Tied, {"first.weight"}),
 }
 

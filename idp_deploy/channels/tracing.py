@@ -6,7 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from typing import Any
 
@@ -21,6 +21,8 @@ LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
+_PLACES = ("CONCAT", "SPLIT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
+_UNCOUNTED = (ZeroDivisionError, IndexError)  # of torch-pruning where it cannot count the channels of such an operator
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -33,10 +35,16 @@ class Channels:
 
         for parameter in module.parameters():
             parameter.requires_grad_(True)
+        self.graph = torch_pruning.DependencyGraph()
         with _quiet():
-            self.graph = torch_pruning.DependencyGraph().build_dependency(
-                module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
-            )
+            try:
+                self.graph.build_dependency(
+                    module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
+                )
+            except _UNCOUNTED:  # at the very end, where places are counted
+                if not hasattr(self.graph, "module2node"):
+                    raise
+            self.refresh()
             _follow_reshapes(self.graph)
         self._most = widest(self.graph)
         self._names = {child: name for name, child in module.named_modules()}
@@ -79,7 +87,11 @@ class Channels:
         """After layers were changed: where the channels of each are in concatenations and splits."""
         from torch_pruning.dependency import index_mapping
 
-        index_mapping.update_index_mapping(self.graph)
+        for node in self.graph.module2node.values():
+            update = getattr(index_mapping, f"update_{node.type.name.lower()}_index_mapping", None)
+            if update is not None and node.type.name in _PLACES:
+                with suppress(*_UNCOUNTED):  # what it then gets wrong is seen when channels are taken out
+                    update(self.graph, node)
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
@@ -99,7 +111,9 @@ def _follow_reshapes(graph: Any) -> None:
         sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
         if node.type != ops.OPTYPE.RESHAPE or len(node.inputs) != 1 or len(node.outputs) != 1:
             continue
-        reader, made = node.outputs[0].module, shape_infer.infer_out_channels_recursively(graph, node.inputs[0], [0])
+        reader, made = node.outputs[0].module, None
+        with suppress(*_UNCOUNTED):
+            made = shape_infer.infer_out_channels_recursively(graph, node.inputs[0], [0])
         flattened = [math.prod(sizes[axis:]) for axis in range(len(sizes) - 1) if sizes[axis] == made]
         if isinstance(reader, nn.Linear) and reader.in_features in flattened:
             index_mapping.update_reshape_index_mapping(graph, node)

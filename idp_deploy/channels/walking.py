@@ -65,7 +65,7 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
                     spread = 1 if mapping is None or mapping.reverse else getattr(mapping, "_stride", 1)
                     if len(carried) * spread > most:  # by reshapes, round and round
                         raise LostError(_LOST)
-                    carried = mapping(carried) if mapping is not None else carried
+                    carried = _mapped(mapping, carried) if mapping is not None else carried
                 if carried:
                     stack.append((further, carried))
     group = Group()
@@ -78,6 +78,16 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
     group._DG = graph
     group.with_it = {index: speaker(index) for index in indices}
     return group
+
+
+def _mapped(mapping: Any, pairs: list[Any]) -> list[Any]:
+    try:
+        found: list[Any] = mapping(pairs)
+    except (ZeroDivisionError, IndexError) as error:  # the tracer could not count the channels of that operator
+        raise LostError(_LOST) from error
+    if any(pair.root_idx is None for pair in found):  # heads that queries share
+        raise LostError(_LOST)
+    return found
 
 
 def widest(graph: Any) -> int:
