@@ -134,9 +134,7 @@ class Products(nn.Module):
         return self.out(F.relu(self.up(self.c(y.flatten(1)))))
 
 
-class Normed(nn.Module):
-    """A norm of which several entries serve one channel."""
-
+class Normed(nn.Module):  # a norm of which several entries serve one channel
     x = (torch.randn(2, 3, 16, 16),)
 
     def __init__(self) -> None:
@@ -147,9 +145,7 @@ class Normed(nn.Module):
         return self.b(self.norm(F.relu(self.a(x)).flatten(1)))
 
 
-class Upsampled(nn.Module):
-    """A transposed convolution of one filter a channel."""
-
+class Upsampled(nn.Module):  # a transposed convolution of one filter a channel
     x = (torch.randn(1, 3, 8, 8),)
 
     def __init__(self) -> None:
@@ -186,9 +182,7 @@ class Counting(nn.Module):
         return self.out(F.relu(self.wide(y)))
 
 
-class Answering(nn.Module):
-    """Results that are no tensors, no numbers or have no graph."""
-
+class Answering(nn.Module):  # results that are no tensors, no numbers or have no graph
     x = (torch.randn(2, 8),)
 
     def __init__(self) -> None:

@@ -180,8 +180,8 @@ def as_before(layers: Iterable[nn.Module]) -> Iterator[None]:
             value.clear()
             value.extend(then) if isinstance(value, list) else value.update(then)
         with torch.no_grad():
-            for buffer, then in buffers:
-                buffer.copy_(then)
+            for buffer, values in buffers:
+                buffer.copy_(values)
 
 
 def same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
