@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +15,7 @@ from idp_deploy.channels.tracing import outputs
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import CompressedModel, Quantization, Recipe
 from idp_deploy.ledger import refuse_plain
-from idp_deploy.masks import prunable_weights
+from idp_deploy.masks import copied, prunable_weights
 
 
 def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> CompressedModel:
@@ -39,8 +38,8 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> 
     """
     refuse_plain(model)
     example: tuple[Any, ...] = arguments_of("example_inputs", example_inputs, needed=True)
-    module = deepcopy(model.module).cpu().eval()
-    marks = deepcopy(module)  # the masks as weights of a twin, cut in the same places
+    module = copied(model.module).cpu().eval()
+    marks = copied(module)  # the masks as weights of a twin, cut in the same places
     with torch.no_grad():
         for name, mask in model.masks.items():
             marks.get_parameter(name).copy_(mask)

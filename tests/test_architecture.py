@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "units": {"errors"},
     "arguments": {"errors", "units"},
     "masks": FOUNDATION,
-    "channels": {"errors"},
+    "channels": {"errors", "masks"},
     "encodings": FOUNDATION,
     "quantizers": FOUNDATION,
     "capturing": FOUNDATION | {"masks"},

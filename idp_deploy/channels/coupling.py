@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from idp_deploy.channels.tracing import Channels, channel_axis, is_hidden, names_of, outputs, root_of, same, traced
+from idp_deploy.channels.tracing import (
+    NORMS,
+    Channels,
+    as_before,
+    channel_axis,
+    closed,
+    is_hidden,
+    names_of,
+    outputs,
+    same,
+    shares_weights,
+    traced,
+)
 from idp_deploy.errors import ConversionError
+from idp_deploy.masks import copied
 
 # a channel that is gone changes what is left
 _OVER_CHANNELS = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -46,19 +58,23 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
     Raises:
         ConversionError: the module cannot be traced.
     """
-    module = deepcopy(module).cpu().eval()
-    names = names_of(module)
+    module = copied(module).cpu().eval()
+    names, shared = names_of(module), shares_weights(module)
     try:
         with traced(module, example_inputs) as channels:
-            found = [(root_of(group), _coupled(channels, group, names, prunable)) for group in channels.groups()]
-            coupled = {root: one for root, one in found if one.weights}
-            for root, one in coupled.items():
-                if not one.fixed and channels.closed(root, channels.half(root)) != channels.half(root):
-                    coupled[root] = replace(one, fixed="a channel of it takes another one with it")
+            coupled = {}
+            for root, group in channels.groups():
+                if isinstance(group, str):
+                    one = Coupled(tuple({f"{root}.weight"} & set(prunable)), (), group)
+                else:
+                    one = _coupled(channels, group, names, shared, prunable)
+                if one.weights and not one.fixed and closed(group, half := channels.half(root)) != half:
+                    one = replace(one, fixed="a channel of it takes another one with it")
+                if one.weights:
+                    coupled[root] = one
             free = [root for root, one in coupled.items() if not one.fixed]
-            reason = _tried(module, channels, free, example_inputs)
-            for root in free if reason else ():
-                coupled[root] = replace(coupled[root], fixed=_tried(module, channels, [root], example_inputs))
+            for root, reason in _refused(partial(_tried, module, channels, example_inputs), free):
+                coupled[root] = replace(coupled[root], fixed=reason)
     except Exception as error:
         raise ConversionError(
             f"the channels of this model cannot be traced: {error}", way_out="use another pattern than channel"
@@ -67,12 +83,21 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
     return [*coupled.values(), *(Coupled((name,), (), UNTRACED) for name in prunable if name not in known)]
 
 
-def _coupled(channels: Channels, group: Any, names: Mapping[Any, str], prunable: Collection[str]) -> Coupled:
+def _coupled(
+    channels: Channels,
+    group: Any,
+    names: Mapping[Any, str],
+    shared: Collection[nn.Module],
+    prunable: Collection[str],
+) -> Coupled:
     weights: list[str] = []
     followers: list[str] = []
     fixed, readers = "", []
-    for dependency, indices in group:
+    for item in group:
+        dependency, indices = item
         owner = dependency.target.module
+        if owner in shared:
+            fixed = fixed or "a layer of theirs shares its weight with another one"
         if _is_grouped(owner):
             fixed = fixed or "a grouped convolution needs as many channels in every group"
         if is_hidden(channels, dependency):
@@ -88,12 +113,16 @@ def _coupled(channels: Channels, group: Any, names: Mapping[Any, str], prunable:
             continue
         if isinstance(owner, _OVER_CHANNELS):
             fixed = fixed or "a norm takes the mean over its channels"
+        if isinstance(owner, NORMS) and not owner.affine:
+            fixed = fixed or "a norm without weights makes something of zeros"
         path = names.get(owner)
         if path is None:
             continue
         for leaf, parameter in owner.named_parameters(recurse=False):
             name = f"{path}.{leaf}"
-            if indices != list(range(parameter.shape[channel_axis(owner, leaf)])):
+            entries = parameter.shape[channel_axis(owner, leaf)]
+            each = 1 if name in prunable else max(1, entries // len(group[0].idxs))
+            if indices != list(range(entries)) or item.root_idxs != [index // each for index in indices]:
                 fixed = fixed or "its channels are only a part of what follows"
             (weights if name in prunable else followers).append(name)
     return Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed, tuple(readers))
@@ -105,20 +134,34 @@ def _is_grouped(owner: Any) -> bool:
     return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
 
 
-def _tried(module: nn.Module, channels: Channels, roots: Iterable[str], example_inputs: tuple[Any, ...]) -> str:
+def _refused(tried: Callable[[Sequence[str]], str], roots: Sequence[str]) -> list[tuple[str, str]]:
+    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on."""
+    reason = tried(roots) if roots else ""
+    if not reason or len(roots) == 1:
+        return [(root, reason) for root in roots if reason]
+    middle = len(roots) // 2
+    return [*_refused(tried, roots[:middle]), *_refused(tried, roots[middle:])]
+
+
+def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], roots: Iterable[str]) -> str:
     """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
-    groups = [channels.group(root, channels.half(root)) for root in roots]
-    with _as_before(module, groups):
+    halves = {root: channels.half(root) for root in roots}
+    groups = [channels.group(root, half) for root, half in halves.items()]
+    targets = {dependency.target.module for group in groups for dependency, _ in group}
+    with as_before(layer for target in targets if isinstance(target, nn.Module) for layer in target.modules()):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
         try:
-            for group in groups:
-                group.prune()
+            for root, half in halves.items():  # each where those before it have left its channels
+                channels.prune(root, half)
             left = outputs(module, example_inputs)
         except Exception as error:  # a forward that counts on its extents
-            return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
-    return "" if same(expected, left) else "zeros in its channels are none further on"
+            reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
+        else:
+            reason = "" if same(expected, left) else "zeros in its channels are none further on"
+    channels.refresh()
+    return reason
 
 
 @torch.no_grad()
@@ -129,21 +172,3 @@ def _write_zeros(channels: Channels, group: Any) -> None:
                 zeroed = parameter.detach().clone()
                 zeroed.movedim(channel_axis(dependency.target.module, leaf), 0)[places] = 0
                 setattr(dependency.target.module, leaf, nn.Parameter(zeroed))
-
-
-@contextmanager
-def _as_before(module: nn.Module, groups: Iterable[Any]) -> Iterator[None]:
-    """Layers of the groups are put back as they were: their parameters, buffers and extents."""
-    layers = {dependency.target.module for group in groups for dependency, _ in group}
-    kept = [
-        (layer, dict(layer.__dict__), dict(layer._parameters), dict(layer._buffers))
-        for layer in layers
-        if isinstance(layer, nn.Module)
-    ]
-    try:
-        yield
-    finally:
-        for layer, attributes, parameters, buffers in kept:
-            layer.__dict__.clear()
-            layer.__dict__.update(attributes)
-            layer._parameters, layer._buffers = parameters, buffers

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from idp_deploy.channels.tracing import Channels, channel_axis, is_hidden, outputs, root_of, same, traced
-
-# a channel whose parameters are all zero stays zero through these, so that what follows never sees it
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+from idp_deploy.channels.tracing import (
+    NORMS,
+    Channels,
+    channel_axis,
+    closed,
+    is_hidden,
+    outputs,
+    same,
+    shares_weights,
+    traced,
+)
+from idp_deploy.masks import copied
 
 
 def dead_channels(module: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, list[int]]:
     """Channels that are zero in every layer they are coupled to, by the layer their group begins with; never all."""
+    shared = shares_weights(module)
     with traced(module, example_inputs) as channels:
-        found = {root_of(group): dead for group in channels.groups() if (dead := _dead(channels, group))}
-        closed = {root: channels.closed(root, dead) for root, dead in found.items()}
-    return {root: dead for root, dead in closed.items() if dead}
+        groups = {root: group for root, group in channels.groups() if not isinstance(group, str)}
+        found = {root: closed(group, _dead(channels, group, shared)) for root, group in groups.items()}
+    return {root: dead for root, dead in found.items() if dead}
 
 
 def cut(
@@ -31,39 +38,39 @@ def cut(
     Args:
         before: what the first of them gives for the example; without the channels it has to be the same.
     """
-    smaller = deepcopy(twins)
+    smaller = [copied(twin) for twin in twins]
     try:
         for twin in smaller:
             with traced(twin, example_inputs) as channels:
                 for root, indices in gone.items():
-                    channels.group(root, indices).prune()
+                    channels.prune(root, indices)
         after = outputs(smaller[0], example_inputs)
     except Exception as error:  # the tracer's own, or a forward that counts on its extents
         return None, (str(error).splitlines() or [""])[0]
     return (smaller, "") if same(before, after) else (None, "it would change the model's outputs")
 
 
-def _dead(channels: Channels, group: Any) -> list[int]:
+def _dead(channels: Channels, group: Any, shared: Collection[nn.Module]) -> list[int]:
     """Indices of the root's channels that are zero in every layer of the group; never all of them."""
-    indices = group[0].idxs
-    alive = torch.zeros(len(indices), dtype=torch.bool)
-    for dependency, places in group:
-        if is_hidden(channels, dependency):
+    alive = dict.fromkeys(group[0].idxs, False)
+    for item in group:
+        dependency, places = item
+        owner = dependency.target.module
+        if is_hidden(channels, dependency) or owner in shared:
             return []
         if not channels.makes(dependency):
             continue
-        owner = dependency.target.module
         if not dependency.target.outputs:
             return []
-        if isinstance(owner, nn.Module) and any(True for _ in owner.parameters()) and len(places) != len(indices):
-            return []  # a layer that sees several entries of a channel
-        if (isinstance(owner, _NORMS) and not owner.affine) or isinstance(owner, nn.Parameter | nn.Embedding):
+        if (isinstance(owner, NORMS) and not owner.affine) or isinstance(owner, nn.Parameter | nn.Embedding):
             return []
         for leaf, parameter in owner.named_parameters(recurse=False):
             entries = parameter.detach().movedim(channel_axis(owner, leaf), 0)
             if max(places) >= len(entries):
                 return []  # the tracer took another axis for the channels
             entries = entries[places]
-            alive |= entries.flatten(1).any(1) if entries.dim() > 1 else entries != 0
-    dead = [index for index, living in zip(indices, alive.tolist(), strict=True) if not living]
-    return dead if len(dead) < len(indices) else dead[1:]
+            living = entries.flatten(1).any(1) if entries.dim() > 1 else entries != 0
+            for channel, lives in zip(item.root_idxs, living.tolist(), strict=True):
+                alive[channel] |= lives
+    dead = [channel for channel, lives in alive.items() if not lives]
+    return dead if len(dead) < len(alive) else dead[1:]

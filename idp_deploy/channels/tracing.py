@@ -5,17 +5,26 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
+from idp_deploy.channels.walking import LostError, walk, widest
 
+LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+_PLACES = ("CONCAT", "SPLIT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
+_UNCOUNTED = (ZeroDivisionError, IndexError)  # of torch-pruning where it cannot count the channels of such an operator
+# a channel whose parameters are all zero stays zero through these, so that what follows never sees it
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Channels:
@@ -26,35 +35,63 @@ class Channels:
 
         for parameter in module.parameters():
             parameter.requires_grad_(True)
+        self.graph = torch_pruning.DependencyGraph()
         with _quiet():
-            self.graph = torch_pruning.DependencyGraph().build_dependency(
-                module, example_inputs, ignored_layers=list(unseen), verbose=False
-            )
+            try:
+                self.graph.build_dependency(
+                    module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
+                )
+            except _UNCOUNTED:  # at the very end, where places are counted
+                if not hasattr(self.graph, "module2node"):
+                    raise
+            self.refresh()
             _follow_reshapes(self.graph)
-        self._roots = {node.name: node.module for node in self.graph.module2node.values()}
+        self._most = widest(self.graph)
+        self._names = {child: name for name, child in module.named_modules()}
 
-    def groups(self) -> list[Any]:
-        """Every group with all its channels."""
-        return list(self.graph.get_all_groups())
+    def groups(self) -> Iterator[tuple[str, Any]]:
+        """The layer that a group begins with and the group with all its channels, or why it has none."""
+        met = set(self.graph.IGNORED_LAYERS_IN_TRACING)
+        for layer in list(self.graph.module2node):
+            if not isinstance(layer, LAYERS) or layer in met:
+                continue
+            root = self._names[layer]
+            try:
+                group = self.group(root, list(range(self.graph.get_out_channels(layer))))
+            except LostError as error:
+                yield root, str(error)
+                continue
+            made = {dependency.target.module for dependency, _ in group if self.makes(dependency)}
+            if made.isdisjoint(self.graph.IGNORED_LAYERS_IN_TRACING):
+                yield root, group
+            met |= made
 
     def group(self, root: str, channels: list[int]) -> Any:
-        """What goes with some channels of the layer that `root_of` names."""
-        layer = self._roots[root]
-        return self.graph.get_pruning_group(layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels)
+        """What goes with some channels of the layer of that name."""
+        layer = self.graph.model.get_submodule(root)
+        return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels, self._most)
 
     def half(self, root: str) -> list[int]:
         """About half the channels of that layer, spread without order."""
-        layer = self._roots[root]
+        layer = self.graph.model.get_submodule(root)
         many = self.graph.get_pruner_of_module(layer).get_out_channels(layer)
         chosen = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
         return sorted(chosen.tolist())
 
-    def closed(self, root: str, channels: list[int]) -> list[int]:
-        """Those of these channels that take none with them but others of these, as halves of a gate do."""
-        chosen = set(channels)
-        if set(self.group(root, channels)[0].idxs) <= chosen:
-            return channels
-        return [one for one in channels if set(self.group(root, [one])[0].idxs) <= chosen]
+    def prune(self, root: str, channels: list[int]) -> None:
+        """Take channels of the layer of that name out, and all that go with them."""
+        self.group(root, channels).prune()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """After layers were changed: where the channels of each are in concatenations and splits."""
+        from torch_pruning.dependency import index_mapping
+
+        for node in self.graph.module2node.values():
+            update = getattr(index_mapping, f"update_{node.type.name.lower()}_index_mapping", None)
+            if update is not None and node.type.name in _PLACES:
+                with suppress(*_UNCOUNTED):  # what it then gets wrong is seen when channels are taken out
+                    update(self.graph, node)
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
@@ -74,7 +111,9 @@ def _follow_reshapes(graph: Any) -> None:
         sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", ())
         if node.type != ops.OPTYPE.RESHAPE or len(node.inputs) != 1 or len(node.outputs) != 1:
             continue
-        reader, made = node.outputs[0].module, shape_infer.infer_out_channels_recursively(graph, node.inputs[0], [0])
+        reader, made = node.outputs[0].module, None
+        with suppress(*_UNCOUNTED):
+            made = shape_infer.infer_out_channels_recursively(graph, node.inputs[0], [0])
         flattened = [math.prod(sizes[axis:]) for axis in range(len(sizes) - 1) if sizes[axis] == made]
         if isinstance(reader, nn.Linear) and reader.in_features in flattened:
             index_mapping.update_reshape_index_mapping(graph, node)
@@ -88,9 +127,14 @@ def traced(module: nn.Module, example_inputs: tuple[Any, ...]) -> Iterator[Chann
         yield Channels(module, example_inputs, layers)
 
 
-def root_of(group: Any) -> str:
-    """The layer that a group begins with."""
-    return str(group[0].dep.target.name)
+def closed(group: Any, channels: list[int]) -> list[int]:
+    """Those of these channels that take none with them but others of these, as halves of a gate do.
+
+    Args:
+        group: with all channels.
+    """
+    kept = {group.with_it[channel] for channel in set(group.with_it) - set(channels)}
+    return [channel for channel in channels if group.with_it[channel] not in kept]
 
 
 def is_hidden(channels: Channels, dependency: Any) -> bool:
@@ -100,21 +144,66 @@ def is_hidden(channels: Channels, dependency: Any) -> bool:
 
 def channel_axis(owner: nn.Module, leaf: str) -> int:
     """Of a layer's parameter."""
-    return int(isinstance(owner, TRANSPOSED) and leaf == "weight")
+    return int(isinstance(owner, TRANSPOSED) and leaf == "weight" and owner.groups == 1)
 
 
 def outputs(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    """The tensors that a call gives."""
-    with torch.no_grad(), torch.random.fork_rng():
-        return [leaf for leaf in tree_leaves(module(*example_inputs)) if isinstance(leaf, Tensor)]
+    """The tensors that a call gives. What it writes into the module or its arguments is undone."""
+    with torch.no_grad(), torch.random.fork_rng(), as_before(module.modules()):
+        return [leaf.clone() for leaf in _called(module, example_inputs)]
+
+
+def _called(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+    own = tree_map_only(Tensor, lambda x: x.detach().clone(), example_inputs)
+    return [leaf for leaf in tree_leaves(module(*own)) if isinstance(leaf, Tensor)]
+
+
+def _with_graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
+    with as_before(module.modules()):
+        return [leaf for leaf in _called(module, example_inputs) if leaf.grad_fn is not None]
+
+
+@contextmanager
+def as_before(layers: Iterable[nn.Module]) -> Iterator[None]:
+    """Layers are put back as they were: attributes, parameters, and buffers with their values."""
+    layers = [layer for layer in layers if not isinstance(layer, torch.jit.ScriptModule)]
+    attributes = [(layer, dict(vars(layer))) for layer in layers]
+    held = [(value, copy(value)) for _, own in attributes for value in own.values() if isinstance(value, list | dict)]
+    buffers = [(one, one.detach().clone()) for layer in layers for one in layer.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        for layer, own in attributes:
+            layer.__dict__.clear()
+            layer.__dict__.update(own)
+        for value, then in held:
+            value.clear()
+            value.extend(then) if isinstance(value, list) else value.update(then)
+        with torch.no_grad():
+            for buffer, values in buffers:
+                buffer.copy_(values)
 
 
 def same(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
-    """To rounding."""
+    """To rounding; what is no number has to be so in both."""
     return len(before) == len(after) and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max() + 1e-30))
+        a.shape == b.shape and torch.allclose(a, b, rtol=1e-4, atol=1e-5 * _largest(a), equal_nan=True)
         for a, b in zip(before, after, strict=True)
     )
+
+
+def _largest(values: Tensor) -> float:
+    finite = values[values.isfinite()].abs()
+    return float(finite.max()) if finite.numel() else 0.0
+
+
+def shares_weights(module: nn.Module) -> set[nn.Module]:
+    """Layers a parameter of which is another layer's as well."""
+    holders: dict[Tensor, list[nn.Module]] = {}
+    for layer in module.modules():
+        for parameter in layer.parameters(recurse=False):
+            holders.setdefault(parameter, []).append(layer)
+    return {layer for layers in holders.values() if len(layers) > 1 for layer in layers}
 
 
 def names_of(module: nn.Module) -> Mapping[Any, str]:

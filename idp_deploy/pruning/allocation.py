@@ -32,6 +32,7 @@ class Layer:
     gradient: Tensor | None = None  # of the loss on calibration data; only `sensitivity` asks for it
     gates: int = 1  # matrices stacked along the output axis
     share: float | None = None  # of zeros, where it is fixed for this weight
+    group: str = ""  # layers of one group lose the same number of units
 
     @property
     def entries(self) -> int:
@@ -106,7 +107,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
             + (", with N:M weights among them" if fixed else ""),
             way_out=f"lower the target to {most} or less",
         )
-    budgets = fixed | (_to_units(free, ALLOCATIONS[how](free, total, caps), total, caps) if free else {})
+    budgets = fixed | (_together(free, ALLOCATIONS[how](free, total, caps), total, caps) if free else {})
     return {layer.name: budgets[layer.name] for layer in layers}
 
 
@@ -286,8 +287,33 @@ def _rank(layers: Sequence[Layer], scores: Sequence[_Ordered], total: int, caps:
     return {layer.name: float(unit * count) for layer, unit, count in zip(layers, units, counts, strict=True)}
 
 
-def _to_units(
+@dataclass(frozen=True)
+class _Group:
+    """Layers that lose the same number of units, as one that loses them all at once."""
+
+    name: str
+    layers: Sequence[Layer]
+
+    @property
+    def unit(self) -> int:
+        return sum(layer.unit for layer in self.layers)
+
+
+def _together(
     layers: Sequence[Layer], zeros: Mapping[str, float], total: int, caps: Mapping[str, int]
+) -> dict[str, int]:
+    found: dict[str, list[Layer]] = {}
+    for layer in layers:
+        found.setdefault(f"group {layer.group}" if layer.group else layer.name, []).append(layer)
+    groups = [_Group(name, members) for name, members in found.items()]
+    wanted = {one.name: sum(zeros[layer.name] for layer in one.layers) for one in groups}
+    most = {one.name: min(caps[layer.name] // layer.unit for layer in one.layers) * one.unit for one in groups}
+    budgets = _to_units(groups, wanted, total, most)
+    return {layer.name: budgets[one.name] // one.unit * layer.unit for one in groups for layer in one.layers}
+
+
+def _to_units(
+    layers: Sequence[_Group], zeros: Mapping[str, float], total: int, caps: Mapping[str, int]
 ) -> dict[str, int]:
     """Whole units, the largest remainders first, until the sum is as near to `total` as units allow."""
     budgets = {}

@@ -13,7 +13,7 @@ from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.channels import couple
 from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Recipe
-from idp_deploy.masks import NM, Channel, parse_pattern
+from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
@@ -120,14 +120,17 @@ def _coupled(
     channelled = {site.name: site for site in sites if isinstance(site.pattern, Channel)}
     if not channelled or example_inputs is None:
         return sites, []
+    keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"} - set(channelled)
     followers: list[tuple[Site, nn.Parameter]] = []
     for coupled in couple(model, example_inputs, channelled):
         peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
+        kept = next((name for name in coupled.followers if name in keeping), None)
+        fixed = coupled.fixed or (f"'{kept}' makes the same channels and keeps them" if kept else "")
         for site in peers:
             site.peers = peers
-            if coupled.fixed:
-                left[site.name] = coupled.fixed
-        if not coupled.fixed:
+            if fixed:
+                left[site.name] = fixed
+        if not fixed:
             followers += [(peers[0], model.get_parameter(name)) for name in coupled.followers]
     staying = [site for site in sites if site.name not in left]
     if not staying:

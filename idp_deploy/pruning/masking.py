@@ -241,7 +241,7 @@ class Masking:
         layers = [
             Layer(
                 site.name, site.weight.detach(), site.pattern, site.where.output_axis, gradient, site.where.gates,
-                shares.get(site.name),
+                shares.get(site.name), site.peers[0].name if site.peers else "",
             )
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]  # fmt: skip
@@ -293,6 +293,7 @@ def alive(site: Site, parameter: Tensor, mask: Tensor | None = None) -> Tensor:
     mask = site.mask if mask is None else mask
     assert mask is not None
     channels = mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
+    channels = channels.repeat_interleave(parameter.shape[0] // len(channels))  # behind a flatten
     return channels.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
 
 

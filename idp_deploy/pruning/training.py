@@ -18,6 +18,7 @@ from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
 from idp_deploy.masks import whole_copy
 from idp_deploy.ownership import claim
 from idp_deploy.pruning.allocation import Layer, allocate
+from idp_deploy.pruning.copies import unwrapped
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options, meant
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
@@ -112,7 +113,7 @@ def one_shot(model: Model, recipe: Recipe, example_inputs: tuple[Any, ...] | Non
     recipe = meant(recipe)
     check_options(recipe.method, recipe.mode, recipe.options)
     refuse_unsound(model.module)
-    module = whole_copy(model.module)
+    module = whole_copy(unwrapped(model.module))
     options = {key: value for key, value in recipe.options.items() if key in SELECTION_OPTIONS}
     pruner = Pruner(
         module,
