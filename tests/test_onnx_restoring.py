@@ -189,3 +189,38 @@ def test_a_sequence_of_tensors_of_several_shapes_is_compared(tmp_path: Path) -> 
     model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("many", onnx.TensorProto.FLOAT, None))
     onnx.save(model, path)
     assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * path.stat().st_size
+
+
+@pytest.mark.parametrize("encoding", ["auto", "portable", "bitmask", "gaps4", "gaps5", "gaps8"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("operator", ["MatMulInteger", "QGemm", "QLinearConv", "DequantizeLinear"])
+def test_integers_with_a_zero_point_a_channel_become_sparse(
+    operator: str, dtype: type, encoding: str, tmp_path: Path
+) -> None:
+    """Channels whose zero is 5 … 250, in unsigned numbers, with entries that reach over the end of the range."""
+    points = np.linspace(5, 250, 96).astype(np.uint8).astype(dtype)
+    codes = np.where(RNG.random((64, 96)) < 0.05, RNG.integers(0, 256, (64, 96)), points).astype(np.uint8).astype(dtype)
+    step, middle, image = np.float32(0.05), np.array(0, np.uint8), np.ascontiguousarray(codes.T[:, :, None, None])
+    ends = [NODE("QuantizeLinear", ["x", "s", "m"], ["q"]), NODE("DequantizeLinear", ["r", "s", "m"], ["y"])]
+    ways = {
+        "MatMulInteger": [NODE("MatMulInteger", ["q", "w", "m", "p"], ["i"]), NODE("Cast", ["i"], ["y"], to=1)],
+        "QGemm": [NODE("QGemm", ["q", "s", "m", "w", "t", "p", "", "s", "m"], ["r"], domain="com.microsoft"), ends[1]],
+        "QLinearConv": [
+            NODE("Unsqueeze", ["q", "a"], ["j"]),
+            NODE("QLinearConv", ["j", "s", "m", "w", "t", "p", "s", "m"], ["k"]),
+            NODE("Squeeze", ["k", "a"], ["r"]),
+            ends[1],
+        ],
+        "DequantizeLinear": [NODE("DequantizeLinear", ["w", "t", "p"], ["f"]), NODE("MatMul", ["x", "f"], ["y"])],
+    }
+    stored = {"w": image if operator == "QLinearConv" else codes, "p": points, "s": step, "m": middle}
+    stored |= {"t": np.full(96, 0.01, np.float32), "a": np.array([2, 3])}
+    nodes = [*ends[: operator != "DequantizeLinear"], *ways[operator]]
+    used = {name for node in nodes for name in node.input}
+    path = save(tmp_path / "m.onnx", nodes, {k: v for k, v in stored.items() if k in used}, opset=21).path
+    restored = restore(path, tmp_path / "s.onnx", encoding=encoding)
+    assert restored.after_bytes < 0.45 * restored.before_bytes
+    before, after = (next(t for t in read(p).tensors if t.size == codes.size) for p in (path, restored.path))
+    assert after.encoding != "dense"
+    assert before.zeros == after.zeros == np.count_nonzero(codes == points)
+    np.testing.assert_array_equal(before.values(), after.values())

@@ -197,7 +197,7 @@ class _Anew:
         if self.signed and values.dtype.kind == "f" and np.any(signs := ~plain.mask & np.signbit(values)):
             self.has_signed = True
             return Weight(name, values, plain.mask | signs)
-        return min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
+        return min([plain, *exact_forms(plain), *_moved(plain)], key=lambda weight: cost(weight, self.encoding))
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -234,6 +234,20 @@ def _usual(values: np.ndarray) -> int:
         return 0
     lowest = np.iinfo(values.dtype).min
     return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
+
+
+def _moved(plain: Weight) -> Iterator[Weight]:
+    """A weight of 8 bits as what is above the usual entry of each channel: integers with a zero point a channel."""
+    values = plain.values
+    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
+        return
+    for axis in {0, 1, values.ndim - 1}:
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        usual = np.array([_usual(row) for row in rows]).astype(values.dtype)
+        if np.any(usual != plain.fill):
+            points = usual.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
+            above = values.view(np.uint8) - points.view(np.uint8)
+            yield Weight(plain.name, above, above != 0, points=points)
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
