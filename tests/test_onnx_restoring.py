@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -58,6 +59,45 @@ def test_an_old_resize_reads_the_same_places_when_raised(
     nodes = [NODE("MatMul", ["x", "w"], ["h"]), NODE("Unsqueeze", ["h"], ["i"], axes=[0, 1])]
     nodes += [NODE(kind, ["i", "s"], ["r"], mode=mode), NODE("Squeeze", ["r"], ["y"], axes=[0, 1])]
     contents = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "s": np.float32([1, 1, 1, factor])}, opset=opset)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.3 * contents.size_bytes
+
+
+def test_data_without_a_length_is_as_long_as_its_tensor(tmp_path: Path) -> None:
+    """As onnxruntime reads it, whatever lies behind."""
+    path = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}).path
+    model = onnx.load(path)
+    external = onnx.TensorProto(name="w", dims=WEIGHT.shape, data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    external.external_data.add(key="location", value="w.bin")
+    model.graph.initializer[0].CopyFrom(external)
+    (tmp_path / "w.bin").write_bytes(WEIGHT.tobytes() + b"of another tensor")
+    onnx.save(model, path)
+    np.testing.assert_array_equal(read(path).tensor("w").values(), WEIGHT)
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * WEIGHT.nbytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("bfloat16", 16), ("float8_e4m3fn", 8), ("float8_e5m2", 8), ("int4", 4), ("uint4", 4)]
+)
+def test_numbers_take_the_bits_that_they_have_in_the_file(kind: str, bits: int, tmp_path: Path) -> None:
+    """Compression, the zeros stored and the bound are counted in them."""
+    cast = kind.startswith(("bf", "f"))
+    nodes = [NODE("Cast", ["q"], ["w"], to=1) if cast else NODE("DequantizeLinear", ["q", "s"], ["w"]), PRODUCT]
+    stored = {"q": WEIGHT.astype(getattr(ml_dtypes, kind))} | ({} if cast else {"s": np.ones(96, np.float32)})
+    found = save(tmp_path / "m.onnx", nodes, stored).tensors[0]
+    assert found.value_bits == bits
+    assert found.size * bits / 8 == found.size_bytes - (0 if cast else 4 * 96)
+
+
+@pytest.mark.parametrize(("opset", "factor"), [(7, 2.0), (8, 3.0), (8, 1.5)])
+def test_an_upsample_with_its_factors_as_attribute_is_raised_bit_for_bit(
+    opset: int, factor: float, tmp_path: Path
+) -> None:
+    """Between convolutions, where onnxruntime lays channels in blocks beside a resize whose places it knows."""
+    nodes = [NODE("Reshape", ["x", "shape"], ["i"]), NODE("Conv", ["i", "v"], ["c"], pads=[1, 1, 1, 1])]
+    nodes += [NODE("Upsample", ["c"], ["u"], mode="nearest", scales=[1.0, 1.0, factor, factor])]
+    nodes += [NODE("GlobalAveragePool", ["u"], ["g"]), NODE("Flatten", ["g"], ["f"]), NODE("MatMul", ["f", "w"], ["y"])]
+    stored = {"shape": np.array([1, 1, -1, 16]), "v": weight(64, 1, 3, 3), "w": WEIGHT}
+    contents = save(tmp_path / "m.onnx", nodes, stored, opset=opset, ir=4)
     assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.3 * contents.size_bytes
 
 

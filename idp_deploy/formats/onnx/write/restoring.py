@@ -28,6 +28,7 @@ from idp_deploy.formats.onnx.bodies import (
     names_in,
     put_in_order,
     rename,
+    stored_bytes,
     subgraphs,
     tensors_in,
 )
@@ -93,6 +94,8 @@ def _take_in(proto: onnx.ModelProto, source: Path) -> None:
             data = data_beside(source, fields["location"].value)
             assert data is not None  # it has been read
             fields["location"].value = data.name
+            if "length" not in fields:  # onnx reads to the end of the file
+                tensor.external_data.add(key="length", value=str(stored_bytes(tensor)))
             load_external_data_for_tensor(tensor, str(data.parent))
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
@@ -211,6 +214,7 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     opset = _opset(proto)
     if opset >= OLDEST_OPSET:
         return proto
+    repeating = [_repeats(node) for node in all_nodes(proto.graph) if node.op_type in ("Resize", "Upsample")]
     try:
         raised = version_converter.convert_version(proto, OLDEST_OPSET)
     except Exception as error:  # it has no way for an operator, or for a graph inside of one
@@ -221,11 +225,23 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
         ) from error
     del raised.metadata_props[:]
     raised.metadata_props.extend(proto.metadata_props)
-    for node in all_nodes(raised.graph) if opset < _PLACES_OPSET else ():
-        if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+    resized = [node for node in all_nodes(raised.graph) if node.op_type == "Resize"] if opset < _PLACES_OPSET else ()
+    for node, repeats in zip(resized, repeating, strict=True):  # in the same order, under other names
+        if not repeats and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
             node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
     return raised
+
+
+def _repeats(node: onnx.NodeProto) -> bool:
+    """Whether an Upsample with its factors as attribute repeats entries, which every way of reading places does.
+
+    onnxruntime lays the channels around one whose places it knows in blocks, which shows in the last bit; not around
+    this.
+    """
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    factors = attributes.get("scales", ()) if attributes.get("mode", b"nearest") == b"nearest" else ()
+    return node.op_type == "Upsample" and bool(factors) and all(factor == int(factor) for factor in factors)
 
 
 def _usual(values: np.ndarray) -> int:
