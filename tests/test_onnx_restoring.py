@@ -264,3 +264,40 @@ def test_integers_with_a_zero_point_a_channel_become_sparse(
     assert after.encoding != "dense"
     assert before.zeros == after.zeros == np.count_nonzero(codes == points)
     np.testing.assert_array_equal(before.values(), after.values())
+
+
+def test_a_decoder_whose_mask_is_as_long_as_past_and_words_is_run(tmp_path: Path) -> None:
+    """As transformers' decoders are exported: no number for all free extents fits."""
+    nodes = [
+        NODE("MatMul", ["x", "w"], ["e"]),
+        NODE("Unsqueeze", ["e", "heads"], ["k"]),
+        NODE("Concat", ["past", "k"], ["present"], axis=2),
+        NODE("Unsqueeze", ["mask", "sides"], ["m"]),
+        NODE("Mul", ["present", "m"], ["y"]),
+    ]
+    ends = [("past", [1, 1, "past", 96]), ("mask", [1, "total"])]
+    inputs = [helper.make_tensor_value_info(name, 1, shape) for name, shape in ends]
+    stored = {"w": WEIGHT, "heads": np.array([0, 1]), "sides": np.array([1, 3])}
+    contents = save(tmp_path / "m.onnx", nodes, stored, inputs=inputs)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
+
+
+def test_a_file_without_weights_says_so(tmp_path: Path) -> None:
+    """tf2onnx makes inputs of the constants that a function of TensorFlow finds outside of itself."""
+    given = [helper.make_tensor_value_info(name, 1, [64, 64]) for name in ("a", "b")]
+    nodes = [NODE("MatMul", ["x", "a"], ["h"]), NODE("MatMul", ["h", "b"], ["y"])]
+    contents = save(tmp_path / "m.onnx", nodes, {}, inputs=given)
+    assert "it holds no weights; matrices that come in as inputs: a, b" in contents.warnings
+    with pytest.raises(UsageError, match=r"holds no weights, so none that is zero — trees .* inputs .* constants"):
+        restore(contents.path, tmp_path / "s.onnx")
+    beside = save(tmp_path / "n.onnx", [*nodes[:1], NODE("MatMul", ["h", "w"], ["y"])], {"w": WEIGHT}, inputs=given[:1])
+    assert not [warning for warning in beside.warnings if "inputs" in warning]
+
+
+def test_a_sparse_file_and_one_without_zeros_are_told_apart(tmp_path: Path) -> None:
+    sparse = restore(save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}).path, tmp_path / "s.onnx").path
+    with pytest.raises(UsageError, match=r"s\.onnx stores its zeros sparse already — use it as it is"):
+        restore(sparse, tmp_path / "t.onnx")
+    dense = save(tmp_path / "d.onnx", [PRODUCT], {"w": np.ones_like(WEIGHT)}).path
+    with pytest.raises(UsageError, match="no zeros that would be smaller stored sparse — prune the model first"):
+        restore(dense, tmp_path / "t.onnx")
