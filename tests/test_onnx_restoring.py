@@ -301,3 +301,21 @@ def test_a_sparse_file_and_one_without_zeros_are_told_apart(tmp_path: Path) -> N
     dense = save(tmp_path / "d.onnx", [PRODUCT], {"w": np.ones_like(WEIGHT)}).path
     with pytest.raises(UsageError, match="no zeros that would be smaller stored sparse — prune the model first"):
         restore(dense, tmp_path / "t.onnx")
+
+
+def test_the_shapes_of_integers_are_known(tmp_path: Path) -> None:
+    """As onnxruntime's quantizer writes a classifier's end in operators of its own."""
+    own = {"domain": "com.microsoft"}
+    nodes = [
+        NODE("QuantizeLinear", ["x", "s", "m"], ["q"]),
+        NODE("Unsqueeze", ["q", "a"], ["i"]),
+        NODE("QLinearGlobalAveragePool", ["i", "s", "m", "s", "m"], ["g"], channels_last=0, **own),
+        NODE("Flatten", ["g"], ["f"]),
+        NODE("QGemm", ["f", "s", "m", "w", "s", "m", "", "s", "m"], ["r"], transB=1, **own),
+        NODE("QLinearAdd", ["r", "s", "m", "r", "s", "m", "s", "m"], ["t"], **own),
+        NODE("DequantizeLinear", ["t", "s", "m"], ["y"]),
+    ]
+    codes = np.ascontiguousarray(WEIGHT.T * 40).clip(0, 127).astype(np.uint8)
+    stored = {"w": codes, "s": np.float32(0.1), "m": np.array(0, np.uint8), "a": np.array([2, 3])}
+    values = save(tmp_path / "m.onnx", nodes, stored).values
+    assert [values[name].shape for name in ("g", "r", "y")] == [(-1, 64, 1, 1), (-1, 96), (-1, 96)]
