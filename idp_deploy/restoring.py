@@ -26,8 +26,10 @@ CALLS = 2  # seeded inputs that both files are run on
 _KEEP = "keep the file as it is, and report this"
 _ELSE = "docs/formats.md, 'Dense files of other tools', says which weights can"
 _WORTH_NAMING_BYTES = 1000
-# (the first, the others) of an input's free extents: a batch of one, what a sequence needs, what halves of images need
-_FREE = ((1, 1), (2, 2), (16, 16), (1, 32), (1, 64), (1, 224))
+# (the first, the others) of an input's free extents: a batch of one, what a sequence needs, what halves of images need;
+# and a sequence with nothing in front of it, for a decoder whose mask is as long as both
+_FREE = ((1, 1), (2, 2), (16, 16), (1, 32), (1, 64), (1, 224), (2, 4))
+_NO_PAST = (2, 4)
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,17 @@ def _nothing_gained(before: Contents) -> UsageError:
     """The weight with the most zeros to leave out is named where these are what cannot be left out."""
     dense = [tensor for tensor in before.tensors if not tensor.is_sparse and tensor.zeros > tensor.size / 2]
     heaviest = max(dense, key=lambda tensor: tensor.zeros * tensor.value_bits, default=None)
+    if not before.tensors:
+        return UsageError(
+            f"{before.path} ({before.size_bytes:,} bytes) holds no weights, so none that is zero",
+            way_out="trees have none; matrices that are inputs of the file are to be constants: export them with it",
+        )
     if heaviest is None or heaviest.zeros * heaviest.value_bits < 8 * _WORTH_NAMING_BYTES:
+        if any(tensor.is_sparse for tensor in before.tensors):
+            return UsageError(f"{before.path} stores its zeros sparse already", way_out="use it as it is")
         return UsageError(
             f"{before.path} ({before.size_bytes:,} bytes) has no zeros that would be smaller stored sparse",
-            way_out="prune the model first; or this file stores its zeros sparse already",
+            way_out="prune the model first",
         )
     why = FORMATS[before.format].function("kept_dense")(before, heaviest)
     reason, way_out = (f": {why[0]}", why[1]) if why else ("", _ELSE)
@@ -224,7 +233,10 @@ def _drawn(contents: Contents, name: str, extents: tuple[int, int], generator: n
     if name not in contents.values:  # the outputs do not depend on it: anything will do
         return np.zeros(1, np.float32)
     value = contents.values[name]
-    shape = tuple(extents[axis > 0] if n < 0 else n for axis, n in enumerate(value.shape))
+    is_past = extents == _NO_PAST and len(value.shape) == 4  # keys or values: (batch, heads, past, width)
+    shape = tuple(
+        n if n >= 0 else 0 if is_past and axis == 2 else extents[axis > 0] for axis, n in enumerate(value.shape)
+    )
     dtype = np.dtype(value.dtype)
     if dtype.kind == "f":
         drawn = generator.standard_normal(shape).astype(dtype)

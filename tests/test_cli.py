@@ -216,6 +216,7 @@ def test_check_names_a_file_that_was_made_of_other_weights(project: Path, capsys
         (["prune", "model.pt", "-o", "."], 2, "is a directory"),
         (["prune", "model.pt", "-o", "./model.pt"], 2, "-o model.pt is the file to read — name another one"),
         (["quantize", "model.pt", "--scheme", "int8", "-o", "model.pt"], 2, "is the file to read"),
+        (["prune", "model.pt", "-o", "new/../model.pt"], 2, "-o new/../model.pt is the file to read"),
         (["prune", "model.pt", "-o", "model.pt/x.pt"], 3, "takes no new files"),
         (["prune", "model.pt", "--target", "150%"], 2, "--target 150% is not between 0 and 1"),
         (["prune", "pickled.pt", "--target", "0.9"], 3, "state_dict"),

@@ -219,7 +219,12 @@ def test_external_data(tmp_path):
         ("missing.bin", {}, "not beside it"),
         ("w.bin", {"offset": "8"}, "beyond the end"),
         ("w.bin", {"length": "999999999999"}, "beyond the end"),
-        ("w.bin", {"length": "10"}, "is broken"),
+        (
+            "w.bin",
+            {"length": "10"},
+            r"\[.*\] is broken: it takes .* bytes, and 10 .* — write the file and its data again",
+        ),
+        ("w.bin", {"offset": "8", "length": ""}, r"beyond the end of w.bin: bytes 8 to .* — fetch or write it again"),
         ("w.bin", {"offset": "-4"}, "not a number"),
         ("link.bin", {}, "not beside it"),
     ],

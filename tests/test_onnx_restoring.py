@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -58,6 +59,45 @@ def test_an_old_resize_reads_the_same_places_when_raised(
     nodes = [NODE("MatMul", ["x", "w"], ["h"]), NODE("Unsqueeze", ["h"], ["i"], axes=[0, 1])]
     nodes += [NODE(kind, ["i", "s"], ["r"], mode=mode), NODE("Squeeze", ["r"], ["y"], axes=[0, 1])]
     contents = save(tmp_path / "m.onnx", nodes, {"w": WEIGHT, "s": np.float32([1, 1, 1, factor])}, opset=opset)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.3 * contents.size_bytes
+
+
+def test_data_without_a_length_is_as_long_as_its_tensor(tmp_path: Path) -> None:
+    """As onnxruntime reads it, whatever lies behind."""
+    path = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}).path
+    model = onnx.load(path)
+    external = onnx.TensorProto(name="w", dims=WEIGHT.shape, data_type=1, data_location=onnx.TensorProto.EXTERNAL)
+    external.external_data.add(key="location", value="w.bin")
+    model.graph.initializer[0].CopyFrom(external)
+    (tmp_path / "w.bin").write_bytes(WEIGHT.tobytes() + b"of another tensor")
+    onnx.save(model, path)
+    np.testing.assert_array_equal(read(path).tensor("w").values(), WEIGHT)
+    assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * WEIGHT.nbytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("bfloat16", 16), ("float8_e4m3fn", 8), ("float8_e5m2", 8), ("int4", 4), ("uint4", 4)]
+)
+def test_numbers_take_the_bits_that_they_have_in_the_file(kind: str, bits: int, tmp_path: Path) -> None:
+    """Compression, the zeros stored and the bound are counted in them."""
+    cast = kind.startswith(("bf", "f"))
+    nodes = [NODE("Cast", ["q"], ["w"], to=1) if cast else NODE("DequantizeLinear", ["q", "s"], ["w"]), PRODUCT]
+    stored = {"q": WEIGHT.astype(getattr(ml_dtypes, kind))} | ({} if cast else {"s": np.ones(96, np.float32)})
+    found = save(tmp_path / "m.onnx", nodes, stored).tensors[0]
+    assert found.value_bits == bits
+    assert found.size * bits / 8 == found.size_bytes - (0 if cast else 4 * 96)
+
+
+@pytest.mark.parametrize(("opset", "factor"), [(7, 2.0), (8, 3.0), (8, 1.5)])
+def test_an_upsample_with_its_factors_as_attribute_is_raised_bit_for_bit(
+    opset: int, factor: float, tmp_path: Path
+) -> None:
+    """Between convolutions, where onnxruntime lays channels in blocks beside a resize whose places it knows."""
+    nodes = [NODE("Reshape", ["x", "shape"], ["i"]), NODE("Conv", ["i", "v"], ["c"], pads=[1, 1, 1, 1])]
+    nodes += [NODE("Upsample", ["c"], ["u"], mode="nearest", scales=[1.0, 1.0, factor, factor])]
+    nodes += [NODE("GlobalAveragePool", ["u"], ["g"]), NODE("Flatten", ["g"], ["f"]), NODE("MatMul", ["f", "w"], ["y"])]
+    stored = {"shape": np.array([1, 1, -1, 16]), "v": weight(64, 1, 3, 3), "w": WEIGHT}
+    contents = save(tmp_path / "m.onnx", nodes, stored, opset=opset, ir=4)
     assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.3 * contents.size_bytes
 
 
@@ -189,3 +229,93 @@ def test_a_sequence_of_tensors_of_several_shapes_is_compared(tmp_path: Path) -> 
     model.graph.output[0].CopyFrom(helper.make_tensor_sequence_value_info("many", onnx.TensorProto.FLOAT, None))
     onnx.save(model, path)
     assert restore(path, tmp_path / "s.onnx").after_bytes < 0.25 * path.stat().st_size
+
+
+@pytest.mark.parametrize("encoding", ["auto", "portable", "bitmask", "gaps4", "gaps5", "gaps8"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+@pytest.mark.parametrize("operator", ["MatMulInteger", "QGemm", "QLinearConv", "DequantizeLinear"])
+def test_integers_with_a_zero_point_a_channel_become_sparse(
+    operator: str, dtype: type, encoding: str, tmp_path: Path
+) -> None:
+    """Channels whose zero is 5 … 250, in unsigned numbers, with entries that reach over the end of the range."""
+    points = np.linspace(5, 250, 96).astype(np.uint8).astype(dtype)
+    codes = np.where(RNG.random((64, 96)) < 0.05, RNG.integers(0, 256, (64, 96)), points).astype(np.uint8).astype(dtype)
+    step, middle, image = np.float32(0.05), np.array(0, np.uint8), np.ascontiguousarray(codes.T[:, :, None, None])
+    ends = [NODE("QuantizeLinear", ["x", "s", "m"], ["q"]), NODE("DequantizeLinear", ["r", "s", "m"], ["y"])]
+    ways = {
+        "MatMulInteger": [NODE("MatMulInteger", ["q", "w", "m", "p"], ["i"]), NODE("Cast", ["i"], ["y"], to=1)],
+        "QGemm": [NODE("QGemm", ["q", "s", "m", "w", "t", "p", "", "s", "m"], ["r"], domain="com.microsoft"), ends[1]],
+        "QLinearConv": [
+            NODE("Unsqueeze", ["q", "a"], ["j"]),
+            NODE("QLinearConv", ["j", "s", "m", "w", "t", "p", "s", "m"], ["k"]),
+            NODE("Squeeze", ["k", "a"], ["r"]),
+            ends[1],
+        ],
+        "DequantizeLinear": [NODE("DequantizeLinear", ["w", "t", "p"], ["f"]), NODE("MatMul", ["x", "f"], ["y"])],
+    }
+    stored = {"w": image if operator == "QLinearConv" else codes, "p": points, "s": step, "m": middle}
+    stored |= {"t": np.full(96, 0.01, np.float32), "a": np.array([2, 3])}
+    nodes = [*ends[: operator != "DequantizeLinear"], *ways[operator]]
+    used = {name for node in nodes for name in node.input}
+    path = save(tmp_path / "m.onnx", nodes, {k: v for k, v in stored.items() if k in used}, opset=21).path
+    restored = restore(path, tmp_path / "s.onnx", encoding=encoding)
+    assert restored.after_bytes < 0.45 * restored.before_bytes
+    before, after = (next(t for t in read(p).tensors if t.size == codes.size) for p in (path, restored.path))
+    assert after.encoding != "dense"
+    assert before.zeros == after.zeros == np.count_nonzero(codes == points)
+    np.testing.assert_array_equal(before.values(), after.values())
+
+
+def test_a_decoder_whose_mask_is_as_long_as_past_and_words_is_run(tmp_path: Path) -> None:
+    """As transformers' decoders are exported: no number for all free extents fits."""
+    nodes = [
+        NODE("MatMul", ["x", "w"], ["e"]),
+        NODE("Unsqueeze", ["e", "heads"], ["k"]),
+        NODE("Concat", ["past", "k"], ["present"], axis=2),
+        NODE("Unsqueeze", ["mask", "sides"], ["m"]),
+        NODE("Mul", ["present", "m"], ["y"]),
+    ]
+    ends = [("past", [1, 1, "past", 96]), ("mask", [1, "total"])]
+    inputs = [helper.make_tensor_value_info(name, 1, shape) for name, shape in ends]
+    stored = {"w": WEIGHT, "heads": np.array([0, 1]), "sides": np.array([1, 3])}
+    contents = save(tmp_path / "m.onnx", nodes, stored, inputs=inputs)
+    assert restore(contents.path, tmp_path / "s.onnx").after_bytes < 0.25 * contents.size_bytes
+
+
+def test_a_file_without_weights_says_so(tmp_path: Path) -> None:
+    """tf2onnx makes inputs of the constants that a function of TensorFlow finds outside of itself."""
+    given = [helper.make_tensor_value_info(name, 1, [64, 64]) for name in ("a", "b")]
+    nodes = [NODE("MatMul", ["x", "a"], ["h"]), NODE("MatMul", ["h", "b"], ["y"])]
+    contents = save(tmp_path / "m.onnx", nodes, {}, inputs=given)
+    assert "it holds no weights; matrices that come in as inputs: a, b" in contents.warnings
+    with pytest.raises(UsageError, match=r"holds no weights, so none that is zero — trees .* inputs .* constants"):
+        restore(contents.path, tmp_path / "s.onnx")
+    beside = save(tmp_path / "n.onnx", [*nodes[:1], NODE("MatMul", ["h", "w"], ["y"])], {"w": WEIGHT}, inputs=given[:1])
+    assert not [warning for warning in beside.warnings if "inputs" in warning]
+
+
+def test_a_sparse_file_and_one_without_zeros_are_told_apart(tmp_path: Path) -> None:
+    sparse = restore(save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}).path, tmp_path / "s.onnx").path
+    with pytest.raises(UsageError, match=r"s\.onnx stores its zeros sparse already — use it as it is"):
+        restore(sparse, tmp_path / "t.onnx")
+    dense = save(tmp_path / "d.onnx", [PRODUCT], {"w": np.ones_like(WEIGHT)}).path
+    with pytest.raises(UsageError, match="no zeros that would be smaller stored sparse — prune the model first"):
+        restore(dense, tmp_path / "t.onnx")
+
+
+def test_the_shapes_of_integers_are_known(tmp_path: Path) -> None:
+    """As onnxruntime's quantizer writes a classifier's end in operators of its own."""
+    own = {"domain": "com.microsoft"}
+    nodes = [
+        NODE("QuantizeLinear", ["x", "s", "m"], ["q"]),
+        NODE("Unsqueeze", ["q", "a"], ["i"]),
+        NODE("QLinearGlobalAveragePool", ["i", "s", "m", "s", "m"], ["g"], channels_last=0, **own),
+        NODE("Flatten", ["g"], ["f"]),
+        NODE("QGemm", ["f", "s", "m", "w", "s", "m", "", "s", "m"], ["r"], transB=1, **own),
+        NODE("QLinearAdd", ["r", "s", "m", "r", "s", "m", "s", "m"], ["t"], **own),
+        NODE("DequantizeLinear", ["t", "s", "m"], ["y"]),
+    ]
+    codes = np.ascontiguousarray(WEIGHT.T * 40).clip(0, 127).astype(np.uint8)
+    stored = {"w": codes, "s": np.float32(0.1), "m": np.array(0, np.uint8), "a": np.array([2, 3])}
+    values = save(tmp_path / "m.onnx", nodes, stored).values
+    assert [values[name].shape for name in ("g", "r", "y")] == [(-1, 64, 1, 1), (-1, 96), (-1, 96)]

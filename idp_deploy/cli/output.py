@@ -60,9 +60,10 @@ def writable(path: Path, *sources: Path) -> Path:
         UsageError: it is one of the files that the command reads, or a configuration, its own or another's.
         UsageError, FileError: as `files.landing`.
     """
-    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
+    where = Path(os.path.realpath(path))  # a folder on the way that is not there yet may be left again: new/../m.onnx
+    if where.exists() and any(source.exists() and where.samefile(source) for source in sources):
         raise UsageError(f"-o {path} is the file to read", way_out="name another one, and what went in stays as it is")
-    if path.suffix.lower() == ".toml" and path.is_file():
+    if where.suffix.lower() == ".toml" and where.is_file():
         raise UsageError(f"-o {path} is a configuration that stands there", way_out="name another one, and it stays")
     files.landing(path)
     return path

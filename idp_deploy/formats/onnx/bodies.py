@@ -1,12 +1,17 @@
-"""Graphs inside of operators, the branches of If and bodies of Loop and Scan; and the order of nodes in all of them."""
+"""Graphs inside of operators, the branches of If and bodies of Loop and Scan; order of nodes, bytes of tensors."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
+from math import prod
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import helper
+
+_PACKED = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}  # bits in a file, where numpy has a byte
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
@@ -242,3 +247,13 @@ def _tensors_at(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         yield from (attribute.t, *attribute.tensors, attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
     for body in subgraphs(node):
         yield from _tensors_of(body)
+
+
+def stored_bytes(tensor: onnx.TensorProto) -> int:
+    """What the entries of a tensor take in a file, as its type and extents say."""
+    return -(-prod(tensor.dims) * bits_of(helper.tensor_dtype_to_np_dtype(tensor.data_type)) // 8)
+
+
+def bits_of(dtype: np.dtype[Any]) -> int:
+    """Of one entry as it lies in a file, two or four in a byte where they are that narrow."""
+    return _PACKED.get(dtype.name, dtype.itemsize * 8)

@@ -20,7 +20,7 @@ WORDS: dict[str, str] = {
     "pool": "MaxPool AveragePool LpPool",
     "reduction": """
         GlobalAveragePool GlobalMaxPool ReduceMean ReduceMax ReduceMin ReduceSum ReduceProd ReduceL1
-        ReduceL2 ReduceSumSquare ReduceLogSumExp ArgMax ArgMin TopK
+        ReduceL2 ReduceSumSquare ReduceLogSumExp ArgMax ArgMin TopK QLinearGlobalAveragePool
     """,
     "elementwise": """
         Add Sub Mul Div Sqrt Neg Abs LeakyRelu PRelu Softsign Max Min Mean Sum Where Equal Greater

@@ -103,6 +103,9 @@ def read_onnx(path: Path) -> Contents:
     )
     if unknown:
         warnings.append(f"what {', '.join(unknown)} read counts for no share of zeros: it is not known here")
+    given = [value.name for value in model.graph.input if value.name not in constants and _is_matrix(value)]
+    if len(given) > 1 and not any(len(tensor.shape) > 1 for tensor in read.tensors.values()):
+        warnings.append(f"it holds no weights; matrices that come in as inputs: {', '.join(given)}")
     values = infer(model, nodes, read.shapes, read.arguments, constants.limits)
     metadata = _metadata(model, warnings)
     size = files.size_bytes(path) + sum(data.stat().st_size for data in loader.external)
@@ -209,6 +212,12 @@ class _Reader:
         except ValueError as error:
             where = f"{self.constants.loader.path}: zero point '{name}' {points.shape} of {node.op_type} '{node.name}'"
             raise FileError(f"{where} does not fit its weight {values.shape}") from error
+
+
+def _is_matrix(value: onnx.ValueInfoProto) -> bool:
+    """Whether an input has the extents of a weight, all of them said."""
+    extents = [extent.dim_value for extent in value.type.tensor_type.shape.dim]
+    return len(extents) == 2 and extents[0] * extents[1] >= _LARGE
 
 
 def _is_foreign(node: onnx.NodeProto) -> bool:

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.formats.external_data import data_beside
-from idp_deploy.formats.onnx.bodies import lift, put_in_order, subgraphs
+from idp_deploy.formats.onnx.bodies import lift, put_in_order, stored_bytes, subgraphs
 from idp_deploy.formats.onnx.functions import hand_over, inlined
 
 
@@ -134,7 +134,7 @@ class TensorLoader:
         """Bytes of the values as they lie in the file."""
         if tensor.data_location == TensorProto.EXTERNAL:
             fields = {entry.key: entry.value for entry in tensor.external_data}
-            return self._number(fields.get("length", ""), tensor.name, default=self.array(tensor).nbytes)
+            return self._number(fields.get("length", ""), tensor.name, default=stored_bytes(tensor))
         if tensor.HasField("raw_data"):
             return len(tensor.raw_data)
         packed = TensorProto(int32_data=tensor.int32_data, int64_data=tensor.int64_data, uint64_data=tensor.uint64_data)
@@ -151,12 +151,21 @@ class TensorLoader:
             )
         self.external.add(data)
         offset = self._number(fields.get("offset", ""), tensor.name, default=0)
-        length = self._number(fields.get("length", ""), tensor.name, default=data.stat().st_size - offset)
-        if offset + length > data.stat().st_size or length < 0:
-            what, way_out = documents.instead(documents.read_head(data, 512)) or ("", "fetch or write it again")
+        wanted, size = stored_bytes(tensor), data.stat().st_size
+        length = self._number(fields.get("length", ""), tensor.name, default=wanted)
+        named = f"{self.path}: tensor '{tensor.name}' {list(tensor.dims)}"
+        if offset + length > size:
+            what, way_out = documents.instead(documents.read_head(data, 512)) or ("", "fetch or write it again, whole")
             raise FileError(
-                f"{self.path}: tensor '{tensor.name}' reaches beyond the end of {data.name}" + (what and f", {what}"),
+                f"{named} reaches beyond the end of {data.name}"
+                + (what and f", {what}")
+                + f": bytes {offset:,} to {offset + length:,} of {size:,}",
                 way_out=way_out,
+            )
+        if length != wanted:
+            raise FileError(
+                f"{named} is broken: it takes {wanted:,} bytes, and {length:,} are said to lie in {data.name}",
+                way_out="write the file and its data again, together",
             )
         with data.open("rb") as handle:
             handle.seek(offset)

@@ -9,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from idp_deploy.flow import StoredTensor
+from idp_deploy.formats.onnx.bodies import bits_of
 from idp_deploy.formats.onnx.read.constants import Constants
 from idp_deploy.formats.onnx.read.evaluating import along
 
@@ -144,13 +145,13 @@ def _is_palette(constants: Constants, node: onnx.NodeProto) -> bool:
 
 def _narrowest(constants: Constants, name: str, dtype: np.dtype) -> int:
     """Bits of a stored value: those of the numbers that a weight put together from several parts is cast from."""
-    bits = dtype.itemsize * 8
+    bits = bits_of(dtype)
     for current in constants.cone(name) if dtype.kind == "f" else ():
         node = constants.nodes.get(current)
         if node is not None and node.op_type == "Cast":
             source = constants.dtype(node.input[0])
-            if source.kind in "fiu" and constants.dtype(current) == dtype:
-                bits = min(bits, source.itemsize * 8)
+            if source.kind in "fiuV" and constants.dtype(current) == dtype:  # V: bfloat16, float8
+                bits = min(bits, bits_of(source))
     return bits
 
 

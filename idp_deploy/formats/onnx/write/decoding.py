@@ -286,6 +286,20 @@ def _planes(packed: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(planes, axis=0)
 
 
+def around(decoder: Decoder, values: str, points: np.ndarray, *, output: str) -> str:
+    """uint8 values + points (int8 or uint8, broadcast), around the end of their range; returns `output`.
+
+    The sum is taken in int32, where it fits: what a cast does with a number beyond its range, runtimes do not agree on.
+    """
+    lowest = np.iinfo(points.dtype).min  # of the range, which begins at 0 for Mod
+    above = (points.astype(np.int32) - lowest).astype(np.uint8)
+    total = decoder.node("Add", decoder.node("Cast", values, to=TensorProto.INT32), _wide(decoder, above))
+    total = decoder.node("Mod", total, decoder.constant(np.array(256, np.int32)))
+    if lowest:
+        total = decoder.node("Add", total, decoder.constant(np.array(lowest, np.int32)))
+    return decoder.node("Cast", total, output=output, to=helper.np_dtype_to_tensor_dtype(points.dtype))
+
+
 def _wide(decoder: Decoder, array: np.ndarray) -> str:
     """Stored as it is, int32 in the graph."""
     return decoder.node("Cast", decoder.store(array), to=TensorProto.INT32)

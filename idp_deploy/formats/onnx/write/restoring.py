@@ -28,6 +28,7 @@ from idp_deploy.formats.onnx.bodies import (
     names_in,
     put_in_order,
     rename,
+    stored_bytes,
     subgraphs,
     tensors_in,
 )
@@ -93,6 +94,8 @@ def _take_in(proto: onnx.ModelProto, source: Path) -> None:
             data = data_beside(source, fields["location"].value)
             assert data is not None  # it has been read
             fields["location"].value = data.name
+            if "length" not in fields:  # onnx reads to the end of the file
+                tensor.external_data.add(key="length", value=str(stored_bytes(tensor)))
             load_external_data_for_tensor(tensor, str(data.parent))
             tensor.data_location = onnx.TensorProto.DEFAULT
             del tensor.external_data[:]
@@ -197,7 +200,7 @@ class _Anew:
         if self.signed and values.dtype.kind == "f" and np.any(signs := ~plain.mask & np.signbit(values)):
             self.has_signed = True
             return Weight(name, values, plain.mask | signs)
-        return min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
+        return min([plain, *exact_forms(plain), *_moved(plain)], key=lambda weight: cost(weight, self.encoding))
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -211,6 +214,7 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     opset = _opset(proto)
     if opset >= OLDEST_OPSET:
         return proto
+    repeating = [_repeats(node) for node in all_nodes(proto.graph) if node.op_type in ("Resize", "Upsample")]
     try:
         raised = version_converter.convert_version(proto, OLDEST_OPSET)
     except Exception as error:  # it has no way for an operator, or for a graph inside of one
@@ -221,11 +225,23 @@ def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
         ) from error
     del raised.metadata_props[:]
     raised.metadata_props.extend(proto.metadata_props)
-    for node in all_nodes(raised.graph) if opset < _PLACES_OPSET else ():
-        if node.op_type == "Resize" and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
+    resized = [node for node in all_nodes(raised.graph) if node.op_type == "Resize"] if opset < _PLACES_OPSET else ()
+    for node, repeats in zip(resized, repeating, strict=True):  # in the same order, under other names
+        if not repeats and not any(a.name == "coordinate_transformation_mode" for a in node.attribute):
             node.attribute.append(helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
             node.attribute.append(helper.make_attribute("nearest_mode", "floor"))
     return raised
+
+
+def _repeats(node: onnx.NodeProto) -> bool:
+    """Whether an Upsample with its factors as attribute repeats entries, which every way of reading places does.
+
+    onnxruntime lays the channels around one whose places it knows in blocks, which shows in the last bit; not around
+    this.
+    """
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    factors = attributes.get("scales", ()) if attributes.get("mode", b"nearest") == b"nearest" else ()
+    return node.op_type == "Upsample" and bool(factors) and all(factor == int(factor) for factor in factors)
 
 
 def _usual(values: np.ndarray) -> int:
@@ -234,6 +250,20 @@ def _usual(values: np.ndarray) -> int:
         return 0
     lowest = np.iinfo(values.dtype).min
     return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
+
+
+def _moved(plain: Weight) -> Iterator[Weight]:
+    """A weight of 8 bits as what is above the usual entry of each channel: integers with a zero point a channel."""
+    values = plain.values
+    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
+        return
+    for axis in {0, 1, values.ndim - 1}:
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        usual = np.array([_usual(row) for row in rows]).astype(values.dtype)
+        if np.any(usual != plain.fill):
+            points = usual.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
+            above = values.view(np.uint8) - points.view(np.uint8)
+            yield Weight(plain.name, above, above != 0, points=points)
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

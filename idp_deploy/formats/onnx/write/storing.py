@@ -11,7 +11,14 @@ import numpy as np
 from onnx import TensorProto
 
 from idp_deploy.encodings import size_bytes, smallest
-from idp_deploy.formats.onnx.write.decoding import OVERHEAD, Decoder, decode_graph, decode_pieces, sparse_initializer
+from idp_deploy.formats.onnx.write.decoding import (
+    OVERHEAD,
+    Decoder,
+    around,
+    decode_graph,
+    decode_pieces,
+    sparse_initializer,
+)
 from idp_deploy.formats.onnx.write.matching import copies
 
 SPARSE_INITIALIZER = "sparse-initializer"
@@ -30,9 +37,10 @@ ENCODABLE = {np.dtype(t) for t in (np.float32, np.float16, np.float64, np.int8, 
 @dataclass(frozen=True, eq=False)
 class Weight:
     """What is stored for one tensor. The restored tensor is float32 where `scale` or `palette` is given or
-    `values` are float16, else it has the dtype of `values`.
+    `values` are float16, has the dtype of `points` where these are given, else that of `values`.
 
-    `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale.
+    `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale. So do `points`, for
+    8 bits: restored = values + points, around the end of the range where the sum is beyond it.
     """
 
     name: str
@@ -42,6 +50,7 @@ class Weight:
     palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
     half: bool = False  # float16 on disk for a float32 tensor
     fill: int = 0  # what entries are that are not stored: for integers with a zero point, that
+    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel, these
 
     @property
     def bits(self) -> int:
@@ -98,13 +107,16 @@ class Store:
             inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
         if weight.scale is not None:
             decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
+        if weight.points is not None:
+            around(decoder, inner, weight.points, output=weight.name)
 
     def _is_cast_last(self, weight: Weight) -> bool:
         return weight.is_cast and weight.name not in self._cast_first
 
     def _inner_name(self, weight: Weight) -> str:
-        """What its stored values are called once restored: its own name, unless they are cast or scaled."""
-        return self.decoder.name() if self._is_cast_last(weight) or weight.scale is not None else weight.name
+        """What its stored values are called once restored: its own name, unless they are cast, scaled or moved."""
+        is_last = weight.scale is None and weight.points is None and not self._is_cast_last(weight)
+        return weight.name if is_last else self.decoder.name()
 
     def _values(self, weight: Weight, output: str) -> str:
         """The stored values under the name `output`, without cast and scale."""
@@ -189,6 +201,8 @@ def cost(weight: Weight, encoding: str) -> int:
         size += 4 * weight.scale.size + _NODE_BYTES
     if weight.palette is not None:
         size += weight.palette.nbytes + 4 * _NODE_BYTES
+    if weight.points is not None:
+        size += weight.points.nbytes + 6 * _NODE_BYTES
     return size + (_NODE_BYTES if weight.values.dtype != np.float32 else 0)
 
 
