@@ -15,7 +15,7 @@ and copies what was there before it. The same barrier stands between.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -141,7 +141,7 @@ def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
     met, origins, pending = {node}, list[fx.Node](), [node]
     while pending:
         step = pending.pop()
-        taken = step.all_input_nodes if _kind(step) in _GIVING_BACK else ()
+        taken: Sequence[Any] = step.all_input_nodes if _kind(step) in _GIVING_BACK else ()
         taken = step.args[:1] if _kind(step) in _VIEWS else taken
         moving = [x for x in taken if isinstance(x, fx.Node) and x in fed]
         if not moving:
