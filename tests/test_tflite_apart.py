@@ -79,6 +79,43 @@ def test_a_factor_behind_a_cast_stays_out_of_the_weight(way: str, tmp_path: Path
     assert parity.passed, parity.weights
 
 
+class Between(nn.Module):
+    """A norm, a linear layer and a scale, and what gives back what it takes between each two."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.between, self.norm, self.layer = between, nn.LayerNorm(8), nn.Linear(8, 8)
+        self.norm.weight.data.uniform_(0.5, 2)
+        self.scale: Tensor
+        self.register_buffer("scale", torch.rand(8) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.between(self.layer(self.between(self.norm(x)))) * self.scale
+
+
+GIVEN_BACK: dict[str, Callable[[Tensor], Tensor]] = {
+    "pieces put together": lambda x: torch.cat([x[:, :2], x[:, 2:]], 1),  # as in Emformer
+    "nothing beside it": lambda x: torch.cat([x, torch.zeros(2, 0, 8)], 1),
+    "entries in their order": lambda x: x[:, [0, 1, 2, 3]],
+    "a border of nothing": lambda x: F.pad(x, (0, 0, 0, 0)),
+    "a sum of one": lambda x: x.unsqueeze(1).cumsum(1).squeeze(1),
+    "a mask that hides nothing": lambda x: torch.where(torch.ones(4, 1, dtype=torch.bool), x, 0.0),
+    "once around": lambda x: torch.roll(x, 4, 1),
+    "there and back": lambda x: x.movedim(0, 1).movedim(1, 0),
+    "the first power": lambda x: x.pow(1),
+    "of its type": lambda x: x.type_as(x.sin()).positive(),
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("way", GIVEN_BACK)
+def test_a_factor_behind_what_gives_back_what_it_takes_stays_out_of_the_weight(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = one_shot(Model(Between(GIVEN_BACK[way]).eval()), Recipe(0.5)), (torch.randn(2, 4, 8),)
+    parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
+    assert parity.passed, parity.weights
+
+
 class Context(nn.Module):
     """What an image shows on the whole, added everywhere: a mean of its pixels by shares, a product of two matrices."""
 

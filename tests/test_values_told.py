@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from idp_deploy.capturing import export_program
 from idp_deploy.errors import ConversionError
@@ -61,6 +62,22 @@ class Places(Net):
         return y[:, self.kept.nonzero().squeeze(1)] + turned[:, chosen] + torch.arange(4)[self.kept]
 
 
+class Chosen(Net):
+    """Entries of what an input tells, by a constant mask and constant counts: edges of a graph, lengths of phones."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        y, counts = self.line(x), self.kept.long() + 1
+        edges = torch.stack([torch.arange(4), torch.arange(4).flip(0)])[:, self.kept]
+        return (
+            y[:, self.kept],
+            y[..., edges[0]].index_add(1, edges[1] % 3, y[:, edges[1]]),
+            y.repeat_interleave(counts, 1),
+            y.repeat_interleave(repeats=torch.tensor([2]), dim=1),
+            y[:, torch.repeat_interleave(counts)],
+            y[0].masked_select(self.kept),
+        )
+
+
 class ByInput(Net):
     def forward(self, x: Tensor) -> Tensor:
         return self.line(x) if x.sum() > 0 else x
@@ -107,6 +124,34 @@ def test_what_no_input_tells_is_known_in_the_trace(kind: type[Net]) -> None:
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     assert not net._forward_pre_hooks
     assert not net._forward_hooks
+
+
+def test_constants_choose_entries_in_sizes_that_are_known() -> None:
+    torch.manual_seed(0)
+    net = Chosen()
+    program, free = export_program(net, (torch.randn(1, 4),), dynamic_batch=True)
+    x = torch.randn(3, 4)
+    assert free
+    for found, wanted in zip(program.module()(x), net(x), strict=True):
+        assert torch.equal(found, wanted)
+    assert not [node for node in program.graph.nodes if free_unbacked_symbols(node.meta.get("val", 0))]
+
+
+class ChosenByInput(Net):
+    """A constant mask that an input was written into, and one of an input's own."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        mask = torch.tensor([True, False, True, True])
+        mask[1] = x[0, 0] > 0
+        return x[:, mask], x[:, x[0] > 0], x[:, self.kept]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_an_input_chooses_stays_open(sign: int) -> None:
+    net, x = ChosenByInput(), torch.ones(1, 4)
+    program, _ = export_program(net, (x,))
+    for found, wanted in zip(program.module()(x * sign), net(x * sign), strict=True):
+        assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("kind", [ByInput, Written, ByWeight, ByCalls, ByChance])

@@ -8,13 +8,14 @@ for is answered with them. Weights are not among these: their values may change 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import ExportedProgram
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree
 from torch.utils._python_dispatch import _disable_current_modes
@@ -30,6 +31,7 @@ _BY_CHANCE = (
     "gumbel", "empty",
 )  # fmt: skip
 _SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
+_CHOOSING = {"__getitem__", "masked_select", "repeat_interleave"}
 _BY_SIZES = {
     "permute", "view", "reshape", "expand", "repeat", "tile", "narrow", "unflatten", "transpose", "movedim", "roll",
     "flip", "zeros", "ones", "full", "arange", "linspace", "new_zeros", "new_ones", "new_full", "pad", "split", "chunk",
@@ -40,21 +42,34 @@ _LARGEST = 1 << 20  # entries of what is computed beside the trace
 
 
 def exported(module: nn.Module, inputs: tuple[Any, ...], **options: Any) -> ExportedProgram:
-    """torch.export; where that stops at a number of a tensor, once more with the numbers of constants told.
+    """torch.export; where that stops at a number of a tensor, or leaves a size open that one tells, once more with the
+    numbers of constants told.
 
     Raises:
         Exception: whatever torch.export raises, of the second time where that stopped at another number.
     """
     try:
-        return torch.export.export(module, inputs, **options)
+        program = torch.export.export(module, inputs, **options)
+        if not (left := _sizes_left(program)):
+            return program
+        with _told(module, inputs), suppress(Exception):
+            again = torch.export.export(module, inputs, **options)
+            return again if _sizes_left(again) < left else program
+        return program
     except Exception as error:
         if not asks_for_values(error):
             raise
         with _told(module, inputs):
             try:
                 return torch.export.export(module, inputs, **options)
-            except Exception as again:
-                raise (again if asks_for_values(again) else error) from None
+            except Exception as stopped:
+                raise (stopped if asks_for_values(stopped) else error) from None
+
+
+def _sizes_left(program: ExportedProgram) -> int:
+    """How many sizes in a graph values tell, as of the entries that a mask keeps."""
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    return len({symbol for value in values if value is not None for symbol in free_unbacked_symbols(value)})
 
 
 def asks_for_values(error: BaseException) -> bool:
@@ -114,10 +129,14 @@ class _Beside(TorchFunctionMode):
         self._known[id(traced)] = traced, numbers
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs, name = kwargs or {}, getattr(func, "__name__", str(func))
+        kwargs, name = dict(kwargs or {}), getattr(func, "__name__", str(func))
         found = self._computed(func, name, args, kwargs)
         if found is not None and (name in _ASKING or _sized_by_values(name, args)):
             return found[0]
+        if name == "repeat_interleave" and "repeats" in kwargs:
+            args = (*args, kwargs.pop("repeats"))
+        if name in _CHOOSING and len(args) > 1:
+            func, args, kwargs = self._by_places(func, name, args, kwargs)
         if name in _BY_SIZES:
             args = _pytree.tree_map(self._as_size, args)
         result = func(*args, **kwargs)
@@ -157,6 +176,36 @@ class _Beside(TorchFunctionMode):
             self.know(traced, traced.detach().clone())  # a constant that a module holds as an attribute
             known = self._known[id(traced)]
         return None if known is None else known[1]
+
+    def _by_places(self, func: Any, name: str, args: Any, kwargs: Any) -> tuple[Any, Any, Any]:
+        """The same by constant places, where a known mask or known counts choose entries of what is not known."""
+        x, chosen, *rest = args
+        if name == "repeat_interleave":
+            known = self._known_as(chosen, torch.int32, torch.int64)
+            dim = rest[0] if rest else kwargs.get("dim")
+            if known is None:
+                return func, args, kwargs
+            if known.numel() == 1:
+                return func, (x, int(known), *rest), kwargs
+            with torch._C.DisableTorchFunction(), _disable_current_modes():
+                places = torch.repeat_interleave(known)
+            return torch.index_select, (x.flatten() if dim is None else x, dim or 0, places), {}
+        if name == "masked_select":
+            alike = self._known_as(chosen, torch.bool) is not None and x.shape == chosen.shape
+            return (torch.Tensor.__getitem__, (x, self._places(chosen)), {}) if alike else (func, args, kwargs)
+        chosen = chosen if isinstance(chosen, tuple) else (chosen,)
+        return func, (x, tuple(place for one in chosen for place in self._places(one))), kwargs
+
+    def _places(self, chosen: Any) -> tuple[Any, ...]:
+        """A known mask as the places of what it keeps, one tensor an axis; anything else as it is."""
+        known = self._known_as(chosen, torch.bool)
+        if known is None or not known.dim():
+            return (chosen,)
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            return known.nonzero(as_tuple=True)
+
+    def _known_as(self, given: Any, *kinds: torch.dtype) -> Tensor | None:
+        return self._numbers(given) if isinstance(given, Tensor) and given.dtype in kinds else None
 
     def _as_size(self, given: Any) -> Any:
         """A known whole number in a tensor as Python's: `x.permute(*order)` of a tensor `order`."""

@@ -15,7 +15,7 @@ and copies what was there before it. The same barrier stands between.
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,12 @@ _VIEWS = {
     aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.permute, aten.transpose, aten.t, aten.squeeze,
     aten.unsqueeze, aten.contiguous, aten.clone, aten.dropout, aten.expand, aten.slice, aten.select, aten.chunk,
     aten.split, aten.split_with_sizes, aten.unbind, aten.to, aten._to_copy, aten.type_as, aten.alias, aten.detach,
+}  # fmt: skip
+# operators that may give what they took, which the converter then takes out: parts put together again, borders of 0
+_GIVING_BACK = {
+    aten.cat, aten.stack, aten.index, aten.index_select, aten.pad, aten.constant_pad_nd, aten.roll, aten.flip,
+    aten.movedim, aten.swapaxes, aten.cumsum, aten.cumprod, aten.where, aten.masked_fill, aten.tril, aten.triu,
+    aten.slice_scatter, aten.select_scatter, aten.neg, aten.positive, aten.pow, aten.repeat,
 }  # fmt: skip
 
 _ORDERING = {
@@ -131,9 +137,18 @@ def _layer_of(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
 
 
 def _behind_views(node: fx.Node, fed: set[fx.Node]) -> fx.Node:
-    while _kind(node) in _VIEWS and node in fed and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    return node
+    """The one thing whose entries `node` holds, perhaps in another order; `node` itself where they are of several."""
+    met, origins, pending = {node}, list[fx.Node](), [node]
+    while pending:
+        step = pending.pop()
+        taken: Sequence[Any] = step.all_input_nodes if _kind(step) in _GIVING_BACK else ()
+        taken = step.args[:1] if _kind(step) in _VIEWS else taken
+        moving = [x for x in taken if isinstance(x, fx.Node) and x in fed]
+        if not moving:
+            origins.append(step)
+        pending += [x for x in moving if x not in met]
+        met.update(moving)
+    return origins[0] if len(origins) == 1 else node
 
 
 def _separate(module: fx.GraphModule, source: fx.Node, users: Collection[fx.Node], barrier: Any) -> set[fx.Node]:

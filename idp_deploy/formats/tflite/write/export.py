@@ -52,6 +52,7 @@ from idp_deploy.formats.tflite.write.integer import (
     repair_dead_channels,
 )
 from idp_deploy.formats.tflite.write.matching import Match, match
+from idp_deploy.formats.tflite.write.memory import keep_what_is_read
 from idp_deploy.formats.tflite.write.micro import behind_decoders
 from idp_deploy.formats.tflite.write.pointwise import as_convolutions
 from idp_deploy.formats.tflite.write.recurring import write_steps
@@ -131,6 +132,7 @@ def convert_tflite(
         merge_equal_constants(tflite)
         if not wanted.is_dense:
             as_convolutions(tflite, matches, masks)
+    keep_what_is_read(tflite)
     turned = lowered.channel_last
     calls = [
         (_arriving(given, turned.inputs), dict(zip(outputs, _turned(expected, turned.outputs), strict=True)))
