@@ -51,6 +51,11 @@ KEYED: dict[str, Folder] = {
         "        return Net(16, stride=2, act='silu')\n    raise ValueError(variant)\n",
         said="variant is 'base' or 'b' in the code",
     ),
+    "a key of the usual sizes": _row(
+        TABLE.replace("16", "32")
+        + "def build(variant):\n    row = SIZES[variant]\n    return Net(row['width'], 10, row['stride'],"
+        " row.get('act', 'relu'))\n",
+    ),
     "rows of one size": _row(
         TABLE.replace("}", "    'wide': dict(width=16, stride=1),\n}")
         + "def build(variant):\n    return Net(**SIZES[variant])\n",

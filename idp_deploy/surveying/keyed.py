@@ -99,7 +99,9 @@ class _Following:
             try:
                 value = self._value(node)
             except (_UnknownError, LookupError, TypeError, ValueError):
-                continue
+                if not name:
+                    return None
+                value = None
             given |= {name: value} if name else value
         return {name: value for name, value in given.items() if name in made.parameters}
 
@@ -134,6 +136,14 @@ class _Following:
         values = value if isinstance(target, ast.Tuple) else [value]
         self._known |= {name.id: one for name, one in zip(names, values, strict=True) if isinstance(name, ast.Name)}
 
+    def _asked(self, method: ast.Attribute, given: Sequence[Any]) -> Any:
+        owner = self._value(method.value)
+        if isinstance(owner, Mapping) and method.attr == "get":
+            return owner.get(*given)
+        if isinstance(owner, str) and method.attr == "lower":
+            return owner.lower()
+        raise _UnknownError
+
     def _value(self, node: ast.expr) -> Any:
         match node:
             case ast.Name():
@@ -152,8 +162,7 @@ class _Following:
                 parts += [{w.arg: self._value(w.value)} if w.arg else self._value(w.value) for w in node.keywords]
                 return {key: value for part in parts for key, value in part.items()}
             case ast.Call(func=ast.Attribute(attr="get" | "lower")) if not node.keywords:
-                owner, given = self._value(node.func.value), [self._value(one) for one in node.args]  # type: ignore[attr-defined]
-                return owner.get(*given) if isinstance(owner, Mapping) else owner.lower()
+                return self._asked(node.func, [self._value(one) for one in node.args])  # type: ignore[arg-type]
             case ast.Compare(ops=[operator]):
                 left, right = self._value(node.left), self._value(node.comparators[0])
                 if isinstance(operator, ast.Eq | ast.NotEq):
