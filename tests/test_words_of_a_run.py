@@ -47,3 +47,20 @@ def test_a_word_that_a_late_stage_refuses_is_refused_first(
     assert call("run", *arguments) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pruned*"))
+
+
+def test_a_run_that_cannot_write_names_the_key_of_its_folder(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from idp_deploy.cli.app import _explain
+    from idp_deploy.errors import ELSEWHERE, FileError
+
+    error = FileError("build/w.pruned.pt cannot be written: No space left on device", way_out=ELSEWHERE)
+    ends = {
+        ("run",): "place as 'output' in configuration",
+        ("run", "-o", "r.html"): "place with -o",
+        ("prune",): "with -o",
+    }
+    for arguments, end in ends.items():
+        assert _explain(error, arguments) == 3
+        assert capsys.readouterr().err.strip().endswith(end)
