@@ -129,8 +129,8 @@ def diff_reports(before: Path, after: Path) -> tuple[MetricChange, ...]:
         there, here = ([row[4] for row in side if row[1] == format] for side in rows)
         became[format] = matched(there, here)
         named[format] = ends([*here, *({*there} - {*became[format]})])
-    old = {(*key, became[key[1]].get(file, file)): value for *key, value, file in rows[0]}
-    new = {(*key, file): value for *key, value, file in rows[1]}
+    old = {(t, f, m, became[f].get(file, file)): value for t, f, m, value, file in rows[0]}
+    new = {(t, f, m, file): value for t, f, m, value, file in rows[1]}
     keys = dict.fromkeys([*old, *new])
     return tuple(MetricChange(*key[:3], old.get(key), new.get(key), named[key[1]][key[3]]) for key in keys)
 
