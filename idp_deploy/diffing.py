@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from idp_deploy.baselines import checks_of, ends, matched
 from idp_deploy.facts import facts_of
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, Estimate, FileFacts, Layer, Shown, StoredTensor
 from idp_deploy.formats.layer_names import key_of
-from idp_deploy.gating import checks_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
 from idp_deploy.units import METRICS
@@ -123,9 +123,16 @@ def diff_reports(before: Path, after: Path) -> tuple[MetricChange, ...]:
     Raises:
         FileError: one of them is none.
     """
-    old, new = _values(before), _values(after)
+    rows = [checks_of(path)[0] for path in (before, after)]
+    became, named = {}, {}
+    for format in {row[1] for row in (*rows[0], *rows[1])}:
+        there, here = ([row[4] for row in side if row[1] == format] for side in rows)
+        became[format] = matched(there, here)
+        named[format] = ends([*here, *({*there} - {*became[format]})])
+    old = {(t, f, m, became[f].get(file, file)): value for t, f, m, value, file in rows[0]}
+    new = {(t, f, m, file): value for t, f, m, value, file in rows[1]}
     keys = dict.fromkeys([*old, *new])
-    return tuple(MetricChange(*key[:3], old.get(key), new.get(key), key[3]) for key in keys)
+    return tuple(MetricChange(*key[:3], old.get(key), new.get(key), named[key[1]][key[3]]) for key in keys)
 
 
 def _side(contents: Contents, targets: Sequence[Target]) -> Side:
@@ -175,7 +182,3 @@ def _sorted(contents: Contents, layer: Layer) -> np.ndarray:
 
 def _decoded(tensor: StoredTensor) -> np.ndarray:
     return np.asarray((tensor.dequantize or tensor.values)(), np.float32)
-
-
-def _values(path: Path) -> dict[tuple[str, str, str, str], float | None]:
-    return {(target, format, metric, file): value for target, format, metric, value, file in checks_of(path)[0]}

@@ -12,19 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from idp_deploy import documents, files
-from idp_deploy.errors import FileError, GateError, UsageError
+from idp_deploy import files
+from idp_deploy.errors import GateError, UsageError
 from idp_deploy.facts import facts_of
-from idp_deploy.flow import REPORT_VERSION, Budget, Check, Contents, Estimate, FormatName, Parity, Report, StoredTensor
+from idp_deploy.flow import Budget, Check, Contents, Estimate, Parity, Report, StoredTensor
 from idp_deploy.formats import FORMATS
 from idp_deploy.formats.prunable import prunable_tensors
-from idp_deploy.units import METRICS, is_quantity, like, show
+from idp_deploy.units import METRICS, like, show
 
 if TYPE_CHECKING:
     from idp_deploy.simulation.targets import Target
 
 _BASELINE_FIX = "write it again with 'check --json -o FILE' where these budgets are configured, or pass --allow-missing"
-BASELINE_TOLERANCE = 0.01  # share by which a metric may exceed the baseline before it is a regression
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +51,7 @@ def gate(budgets: Sequence[Budget], evidence: Sequence[Evidence], *, strict: boo
         and budget.is_for(item.contents.path)
     ]
     if strict:
-        absent = "there is no artifact in this format"
-        checks += [
-            Check(b, Path(), None, "not estimable", absent, "export it, or remove the budget")
-            for b in missing(budgets, evidence)
-        ]
+        checks += [_absent(budget) for budget in missing(budgets, evidence)]
     parities = {e.contents.path: e.parity for e in evidence if e.parity}
     files = {e.contents.path: e.contents for e in evidence}
     return Report(
@@ -82,8 +77,18 @@ def pairs(
 
 def missing(budgets: Sequence[Budget], evidence: Sequence[Evidence]) -> tuple[Budget, ...]:
     """Budgets that no given artifact answers."""
-    answered = {(e.estimate.target, e.contents.format) for e in evidence}
-    return tuple(b for b in budgets if (b.target, b.format) not in answered)
+    at_hand = {(e.estimate.target, e.contents.format, e.contents.path) for e in evidence}
+    return tuple(
+        b for b in budgets if not any((b.target, b.format) == place[:2] and b.is_for(place[2]) for place in at_hand)
+    )
+
+
+def _absent(budget: Budget) -> Check:
+    if budget.artifact:
+        absent, way_out = f"{budget.artifact} is not among the files", "name it, too, or write the baseline again"
+    else:
+        absent, way_out = "there is no artifact in this format", "export it, or remove the budget"
+    return Check(budget, Path(), None, "not estimable", absent, way_out)
 
 
 def ungated(
@@ -290,110 +295,3 @@ BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
     "cpu_operators": _blame_cpu,
     "error": lambda e: ("", "export in float32, or keep the least precise layers float"),
 }
-
-
-# ── regressions against an earlier report ───────────────────────────────────────────────────────────────────────────
-
-
-def baseline_budgets(path: Path, *, tolerances: Mapping[str, float] | None = None) -> tuple[Budget, ...]:
-    """The values of an earlier `check --json` as budgets, each loosened by its metric's tolerance.
-
-    Args:
-        tolerances: metric → share; BASELINE_TOLERANCE where there is none.
-
-    Raises:
-        FileError: not a report of `check --json`.
-    """
-    rows, told = checks_of(path)
-    found = []
-    for target, format, name, value, artifact in rows:
-        if value is None:
-            continue
-        metric = METRICS[name]
-        loose = (tolerances or {}).get(name, BASELINE_TOLERANCE)
-        limit = value * (1 - loose if metric.at_least else 1 + loose)
-        allowed = f"{show(value, metric.unit)} {'−' if metric.at_least else '+'} {100 * loose:.3g} %"
-        source = f"baseline {path.name} ({allowed}{f'; {told}' if told else ''})"
-        found.append(Budget(target, format, name, limit, source, artifact))
-    return tuple(found)
-
-
-Row = tuple[str, FormatName, str, float | None, str]  # target, format, metric, value, artifact
-
-
-def checks_of(path: Path) -> tuple[list[Row], str]:
-    """Every check in a report of `check --json`, and its provenance in words.
-
-    Of its file's path a check has as much as tells it from others of the same target, format and metric.
-
-    Raises:
-        FileError: it is none, or one of a later version.
-    """
-    try:
-        content = documents.parse_json(documents.read_text(path))
-        rows = content.get("checks") if isinstance(content, dict) else None
-        if not isinstance(rows, list):
-            raise ValueError("it has no list of checks")
-        if (version := content.get("schema_version", REPORT_VERSION)) != REPORT_VERSION:
-            raise ValueError(f"it has the schema_version {version!r:.40}, not {REPORT_VERSION}")
-        return _apart([_row(row, number) for number, row in enumerate(rows, 1)]), provenance_of(content)
-    except FileNotFoundError:
-        raise FileError(
-            f"no such baseline: {path}", way_out="write one with 'idp-deploy check --json -o FILE'"
-        ) from None
-    except (OSError, ValueError) as error:
-        what = error.strerror if isinstance(error, OSError) else error
-        raise FileError(
-            f"{path} is not a report of 'check --json': {what}", way_out="write one with 'check --json -o FILE'"
-        ) from None
-
-
-def _apart(rows: Sequence[Row]) -> list[Row]:
-    """The rows, with the shortest ends of their paths that differ where these do; with none where there is one file.
-
-    >>> [row[4] for row in _apart([("p", "onnx", "size", 1.0, one) for one in ("a/m.onnx", "b/m.onnx")])]
-    ['a/m.onnx', 'b/m.onnx']
-    """
-    paths: dict[tuple[str, ...], set[tuple[str, ...]]] = {}
-    for *key, _, artifact in rows:
-        paths.setdefault(tuple(key), set()).add(tuple(artifact.split("/")))
-    found = []
-    for target, format, metric, value, artifact in rows:
-        group = paths[target, format, metric]
-        depth = next((n for n in range(1, max(map(len, group)) + 1) if len({p[-n:] for p in group}) == len(group)), 0)
-        parts = artifact.split("/")[-depth:] if len(group) > 1 else []
-        found.append((target, format, metric, value, "/".join(parts)))
-    return found
-
-
-def _row(row: object, number: int) -> Row:
-    """One check with its whole path; ValueError names the check, the key and what it has."""
-    if not isinstance(row, dict):
-        raise ValueError(f"check {number} is {row!r:.40}, not a table")
-    target, format, metric, value = (row.get(key) for key in ("target", "format", "metric", "value"))
-    if not isinstance(target, str):
-        raise ValueError(f"check {number} has the target {target!r:.40}, not a name")
-    if not isinstance(format, str) or format not in FORMATS:
-        raise ValueError(f"check {number} has the format {format!r:.40}, not one of {', '.join(FORMATS)}")
-    if not isinstance(metric, str) or metric not in METRICS:
-        raise ValueError(f"check {number} has the metric {metric!r:.40}, not one of {', '.join(METRICS)}")
-    if "value" not in row or not (value is None or is_quantity(value)):
-        raise ValueError(
-            f"check {number} ({target} {format} {metric}) has the value {value!r:.40}, not a number from 0"
-        )
-    artifact = str(row.get("artifact") or "").replace("\\", "/")
-    return target, format, metric, None if value is None else float(value), artifact
-
-
-def provenance_of(report: Mapping[str, object]) -> str:
-    """Who wrote an earlier report, when and from which commit, as it says itself.
-
-    >>> provenance_of({"provenance": {"version": "0.1.0", "date": "2026-01-31", "commit": "0123456789abcdef"}})
-    'idp-deploy 0.1.0, 2026-01-31, commit 0123456789'
-    """
-    told = report.get("provenance")
-    if not isinstance(told, Mapping):
-        return ""
-    words = {"version": "idp-deploy {}", "date": "{}", "commit": "commit {:.10}"}
-    said = {key: told[key] for key in words if isinstance(told.get(key), str)}
-    return ", ".join(words[key].format(f"{text:.40}") for key, text in said.items() if text)

@@ -209,20 +209,22 @@ def check(
         baseline: an earlier report of `check --json`; worse fails, and so does what it has no value for.
         allow_missing: a baseline may lack checks, or metrics that are budgeted.
     """
-    from idp_deploy import gating, reading
+    from idp_deploy import baselines, gating, reading
     from idp_deploy.judging import judge
 
     paths = [path_of("artifacts", one) for one in _listed(artifacts)]
     if not paths:
         raise UsageError("no file is named", way_out="give the path of one, or of several in a list")
-    earlier = () if baseline is None else gating.baseline_budgets(path_of("baseline", baseline))
+    earlier = () if baseline is None else baselines.baseline_budgets(path_of("baseline", baseline))
     configured, allow_missing = _budgets(budgets), truth("allow_missing", allow_missing)
-    limits = (*configured, *earlier)
-    devices = {device.name: device for device in [*_targets(targets), *(_target(b.target) for b in limits)]}
+    devices = {
+        device.name: device for device in [*_targets(targets), *(_target(b.target) for b in (*configured, *earlier))]
+    }
     if not devices:
         raise UsageError("no target and no budget is named", way_out='pass targets=["pixel-4"], or budgets')
     contents = [reading.read(path) for path in paths]
-    report, evidence = judge(contents, list(devices.values()), limits)
+    earlier = baselines.bound(earlier, ((one.format, one.path) for one in contents))
+    report, evidence = judge(contents, list(devices.values()), (*configured, *earlier))
     if baseline is not None and not allow_missing:
         lacking = gating.ungated(path_of("baseline", baseline), earlier, configured, evidence)
         report = replace(report, checks=[*report.checks, *lacking])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.strangers import FUSED, HEAD, PLAY, SMALL, STACK, TRAINING, TRIPWIRE, WIDE, Folder, notebook
 from tests.strangers_given import GIVEN
+from tests.strangers_keyed import KEYED
 from tests.strangers_odd import ODD
 from tests.strangers_registered import REGISTERED
 from tests.strangers_settings import SETTINGS
@@ -314,4 +315,4 @@ FOLDERS: dict[str, Folder] = {
     ),
     "nothing at all": Folder({}, "", None, (), None),
 } | SETTINGS
-FOLDERS |= SHAPES | GIVEN | REGISTERED | ODD
+FOLDERS |= SHAPES | GIVEN | REGISTERED | ODD | KEYED

@@ -62,6 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     "loading": FOUNDATION | {"arguments", "soundness", "documents", "files", "ledger", "masks", "ownership"},
     **dict.fromkeys(STAGES, FOUNDATION | CORE),
     "gating": FOUNDATION | CORE | {"formats"},
+    "baselines": {"documents", "errors", "flow", "formats", "units"},
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "formats.tools", "vendors"},
     "rewriting": {"errors", "capturing"},
     "distance": set(),
@@ -102,10 +103,13 @@ ALLOWED: dict[str, set[str]] = {
     "starting": {"errors", "files"},
     "pipeline": {"aiming", "flow", "simulation", "stages"},
     "planning": FOUNDATION | CORE | STAGES | {"aiming", "units"},
-    "diffing": FOUNDATION | CORE | STAGES,
+    "diffing": FOUNDATION | CORE | STAGES | {"baselines"},
     "schemas": FOUNDATION | CORE | {"configuration", "pruning", "rendering"},
     "commenting": {"errors", "legible"},
-    "verbs": FOUNDATION | CORE | STAGES | {"configuration", "diffing", "judging", "pipeline", "rendering", "restoring"},
+    "verbs": FOUNDATION
+    | CORE
+    | STAGES
+    | {"baselines", "configuration", "diffing", "judging", "pipeline", "rendering", "restoring"},
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
     "rendering": FOUNDATION | {"files", "ledger", "legible", "units"},
     "cli": FOUNDATION
@@ -115,6 +119,7 @@ ALLOWED: dict[str, set[str]] = {
         "aiming",
         "legible",
         "stages",
+        "baselines",
         "judging",
         "shipping",
         "relieving",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from idp_deploy.diffing import diff_reports
-from idp_deploy.errors import FileError
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import (
     Artifact,
@@ -25,7 +22,7 @@ from idp_deploy.flow import (
     StoredTensor,
     Value,
 )  # fmt: skip
-from idp_deploy.gating import Evidence, baseline_budgets, gate, missing, ungated
+from idp_deploy.gating import Evidence, gate, missing
 from idp_deploy.rendering import render
 from idp_deploy.rendering.verdicts import report_document
 from idp_deploy.simulation import simulate
@@ -49,11 +46,6 @@ def evidence(latency: Interval | None = LATENCY, target: str = "pixel-4") -> Evi
     )  # fmt: skip
     parity = Parity(Artifact(PATH, "tflite", 600), (OutputParity("litert", "0", 1e-6, 1e-4),), ())
     return Evidence(contents, estimate, parity)
-
-
-def _at(path: str) -> Evidence:
-    one = evidence()
-    return Evidence(replace(one.contents, path=Path(path)), replace(one.estimate, artifact=Path(path)))
 
 
 def budget(metric: str, limit: float, target: str = "pixel-4") -> Budget:
@@ -130,71 +122,6 @@ def test_a_violation_names_metric_value_limit_excess_source_and_fix() -> None:
         "--encoding auto",
     ):
         assert word in text
-
-
-def test_a_report_is_a_baseline(tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    path.write_text(render(report_document(gate([budget("size", 600)], [evidence()])), "json"))
-    (limit,) = baseline_budgets(path)
-    assert limit.limit == pytest.approx(606)
-    assert gate([limit], [evidence()]).passed
-    path.write_text(json.dumps({"checks": [{"target": "pixel-4"}]}))
-    with pytest.raises(FileError, match="check --json"):
-        baseline_budgets(path)
-
-
-def test_files_of_one_format_are_each_held_to_their_own_baseline(tmp_path: Path) -> None:
-    names = {"a/m.tflite": 600, "b/m.tflite": 300}
-    row = {"target": "pixel-4", "format": "tflite", "metric": "size"}
-    path = tmp_path / "baseline.json"
-    path.write_text(json.dumps({"checks": [{**row, "artifact": one, "value": size} for one, size in names.items()]}))
-    limits = baseline_budgets(path)
-    assert [(limit.limit, limit.is_for(Path("out/b/m.tflite"))) for limit in limits] == [(606, False), (303, True)]
-    files = [_at(one) for one in names]  # of 600 bytes each
-    assert [check.verdict for check in gate(limits, files).checks] == ["pass", "fail"]
-    lacking = ungated(path, limits, [budget("size", 600)], [*files, _at("c/m.tflite")])
-    assert [check.artifact.as_posix() for check in lacking] == ["c/m.tflite"]
-    (change, other) = diff_reports(path, path)
-    assert (change.artifact, change.before, other.artifact, other.before) == ("a/m.tflite", 600, "b/m.tflite", 300)
-
-
-def test_a_baseline_of_one_file_is_for_it_wherever_it_lies(tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    path.write_text(render(report_document(gate([budget("size", 600)], [evidence()])), "json"))
-    (limit,) = baseline_budgets(path)
-    assert limit.is_for(Path("elsewhere/renamed.tflite"))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        *(("value", v, "value") for v in ("12", True, [1], float("nan"), float("inf"), -5, 10**400, {})),
-        *(("metric", v, "metric") for v in ("zize", ["size"], None)),
-        *(("format", v, "format") for v in ("zip", ["onnx"], None)),
-        *(("target", v, "target") for v in (["pixel-4"], None, 3)),
-    ],
-)
-def test_a_baseline_names_the_check_and_the_value_that_is_none(
-    key: str, value: object, said: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "baseline.json"
-    row = {"target": "pixel-4", "format": "tflite", "metric": "size", "value": 600}
-    path.write_text(json.dumps({"checks": [row, {**row, key: value}]}))
-    with pytest.raises(FileError, match=rf"check 2.* has the {said}") as raised:
-        baseline_budgets(path)
-    assert "Error(" not in str(raised.value)
-    assert len(str(raised.value)) < 300
-
-
-@pytest.mark.parametrize("content", ["[]", "null", "3", '{"checks": {"a": 1}}', '{"checks": null}', '{"checks": [0]}'])
-def test_a_baseline_without_a_list_of_checks_says_so(content: str, tmp_path: Path) -> None:
-    path = tmp_path / "baseline.json"
-    path.write_text(content)
-    with pytest.raises(FileError, match=r"list of checks|not a table"):
-        baseline_budgets(path)
-    path.write_text('{"checks": [], "schema_version": 99}')
-    with pytest.raises(FileError, match="it has the schema_version 99, not 1"):
-        baseline_budgets(path)
 
 
 @pytest.mark.parametrize(("shape", "is_known"), [((-1, 224, 224, 3), True), ((1, -1, -1, 3), False)])

@@ -296,3 +296,20 @@ def test_a_share_is_short_by_points_and_no_flag_is_parted_from_its_dashes(tmp_pa
     assert "; 2,635 times the limit; " in large.message
     page = str(render(Document("Check", cases=[case]), "html"))
     assert '(prune <span class="flag">--target</span> 0.8)' in page
+
+
+def test_a_long_chart_shows_some_of_every_column_and_folds_the_rest() -> None:
+    early, late = (
+        [Bar(1.0) if (row < 60) == is_early else Bar(None) for row in range(90)] for is_early in (True, False)
+    )
+    rows = [f"layer{row}" for row in range(90)]
+    chart = Chart("Time of each layer", "ms", rows, {"a": early, "b": late}, "layer")
+    shown = chart.telling(40)
+    assert shown == sorted({*shown})
+    assert [sum(bars[row].value is not None for row in shown) for bars in (early, late)] == [20, 20]
+    assert replace(chart, series={"a": early}).telling(40) == [*range(40)]
+    assert replace(chart, rows=rows[:9], series={"a": early[:9]}).telling(40) == [*range(9)]
+    page = render(Document("Check", [], {}, pictures=[chart]), "html")
+    above, _, folded = page.partition("<summary>50 more</summary>")
+    assert [part.count('role="rowheader"') for part in (above, folded)] == [40, 50]
+    assert all(f">{row}<" in page for row in rows)

@@ -6,7 +6,7 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
@@ -139,7 +139,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _ended_by(signalled)
     except typer.Abort as abort:
         if isinstance(abort.__cause__, EOFError) and not debug:  # Typer takes the end of any stream for Ctrl-D
-            return _explain(abort.__cause__)
+            return _explain(abort.__cause__, arguments)
         return _ended_by(KeyboardInterrupt())
     except BrokenPipeError:
         unheard()
@@ -147,7 +147,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        return _ended_by(_came[-1]) if _came else _explain(error)
+        return _ended_by(_came[-1]) if _came else _explain(error, arguments)
 
 
 def _ended_by(signalled: BaseException) -> int:
@@ -162,11 +162,13 @@ def _deaf() -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _explain(error: Exception) -> int:
+def _explain(error: Exception, arguments: Sequence[str] = ()) -> int:
     _deaf()
     if isinstance(error, IdpDeployError):
         told = _sentence(error)
-        return _say(f"{told} with -o" if told.endswith(ELSEWHERE) else told, error.exit_code)
+        configured = "run" in arguments[:1] and not any(word.startswith(("-o", "--out")) for word in arguments)
+        where = "as 'output' in configuration" if configured else "with -o"  # whose -o is the report
+        return _say(f"{told} {where}" if told.endswith(ELSEWHERE) else told, error.exit_code)
     if hasattr(error, "format_message"):  # what the parser raises: unknown options, missing arguments
         return _say(f"{error.format_message()} — see 'idp-deploy --help'", ExitCode.USAGE)
     if isinstance(error, OSError):

@@ -57,9 +57,10 @@ def check(
     Exits 1 where a limit is broken, a budgeted metric cannot be measured, the baseline has no value for it, or there
     are budgets, but none for any of these files. With --target and without --budgets that shows the estimates alone.
     """
+    from idp_deploy.baselines import baseline_budgets, bound
     from idp_deploy.cli.ageing import of_other_weights
     from idp_deploy.cli.provenance import provenance
-    from idp_deploy.gating import baseline_budgets, missing, ungated
+    from idp_deploy.gating import missing, ungated
     from idp_deploy.inspection import redundancy_of
     from idp_deploy.judging import judge
     from idp_deploy.reading import read
@@ -93,6 +94,8 @@ def check(
     for path in paths:
         begin(path)
     contents = [read(path) for path in paths]
+    earlier = bound(earlier, ((one.format, one.path) for one in contents))
+    limits = tuple(b for b in (*configured, *earlier) if b.target in wanted)
     gated = {c.path for c in contents if any(b.format == c.format and b.is_for(c.path) for b in limits)}
     strict = not artifacts or not (gated or allow_missing or looks)  # a gate that checks nothing holds nothing back
     report, evidence = judge(contents, devices, limits, strict=strict)

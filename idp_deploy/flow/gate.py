@@ -22,11 +22,11 @@ class Budget:
     metric: str  # a row of `units.METRICS`
     limit: float
     source: str  # where it was written, e.g. "pyproject.toml [tool.idp-deploy.budgets.pixel-4.tflite]"
-    artifact: str = ""  # the end of the path of the one file that it is for; of a baseline of several in one format
+    artifact: str = ""  # the path of the one file that it is for; of a baseline
 
     def is_for(self, path: Path) -> bool:
         """Whether it holds back that file, if it is in this format."""
-        return not self.artifact or f"/{path.as_posix()}".endswith(f"/{self.artifact}")
+        return self.artifact in ("", path.as_posix())
 
 
 @dataclass(frozen=True)

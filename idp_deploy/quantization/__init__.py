@@ -208,11 +208,20 @@ def quantize(
     return CompressedModel(module, masks, model.recipe, described, replace(model.provenance, steps=steps))
 
 
-def _require_scheme(model: CompressedModel, scheme: str) -> None:
+def known(scheme: str, values: int | None = None) -> None:
+    """
+    Raises:
+        UsageError: no row of SCHEMES, or values that it does not take.
+    """
     if scheme not in SCHEMES:
         near = get_close_matches(str(scheme), SCHEMES, 1, cutoff=0.4)
         hint = f"did you mean '{near[0]}'? " if near else ""
         raise UsageError(f"unknown scheme {scheme!r}", way_out=f"{hint}one of {', '.join(SCHEMES)}")
+    _quantizer(scheme, values)
+
+
+def _require_scheme(model: CompressedModel, scheme: str) -> None:
+    known(scheme)
     if model.quantization is not None:
         raise UsageError(
             f"this model is quantized already, as {model.quantization.scheme}",

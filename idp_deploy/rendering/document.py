@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,6 +88,19 @@ class Chart:
         """All of them."""
         for bars in self.series.values():
             yield from bars
+
+    def telling(self, most: int) -> list[int]:
+        """Places of so many rows, in their order: those that most columns have a value for, and some of every column.
+
+        >>> one, none = Bar(1.0), Bar(None)
+        >>> Chart("", "ms", "abcd", {"x": [one, one, one, none], "y": [none, none, one, one]}).telling(2)
+        [0, 2]
+        """
+        columns = [[bar.value is not None for bar in bars] for bars in self.series.values()]
+        every = sorted(range(len(self.rows)), key=lambda row: -sum(column[row] for column in columns))
+        queues = [[row for row in every if column[row]] for column in columns]
+        turns = (row for turn in zip_longest(*queues) for row in turn if row is not None)
+        return sorted([*dict.fromkeys([*turns, *every])][:most])
 
     @property
     def axis(self) -> Scale:

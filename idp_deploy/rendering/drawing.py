@@ -100,7 +100,8 @@ def _draw(figure: Figure, cell: Any, picture: Picture) -> None:
 
 def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     axis = chart.axis
-    labels, bars = list(chart.rows)[:_TALLEST], list(chart.series[name])[:_TALLEST]
+    shown = chart.telling(_TALLEST)
+    labels, bars = [chart.rows[row] for row in shown], [chart.series[name][row] for row in shown]
     end = chart.end or 1.0
     for y, bar in enumerate(bars):
         if bar.beside is not None:
@@ -133,7 +134,8 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: axis.number(value) if value <= end * 1.001 else "")
     axes.spines[["top", "right", "left"]].set_visible(False)
     if labelled:
-        left = f" (first {_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
+        which = "first " if shown == [*range(len(shown))] else ""
+        left = f" ({which}{_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
         _over_all(axes, _plain(chart.title) + left + _legend(chart))
     unit = _plain(f"{name}, {axis.suffix}" if axis.suffix else name)
     axes.set_xlabel(unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9)

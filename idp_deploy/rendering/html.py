@@ -13,6 +13,7 @@ from idp_deploy.rendering.drawing import curves_svg
 from idp_deploy.units import Scale, show
 
 FOLDED = 24  # rows of a table above which it is folded
+SHOWN = 40  # rows of a chart; the others are folded
 
 
 def to_html(document: Document) -> str:
@@ -66,6 +67,7 @@ def _section(picture: Chart | Curves | Journey, index: int) -> dict[str, object]
         ]
         return {"kind": "curves", "picture": picture, "svg": curves_svg(picture, index), "rows": rows}
     axis = picture.axis
+    shown = picture.telling(SHOWN)
     cells = [[_cell(bars[i], picture, axis) for bars in picture.series.values()] for i in range(len(picture.rows))]
     columns = list(picture.series)
     return {
@@ -73,7 +75,8 @@ def _section(picture: Chart | Curves | Journey, index: int) -> dict[str, object]
         "picture": picture,
         "columns": columns,
         "unit": axis.suffix,
-        "rows": list(zip(picture.rows, cells, strict=True)),
+        "rows": [(picture.rows[row], cells[row]) for row in shown],
+        "others": [(picture.rows[row], cells[row]) for row in range(len(cells)) if row not in shown],
         "longest": max(len(cell.text) for row in cells for cell in row),  # so that all tracks are as long
         "has_sparse": any(bar.sparse for bar in picture.bars()),
         "has_limit": any(bar.limit is not None for bar in picture.bars()),

@@ -67,7 +67,12 @@ def report_document(
     tables += estimate_tables(report.estimates)
     if report.checks:
         tables.append(check_table(report.checks))
-    notes = [f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})" for b in unanswered]
+    notes = [
+        f"{b.artifact} is not among the files: {b.metric} on {b.target} was not checked ({b.source})"
+        if b.artifact
+        else f"no artifact for {b.target}/{b.format}: {b.metric} was not checked ({b.source})"
+        for b in unanswered
+    ]
     close = [c for c in report.checks if c.marginal and c.verdict == "pass"]
     notes += [f"{c.budget.target} {c.budget.format} latency is marginal: {c.detail}" for c in close]
     notes += [f"{path}: {found.message}" for path, found in (redundant or {}).items()]

@@ -41,6 +41,7 @@ class Definition:
     methods: Mapping[str, ast.FunctionDef] = field(default_factory=dict)
     handed: Mapping[str, str] = field(default_factory=dict)  # attribute → the argument that is put away under it
     built: Mapping[str, str] = field(default_factory=dict)  # attribute → the argument that a registry builds it of
+    body: ast.FunctionDef | None = None  # of a function
 
     @cached_property
     def put(self) -> Mapping[str, ast.expr]:
@@ -142,7 +143,9 @@ def definitions(tree: ast.Module, path: Path, module: str, classes: Mapping[str,
                 layers = _sequence(given) if target == "Sequential" else {}
                 arguments = parameters_of(node.args)
                 spec = f"{module}:{node.name}"
-                yield Definition(path, node.name, spec, layers, arguments, returns=target, is_class=False, call=given)
+                yield Definition(
+                    path, node.name, spec, layers, arguments, returns=target, is_class=False, call=given, body=node
+                )
         elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):  # a script that makes it as it runs
             for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
                 if last_name(node.value.func) == "Sequential" and not name.startswith("_"):

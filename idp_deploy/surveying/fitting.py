@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
-from idp_deploy.surveying.agreeing import agreement, likeness
+from idp_deploy.surveying.agreeing import UNLIKE, agreement, likeness
 from idp_deploy.surveying.bundles import Made, Record, nested
+from idp_deploy.surveying.calling import DROPPED, called, doubtful, doubts_of, value_of
 from idp_deploy.surveying.definitions import Definition
+from idp_deploy.surveying.keyed import Keys, keys_of
 from idp_deploy.surveying.layers import call_kind, literal
 from idp_deploy.surveying.libraries import classes_of
 from idp_deploy.surveying.sources import Found
@@ -38,6 +39,8 @@ class Choice:
     flows: Mapping[str, str] = field(default_factory=dict)  # input → the layer that takes it first
     # classes that are given others, by name, and those
     supplied: Mapping[str, Definition] = field(default_factory=dict)
+    doubts: Mapping[str, list[object]] = field(default_factory=dict)  # argument → values of which the weights tell none
+    bound: frozenset[str] = frozenset()  # arguments that the weights tell
 
     @property
     def spec(self) -> str:
@@ -74,8 +77,9 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
         notes.append(
             f"{shown(best.weights)} may be another model's: {best.spec} has {odd[0]!r}, and the file {odd[1]!r}"
         )
-    if dropped := [name for name in best.definition.needs if _DROPPED.search(name) and best.arguments.get(name) == 0.0]:
+    if dropped := [name for name in best.definition.needs if DROPPED.search(name) and best.arguments.get(name) == 0.0]:
         notes.append(f"{', '.join(dropped)} is set to 0.0: the weights do not tell it, and only training sees it")
+    notes += doubts_of(best.definition, best.doubts, best.arguments, best.bound, found) if best.weights else ()
     if left := _beside_it(best):
         file = shown(best.weights) if best.weights else ""
         notes.append(
@@ -216,6 +220,7 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
     layers = one.layers or made.layers
     best: tuple[float, str, dict[str, object], int] = (0.0, "", {}, 0)
     parts: Mapping[str, Part] = {}
+    keys: Keys | None = None
     if stored is not None:
         for prefix in _prefixes(stored):
             if best[0] >= 1:
@@ -226,24 +231,34 @@ def _pair(found: Found, one: Definition, stored: Stored | None) -> Choice:
             names = _below(stored, prefix)
             given = parts_given(made, names, found)
             score, bound = agreement(with_parts(made, given).layers if given else layers, names, found, made)
-            score *= likeness(one, made, bound, names, found) if score > best[0] else 0.0
+            asked = keys_of(one, made, bound, found) if score > best[0] else None
+            if asked is not None:
+                score *= 1.0 if asked.fitting else UNLIKE
+            else:
+                score *= likeness(one, made, bound, names, found) if score > best[0] else 0.0
             if score > best[0]:
                 best = (score, prefix, bound, len(names))
-                parts = given
+                parts, keys = given, asked
     score, prefix, bound, covers = best
+    if keys is not None and keys.fitting:
+        one = replace(one, call=keys.call)
     whole = with_parts(made, parts)
     layers = whole.layers if parts else layers
     if made is one:
         bound |= {name: built for name, part in parts.items() if (built := _built(part, one, found, stored))}
     else:
         bound = _passed_on(one, made, bound) | passed_through(one.call, made, parts, found)
+    doubts = doubtful(one, bound, found) if stored else {}
+    if keys is not None and keys.fitting:
+        bound |= {keys.argument: keys.fitting[0]}
+        doubts |= {keys.argument: list(keys.fitting)} if len(keys.fitting) > 1 else {}
     arguments, unknown = _arguments(one, bound, found, stored)
     classes = {other.name: other for other in found.modules if other.layers}
     supplied = {other.name: other for other in (whole, *every(parts))} if parts else {}
     within = dict(_within(layers, classes | supplied))
     chosen = whole if made is one else replace(one, parts=one.parts | whole.parts) if parts else one
     told = (arguments, unknown, stored, prefix, score, covers, made.inputs, made.keys, made.flows)
-    return Choice(chosen, within, *told, supplied=supplied)
+    return Choice(chosen, within, *told, supplied=supplied, doubts=doubts, bound=frozenset(bound))
 
 
 def _built(part: Part, one: Definition, found: Found, stored: Stored | None) -> object | None:
@@ -318,7 +333,7 @@ def _arguments(
         said = {name: value for name, node in one.parameters.items() if (value := value_of(node, found)) is not None}
         return {**said, **classes_of(one, stored)}, ()
     bundled = {name: _bundled(name, one, bound, found, stored) for name in one.bundles}
-    called = _called(one, found)
+    ways = called(one, bound, found)
     recipes = found.recipes.get(one.name, ())
     configured = found.instances.get(one.spec.replace(":", ".")) or found.instances.get(one.name) or {}
     configured = configured or (recipes[0].arguments if recipes else {})
@@ -327,20 +342,17 @@ def _arguments(
     for name, default in one.parameters.items():
         usual = literal(default, found.constants)
         noted = stored.settings.get(name) if stored else None
-        sources = (bound.get(name), bundled.get(name), noted, configured.get(name), called.get(name))
+        sources = (bound.get(name), bundled.get(name), noted, configured.get(name), ways.get(name))
         value = next((source for source in sources if source is not None), None)
         if value is None and default is None:
             value = found.settings.get(name, found.constants.get(name.upper()))
-        if value is None and default is None and _DROPPED.search(name):
+        if value is None and default is None and DROPPED.search(name):
             value = 0.0  # which only training sees
         if value is None and default is None:
             unknown.append(name)
         elif value is not None and (default is None or value != (list(usual) if isinstance(usual, tuple) else usual)):
             given[name] = value
     return given, tuple(unknown)
-
-
-_DROPPED = re.compile(r"(?i)^(p_)?drop(out)?(_?(p|rate|prob|ratio))?$")
 
 
 def _bundled(
@@ -378,23 +390,3 @@ def _bundled(
 
 def _beside(record: Record, one: Definition) -> bool:
     return record.spec.partition(":")[0] == one.spec.partition(":")[0]
-
-
-def _called(one: Definition, found: Found) -> dict[str, object]:
-    """Literal arguments of the first call of it in the folder that gives all that it needs."""
-    for call in found.calls.get(one.name, ()):
-        values = dict(zip(one.parameters, (value_of(node, found) for node in call.args), strict=False))
-        values |= {word.arg: value_of(word.value, found) for word in call.keywords if word.arg}
-        usable = {name: value for name, value in values.items() if value is not None and name in one.parameters}
-        if usable.keys() >= set(one.needs):
-            return usable
-    return {}
-
-
-def value_of(node: ast.expr | None, found: Found) -> object:
-    """A literal, the name of one, or `args.width` and `config["width"]` of settings that have one of that name."""
-    if isinstance(node, ast.Attribute):
-        return found.settings.get(node.attr)
-    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
-        return found.settings.get(str(node.slice.value))
-    return literal(node, found.constants)

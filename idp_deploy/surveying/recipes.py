@@ -107,6 +107,30 @@ def _is_dict(node: ast.AST) -> TypeGuard[ast.Call]:
     return isinstance(node, ast.Call) and getattr(node.func, "id", "") == "dict" and not node.args
 
 
+def table_of(node: ast.AST) -> dict[str, ast.expr]:
+    """The arguments of `{"width": 8}` and of `dict(width=8)`; empty where it is neither, or has other keys than words.
+
+    >>> [ast.unparse(one) for one in table_of(ast.parse("{'width': 2 * n}", mode="eval").body).values()]
+    ['2 * n']
+    """
+    if _is_dict(node):
+        return {word.arg: word.value for word in node.keywords if word.arg}
+    if not isinstance(node, ast.Dict):
+        return {}
+    keys = [key.value if isinstance(key, ast.Constant) else None for key in node.keys]
+    pairs = zip(keys, node.values, strict=True)
+    fine = all(isinstance(key, str) and key.isidentifier() for key in keys)
+    return {key: one for key, one in pairs if isinstance(key, str)} if fine else {}
+
+
+def plain_value(node: ast.expr) -> Any:
+    """What a literal means, and a table with `dict(width=8)` in it; None where it is neither."""
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return _value(node, {}) if isinstance(node, ast.Dict) or _is_dict(node) else None
+
+
 def _value(node: ast.AST, known: Mapping[str, Any]) -> Any:
     """What tables, lists, literals and names of such mean; None where it is something else."""
     try:

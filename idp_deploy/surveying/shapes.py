@@ -11,10 +11,11 @@ from pathlib import Path
 
 from idp_deploy.errors import IdpDeployError
 from idp_deploy.reading import read
+from idp_deploy.surveying.calling import value_of
 from idp_deploy.surveying.configs import configuration_beside, input_of
 from idp_deploy.surveying.definitions import last_name
 from idp_deploy.surveying.effects import Shape
-from idp_deploy.surveying.fitting import Choice, value_of
+from idp_deploy.surveying.fitting import Choice
 from idp_deploy.surveying.layers import KINDS, argument, call_kind, leaves, literal
 from idp_deploy.surveying.pictures import Put, picture, usual
 from idp_deploy.surveying.sources import Found

@@ -29,7 +29,7 @@ from idp_deploy.surveying.inheriting import alone
 from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
 from idp_deploy.surveying.places import folders
-from idp_deploy.surveying.recipes import Recipe
+from idp_deploy.surveying.recipes import Recipe, plain_value, table_of
 from idp_deploy.surveying.settings import configured
 
 FILES, FILE_BYTES, NOTEBOOK_BYTES = 1_500, 1 << 20, 16 << 20
@@ -45,6 +45,7 @@ class Found:
     tasks: tuple[str, ...] = ()
     loaders: tuple[str, ...] = ()  # "pkg.mod:function", of functions that make a DataLoader
     calls: Mapping[str, tuple[ast.Call, ...]] = field(default_factory=dict)  # name → its calls, anywhere
+    tables: tuple[Mapping[str, ast.expr], ...] = ()  # `{"width": 8}` and `dict(width=8)`, anywhere
     assigned: Mapping[str, ast.Call] = field(default_factory=dict)  # name → the call that it is set to last
     constants: Mapping[str, object] = field(default_factory=dict)  # NAME → literal, where all files agree
     settings: Mapping[str, object] = field(default_factory=dict)  # "width" of --width, a configuration or a dict
@@ -77,13 +78,16 @@ def read_folder(folder: Path) -> Found:
     for path, tree, text in _in_notebooks(folder):
         trees[path], texts[path] = plainly_named(tree), text
     calls: dict[str, list[ast.Call]] = {}
+    tables: list[dict[str, ast.expr]] = []
     assigned: dict[str, ast.Call] = {}
     constants: dict[str, object] = {}
     for tree in trees.values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
                 calls.setdefault(last_name(node.func), []).append(node)
-            elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
+            if isinstance(node, ast.Dict | ast.Call) and (table := table_of(node)):
+                tables.append(table)
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call):
                 assigned |= {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}
         constants |= _constants(tree)
     classes = {node.name: node for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -130,6 +134,7 @@ def read_folder(folder: Path) -> Found:
         tuple(tasks),
         tuple(loaders),
         {k: tuple(v) for k, v in calls.items()},
+        tuple(tables),
         assigned,
         constants,
         settings,
@@ -213,11 +218,8 @@ def _constants(tree: ast.Module) -> dict[str, object]:
     found: dict[str, object] = {}
     for node in tree.body:
         if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            try:
-                value = ast.literal_eval(node.value)
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-                continue
-            if is_writable(value):
+            value = plain_value(node.value)
+            if value is not None and is_writable(value):
                 found[node.targets[0].id] = value
     return found
 

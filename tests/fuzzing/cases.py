@@ -84,7 +84,7 @@ def _other(kind: str, bad: Path) -> tuple[str, str]:
 
         load(bad, environment={}).budget_list()
         return "read", ""
-    from idp_deploy.gating import baseline_budgets
+    from idp_deploy.baselines import baseline_budgets
 
     baseline_budgets(bad)
     return "read", ""
