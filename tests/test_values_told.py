@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import _get_current_function_mode_stack
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from idp_deploy.capturing import export_program
@@ -159,3 +160,4 @@ def test_what_another_call_may_change_is_not_told(kind: type[Net], capfd: pytest
     with pytest.raises(ConversionError, match=r"by the values of its input at test_values_told\.py:\d+ \(`"):
         export_program(kind(), (torch.randn(1, 4),))
     assert "def forward" not in capfd.readouterr().err  # PyTorch prints the graph it has come to
+    assert not _get_current_function_mode_stack()  # what answered for it is gone

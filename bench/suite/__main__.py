@@ -5,6 +5,7 @@
     python -m bench.suite freeze                 # how far soft and hard masks are apart where they are frozen
     python -m bench.suite finish                 # what averages of the last weights are worth, on tuning seeds
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
+    python -m bench.suite channels               # idp, gmp, l1-channel and topk-ste on whole channels, and their table
     python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
@@ -19,6 +20,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bench.suite import channels
 from bench.suite.finishing import finish
 from bench.suite.freezing import freeze
 from bench.suite.reporting import BEFORE, before, recurrent, report, tried
@@ -65,7 +67,7 @@ TUNING_SEEDS = (100, 101, 102)
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "freeze", "finish", "run", "recurrent", "report"))
+    parser.add_argument("what", choices=("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "report"))
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -113,6 +115,9 @@ def main() -> None:
             given.minutes,
         )
         print(tried(STUDIED))
+    elif given.what == "channels":
+        fill(channels.runs([int(seed) for seed in given.seeds.split(",")]), given.minutes)
+        print(channels.table())
     elif given.what == "recurrent":
         fill(
             [

@@ -83,6 +83,8 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     model.load_state_dict(_start(run.task, run.seed))
     optimizer, pruner = task.optimizer(model), None
     options = {"depthwise": task.depthwise, **json.loads(run.settings)}
+    if options.get("pattern") == "channel":
+        options["example_inputs"] = (task.data()[0][:2],)
     if run.method == "plain":
         pruner = plain(model, sparsity=run.sparsity, steps=task.steps, **options)
     elif run.method != "dense":

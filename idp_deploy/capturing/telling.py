@@ -99,6 +99,8 @@ def _told(module: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+        while running:  # a forward that was left by an error, where torch.export has no part for its hooks
+            running.pop().__exit__(None, None, None)
 
 
 @torch.no_grad()

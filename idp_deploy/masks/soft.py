@@ -230,9 +230,10 @@ def apply_soft_mask(
     gain = 1.0 if clip else math.inf
     if is_transformed():
         return _in_plain_operators(w, t, tau, gain, torch.as_tensor(floor), shared, elsewhere, full)
-    if numbers is None and not shared and elsewhere is None and _single(t) and _single(tau):
+    at_once = not shared and elsewhere is None and _on_cpu(w)
+    if numbers is None and at_once and _single(t) and _single(tau):
         numbers = as_numbers(t, tau, floor)
-    if numbers is not None and _on_cpu(w):
+    if numbers is not None and at_once:
         form = _SoftAtOnce if w.numel() <= CHUNK else _SoftByChunks
         masked: Tensor = form.apply(w, *numbers, gain, full)
         return masked

@@ -15,6 +15,7 @@ from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
+from idp_deploy.pruning.gates import follows_norms
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options, selection_options
@@ -24,7 +25,9 @@ from idp_deploy.pruning.selecting import by_reason, select, some
 from idp_deploy.pruning.sites import Site
 
 # τ of the paper, the derivative as it is, t at every step and nothing beside it
-PAPER = {"temperature": 1e-4, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1, "rows": False}
+PAPER = {
+    "temperature": 1e-4, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1, "rows": False, "gates": False,
+}  # fmt: skip
 # optimizers that divide every entry's step by the size of its own gradients
 ADAPTIVE = (
     torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
@@ -126,8 +129,9 @@ def _coupled(
         peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
         kept = next((name for name in coupled.followers if name in keeping), None)
         fixed = coupled.fixed or (f"'{kept}' makes the same channels and keeps them" if kept else "")
+        normed = follows_norms(model, len(peers), coupled.followers)
         for site in peers:
-            site.peers = peers
+            site.peers, site.normed = peers, normed
             if fixed:
                 left[site.name] = fixed
         if not fixed:

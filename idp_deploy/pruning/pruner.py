@@ -21,7 +21,8 @@ from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
 from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
 from idp_deploy.pruning.copies import PrunerCopy, eagerly, forget_compiled, unwrapped
-from idp_deploy.pruning.elsewhere import Elsewhere, find, harden_averages
+from idp_deploy.pruning.elsewhere import find, harden_averages
+from idp_deploy.pruning.gates import attach_gates
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.options import meant
@@ -120,6 +121,7 @@ class Pruner:
                 undo.callback(self.detach)
                 for site in self.sites:
                     self._handles += attach(self._bare, site)
+                self._handles += attach_gates(self._bare, self._masks.named_followers)
                 self.method.begin(self._masks.surroundings)
                 if not self.steps:  # a loaded state says what its step computes
                     with self._masks.whole():
@@ -218,7 +220,7 @@ class Pruner:
             other: a copy of the model, such as its EMA, to be hardened in its place by the same masks.
         """
         if other is not None:
-            with self._elsewhere(other).for_a_while() as module:
+            with find(other, self._masks).for_a_while() as module:
                 yield module
             return
         refuse_replaced(self._bare, self.sites)
@@ -290,7 +292,7 @@ class Pruner:
                 "call apply_to() after finalize(); hardened(other) is for a look on the way",
             )
         with self._masks.whole():
-            return self._elsewhere(other).harden(self.recipe)
+            return find(other, self._masks).harden(self.recipe)
 
     def shipped(self) -> list[tuple[list[str], Callable[[Tensor], Tensor]]]:
         """Names of each weight in the model's state dict, and what hardening at this moment makes of its value."""
@@ -374,9 +376,6 @@ class Pruner:
         if self._beside is not None:
             self._beside.close(look=look)
             self._beside = None
-
-    def _elsewhere(self, other: Any) -> Elsewhere:
-        return find(other, self._masks)
 
     def _train_on(self) -> None:
         """The steps that are missing, where it is known how to take them."""

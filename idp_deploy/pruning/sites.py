@@ -44,6 +44,7 @@ class Site:
     seen: bool = False  # whether a forward has read it
     learns: bool = False  # whether one that gradients go through has
     peers: Sequence[Site] = ()  # with itself: whose output channels are the same channels of the network
+    normed: bool = False  # whether norms follow its channels
     copies: list[Copy] = field(default_factory=list)  # of the weight, in deep copies of the model
     owners: list[nn.Module] = field(default_factory=list)  # the layers with its mask, in the order of `where.places`
     shape: tuple[int, ...] = field(init=False)  # of the weight that its mask is made for
@@ -80,8 +81,12 @@ class Site:
         if len(self.peers) < 2:
             return self.pattern.threshold(self.weight.detach(), self.zeros, self.where.output_axis, near=self._near())
         units = self.zeros // self.pattern.unit(tuple(self.weight.shape), self.where.output_axis)
-        kept, gone = smallest_kept_and_largest_pruned(self.ranking().sqrt() * _rms(self._scores()), units)
+        kept, gone = smallest_kept_and_largest_pruned(self.sizes(), units)
         return (kept + gone) / 2
+
+    def sizes(self) -> Tensor:
+        """What t is compared with, a unit each; of channels with peers in this weight's own scale."""
+        return self._scores() if len(self.peers) < 2 else self.ranking().sqrt() * _rms(self._scores())
 
     def rows_and_threshold(self) -> tuple[Tensor, Tensor]:
         """Coordinates of what the hard mask keeps as best of its row, and t among the others; for single entries."""
@@ -160,7 +165,7 @@ class _Enter:
     def __reduce__(self) -> tuple[Any, ...]:
         weight = self.site.held(self.owner, self.leaf)
         self._sent = self.meaning(weight)
-        return _settle, (weight, self._sent, _Note(self.site))
+        return settle, (weight, self._sent, _Note(self.site))
 
     @torch.no_grad()
     def meaning(self, weight: nn.Parameter) -> Tensor | None:
@@ -176,7 +181,7 @@ class _Enter:
         return None if read is weight else read.detach()
 
 
-class _Leave:
+class Leave:
     """Forward hook of the same module; runs after an exception too."""
 
     def __init__(self, owner: nn.Module, leaf: str) -> None:
@@ -220,7 +225,7 @@ class _Note:
 
 
 @torch.no_grad()
-def _settle(weight: nn.Parameter, value: Tensor | None, note: _Note | None) -> Nothing:
+def settle(weight: nn.Parameter, value: Tensor | None, note: _Note | None) -> Nothing:
     """Of a hook, in a copy: the copied weight takes the value that the mask gave it.
 
     In memory of its own: another process shares that of the weight with this one.
@@ -249,5 +254,5 @@ def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHan
                     way_out="finalize() or detach() the other one first; a callback's is callback.pruner",
                 )
         handles.append(reader.register_forward_pre_hook(_Enter(site, owner, place.leaf)))
-        handles.append(reader.register_forward_hook(_Leave(owner, place.leaf), always_call=True))
+        handles.append(reader.register_forward_hook(Leave(owner, place.leaf), always_call=True))
     return handles

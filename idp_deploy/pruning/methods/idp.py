@@ -12,6 +12,7 @@ from idp_deploy.pruning.methods.base import Forward, Method
 from idp_deploy.pruning.sites import Site
 
 SMALL = 1 << 16  # entries of a weight whose t is found anew at every step: that costs nothing next to the step itself
+GATED = 1000.0  # κ behind norms: what is half open there would shut at once when the mask freezes
 
 
 class IDP(Method):
@@ -31,7 +32,9 @@ class IDP(Method):
     layer; without `refresh` at every step for weights of up to 65,536 entries, and every eight steps for larger ones,
     where looking would cost time. With `rows` single entries that are the best of their row are kept in full, as the
     hard mask will keep them, and t is counted among the others: it matters where few entries a row are kept, of
-    depthwise kernels before all, and changes nothing where t alone keeps some of every row.
+    depthwise kernels before all, and changes nothing where t alone keeps some of every row. With `gates` the mask of
+    coupled channels multiplies what follows them, as a constant (`idp_deploy/pruning/gates.py`); where norms follow, it
+    does nothing else, and κ is 1000 at least.
     """
 
     name = "idp"
@@ -46,6 +49,7 @@ class IDP(Method):
         "detach": False,
         "refresh": None,
         "rows": True,
+        "gates": True,
     }
 
     def update(self, site: Site, step: int) -> None:
@@ -54,10 +58,15 @@ class IDP(Method):
             return
         floor = self.floor(step)
         _keep(site, "floor", torch.tensor(floor, device=site.weight.device))
-        if not self.due(site, step):
-            if "numbers" in site.state:
-                site.state["numbers"] = (*site.state["numbers"][:2], floor)
-            return
+        if self.due(site, step):
+            self._look(site, step, floor)
+        elif "numbers" in site.state:
+            site.state["numbers"] = (*site.state["numbers"][:2], floor)
+        if self.settings["gates"] and site.peers:
+            _keep(site, "gate", soft_mask(site.sizes(), site.state["t"], site.state["tau"]))
+
+    def _look(self, site: Site, step: int, floor: float) -> None:
+        """Find t and τ anew."""
         site.state["zeros"] = site.zeros
         if self.settings["rows"] and site.pattern.single:
             rows, t = site.rows_and_threshold()
@@ -65,6 +74,8 @@ class IDP(Method):
         else:
             t = site.threshold()
         tau = self.temperature(t, step)
+        if self._gated(site):
+            tau = torch.minimum(tau, (t * t / GATED).clamp_min(SMALLEST_TEMPERATURE))
         _keep(site, "t", t)
         _keep(site, "tau", tau)
         if site.pattern.single and t.device.type == "cpu":
@@ -73,8 +84,12 @@ class IDP(Method):
         if elsewhere is not None:
             site.state["elsewhere"] = elsewhere
 
+    def _gated(self, site: Site) -> bool:
+        """Whether the mask acts behind norms alone."""
+        return bool(self.settings["gates"]) and site.normed
+
     def forward(self, site: Site) -> Forward | None:
-        if "t" not in site.state:
+        if "t" not in site.state or self._gated(site):
             return None
         return partial(_soft, **{name: self.settings[name] for name in ("clip", "detach")})
 
