@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.overrides import _get_current_function_mode_stack
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.overrides import _get_current_function_mode_stack
 
 from idp_deploy.capturing import export_program
 from idp_deploy.errors import ConversionError
