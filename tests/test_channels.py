@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils._pytree import tree_leaves
 
-from idp_deploy import Pruner, deploy, load_checkpoint, one_shot, render, save_checkpoint, shrink
+from idp_deploy import Pruner, load_checkpoint, one_shot, save_checkpoint, shrink
 from idp_deploy.channels import couple
 from idp_deploy.channels.recurrent import standing_in
 from idp_deploy.errors import IdpDeployWarning, UsageError
@@ -314,18 +314,6 @@ def test_zeros_that_come_back_further_on_are_no_reason_to_remove() -> None:
 
     pruned = one_shot(Raised(), sparsity=0.5, pattern="channel", example_inputs=torch.randn(1, 6))
     assert set(pruned.masks) == {"b.weight"}
-
-
-def test_a_run_says_what_is_left_of_a_model_without_channels(tmp_path: Path) -> None:
-    said: list[str] = []
-    done = deploy(
-        Flattened(), to="onnx", output=tmp_path, sparsity=0.5, pattern="channel", one_shot=True, inputs=Flattened.x,
-        announce=said.append,
-    )  # fmt: skip
-    left = sum(p.numel() for p in load_checkpoint(done.checkpoint, Flattened).module.parameters())
-    whole = sum(p.numel() for p in Flattened().parameters())
-    assert f"channels taken out: {left:,} of {whole:,} parameters are left" in said
-    assert f"{left:,} of {whole:,} left: channels are taken out" in render(done.report, "text")
 
 
 def test_calls_that_are_made_to_look_leave_no_state() -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import idp_deploy.exporting
+from idp_deploy import deploy, load_checkpoint, render
 from idp_deploy.errors import UsageError
 from idp_deploy.exporting import Conversion
 from idp_deploy.files import move, replacing, write_bytes
@@ -89,3 +90,15 @@ def test_a_folder_never_makes_way_for_a_file(tmp_path: Path) -> None:
     with pytest.raises(OSError):
         write_late()
     assert sorted(os.listdir(tmp_path)) == ["late", "report"]
+
+
+def test_a_run_says_what_is_left_of_a_model_without_channels(tmp_path: Path) -> None:
+    said: list[str] = []
+    done = deploy(
+        build(), to="onnx", output=tmp_path, sparsity=0.5, pattern="channel", one_shot=True, inputs=INPUTS,
+        announce=said.append,
+    )  # fmt: skip
+    left = sum(p.numel() for p in load_checkpoint(done.checkpoint, build).module.parameters())
+    whole = sum(p.numel() for p in build().parameters())
+    assert f"channels taken out: {left:,} of {whole:,} parameters are left" in said
+    assert f"{left:,} of {whole:,} left: channels are taken out" in render(done.report, "text")

@@ -62,7 +62,7 @@ class IDP(Method):
             self._look(site, step, floor)
         elif "numbers" in site.state:
             site.state["numbers"] = (*site.state["numbers"][:2], floor)
-        if self.settings["gates"] and site.peers:
+        if self.settings["gates"] and site.peers[:1] == (site,):  # it speaks for its peers
             _keep(site, "gate", soft_mask(site.sizes(), site.state["t"], site.state["tau"]))
 
     def _look(self, site: Site, step: int, floor: float) -> None:
@@ -80,7 +80,7 @@ class IDP(Method):
         _keep(site, "tau", tau)
         if site.pattern.single and t.device.type == "cpu":
             site.state["numbers"] = as_numbers(t, tau, floor)
-        elsewhere = site.elsewhere()
+        elsewhere = None if self._gated(site) else site.elsewhere()
         if elsewhere is not None:
             site.state["elsewhere"] = elsewhere
 
