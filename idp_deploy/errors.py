@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from traceback import walk_tb
 
@@ -169,6 +171,21 @@ def warn(what: str, way_out: str = "") -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("idp_deploy."):
         frame, depth = frame.f_back, depth + 1
     warnings.warn(f"{what} — {way_out}" if way_out else what, IdpDeployWarning, stacklevel=depth)
+
+
+@contextmanager
+def hushed(level: str = "WARNING") -> Iterator[None]:
+    """Inside, what libraries log up to `level` and what they warn of is not said: it is of their parts, not of ours."""
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.getLevelNamesMapping()[level])
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def require(module: str, extra: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
@@ -16,11 +14,10 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
 from idp_deploy.channels.walking import LostError, walk, widest
+from idp_deploy.errors import hushed
 
 LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-
-
 _PLACES = ("CONCAT", "SPLIT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
 _UNCOUNTED = (ZeroDivisionError, IndexError)  # of torch-pruning where it cannot count the channels of such an operator
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
@@ -36,7 +33,7 @@ class Channels:
         for parameter in module.parameters():
             parameter.requires_grad_(True)
         self.graph = torch_pruning.DependencyGraph()
-        with _quiet():
+        with hushed():  # torch-pruning warns of every parameter it does not prune
             try:
                 self.graph.build_dependency(
                     module, example_inputs, forward_fn=_with_graph, ignored_layers=list(unseen), verbose=False
@@ -209,16 +206,3 @@ def shares_weights(module: nn.Module) -> set[nn.Module]:
 def names_of(module: nn.Module) -> Mapping[Any, str]:
     """Layer → its name."""
     return {child: name for name, child in module.named_modules()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch-pruning warns about every parameter it does not prune."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

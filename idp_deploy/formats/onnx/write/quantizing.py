@@ -9,12 +9,9 @@ norm reads, outputs of the model.
 
 from __future__ import annotations
 
-import logging
 import tempfile
-import warnings
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from onnx import numpy_helper
 from torch import Tensor
 from torch.utils import _pytree
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, hushed
 from idp_deploy.formats.onnx.write.nodes import read_inside
 
 # layers with an integer kernel, and operators that pass integers on between layers
@@ -82,7 +79,8 @@ def _quantized(
     _refuse_sums_of_nothing(model.graph)
     inside = read_inside(model.graph)
     excluded = _float_nodes(model.graph, {*kept_float, *inside})
-    with tempfile.TemporaryDirectory() as folder, _silent():
+    # the quantizer advises to preprocess the model, which conversion has done, and divides by what a mask leaves
+    with tempfile.TemporaryDirectory() as folder, hushed():
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         onnx.save(model, source)
         try:
@@ -352,16 +350,3 @@ def _shorten(graph: onnx.GraphProto, original: Collection[str], inside: Collecti
         for names in (node.input, node.output):
             for i, name in enumerate(names):
                 names[i] = renames.get(name, name)
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """The quantizer advises to preprocess the model, which conversion has done, and divides by what a mask leaves."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing import Captured
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, hushed
 from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
@@ -389,14 +387,10 @@ def _quiet() -> Iterator[None]:
     """The converter reports progress on stdout, which belongs to results, and warns of its own dependencies."""
     before = {k: os.environ.get(k) for k in ("LITERT_TORCH_SHOW_PROGRESS", "TF_CPP_MIN_LOG_LEVEL")}
     os.environ.update(LITERT_TORCH_SHOW_PROGRESS="n", TF_CPP_MIN_LOG_LEVEL="2")
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with hushed("ERROR"):
             yield
     finally:
-        logging.disable(disabled)
         for key, value in before.items():
             if value is None:
                 os.environ.pop(key, None)

@@ -8,16 +8,14 @@ zero, and their bias, measured in that scale, saturates and is lost.
 from __future__ import annotations
 
 import io
-import logging
 import re
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
 
-from idp_deploy.errors import ConversionError
+from idp_deploy.errors import ConversionError, hushed
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind, schema
 from idp_deploy.formats.tflite.write.serializing import serialize
 
@@ -305,11 +303,5 @@ def _scale(graph: Any, tensor: int) -> np.float32:
 
 @contextmanager
 def _quiet() -> Any:
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+    with hushed("ERROR"), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
