@@ -30,7 +30,7 @@ def error_of(expected: Sequence[np.ndarray], given: Sequence[np.ndarray | None],
             if not np.array_equal(wanted, got):
                 return math.inf
             continue
-        pairs.append((wanted.astype(np.float64), got.astype(np.float64)))
+        pairs.append((reals(wanted), reals(got)))
     if any(np.isnan(a).any() or np.isnan(b).any() for a, b in pairs):
         return math.nan
     least = filled_from(expected)
@@ -44,6 +44,13 @@ def error_of(expected: Sequence[np.ndarray], given: Sequence[np.ndarray | None],
 def is_text(array: np.ndarray) -> bool:
     """Whether its entries are names, not numbers."""
     return array.dtype.kind in "OSU"
+
+
+def reals(array: np.ndarray) -> np.ndarray:
+    """Entries as float64; of complex ones both parts, on an axis behind the others."""
+    if array.dtype.kind == "c":
+        array = np.stack([array.real, array.imag], axis=-1)
+    return array.astype(np.float64)
 
 
 def filled_from(outputs: Sequence[np.ndarray]) -> float:

@@ -23,6 +23,7 @@ from idp_deploy.quantization import SCHEMES, quantize
 from idp_deploy.rendering.artifacts import parity_document
 from idp_deploy.tasks import Task, evaluate
 from idp_deploy.verification import file_accuracy, verify
+from idp_deploy.verification.liveness import variation
 from tests.formats_here import HERE
 
 SUFFIX = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}
@@ -173,12 +174,12 @@ def test_the_accuracy_of_the_file_is_that_of_the_model(model: CompressedModel, f
 def test_a_file_that_answers_with_names_and_maps_is_compared(classes: dict[str, list[Any]], tmp_path: Path) -> None:
     node, value = helper.make_node, helper.make_tensor_value_info
     kind = TensorProto.STRING if "strings" in classes else TensorProto.INT64
-    line: dict[str, Any] = {"coefficients": [1.0, -1.0], "intercepts": [0.0, 0.0], "domain": "ai.onnx.ml"}
-    line |= {f"classlabels_{key}": names for key, names in classes.items()}
-    zipped = {"strings": "classlabels_strings", "ints": "classlabels_int64s"}
+    line: dict[str, Any] = {f"classlabels_{key}": names for key, names in classes.items()}
+    line |= {"coefficients": [1.0, -1.0], "intercepts": [0.0, 0.0], "domain": "ai.onnx.ml"}
+    zipped = {key.replace("ints", "int64s"): names for key, names in line.items() if key.startswith("class")}
     nodes = [
         node("LinearClassifier", ["x"], ["label", "scores"], **line),
-        node("ZipMap", ["scores"], ["map"], domain="ai.onnx.ml", **{zipped[key]: each for key, each in classes.items()}),
+        node("ZipMap", ["scores"], ["map"], domain="ai.onnx.ml", **zipped),
     ]
     scores = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
     ends = [value("label", kind, ["n"]), onnx.ValueInfoProto(name="map", type=helper.make_sequence_type_proto(scores))]
@@ -188,6 +189,11 @@ def test_a_file_that_answers_with_names_and_maps_is_compared(classes: dict[str, 
     parity = verify(tmp_path / "m.onnx")
     assert [(output.output, output.max_relative_error) for output in parity.outputs] == [("label", 0.0), ("map", 0.0)]
     assert error_of([np.array(["no"])], [np.array(["yes"])]) == np.inf
+
+
+def test_both_parts_of_complex_outputs_are_compared() -> None:
+    assert error_of([np.array([4 + 3j])], [np.array([4 + 4j])]) == 0.25
+    assert variation([np.array([1 + 2j]), np.array([1 - 2j])]) == 2.0
 
 
 def test_a_stricter_tolerance_can_be_asked_for(model: CompressedModel, file: Path) -> None:

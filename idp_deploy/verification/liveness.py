@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.distance import filled_from, is_text
+from idp_deploy.distance import filled_from, is_text, reals
 from idp_deploy.soundness import cloned, unmapped
 from idp_deploy.verification.calls import Arrays, Call
 
@@ -38,7 +38,7 @@ def variation(outputs: Sequence[np.ndarray]) -> float:
         return 0.0
     if is_text(outputs[0]):
         return float(any(not np.array_equal(output, outputs[0]) for output in outputs))
-    stacked = np.stack(outputs).astype(np.float64)
+    stacked = np.stack([reals(output) for output in outputs])
     stacked[np.abs(stacked) >= filled_from(outputs)] = 0.0
     largest = float(np.abs(stacked).max())
     spread = float((stacked.max(axis=0) - stacked.min(axis=0)).max())
