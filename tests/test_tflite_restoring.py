@@ -181,6 +181,16 @@ def test_weights_of_every_signature_are_stored_sparse_and_run(tmp_path: Path) ->
             np.testing.assert_array_equal(before, after)
 
 
+def test_data_that_old_files_list_by_place_stay_listed(tmp_path: Path) -> None:
+    source = tmp_path / "m.tflite"
+    model = parse(in_signatures(one=thin(0.9)))
+    model.metadataBuffer = [0, add_buffer(model, b"who made it")]
+    source.write_bytes(serialize(model))
+    after = parse(restore(source, tmp_path / "s.tflite").path.read_bytes())
+    assert [bytes(after.buffers[i].data or b"") for i in after.metadataBuffer[:1]] == [b""]
+    assert bytes(after.buffers[after.metadataBuffer[1]].data) == b"who made it"
+
+
 def test_a_weight_stays_dense_where_another_signature_reads_it_whole(tmp_path: Path) -> None:
     model = parse(in_signatures(one=thin(0.9), two=thin(0.9)))
     graph = model.subgraphs[1]
