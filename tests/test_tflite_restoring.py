@@ -202,6 +202,20 @@ def test_a_weight_stays_dense_where_another_signature_reads_it_whole(tmp_path: P
         restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
 
 
+def test_zeros_of_four_bits_are_named(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=(thin(0.9) != 0).astype(np.float32)))
+    weight = model.subgraphs[0].tensors[int(model.subgraphs[0].operators[0].inputs[1])]
+    ones = thin(0.9).reshape(-1) != 0
+    model.buffers[weight.buffer].data = (ones[::2] | ones[1::2] << 4).astype(np.uint8)
+    weight.type, weight.quantization = schema().TensorType.INT4, schema().QuantizationParametersT()
+    weight.quantization.scale, weight.quantization.zeroPoint = np.ones(1, np.float32), np.zeros(1, np.int64)
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    with pytest.raises(
+        UsageError, match=r"int4, .* cannot be stored sparse as it is: numbers in int4 stay as they are"
+    ):
+        restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
+
+
 def branching(path: Path) -> Path:
     """A·x or B·x, as TensorFlow writes a branch."""
     model = parse(in_signatures(then=thin(0.9), other=thin(0.8)))
