@@ -16,7 +16,7 @@ from idp_deploy.flow import Value
 from idp_deploy.formats.coreml.interpreter.call import Call
 from idp_deploy.formats.coreml.interpreter.machine import OPS, Interpreter
 from idp_deploy.formats.coreml.read.program import Operation, load
-from idp_deploy.verification import run_file
+from idp_deploy.verification import run_file, verify
 from tests import coreml_files as by_hand
 
 
@@ -247,6 +247,26 @@ def test_a_file_runs_with_float16_rounding(tmp_path: Path) -> None:
     assert list(results) == ["coreml-interpreter-float16"]
     assert results["coreml-interpreter-float16"][0][0].tolist() == [[3.0, 0.0, -2.5]]
     assert results["coreml-interpreter-float16"][0][0].dtype == np.float32
+
+
+@pytest.mark.parametrize("classes", [["no", "yes", "日"], [7, 3, 5]])
+def test_a_classifier_answers_with_the_name_of_the_likeliest_class(classes: list[Any], tmp_path: Path) -> None:
+    import coremltools as ct
+    from coremltools.converters.mil import Builder
+
+    @Builder.program(input_specs=[Builder.TensorSpec((1, 3))], opset_version=ct.target.iOS16)  # type: ignore[untyped-decorator]
+    def program(x: Any) -> Any:
+        return Builder.softmax(x=x, axis=-1)
+
+    model = ct.convert(
+        program, classifier_config=ct.ClassifierConfig(classes), minimum_deployment_target=ct.target.iOS16
+    )
+    model.save(str(tmp_path / "m.mlpackage"))
+    call = np.array([[0.0, 1.0, 3.0]], np.float32)
+    ((label, scores),) = next(iter(run_file(tmp_path / "m.mlpackage", [(call,)]).values()))
+    assert label.item() == classes[2]
+    np.testing.assert_allclose(scores, torch.softmax(torch.tensor(call), -1), atol=1e-3)
+    assert verify(tmp_path / "m.mlpackage").passed
 
 
 def test_a_larger_batch_runs_as_several_calls(tmp_path: Path) -> None:

@@ -64,6 +64,15 @@ def test_calls_pass_arrays_of_every_kind_both_ways() -> None:
         np.testing.assert_array_equal(results[name], array * 2, strict=True)
 
 
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (0, 2), ()])
+def test_names_pass_both_ways(shape: tuple[int, ...]) -> None:
+    names = np.array([b"cat", "日".encode(), b""][: int(np.prod(shape))], object)
+    _, results = unpack(pack(0, {"names": names.reshape(shape), "more": np.full(shape, "ab"), "one": np.ones(2)}))
+    assert results["names"].tolist() == names.reshape(shape).tolist()
+    assert results["more"].tolist() == np.full(shape, b"ab").tolist()
+    np.testing.assert_array_equal(results["one"], np.ones(2))
+
+
 def test_an_exception_leaves_the_child_and_its_other_sessions_alive() -> None:
     other = session()
     with pytest.raises(ForeignError, match="not a file of mine") as caught:

@@ -74,6 +74,17 @@ def test_a_type_that_its_buffers_cannot_hold_is_a_note_and_no_failure(tmp_path: 
     assert f"not run by {COMPILED}: Unsupported dtype: int64" in parity.notes
 
 
+def test_an_output_that_is_an_input_is_left_to_the_interpreter(tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    model = parse(adding(np.ones((1, 3), np.float32)))
+    graph = model.subgraphs[0]
+    graph.outputs = [*map(int, graph.outputs), *map(int, graph.inputs)]
+    path.write_bytes(serialize(model))
+    parity = verify(path)
+    assert parity.passed
+    assert any(note.startswith(f"not run by {COMPILED}: an output is one of its inputs") for note in parity.notes)
+
+
 def test_a_runtime_that_is_not_there_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = export(model_of(nn.Linear(4, 3)), "tflite", (torch.ones(1, 4),), tmp_path / "m.tflite").path
     monkeypatch.setattr(litert, "place_of", lambda _: f"{litert.__name__}:LeftOutOfThisBuild")

@@ -181,6 +181,16 @@ def test_weights_of_every_signature_are_stored_sparse_and_run(tmp_path: Path) ->
             np.testing.assert_array_equal(before, after)
 
 
+def test_data_that_old_files_list_by_place_stay_listed(tmp_path: Path) -> None:
+    source = tmp_path / "m.tflite"
+    model = parse(in_signatures(one=thin(0.9)))
+    model.metadataBuffer = [0, add_buffer(model, b"who made it")]
+    source.write_bytes(serialize(model))
+    after = parse(restore(source, tmp_path / "s.tflite").path.read_bytes())
+    assert [bytes(after.buffers[i].data or b"") for i in after.metadataBuffer[:1]] == [b""]
+    assert bytes(after.buffers[after.metadataBuffer[1]].data) == b"who made it"
+
+
 def test_a_weight_stays_dense_where_another_signature_reads_it_whole(tmp_path: Path) -> None:
     model = parse(in_signatures(one=thin(0.9), two=thin(0.9)))
     graph = model.subgraphs[1]
@@ -189,6 +199,20 @@ def test_a_weight_stays_dense_where_another_signature_reads_it_whole(tmp_path: P
     result.shape = weight.shape
     (tmp_path / "m.tflite").write_bytes(serialize(model))
     with pytest.raises(UsageError, match="cannot be stored sparse as it is: another operator or signature reads it"):
+        restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
+
+
+def test_zeros_of_four_bits_are_named(tmp_path: Path) -> None:
+    model = parse(in_signatures(one=(thin(0.9) != 0).astype(np.float32)))
+    weight = model.subgraphs[0].tensors[int(model.subgraphs[0].operators[0].inputs[1])]
+    ones = thin(0.9).reshape(-1) != 0
+    model.buffers[weight.buffer].data = (ones[::2] | ones[1::2] << 4).astype(np.uint8)
+    weight.type, weight.quantization = schema().TensorType.INT4, schema().QuantizationParametersT()
+    weight.quantization.scale, weight.quantization.zeroPoint = np.ones(1, np.float32), np.zeros(1, np.int64)
+    (tmp_path / "m.tflite").write_bytes(serialize(model))
+    with pytest.raises(
+        UsageError, match=r"int4, .* cannot be stored sparse as it is: numbers in int4 stay as they are"
+    ):
         restore(tmp_path / "m.tflite", tmp_path / "s.tflite")
 
 

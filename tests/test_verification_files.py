@@ -10,17 +10,20 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from idp_deploy.distance import error_of
 from idp_deploy.errors import FileError
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.inspection import inspect
 from idp_deploy.quantization import SCHEMES, quantize
+from idp_deploy.rendering.artifacts import parity_document
 from idp_deploy.tasks import Task, evaluate
 from idp_deploy.verification import file_accuracy, verify
+from idp_deploy.verification.liveness import variation
 from tests.formats_here import HERE
 
 SUFFIX = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}
@@ -150,6 +153,7 @@ def test_without_a_model_the_notes_say_what_was_not_checked(file: Path) -> None:
     assert parity.weights == ()
     assert any("not proved" in note for note in parity.notes)
     assert any("no example inputs" in note for note in parity.notes)
+    assert parity_document(parity).title == f"{file}: runs here, held against no model"
 
 
 def test_a_model_without_example_inputs_is_compared_on_the_shapes_of_the_file(
@@ -157,12 +161,39 @@ def test_a_model_without_example_inputs_is_compared_on_the_shapes_of_the_file(
 ) -> None:
     parity = verify(file, model)
     assert parity.passed
+    assert parity_document(parity).title == f"{file}: agrees with the model"
     assert len(parity.weights) == len(model.masks)
 
 
 def test_the_accuracy_of_the_file_is_that_of_the_model(model: CompressedModel, file: Path) -> None:
     assert file_accuracy(file, TASK) == {"onnxruntime": evaluate(model.module, TASK)}
     assert set(file_accuracy(file, TASK, limit=5, model=model)) == {"torch", "onnxruntime"}
+
+
+@pytest.mark.parametrize("classes", [{"strings": ["no", "yes"]}, {"ints": [3, 7]}])
+def test_a_file_that_answers_with_names_and_maps_is_compared(classes: dict[str, list[Any]], tmp_path: Path) -> None:
+    node, value = helper.make_node, helper.make_tensor_value_info
+    kind = TensorProto.STRING if "strings" in classes else TensorProto.INT64
+    line: dict[str, Any] = {f"classlabels_{key}": names for key, names in classes.items()}
+    line |= {"coefficients": [1.0, -1.0], "intercepts": [0.0, 0.0], "domain": "ai.onnx.ml"}
+    zipped = {key.replace("ints", "int64s"): names for key, names in line.items() if key.startswith("class")}
+    nodes = [
+        node("LinearClassifier", ["x"], ["label", "scores"], **line),
+        node("ZipMap", ["scores"], ["map"], domain="ai.onnx.ml", **zipped),
+    ]
+    scores = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    ends = [value("label", kind, ["n"]), onnx.ValueInfoProto(name="map", type=helper.make_sequence_type_proto(scores))]
+    graph = helper.make_graph(nodes, "g", [value("x", TensorProto.FLOAT, ["n", 1])], ends)
+    opsets = [helper.make_opsetid("ai.onnx.ml", 3), helper.make_opsetid("", 12)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=7), tmp_path / "m.onnx")
+    parity = verify(tmp_path / "m.onnx")
+    assert [(output.output, output.max_relative_error) for output in parity.outputs] == [("label", 0.0), ("map", 0.0)]
+    assert error_of([np.array(["no"])], [np.array(["yes"])]) == np.inf
+
+
+def test_both_parts_of_complex_outputs_are_compared() -> None:
+    assert error_of([np.array([4 + 3j])], [np.array([4 + 4j])]) == 0.25
+    assert variation([np.array([1 + 2j]), np.array([1 - 2j])]) == 2.0
 
 
 def test_a_stricter_tolerance_can_be_asked_for(model: CompressedModel, file: Path) -> None:

@@ -58,6 +58,7 @@ class Parity(Shown):
     weights: tuple[WeightProof, ...]
     metrics: Mapping[str, float] = field(default_factory=dict)  # accuracy of the file on the task, per runtime
     notes: tuple[str, ...] = ()
+    held: bool = True  # against a model; else its runtimes against each other
 
     @property
     def passed(self) -> bool:

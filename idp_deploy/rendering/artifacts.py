@@ -152,7 +152,7 @@ def parity_document(parity: Parity, facts: FileFacts | None = None, model: Compr
         model: what it was held against.
     """
     outputs = Table(
-        "outputs against the model" if parity.weights else "outputs, runtime against runtime",
+        "outputs against the model" if parity.held else "outputs, runtime against runtime",
         ("runtime", "output", "max error", "tolerance", "verdict"),
         [
             (
@@ -191,7 +191,8 @@ def parity_document(parity: Parity, facts: FileFacts | None = None, model: Compr
     if parity.metrics:
         rows = [(runtime, f"{value * 100:.2f} %") for runtime, value in parity.metrics.items()]
         tables.append(Table("accuracy of the file on the task", ("runtime", "accuracy"), rows, frozenset({1})))
-    title = f"{parity.artifact.path}: {'agrees with the model' if parity.passed else 'FAILED verification'}"
+    found = "agrees with the model" if parity.held else "runs here, held against no model"
+    title = f"{parity.artifact.path}: {found if parity.passed else 'FAILED verification'}"
     said = summary(model) if model is not None and model.prunable else ""
     return Document(
         title,

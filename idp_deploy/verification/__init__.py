@@ -148,7 +148,7 @@ def verify(
         more = (*more, *FORMATS[contents.format].function("usual")(contents, given[0], limit))
     metrics = _accuracy(sessions, task, accuracy_samples, model) if task and accuracy_samples else {}
     described = Artifact(contents.path, contents.format, contents.size_bytes, contents.manifest)
-    return Parity(described, parities, proofs, metrics, (*notes, *more))
+    return Parity(described, parities, proofs, metrics, (*notes, *more), held=model is not None)
 
 
 def file_accuracy(

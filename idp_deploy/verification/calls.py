@@ -61,7 +61,7 @@ def calls_from_file(contents: Contents, *, seeds: int = 3) -> list[Call]:
                 call.append(torch.zeros(1))
                 continue
             dtype = _number(contents, name)
-            shape = tuple(max(1, extent) for extent in contents.values[name].shape)
+            shape = tuple(1 if extent < 0 else extent for extent in contents.values[name].shape)
             if layouts.get(name) == "NHWC":
                 shape = (shape[0], shape[-1], *shape[1:-1])
             drawn = generator.normal(size=shape) if dtype.kind == "f" else generator.integers(0, 2, size=shape)

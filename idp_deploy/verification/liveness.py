@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from idp_deploy.distance import filled_from
+from idp_deploy.distance import filled_from, is_text, reals
 from idp_deploy.soundness import cloned, unmapped
 from idp_deploy.verification.calls import Arrays, Call
 
@@ -29,14 +29,16 @@ def variation(outputs: Sequence[np.ndarray]) -> float:
     """How far one output moves over the calls: max over entries of (max − min over calls) / max |output|.
 
     0.0 for a single call, for outputs whose shape changes, and for an output that is zero. What a mask was filled with
-    counts as zero.
+    counts as zero. Names of classes move wholly, or not at all.
 
     >>> round(variation([np.array([1.0, 2.0]), np.array([1.0, 1.5])]), 3)
     0.25
     """
     if len(outputs) < 2 or len({o.shape for o in outputs}) > 1 or not outputs[0].size:
         return 0.0
-    stacked = np.stack(outputs).astype(np.float64)
+    if is_text(outputs[0]):
+        return float(any(not np.array_equal(output, outputs[0]) for output in outputs))
+    stacked = np.stack([reals(output) for output in outputs])
     stacked[np.abs(stacked) >= filled_from(outputs)] = 0.0
     largest = float(np.abs(stacked).max())
     spread = float((stacked.max(axis=0) - stacked.min(axis=0)).max())

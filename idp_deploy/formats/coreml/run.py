@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +52,8 @@ def bind(interpreter: Interpreter, names: Sequence[str], call: Arrays) -> list[d
     return [dict(zip(names, part, strict=True)) for part in zip(*split, strict=True)]
 
 
-def _joined(parts: list[Tensor]) -> np.ndarray:
+def _joined(parts: list[Any]) -> np.ndarray:
+    if isinstance(parts[0], np.ndarray):  # names of classes
+        return np.array(parts) if len(parts) > 1 else parts[0]
     whole = parts[0] if len(parts) == 1 else torch.cat(parts) if parts[0].dim() else torch.stack(parts)
     return (whole.float() if whole.is_floating_point() else whole).numpy()

@@ -113,7 +113,12 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
 
 
 def _array(output: Any) -> np.ndarray:
-    """What onnxruntime gives; of a sequence whose tensors differ in shape, their entries one after the other."""
+    """What onnxruntime gives: of a sequence whose tensors differ in shape, their entries one after the other, and of a
+    map, such as scores by class, its values in the order of its keys."""
+    if isinstance(output, dict):
+        return np.array([output[key] for key in sorted(output)])
+    if isinstance(output, list):
+        output = [_array(item) if isinstance(item, dict) else item for item in output]
     if isinstance(output, list) and len({np.shape(item) for item in output}) > 1:
         return np.concatenate([np.ravel(item) for item in output])
     return np.asarray(output)

@@ -137,7 +137,7 @@ class Compiled:
     """The child's object for CompiledModel, which tells tensors apart by their index in the file.
 
     Raises:
-        ValueError: an input or output of a type that its buffers cannot hold (such as int64), or listed twice.
+        ValueError: an input or output of a type that its buffers cannot hold (such as int64), listed twice, or both.
     """
 
     def __init__(self, content: bytes, *, kernels: str, threads: int) -> None:
@@ -151,11 +151,14 @@ class Compiled:
         self.model = CompiledModel.from_buffer(content, options=options)
         interpreter = Interpreter(model_content=content)  # lists what CompiledModel does not: order, scales
         self.listed = _listed(interpreter)
-        if -1 in [n for entry in interpreter.get_input_details() for n in entry["shape_signature"][1:]]:
+        given, made = interpreter.get_input_details(), interpreter.get_output_details()
+        if -1 in [n for entry in given for n in entry["shape_signature"][1:]]:
             raise ValueError("the file leaves open how large an input is")
+        if {int(entry["index"]) for entry in given} & {int(entry["index"]) for entry in made}:
+            raise ValueError("an output is one of its inputs, and then it computes from what was in memory")
         self.key = self.model.get_signature_by_index(0)["key"]
-        self.inputs = _places(self.model.get_input_tensor_details(self.key), interpreter.get_input_details())
-        self.outputs = _places(self.model.get_output_tensor_details(self.key), interpreter.get_output_details())
+        self.inputs = _places(self.model.get_input_tensor_details(self.key), given)
+        self.outputs = _places(self.model.get_output_tensor_details(self.key), made)
 
     @staticmethod
     def prepare() -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -220,6 +221,14 @@ def _cast(call: Call) -> Tensor:
 @op("reduce_argmax")
 def _argmax(call: Call) -> Tensor:
     return call["x"].argmax(int(call.scalar("axis", -1)), bool(call.scalar("keep_dims", False)))
+
+
+@op("classify")
+def _classify(call: Call) -> tuple[Any, Tensor]:
+    """The name of the likeliest class, and the scores of all in the order of their names in the file."""
+    scores, classes = call["probabilities"], call["classes"]
+    likeliest = classes[int(scores.reshape(-1).argmax())]
+    return (likeliest if isinstance(classes, Tensor) else np.array(likeliest)), scores
 
 
 @op("reduce_argmin")

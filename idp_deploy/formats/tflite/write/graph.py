@@ -206,6 +206,7 @@ def compact(model: Any) -> None:
                     entry.tensorIndex = new[int(entry.tensorIndex)]
     for entry in model.metadata or []:
         entry.buffer = moved(entry.buffer)
+    model.metadataBuffer = [moved(int(place)) for place in _list(model.metadataBuffer)] or None
     model.buffers = buffers
     codes = sorted({op.opcodeIndex for graph in model.subgraphs for op in graph.operators})
     model.operatorCodes = [model.operatorCodes[c] for c in codes]
