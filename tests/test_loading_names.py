@@ -142,6 +142,25 @@ def test_the_working_folder_is_searched(tmp_path: Path) -> None:
     assert run.stdout == "3\n", run.stderr
 
 
+def test_a_module_of_another_folder_is_not_taken_for_the_one_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One notebook, two projects: what was imported in the first one would be built in the second, too."""
+    for name, width in (("first", 3), ("second", 5), ("copy", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "oddly_named.py").write_text(
+            f"from torch import nn\n\n\ndef build():\n    return nn.Linear(2, {width})\n"
+        )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path / "first")
+    assert load_module("oddly_named:build").weight.shape == (3, 2)
+    monkeypatch.chdir(tmp_path / "copy")
+    assert load_module("oddly_named:build").weight.shape == (3, 2)
+    monkeypatch.chdir(tmp_path / "second")
+    with pytest.raises(UsageError, match=r"first/oddly_named\.py before .*second/oddly_named\.py: rename the file"):
+        load_module("oddly_named:build")
+
+
 def test_a_torchscript_module_is_refused() -> None:
     with pytest.raises(UsageError, match="returned a TorchScript module, whose weights cannot be masked"):
         load_module(f"{HERE}:scripted")

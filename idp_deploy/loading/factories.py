@@ -103,13 +103,15 @@ or 'dump'?
             hint = f"write {module_name.removesuffix('.py').replace(os.sep, '.').strip('.')}:{attribute or 'callable'}"
         raise UsageError(f"{what} {spec!r} does not name a callable", way_out=hint or "write it as pkg.mod:callable")
     found: Any = _import(module_name, spec, what)
+    if hiding := _hiding(module_name):
+        raise UsageError(f"{what} {spec} would be that of another place", way_out=hiding)
     for depth, name in enumerate(attribute.split(".")):
         try:
             found = getattr(found, name)
         except AttributeError:
             owner = f"'{'.'.join(attribute.split('.')[:depth])}'" if depth else f"module '{module_name}'"
             public = [n for n in dir(found) if not n.startswith("_")]
-            way_out = _hiding(module_name) or did_you_mean(name, public) or "check the name after the colon"
+            way_out = did_you_mean(name, public) or "check the name after the colon"
             raise UsageError(f"{what} {spec}: {owner} has no attribute '{name}'", way_out=way_out) from None
     if not callable(found):
         raise UsageError(
@@ -119,12 +121,17 @@ or 'dump'?
 
 
 def _hiding(module_name: str) -> str:
-    """What to do where a module of another place is imported in place of the file of that name that lies here."""
-    imported = getattr(sys.modules.get(module_name), "__file__", None) or ""
+    """What to do where a module of another place, of other contents, was imported under the name of a file here."""
+    imported = Path(getattr(sys.modules.get(module_name), "__file__", None) or "")
     inside = Path(*module_name.split("."))
     own = [Path(folder) / one for folder in code_folders() for one in (f"{inside}.py", inside / "__init__.py")]
-    hidden = next((one for one in own if one.is_file() and not (imported and one.samefile(imported))), None)
-    return f"another module '{module_name}' was imported before {hidden}: rename the file" if hidden else ""
+    here = [one for one in own if one.is_file()]
+    if not here or (imported.is_file() and any(imported.read_bytes() == one.read_bytes() for one in here)):
+        return ""
+    return (
+        f"'{module_name}' was imported from {imported} before {here[0]}: rename the file, or start Python "
+        "anew if that is of another folder you worked in"
+    )
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
