@@ -27,7 +27,7 @@ def attempts_forgotten() -> Iterator[None]:
             self.module_stack.update(before)
             raise
 
-    fx.Tracer.call_module = call_module  # type: ignore[method-assign]
+    fx.Tracer.call_module = call_module  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

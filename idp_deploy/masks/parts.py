@@ -90,10 +90,10 @@ def join_in(module: nn.Module) -> list[str]:
 
 
 def _remove_parametrizations(owner: nn.Module, leaf: str) -> None:
-    parts = list(owner.parametrizations[leaf].parameters(recurse=False))  # type: ignore[index]
+    parts = list(owner.parametrizations[leaf].parameters(recurse=False))  # type: ignore[index, union-attr]
     parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
-    if parts and leaf in owner._buffers:  # so torch keeps a weight of frozen parts, or one joined under no_grad
-        weight = owner._buffers.pop(leaf)
+    weight = owner._buffers.pop(leaf) if parts and leaf in owner._buffers else None
+    if weight is not None:  # so torch keeps a weight of frozen parts, or one joined under no_grad
         setattr(owner, leaf, nn.Parameter(weight, any(part.requires_grad for part in parts)))
 
 
