@@ -167,6 +167,14 @@ TAKEN: dict[str, Write] = {
         }
     ),
     "timm": saved(lambda: {"epoch": 3, "arch": "net", "state_dict": weights(), "args": argparse.Namespace(lr=0.1)}),
+    "Asteroid": saved(
+        lambda: {
+            "model_name": "Net",
+            "state_dict": weights(),
+            "model_args": {"width": 8},
+            "infos": {"software_versions": {"torch_version": torch.__version__}},
+        }
+    ),
     "torchvision": saved(
         lambda: {
             "model": weights(),

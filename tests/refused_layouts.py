@@ -88,10 +88,11 @@ def inside(*names: str) -> Write:
     return write
 
 
-def zipped(member: str, name: str = "m.zip") -> Write:
+def zipped(*members: str, name: str = "m.zip") -> Write:
     def write(folder: Path) -> Path:
         with zipfile.ZipFile(folder / name, "w") as archive:
-            archive.writestr(member, b"other")
+            for member in members:
+                archive.writestr(member, b"other")
         return folder / name
 
     return write
@@ -216,7 +217,12 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     "a web page": (written("m.pt", b"<!DOCTYPE html><html>404</html>"), "a web page", "fetch it again"),
     "a tar archive": (written("m.pth.tar", b"m.pth".ljust(257, b"\0") + b"ustar" + bytes(250)), "a tar", "unpack"),
     "weights in a zip file": (zipped("run/best.pth"), "a zip file around 'run/best.pth'", "unpack"),
-    "Keras, zipped": (zipped("model.weights.h5", "m.keras"), "a model of Keras", "PyTorch model"),
+    "Stable-Baselines3": (
+        zipped("data", "pytorch_variables.pth", "policy.pth", "policy.optimizer.pth"),
+        "a zip file around 'policy.optimizer.pth', 'policy.pth', 'pytorch_variables.pth'",
+        "name the one with the model's weights",
+    ),
+    "Keras, zipped": (zipped("model.weights.h5", name="m.keras"), "a model of Keras", "PyTorch model"),
     "TensorFlow, by the name of its checkpoint": (
         lambda folder: (written("m.ckpt.index")(folder), folder / "m.ckpt")[1],
         "of TensorFlow",

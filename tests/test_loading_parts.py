@@ -12,8 +12,10 @@ from safetensors.torch import save_model
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from idp_deploy.errors import FileError
+from idp_deploy.errors import FileError, IdpDeployWarning
+from idp_deploy.flow import Model, Recipe
 from idp_deploy.loading import load_any, load_checkpoint, load_model, save_checkpoint
+from idp_deploy.pruning import one_shot
 from tests.checkpoint_layouts import (
     prefixed,
     weights,
@@ -75,6 +77,23 @@ def test_weights_in_parts_become_whole_whatever_the_factory_builds(
         )
         save_checkpoint(found, tmp_path / "ours.pt")
         assert same(load_checkpoint(tmp_path / "ours.pt", factory).module, found.module)
+
+
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, weight_norm])
+def test_weights_of_frozen_parts_and_those_joined_without_gradients_are_parameters(
+    wrap: Callable[[nn.Module], Any],
+) -> None:
+    net = nn.Sequential(wrap(nn.Linear(8, 8)), nn.Linear(8, 8)).requires_grad_(False).eval()
+    weight = net[0].weight.clone()
+    with pytest.warns(IdpDeployWarning, match="do not train"):
+        sparse = one_shot(Model(net), Recipe(0.5))
+    assert list(sparse.masks) == ["0.weight", "1.weight"]
+    assert torch.equal(sparse.module.get_parameter("0.weight"), weight * sparse.masks["0.weight"])
+    net.requires_grad_(True)
+    with torch.no_grad():
+        found = one_shot(Model(net), Recipe(0.5))
+    assert list(found.masks) == ["0.weight", "1.weight"]
+    assert found.module.get_parameter("0.weight").requires_grad
 
 
 def test_whole_weights_go_into_a_factory_that_builds_parts(tmp_path: Path) -> None:

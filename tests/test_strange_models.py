@@ -117,6 +117,48 @@ class Upwards(nn.Module):
         return self.net(x)
 
 
+class Asking(nn.Module):
+    """Adds its bias where that is trained, as SpeechBrain's complex and quaternion layers do."""
+
+    def __init__(self, trained: bool) -> None:
+        super().__init__()
+        self.linear, self.bias = nn.Linear(6, 6), nn.Parameter(torch.ones(6), requires_grad=trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.linear(x)
+        return x + self.bias if self.bias.requires_grad else x
+
+
+class Trying(nn.Module):
+    """Gives layers what only some of them take, as SpeechBrain's containers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(6, 6), nn.Sequential(nn.ReLU(), nn.Linear(6, 6)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        return x
+
+
+class Vectors(nn.Module):
+    """Products of which one side is a vector, on either side and with any number of axes on the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.wide, self.high = nn.Linear(6, 6), nn.Parameter(torch.randn(6)), nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.linear(x)
+        row, column = x[0, 0, 0], x.mean((0, 1, 3))
+        sums = torch.mv(x[0, 0], self.wide), torch.dot(row, self.wide), row @ self.wide
+        return x @ self.wide, self.high @ x, self.high @ x[0], x[0] @ row, column @ x[0, 0], *sums
+
+
 IMAGE, PLANE, VOLUME = (1, 4, 6, 6), (1, 2, 6, 5), (1, 2, 3, 4, 5)
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]]] = {
     "written through a view": (lambda: Head(through_a_view), IMAGE, {}),
@@ -124,6 +166,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], dict[str, Any]
     "between an integer and a float": (lambda: Head(between_numbers), IMAGE, {}),
     "mapped": (lambda: Head(mapped), IMAGE, {}),
     "experts": (Experts, (6, 8), MATRICES),
+    "asking whether it is trained": (lambda: Asking(True), (2, 6), {}),
+    "asking, and frozen": (lambda: Asking(False), (2, 6), {}),
+    "vectors": (Vectors, (2, 3, 4, 6), {}),
+    "trying": (Trying, (2, 6), {}),
     "modulated": (Modulated, (1, 4, 8, 8), MATRICES),
     "upwards in channels": (lambda: Upwards(2, 4, 2, 1, outputs=6, groups=6, bias=False), PLANE, {"depthwise": True}),
     "upwards in twice the channels": (lambda: Upwards(2, 3, 2, outputs=12, groups=6), PLANE, {"depthwise": True}),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.flow import CompressedModel, Model, Recipe
+from idp_deploy.masks import whole_copy
 from idp_deploy.pruning import one_shot
 
 _CALLS = 4  # batches that batch norms learn from
@@ -88,7 +89,7 @@ def alive(stranger: Stranger, sparsity: float, *, scaled: bool, seed: int = 0) -
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        module = stranger.build().eval()
+        module = whole_copy(stranger.build().eval())
         if scaled:
             _draw(module)
         model = one_shot(Model(module), Recipe(sparsity, allocation="uniform"))

@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.functional import hardshrink
 from torch.utils import _pytree
 
+from idp_deploy.capturing.attempts import attempts_forgotten
 from idp_deploy.capturing.folding import fold_batch_norm
 from idp_deploy.capturing.functional import functional, source_of, written_operands
 from idp_deploy.capturing.gradients import goes_back, write_out_gradients
@@ -190,7 +191,7 @@ def once(what: str, model: CompressedModel, inputs: Any, make: Callable[[], T]) 
 
 def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.Module, ExportedProgram, bool]:
     """(the module as it is traced, its program, whether the batch is free)."""
-    module = copied(module).cpu().eval().requires_grad_(False)
+    module = copied(module).cpu().eval()
     know_structures(inputs)
     program, dynamic = export_program(module, inputs, dynamic_batch=free)
     refuse_borrowed(module, program)
@@ -279,6 +280,7 @@ def export_program(
         masks_as_given(),
         casts_as_given(),
         distributions_as_given(),
+        attempts_forgotten(),
         _unsaid(),
         warnings.catch_warnings(),
     ):

@@ -52,6 +52,7 @@ STAND_INS: dict[str, type] = {
     **dict.fromkeys(("numpy*.multiarray.scalar", "numpy*.multiarray._reconstruct"), NumpyValue),
     **dict.fromkeys(("numpy.dtype", "numpy.ndarray", "numpy.dtypes.*DType"), NumpyValue),
     **dict.fromkeys(("omegaconf.*", "typing.Any", "mmengine.logging.*.HistoryBuffer"), Ignored),
+    "torch.torch_version.TorchVersion": Ignored,  # Asteroid says torch.__version__ beside its weights
     "pytorch_lightning.callbacks.*": Ignored,  # classes as keys of a dict, before they were strings
     **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), IgnoredDict),
     **dict.fromkeys(("*lightning*.AttributeDict", "addict*.Dict", "mm*.config*.ConfigDict"), IgnoredDict),

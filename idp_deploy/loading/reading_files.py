@@ -68,9 +68,13 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
         if any(name.endswith("constants.pkl") for name in members):
             raise UnsafeFileError(f"{path} is a TorchScript archive: it holds code", way_out=SAVE_WEIGHTS)
         if not any(name.endswith("/data.pkl") for name in members):
-            inside = next((name for name in members if name.endswith((".pt", ".pth", ".ckpt", ".safetensors"))), None)
+            inside = sorted(name for name in members if name.endswith((".pt", ".pth", ".ckpt", ".safetensors")))
             if inside:
-                raise FileError(f"{path} is a zip file around '{inside}'", way_out="unpack it first")
+                several = len(inside) > 1
+                raise FileError(
+                    f"{path} is a zip file around {', '.join(map(repr, inside[:4]))}" + ", …" * (len(inside) > 4),
+                    way_out="unpack it, and name the one with the model's weights" if several else "unpack it first",
+                )
             if known := ending(path.name):
                 raise FileError(f"{path} is {known[0]}", way_out=known[1])
             raise FileError(f"{path} is a zip file, but not one that torch.save wrote", way_out=SAVE_WEIGHTS)

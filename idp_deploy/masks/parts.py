@@ -76,7 +76,7 @@ def join_in(module: nn.Module) -> list[str]:
     for path, owner in list(module.named_modules()):
         if parametrize.is_parametrized(owner):
             for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+                _remove_parametrizations(owner, leaf)
                 found.append(f"{path}.{leaf}".lstrip("."))
         for leaf, row in list(_hooks(owner)):
             row.remove(owner, leaf)
@@ -87,6 +87,14 @@ def join_in(module: nn.Module) -> list[str]:
         for name in whole:
             parameters[name].add_(0.0)  # a mask's product leaves −0.0
     return whole
+
+
+def _remove_parametrizations(owner: nn.Module, leaf: str) -> None:
+    parts = list(owner.parametrizations[leaf].parameters(recurse=False))  # type: ignore[index, union-attr]
+    parametrize.remove_parametrizations(owner, leaf, leave_parametrized=True)
+    weight = owner._buffers.pop(leaf) if parts and leaf in owner._buffers else None
+    if weight is not None:  # so torch keeps a weight of frozen parts, or one joined under no_grad
+        setattr(owner, leaf, nn.Parameter(weight, any(part.requires_grad for part in parts)))
 
 
 def _remove_spectral_norm(owner: nn.Module, leaf: str) -> None:

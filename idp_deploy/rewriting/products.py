@@ -30,6 +30,15 @@ def bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -
     return result if bias is None else result + bias
 
 
+def of_vectors(x: Tensor, y: Tensor) -> Tensor | None:
+    """x·y of which one is a vector, as a product of matrices; None where neither is."""
+    if x.dim() > 1 and y.dim() > 1:
+        return None
+    if x.dim() == y.dim():
+        return (x * y).sum()
+    return torch.matmul(x, y.unsqueeze(-1)).squeeze(-1) if y.dim() == 1 else torch.matmul(x[None], y).squeeze(-2)
+
+
 def addmm(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor | None:
     """β·bias + α·x·y, the factors apart: onnxruntime's quantizer loses those of a Gemm."""
     if beta == alpha == 1:
@@ -170,6 +179,11 @@ def is_fed(node: fx.Node) -> bool:
     return False
 
 
+VECTORS: dict[Any, Row] = {
+    aten.dot.default: of_vectors,
+    aten.matmul.default: of_vectors,
+    aten.mv.default: of_vectors,
+}
 SUMS_OF_PRODUCTS: dict[Any, Row] = {
     aten.cdist.default: cdist,
     aten.bilinear.default: bilinear,

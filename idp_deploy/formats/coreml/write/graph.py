@@ -43,7 +43,13 @@ from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
-from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
+from idp_deploy.rewriting.products import (
+    SUMS_OF_PRODUCTS,
+    VECTORS,
+    embedding_bag,
+    spell_out_bags,
+    with_heads_repeated,
+)
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
@@ -110,6 +116,7 @@ _SPELLED: dict[Any, Row] = {
     **STABLE,
     **SUMS_OF_PRODUCTS,
     **VARIANCES,
+    **VECTORS,
     **WHOLE_NUMBERS,
 }
 _VIEWS_READ = {aten.reshape.default, aten.contiguous.default}  # compositions whose parts the converter reads alike
