@@ -30,7 +30,7 @@ _BY_CHANCE = (
     "rand", "normal", "bernoulli", "multinomial", "dropout", "poisson", "exponential", "geometric", "cauchy", "uniform",
     "gumbel", "empty",
 )  # fmt: skip
-_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
+_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "repeat_interleave", "combinations"}
 _CHOOSING = {"__getitem__", "masked_select", "repeat_interleave"}
 _BY_SIZES = {
     "permute", "view", "reshape", "expand", "repeat", "tile", "narrow", "unflatten", "transpose", "movedim", "roll",

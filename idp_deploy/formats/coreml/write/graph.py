@@ -23,6 +23,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS, VARIANCES, rows_at
 from idp_deploy.rewriting.batches import UNBATCHED
+from idp_deploy.rewriting.bits import LOW_BITS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.compositions import COMPOSITIONS, drop_casts
 from idp_deploy.rewriting.computed import LAYERS, TRANSPOSED, take_apart
@@ -42,11 +43,15 @@ from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, means
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
+from idp_deploy.rewriting.masked import choose_for_masks
+from idp_deploy.rewriting.placing import FLAT, MEMORY
+from idp_deploy.rewriting.polynomials import POLYNOMIALS
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
-from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
+from idp_deploy.rewriting.scattering import PUT, index_add, scatter_reduce
+from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -92,6 +97,7 @@ _SPELLED: dict[Any, Row] = {
     **COMPOSITIONS,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **LOW_BITS,
     **BY_DIVISORS,
     aten.avg_pool3d.default: partial(means, 3, borders_too=True),
     **DIAGONALS,
@@ -100,11 +106,14 @@ _SPELLED: dict[Any, Row] = {
     **SHIFTED,
     **LARGEST,
     **PLACES,
+    **FLAT,
     **PLAINER,
     **PUT,
+    **POLYNOMIALS,
     **RANKS,
     **REPEATS,
     **SMOOTHED,
+    **SEGMENTS,
     **SOLVING,
     **SPECIAL,
     **STABLE,
@@ -125,6 +134,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    spell_out(module, MEMORY)
     without_complex(module)
     fold_constants(module)
     put_back(module)

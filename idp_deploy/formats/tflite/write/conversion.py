@@ -21,6 +21,7 @@ from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.batches import UNBATCHED
+from idp_deploy.rewriting.bits import BITS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.computed import TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
@@ -43,11 +44,15 @@ from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
+from idp_deploy.rewriting.masked import choose_for_masks
+from idp_deploy.rewriting.placing import FLAT, MEMORY
+from idp_deploy.rewriting.polynomials import POLYNOMIALS
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
-from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
+from idp_deploy.rewriting.scattering import SCATTERED
+from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -100,6 +105,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS_OF_TRUTH,
+    **BITS,
     **COMPARED,
     **DIAGONALS,
     **DILATED,
@@ -111,11 +117,14 @@ _SPELLED: dict[Any, Row] = {
     **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,
+    **FLAT,
     **PLAINER,
+    **POLYNOMIALS,
     **RANKS,
     **REPEATS,
     **SCATTERED,
     **SMOOTHED,
+    **SEGMENTS,
     **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
@@ -185,6 +194,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
     # before any rewriting: of equals torch.topk, which sorts are said by, takes others than torch.sort and LiteRT
     calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
+    spell_out(captured.module, MEMORY)
     without_complex(captured.module)
     fold_constants(captured.module)
     put_back(captured.module)
