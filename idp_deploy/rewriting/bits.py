@@ -32,7 +32,7 @@ def _both(x: Tensor, y: Any) -> tuple[Tensor, Tensor, torch.dtype] | None:
 
 def exclusive_or(x: Tensor, y: Any) -> Tensor | None:
     """x ^ y, in 32 bits."""
-    if (both := _both(x, y)) is None or both[2] == torch.int32 == x.dtype and isinstance(y, Tensor):
+    if (both := _both(x, y)) is None or (both[2] == x.dtype == torch.int32 and isinstance(y, Tensor)):
         return None
     return torch.bitwise_xor(both[0], both[1]).to(both[2])
 
@@ -72,5 +72,11 @@ def _rows(said: dict[str, Callable[..., Any]]) -> dict[Any, Row]:
     return table
 
 
-LOW_BITS: dict[Any, Row] = _rows({"and": low_bits})
-BITS: dict[Any, Row] = _rows({"and": _either(low_bits, _by_sums(-1)), "or": _by_sums(1), "xor": exclusive_or})
+def _turned(x: Tensor) -> Tensor | None:
+    """~x of an integer."""
+    return -1 - x if x.dtype in (torch.int32, torch.int64) else None
+
+
+_TURNED = {aten.bitwise_not.default: _either(BITS_OF_TRUTH[aten.bitwise_not.default], _turned)}
+LOW_BITS: dict[Any, Row] = _TURNED | _rows({"and": low_bits})
+BITS: dict[Any, Row] = _TURNED | _rows({"and": _either(low_bits, _by_sums(-1)), "or": _by_sums(1), "xor": exclusive_or})

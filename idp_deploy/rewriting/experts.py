@@ -36,7 +36,7 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor 
     if min > max or not x.is_floating_point() or x.numel() * bins > _MOST:
         return None
     x = x.flatten()
-    low, high = (x.amin(), x.amax()) if min == max else (min, max)
+    low, high = (x.min(), x.max()) if min == max else (min, max)
     if min == max:
         alike = (low == high).to(x.dtype)
         low, high = low - alike, high + alike

@@ -16,7 +16,7 @@ _MOST = 2**22  # comparisons: beyond, an operator that a format lacks is better 
 
 
 def put_at(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """`x[:, places, others] = values`, or += them: rows put along one axis, into which those of the places are merged."""
+    """`x[:, places, others] = values`, or += them: rows put along one axis, into which those of the places go."""
     axes = [axis for axis, index in enumerate(indices) if index is not None]
     given = [index for index in indices if index is not None]
     if any(index.dtype == torch.bool for index in given):
@@ -33,7 +33,11 @@ def put_at(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumula
     put = _put_rows(rows, places.reshape(-1), values.reshape(-1, rows.shape[1]), accumulate)
     if put is None:
         return None
-    return put.reshape([x.shape[axis] for axis in order]).permute([order.index(axis) for axis in range(x.dim())])
+    put = put.reshape([x.shape[axis] for axis in order])
+    if order == sorted(order):
+        return put
+    turned = put.permute([order.index(axis) for axis in range(x.dim())])
+    return turned.clone(memory_format=torch.contiguous_format)  # as x lies, where views of it may be read
 
 
 def put(x: Tensor, index: Tensor, source: Tensor, accumulate: bool = False) -> Tensor | None:

@@ -48,6 +48,4 @@ _FAMILIES: dict[str, Row] = {
         lambda x: x, lambda x, k, now, before: ((2 * k + 1) * x * now - k * before) / (k + 1)
     ),
 }
-POLYNOMIALS: dict[Any, Row] = {
-    getattr(aten, f"special_{name}").n_scalar: row for name, row in _FAMILIES.items()
-}
+POLYNOMIALS: dict[Any, Row] = {getattr(aten, f"special_{name}").n_scalar: row for name, row in _FAMILIES.items()}

@@ -47,7 +47,7 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
 
 
 def put_where(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """`x[mask] = values` or `x[:, mask] = values`, the same for all entries that are: a choice between two; else None."""
+    """`x[mask] = values` or `x[:, mask] = values`, the same for all of those: a choice between two; else None."""
     *before, mask = indices
     if accumulate or mask is None or mask.dtype != torch.bool or any(index is not None for index in before):
         return None

@@ -60,7 +60,9 @@ def segment_reduce(
     if reduce == "sum":
         return total
     count = (ends - starts).to(x.dtype).reshape([-1] + [1] * (x.dim() - 1))
-    return chosen((count > 0).expand(total.shape), total / torch.clamp(count, min=1), torch.nan if initial is None else start)
+    return chosen(
+        (count > 0).expand(total.shape), total / torch.clamp(count, min=1), torch.nan if initial is None else start
+    )
 
 
 def mode(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor] | None:
