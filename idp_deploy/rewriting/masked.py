@@ -6,6 +6,8 @@ by entry, or row by row, can be computed of all: what was not asked for is left 
 
 from __future__ import annotations
 
+import itertools
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +22,8 @@ from idp_deploy.rewriting.spelling import replace
 
 aten = torch.ops.aten
 _PUT = {aten.index_put.default, aten.index_put_.default}
+_ADD = {aten.index_add.default, aten.index_add_.default}
+_PLACES = {aten.where.default, aten.nonzero_numpy.default}  # of what a mask keeps, one tensor an axis
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
 _SAME_PLACE = {aten.clone, aten.detach, aten.alias, aten.contiguous, aten.to, aten._to_copy}
 _OF_ROWS = {aten.linear.default: 1, aten.softmax.int: 1, aten.layer_norm.default: 1}  # and the axes that each works on
@@ -27,10 +31,15 @@ _AXES = {aten.unsqueeze.default: 1, aten.select.int: 1, aten.slice.Tensor: 1}  #
 
 
 def choose_for_masks(module: fx.GraphModule) -> None:
-    """`x[mask] = f(y[mask])` and `f(y[mask]).sum()`, in place, as a choice among all entries."""
+    """`x[mask] = f(y[mask])` and `f(y[mask]).sum()`, in place, as a choice among all entries.
+
+    The same of places of a mask: `rows, which = torch.where(mask)`, and `x.index_add(0, rows, f(y[rows]))`.
+    """
     for node in list(module.graph.nodes):
-        if node.target in _PUT and len(node.args) == 3 and len(node.args[1]) == 1:
-            _choose(module, node)
+        if node.target in _PUT:
+            _choose(module, node, node.args[1], node.args[2], adding=len(node.args) > 3 and bool(node.args[3]))
+        elif node.target in _ADD and not node.args[1] and node.kwargs.get("alpha", 1) == 1:
+            _choose(module, node, [node.args[2]], node.args[3], adding=True)
         elif node.target in _SUMS:
             _add_up(module, node)
     module.graph.eliminate_dead_code()
@@ -40,8 +49,8 @@ def choose_for_masks(module: fx.GraphModule) -> None:
 def read_by_masks(graph: fx.Graph) -> None:
     """`masked_select` of a mask of the same shape as `x[mask]`, in place, which torch.onnx knows."""
     for node in graph.nodes:
-        if node.target is aten.masked_select.default and (source := _read(node)) is not None:
-            node.target, node.args = aten.index.Tensor, (source, [node.args[1]])
+        if node.target is aten.masked_select.default and (found := _read(node)) is not None:
+            node.target, node.args = aten.index.Tensor, (found[0], [node.args[1]])
 
 
 @dataclass
@@ -57,8 +66,9 @@ class _Kept:
         """Whether `value` is made of such entries alone, each by itself, or a row by itself."""
         if value in self.reads or value in self.calls:
             return True
-        if (source := _read(value)) is not None:
-            same = _same(_mask_of(value), self.mask) and _shape(source)[: len(_shape(self.mask))] == _shape(self.mask)
+        if (found := _read(value)) is not None:
+            source, mask, axes = found
+            same = _same(mask, self.mask) and _shape(source)[: len(axes)] == [_shape(mask)[axis] for axis in axes]
             self.reads += [value] if same else []
             self.given += [source] if same else []
             return same
@@ -96,7 +106,11 @@ class _Kept:
         """`value`, computed of all entries by what `known` says of those that are given."""
         made = dict(known)
         for read in self.reads:
-            made[read] = known[read.args[0]]  # type: ignore[index]
+            source, mask, axes = _read(read)  # type: ignore[misc]
+            held, rank = known[source], _rank(mask)
+            extents = iter(held.shape[: len(axes)])  # 1 on an axis of the mask that was not read by
+            spread = [next(extents) if axis in axes else 1 for axis in range(rank)]
+            made[read] = held if len(axes) == rank else held.reshape([*spread, *held.shape[len(axes) :]])
         for call in self.calls:
             args, kwargs = fx.node.map_arg((call.args, call.kwargs), made.__getitem__)
             if call.target in _AXES:
@@ -107,27 +121,41 @@ class _Kept:
         return made[value] if isinstance(value, fx.Node) else value
 
 
-def _choose(module: fx.GraphModule, node: fx.Node) -> None:
-    x, (mask,), values = node.args  # type: ignore[misc]
-    if not isinstance(values, fx.Node) or not _is_mask(mask) or not _is_kept(values):
+def _choose(module: fx.GraphModule, node: fx.Node, indices: Any, values: Any, *, adding: bool) -> None:
+    x: Any = node.args[0]
+    if (found := _selection(indices)) is None or not isinstance(values, fx.Node) or not _is_kept(values):
         return
-    kept = _Kept(mask)
-    if _shape(x)[: _rank(mask)] != _shape(mask) or _rank(values) != _rank(x) - _rank(mask) + 1:
+    mask, axes = found
+    kept, shape = _Kept(mask), _shape(mask)
+    missing = [axis for axis in range(len(shape)) if axis not in axes]
+    if _shape(x)[: len(axes)] != [shape[axis] for axis in axes] or _rank(values) != _rank(x) - len(axes) + 1:
+        return
+    if (adding or missing) and not x.meta["val"].is_floating_point():
         return
     if not kept.holds(values) or _written(kept.given, (*kept.reads, *kept.calls), node):
         return
 
     def chosen(x: Tensor, mask: Tensor, given: list[Tensor]) -> Tensor:
-        found = kept.of_all(values, dict(zip(kept.given, given, strict=True))).to(x.dtype).expand(x.shape)
-        return torch.where(_spread(mask, x.dim()), found, x)
+        found = kept.of_all(values, dict(zip(kept.given, given, strict=True))).to(x.dtype)
+        spread = _spread(mask, found.dim())
+        if adding or missing:
+            found = torch.where(spread, found, torch.zeros_like(found))
+            found = found.sum(missing) if missing else found
+        if adding:
+            return x + found
+        if missing:
+            spread = _spread(mask.to(torch.int32).sum(missing, dtype=torch.int32) > 0, x.dim())
+        return torch.where(spread, found.expand(x.shape), x)
 
     def written(x: Tensor, mask: Tensor, given: list[Tensor]) -> Tensor:
         return x.copy_(chosen(x, mask, given))
 
     kept.given = list(dict.fromkeys(kept.given))
-    node.args = (x, mask, kept.given)
-    replace(module, node, written if node.target is aten.index_put_.default else chosen)
-    _forget_sizes(module.graph, (*kept.reads, *kept.calls))
+    places = [place for read in (*kept.reads, node) for place in read.all_input_nodes if _is_kept(place)]
+    in_place = node.target._schema.is_mutable  # type: ignore[union-attr]
+    node.args, node.kwargs = (x, mask, kept.given), {}
+    replace(module, node, written if in_place else chosen)
+    _forget_sizes(module.graph, (*places, *kept.reads, *kept.calls))
 
 
 def _add_up(module: fx.GraphModule, node: fx.Node) -> None:
@@ -138,7 +166,7 @@ def _add_up(module: fx.GraphModule, node: fx.Node) -> None:
         return
     if not over_all and (len(where) != 1 or where[0] not in ([0], [-_rank(values)])):
         return
-    if (mask := next((_mask_of(read) for read in _reads_of(values)), None)) is None:
+    if (mask := next((found[1] for read in _reads_of(values) if (found := _read(read))), None)) is None:
         return
     kept, mean = _Kept(mask), node.target in (aten.mean.default, aten.mean.dim)
     if not values.meta["val"].is_floating_point() or not kept.holds(values):
@@ -159,13 +187,14 @@ def _add_up(module: fx.GraphModule, node: fx.Node) -> None:
     kept.given = list(dict.fromkeys(kept.given))
     node.args, node.kwargs = (mask, kept.given), {}
     replace(module, node, total)
-    _forget_sizes(module.graph, (*kept.reads, *kept.calls))
+    places = [place for read in kept.reads for place in read.all_input_nodes if _is_kept(place)]
+    _forget_sizes(module.graph, (*places, *kept.reads, *kept.calls))
 
 
 def _forget_sizes(graph: fx.Graph, nodes: Iterable[fx.Node]) -> None:
     """Take out the checks of how many entries there are, as far as nobody else asks."""
     nodes = list(dict.fromkeys(nodes))
-    for node in nodes:
+    for node in [*nodes, *(source for node in nodes for source in node.all_input_nodes if _is_kept(source))]:
         for sized in list(node.users):
             for checked in [each for user in (sized, *sized.users) for each in (user, *user.users)]:
                 if checked.target is aten._assert_scalar.default and not checked._erased:
@@ -181,19 +210,43 @@ def _plain(target: Any) -> Any:
     return plain_form(target) if target._schema.is_mutable else target
 
 
-def _read(value: fx.Node) -> fx.Node | None:
-    """What `value` reads by a mask alone."""
+def _read(value: fx.Node) -> tuple[fx.Node, fx.Node, tuple[int, ...]] | None:
+    """(what `value` reads, the mask that says which entries, the axes of the mask that those of the former are)."""
+    source: Any = value.args[0] if value.args else None
     if value.target is aten.masked_select.default:
-        source = value.args[0]
-        return source if _shape(source) == _shape(value.args[1]) else None  # type: ignore[return-value]
-    by_mask = value.target is aten.index.Tensor and len(value.args[1]) == 1 and _is_mask(value.args[1][0])  # type: ignore[arg-type, index]
-    return value.args[0] if by_mask else None  # type: ignore[return-value]
+        mask: Any = value.args[1]
+        return (source, mask, tuple(range(_rank(mask)))) if _shape(source) == _shape(mask) else None
+    found = _selection(value.args[1]) if value.target is aten.index.Tensor else None
+    return None if found is None else (source, *found)
 
 
-def _mask_of(read: fx.Node) -> fx.Node:
-    given: Any = read.args[1]
-    mask: fx.Node = given if isinstance(given, fx.Node) else given[0]
-    return mask
+def _selection(indices: Any) -> tuple[fx.Node, tuple[int, ...]] | None:
+    """(mask, axes) of `[mask]`, or of places on some of its axes, in their order."""
+    if len(indices) == 1 and _is_mask(indices[0]):
+        return indices[0], tuple(range(_rank(indices[0])))
+    found = [_place(index) if isinstance(index, fx.Node) else None for index in indices]
+    masks, axes = {each[0] for each in found if each}, tuple(each[1] for each in found if each)
+    whole = len(axes) == len(indices) and len(masks) == 1 and all(a < b for a, b in itertools.pairwise(axes))
+    return (masks.pop(), axes) if whole else None
+
+
+def _place(index: fx.Node) -> tuple[fx.Node, int] | None:
+    """(mask, axis) of the places on one axis of what a mask keeps."""
+    source, axis = index, 0
+    if index.target is operator.getitem:
+        source, axis = index.args  # type: ignore[assignment]
+        if source.target is aten.unbind.int and source.args[1:] in ((1,), (-1,)):
+            source = source.args[0]  # type: ignore[assignment]
+        elif source.target not in _PLACES:
+            return None
+    elif index.target is aten.select.int and index.args[1] in (1, -1):
+        source, axis = index.args[0], index.args[2]  # type: ignore[assignment]
+    elif index.target is aten.squeeze.dim and index.args[1] in (1, -1):
+        source = index.args[0]  # type: ignore[assignment]
+    whole = source.target in _PLACES or source.target is aten.nonzero.default
+    mask = source.args[0] if whole else None
+    single = index.target is not aten.squeeze.dim or (mask is not None and _rank(mask) == 1)
+    return (mask, axis) if mask is not None and _is_mask(mask) and single else None  # type: ignore[return-value]
 
 
 def _reads_of(value: fx.Node) -> Iterator[fx.Node]:
