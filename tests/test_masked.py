@@ -126,8 +126,8 @@ def test_routed_rows_keep_their_numbers() -> None:
     choose_for_masks(module)
     words = ("index", "where.default", "nonzero", "assert")
     assert not any(word in str(n.target) for word in words for n in module.graph.nodes)
-    for x in (x, torch.randn(7, 8), torch.ones(7, 8)):
-        assert torch.allclose(module(x), net(x), atol=1e-6)
+    for other in (x, torch.randn(7, 8), torch.ones(7, 8)):
+        assert torch.allclose(module(other), net(other), atol=1e-6)
 
 
 @pytest.mark.wide

@@ -36,10 +36,12 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor 
     if min > max or not x.is_floating_point() or x.numel() * bins > _MOST:
         return None
     x = x.flatten()
-    low, high = (x.min(), x.max()) if min == max else (min, max)
+    low: Any = min
+    high: Any = max
     if min == max:
-        alike = (low == high).to(x.dtype)
-        low, high = low - alike, high + alike
+        least, most = x.min(), x.max()
+        alike = torch.eq(least, most).to(x.dtype)
+        low, high = least - alike, most + alike
     part = torch.clamp(torch.floor((x - low) * bins / (high - low)), max=bins - 1)
     inside = torch.logical_and(x >= low, x <= high)
     found = torch.logical_and(part.unsqueeze(1) == torch.arange(bins, dtype=x.dtype), inside.unsqueeze(1))

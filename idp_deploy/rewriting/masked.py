@@ -194,7 +194,8 @@ def _add_up(module: fx.GraphModule, node: fx.Node) -> None:
 def _forget_sizes(graph: fx.Graph, nodes: Iterable[fx.Node]) -> None:
     """Take out the checks of how many entries there are, as far as nobody else asks."""
     nodes = list(dict.fromkeys(nodes))
-    for node in [*nodes, *(source for node in nodes for source in node.all_input_nodes if _is_kept(source))]:
+    sources = [source for node in nodes for source in node.all_input_nodes if _is_kept(source)]
+    for node in (*nodes, *sources):
         for sized in list(node.users):
             for checked in [each for user in (sized, *sized.users) for each in (user, *user.users)]:
                 if checked.target is aten._assert_scalar.default and not checked._erased:

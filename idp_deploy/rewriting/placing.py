@@ -88,7 +88,7 @@ def _put_rows(rows: Tensor, places: Tensor, values: Tensor, accumulate: bool) ->
 
 def _order(x: Tensor) -> list[int]:
     """The axes from the largest step in memory to the smallest."""
-    return sorted(range(x.dim()), key=lambda axis: (-int(x.stride(axis)), axis))
+    return sorted(range(x.dim()), key=lambda axis: (-x.stride()[axis], axis))
 
 
 def _by_memory(x: Tensor) -> Tensor | None:

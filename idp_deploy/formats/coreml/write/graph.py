@@ -266,12 +266,19 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
 
 
 def without_numbers(program: ExportedProgram) -> ExportedProgram:
-    """The program without the inputs that are no tensors, None and numbers, which are constants in it."""
+    """The program without the inputs that are no tensors, None and numbers, which are constants in it.
+
+    Tensors that lie channels last in the example lie as a file has them, in the order of their axes.
+    """
     plain = [
         node for node in program.graph.nodes
         if node.op == "placeholder" and not node.users and not isinstance(node.meta.get("val"), Tensor)
     ]  # fmt: skip
     names = {node.name for node in plain}
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, Tensor) and not value.is_contiguous():
+            node.meta["val"] = value.contiguous()
     for node in plain:
         program.graph.erase_node(node)
     specs = program.graph_signature.input_specs
