@@ -26,8 +26,8 @@ _ADD = {aten.index_add.default, aten.index_add_.default}
 _PLACES = {aten.where.default, aten.nonzero_numpy.default}  # of what a mask keeps, one tensor an axis
 _SUMS = {aten.sum.default, aten.sum.dim_IntList, aten.mean.default, aten.mean.dim}
 _SAME_PLACE = {aten.clone, aten.detach, aten.alias, aten.contiguous, aten.to, aten._to_copy}
-_OF_ROWS = {aten.linear.default: 1, aten.softmax.int: 1, aten.layer_norm.default: 1}  # and the axes that each works on
-_AXES = {aten.unsqueeze.default: 1, aten.select.int: 1, aten.slice.Tensor: 1}  # and where each names its axis
+_OF_ROWS = {aten.linear.default, aten.softmax.int, aten.layer_norm.default}
+_AXES = {aten.unsqueeze.default, aten.select.int, aten.slice.Tensor}
 
 
 def choose_for_masks(module: fx.GraphModule) -> None:
@@ -80,6 +80,8 @@ class _Kept:
         if not operands or any(_rank(operand) != rank for operand in operands):
             return False
         pointwise = value.target not in _OF_ROWS
+        if not pointwise and operands != [value.args[0]]:
+            return False
         if any(not isinstance(o.meta.get("val"), Tensor) or (pointwise and _rank(o) >= rank) for o in others):
             return False
         if not all(self.holds(operand) for operand in operands):
