@@ -78,5 +78,7 @@ def _turned(x: Tensor) -> Tensor | None:
 
 
 _TURNED = {aten.bitwise_not.default: _either(BITS_OF_TRUTH[aten.bitwise_not.default], _turned)}
-LOW_BITS: dict[Any, Row] = _TURNED | _rows({"and": low_bits})
-BITS: dict[Any, Row] = _TURNED | _rows({"and": _either(low_bits, _by_sums(-1)), "or": _by_sums(1), "xor": exclusive_or})
+LOW_BITS: dict[Any, Row] = BITS_OF_TRUTH | _TURNED | _rows({"and": low_bits})
+BITS: dict[Any, Row] = (
+    BITS_OF_TRUTH | _TURNED | _rows({"and": _either(low_bits, _by_sums(-1)), "or": _by_sums(1), "xor": exclusive_or})
+)

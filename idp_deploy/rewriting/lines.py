@@ -135,6 +135,8 @@ ORDERS: dict[Any, Row] = {
     aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: _stable_sort,
+    aten.quantile.default: quantile,
+    aten.quantile.scalar: quantile,
     aten.argsort.default: lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
     aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
 }

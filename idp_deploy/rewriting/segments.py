@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from idp_deploy.rewriting.elementwise import chosen
-from idp_deploy.rewriting.placing import in_place
+from idp_deploy.rewriting.placing import FLAT, in_place
 from idp_deploy.rewriting.scattering import scatter_reduce
 from idp_deploy.rewriting.spelling import Row
 
@@ -85,4 +85,5 @@ SEGMENTS: dict[Any, Row] = {
     aten.index_reduce_.default: in_place(index_reduce),
     aten.mode.default: mode,
     aten.segment_reduce.default: segment_reduce,
+    **FLAT,
 }

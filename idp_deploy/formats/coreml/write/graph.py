@@ -31,7 +31,6 @@ from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
-    BITS_OF_TRUTH,
     CHOICES,
     PLAINER,
     SHIFTED,
@@ -44,8 +43,7 @@ from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
 from idp_deploy.rewriting.masked import choose_for_masks
-from idp_deploy.rewriting.placing import FLAT, MEMORY
-from idp_deploy.rewriting.polynomials import POLYNOMIALS
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags, with_heads_repeated
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
@@ -96,7 +94,6 @@ _SPELLED: dict[Any, Row] = {
     **CHOICES,
     **COMPOSITIONS,
     **ALONG_A_LINE,
-    **BITS_OF_TRUTH,
     **LOW_BITS,
     **BY_DIVISORS,
     aten.avg_pool3d.default: partial(means, 3, borders_too=True),
@@ -106,10 +103,8 @@ _SPELLED: dict[Any, Row] = {
     **SHIFTED,
     **LARGEST,
     **PLACES,
-    **FLAT,
     **PLAINER,
     **PUT,
-    **POLYNOMIALS,
     **RANKS,
     **REPEATS,
     **SMOOTHED,

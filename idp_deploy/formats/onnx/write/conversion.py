@@ -34,8 +34,7 @@ from idp_deploy.rewriting.images import ROUNDED_UP, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.masked import read_by_masks
-from idp_deploy.rewriting.placing import FLAT, MEMORY
-from idp_deploy.rewriting.polynomials import POLYNOMIALS
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.projected import PROJECTED
@@ -70,9 +69,7 @@ _SPELLED: dict[Any, Row] = {
     **DIAGONALS,
     **EXPERTS,
     **MEANS,
-    **FLAT,
     **PLAINER,
-    **POLYNOMIALS,
     **RANKS,
     **REPEATS,
     **ROUNDED_UP,

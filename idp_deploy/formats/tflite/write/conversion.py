@@ -27,7 +27,6 @@ from idp_deploy.rewriting.computed import TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
-    BITS_OF_TRUTH,
     PLAINER,
     SHIFTED,
     high_power,
@@ -43,10 +42,9 @@ from idp_deploy.rewriting.elementwise import (
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
-from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
+from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.masked import choose_for_masks
-from idp_deploy.rewriting.placing import FLAT, MEMORY
-from idp_deploy.rewriting.polynomials import POLYNOMIALS
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
@@ -84,8 +82,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
-    torch.ops.aten.quantile.default: quantile,
-    torch.ops.aten.quantile.scalar: quantile,
     torch.ops.aten.nan_to_num.default: nan_to_num,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
@@ -104,7 +100,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
-    **BITS_OF_TRUTH,
     **BITS,
     **COMPARED,
     **DIAGONALS,
@@ -117,9 +112,7 @@ _SPELLED: dict[Any, Row] = {
     **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,
-    **FLAT,
     **PLAINER,
-    **POLYNOMIALS,
     **RANKS,
     **REPEATS,
     **SCATTERED,
@@ -145,8 +138,7 @@ class Lowered:
 
     Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
     inputs and of the outputs that are (N, H, W, C) in the file where the model has (N, C, H, W). `calls` are
-    (inputs, outputs) of the model, in the model's layout: the example, and where the model stays finite a seeded random
-    one.
+    (inputs, outputs) of the model, in its layout: the example, and where the model stays finite a seeded random one.
     """
 
     content: bytes
