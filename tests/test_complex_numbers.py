@@ -88,9 +88,18 @@ def spectra(net: Any, x: Tensor) -> tuple[Tensor, ...]:
     )
 
 
+def rotated_by_places(net: Any, x: Tensor) -> tuple[Tensor, ...]:
+    """By a table of turns of which each place takes its row, as decoders with a cache do."""
+    turns = torch.polar(torch.ones(9, 6), torch.outer(torch.arange(9.0), 10 ** -torch.arange(0, 1.2, 0.2)))
+    places = (x[..., 0] > 0).long().cumsum(-1)
+    z = torch.view_as_complex(x[..., :12].reshape(2, 4, 6, 2)) * turns[places]
+    return torch.view_as_real(z), turns[:4].tile(2, 1).imag, (z + 2).log().imag, torch.reciprocal(z + 3).real
+
+
 NETS: dict[str, Callable[[Any, Tensor], Any]] = {
     "a neural operator": neural_operator,
     "rotary embeddings": rotated,
+    "rotary embeddings by places": rotated_by_places,
     "a denoiser": denoised,
     "algebra": algebra,
     "layers of complex numbers": layers_of_complex,

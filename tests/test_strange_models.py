@@ -360,6 +360,23 @@ def test_an_encoder_that_packs_what_is_not_padded_is_compared_as_it_is_trained(t
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+class Wide(nn.Module):
+    """Weights in float64, and an image that lies channels last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 8).double()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.linear(self.conv(image).mean((2, 3)).double()).float()
+
+
+@pytest.mark.parametrize("format", ["onnx", "coreml"])
+def test_weights_in_float64_and_images_channels_last(format: FormatName, tmp_path: Path) -> None:
+    image = torch.randn(2, 3, 6, 6).contiguous(memory_format=torch.channels_last)
+    checked(pruned(Wide, {}), format, (image,), tmp_path)
+
+
 class Doubling(nn.Linear):
     """Writes into what it is given."""
 

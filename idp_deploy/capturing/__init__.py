@@ -34,7 +34,13 @@ from idp_deploy.capturing.recurrences import free_steps, whole_recurrences
 from idp_deploy.capturing.refusing import explained, refuse_borrowed
 from idp_deploy.capturing.regions import inline_regions
 from idp_deploy.capturing.returning import know_structures, leave_out_constants, name_objects
-from idp_deploy.capturing.settling import casts_as_given, distributions_as_given, masks_as_given, settle
+from idp_deploy.capturing.settling import (
+    casts_as_given,
+    covariances_as_given,
+    distributions_as_given,
+    masks_as_given,
+    settle,
+)
 from idp_deploy.capturing.single import holds_for_one
 from idp_deploy.capturing.telling import exported
 from idp_deploy.errors import ConversionError
@@ -279,6 +285,7 @@ def export_program(
         whole_recurrences(),
         masks_as_given(),
         casts_as_given(),
+        covariances_as_given(),
         distributions_as_given(),
         attempts_forgotten(),
         _unsaid(),

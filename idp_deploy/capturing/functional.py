@@ -15,7 +15,9 @@ from torch import fx
 from torch.export import ExportedProgram
 
 aten = torch.ops.aten
-_RESHAPES = {aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.view_as, aten.reshape_as, aten.unfold}
+_RESHAPES = {
+    aten.view, aten.reshape, aten.flatten, aten.unflatten, aten.view_as, aten.reshape_as, aten.unfold, aten.as_strided,
+}  # fmt: skip
 _SLICES = {aten.select, aten.unbind}
 
 
@@ -73,13 +75,13 @@ def apart_from_others(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op != "call_function" or not node.args or node.args[0] not in written_operands(node):
             continue
-        operand, plain = node.args[0], _plain(node.target)
+        operand, plain = node.args[0], plain_form(node.target)
         alone = operand.op == "call_function" and source_of(operand) is operand and set(operand.users) == {node}
         if alone and plain is not None:
             node.target = plain
 
 
-def _plain(target: Any) -> Any:
+def plain_form(target: Any) -> Any:
     """The operator that gives what `target` writes; None where there is none that takes the same."""
     name = target._opname
     packet = getattr(aten, name[:-1], None) if name.endswith("_") and not name.startswith("_") else None

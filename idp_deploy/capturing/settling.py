@@ -63,6 +63,34 @@ def distributions_as_given() -> Iterator[None]:
 
 
 @contextmanager
+def covariances_as_given() -> Iterator[None]:
+    """Inside, torch.cov and torch.corrcoef are written out: they ask whether what they divide by is positive."""
+    kind = torch.Tensor
+    own = torch.cov, kind.cov, torch.corrcoef, kind.corrcoef
+
+    def cov(x: Any, *, correction: int = 1, fweights: Any = None, aweights: Any = None) -> Any:
+        if fweights is not None or aweights is not None or x.is_complex():
+            return own[0](x, correction=correction, fweights=fweights, aweights=aweights)
+        rows = x.reshape(-1, x.shape[-1]).to(torch.result_type(x, 1.0))
+        apart = rows - rows.mean(1, keepdim=True)
+        found = apart @ apart.T / max(0, x.shape[-1] - correction)
+        return found.reshape([]) if x.dim() < 2 else found
+
+    def corrcoef(x: Any) -> Any:
+        if x.is_complex() or x.dim() < 2:
+            return own[2](x)
+        found = cov(x)
+        size = found.diagonal().sqrt()
+        return (found / size.unsqueeze(1) / size).clamp(-1, 1)
+
+    torch.cov, kind.cov, torch.corrcoef, kind.corrcoef = cov, cov, corrcoef, corrcoef  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        torch.cov, kind.cov, torch.corrcoef, kind.corrcoef = own  # type: ignore[method-assign]
+
+
+@contextmanager
 def casts_as_given() -> Iterator[None]:
     """Inside, a module that is cast or moved to where it is stays as it is: `self.router = self.router.to(x.dtype)`.
 

@@ -30,8 +30,17 @@ _BY_CHANCE = (
     "rand", "normal", "bernoulli", "multinomial", "dropout", "poisson", "exponential", "geometric", "cauchy", "uniform",
     "gumbel", "empty",
 )  # fmt: skip
-_SIZED = {"nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "bincount", "repeat_interleave"}
-_CHOOSING = {"__getitem__", "masked_select", "repeat_interleave"}
+_SIZED = {
+    "nonzero",
+    "argwhere",
+    "masked_select",
+    "unique",
+    "unique_consecutive",
+    "bincount",
+    "repeat_interleave",
+    "combinations",
+}
+_CHOOSING = {"__getitem__", "__setitem__", "masked_select", "repeat_interleave"}
 _BY_SIZES = {
     "permute", "view", "reshape", "expand", "repeat", "tile", "narrow", "unflatten", "transpose", "movedim", "roll",
     "flip", "zeros", "ones", "full", "arange", "linspace", "new_zeros", "new_ones", "new_full", "pad", "split", "chunk",
@@ -196,7 +205,7 @@ class _Beside(TorchFunctionMode):
             alike = self._known_as(chosen, torch.bool) is not None and x.shape == chosen.shape
             return (torch.Tensor.__getitem__, (x, self._places(chosen)), {}) if alike else (func, args, kwargs)
         chosen = chosen if isinstance(chosen, tuple) else (chosen,)
-        return func, (x, tuple(place for one in chosen for place in self._places(one))), kwargs
+        return func, (x, tuple(place for one in chosen for place in self._places(one)), *rest), kwargs
 
     def _places(self, chosen: Any) -> tuple[Any, ...]:
         """A known mask as the places of what it keeps, one tensor an axis; anything else as it is."""

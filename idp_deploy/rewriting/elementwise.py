@@ -218,6 +218,14 @@ def mse_loss(x: Tensor, y: Tensor, reduction: int = 1) -> Tensor:
     return apart.mean() if reduction == 1 else apart.sum() if reduction == 2 else apart
 
 
+def isclose(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor | None:
+    """Whether they are the same, or as near as is allowed; infinities are near to themselves alone."""
+    if not x.is_floating_point() or equal_nan:
+        return None
+    near = torch.logical_and(torch.abs(x - y) <= atol + torch.abs(rtol * y), torch.abs(y) < torch.inf)
+    return torch.logical_or(x == y, near)
+
+
 CHOICES: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
@@ -256,6 +264,7 @@ PLAINER: dict[Any, Row] = {
     aten.new_empty.default: lambda x, size, **how: torch.zeros(size, dtype=how.get("dtype") or x.dtype),
     aten.fmax.default: _numbers_first(torch.maximum),
     aten.fmin.default: _numbers_first(torch.minimum),
+    aten.isclose.default: isclose,
     aten.hypot.default: lambda x, y: torch.sqrt(x * x + y * y),
     aten.ldexp.Tensor: lambda x, exponent: x * torch.exp(exponent.to(x.dtype) * math.log(2)),
     aten.logaddexp.default: logaddexp,

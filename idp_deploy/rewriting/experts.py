@@ -29,12 +29,21 @@ def grouped(x: Tensor, matrices: Tensor, ends: Tensor | None = None, bias: Any =
 
 
 def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor | None:
-    """How many entries lie in each of `bins` equal parts of [min, max]; the last one has its end, the others not."""
-    if min >= max or x.numel() * bins > _MOST:
+    """How many entries lie in each of `bins` equal parts of [min, max]; the last one has its end, the others not.
+
+    Between the smallest and the largest entry where both ends are one, as they are unless given.
+    """
+    if min > max or not x.is_floating_point() or x.numel() * bins > _MOST:
         return None
     x = x.flatten()
-    part = torch.clamp(torch.floor((x - min) * bins / (max - min)), max=bins - 1)
-    inside = torch.logical_and(x >= min, x <= max)
+    low: Any = min
+    high: Any = max
+    if min == max:
+        least, most = x.min(), x.max()
+        alike = torch.eq(least, most).to(x.dtype)
+        low, high = least - alike, most + alike
+    part = torch.clamp(torch.floor((x - low) * bins / (high - low)), max=bins - 1)
+    inside = torch.logical_and(x >= low, x <= high)
     found = torch.logical_and(part.unsqueeze(1) == torch.arange(bins, dtype=x.dtype), inside.unsqueeze(1))
     return found.to(x.dtype).sum(0)
 

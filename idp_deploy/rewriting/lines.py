@@ -102,8 +102,9 @@ def searchsorted(
     sorter: Tensor | None = None,
 ) -> Tensor | None:
     """How many of the last axis of `sorted` lie before x: (…, n), (…, m) → (…, m); or (n), any → any."""
-    if not isinstance(x, Tensor) or sorter is not None:
+    if not isinstance(x, Tensor):
         return None
+    sorted = sorted if sorter is None else sorted.gather(-1, sorter)
     ordered, places = sorted.unsqueeze(-2), x.unsqueeze(-1)
     before = ordered <= places if right or side == "right" else ordered < places
     return before.to(torch.int32).sum(-1).to(torch.int32 if out_int32 else torch.int64)
@@ -134,6 +135,8 @@ ORDERS: dict[Any, Row] = {
     aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: _stable_sort,
+    aten.quantile.default: quantile,
+    aten.quantile.scalar: quantile,
     aten.argsort.default: lambda x, dim=-1, descending=False: sort(x, dim, descending)[1],
     aten.argsort.stable: lambda x, *, stable, dim=-1, descending=False: sort(x, dim, descending)[1],
 }

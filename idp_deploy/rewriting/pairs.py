@@ -62,8 +62,7 @@ def _plus(x: Any, y: Any, *, alpha: float = 1, sign: int = 1) -> Pair:
 def _over(x: Any, y: Any) -> Any:
     if not isinstance(y, Pair):
         return x.each(lambda part: part / y)
-    size = y.re.square() + y.im.square()
-    return times(x, Pair(y.re / size, -y.im / size))
+    return times(x, _inverse(y))
 
 
 def _size(x: Pair) -> Tensor:
@@ -122,6 +121,11 @@ def _cast(x: Any, *how: Any, **named: Any) -> Any:
     return paired(x).each(lambda part: part.to(kinds[0].to_real())) if kinds[0].is_complex else x.re.to(kinds[0])
 
 
+def _inverse(x: Pair) -> Pair:
+    size = x.re.square() + x.im.square()
+    return Pair(x.re / size, -x.im / size)
+
+
 def _power(x: Pair, exponent: Any) -> Pair | None:
     return times(x, x) if exponent == 2 else None
 
@@ -147,6 +151,9 @@ ROWS: dict[Any, Row] = {
     aten.add: _plus,
     aten.sub: partial(_plus, sign=-1),
     aten.div: _over,
+    aten.reciprocal: _inverse,
+    aten.log: lambda x: Pair(torch.log(_size(x)), torch.atan2(x.im, x.re)),
+    aten.index: lambda x, indices: x.each(lambda part: aten.index.Tensor(part, indices)),
     aten.exp: lambda x: _polar(torch.exp(x.re), x.im),
     aten.matmul: partial(times, product=torch.matmul),
     aten.bmm: partial(times, product=torch.bmm),
@@ -166,5 +173,6 @@ _ALIKE = (
     aten.expand, aten.clone, aten.contiguous, aten.flip, aten.roll, aten.index_select, aten.flatten, aten.unflatten,
     aten.neg, aten.sum, aten.mean, aten.repeat, aten.t, aten.mT, aten.movedim, aten.fft_fftshift, aten.fft_ifftshift,
     aten.detach, aten.alias, aten.constant_pad_nd, aten.numpy_T, aten.cumsum, aten.gather, aten.masked_fill,
+    aten.tile,
 )  # fmt: skip
 ROWS |= {operator: _both(operator) for operator in _ALIKE}

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from idp_deploy.rewriting.elementwise import chosen
-from idp_deploy.rewriting.spelling import Row, replace
+from idp_deploy.rewriting.placing import in_place, put_at
+from idp_deploy.rewriting.spelling import Row
 from idp_deploy.rewriting.truths import choice
 
 aten = torch.ops.aten
@@ -46,15 +47,16 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: floa
 
 
 def put_where(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
-    """`x[mask] = values`, one value for all or one row for each row: a choice between two; None for other places."""
-    mask = indices[0] if len(indices) == 1 else None
-    if accumulate or mask is None or mask.dtype != torch.bool:
+    """`x[mask] = values` or `x[:, mask] = values`, the same for all of those: a choice between two; else None."""
+    *before, mask = indices
+    if accumulate or mask is None or mask.dtype != torch.bool or any(index is not None for index in before):
         return None
-    row = x.shape[mask.dim() :]
+    row = x.shape[len(before) + mask.dim() :]
     if values.dim() > len(row):  # the axis of what is chosen, which must be the same for all
-        if values.dim() > len(row) + 1 or values.shape[0] != 1:
+        at = values.dim() - len(row) - 1
+        if at > len(before) or values.shape[at] != 1:
             return None
-        values = values[0]
+        values = values.reshape(*values.shape[:at], *[1] * mask.dim(), *values.shape[at + 1 :])
     return torch.where(mask.reshape(*mask.shape, *[1] * len(row)), values.to(x.dtype).expand(x.shape), x)
 
 
@@ -109,43 +111,12 @@ def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
     return torch.where(mask, source.flatten().index_select(0, places).reshape(x.shape).to(x.dtype), x)
 
 
-def choose_for_masks(module: fx.GraphModule) -> None:
-    """`x[mask] = y[mask]`, in place, as a choice: how many entries that are would be known from the input alone."""
-    for node in list(module.graph.nodes):
-        if node.target not in (aten.index_put.default, aten.index_put_.default) or len(node.args) != 3:
-            continue
-        x, indices, values = node.args
-        taken = isinstance(values, fx.Node) and values.target is aten.index.Tensor and values.args[1] == indices
-        mask = indices[0] if len(indices) == 1 else None
-        if not taken or mask is None or mask.meta["val"].dtype != torch.bool:
-            continue
-        source: Any = values.args[0]
-        shapes = [n.meta["val"].shape for n in (x, source, mask)]
-        if shapes[0] != shapes[1] or x.meta["val"].dtype != source.meta["val"].dtype:
-            continue
-        node.args = (x, indices, source)
-        replace(module, node, _chosen_in_place if node.target is aten.index_put_.default else _chosen_by_mask)
-        for sized in list(values.users):  # whether their number is one that can be
-            for checked in [each for user in sized.users for each in user.users]:
-                if checked.target is aten._assert_scalar.default:
-                    module.graph.erase_node(checked)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _chosen_by_mask(x: Tensor, indices: list[Tensor], source: Tensor) -> Tensor:
-    mask = indices[0]
-    return torch.where(mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim())), source, x)
-
-
-def _chosen_in_place(x: Tensor, indices: list[Tensor], source: Tensor) -> Tensor:
-    return x.copy_(_chosen_by_mask(x, indices, source))
-
-
 def index_put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
     """Rows added along the first axis, values where a mask says, integers put anywhere; None for the others."""
     if (found := put_where(x, indices, values, accumulate)) is not None:
         return found
+    if accumulate and len([index for index in indices if index is not None]) > 1:
+        return put_at(x, indices, values, accumulate)
     if not accumulate and x.dtype == torch.int64:
         return torch.ops.aten.index_put(x.to(torch.int32), indices, values.to(torch.int32)).to(torch.int64)
     return add_rows(x, indices, values, accumulate)
@@ -241,24 +212,19 @@ def mean_of_scattered(
     return mean if include_self else chosen(given > 0, mean, x)
 
 
-def _in_place(row: Row) -> Row:
-    def written(x: Tensor, *arguments: Any, **how: Any) -> Tensor | None:
-        found = row(x, *arguments, **how)
-        return None if found is None else x.copy_(found)
-
-    return written
-
-
 def _put(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
     by_mask = any(index is not None and index.dtype == torch.bool for index in indices)
     if x.dtype == torch.bool and not by_mask:
         found = _put(x.to(torch.int32), indices, values.to(torch.int32), accumulate)
         whole = aten.index_put(x.to(torch.int32), indices, values.to(torch.int32), accumulate)
         return (whole if found is None else found) > 0
-    for row in (put_where, put_along, add_rows):
-        if (found := row(x, indices, values, accumulate)) is not None:
-            return found
-    return None
+    rows = (put_where, put_along, add_rows, *([] if _by_rows_alike(indices) else [put_at]))
+    return next((found for row in rows if (found := row(x, indices, values, accumulate)) is not None), None)
+
+
+def _by_rows_alike(indices: list[Tensor | None]) -> bool:
+    """Whether the places are on the first axes, and of one shape: coremltools has those."""
+    return None not in indices and len({index.shape for index in indices if index is not None}) == 1
 
 
 def _wide_places(operator: Any, at: int) -> Row:
@@ -275,45 +241,51 @@ def _wide_places(operator: Any, at: int) -> Row:
     return row
 
 
+def _put_wide(x: Tensor, indices: list[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor | None:
+    """The same where something is put, and a choice for a mask behind other axes, which torch.onnx has no word for."""
+    found = put_where(x, indices, values, accumulate) if indices[0] is None else None
+    return _wide_places(aten.index_put.default, 1)(x, indices, values, accumulate) if found is None else found
+
+
 WIDE_PLACES: dict[Any, Row] = {
     operator: _wide_places(operator, at)
     for operator, at in (
         (aten.index.Tensor, 1),
         (aten.index_add.default, 2),
         (aten.index_add_.default, 2),
-        (aten.index_put.default, 1),
-        (aten.index_put_.default, 1),
     )
 }
+WIDE_PLACES[aten.index_put.default] = _put_wide
+WIDE_PLACES[aten.index_put_.default] = in_place(_put_wide)
 MEANS: dict[Any, Row] = {
-    aten.scatter_reduce_.two: _in_place(mean_of_scattered),
+    aten.scatter_reduce_.two: in_place(mean_of_scattered),
     aten.scatter_reduce.two: mean_of_scattered,
 }
 PUT: dict[Any, Row] = {
     aten.index_copy.default: index_copy,
-    aten.index_copy_.default: _in_place(index_copy),
+    aten.index_copy_.default: in_place(index_copy),
     aten.index_fill.int_Scalar: index_fill,
-    aten.index_fill_.int_Scalar: _in_place(index_fill),
+    aten.index_fill_.int_Scalar: in_place(index_fill),
     aten.index_put.default: _put,
-    aten.index_put_.default: _in_place(_put),
+    aten.index_put_.default: in_place(_put),
     aten.masked_scatter.default: masked_scatter,
-    aten.masked_scatter_.default: _in_place(masked_scatter),
+    aten.masked_scatter_.default: in_place(masked_scatter),
     aten.scatter.src: truths_scattered,
     aten.scatter.value: truths_scattered,
-    aten.scatter_.src: _in_place(truths_scattered),
-    aten.scatter_.value: _in_place(truths_scattered),
+    aten.scatter_.src: in_place(truths_scattered),
+    aten.scatter_.value: in_place(truths_scattered),
 }
 SCATTERED: dict[Any, Row] = {
     aten.masked_scatter.default: masked_scatter,
-    aten.masked_scatter_.default: _in_place(masked_scatter),
-    aten.scatter_.src: _in_place(whole_scatter),
-    aten.scatter_.value: _in_place(whole_scatter),
+    aten.masked_scatter_.default: in_place(masked_scatter),
+    aten.scatter_.src: in_place(whole_scatter),
+    aten.scatter_.value: in_place(whole_scatter),
     aten.scatter.src: whole_scatter,
     aten.scatter.value: whole_scatter,
-    aten.scatter_add_.default: _in_place(whole_scatter_add),
-    aten.index_add_.default: _in_place(index_add),
-    aten.index_put_.default: _in_place(index_put),
-    aten.scatter_reduce_.two: _in_place(scatter_reduce),
+    aten.scatter_add_.default: in_place(whole_scatter_add),
+    aten.index_add_.default: in_place(index_add),
+    aten.index_put_.default: in_place(index_put),
+    aten.scatter_reduce_.two: in_place(scatter_reduce),
     aten.scatter_add.default: whole_scatter_add,
     aten.index_add.default: index_add,
     aten.index_put.default: index_put,

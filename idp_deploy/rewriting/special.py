@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from idp_deploy.rewriting.polynomials import POLYNOMIALS
 from idp_deploy.rewriting.spelling import Row
 
 aten = torch.ops.aten
@@ -86,4 +87,5 @@ SPECIAL: dict[Any, Row] = {
     aten.lgamma.default: lgamma,
     aten.special_erfinv.default: erfinv,
     aten.special_gammaln.default: lgamma,
+    **POLYNOMIALS,
 }

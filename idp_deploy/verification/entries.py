@@ -23,7 +23,7 @@ _PREFIX = 4096  # entries that tell most tensors apart before all are touched
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A weight as it should be in the file. `values` are float32, batch norm folded in where the exporter folds it."""
+    """A weight as it should be in the file. `values`: float32 (float64 of that), with batch norm where folded."""
 
     parameter: str
     values: np.ndarray
@@ -220,8 +220,8 @@ def _merges(extents: Sequence[int], target: Sequence[int]) -> bool:
 
 
 def rounded(expected: np.ndarray, dtype: str) -> np.ndarray:
-    """What a tensor of this type can hold of the values, in float32."""
+    """What a tensor of this type can hold of the values, in float32 (float64 for float64)."""
     if dtype != "float16":
-        return expected
+        return expected if dtype == "float64" else expected.astype(np.float32)
     with np.errstate(over="ignore"):
         return expected.astype(np.float16).astype(np.float32)

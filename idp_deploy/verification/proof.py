@@ -146,10 +146,11 @@ def _references(model: CompressedModel, captured: Captured | None, notes: list[s
                 continue
             made += scaled_made(captured.module, captured.aliases.get(name, name))
         quantized = quantization is not None and quantization.scheme != "fp16" and name not in quantization.kept_float
-        plain = raw[name].detach().cpu().float().numpy()
+        wide = np.float64 if raw[name].element_size() == 8 else np.float32
+        plain = raw[name].detach().cpu().double().numpy()
         values = [folded[name], plain] if name in folded else [plain]
         references[name] = [
-            Reference(name, v.astype(np.float32), quantized, acts.get(name), gates=gates.get(name, 1)) for v in values
+            Reference(name, v.astype(wide), quantized, acts.get(name), gates=gates.get(name, 1)) for v in values
         ]
         references[name] += [Reference(name, v, False, computed=True) for v in made]
         if captured is not None and name in folded:

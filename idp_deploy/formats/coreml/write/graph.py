@@ -23,6 +23,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.formats.coreml.write.cells import spell_out_cells
 from idp_deploy.formats.coreml.write.decompositions import DECOMPOSITIONS, VARIANCES, rows_at
 from idp_deploy.rewriting.batches import UNBATCHED
+from idp_deploy.rewriting.bits import LOW_BITS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.compositions import COMPOSITIONS, drop_casts
 from idp_deploy.rewriting.computed import LAYERS, TRANSPOSED, take_apart
@@ -30,7 +31,6 @@ from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.counting import WHOLE_NUMBERS
 from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
-    BITS_OF_TRUTH,
     CHOICES,
     PLAINER,
     SHIFTED,
@@ -42,6 +42,8 @@ from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import BY_DIVISORS, SMOOTHED, adaptive_avg_pool3d, linear, means
 from idp_deploy.rewriting.indexing import PLACES, RANKS, bordered
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE, diff
+from idp_deploy.rewriting.masked import choose_for_masks
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, put_back
 from idp_deploy.rewriting.products import (
     SUMS_OF_PRODUCTS,
@@ -52,7 +54,8 @@ from idp_deploy.rewriting.products import (
 )
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
-from idp_deploy.rewriting.scattering import PUT, choose_for_masks, index_add, scatter_reduce
+from idp_deploy.rewriting.scattering import PUT, index_add, scatter_reduce
+from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -97,7 +100,7 @@ _SPELLED: dict[Any, Row] = {
     **CHOICES,
     **COMPOSITIONS,
     **ALONG_A_LINE,
-    **BITS_OF_TRUTH,
+    **LOW_BITS,
     **BY_DIVISORS,
     aten.avg_pool3d.default: partial(means, 3, borders_too=True),
     **DIAGONALS,
@@ -111,6 +114,7 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **REPEATS,
     **SMOOTHED,
+    **SEGMENTS,
     **SOLVING,
     **SPECIAL,
     **STABLE,
@@ -132,6 +136,7 @@ _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # conve
 
 def prepare(module: fx.GraphModule) -> fx.GraphModule:
     """Rewrite, in place, arguments that the converter gets wrong: left-out strides, integers for floats."""
+    spell_out(module, MEMORY)
     without_complex(module)
     fold_constants(module)
     put_back(module)
@@ -263,12 +268,19 @@ def refused_input(graph: fx.Graph, text: str) -> ConversionError | None:
 
 
 def without_numbers(program: ExportedProgram) -> ExportedProgram:
-    """The program without the inputs that are no tensors, None and numbers, which are constants in it."""
+    """The program without the inputs that are no tensors, None and numbers, which are constants in it.
+
+    Tensors that lie channels last in the example lie as a file has them, in the order of their axes.
+    """
     plain = [
         node for node in program.graph.nodes
         if node.op == "placeholder" and not node.users and not isinstance(node.meta.get("val"), Tensor)
     ]  # fmt: skip
     names = {node.name for node in plain}
+    for node in program.graph.nodes:
+        value = node.meta.get("val") if node.op == "placeholder" else None
+        if isinstance(value, Tensor) and not value.is_contiguous():
+            node.meta["val"] = value.contiguous()
     for node in plain:
         program.graph.erase_node(node)
     specs = program.graph_signature.input_specs

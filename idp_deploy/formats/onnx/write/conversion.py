@@ -33,11 +33,14 @@ from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import ROUNDED_UP, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
+from idp_deploy.rewriting.masked import read_by_masks
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist
 from idp_deploy.rewriting.projected import PROJECTED
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
+from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -70,6 +73,7 @@ _SPELLED: dict[Any, Row] = {
     **RANKS,
     **REPEATS,
     **ROUNDED_UP,
+    **SEGMENTS,
     **SOLVING,
     **SPECIAL,
     **STABLE,
@@ -99,7 +103,9 @@ def convert(captured: Captured) -> onnx.ModelProto:
     spell_out(captured.module, PROJECTED)
     refuse_projections(captured, "ONNX")
     without_complex(captured.module, only_with=_NOT_OF_COMPLEX)
+    spell_out(captured.module, MEMORY)
     count_what_is_bounded(captured.module)
+    read_by_masks(captured.module.graph)
     spell_out(captured.module, _SPELLED)
     join_bounds(captured.module)
     try:

@@ -21,12 +21,12 @@ from idp_deploy.formats.tflite.write.apart import keep_apart
 from idp_deploy.formats.tflite.write.norms import say_as_factors
 from idp_deploy.formats.tflite.write.recurring import RECURRENT_LAYERS
 from idp_deploy.rewriting.batches import UNBATCHED
+from idp_deploy.rewriting.bits import BITS
 from idp_deploy.rewriting.complexes import without_complex
 from idp_deploy.rewriting.computed import TRANSPOSED, take_apart
 from idp_deploy.rewriting.constants import fold_constants
 from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
-    BITS_OF_TRUTH,
     PLAINER,
     SHIFTED,
     high_power,
@@ -42,12 +42,15 @@ from idp_deploy.rewriting.elementwise import (
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
-from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, quantile
+from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
+from idp_deploy.rewriting.masked import choose_for_masks
+from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
-from idp_deploy.rewriting.scattering import SCATTERED, choose_for_masks
+from idp_deploy.rewriting.scattering import SCATTERED
+from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
@@ -79,8 +82,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
-    torch.ops.aten.quantile.default: quantile,
-    torch.ops.aten.quantile.scalar: quantile,
     torch.ops.aten.nan_to_num.default: nan_to_num,
     torch.ops.aten.one_hot.default: one_hot,
     torch.ops.aten.pow.Tensor_Scalar: high_power,
@@ -99,7 +100,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
-    **BITS_OF_TRUTH,
+    **BITS,
     **COMPARED,
     **DIAGONALS,
     **DILATED,
@@ -116,6 +117,7 @@ _SPELLED: dict[Any, Row] = {
     **REPEATS,
     **SCATTERED,
     **SMOOTHED,
+    **SEGMENTS,
     **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
@@ -136,8 +138,7 @@ class Lowered:
 
     Input i is called `args_i` in the signature and output i `output_i`; `channel_last` holds the positions of the
     inputs and of the outputs that are (N, H, W, C) in the file where the model has (N, C, H, W). `calls` are
-    (inputs, outputs) of the model, in the model's layout: the example, and where the model stays finite a seeded random
-    one.
+    (inputs, outputs) of the model, in its layout: the example, and where the model stays finite a seeded random one.
     """
 
     content: bytes
@@ -185,6 +186,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     flat = FlatIO(captured.module, captured.example_inputs, ChannelLast())
     # before any rewriting: of equals torch.topk, which sorts are said by, takes others than torch.sort and LiteRT
     calls = tuple(_calls(flat, inputs, [_tensors(call) for call in calibration[:_CHECKED]]))
+    spell_out(captured.module, MEMORY)
     without_complex(captured.module)
     fold_constants(captured.module)
     put_back(captured.module)
