@@ -106,7 +106,7 @@ def say_soft(model: nn.Module) -> None:
     """Warn of a model that is about to ship out of the middle of its training."""
     if name := still_soft(model):
         warn(
-            f"the model is still in training under the masks of a Pruner: '{name}' is written as its soft mask has it at "
-            "this moment, without the zeros that it will have",
+            f"the model is still in training under the masks of a Pruner: '{name}' is written as its soft mask has it "
+            "at this moment, without the zeros that it will have",
             "export what pruner.finalize() returns, or inside `with pruner.hardened():` what would ship now",
         )
