@@ -283,7 +283,7 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
         if name not in tolerated and name.rpartition(".")[2] not in COUNTERS and view.homes[whole] in homes
         and not _is_flat_moment(name, want.spelled)
     ]  # fmt: skip
-    observed = [name for name in unexpected if _is_observer(name)]
+    observed = [name for name in unexpected if is_observer(name)]
     inside = set(below.values())
     beside = [
         name for name, home in view.homes.items()
@@ -316,7 +316,11 @@ def _is_flat_moment(name: str, weights: Collection[str]) -> bool:
     return first in ("state", "param_groups") and rest.rpartition(".")[0] in weights
 
 
-def _is_observer(name: str) -> bool:
+def is_observer(name: str) -> bool:
+    """
+    >>> is_observer("0.weight_fake_quant.scale"), is_observer("0.weight")
+    (True, False)
+    """
     return any(part.startswith(OBSERVERS) for part in name.split("."))
 
 
