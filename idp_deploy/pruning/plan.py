@@ -219,9 +219,10 @@ class Plan:
     def _say_idle(self) -> None:
         self._tell(
             "idle",
-            "step() was called though the optimizer has taken no step since the last call (gradients accumulate, or a "
-            "GradScaler skipped one): such calls do not count",
-            "call it where the optimizer steps",
+            "step() was called though the optimizer has taken no step since the last call (gradients accumulate, a "
+            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of backward(), "
+            "which then fails on what it has changed): such calls do not count",
+            "call it right after the optimizer's step",
         )
 
     def _say_unproven(self) -> None:
