@@ -10,6 +10,7 @@ from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.flow.model import kept_otherwise
 
 PRUNER_STATE = frozenset({"steps", "schedule", "sites"})  # by these keys a pruner's state is known
+_OF_INTEGERS = ("torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized")
 _DEPTH = 6  # of dicts and lists that are looked into
 
 
@@ -22,6 +23,7 @@ def refuse_filled(model: CompressedModel | MaskedModel) -> None:
         return
     for name, weight in model.module.named_parameters():
         refuse_otherwise(name, weight)
+    refuse_integers(model.module)
     if not (filled := model.filled):
         if late := model.late:
             warn(
@@ -55,6 +57,16 @@ def refuse_otherwise(name: str, weight: Any) -> None:
             way_out="give the float model, dense (weight.dequantize(), weight.to_dense()): 'idp-deploy quantize' makes "
             "integers, and export stores zeros sparsely",
         )
+
+
+def refuse_integers(module: Any) -> None:
+    """Raise `UsageError` where torch's own quantization has put a layer of integers in a float layer's place."""
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith(_OF_INTEGERS):
+            raise UsageError(
+                f"layer '{name}' is {type(part).__module__}.{type(part).__name__}, whose weights are integers",
+                way_out="give the float model, from before torch.ao.quantization: 'idp-deploy quantize' makes integers",
+            )
 
 
 def refuse_plain(model: object) -> None:

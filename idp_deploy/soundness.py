@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils import _pytree as pytree
 
 from idp_deploy.errors import ConversionError, UsageError
-from idp_deploy.ledger import refuse_otherwise
+from idp_deploy.ledger import refuse_integers, refuse_otherwise
 
 WAY_OUT = "train again from before they appeared"
 _STATISTICS = ("running_mean", "running_var")
@@ -64,6 +64,7 @@ def refuse_unsound(module: nn.Module) -> None:
 
     Infinities in other buffers, and in parameters that do not train, are masks.
     """
+    refuse_integers(module)
     refuse_without_values(module)
     masks = {name for name, _ in module.named_buffers() if name.rpartition(".")[2] not in _STATISTICS}
     masks |= {name for name, parameter in module.named_parameters() if not parameter.requires_grad}

@@ -165,8 +165,11 @@ def export(
 ) -> Artifact:
     """`idp-deploy export`: one file with sparse weight encodings. `verify` it before it ships."""
     from idp_deploy import exporting
+    from idp_deploy.pruning.staying import say_soft
 
     example = arguments_of("example_inputs", example_inputs, needed=True)
+    if not isinstance(model, CompressedModel):
+        say_soft(_model(model).module)
     return exporting.export(_compressed(model), format, example, path_of("path", path), encoding=encoding, **options)
 
 

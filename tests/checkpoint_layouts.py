@@ -112,6 +112,24 @@ def deepspeed(folder: Path) -> Path:
     return folder
 
 
+def flat_moments() -> dict[str, Any]:
+    moments = {f"state.{name}.exp_avg": value for name, value in weights().items()}
+    return {**moments, **{f"param_groups.{name}.lr": 0.1 for name in moments}, "train_state": {"step": torch.ones(1)}}
+
+
+def hub(revisions: dict[str, Callable[[], Any]], main: str = "") -> Write:
+    def write(folder: Path) -> Path:
+        home = folder / "models--me--net"
+        for name, make in revisions.items():
+            (home / "snapshots" / name).mkdir(parents=True)
+            save_file(make(), home / "snapshots" / name / "model.safetensors")
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(main)
+        return home
+
+    return write
+
+
 def settings() -> dict[str, Any]:
     scores = defaultdict(list)
     scores["val"].append(np.float64(0.5))
@@ -226,6 +244,12 @@ TAKEN: dict[str, Write] = {
     "float64": saved(lambda: {n: v.double() if v.is_floating_point() else v for n, v in weights().items()}),
     "a newer pickle": saved(lambda: {"model": weights(), "epoch": 3}, pickle_protocol=4),
     "the newest pickle, before zip files": saved(weights, pickle_protocol=5, _use_new_zipfile_serialization=False),
+    "pairs of names and tensors": saved(lambda: [*weights().items()]),
+    "every entry as a float": saved(lambda: {n: v.float() for n, v in weights().items()}),
+    "an optimizer's state flattened beside the weights": distributed(lambda: {**weights(), **flat_moments()}),
+    "a cache of the hub": hub({"abc": weights}),
+    "a cache of the hub with two revisions": hub({"abc": ema, "def": weights}, main="def"),
+    "gradients beside": saved(lambda: {"net": weights(), "gradient": ema(), "fisher": ema()}),
     "parameters": saved(lambda: {n: nn.Parameter(v, v.is_floating_point()) for n, v in weights().items()}),
 }
 

@@ -98,6 +98,28 @@ def zipped(*members: str, name: str = "m.zip") -> Write:
     return write
 
 
+def with_a_password(folder: Path) -> Path:
+    path = zipped("run/best.pth")(folder)
+    data = bytearray(path.read_bytes())
+    for start, flags in ((data.find(b"PK\x03\x04"), 6), (data.rfind(b"PK\x01\x02"), 8)):
+        data[start + flags] |= 1
+    path.write_bytes(bytes(data))
+    return path
+
+
+def of_deepspeed(*others: str) -> Write:
+    def write(folder: Path) -> Path:
+        run = folder / "global_step5"
+        for name in others:
+            (run / name).parent.mkdir(parents=True, exist_ok=True)
+            torch.save({}, run / name)
+        torch.save({"module": None, "ds_version": "0.16.0"}, run / "mp_rank_00_model_states.pt")
+        (folder / ("latest_universal" if "/" in others[0] else "latest")).write_text(run.name)
+        return folder
+
+    return write
+
+
 class Strange(Tensor):
     """A kind of tensor that a library brings along, and allows to be read."""
 
@@ -166,7 +188,7 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     ),
     "an optimizer's moments by name": (
         saved(lambda: {"epoch": 1, "optimizer": {"exp_avg": weights()}}),
-        r"stands under 'optimizer.exp_avg': an optimizer's, and no weights",
+        r"stands under 'optimizer.exp_avg': an optimizer's, or changes, and no weights",
         "model.state_dict",
     ),
     "an average without names": (
@@ -307,6 +329,44 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         folder_of(a__pt=lambda path: torch.save(weights(), path), b__pt=lambda path: torch.save(ema(), path)),
         "several weights: a.pt, b.pt",
         "name one",
+    ),
+    "xz": (written("m.pt.xz", b"\xfd7zXZ\0other"), "compressed with xz", "unpack it"),
+    "zstd": (written("m.pt.zst", b"\x28\xb5\x2f\xfdother"), "compressed with zstd", "unpack it"),
+    "7-Zip": (written("m.7z", b"7z\xbc\xaf\x27\x1cother"), "compressed with 7-Zip", "unpack it"),
+    "a zip file with a password": (with_a_password, "an encrypted zip file", "its password"),
+    "changes of weights": (
+        saved(lambda: {"delta": weights()}),
+        "stands under 'delta': an optimizer's, or changes",
+        "--weights-key delta",
+    ),
+    "DeepSpeed, universal": (of_deepspeed("zero/head.weight/fp32.pt"), "a universal checkpoint of", "zero_to_fp32.py"),
+    "DeepSpeed, a pipeline": (of_deepspeed("layer_00-model_00-model_states.pt"), "a pipeline of DeepSpeed", "gather"),
+    "DeepSpeed, experts": (of_deepspeed("layer_0_expert_0_mp_rank_00_model_states.pt"), "experts of DeepSp", "gather"),
+    "DeepSpeed, halves": (of_deepspeed("mp_rank_01_model_states.pt"), "a model in parts", "merge"),
+    "half of every weight": (
+        saved(lambda: {"model": {n: v.chunk(2)[0] if v.dim() else v for n, v in weights().items()}}),
+        r"one process's part .*: all have 1/2 of the module's rows, as 'stem.0.weight' \(4, 3, 3, 3\) of \(8, 3,",
+        "get_model_state_dict",
+    ),
+    "peft's copies of whole layers": (
+        saved(lambda: {n.replace("head.", "head.modules_to_save.default."): v for n, v in weights().items()}),
+        "a model that peft has wrapped",
+        "merge_and_unload",
+    ),
+    "fused for quantization-aware training": (
+        saved(
+            lambda: {
+                **{n.replace("stem.1", "stem.0.bn"): v for n, v in weights().items()},
+                "stem.0.weight_fake_quant.zero_point": torch.zeros(1),
+            }
+        ),
+        r"missing: 'stem.1.weight' \(the file has 'stem.0.bn.weight'\)",
+        "factory",
+    ),
+    "a folder around another": (
+        lambda folder: ((folder / "data").mkdir(), saved(weights)(folder / "data"), folder)[2],
+        "lie deeper",
+        "data",
     ),
     "an adapter's folder": (
         folder_of(adapter_model__safetensors=lambda path: save_file(weights(), path)),

@@ -309,3 +309,19 @@ def test_pruned_weights_that_no_gradient_can_reach_are_told_of_after_one_epoch()
         module.teacher(X[0])
     train(module, pruner, 6)
     assert pruner.finalize().zeros == round(0.9 * 2 * PRUNABLE)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated", "ignore:torch.quantize_per_tensor")
+def test_layers_that_torch_has_quantized_are_named(tmp_path: Path) -> None:
+    integers = torch.ao.quantization.quantize_dynamic(network().eval(), {nn.Linear})
+    said = (
+        r"layer '0' is torch\.ao\.nn\.quantized\.dynamic\..*Linear, whose weights are integers — give the float model"
+    )
+    export(network().eval(), "onnx", X, tmp_path / "m.onnx")
+    for call in (
+        lambda: export(integers, "onnx", X, tmp_path / "n.onnx"),
+        lambda: verify(tmp_path / "m.onnx", integers, X),
+        lambda: quantize(integers, "int8-weights"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            call()

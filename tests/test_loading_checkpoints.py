@@ -291,3 +291,19 @@ def test_a_part_of_the_model_in_a_checkpoint_is_taken_with_its_zeros_and_said(tm
     torch.save(content, tmp_path / "filled.pt")
     with pytest.raises(FileError, match="prunes weights that are not zero"):
         load_any(tmp_path / "filled.pt", Adversaries)
+
+
+def test_a_model_that_was_prepared_for_quantization_aware_training_goes_to_the_float_factory(tmp_path: Path) -> None:
+    module = source()
+    for part in (module.head, module.stem):
+        part.register_module("weight_fake_quant", observer := nn.Module())
+        observer.register_buffer("scale", torch.ones(1))
+    model = compressed(module)
+    save_checkpoint(model, tmp_path / "qat.pt")
+    for load in (load_checkpoint, load_model):
+        found = load(tmp_path / "qat.pt", build).module.state_dict()
+        assert found.keys() == build().state_dict().keys()
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in found.items())
+    loaded = load_checkpoint(tmp_path / "qat.pt", build)
+    assert isinstance(loaded, CompressedModel)
+    assert loaded.zeros == model.zeros

@@ -52,6 +52,28 @@ def test_half_precision_becomes_float32_exactly(kind: torch.dtype, tmp_path: Pat
     assert all(torch.equal(found[n], v.to(found[n].dtype)) for n, v in state.items())
 
 
+@pytest.mark.parametrize(
+    ("kind", "places", "known"), [(torch.float32, 2049, True), (torch.half, 9, True), (torch.half, 2049, False)]
+)
+def test_integers_that_were_saved_as_floats_are_taken_where_these_hold_them(
+    kind: torch.dtype, places: int, known: bool, tmp_path: Path
+) -> None:
+    net = nn.Sequential(nn.Linear(2, 2))
+    net.register_buffer("places", torch.arange(places))
+    path = saved(lambda: {name: value.to(kind) for name, value in net.state_dict().items()})(tmp_path)
+
+    def build_places() -> nn.Module:
+        made = nn.Sequential(nn.Linear(2, 2))
+        made.register_buffer("places", torch.zeros(places, dtype=torch.int64))
+        return made
+
+    if known:
+        assert torch.equal(load_model(path, build_places).module.state_dict()["places"], torch.arange(places))
+        return
+    with pytest.raises(FileError, match=r"'places' is float16, but .* has int64 — save the integer weights"):
+        load_model(path, build_places)
+
+
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_weights_in_eight_bits_are_taken_as_they_were_rounded_and_said(kind: torch.dtype, tmp_path: Path) -> None:
     state = {n: v.to(kind) if v.dim() > 1 else v for n, v in weights().items()}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from idp_deploy import export, save_checkpoint
+from idp_deploy import export, save_checkpoint, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.pruning import Pruner
@@ -397,3 +397,26 @@ def test_a_state_without_its_schedule_is_none() -> None:
     pruner = pruner_of(network())
     with pytest.raises(UsageError, match="this is no state of a Pruner"):
         pruner.load_state_dict({**pruner.state_dict(), "schedule": None})
+
+
+def test_a_model_that_is_exported_in_the_middle_of_its_training_is_told_of(tmp_path: Path) -> None:
+    model = network().eval()
+    pruner = pruner_of(model)
+    train(pruner.prepare(), pruner, 10)
+    with pytest.warns(IdpDeployWarning, match=r"still in training under .* Pruner: '0\.weight'.*hardened\(\)"):
+        export(model, "onnx", (INPUTS[:2],), tmp_path / "soft.onnx")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", IdpDeployWarning)
+        with pruner.hardened():
+            export(model, "onnx", (INPUTS[:2],), tmp_path / "hard.onnx")
+        train(model, pruner, 10)
+        export(pruner.finalize(), "onnx", (INPUTS[:2],), tmp_path / "model.onnx")
+    assert verify(tmp_path / "hard.onnx").passed
+
+
+def test_weights_made_in_inference_mode_are_refused_by_name() -> None:
+    with torch.inference_mode():
+        model = network()
+    with pytest.raises(UsageError, match=r"weight '0\.weight' was made in torch\.inference_mode"):
+        pruner_of(model).finalize()
+    assert pruner_of(deepcopy(model)).prepare()

@@ -20,6 +20,7 @@ from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.flow.model import gathered
 from idp_deploy.loading import fields
 from idp_deploy.loading.factories import load_module
+from idp_deploy.loading.finding import is_observer
 from idp_deploy.loading.sources import Source, read_source
 from idp_deploy.loading.state_dicts import Announce, fill, integers, resize, take
 from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
@@ -190,9 +191,13 @@ def _plain_model(
 
 
 def _take_ours(path: Path, content: Mapping[str, Any], module: nn.Module, name: str) -> None:
-    """The state dict of a checkpoint of ours into the factory's module, with the shapes it was saved in."""
-    state = fields.state_dict(path, content.get("state_dict"))
-    if state.keys() != module.state_dict().keys():
+    """The state dict of a checkpoint of ours into the factory's module, with the shapes it was saved in.
+
+    Observers of quantization-aware training are left out where the factory builds the float model.
+    """
+    state, own = fields.state_dict(path, content.get("state_dict")), module.state_dict()
+    state = {entry: value for entry, value in state.items() if entry in own or not is_observer(entry)}
+    if state.keys() != own.keys():
         join_in(module)  # weights that it computes from parts were put together before
     resize(module, state, fields.attributes(path, content.get("attributes")))
     fill(module, state, path, name, versions=getattr(content.get("state_dict"), "_metadata", {}))

@@ -122,6 +122,15 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     )
 
 
+def _is_named(entry: Any) -> bool:
+    return (
+        isinstance(entry, (list, tuple))
+        and len(entry) == 2
+        and isinstance(entry[0], str)
+        and isinstance(entry[1], Tensor)
+    )
+
+
 def _is_simple(value: list[Any] | tuple[Any, ...], known: dict[int, bool]) -> bool:
     if id(value) not in known:
         known[id(value)] = not any(isinstance(entry, (Tensor, Mapping, list, tuple)) for entry in value)
@@ -139,7 +148,8 @@ def _leaves(
             versions.update({key: entry for key, entry in own.items() if isinstance(entry, Mapping)})
         pairs = [(str(key), entry) for key, entry in value.items()]
     elif isinstance(value, (list, tuple)) and len(path) < DEEPEST and not _is_simple(value, simple):
-        pairs = [(str(index), entry) for index, entry in enumerate(value)]
+        named = all(map(_is_named, value))  # list(model.named_parameters()), list(state.items())
+        pairs = [*value] if named else [(str(index), entry) for index, entry in enumerate(value)]
     else:
         yield path, value
         return

@@ -20,11 +20,13 @@ BEFORE_AVERAGING = ("current_model_state",)  # Lightning's WeightAveraging: the 
 EXCHANGED = "ema_state_dict.steps"  # so is mmengine's: what stands beside these are the weights before averaging
 COUNTERS = ("num_batches_tracked", "n_averaged", "total_ops", "total_params")  # the last two are thop's
 OBSERVERS = ("weight_fake_quant", "activation_post_process")  # of quantization-aware training, beside float weights
-# segments of names under which an optimizer keeps a tensor for every weight, by the weight's name
+# segments of names under which lies a tensor for every weight, by the weight's name, that is none: an optimizer's, or
+# a difference to other weights
 _MOMENTS = {
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momenta", "momentum", "momentum_buffer", "momentum_buffers",
     "velocity", "square_avg", "grad_avg", "acc_delta", "grad", "grads", "gradients", "optim", "optimizer",
-    "optimizer_state", "optimizer_state_dict",
+    "optimizer_state", "optimizer_state_dict", "gradient", "gradient_accumulator", "delta", "deltas", "task_vector",
+    "fisher", "sq_mean",
 }  # fmt: skip
 _TRIED = 50  # prefixes that are looked at closely
 
@@ -150,7 +152,7 @@ def choose(path: Path, fitting: Sequence[Fit], key: str | None, factory: str) ->
     if key is None and (moments := [fit for fit in fitting if _MOMENTS & set(fit.prefix.split("."))]):
         if len(moments) == len(fitting):
             raise UsageError(
-                f"what fits {factory} in {path} stands {_listed(moments)}: an optimizer's, and no weights",
+                f"what fits {factory} in {path} stands {_listed(moments)}: an optimizer's, or changes, and no weights",
                 way_out=f"save model.state_dict(); were they weights, --weights-key {moments[0].prefix}",
             )
         fitting = [fit for fit in fitting if fit not in moments]
@@ -279,8 +281,9 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
     unexpected = [
         name for name, whole in below.items()
         if name not in tolerated and name.rpartition(".")[2] not in COUNTERS and view.homes[whole] in homes
+        and not _is_flat_moment(name, want.spelled)
     ]  # fmt: skip
-    observed = [name for name in unexpected if _is_observer(name)]
+    observed = [name for name in unexpected if is_observer(name)]
     inside = set(below.values())
     beside = [
         name for name, home in view.homes.items()
@@ -303,7 +306,21 @@ def _fit(view: Entries, want: Wanted, prefix: str) -> Fit:
     )
 
 
-def _is_observer(name: str) -> bool:
+def _is_flat_moment(name: str, weights: Collection[str]) -> bool:
+    """Whether it is an optimizer's, flattened beside the weights as torch.distributed.checkpoint does for torchtitan.
+
+    >>> [_is_flat_moment(name, {"net.0.weight"}) for name in ("state.net.0.weight.exp_avg", "state.0.bias")]
+    [True, False]
+    """
+    first, _, rest = name.partition(".")
+    return first in ("state", "param_groups") and rest.rpartition(".")[0] in weights
+
+
+def is_observer(name: str) -> bool:
+    """
+    >>> is_observer("0.weight_fake_quant.scale"), is_observer("0.weight")
+    (True, False)
+    """
     return any(part.startswith(OBSERVERS) for part in name.split("."))
 
 

@@ -79,6 +79,17 @@ WAYS_OUT: dict[str, str] = {
 MAGICS: dict[bytes, tuple[str, str]] = {
     b"GGUF": ("a GGUF file of quantized weights", "take the model's safetensors files"),
     b"\x89HDF": ("an HDF5 file, as Keras writes them", "load it with its own tools and save a torch state dict"),
+    **{
+        magic: (f"compressed with {tool}", "unpack it first")
+        for tool, magic in (
+            ("xz", b"\xfd7zXZ\0"),
+            ("zstd", b"\x28\xb5\x2f\xfd"),
+            ("7-Zip", b"7z\xbc\xaf\x27\x1c"),
+            ("RAR", b"Rar!\x1a"),
+            ("bzip2", b"BZh"),
+            ("lz4", b"\x04\x22\x4d\x18"),
+        )
+    },
     b"\x93NUMPY": ("one numpy array", "save a state dict: torch.save({name: torch.as_tensor(array)}, 'model.pt')"),
 }
 _OTHER_TOOLS = "load it with its own tools, put the weights into a PyTorch model, and save model.state_dict()"
@@ -96,6 +107,19 @@ ENDINGS: dict[str, tuple[str, str]] = {
     ".caffemodel": ("weights of Caffe", _OTHER_TOOLS),
     ".tar": ("a tar archive", "unpack it first"),
     ".json": ("a document, and no weights", "name the file of weights beside it"),
+}
+_WITH_DEEPSPEED = (
+    "load it with the DeepSpeed that wrote it, gather the weights, and save the whole model's state_dict()"
+)
+# what lies in a folder beside a first file of weights → how the others hold the rest of the model
+APART: dict[str, tuple[str, str]] = {
+    "zero": (
+        "is a universal checkpoint of DeepSpeed, with a folder for every weight below zero/",
+        "convert the checkpoint that it was made from with the zero_to_fp32.py beside it, and give that",
+    ),
+    "layer_*-model_*-model_states.pt": ("holds a pipeline of DeepSpeed, a file a layer, as {}", _WITH_DEEPSPEED),
+    "*expert_*_model_states.pt": ("holds experts of DeepSpeed in files of their own, as {}", _WITH_DEEPSPEED),
+    "*mp_rank_01_model_states.pt": ("holds a model in parts, as {}", "merge them first with the tool that wrote them"),
 }
 # what lies in a folder without weights of ours → what the folder is
 FOLDERS: dict[str, tuple[str, str]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries
 from idp_deploy.loading.factories import did_you_mean
 from idp_deploy.loading.finding import Fit, cut
-from idp_deploy.loading.foreign import SAVE_WEIGHTS
+from idp_deploy.loading.foreign import GATHER, SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open
 from idp_deploy.loading.sources import SHARD
 
@@ -22,7 +23,10 @@ SIGNS: dict[str, tuple[str, str]] = {
     ADAPTER: (
         "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
     ),
-    r"_packed_params|\.zero_point$": (
+    r"\.(modules_to_save|original_module)\.": (
+        "a model that peft has wrapped", "take that off and save the model: model.merge_and_unload()",
+    ),
+    r"^(?!.*(fake_quant|activation_post_process)).*(_packed_params|\.zero_point$)": (
         "weights that torch has quantized", "save the float weights; idp-deploy quantize makes integers",
     ),
     r"qweight|qzeros|absmax|quant_map|quant_state|weight_scale|\.SCB$": (
@@ -86,10 +90,35 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
             return FileError(
                 f"{where} holds no state dict: entry '{name}' is {kind}, not a tensor", way_out=SAVE_WEIGHTS
             )
+    if (parts := _parts(fit, own)) > 1:
+        name = fit.shapes[0]
+        return FileError(
+            f"{where} holds one process's part of the weights: all have 1/{parts} of the module's rows, as '{name}' "
+            f"{tuple(fit.state[name].shape)} of {tuple(own[name].shape)}",
+            way_out=f"{GATHER}; or name the factory of a model that is narrower by as much",
+        )
     return FileError(
         f"{where} does not fit the module of {factory}: {'; '.join(differences(fit, own))}",
         way_out=way_out(fit),
     )
+
+
+def _parts(fit: Fit, own: Mapping[str, Tensor]) -> int:
+    """Among how many processes every weight of `fit` is shared out by its rows; 0 where it is not so."""
+    shared = {name: value for name, value in fit.state.items() if own[name].dim() and own[name].shape[0] > 1}
+    if (
+        fit.missing
+        or fit.unexpected
+        or len(fit.shapes) < len(shared)
+        or len(shared) < 2
+        or any(map(is_open, own.values()))
+    ):
+        return 0
+    apart = [(own[name].shape, value.shape) for name, value in shared.items()]
+    if any(len(theirs) != len(whole) or theirs[1:] != whole[1:] or not theirs[0] for whole, theirs in apart):
+        return 0
+    parts = round(max(whole[0] / theirs[0] for whole, theirs in apart))
+    return parts if all(math.ceil(whole[0] / parts) == theirs[0] for whole, theirs in apart) else 0
 
 
 def way_out(fit: Fit) -> str:

@@ -22,6 +22,7 @@ from idp_deploy.loading.foreign import ENDINGS, MAGICS, SAVE_WEIGHTS, ending, st
 from idp_deploy.loading.protocols import in_older_protocol
 
 _HEAD_BYTES = 512
+_ENCRYPTED = 1  # of a zip member's flags
 _RUNS_CODE = {"GLOBAL", "STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "REDUCE", "BUILD"}
 
 
@@ -170,6 +171,8 @@ def _check_zip(path: Path, data: bytes) -> dict[str, bool]:
     """
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if any(member.flag_bits & _ENCRYPTED for member in archive.infolist()):
+                raise FileError(f"{path} is an encrypted zip file", way_out="unpack it with its password first")
             stored = [member for member in archive.infolist() if member.compress_type == zipfile.ZIP_STORED]
             if sum(member.file_size for member in stored) > len(data):
                 raise ValueError("its members claim more bytes than the file has")

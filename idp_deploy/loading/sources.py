@@ -119,12 +119,19 @@ def _read_latest(pointer: Path) -> Source:
 
 
 def _read_rank(first: Path) -> Source:
-    if others := sorted(first.parent.glob("*mp_rank_01_model_states.pt")):
-        raise FileError(
-            f"{first.parent} holds a model in parts, as {others[0].name}",
-            way_out="merge them first with the tool that wrote them",
-        )
+    for glob, (what, way) in foreign.APART.items():
+        if others := sorted(first.parent.glob(glob)):
+            raise FileError(f"{first.parent} {what.format(others[0].name)}", way_out=way)
     return read_source(first)
+
+
+def _read_snapshots(home: Path) -> Source:
+    """The cache of Hugging Face's hub: a folder a revision, and the newest by name."""
+    names, main = sorted(path.name for path in home.iterdir()), home.parent / "refs" / "main"
+    newest = read_bytes(main)[:200].decode(errors="replace").strip() if main.is_file() and main.stat().st_size else ""
+    if newest not in names and len(names) != 1:
+        raise _which(home, names) if names else FileError(f"{home} is empty", way_out="fetch the model again")
+    return _read_folder(home / (newest if newest in names else names[0]))
 
 
 def _read_distributed(metadata: Path) -> Source:
@@ -142,8 +149,11 @@ FOLDERS: dict[str, Callable[[Path], Source]] = {
     "pytorch_model.bin": _read_several,
     "diffusion_pytorch_model.safetensors": read_source,
     "diffusion_pytorch_model.bin": read_source,
-    "*mp_rank_00_model_states.pt": _read_rank,
+    "mp_rank_00_model_states.pt": _read_rank,
+    "*zero_pp_rank_0_mp_rank_00_model_states.pt": _read_rank,
     "latest": _read_latest,
+    "latest_universal": _read_latest,
+    "snapshots": _read_snapshots,
     "pytorch_model_fsdp_0": lambda folder: _read_folder(folder),  # accelerate, sharded
     "pytorch_model": lambda folder: _read_folder(folder),  # accelerate with DeepSpeed
 }
@@ -197,6 +207,8 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _which(folder: Path, names: list[str]) -> FileError:
+    if len(names) == 1:
+        return FileError(f"the weights of {folder} lie deeper", way_out=f"name {folder / names[0]}")
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return FileError(
         f"{folder} holds several weights: {', '.join(names[:5])}{rest}", way_out=f"name one: {folder / names[0]}"

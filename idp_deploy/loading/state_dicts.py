@@ -103,6 +103,8 @@ def fill(
             floats belong, tied weights that differ, a value that is not finite, or a variance below zero.
     """
     own = module.state_dict()
+    counts = {name for name in own.keys() & state.keys() if _counts(own[name], name, state[name])}
+    state = {name: value.round().to(own[name].dtype) if name in counts else value for name, value in state.items()}
     for name in own.keys() & state.keys():
         if (wanted_kind := _kind(own[name])) != _kind(state[name]):
             raise FileError(
@@ -239,6 +241,21 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _counts(own: Tensor, name: str, stored: Tensor) -> bool:
+    """Whether an integer was saved as a float (`{k: v.float() for …}`, an average of all entries) and is known yet."""
+    if (
+        _kind(own) != "integer"
+        or own.dtype == torch.bool
+        or not stored.is_floating_point()
+        or stored.element_size() < 2
+    ):
+        return False
+    if name.endswith("num_batches_tracked"):
+        return bool(torch.isfinite(stored).all())
+    whole = (stored == stored.round()) & (stored.abs() <= 1 / torch.finfo(stored.dtype).eps)
+    return bool(whole.all())
 
 
 def _kind(tensor: Tensor) -> str:

@@ -79,13 +79,16 @@ class _Pruning:
             return False
         self.pruner.held.settle()
         self.pruner.held.harden()
+        self._hard.callback(self.pruner.plan.looked_at)  # once these are the weights again
         self._hard.callback(self.pruner.held.restore, among_others=True)
         forget, self._counts = not self._counts or not self.pruner.complete, self.pruner.complete
         return forget
 
-    def _settle(self) -> None:
+    def _settle(self, *, wake: bool = True) -> None:
         if self.pruner is not None:
             self.pruner.held.settle()
+            if wake:
+                self.pruner.held.wake()
 
     def _end(self) -> None:
         self._hard.close()
@@ -287,7 +290,7 @@ class _Trainer(_Pruning):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Masks, and the dense weights to resume from, beside the hardened ones."""
         folder = _folder(args, state)
-        self._settle()
+        self._settle(wake=False)
         self._go_on(control)  # callbacks behind this one have said by now whether they want to stop
         if self.pruner is not None and state.is_world_process_zero and folder.is_dir():
             save(self.pruner.state_dict(dense=True), folder / STATE_FILE)

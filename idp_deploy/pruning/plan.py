@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from idp_deploy.errors import UsageError, warn
+from idp_deploy.pruning.holding import is_in_train_mode
 from idp_deploy.pruning.sites import Site
 
 _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
@@ -113,7 +114,7 @@ class Plan:
 
     def unfinished(self, phase: str, zeros: int, target: int) -> tuple[str, str] | None:
         """What is missing at the end, with both numbers, and the way out; None where the plan was met."""
-        if any(group.get("train_mode") for group in getattr(self._optimizer, "param_groups", ())):
+        if is_in_train_mode(self._optimizer):
             return (
                 "the optimizer is in its train mode and keeps other weights for evaluation (schedule-free): its eval() "
                 "would put these over the zeros",
@@ -218,9 +219,10 @@ class Plan:
     def _say_idle(self) -> None:
         self._tell(
             "idle",
-            "step() was called though the optimizer has taken no step since the last call (gradients accumulate, or a "
-            "GradScaler skipped one): such calls do not count",
-            "call it where the optimizer steps",
+            "step() was called though the optimizer has taken no step since the last call (gradients accumulate, a "
+            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of backward(), "
+            "which then fails on what it has changed): such calls do not count",
+            "call it right after the optimizer's step",
         )
 
     def _say_unproven(self) -> None:

@@ -104,7 +104,7 @@ class Pruner:
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
         self._known = {name for name, _ in self._bare.named_parameters()}
-        self.held = Holding(self._masks)  # hard weights for a while
+        self.held = Holding(self._masks, self._optimizer)  # hard weights for a while
         self._beside: Beside | None = None  # the weights that belong to a state that was loaded
 
     @eagerly
@@ -267,6 +267,8 @@ class Pruner:
         if not self._finalized:
             if on_unfinished == "finish":
                 self._train_on()
+            if (not self.plan.written() or self.plan.measured()) and self.held.rest():
+                self.plan.settled()
             missed = self.plan.unfinished(self.schedule.phase(self.steps), self._masks.zeros, self._masks.target)
             if missed:
                 self.plan.meet(on_unfinished, missed)
@@ -305,8 +307,7 @@ class Pruner:
             handle.remove()
         if self._handles:
             forget_compiled()
-        self._handles.clear()
-        self._begun = self._finalized
+        self._handles, self._begun = [], self._finalized
         self.plan.close()
         return self.model
 
@@ -317,7 +318,7 @@ class Pruner:
             dense: hold the weights that are still soft, too, because the model's state is saved hardened. Inside
                 `hardened` that goes by itself.
         """
-        soft = {site: site.live().detach() for site in self.sites if site.mask is None and site.zeros} if dense else {}
+        soft = {site: site.live().detach() for site in self.sites if dense and site.mask is None and site.zeros}
         state = {
             "steps": self.steps,
             "settings": settings(self.recipe),
@@ -326,7 +327,7 @@ class Pruner:
             "sites": self._masks.state(self.held.weights),
             "others": others(self._masks),
         }
-        held = {site.name: weight for site, weight in {**soft, **self.held.weights}.items()} | self.held.followers
+        held = {site.name: value for site, value in {**soft, **self.held.weights}.items()} | self.held.followers
         if soft:
             held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
         return {**state, "dense": held} if held else state

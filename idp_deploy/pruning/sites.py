@@ -237,6 +237,12 @@ def settle(weight: nn.Parameter, value: Tensor | None, note: _Note | None) -> No
     return Nothing()
 
 
+def still_soft(module: nn.Module) -> str:
+    """The first weight of `module` that a Pruner still masks softly; "" where none is."""
+    hooks = (hook for part in module.modules() for hook in part._forward_pre_hooks.values())
+    return next((hook.site.name for hook in hooks if isinstance(hook, _Enter) and hook.site.mask is None), "")
+
+
 def attach(module: nn.Module, site: Site) -> list[torch.utils.hooks.RemovableHandle]:
     """Make every layer that holds the site's weight read `site.read()`; the handles undo it.
 

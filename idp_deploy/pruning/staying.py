@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.loading.misfits import ADAPTER
-from idp_deploy.pruning.sites import REPLACING, Site
+from idp_deploy.pruning.sites import REPLACING, Site, still_soft
 
 
 def refuse_replaced(module: nn.Module, sites: Sequence[Site]) -> None:
@@ -38,12 +38,18 @@ def refuse_replaced(module: nn.Module, sites: Sequence[Site]) -> None:
 
 
 def refuse_shared_memory(sites: Sequence[Site]) -> None:
-    """Raise `UsageError` where what is written to one entry changes another one: of the same weight, or of two."""
+    """Raise `UsageError` where what is written to one entry changes another one, of the same weight or of two, or
+    where nothing can be written."""
     taken: list[tuple[int, int, Site]] = []  # first byte, the one behind the last
     for site in sites:
         weight = site.live().detach()
         if type(weight) is not Tensor or weight.is_meta or not weight.numel():
             continue
+        if weight.is_inference():
+            raise UsageError(
+                f"weight '{site.name}' was made in torch.inference_mode, which lets nobody write to it any more",
+                way_out="build the model outside of it, or prune copy.deepcopy(model)",
+            )
         apart = [(extent, stride) for extent, stride in zip(weight.shape, weight.stride(), strict=True) if extent > 1]
         if any(not stride for _, stride in apart):
             raise UsageError(
@@ -93,4 +99,14 @@ def say_unpruned(model: nn.Module, known: Collection[str]) -> None:
         warn(
             f"weights that came into the model after Pruner(model) stay dense: {len(came)}, '{came[0]}' first",
             "add layers before it",
+        )
+
+
+def say_soft(model: nn.Module) -> None:
+    """Warn of a model that is about to ship out of the middle of its training."""
+    if name := still_soft(model):
+        warn(
+            f"the model is still in training under the masks of a Pruner: '{name}' is written as its soft mask has it "
+            "at this moment, without the zeros that it will have",
+            "export what pruner.finalize() returns, or inside `with pruner.hardened():` what would ship now",
         )
