@@ -228,7 +228,50 @@ class Halves(nn.Module):
         return self.out(y.mean((2, 3)))
 
 
+class Joined(nn.Module):
+    """Every layer reads all that came before it, each through norms of its own, as in DenseNet."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(24, 3)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (8, 14, 24))
+        self.grown = nn.ModuleList(nn.Conv2d(*widths, 3, padding=1) for widths in ((8, 6), (14, 10)))
+        with torch.no_grad():
+            for norm in self.norms:
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_()
+                norm.running_mean.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for norm, grow in zip(self.norms, self.grown, strict=False):
+            y = torch.cat([y, grow(F.relu(norm(y)))], 1)
+        return self.out(F.relu(self.norms[2](y)).mean((2, 3)))
+
+
+class Filtered(nn.Module):
+    """GhostNet: filters of one channel each beside those that they read, and two halves of which one opens the other."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.filters = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.b, self.norm, self.out = nn.Conv2d(16, 24, 1), nn.BatchNorm2d(24), nn.Linear(12, 3)
+        with torch.no_grad():
+            self.norm.bias.normal_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.a(x))
+        y, gate = self.norm(self.b(torch.cat([y, F.relu(self.filters(y))], 1))).chunk(2, 1)
+        return self.out((F.relu(y) * torch.sigmoid(gate)).mean((2, 3)))
+
+
 CASES = {
+    "joined": (Joined, {"stem.weight", "grown.0.weight", "grown.1.weight"}),
+    "filtered": (Filtered, {"a.weight", "b.weight"}),
     "lstm": (Sounds, {"a.weight", "b.weight"}),
     "gru": (lambda: Sounds(nn.GRU), {"a.weight", "b.weight"}),
     "rnn": (lambda: Sounds(nn.RNN), {"a.weight", "b.weight"}),
@@ -237,7 +280,7 @@ CASES = {
     "states": (Translating, {"inputs.weight", "up.weight"}),
     "packed": (Lengths, {"up.weight"}),
     "flattened": (Flattened, {"a.weight", "b.weight", "up.weight"}),
-    "gated": (Gated, {"inner.weight"}),
+    "gated": (Gated, {"inner.weight", "halves.weight"}),
     "products": (Products, {"c.weight", "up.weight"}),
     "normed": (Normed, {"a.weight"}),
     "upsampled": (Upsampled, {"a.weight"}),
@@ -290,14 +333,14 @@ def test_what_cannot_go_is_named_with_the_reason() -> None:
         def forward(self, x: Tensor) -> Tensor:
             with torch.no_grad():
                 shift = self.aside(x.mean(-1)).mean()
-            a, b = self.halves(x).chunk(2, 1)
+            a, b = self.halves(x).split(8, 1)
             return self.out(torch.tanh(a) * torch.sigmoid(b)) + shift
 
     with pytest.raises(UsageError) as refused:
         one_shot(Alone(), sparsity=0.5, pattern="channel", example_inputs=torch.randn(1, 4, 8))
     for reason in (
         "its channels are the model's outputs: out.weight",
-        "a channel of it takes another one with it: halves.weight",
+        "without some of them the model cannot be called",
         "nothing tells which channels follow its own: aside.weight",
     ):
         assert reason in str(refused.value)

@@ -68,12 +68,10 @@ class Channels:
         layer = self.graph.model.get_submodule(root)
         return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels, self._most)
 
-    def half(self, root: str) -> list[int]:
-        """About half the channels of that layer, spread without order."""
+    def whole(self, root: str) -> Any:
+        """The group with all channels of the layer of that name."""
         layer = self.graph.model.get_submodule(root)
-        many = self.graph.get_pruner_of_module(layer).get_out_channels(layer)
-        chosen = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
-        return sorted(chosen.tolist())
+        return self.group(root, list(range(self.graph.get_pruner_of_module(layer).get_out_channels(layer))))
 
     def prune(self, root: str, channels: list[int]) -> None:
         """Take channels of the layer of that name out, and all that go with them."""
@@ -132,6 +130,18 @@ def closed(group: Any, channels: list[int]) -> list[int]:
     """
     kept = {group.with_it[channel] for channel in set(group.with_it) - set(channels)}
     return [channel for channel in channels if group.with_it[channel] not in kept]
+
+
+def half(group: Any) -> list[int]:
+    """About half the channels of the layer that a group with all of them begins with, without order, and what ties say.
+
+    Channels of which one takes the other with it are among them both or neither.
+    """
+    speakers = sorted(set(group.with_it.values()))
+    many = len(speakers)
+    order = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
+    chosen = {speakers[place] for place in order.tolist()}
+    return sorted(channel for channel, speaker in group.with_it.items() if speaker in chosen)
 
 
 def is_hidden(channels: Channels, dependency: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from idp_deploy.errors import UsageError, a_type
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
+from idp_deploy.pruning.following import Follower, Part
 from idp_deploy.pruning.gates import follows_norms
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
@@ -114,7 +115,7 @@ def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: 
 
 def _coupled(
     model: nn.Module, sites: list[Site], left: dict[str, str], example_inputs: tuple[Any, ...] | None
-) -> tuple[list[Site], list[tuple[Site, nn.Parameter]]]:
+) -> tuple[list[Site], list[Follower]]:
     """Channels that are one in the network share their fate; those that cannot be removed stay dense.
 
     Returns:
@@ -124,25 +125,32 @@ def _coupled(
     if not channelled or example_inputs is None:
         return sites, []
     keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"} - set(channelled)
-    followers: list[tuple[Site, nn.Parameter]] = []
+    parts: dict[str, list[Part]] = {}
     for coupled in couple(model, example_inputs, channelled):
         peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
         kept = next((name for name in coupled.followers if name in keeping), None)
         fixed = coupled.fixed or (f"'{kept}' makes the same channels and keeps them" if kept else "")
-        normed = follows_norms(model, len(peers), coupled.followers)
+        normed = follows_norms(model, len(peers), coupled)
         for site in peers:
             site.peers, site.normed = peers, normed
+            site.pattern = _in_units(coupled.channels.get(site.name, ()), coupled.many)
             if fixed:
                 left[site.name] = fixed
-        if not fixed:
-            followers += [(peers[0], model.get_parameter(name)) for name in coupled.followers]
+        for name in coupled.followers if not fixed else ():
+            parts.setdefault(name, []).append(Part(peers[0], torch.tensor(coupled.channels[name])))
     staying = [site for site in sites if site.name not in left]
     if not staying:
         reasons = "; ".join(f"{reason}: {some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
             f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
         )
-    return staying, followers
+    return staying, [Follower(name, model.get_parameter(name), found) for name, found in parts.items()]
+
+
+def _in_units(channels: Sequence[int], many: int) -> Channel:
+    """The pattern of a weight whose outputs are these channels, of `many`."""
+    order = tuple(sorted(range(len(channels)), key=lambda place: channels[place]))
+    return Channel() if list(order) == list(channels) or not many else Channel(order, len(order) // many)
 
 
 def _check_sparsity(sites: list[Site], sparsity: float) -> None:
