@@ -252,7 +252,7 @@ class Joined(nn.Module):
 
 
 class Filtered(nn.Module):
-    """GhostNet: filters of one channel each beside those that they read, and two halves of which one opens the other."""
+    """GhostNet: filters of one channel each beside those that they read, and halves of which one opens the other."""
 
     x = (torch.randn(1, 3, 8, 8),)
 
