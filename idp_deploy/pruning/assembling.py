@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.channels import couple
-from idp_deploy.errors import UsageError, a_type
+from idp_deploy.errors import UsageError, a_type, warn
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
@@ -87,6 +87,22 @@ def assemble(
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example, loss)), left
 
 
+def left_dense(module: nn.Module, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> Mapping[str, str]:
+    """Prunable weights that `recipe` leaves dense → the reason. Errors as those of `select`.
+
+    Args:
+        example_inputs: one call's arguments; with them it is known which channels cannot be removed.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    >>> left_dense(net, Recipe(0.5, pattern="2:4"))
+    {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
+    """
+    selection = select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe))
+    if example_inputs is None or not any(isinstance(pattern, Channel) for _, pattern in selection.chosen.values()):
+        return selection.left
+    return assemble(module, recipe, example_inputs=example_inputs)[1]
+
+
 def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: Any) -> None:
     allocation = recipe.allocation
     check_options(recipe.method, recipe.mode, recipe.options)
@@ -122,6 +138,12 @@ def _coupled(
         The sites that stay, and norms and biases behind their channels.
     """
     channelled = {site.name: site for site in sites if isinstance(site.pattern, Channel)}
+    if channelled and example_inputs is None:
+        warn(
+            "channels are pruned without example inputs, so that nothing tells which of them go together and what "
+            "follows them: norms and biases behind them stay, and shrink will find hardly any to take out",
+            "give one call's arguments: Pruner(example_inputs=(x,)), one_shot(example_inputs=(x,)), --inputs or --task",
+        )
     if not channelled or example_inputs is None:
         return sites, []
     keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"} - set(channelled)
