@@ -56,16 +56,7 @@ def assemble(
     _check(recipe, steps_per_epoch, loss, optimizer)
     example: tuple[Any, ...] | None = arguments_of("example_inputs", example_inputs)
     options, rule = dict(recipe.options), METHODS[recipe.method]
-    choice = selection_options(recipe)
-    if recipe.pattern == "channel" and example is None:
-        choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
-    selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
-    left = dict(selection.left)
-    found = [
-        Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
-        for name, (where, parsed) in selection.chosen.items()
-    ]
-    sites, followers = _coupled(model, found, left, example)
+    sites, followers, left = _chosen(model, recipe, example)
     _check_sparsity(sites, recipe.sparsity)
     unknown = sorted(set(options.get("shares", {})) - {site.name for site in sites})
     if unknown:
@@ -100,7 +91,23 @@ def left_dense(module: nn.Module, recipe: Recipe, example_inputs: tuple[Any, ...
     selection = select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe))
     if example_inputs is None or not any(isinstance(pattern, Channel) for _, pattern in selection.chosen.values()):
         return selection.left
-    return assemble(module, recipe, example_inputs=example_inputs)[1]
+    return _chosen(module, recipe, example_inputs)[2]
+
+
+def _chosen(
+    model: nn.Module, recipe: Recipe, example: tuple[Any, ...] | None
+) -> tuple[list[Site], list[Follower], dict[str, str]]:
+    """The weights that are pruned, what follows their channels, and why others are left dense."""
+    choice = selection_options(recipe)
+    if recipe.pattern == "channel" and example is None:
+        choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
+    selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
+    left = dict(selection.left)
+    found = [
+        Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
+        for name, (where, parsed) in selection.chosen.items()
+    ]
+    return *_coupled(model, found, left, example), left
 
 
 def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: Any) -> None:
