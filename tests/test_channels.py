@@ -269,7 +269,25 @@ class Filtered(nn.Module):
         return self.out((F.relu(y) * torch.sigmoid(gate)).mean((2, 3)))
 
 
+class Parts(nn.Module):
+    """YOLO's C2f: a part that three read, next to one that goes past them; then a part nobody reads, and a `glu`."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parted, self.worked, self.joined = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(24, 18, 1)
+        self.norm, self.gate, self.out = nn.BatchNorm2d(16), nn.Linear(12, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = list(F.relu(self.norm(self.parted(x))).chunk(2, 1))
+        y.append(y[-1] + F.relu(self.worked(y[-1])))
+        last, _, first = F.relu(self.joined(torch.cat(y, 1))).chunk(3, 1)
+        return self.out(F.glu(self.gate(torch.cat([first, last], 1).mean((2, 3))), -1))
+
+
 CASES = {
+    "parts": (Parts, {"parted.weight", "worked.weight", "joined.weight", "gate.weight"}),
     "joined": (Joined, {"stem.weight", "grown.0.weight", "grown.1.weight"}),
     "filtered": (Filtered, {"a.weight", "b.weight"}),
     "lstm": (Sounds, {"a.weight", "b.weight"}),

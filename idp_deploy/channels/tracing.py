@@ -13,13 +13,18 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
+from idp_deploy.channels.splitting import Apart, follow_splits, measure_splits
 from idp_deploy.channels.walking import LostError, walk, widest
 from idp_deploy.errors import hushed
 
 LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_PLACES = ("CONCAT", "SPLIT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
-_UNCOUNTED = (ZeroDivisionError, IndexError)  # of torch-pruning where it cannot count the channels of such an operator
+_PLACES = ("CONCAT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
+_UNCOUNTED = (
+    ZeroDivisionError,
+    IndexError,
+    TypeError,
+)  # of torch-pruning where it cannot count the channels of such an operator
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -41,6 +46,7 @@ class Channels:
             except _UNCOUNTED:  # at the very end, where places are counted
                 if not hasattr(self.graph, "module2node"):
                     raise
+            measure_splits(self.graph)
             self.refresh()
             _follow_reshapes(self.graph)
         self._most = widest(self.graph)
@@ -87,6 +93,7 @@ class Channels:
             if update is not None and node.type.name in _PLACES:
                 with suppress(*_UNCOUNTED):  # what it then gets wrong is seen when channels are taken out
                     update(self.graph, node)
+        follow_splits(self.graph)
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
@@ -166,7 +173,7 @@ def _called(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
 
 
 def _with_graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    with as_before(module.modules()):
+    with as_before(module.modules()), Apart():
         return [leaf for leaf in _called(module, example_inputs) if leaf.grad_fn is not None]
 
 
