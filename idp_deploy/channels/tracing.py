@@ -142,12 +142,16 @@ def closed(group: Any, channels: list[int]) -> list[int]:
 def half(group: Any) -> list[int]:
     """About half the channels of the layer that a group with all of them begins with, without order, and what ties say.
 
-    Channels of which one takes the other with it are among them both or neither.
+    Channels of which one takes the other with it are among them both or neither. What is left has no divisor that all
+    of them had: heads that happen to stay whole would be no trial.
     """
     speakers = sorted(set(group.with_it.values()))
     many = len(speakers)
-    order = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
-    chosen = {speakers[place] for place in order.tolist()}
+    count = max(1, many // 2)
+    while count > 1 and math.gcd(many - count, many) > 1:
+        count -= 1
+    order = torch.randperm(many, generator=torch.Generator().manual_seed(many))
+    chosen = {speakers[place] for place in order[:count].tolist()}
     return sorted(channel for channel, speaker in group.with_it.items() if speaker in chosen)
 
 
