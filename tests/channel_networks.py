@@ -273,7 +273,26 @@ class Parts(nn.Module):
         return self.out(F.glu(self.gate(torch.cat([first, last], 1).mean((2, 3))), -1))
 
 
+class Scaled(nn.Module):
+    """Factors and shifts of every channel that are parameters of the network itself, and a mean over channels."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up, self.down = nn.Conv2d(3, 12, 3, padding=1), nn.Conv2d(12, 16, 1), nn.Conv2d(16, 12, 1)
+        self.factor, self.shift = nn.Parameter(torch.rand(12, 1, 1)), nn.Parameter(torch.randn(1, 12, 1, 1))
+        self.meant, self.scale, self.out = nn.Conv2d(12, 10, 1), nn.Parameter(torch.rand(10, 1, 1)), nn.Conv2d(10, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x) + self.shift
+        y = y + self.factor * self.down(F.gelu(self.up(F.relu(y))))
+        y = self.meant(F.relu(y))
+        return self.out(y * y.square().mean(1, keepdim=True).rsqrt() * self.scale)
+
+
 CASES = {
+    "scaled": (Scaled, {"a.weight", "up.weight", "down.weight"}),
     "parts": (Parts, {"parted.weight", "worked.weight", "joined.weight", "gate.weight"}),
     "joined": (Joined, {"stem.weight", "grown.0.weight", "grown.1.weight"}),
     "filtered": (Filtered, {"a.weight", "b.weight"}),

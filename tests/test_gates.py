@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from idp_deploy import Pruner, shrink
 from idp_deploy.errors import IdpDeployWarning
+from tests.channel_networks import Scaled
 
 X = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -166,3 +167,23 @@ def test_halves_lose_the_same_channels_and_copies_are_hardened_as_the_model_is()
     assert [tuple(p.shape) for p in copy.parameters()] == [tuple(p.shape) for p in small.module.parameters()]
     with torch.no_grad():
         torch.testing.assert_close(small.module.eval()(X), done.module.eval()(X))
+
+
+def test_factors_and_shifts_outside_the_layers_go_by_the_gates_and_are_zero_at_the_end() -> None:
+    net = Scaled()
+    pruner = Pruner(net, sparsity=0.5, pattern="channel", epochs=8, dense=0.0, ramp=0.5, example_inputs=Scaled.x)
+    optimizer = torch.optim.SGD(pruner.prepare().parameters(), 1e-2)
+    for _ in range(8):
+        optimizer.zero_grad()
+        net(X).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    done = pruner.finalize()
+    gone: Tensor = ~done.masks["a.weight"].flatten(1).any(1)
+    assert int(gone.sum()) == 6
+    assert torch.equal(net.factor.flatten() == 0, gone)
+    assert torch.equal(net.shift.flatten() == 0, gone)
+    small = shrink(done, X[:1]).module
+    assert small.shift.shape == (1, 6, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(X), net.eval()(X))

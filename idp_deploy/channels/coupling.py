@@ -14,8 +14,6 @@ from torch import nn
 from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
-    as_before,
-    channel_axis,
     half,
     is_hidden,
     names_of,
@@ -40,7 +38,7 @@ class Coupled:
     that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
     `readers` are the layers whose inputs they are. `channels` says of both, by name, which of the `many` channels each
     of their entries belongs to, counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met,
-    each equally often: twice where two halves of it go together.
+    each equally often: twice where two halves of it go together. `axes` says along which axis.
     """
 
     weights: tuple[str, ...]
@@ -48,6 +46,7 @@ class Coupled:
     fixed: str = ""
     readers: tuple[str, ...] = ()
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
     many: int = 0
 
     @property
@@ -105,6 +104,7 @@ def _coupled(
     for speaker in group.with_it.values():
         families.setdefault(speaker, len(families))
     places: dict[str, tuple[int, ...]] = {}
+    axes: dict[str, int] = {}
     for item in group:
         dependency, indices = item
         owner = dependency.target.module
@@ -120,30 +120,27 @@ def _coupled(
             continue
         if not dependency.target.outputs:
             fixed = "its channels are the model's outputs"
-        if isinstance(owner, nn.Parameter | nn.Embedding):
-            fixed = fixed or "its channels meet those of an embedding or of a parameter outside the layers"
+        if isinstance(owner, nn.Embedding):
+            fixed = fixed or "its channels meet those of an embedding"
             continue
         if isinstance(owner, _OVER_CHANNELS):
             fixed = fixed or "a norm takes the mean over its channels"
         if isinstance(owner, NORMS) and not owner.affine:
             fixed = fixed or "a norm without weights makes something of zeros"
-        path = names.get(owner)
-        if path is None:
-            continue
-        for leaf, parameter in owner.named_parameters(recurse=False):
-            name = f"{path}.{leaf}"
-            entries = parameter.shape[channel_axis(owner, leaf)]
+        for name, _, _, parameter, axis in channels.entries(dependency):
+            entries = parameter.shape[axis]
             met = dict(zip(indices, (families[group.with_it[channel]] for channel in item.root_idxs), strict=True))
             places[name] = tuple(met.get(entry, -1) for entry in range(entries))
             if max(met) >= entries:
                 fixed = fixed or "the tracer takes another axis for them"
             elif name in prunable:
                 fixed = fixed or _uneven(places[name], families)
+            axes[name] = axis
             (weights if name in prunable else followers).append(name)
     if len(families) == 1 < len(group.with_it):
         fixed = fixed or "any channel of it takes all others with it"
     names_made = tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers))
-    return Coupled(*names_made, fixed, tuple(readers), places, len(families))
+    return Coupled(*names_made, fixed, tuple(readers), places, axes, len(families))
 
 
 def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:
@@ -173,8 +170,7 @@ def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...
     """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
     halves = {root: half(channels.whole(root)) for root in roots}
     groups = [channels.group(root, gone) for root, gone in halves.items()]
-    targets = {dependency.target.module for group in groups for dependency, _ in group}
-    with as_before(layer for target in targets if isinstance(target, nn.Module) for layer in target.modules()):
+    with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
@@ -186,7 +182,6 @@ def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...
             reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
         else:
             reason = "" if same(expected, left) else "zeros in its channels are none further on"
-    channels.refresh()
     return reason
 
 
@@ -194,7 +189,7 @@ def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...
 def _write_zeros(channels: Channels, group: Any) -> None:
     for dependency, places in group:
         if channels.makes(dependency):
-            for leaf, parameter in dependency.target.module.named_parameters(recurse=False):
+            for _, owner, leaf, parameter, axis in channels.entries(dependency):
                 zeroed = parameter.detach().clone()
-                zeroed.movedim(channel_axis(dependency.target.module, leaf), 0)[places] = 0
-                setattr(dependency.target.module, leaf, nn.Parameter(zeroed))
+                zeroed.movedim(axis, 0)[places] = 0
+                setattr(owner, leaf, nn.Parameter(zeroed))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,16 @@ _UNCOUNTED = (
 )  # of torch-pruning where it cannot count the channels of such an operator
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Entries(NamedTuple):
+    """One parameter of a layer that makes channels, or one that stands in the module itself, such as a factor."""
+
+    name: str
+    owner: nn.Module
+    leaf: str
+    parameter: nn.Parameter
+    axis: int  # along which it has the channels
 
 
 class Channels:
@@ -94,6 +104,38 @@ class Channels:
                 with suppress(*_UNCOUNTED):  # what it then gets wrong is seen when channels are taken out
                     update(self.graph, node)
         follow_splits(self.graph)
+
+    def entries(self, dependency: Any) -> list[Entries]:
+        """What has an entry, or several, for each channel of what a dependency leads to."""
+        owner = dependency.target.module
+        if isinstance(owner, nn.Parameter):
+            name = self.graph._param_to_name[owner]
+            path, _, leaf = name.rpartition(".")
+            return [Entries(name, self.graph.model.get_submodule(path), leaf, owner, dependency.target.pruning_dim)]
+        path = self._names.get(owner, "")
+        return [
+            Entries(f"{path}.{leaf}", owner, leaf, parameter, channel_axis(owner, leaf))
+            for leaf, parameter in owner.named_parameters(recurse=False)
+        ]
+
+    @contextmanager
+    def for_a_while(self, groups: Iterable[Any]) -> Iterator[None]:
+        """Inside, channels of these groups may be taken out; then the layers are as before."""
+        targets = {dependency.target for group in groups for dependency, _ in group}
+        layers = [one.module for one in targets if isinstance(one.module, nn.Module)]
+        alone = [one for one in targets if isinstance(one.module, nn.Parameter)]
+        owners = [
+            self.graph.model.get_submodule(self.graph._param_to_name[one.module].rpartition(".")[0]) for one in alone
+        ]
+        nodes, names, modules = dict(self.graph.module2node), dict(self.graph._param_to_name), [n.module for n in alone]
+        try:
+            with as_before({*owners, *(part for layer in layers for part in layer.modules())}):
+                yield
+        finally:
+            for node, parameter in zip(alone, modules, strict=True):
+                node.module = parameter
+            self.graph.module2node, self.graph._param_to_name = nodes, names
+            self.refresh()
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""

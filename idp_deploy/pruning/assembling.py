@@ -153,8 +153,10 @@ def _coupled(
         )
     if not channelled or example_inputs is None:
         return sites, []
-    keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"} - set(channelled)
+    keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"}
+    keeping = (keeping | {site.name for site in sites}) - set(channelled)
     parts: dict[str, list[Part]] = {}
+    axes: dict[str, int] = {}
     for coupled in couple(model, example_inputs, channelled):
         peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
         kept = next((name for name in coupled.followers if name in keeping), None)
@@ -165,6 +167,7 @@ def _coupled(
             site.pattern = _in_units(coupled.channels.get(site.name, ()), coupled.many)
             if fixed:
                 left[site.name] = fixed
+        axes |= coupled.axes
         for name in coupled.followers if not fixed else ():
             parts.setdefault(name, []).append(Part(peers[0], torch.tensor(coupled.channels[name])))
     staying = [site for site in sites if site.name not in left]
@@ -173,7 +176,7 @@ def _coupled(
         raise UsageError(
             f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
         )
-    return staying, [Follower(name, model.get_parameter(name), found) for name, found in parts.items()]
+    return staying, [Follower(name, model.get_parameter(name), found, axes[name]) for name, found in parts.items()]
 
 
 def _in_units(channels: Sequence[int], many: int) -> Channel:

@@ -31,6 +31,7 @@ class Follower:
     name: str
     parameter: nn.Parameter
     parts: Sequence[Part]
+    axis: int = 0  # along which it has an entry a channel
 
     @property
     def sites(self) -> list[Site]:
@@ -38,17 +39,17 @@ class Follower:
         return [part.site for part in self.parts]
 
     def alive(self, parameter: Tensor, masks: Mapping[Site, Tensor] | None = None) -> Tensor:
-        """Which entries live, along the first axis of `parameter`: behind a dead channel one would be a constant.
+        """Which entries live, to be multiplied by: behind a dead channel one would be a constant.
 
         Args:
             masks: hard masks that count in the place of the sites' own; without either all channels live.
         """
-        lives = torch.ones(parameter.shape[0], dtype=torch.bool, device=parameter.device)
+        lives = torch.ones(parameter.shape[self.axis], dtype=torch.bool, device=parameter.device)
         for part in self.parts:
             mask = (masks or {}).get(part.site, part.site.mask)
             if mask is not None:
                 lives &= part.spread(living(part.site, mask)).to(lives.device)
-        return lives.reshape(-1, *[1] * (parameter.dim() - 1))
+        return self._along(lives, parameter)
 
     def gate(self, parameter: Tensor) -> Tensor | None:
         """What the parameter is multiplied by, an entry a channel; None while all channels are whole or hard."""
@@ -58,7 +59,10 @@ class Follower:
             if values is not None:
                 gate = part.spread(values.reshape(-1))
                 found = gate if found is None else found * gate
-        return None if found is None else found.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.dtype)
+        return None if found is None else self._along(found, parameter).to(parameter.dtype)
+
+    def _along(self, entries: Tensor, parameter: Tensor) -> Tensor:
+        return entries.reshape([-1 if axis == self.axis else 1 for axis in range(parameter.dim())])
 
 
 def living(site: Site, mask: Tensor) -> Tensor:

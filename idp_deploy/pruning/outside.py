@@ -94,7 +94,7 @@ class Beside:
 
 def others(masks: Masking) -> dict[str, Tensor]:
     """A few entries of every parameter without a mask: these tell whether the model's own state was loaded."""
-    masked = {one.name for one in (*masks.sites, *masks.followers)}
+    masked = {site.name for site in masks.sites} | {follower.name for follower in masks.followers}
     parameters = masks.surroundings.module.named_parameters()
     found = {n: p for n, p in parameters if n not in masked and type(p.detach()) is Tensor and p.is_floating_point()}
     return {name: sample(parameter) for name, parameter in found.items()}
