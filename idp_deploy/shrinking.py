@@ -48,6 +48,12 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> 
         dead = dead_channels(module, example)
     except Exception as error:
         raise ConversionError(f"channels of this model cannot be removed: {error}") from error
+    if not dead and (left := zero_channels(model)):
+        raise ConversionError(
+            f"{sum(left.values()):,} channels of {len(left)} layers are zero and none can be removed: norms or biases "
+            "behind them live, or other layers make the same channels",
+            way_out="prune with example inputs (Pruner(example_inputs=…), --inputs or --task), so that they go as well",
+        )
     twins, reason = cut((module, marks), dead, example, before)
     if twins is None:
         # one of them does not survive it: find out which by taking each alone

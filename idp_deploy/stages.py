@@ -215,7 +215,7 @@ class Run:
         recipe = plan.recipe(model, task)
         accuracy = {"dense": evaluate(model.module, task)} if task else {}
         self._announce(f"pruning to {recipe.sparsity:.0%} zeros with {'magnitude' if plan.one_shot else recipe.method}")
-        for reason, names in by_reason(left_dense(model.module, recipe)).items():
+        for reason, names in by_reason(left_dense(model.module, recipe, self._example_inputs)).items():
             self._announce(f"not pruned ({reason}): {', '.join(names)}")
         work = plan.pruned.with_suffix(".resume") if self._history else None
         stood = work is not None and is_foreign(work)

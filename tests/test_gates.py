@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from idp_deploy import Pruner
+from idp_deploy import Pruner, shrink
 from idp_deploy.errors import IdpDeployWarning
+from tests.channel_networks import Scaled
 
 X = torch.randn(32, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
@@ -107,3 +108,82 @@ def test_the_end_has_exactly_the_zeros_and_their_norms() -> None:
     assert not net[1].weight[dead].any()
     assert not net[1].bias[dead].any()
     assert net[1].weight[~dead].all()
+
+
+class Joined(nn.Module):
+    """Two layers side by side behind one norm, and halves of which one opens the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(3, 6, 3), nn.Conv2d(3, 10, 3), nn.BatchNorm2d(16)
+        self.halves, self.gated, self.out = nn.Conv2d(16, 12, 1), nn.BatchNorm2d(12), nn.Linear(6, 4)
+        with torch.no_grad():
+            for norm in (self.norm, self.gated):
+                norm.weight.uniform_(0.5, 1.5)
+                norm.bias.normal_(0, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(torch.cat([self.a(x), self.b(x)], 1)).relu()
+        y, gate = self.gated(self.halves(y)).chunk(2, 1)
+        return self.out((y.relu() * gate.sigmoid()).mean((2, 3)))
+
+
+def joined() -> nn.Module:
+    torch.manual_seed(0)
+    return Joined()
+
+
+def test_a_norm_behind_two_layers_has_the_gates_of_both() -> None:
+    net = joined()
+    with half_way(net) as pruner, torch.no_grad():
+        gone = [~site.magnitude_mask().flatten(1).any(1) for site in pruner.sites[:2]]
+        assert all(0 < int(one.sum()) < len(one) for one in gone)
+        assert gap(pruner) < 0.1
+        shift = net.norm.bias.clone()
+        with pruner.hardened():
+            assert torch.equal(net.norm.bias == 0, torch.cat(gone))
+        assert torch.equal(net.norm.bias, shift)
+        again = joined()
+        again.load_state_dict(net.state_dict())
+        other = Pruner(again, sparsity=0.5, pattern="channel", epochs=40, dense=0.0, ramp=0.5, example_inputs=X[:1])
+        other.load_state_dict(pruner.state_dict())
+        other.prepare()
+        torch.testing.assert_close(again.eval()(X), net.eval()(X))
+        torch.testing.assert_close(deepcopy(net)(X), net(X))
+
+
+def test_halves_lose_the_same_channels_and_copies_are_hardened_as_the_model_is() -> None:
+    net = joined()
+    with half_way(net) as pruner:
+        average = deepcopy(net)
+        with pytest.warns(IdpDeployWarning, match="15 of the 40|average"):
+            done = pruner.finalize()
+    gone: Tensor = ~done.masks["halves.weight"].flatten(1).any(1)
+    assert torch.equal(gone[:6], gone[6:])
+    assert int(gone.sum()) == 6
+    small = shrink(done, X[:1])
+    assert (small.module.a.out_channels, small.module.b.out_channels, small.module.halves.out_channels) == (3, 5, 6)
+    copy = shrink(pruner.apply_to(average), X[:1]).module
+    assert [tuple(p.shape) for p in copy.parameters()] == [tuple(p.shape) for p in small.module.parameters()]
+    with torch.no_grad():
+        torch.testing.assert_close(small.module.eval()(X), done.module.eval()(X))
+
+
+def test_factors_and_shifts_outside_the_layers_go_by_the_gates_and_are_zero_at_the_end() -> None:
+    net = Scaled()
+    pruner = Pruner(net, sparsity=0.5, pattern="channel", epochs=8, dense=0.0, ramp=0.5, example_inputs=Scaled.x)
+    optimizer = torch.optim.SGD(pruner.prepare().parameters(), 1e-2)
+    for _ in range(8):
+        optimizer.zero_grad()
+        net(X).square().mean().backward()
+        optimizer.step()
+        pruner.step()
+    done = pruner.finalize()
+    gone: Tensor = ~done.masks["a.weight"].flatten(1).any(1)
+    assert int(gone.sum()) == 6
+    assert torch.equal(net.factor.flatten() == 0, gone)
+    assert torch.equal(net.shift.flatten() == 0, gone)
+    small = shrink(done, X[:1]).module
+    assert small.shift.shape == (1, 6, 1, 1)
+    with torch.no_grad():
+        torch.testing.assert_close(small.eval()(X), net.eval()(X))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.masks import parse_pattern, prunable_weights
@@ -201,7 +201,8 @@ def test_rows_of_gates_are_rows(pattern: str, allocation: str) -> None:
 
 def test_whole_channels_of_recurrent_layers_stay_and_the_pruner_says_why() -> None:
     module = nn.ModuleDict({"first": nn.Linear(4, 8), "gru": nn.GRU(8, 8), "last": nn.Linear(8, 2)})
-    pruner = Pruner(module, sparsity=0.5, epochs=1, pattern="channel")
+    with pytest.warns(IdpDeployWarning, match="without example inputs"):
+        pruner = Pruner(module, sparsity=0.5, epochs=1, pattern="channel")
     assert pruner.left == {
         "gru.weight_ih_l0": "channels of recurrent layers cannot be removed",
         "gru.weight_hh_l0": "channels of recurrent layers cannot be removed",

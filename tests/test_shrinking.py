@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from idp_deploy.errors import ConversionError, IdpDeployError
+from idp_deploy.errors import ConversionError, IdpDeployError, IdpDeployWarning
 from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.hardening import harden
 from idp_deploy.loading import load_checkpoint, save_checkpoint
-from idp_deploy.pruning import Pruner, prune
+from idp_deploy.pruning import Pruner, one_shot, prune
 from idp_deploy.shrinking import shrink, zero_channels
 from idp_deploy.tasks import Task
 from sample_models import bert, mobilenet_v1, resnet18
@@ -219,11 +219,8 @@ def test_a_grouped_convolution_keeps_its_channels_and_those_before_it() -> None:
     assert [small.module[i].out_channels for i in (0, 2, 4, 5)] == [8, 8, 4, 4]
 
 
-def test_outputs_and_concatenated_channels_are_left_and_named() -> None:
-    model = Concat()
+def test_outputs_are_left_and_named() -> None:
     x = torch.randn(1, 3, 8, 8)
-    with pytest.raises(Exception, match="no channel of this model can be removed"):
-        Pruner(model, sparsity=0.5, pattern="channel", example_inputs=(x,))
     mixed = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 6, 1))
     pruner = Pruner(mixed, sparsity=0.5, pattern="channel", example_inputs=(x,))
     assert pruner.report().left == {"2.weight": "its channels are the model's outputs"}
@@ -271,3 +268,13 @@ def test_an_untraceable_model_is_refused() -> None:
 
     with pytest.raises(ConversionError, match="cannot be removed: no"):
         shrink(CompressedModel(Odd(), {}), (torch.randn(1, 4),))
+
+
+def test_without_example_inputs_it_is_said_that_channels_will_stay_and_shrink_takes_none_silently() -> None:
+    module, x = Concat(), torch.randn(1, 3, 8, 8)
+    with pytest.warns(IdpDeployWarning, match="without example inputs"):
+        pruned = one_shot(Model(module), Recipe(sparsity=0.5, pattern="channel"))
+    assert zero_channels(pruned)
+    with pytest.raises(ConversionError, match="norms or biases behind them live") as refused:
+        shrink(pruned, x)
+    assert "example inputs" in str(refused.value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +14,7 @@ from torch import nn
 from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
-    as_before,
-    channel_axis,
-    closed,
+    half,
     is_hidden,
     names_of,
     outputs,
@@ -33,17 +32,27 @@ UNTRACED = "nothing tells which channels follow its own"
 
 @dataclass(frozen=True)
 class Coupled:
-    """Layers whose i-th output channels are one channel of the network.
+    """Layers some of whose output channels are the same channels of the network.
 
     `weights` are the prunable ones among them; `followers` are parameters with one entry, or one filter, a channel
     that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
-    `readers` are the layers whose inputs they are.
+    `readers` are the layers whose inputs they are. `channels` says of both, by name, which of the `many` channels each
+    of their entries belongs to, counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met,
+    each equally often: twice where two halves of it go together. `axes` says along which axis.
     """
 
     weights: tuple[str, ...]
     followers: tuple[str, ...]
     fixed: str = ""
     readers: tuple[str, ...] = ()
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    axes: Mapping[str, int] = field(default_factory=dict)
+    many: int = 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether something that follows has other channels beside these."""
+        return any(-1 in places for places in self.channels.values())
 
 
 def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collection[str]) -> list[Coupled]:
@@ -68,8 +77,6 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
                     one = Coupled(tuple({f"{root}.weight"} & set(prunable)), (), group)
                 else:
                     one = _coupled(channels, group, names, shared, prunable)
-                if one.weights and not one.fixed and closed(group, half := channels.half(root)) != half:
-                    one = replace(one, fixed="a channel of it takes another one with it")
                 if one.weights:
                     coupled[root] = one
             free = [root for root, one in coupled.items() if not one.fixed]
@@ -93,6 +100,11 @@ def _coupled(
     weights: list[str] = []
     followers: list[str] = []
     fixed, readers = "", []
+    families: dict[int, int] = {}
+    for speaker in group.with_it.values():
+        families.setdefault(speaker, len(families))
+    places: dict[str, tuple[int, ...]] = {}
+    axes: dict[str, int] = {}
     for item in group:
         dependency, indices = item
         owner = dependency.target.module
@@ -108,24 +120,35 @@ def _coupled(
             continue
         if not dependency.target.outputs:
             fixed = "its channels are the model's outputs"
-        if isinstance(owner, nn.Parameter | nn.Embedding):
-            fixed = fixed or "its channels meet those of an embedding or of a parameter outside the layers"
+        if isinstance(owner, nn.Embedding):
+            fixed = fixed or "its channels meet those of an embedding"
             continue
         if isinstance(owner, _OVER_CHANNELS):
             fixed = fixed or "a norm takes the mean over its channels"
         if isinstance(owner, NORMS) and not owner.affine:
             fixed = fixed or "a norm without weights makes something of zeros"
-        path = names.get(owner)
-        if path is None:
-            continue
-        for leaf, parameter in owner.named_parameters(recurse=False):
-            name = f"{path}.{leaf}"
-            entries = parameter.shape[channel_axis(owner, leaf)]
-            each = 1 if name in prunable else max(1, entries // len(group[0].idxs))
-            if indices != list(range(entries)) or item.root_idxs != [index // each for index in indices]:
-                fixed = fixed or "its channels are only a part of what follows"
+        for name, _, _, parameter, axis in channels.entries(dependency):
+            entries = parameter.shape[axis]
+            met = dict(zip(indices, (families[group.with_it[channel]] for channel in item.root_idxs), strict=True))
+            places[name] = tuple(met.get(entry, -1) for entry in range(entries))
+            if max(met) >= entries:
+                fixed = fixed or "the tracer takes another axis for them"
+            elif name in prunable:
+                fixed = fixed or _uneven(places[name], families)
+            axes[name] = axis
             (weights if name in prunable else followers).append(name)
-    return Coupled(tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers)), fixed, tuple(readers))
+    if len(families) == 1 < len(group.with_it):
+        fixed = fixed or "any channel of it takes all others with it"
+    names_made = tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers))
+    return Coupled(*names_made, fixed, tuple(readers), places, axes, len(families))
+
+
+def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:
+    """Why a weight with these channels cannot lose them as units of one size."""
+    counted = Counter(places)
+    if counted.pop(-1, 0) or len(counted) < len(families):
+        return "its channels are only a part of what follows"
+    return "a channel of it takes others with it, not always as many" if len(set(counted.values())) > 1 else ""
 
 
 def _is_grouped(owner: Any) -> bool:
@@ -145,22 +168,20 @@ def _refused(tried: Callable[[Sequence[str]], str], roots: Sequence[str]) -> lis
 
 def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], roots: Iterable[str]) -> str:
     """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
-    halves = {root: channels.half(root) for root in roots}
-    groups = [channels.group(root, half) for root, half in halves.items()]
-    targets = {dependency.target.module for group in groups for dependency, _ in group}
-    with as_before(layer for target in targets if isinstance(target, nn.Module) for layer in target.modules()):
+    halves = {root: half(channels.whole(root)) for root in roots}
+    groups = [channels.group(root, gone) for root, gone in halves.items()]
+    with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
         try:
-            for root, half in halves.items():  # each where those before it have left its channels
-                channels.prune(root, half)
+            for root, gone in halves.items():  # each where those before it have left its channels
+                channels.prune(root, gone)
             left = outputs(module, example_inputs)
         except Exception as error:  # a forward that counts on its extents
             reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
         else:
             reason = "" if same(expected, left) else "zeros in its channels are none further on"
-    channels.refresh()
     return reason
 
 
@@ -168,7 +189,7 @@ def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...
 def _write_zeros(channels: Channels, group: Any) -> None:
     for dependency, places in group:
         if channels.makes(dependency):
-            for leaf, parameter in dependency.target.module.named_parameters(recurse=False):
+            for _, owner, leaf, parameter, axis in channels.entries(dependency):
                 zeroed = parameter.detach().clone()
-                zeroed.movedim(channel_axis(dependency.target.module, leaf), 0)[places] = 0
-                setattr(dependency.target.module, leaf, nn.Parameter(zeroed))
+                zeroed.movedim(axis, 0)[places] = 0
+                setattr(owner, leaf, nn.Parameter(zeroed))

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
-    channel_axis,
     closed,
     is_hidden,
     outputs,
@@ -62,10 +61,10 @@ def _dead(channels: Channels, group: Any, shared: Collection[nn.Module]) -> list
             continue
         if not dependency.target.outputs:
             return []
-        if (isinstance(owner, NORMS) and not owner.affine) or isinstance(owner, nn.Parameter | nn.Embedding):
+        if (isinstance(owner, NORMS) and not owner.affine) or isinstance(owner, nn.Embedding):
             return []
-        for leaf, parameter in owner.named_parameters(recurse=False):
-            entries = parameter.detach().movedim(channel_axis(owner, leaf), 0)
+        for _, _, _, parameter, axis in channels.entries(dependency):
+            entries = parameter.detach().movedim(axis, 0)
             if max(places) >= len(entries):
                 return []  # the tracer took another axis for the channels
             entries = entries[places]

@@ -6,22 +6,37 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from copy import copy
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
+from idp_deploy.channels.splitting import Apart, follow_splits, measure_splits
 from idp_deploy.channels.walking import LostError, walk, widest
 from idp_deploy.errors import hushed
 
 LAYERS = nn.modules.conv._ConvNd | nn.Linear
 TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-_PLACES = ("CONCAT", "SPLIT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
-_UNCOUNTED = (ZeroDivisionError, IndexError)  # of torch-pruning where it cannot count the channels of such an operator
+_PLACES = ("CONCAT", "RESHAPE", "UNBIND", "EXPAND", "SLICE")  # operators that move channels to other places
+_UNCOUNTED = (
+    ZeroDivisionError,
+    IndexError,
+    TypeError,
+)  # of torch-pruning where it cannot count the channels of such an operator
 # a channel whose parameters are all zero stays zero through these, so that what follows never sees it
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+class Entries(NamedTuple):
+    """One parameter of a layer that makes channels, or one that stands in the module itself, such as a factor."""
+
+    name: str
+    owner: nn.Module
+    leaf: str
+    parameter: nn.Parameter
+    axis: int  # along which it has the channels
 
 
 class Channels:
@@ -41,6 +56,7 @@ class Channels:
             except _UNCOUNTED:  # at the very end, where places are counted
                 if not hasattr(self.graph, "module2node"):
                     raise
+            measure_splits(self.graph)
             self.refresh()
             _follow_reshapes(self.graph)
         self._most = widest(self.graph)
@@ -68,12 +84,10 @@ class Channels:
         layer = self.graph.model.get_submodule(root)
         return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels, self._most)
 
-    def half(self, root: str) -> list[int]:
-        """About half the channels of that layer, spread without order."""
+    def whole(self, root: str) -> Any:
+        """The group with all channels of the layer of that name."""
         layer = self.graph.model.get_submodule(root)
-        many = self.graph.get_pruner_of_module(layer).get_out_channels(layer)
-        chosen = torch.randperm(many, generator=torch.Generator().manual_seed(many))[: max(1, many // 2)]
-        return sorted(chosen.tolist())
+        return self.group(root, list(range(self.graph.get_pruner_of_module(layer).get_out_channels(layer))))
 
     def prune(self, root: str, channels: list[int]) -> None:
         """Take channels of the layer of that name out, and all that go with them."""
@@ -89,6 +103,39 @@ class Channels:
             if update is not None and node.type.name in _PLACES:
                 with suppress(*_UNCOUNTED):  # what it then gets wrong is seen when channels are taken out
                     update(self.graph, node)
+        follow_splits(self.graph)
+
+    def entries(self, dependency: Any) -> list[Entries]:
+        """What has an entry, or several, for each channel of what a dependency leads to."""
+        owner = dependency.target.module
+        if isinstance(owner, nn.Parameter):
+            name = self.graph._param_to_name[owner]
+            path, _, leaf = name.rpartition(".")
+            return [Entries(name, self.graph.model.get_submodule(path), leaf, owner, dependency.target.pruning_dim)]
+        path = self._names.get(owner, "")
+        return [
+            Entries(f"{path}.{leaf}", owner, leaf, parameter, channel_axis(owner, leaf))
+            for leaf, parameter in owner.named_parameters(recurse=False)
+        ]
+
+    @contextmanager
+    def for_a_while(self, groups: Iterable[Any]) -> Iterator[None]:
+        """Inside, channels of these groups may be taken out; then the layers are as before."""
+        targets = {dependency.target for group in groups for dependency, _ in group}
+        layers = [one.module for one in targets if isinstance(one.module, nn.Module)]
+        alone = [one for one in targets if isinstance(one.module, nn.Parameter)]
+        owners = [
+            self.graph.model.get_submodule(self.graph._param_to_name[one.module].rpartition(".")[0]) for one in alone
+        ]
+        nodes, names, modules = dict(self.graph.module2node), dict(self.graph._param_to_name), [n.module for n in alone]
+        try:
+            with as_before({*owners, *(part for layer in layers for part in layer.modules())}):
+                yield
+        finally:
+            for node, parameter in zip(alone, modules, strict=True):
+                node.module = parameter
+            self.graph.module2node, self.graph._param_to_name = nodes, names
+            self.refresh()
 
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
@@ -134,6 +181,22 @@ def closed(group: Any, channels: list[int]) -> list[int]:
     return [channel for channel in channels if group.with_it[channel] not in kept]
 
 
+def half(group: Any) -> list[int]:
+    """About half the channels of the layer that a group with all of them begins with, without order, and what ties say.
+
+    Channels of which one takes the other with it are among them both or neither. What is left has no divisor that all
+    of them had: heads that happen to stay whole would be no trial.
+    """
+    speakers = sorted(set(group.with_it.values()))
+    many = len(speakers)
+    count = max(1, many // 2)
+    while count > 1 and math.gcd(many - count, many) > 1:
+        count -= 1
+    order = torch.randperm(many, generator=torch.Generator().manual_seed(many))
+    chosen = {speakers[place] for place in order[:count].tolist()}
+    return sorted(channel for channel, speaker in group.with_it.items() if speaker in chosen)
+
+
 def is_hidden(channels: Channels, dependency: Any) -> bool:
     """Whether its channels are hidden units of a recurrent layer."""
     return isinstance(dependency.target.module, Hidden if channels.makes(dependency) else Held)
@@ -156,7 +219,7 @@ def _called(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
 
 
 def _with_graph(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
-    with as_before(module.modules()):
+    with as_before(module.modules()), Apart():
         return [leaf for leaf in _called(module, example_inputs) if leaf.grad_fn is not None]
 
 

@@ -49,6 +49,7 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
     while stack:
         dependency, pairs = stack.pop()
         target, handler = dependency.target, dependency.handler
+        pairs = _in_every_part(target, pairs)
         _, known = met.setdefault((target, handler), (dependency, {}))
         fresh = list({pair.idx: pair for pair in reversed(pairs) if pair.idx not in known}.values())[::-1]
         limit = _extent(graph, target, handler) or most
@@ -78,6 +79,22 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
     group._DG = graph
     group.with_it = {index: speaker(index) for index in indices}
     return group
+
+
+def _in_every_part(node: Any, pairs: list[Any]) -> list[Any]:
+    """At a split into equal parts, which is counted anew in every call: what one part loses every part loses."""
+    from torch_pruning._helpers import _HybridIndex
+
+    sizes = getattr(node.module, "split_sizes", None) or [0]
+    if len(sizes) < 2 or len(set(sizes)) > 1:
+        return pairs
+    beside = [
+        _HybridIndex(idx=pair.idx % sizes[0] + part * sizes[0], root_idx=pair.root_idx)
+        for pair in pairs
+        for part in range(len(sizes))
+        if pair.idx // sizes[0] != part
+    ]
+    return [*pairs, *beside]
 
 
 def _mapped(mapping: Any, pairs: list[Any]) -> list[Any]:

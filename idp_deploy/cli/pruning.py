@@ -137,13 +137,12 @@ def prune(
     free = session.leaves_open(pattern=pattern, allocation=allocation, rules=rule)
     choice = plan(session, dense, data, recipe, device, free=free) if device is not None else None
     recipe = choice.way.recipe if choice else recipe
-    left = left_dense(dense.module, recipe)
+    example = session.example_inputs(data) if data or session.inputs else None
+    left = left_dense(dense.module, recipe, example)
     facts: dict[str, float] = {}
     if one_shot:
         say("pruning by magnitude alone, without training: expect to lose accuracy")
-        compressed: CompressedModel | MaskedModel = prune_one_shot(
-            dense, recipe, session.example_inputs(data) if data or session.inputs else None
-        )
+        compressed: CompressedModel | MaskedModel = prune_one_shot(dense, recipe, example)
     else:
         if data is None:
             raise UsageError(

@@ -252,7 +252,14 @@ class Block(Pattern):
 
 @dataclass(frozen=True)
 class Channel(Pattern):
-    """Whole output channels, scored by their L2 norm."""
+    """Whole output channels, scored by their L2 norm.
+
+    Where some can only go together, as halves of a gate do, a unit is several: `each` of them, one unit after the other
+    in `order`, which has every output once. Without an order a unit is one channel.
+    """
+
+    order: tuple[int, ...] = ()
+    each: int = 1
 
     shared = True
     single = False
@@ -262,13 +269,19 @@ class Channel(Pattern):
         return "channel"
 
     def unit(self, shape: tuple[int, ...], output_axis: int = 0) -> int:
-        return math.prod(shape) // shape[output_axis]
+        return math.prod(shape) // shape[output_axis] * self.each
 
     def to_units(self, w: Tensor, output_axis: int = 0) -> Tensor:
-        return _matrix(w, output_axis)
+        matrix = _matrix(w, output_axis)
+        if not self.order:
+            return matrix
+        return matrix[torch.tensor(self.order, device=w.device)].reshape(-1, self.each * matrix.shape[1])
 
     def from_units(self, units: Tensor, shape: tuple[int, ...], output_axis: int = 0) -> Tensor:
-        return _unmatrix(units, shape, output_axis)
+        matrix = units.reshape(shape[output_axis], -1)
+        if self.order:
+            matrix = matrix[torch.tensor(self.order, device=units.device).argsort()]
+        return _unmatrix(matrix, shape, output_axis)
 
     def floored_rows(self, outputs: int) -> int:
         return 0  # a channel that goes is the point; the budget keeps at least one a layer

@@ -148,13 +148,13 @@ class _Tables:
         self._kinds = kinds
 
     def _coupled(self, module: nn.Module) -> list[Coupled]:
-        """Groups of channels that may go, all of whose weights may be pruned."""
+        """Groups of channels that may go, all of whose weights may be pruned; none that a norm or filter shares."""
         prunable = [name for name, weight in prunable_weights(module).items() if weight.kind != "depthwise"]
         try:
             found = couple(module, self.prices.example_inputs, prunable)
         except ConversionError:
             return []
-        return [one for one in found if not one.fixed and set(one.weights) <= set(self.names)]
+        return [one for one in found if not (one.fixed or one.partial) and set(one.weights) <= set(self.names)]
 
     def _sparse_layers(self, recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
         """(operators, layers) that sparse kernels would run if zeros were plenty."""
@@ -172,13 +172,12 @@ class _Tables:
         groups = []
         for one in self.coupled:
             layers = [name.rpartition(".")[0] for name in (*one.weights, *one.followers)]
-            channels = module.get_parameter(one.weights[0]).shape[prunable_weights(module)[one.weights[0]].output_axis]
             readers = [name for name in one.readers if f"{name}.weight" in self.names]
             groups.append(
                 Group(
-                    channels, tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(one.readers)),
-                    self._lost(self._made(one), channels),
-                    self._lost([f"{name}.weight" for name in readers], channels),
+                    one.many, tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(one.readers)),
+                    self._lost(self._made(one), one.many),
+                    self._lost([f"{name}.weight" for name in readers], one.many),
                 )
             )  # fmt: skip
         made = {name: g for g, one in enumerate(self.coupled) for name in self._made(one)}

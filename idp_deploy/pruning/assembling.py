@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.channels import couple
-from idp_deploy.errors import UsageError, a_type
+from idp_deploy.errors import UsageError, a_type, warn
 from idp_deploy.flow import Recipe
 from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
+from idp_deploy.pruning.following import Follower, Part
 from idp_deploy.pruning.gates import follows_norms
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
@@ -55,16 +56,7 @@ def assemble(
     _check(recipe, steps_per_epoch, loss, optimizer)
     example: tuple[Any, ...] | None = arguments_of("example_inputs", example_inputs)
     options, rule = dict(recipe.options), METHODS[recipe.method]
-    choice = selection_options(recipe)
-    if recipe.pattern == "channel" and example is None:
-        choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
-    selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
-    left = dict(selection.left)
-    found = [
-        Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
-        for name, (where, parsed) in selection.chosen.items()
-    ]
-    sites, followers = _coupled(model, found, left, example)
+    sites, followers, left = _chosen(model, recipe, example)
     _check_sparsity(sites, recipe.sparsity)
     unknown = sorted(set(options.get("shares", {})) - {site.name for site in sites})
     if unknown:
@@ -84,6 +76,38 @@ def assemble(
         own = {**_idp_defaults(recipe, optimizer), **own}
     method = rule(sites, schedule, recipe.seed, own)
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example, loss)), left
+
+
+def left_dense(module: nn.Module, recipe: Recipe, example_inputs: tuple[Any, ...] | None = None) -> Mapping[str, str]:
+    """Prunable weights that `recipe` leaves dense → the reason. Errors as those of `select`.
+
+    Args:
+        example_inputs: one call's arguments; with them it is known which channels cannot be removed.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    >>> left_dense(net, Recipe(0.5, pattern="2:4"))
+    {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
+    """
+    selection = select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe))
+    if example_inputs is None or not any(isinstance(pattern, Channel) for _, pattern in selection.chosen.values()):
+        return selection.left
+    return _chosen(module, recipe, example_inputs)[2]
+
+
+def _chosen(
+    model: nn.Module, recipe: Recipe, example: tuple[Any, ...] | None
+) -> tuple[list[Site], list[Follower], dict[str, str]]:
+    """The weights that are pruned, what follows their channels, and why others are left dense."""
+    choice = selection_options(recipe)
+    if recipe.pattern == "channel" and example is None:
+        choice.setdefault("last", False)  # its channels are the model's outputs, as far as one can tell
+    selection = select(model, recipe.pattern, skip=recipe.skip, **choice)
+    left = dict(selection.left)
+    found = [
+        Site(name, model.get_submodule(where.places[0].owner), model.get_parameter(name), where, parsed)
+        for name, (where, parsed) in selection.chosen.items()
+    ]
+    return *_coupled(model, found, left, example), left
 
 
 def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: Any) -> None:
@@ -114,35 +138,51 @@ def _check(recipe: Recipe, steps_per_epoch: float | None, loss: Any, optimizer: 
 
 def _coupled(
     model: nn.Module, sites: list[Site], left: dict[str, str], example_inputs: tuple[Any, ...] | None
-) -> tuple[list[Site], list[tuple[Site, nn.Parameter]]]:
+) -> tuple[list[Site], list[Follower]]:
     """Channels that are one in the network share their fate; those that cannot be removed stay dense.
 
     Returns:
         The sites that stay, and norms and biases behind their channels.
     """
     channelled = {site.name: site for site in sites if isinstance(site.pattern, Channel)}
+    if channelled and example_inputs is None:
+        warn(
+            "channels are pruned without example inputs, so that nothing tells which of them go together and what "
+            "follows them: norms and biases behind them stay, and shrink will find hardly any to take out",
+            "give one call's arguments: Pruner(example_inputs=(x,)), one_shot(example_inputs=(x,)), --inputs or --task",
+        )
     if not channelled or example_inputs is None:
         return sites, []
-    keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"} - set(channelled)
-    followers: list[tuple[Site, nn.Parameter]] = []
+    keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"}
+    keeping = (keeping | {site.name for site in sites}) - set(channelled)
+    parts: dict[str, list[Part]] = {}
+    axes: dict[str, int] = {}
     for coupled in couple(model, example_inputs, channelled):
         peers = tuple(site for name, site in channelled.items() if name in coupled.weights)
         kept = next((name for name in coupled.followers if name in keeping), None)
         fixed = coupled.fixed or (f"'{kept}' makes the same channels and keeps them" if kept else "")
-        normed = follows_norms(model, len(peers), coupled.followers)
+        normed = follows_norms(model, len(peers), coupled)
         for site in peers:
             site.peers, site.normed = peers, normed
+            site.pattern = _in_units(coupled.channels.get(site.name, ()), coupled.many)
             if fixed:
                 left[site.name] = fixed
-        if not fixed:
-            followers += [(peers[0], model.get_parameter(name)) for name in coupled.followers]
+        axes |= coupled.axes
+        for name in coupled.followers if not fixed else ():
+            parts.setdefault(name, []).append(Part(peers[0], torch.tensor(coupled.channels[name])))
     staying = [site for site in sites if site.name not in left]
     if not staying:
         reasons = "; ".join(f"{reason}: {some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
             f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
         )
-    return staying, followers
+    return staying, [Follower(name, model.get_parameter(name), found, axes[name]) for name, found in parts.items()]
+
+
+def _in_units(channels: Sequence[int], many: int) -> Channel:
+    """The pattern of a weight whose outputs are these channels, of `many`."""
+    order = tuple(sorted(range(len(channels)), key=lambda place: channels[place]))
+    return Channel() if list(order) == list(channels) or not many else Channel(order, len(order) // many)
 
 
 def _check_sparsity(sites: list[Site], sparsity: float) -> None:

@@ -15,7 +15,7 @@ from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe
 from idp_deploy.loading.misfits import ADAPTER
 from idp_deploy.pruning.copies import counterparts, module_of
-from idp_deploy.pruning.masking import Hard, Masking, alive
+from idp_deploy.pruning.masking import Hard, Masking
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.sites import Nothing, Site
 
@@ -68,11 +68,11 @@ class Elsewhere:
         for site, hard in self.hard.items():
             weight = self.tensors[self.names[site.name]].detach()
             found[self.names[site.name]] = Hard(hard.mask, self.masking.baked(site, weight)).of(weight)
-        for index, (site, _) in enumerate(self.masking.followers):
-            name = self.names[f"follower {index}"]
-            if site.mask is not None:
+        for follower in self.masking.followers:
+            name = self.names[f"follower {follower.name}"]
+            if any(site.mask is not None for site in follower.sites):
                 weight = self.tensors[name].detach()
-                found[name] = torch.where(alive(site, weight), weight, torch.zeros_like(weight))
+                found[name] = torch.where(follower.alive(weight), weight, torch.zeros_like(weight))
         return found
 
 
@@ -89,15 +89,11 @@ def find(other: Any, masking: Masking) -> Elsewhere:
             way_out="give the module that holds the copied weights, or copy them into the model and call finalize()",
         )
     tensors: Mapping[str, Tensor] = other if module is None else dict(module.named_parameters(remove_duplicate=False))
-    own = {id(p): name for name, p in masking.surroundings.module.named_parameters()}
     called = _merged([site.name for site in masking.sites], tensors)
     wanted = {called[site.name]: site.weight for site in masking.sites if site.name in called}
     prefix, names = counterparts(wanted, {n: t for n, t in tensors.items() if isinstance(t, Tensor)})
     cut = _cut(next(iter(wanted)), names, prefix)
-    followers = {
-        f"follower {index}": prefix + own[id(parameter)].removeprefix(cut)
-        for index, (_, parameter) in enumerate(masking.followers)
-    }
+    followers = {f"follower {one.name}": prefix + one.name.removeprefix(cut) for one in masking.followers}
     there = {name: names[spelled] for name, spelled in called.items()} | followers
     hard = {site: hard for site, hard in masking.hard().items() if site.name in called}
     return Elsewhere(module, tensors, prefix, there, hard, masking)

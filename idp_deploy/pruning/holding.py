@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from idp_deploy.pruning.masking import Hard, Masking, alive
+from idp_deploy.pruning.following import Follower
+from idp_deploy.pruning.masking import Hard, Masking
 from idp_deploy.pruning.sites import Site
 
 
@@ -20,7 +21,7 @@ class Holding:
 
     def __init__(self, masks: Masking, optimizer: Any = None) -> None:
         self.weights: dict[Site, Tensor] = {}  # whose masks are still soft
-        self.followers: dict[str, Tensor] = {}  # norms and biases behind their dead channels
+        self.followers: dict[Follower, Tensor] = {}  # norms and biases behind their dead channels
         self._filled: dict[Site, Tensor] = {}  # whose masks are hard, and whose zeros somebody has written over
         self._hard: dict[Site, Hard] = {}  # what was written
         self._late: dict[Site, tuple[Tensor, Hard]] = {}  # what waits for somebody who has swapped weights meanwhile
@@ -45,10 +46,10 @@ class Holding:
                     self._filled[site] = before
                 site.weight.copy_(hard.of(site.weight))
                 site.mask, self._hard[site] = hard.mask, hard
-            for name, (site, parameter) in self._masks.named_followers.items() if self.weights else ():
-                if site.mask is not None:
-                    self.followers[name] = parameter.detach().clone()
-                    parameter.mul_(alive(site, parameter))
+            for follower in self._masks.followers if self.weights else ():
+                if any(site.mask is not None for site in follower.sites):
+                    self.followers[follower] = follower.parameter.detach().clone()
+                    follower.parameter.mul_(follower.alive(follower.parameter))
 
     @torch.no_grad()
     def restore(self, *, among_others: bool = False) -> None:
@@ -65,8 +66,8 @@ class Holding:
         woken = is_in_train_mode(self._optimizer)
         if woken:
             self._optimizer.eval()  # what that writes is undone at once
-        for name, value in self.followers.items():
-            self._masks.named_followers[name][1].copy_(value)
+        for follower, value in self.followers.items():
+            follower.parameter.copy_(value)
         for site, value in (self.weights | self._filled).items():
             if among_others and not self._is_held(site, value, self._hard[site]):
                 self._late[site] = value, self._hard[site]

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from idp_deploy.errors import UsageError
@@ -16,6 +16,7 @@ from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import SMALLEST_TEMPERATURE
 from idp_deploy.pruning.allocation import Layer, allocate
 from idp_deploy.pruning.copies import sample
+from idp_deploy.pruning.following import Follower
 from idp_deploy.pruning.methods import Method, Surroundings
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import laid_as, whole
@@ -42,7 +43,7 @@ class Masking:
     def __init__(
         self,
         sites: Sequence[Site],
-        followers: Sequence[tuple[Site, nn.Parameter]],
+        followers: Sequence[Follower],
         method: Method,
         recipe: Recipe,
         allocation: str,
@@ -51,8 +52,6 @@ class Masking:
         self.sites, self.followers, self.method = sites, followers, method
         self.recipe, self.allocation, self.surroundings = recipe, allocation, surroundings
         self.allocated = False
-        names = {id(parameter): name for name, parameter in surroundings.module.named_parameters()}
-        self.named_followers = {names[id(parameter)]: (site, parameter) for site, parameter in followers}
 
     @property
     def schedule(self) -> Schedule:
@@ -150,8 +149,8 @@ class Masking:
         for site in self.sites:
             assert site.mask is not None
             site.weight.mul_(site.mask)
-        for site, parameter in self.followers:
-            parameter.mul_(alive(site, parameter))
+        for follower in self.followers:
+            follower.parameter.mul_(follower.alive(follower.parameter))
 
     def adopt(self) -> bool:
         """Take the masks from the weights, if these hold all the zeros that were asked for.
@@ -175,10 +174,9 @@ class Masking:
         for site, what in hard.items():
             names = [f"{place.owner}.{place.leaf}".lstrip(".") for place in site.where.places]
             found.append((names, what.of))
-        for name, (site, parameter) in self.named_followers.items():
-            if site in hard:
-                found.append(([name], partial(torch.mul, alive(site, parameter, hard[site].mask))))
-        return found
+        masks = {site: what.mask for site, what in hard.items()}
+        followers = [one for one in self.followers if masks.keys() & set(one.sites)]
+        return found + [([one.name], partial(torch.mul, one.alive(one.parameter, masks))) for one in followers]
 
     def state(self, for_a_while: Mapping[Site, Tensor]) -> dict[str, dict[str, Any]]:
         """By weight name, plain values and tensors.
@@ -202,9 +200,9 @@ class Masking:
     @torch.no_grad()
     def load(self, states: Mapping[str, Mapping[str, Any]], dense: Mapping[str, Tensor]) -> None:
         """What `state` returned of the same weights, and weights to put back."""
-        for name, (_, parameter) in self.named_followers.items():
-            if name in dense:
-                parameter.copy_(laid_as(parameter, dense[name]))
+        for follower in self.followers:
+            if follower.name in dense:
+                follower.parameter.copy_(laid_as(follower.parameter, dense[follower.name]))
         for site in self.sites:
             if site.name in dense:
                 site.live().copy_(laid_as(site.live(), dense[site.name]))
@@ -286,15 +284,6 @@ class Masking:
                     way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
                     'line_search_fn="strong_wolfe"',
                 )
-
-
-def alive(site: Site, parameter: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Which channels of a norm or bias behind `site` live: behind a dead one it would be a constant."""
-    mask = site.mask if mask is None else mask
-    assert mask is not None
-    channels = mask.movedim(site.where.output_axis, 0).flatten(1).any(1)
-    channels = channels.repeat_interleave(parameter.shape[0] // len(channels))  # behind a flatten
-    return channels.reshape(-1, *[1] * (parameter.dim() - 1)).to(parameter.device)
 
 
 def _known_by(weight: Tensor) -> Tensor | None:

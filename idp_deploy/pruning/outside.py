@@ -41,7 +41,7 @@ class Beside:
         self._names: dict[nn.Module, list[str]] = {}
         here = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         self._samples = {name: saved for name, saved in samples.items() if name in here}
-        for name in {**self._sites, **masks.named_followers, **self._samples}:
+        for name in dict.fromkeys([*self._sites, *(one.name for one in masks.followers), *self._samples]):
             owner = module.get_submodule(name.rpartition(".")[0])
             self._names.setdefault(owner, []).append(name)
         self._handles = [owner.register_load_state_dict_post_hook(self) for owner in self._names]
@@ -94,7 +94,7 @@ class Beside:
 
 def others(masks: Masking) -> dict[str, Tensor]:
     """A few entries of every parameter without a mask: these tell whether the model's own state was loaded."""
-    masked = {site.name for site in masks.sites} | masks.named_followers.keys()
+    masked = {site.name for site in masks.sites} | {follower.name for follower in masks.followers}
     parameters = masks.surroundings.module.named_parameters()
     found = {n: p for n, p in parameters if n not in masked and type(p.detach()) is Tensor and p.is_floating_point()}
     return {name: sample(parameter) for name, parameter in found.items()}

@@ -121,7 +121,7 @@ class Pruner:
                 undo.callback(self.detach)
                 for site in self.sites:
                     self._handles += attach(self._bare, site)
-                self._handles += attach_gates(self._bare, self._masks.named_followers)
+                self._handles += attach_gates(self._bare, self._masks.followers)
                 self.method.begin(self._masks.surroundings)
                 if not self.steps:  # a loaded state says what its step computes
                     with self._masks.whole():
@@ -327,9 +327,10 @@ class Pruner:
             "sites": self._masks.state(self.held.weights),
             "others": others(self._masks),
         }
-        held = {site.name: value for site, value in {**soft, **self.held.weights}.items()} | self.held.followers
+        held = {site.name: value for site, value in {**soft, **self.held.weights}.items()}
+        held |= {follower.name: value for follower, value in self.held.followers.items()}
         if soft:
-            held |= {name: parameter.detach() for name, (_, parameter) in self._masks.named_followers.items()}
+            held |= {one.name: one.parameter.detach() for one in self._masks.followers}
         return {**state, "dense": held} if held else state
 
     @eagerly

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import UsageError
-from idp_deploy.flow import Recipe
 from idp_deploy.masks import KINDS, Channel, Pattern, Prunable, computed_weights, parse_pattern, prunable_weights
-from idp_deploy.pruning.options import selection_options
 from idp_deploy.soundness import refuse_without_values
 
 _OF_NO_LAYER = "no layer's weight; --rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them"
@@ -139,16 +137,6 @@ def select(
             else "skip fewer of them, or take another pattern",
         )
     return Selection(chosen, left)
-
-
-def left_dense(module: nn.Module, recipe: Recipe) -> Mapping[str, str]:
-    """Prunable weights that `recipe` leaves dense → the reason. Errors as those of `select`.
-
-    >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
-    >>> left_dense(net, Recipe(0.5, pattern="2:4"))
-    {'0.weight': '2:4 goes along input channels, and 3 do not divide by 4'}
-    """
-    return select(module, recipe.pattern, skip=recipe.skip, **selection_options(recipe)).left
 
 
 def by_reason(left: Mapping[str, str]) -> dict[str, list[str]]:

@@ -116,13 +116,18 @@ class Site:
         axis = self.where.output_axis
         return self.pattern.mask_by(self.ranking(), tuple(self.weight.shape), self.zeros, axis, floor=True)
 
+    @property
+    def led(self) -> bool:
+        """Whether another one, whose channels are the same, has chosen already which of them go."""
+        return len(self.peers) > 1 and self.peers[0] is not self and "mask" in self.peers[0].state
+
     def mask_by(self, entry_scores: Tensor) -> Tensor:
         """The exact hard mask at the current number of zeros by scores of w's shape, the largest kept.
 
         Among peers the first one decides.
         """
         axis, shape = self.where.output_axis, tuple(self.weight.shape)
-        if len(self.peers) > 1 and self.peers[0] is not self and "mask" in self.peers[0].state:
+        if self.led:
             first = self.peers[0]
             alive = first.pattern.unit_scores(first.state["mask"].float(), first.where.output_axis)
             return self.pattern.mask_by(alive, shape, self.zeros, axis)

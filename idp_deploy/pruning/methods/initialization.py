@@ -63,7 +63,7 @@ class SynFlow(_AtStart):
                     kept = (1 - site.budget / site.weight.numel()) ** (i / rounds)
                     zeros = site.budget if i == rounds else round((1 - kept) * site.weight.numel() / unit) * unit
                     site.zeros = zeros
-                    masks[j] = site.mask_by(score)
+                    site.state["mask"] = masks[j] = site.mask_by(score)
         for site, mask in zip(self.sites, masks, strict=True):
             site.zeros, site.state["mask"] = site.budget, mask
 

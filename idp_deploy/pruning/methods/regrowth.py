@@ -26,9 +26,15 @@ class _Regrowth(Method):
         progress = min(1.0, step / max(self.schedule.frozen_from, 1))
         return float(self.settings["drop"]) / 2 * (1 + math.cos(math.pi * progress))
 
-    def exchange(self, site: Site, gradient: Tensor, step: int) -> Tensor:
-        """Mask after dropping the smallest kept |w| and growing as many of the largest |gradient|; grown start at 0."""
+    def exchange(self, site: Site, gradient: Tensor | None, step: int) -> Tensor:
+        """Mask after dropping the smallest kept |w| and growing as many of the largest |gradient|; grown start at 0.
+
+        Among peers the first one decides.
+        """
         mask: Tensor = site.state["mask"]
+        if site.led:
+            return site.mask_by(mask)
+        assert gradient is not None
         axis, pattern, shape = site.where.output_axis, site.pattern, tuple(site.weight.shape)
         unit = pattern.unit(shape, axis)
         kept = mask.numel() - site.zeros
@@ -58,7 +64,7 @@ class GraNet(_Regrowth):
     def update(self, site: Site, step: int) -> None:
         gradient = take_seen(site)
         site.state["mask"] = site.magnitude_mask()
-        if gradient is not None and step % self.interval() == 0:
+        if site.led or (gradient is not None and step % self.interval() == 0):
             site.state["mask"] = self.exchange(site, gradient, step)
         site.weight.mul_(site.state["mask"])
 
@@ -79,7 +85,7 @@ class RigL(_Regrowth):
         gradient = take_seen(site)
         if "mask" not in site.state:
             site.state["mask"] = self.first(site)
-        elif gradient is not None and step % self.interval() == 0:
+        elif site.led or (gradient is not None and step % self.interval() == 0):
             site.state["mask"] = self.exchange(site, gradient, step)
         site.weight.mul_(site.state["mask"])
 
