@@ -14,6 +14,7 @@ from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
 from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.flow import Recipe
+from idp_deploy.formats import is_folder, models_in, of_folder
 from idp_deploy.rendering.document import shell
 
 if TYPE_CHECKING:
@@ -218,6 +219,38 @@ def existing(path: Path) -> Path:
     if not path.exists():
         raise FileError(f"no such file: {path}", way_out="check the path")
     return path if path.name.strip(".") else path.resolve()
+
+
+def artifact_of(named: Path) -> Path:
+    """The file that is named, or the only model file of a folder.
+
+    Raises:
+        FileError: it is missing, or a folder that holds none or several.
+    """
+    if not is_folder(existing(named)):
+        return existing(named)
+    inside = models_in(named)
+    if len(inside) != 1:
+        raise of_folder(named)
+    say(f"of {named}: {inside[0].name}")
+    return inside[0]
+
+
+def artifacts_of(named: Sequence[Path]) -> list[Path]:
+    """The files that are named, and of a folder every model file in it.
+
+    Raises:
+        FileError: one is missing, or a folder that holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in named:
+        inside = models_in(path) if is_folder(existing(path)) else (existing(path),)
+        if not inside:
+            raise of_folder(path)
+        if inside[0].parent == path:
+            say(f"of {path}: {', '.join(one.name for one in inside)}")
+        found |= dict.fromkeys(inside)
+    return list(found)
 
 
 def _state() -> dict[str, list[str]]:

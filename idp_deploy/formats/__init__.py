@@ -10,6 +10,7 @@ What is not a format's own stands beside the folders: the manifest, the notes, t
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import Any
 from idp_deploy.errors import FileError, UsageError, require
 from idp_deploy.flow import FormatName
 from idp_deploy.formats.foreign import model_of
+from idp_deploy.packages import KINDS
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,8 @@ def written() -> tuple[FormatName, ...]:
     return tuple(row.name for row in FORMATS.values() if row.convert)
 
 
-_WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+_NAMED = 5  # files of a folder that are named where one is wanted
 
 
 def suffixes() -> dict[str, FormatName]:
@@ -238,8 +241,51 @@ def format_of(path: Path) -> FormatName:
     if suffix not in suffixes():
         if known := model_of(path):
             raise FileError(f"{path} is {known[0]}", way_out=known[1])
+        if path.is_dir():  # of no suffix that is known
+            raise of_folder(path)
         expected = f"expected one of {', '.join(suffixes())}"
-        if suffix in _WEIGHTS:
-            expected += f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"
-        raise FileError(f"{path} has the suffix {suffix!r}", way_out=expected)
+        raise FileError(f"{path} has the suffix {suffix!r}", way_out=expected + _of_weights(path))
     return suffixes()[suffix]
+
+
+def is_package(path: Path) -> bool:
+    """Whether a path is a folder that is called like a package."""
+    return path.is_dir() and any(row.package and row.suffix == path.suffix.lower() for row in FORMATS.values())
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one that is not."""
+    return path.is_dir() and not is_package(path)
+
+
+def models_in(folder: Path) -> tuple[Path, ...]:
+    """The model files and packages that lie in a folder itself, by name."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes())
+    return tuple(sorted(path for path in found if path.is_file() or is_package(path)))
+
+
+def of_folder(folder: Path) -> FileError:
+    """The error for a folder where one model file is wanted: what lies in it, or below it where nothing does."""
+    for suffix, kind in KINDS.items():
+        if kind.parts(folder):
+            return FileError(
+                f"{folder} is a {kind.name} package by its content", way_out=f"give it the suffix {suffix}"
+            )
+    inside = models_in(folder)
+    rooms = (one for one in sorted(folder.iterdir()) if one.is_dir() and os.access(one, os.R_OK | os.X_OK))
+    below = () if inside else [found for one in rooms for found in models_in(one)]
+    if not inside and not below:
+        expected = f"expected one of {', '.join(suffixes())} in it"
+        return FileError(f"{folder} is a folder without a model file", way_out=expected + _of_weights(folder))
+    names = ", ".join(path.relative_to(folder).as_posix() for path in (*inside, *below)[:_NAMED])
+    more = len(inside or below) - _NAMED
+    return FileError(
+        f"{folder} is a folder with {names}{f' and {more} more' if more > 0 else ''}", way_out="name one of them"
+    )
+
+
+def _of_weights(path: Path) -> str:
+    """What else to say where weights lie at a path, or in it."""
+    if not any(one.suffix.lower() in WEIGHTS for one in (path, *(path.iterdir() if path.is_dir() else ()))):
+        return ""
+    return f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"
