@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import configuration, documents, files, ownership
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
+from idp_deploy.configuration.mistakes import Mistake
+from idp_deploy.configuration.shapes import shapes
 from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.formats import is_folder, models_in, of_folder
@@ -164,16 +166,17 @@ def open_session(
     config: Path | None = None,
     trust: bool = False,
     weights_key: str | None = None,
+    words: Callable[[Mapping[str, Any]], Iterable[Mistake]] = lambda _: (),
 ) -> Session:
-    """Read the configuration and lay the flags over it."""
-    found = configuration.load(config)
+    """Read the configuration, whose `words` may be looked at beforehand, and lay the flags over it."""
+    found = configuration.load(config, words=words)
     if config is None and (other := configuration.passed_over(found.source)) is not None:
         say(f"note: [tool.idp-deploy] of {other} is not read: {configuration.OWN} stands beside it")
     return Session(
         found,
         model or found.model,
         task or found.task,
-        tuple(inputs or found.inputs),
+        tuple(shape for text in inputs for shape in shapes(text)) if inputs else found.inputs,
         trust,
         weights_key or found.weights_key,
         config,

@@ -11,9 +11,11 @@ What is not a format's own stands beside the folders: the manifest, the notes, t
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,7 @@ class Format:
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
     usual: str = ""  # (contents, arrays, tolerance) → notes on usual sessions that integers move on this machine alone
+    encodings: tuple[str, ...] = ()  # what `convert` takes by name for how zeros are stored; 1xN is any number
     layouts: tuple[str, ...] = ()  # of sparse weights, among those of `encodings`, that its files can have
     scale_bytes: int = 4  # what integers add for an output channel: its scale, and a zero point where one is stored
     options: tuple[str, ...] = ()  # words that its `convert` alone takes, on the command line and in configurations
@@ -92,6 +95,15 @@ class Format:
         found: Callable[..., Any] = getattr(import_module(module), name)
         return found
 
+    def refuse_encoding(self, name: str) -> None:
+        """UsageError where no file of this format stores zeros as `name` says."""
+        if re.sub(r"x[1-9]\d*$", "xN", name) not in self.encodings:
+            near = get_close_matches(name, self.encodings, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise UsageError(
+                f"{self.title} has no encoding {name!r}", way_out=f"{hint}one of {', '.join(self.encodings)}"
+            )
+
 
 FORMATS: dict[FormatName, Format] = {
     row.name: row
@@ -106,6 +118,7 @@ FORMATS: dict[FormatName, Format] = {
             open="idp_deploy.formats.onnx.run:open_onnx",
             open_plain="idp_deploy.formats.onnx.run:open_plain",
             usual="idp_deploy.formats.onnx.run:usual",
+            encodings=("auto", "portable", "dense", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer"),
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
@@ -127,6 +140,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.coreml.write.export:store_coreml",
             read="idp_deploy.formats.coreml.read.contents:read_coreml",
             open="idp_deploy.formats.coreml.run:open_coreml",
+            encodings=("auto", "dense", "sparse"),
             layouts=("bitmask",),
             words="idp_deploy.formats.coreml.words",
             blame="idp_deploy.formats.coreml.bisect:blame",
@@ -152,6 +166,7 @@ FORMATS: dict[FormatName, Format] = {
             options=("io", "layout"),
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
+            encodings=("auto", "dense", "csr", "block:1xN", "tflm"),
             layouts=("gaps8",),  # a byte of position beside each value
             scale_bytes=12,
             words="idp_deploy.formats.tflite.words",
@@ -175,6 +190,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.coreai.write.export:store_coreai",
             read="idp_deploy.formats.coreai.read.contents:read_coreai",
             open="idp_deploy.formats.coreai.run:open_coreai",
+            encodings=("auto", "dense", "sparse"),
             layouts=("bitmask",),
             words="idp_deploy.formats.coreai.words",
             converter=("coreai", "coreai_torch"),
