@@ -85,7 +85,7 @@ def test_the_table_of_formats_names_the_encodings_that_their_writers_take() -> N
     for name in FORMATS["tflite"].encodings:
         plan(name.replace("N", "16"), None, ())
         FORMATS["tflite"].refuse_encoding(name.replace("N", "16"))
-    with pytest.raises(UsageError, match="TFLite has no encoding 'block:4x1' — did you mean 'block:1xN'?"):
+    with pytest.raises(UsageError, match="has no encoding 'block:4x1' — did you mean 'block:1xN'"):
         FORMATS["tflite"].refuse_encoding("block:4x1")
 
 
