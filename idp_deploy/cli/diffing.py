@@ -34,7 +34,8 @@ def diff(
     suffixes = [path.suffix.lower() == REPORT for path in (before, after)]
     if any(suffixes):
         if not all(suffixes):
-            raise UsageError(f"{before} and {after} are a report and a model", way_out="name two of a kind")
+            model, report = (after, before) if suffixes[0] else (before, after)
+            raise UsageError(f"{model} is a model, and {report} a report", way_out="name two of a kind")
         from idp_deploy.diffing import diff_reports
 
         return Answer(reports_document(before, after, diff_reports(before, after)))
