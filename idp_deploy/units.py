@@ -86,7 +86,7 @@ def parse(text: str | float, unit: Unit) -> float:
 def _hint(text: str, unit: Unit) -> str:
     """What a quantity that cannot be read was meant as, where that is one thing."""
     number, suffix = re.fullmatch(r"\s*([\d.,_ ]*)(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    meant = {one.lower(): one for one in reversed(_FACTORS[unit])} | _ALIASES
+    meant = {one.lower(): one for one in reversed([*_FACTORS[unit]])} | _ALIASES
     known = suffix if suffix in _FACTORS[unit] else meant.get(suffix.lower(), "")
     point = re.fullmatch(r"\d+,\d{1,2}|\d+,\d{4,}", number.strip())  # 1,800 may be either
     plain = number.strip().replace(",", ".") if point else re.sub(r"[ _](?=\d)", "", number.strip())

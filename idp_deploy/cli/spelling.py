@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from idp_deploy.cli.inputs import example_inputs
@@ -41,33 +42,39 @@ def _checks(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Callabl
     tables: Mapping[str, Mapping[str, Any]] = {"prune": prune, "quantize": quantize, "export": export}
     for keys, words in _ONE_OF.items():
         if isinstance(word := tables[keys[0]].get(keys[1]), str):
-            yield keys, lambda keys=keys, word=word, words=words: _one_of(keys[1], word, words)
+            yield keys, partial(_one_of, keys[1], word, words)
     if isinstance(target := prune.get("target"), str):
-        yield ("prune", "target"), lambda: share(target) or load_target(target)
+        yield ("prune", "target"), partial(_aim, target)
     if isinstance(pattern := prune.get("pattern"), str):
-        yield ("prune", "pattern"), lambda: parse_pattern(pattern)
+        yield ("prune", "pattern"), partial(parse_pattern, pattern)
     for glob, rule in _table(prune.get("rules")).items():
         if isinstance(rule, str) and rule != "skip":
-            yield ("prune", "rules", glob), lambda rule=rule: parse_pattern(rule)
+            yield ("prune", "rules", glob), partial(parse_pattern, rule)
     method, mode = prune.get("method", "idp"), prune.get("mode", "auto")
     if method in METHODS and mode in MODES:
         for name, value in _table(prune.get("options")).items():
-            yield ("prune", "options", name), lambda given={name: value}: check_options(method, mode, given)
+            yield ("prune", "options", name), partial(check_options, method, mode, {name: value})
     if isinstance(scheme := quantize.get("scheme"), str):
-        yield ("quantize", "scheme"), lambda: known(scheme.lower(), quantize.get("values"))
+        yield ("quantize", "scheme"), partial(known, scheme.lower(), quantize.get("values"))
     if isinstance(encoding := export.get("encoding"), str):
         for format in _formats(export):
-            yield ("export", "encoding"), lambda format=format: FORMATS[format].refuse_encoding(encoding)
+            yield ("export", "encoding"), partial(FORMATS[format].refuse_encoding, encoding)
     for name in [*_list(table.get("targets")), *_table(table.get("budgets"))]:
         keys = ("targets",) if name in _list(table.get("targets")) else ("budgets", name)
-        yield keys, lambda name=name: load_target(name)
+        yield keys, partial(load_target, name)
     for text in _list(table.get("inputs")):
-        yield ("inputs",), lambda text=text: _read(text)
+        yield ("inputs",), partial(_read, text)
 
 
 def _one_of(key: str, word: str, words: tuple[str, ...]) -> None:
     if word not in words:
         raise UsageError(f"unknown {key} {word!r}", way_out=nearest(word, words))
+
+
+def _aim(target: str) -> None:
+    """A share of zeros, or else a device."""
+    if share(target) is None:
+        load_target(target)
 
 
 def _read(text: str) -> None:

@@ -73,7 +73,7 @@ def explained(error: ValidationError, root: type[BaseModel]) -> Iterator[Mistake
     Args:
         root: the model that was wanted.
     """
-    placed = {}
+    placed: dict[tuple[int | str, ...], Any] = {}
     for complaint in error.errors():
         placed.setdefault(complaint["loc"][:-1] if _is_branch(complaint["loc"]) else complaint["loc"], complaint)
     for place, complaint in placed.items():
