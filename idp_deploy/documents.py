@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,17 +99,39 @@ def line_of(text: str, keys: Sequence[str]) -> int | None:
     >>> line_of('a = 1\\n[budgets.pixel-4.onnx]\\nsize = "1 MB"\\n', ("budgets", "pixel-4", "onnx", "size"))
     3
     """
+    return next((number for number, own, header in _lines(text) if own == [*keys] and not header), None)
+
+
+def nearest_line(text: str, keys: Sequence[str]) -> int | None:
+    """The line with a key, else that of its table, or of the value it is inside of; None where none is written.
+
+    >>> nearest_line("a = 1\\n[prune]\\nrules = {linear = 3}\\n", ("prune", "rules", "linear"))
+    3
+    """
+    best, depth = None, 0
+    for number, own, _ in _lines(text):
+        common = min(len(own), len(keys))
+        if common > depth and own[:common] == [*keys[:common]]:
+            best, depth = number, common
+    return best
+
+
+def _lines(text: str) -> Iterator[tuple[int, list[str], bool]]:
+    """Number, keys from the root, and whether it is the header of a table, of every line that begins one or a value."""
     table: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]\s*(#|$)", line):
+        if header := re.match(r"\s*\[\[?([^\[\]]+)\]\]?\s*(#|$)", line):
             table = _parts(header[1])
-        elif (assigned := re.match(r"\s*([\w.\"'-]+)\s*=", line)) and [*table, *_parts(assigned[1])] == list(keys):
-            return number
-    return None
+            yield number, table, True
+        elif assigned := re.match(rf"\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*=", line):
+            yield number, [*table, *_parts(assigned[1])], False
+
+
+_KEY = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
 
 
 def _parts(dotted: str) -> list[str]:
-    return [part.strip().strip("\"'") for part in dotted.split(".")]
+    return [part.strip("\"'") for part in re.findall(_KEY, dotted)]
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import IntEnum
 from traceback import walk_tb
@@ -51,6 +51,19 @@ class UsageError(IdpDeployError):
     """A flag, an argument, a recipe or a configuration that cannot be meant (exit 2)."""
 
     exit_code = ExitCode.USAGE
+
+
+class SeveralErrors(UsageError):  # noqa: N818
+    """Several of them, found at once and said one by one (exit 2).
+
+    >>> print(SeveralErrors([UsageError("a is 1", way_out="write 2"), UsageError("b is missing")]))
+    a is 1 — write 2
+    b is missing
+    """
+
+    def __init__(self, each: Sequence[UsageError]) -> None:
+        super().__init__("\n".join(map(str, each)))
+        self.each = tuple(each)
 
 
 class GateError(IdpDeployError):

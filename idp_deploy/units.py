@@ -26,6 +26,10 @@ _FACTORS: Mapping[Unit, Mapping[str, float]] = {
     "error": {"": 1.0},
     "count": {"": 1.0},
 }
+_ALIASES = {  # in small letters → as it is written here
+    **dict.fromkeys(("msec", "millisecond", "milliseconds"), "ms"), **dict.fromkeys(("sec", "second", "seconds"), "s"),
+    **dict.fromkeys(("byte", "bytes"), "B"), **dict.fromkeys(("usec", "microseconds"), "us"), "k": "kB", "m": "MB",
+}  # fmt: skip
 _EXAMPLE: Mapping[Unit, str] = {"bytes": '"600 kB"', "ms": '"4 ms"', "share": '"90 %"', "error": "1e-3", "count": "0"}
 
 
@@ -58,24 +62,37 @@ def parse(text: str | float, unit: Unit) -> float:
     Raises:
         UsageError: not a number, an unknown suffix, a bare number where a unit is needed, negative or not finite.
     """
-    if not isinstance(text, str) and float(text).is_integer():
+    if isinstance(text, float) and text.is_integer():
         text = int(text)  # as it was written
     match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", str(text).replace("\u03bc", "µ"))
     factors = _FACTORS[unit]
     if match is None or match[2] not in factors:
+        hint = _hint(str(text), unit)
         raise UsageError(
-            f"cannot read {text!r} as a quantity in {unit}",
-            way_out=f"write it like {_EXAMPLE[unit]} (units: {', '.join(k for k in factors if k) or 'none'})",
+            f"cannot read {text!r:.60} as a quantity in {unit}",
+            way_out=f"{hint}write it like {_EXAMPLE[unit]} (units: {', '.join(k for k in factors if k) or 'none'})",
         )
     try:
         value = float(match[1]) * factors[match[2]]
     except ValueError:
         raise UsageError(f"cannot read {text!r} as a number", way_out=f"write it like {_EXAMPLE[unit]}") from None
     if not math.isfinite(value):
-        raise UsageError(f"{text!r} is not finite", way_out=f"write it like {_EXAMPLE[unit]}")
+        raise UsageError(f"{text!r:.60} is not finite", way_out=f"write it like {_EXAMPLE[unit]}")
     if unit == "count" and not value.is_integer():
         raise UsageError(f"{text!r} is no whole number", way_out=f"write it like {_EXAMPLE[unit]}")
     return value
+
+
+def _hint(text: str, unit: Unit) -> str:
+    """What a quantity that cannot be read was meant as, where that is one thing."""
+    number, suffix = re.fullmatch(r"\s*([\d.,_ ]*)(.*?)\s*", text, re.DOTALL).groups()  # type: ignore[union-attr]
+    meant = {one.lower(): one for one in reversed([*_FACTORS[unit]])} | _ALIASES
+    known = suffix if suffix in _FACTORS[unit] else meant.get(suffix.lower(), "")
+    point = re.fullmatch(r"\d+,\d{1,2}|\d+,\d{4,}", number.strip())  # 1,800 may be either
+    plain = number.strip().replace(",", ".") if point else re.sub(r"[ _](?=\d)", "", number.strip())
+    if known not in _FACTORS[unit] or not known or not re.fullmatch(r"\d*\.?\d+", plain):
+        return ""
+    return f'did you mean "{plain} {known}"? '
 
 
 def is_quantity(value: object) -> bool:

@@ -69,7 +69,7 @@ ALLOWED: dict[str, set[str]] = {
     "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
     "vendors": {"errors", "isolation"},
-    "formats": FOUNDATION | {"documents", "files", "sealing"},
+    "formats": FOUNDATION | {"documents", "files", "packages", "sealing"},
     "formats.litert": {"errors", "isolation", "formats"},
     "formats.native": {"errors", "isolation"},
     "formats.write": FOUNDATION

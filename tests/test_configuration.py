@@ -107,6 +107,13 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
     [
         ("modle = 'a:b'\n", "unknown key 'modle' — did you mean 'model'?"),
         ("[prune]\nsparsty = 0.9\n", "unknown key 'prune.sparsty'"),
+        ("[prune]\nsparsity = 0.9\n", "unknown key 'prune.sparsity' — did you mean 'prune.target'?"),
+        ("scheme = 'int8'\n", "did you mean 'quantize.scheme'?"),
+        ("[prune]\nweights = 'w.pt'\n", "did you mean 'weights', above the first [table]?"),
+        ("[quantize]\nfloat = 3\n", "'quantize.float' is 3"),
+        ("inputs = [1, 64]\n", 'write each as text: inputs = ["1x3x224x224"]'),
+        ("inputs = ['1x64x']\n", "idp-deploy.toml:1: cannot read the input '1x64x'"),
+        ("inputs = ['1,64x3']\n", "the input '1,64x3' may be one shape or several"),
         ("[prune]\nlearning_rte = 1\n", "did you mean 'learning-rate'"),
         ("[prune]\nepochs = 'many'\n", "'prune.epochs' is 'many'"),
         ("targets = 'pixel-4, iphone-12'\n", 'write a list: ["pixel-4", "iphone-12"]'),
@@ -137,6 +144,57 @@ def test_a_wrong_key_names_the_nearest(text: str, message: str, tmp_path: Path) 
     assert message in str(caught.value)
 
 
+def test_every_mistake_is_said_at_once_with_its_line(tmp_path: Path) -> None:
+    text = """weigths = "w.pt"
+inputs = ["1x"]
+
+[prune]
+epochs = "many"
+rules = {linear = 3}
+"layers.*" = 1
+[export]
+to = ["onxx"]
+[budgets.pixel-4.onnx]
+size = "1 MBB"
+# sizes = 1
+latncy = "4 ms"
+[baseline.tolerances]
+size = 5
+"""
+    with pytest.raises(UsageError) as caught:
+        load(path := write(tmp_path, text), environment={"IDP_DEPLOY_PRUNE_SEED": "x"})
+    first, *lines = str(caught.value).splitlines()
+    assert first.startswith("IDP_DEPLOY_PRUNE_SEED: 'prune.seed' is 'x'")
+    assert [int(line.removeprefix(f"{path}:").partition(":")[0]) for line in lines] == [1, 2, 5, 6, 7, 9, 11, 13, 15]
+    project = tmp_path / "pyproject.toml"
+    project.write_text("[tool.idp-deploy]\na = 1\n[tool.idp-deploy.prune]\nb = 1\n")
+    with pytest.raises(UsageError, match=rf"(?s){project}:2: unknown key 'a'.*{project}:4: unknown key 'prune.b'"):
+        load(project, environment={})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('inputs = ["1,64"]', ("1x64",)),
+        ('inputs = ["(1, 64)", "1X8:long"]', ("1x64", "1x8:int64")),
+        ("inputs = [[1, 64], [1, 8]]", ("1x64", "1x8")),
+        ('inputs = ["1x64, 1x8:int64"]', ("1x64", "1x8:int64")),
+        ('inputs = ["my.data:example"]', ("my.data:example",)),
+    ],
+)
+def test_inputs_are_read_however_they_are_written(text: str, told: tuple[str, ...], tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert load(path, environment={}).inputs == told
+    assert load(path, environment={"IDP_DEPLOY_INPUTS": "1,3,8,8"}).inputs == ("1x3x8x8",)
+
+
+def test_a_folder_is_taken_for_the_configuration_in_it(tmp_path: Path) -> None:
+    write(tmp_path, '[tool.idp-deploy]\nmodel = "a.b:c"\n', "pyproject.toml")
+    assert load(tmp_path, environment={}).model == "a.b:c"
+    with pytest.raises(FileError, match="no such configuration file"):
+        load(tmp_path.parent / "nowhere", environment={})
+
+
 def test_unknown_environment_variable_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"IDP_DEPLOY_MODLE.*IDP_DEPLOY_MODEL"):
         load(write(tmp_path, ""), environment={"IDP_DEPLOY_MODLE": "x"})
@@ -161,13 +219,20 @@ def test_budgets_are_in_base_units(tmp_path: Path) -> None:
         ("sparsity = 1.5", "more than all"),
         ("sparsity = nan", "nan"),
         ('size = "1e999 MB"', "not finite"),
+        ('size = "1,8 MB"', 'did you mean "1.8 MB"?'),
+        ('size = "1,800 kB"', "cannot read '1,800 kB' as a quantity in bytes — write"),
+        ('size = "600 kb"', 'did you mean "600 kB"?'),
+        ('size = "1 000 kB"', 'did you mean "1000 kB"?'),
+        ('latency = "20 msec"', 'did you mean "20 ms"?'),
+        (f"sparsity = 1{'0' * 400}", "should be a valid number"),
+        ("sparsity = true", "sparsity is true"),
     ],
 )
 def test_a_wrong_budget_says_how_to_write_it(line: str, message: str, tmp_path: Path) -> None:
-    configuration = load(write(tmp_path, f"[budgets.pixel-4.tflite]\n{line}\n"), environment={})
     with pytest.raises(UsageError) as caught:
-        configuration.budget_list()
+        load(path := write(tmp_path, f"[budgets.pixel-4.tflite]\n{line}\n"), environment={})
     assert message in str(caught.value)
+    assert f"{path}:2: " in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["nan", "-1", "inf %", True])

@@ -313,3 +313,14 @@ def test_a_long_chart_shows_some_of_every_column_and_folds_the_rest() -> None:
     above, _, folded = page.partition("<summary>50 more</summary>")
     assert [part.count('role="rowheader"') for part in (above, folded)] == [40, 50]
     assert all(f">{row}<" in page for row in rows)
+
+
+def test_a_picture_has_as_many_columns_as_can_be_read_and_says_so() -> None:
+    from idp_deploy.rendering.document import Bar, Chart
+    from idp_deploy.rendering.drawing import _narrowed, _plain
+
+    chart = Chart("Time", "ms", ["a"], {f"target {i}": [Bar(1.0)] for i in range(9)})
+    narrow = _narrowed(chart)
+    assert (narrow.title, [*narrow.series]) == ("Time (6 of 9 columns)", [f"target {i}" for i in range(6)])
+    assert _narrowed(narrow) == narrow
+    assert len(_plain("\ue123" * 40)) <= 48  # letters that no font has are spelled by their codes

@@ -147,6 +147,19 @@ def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     assert not (tmp_path / "ran.txt").exists()
 
 
+def test_a_package_that_is_needed_and_missing_is_named_and_nothing_copied_for_it(tmp_path: Path) -> None:
+    head = "from absent.registry import MODELS\nfrom absent.model import Base\n" + HEAD
+    (tmp_path / "net.py").write_text(head + SMALL.replace("class Net", "@MODELS.register_module()\nclass Net"))
+    found = survey(tmp_path)
+    assert found.choice is not None
+    assert (found.choice.spec, found.choice.definition.copy) == ("net:Net", None)
+    assert found.notes == ("net.py imports absent, not installed here: install it beside idp-deploy",)
+    (tmp_path / "net.py").write_text(head + SMALL)  # which does without
+    found = survey(tmp_path)
+    assert found.choice is not None
+    assert (found.choice.spec, found.choice.definition.missing) == ("net_model:Net", ())
+
+
 def test_functions_around_a_library_and_its_calls_are_models() -> None:
     from idp_deploy.surveying.libraries import in_source
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from idp_deploy.errors import UsageError
+from idp_deploy.formats import FORMATS
 from tests.cli_project import call
 
 CONFIGURATION = """
@@ -28,6 +30,15 @@ WRONG = {  # what is written → what is written instead, and said
     "scheme =": ('values = 15\nscheme = "fp16"\nfloat = ["no"] #', "fp16 has no integers to restrict"),
     '["1x8"]': ('["1x8x"]', "cannot read the input '1x8x'"),
     '"1x8"': ('"1x8:int46"', "unknown dtype 'int46' in the input '1x8:int46'"),
+    'to = ["onnx"]': ('to = ["onnx"]\nencoding = "atuo"', ":13: ONNX has no encoding 'atuo' — did you mean 'auto'?"),
+    '["onnx"]': ('["onnx", "coreml"]\nencoding = "gaps8"', "Core ML has no encoding 'gaps8'"),
+    "[export]": ('[export]\nprecision = "flota16"', "unknown precision 'flota16' — did you mean 'float16'"),
+    "target = 0.5": ('target = "pixl-4"', ":7: unknown target 'pixl-4'"),
+    "one-shot = true": ('one-shot = true\nmethod = "ipd"', ":9: unknown method 'ipd' — did you mean 'idp'?"),
+    "0.5": ('0.5\npattern = "2;4"', "unknown pattern '2;4'"),
+    "[quantize]": ('[prune.rules]\n"a.*" = "4:2"\n[quantize]', ":10: pattern '4:2' keeps 4 of every 2"),
+    "[prune]": ("[prune.options]\nkapa = 4\n[prune]", ":7: option 'kapa' is unknown to method idp"),
+    'output = "build"': ('output = "build"\ntargets = ["pixl-4"]', ":6: unknown target 'pixl-4'"),
 }
 
 
@@ -47,6 +58,35 @@ def test_a_word_that_a_late_stage_refuses_is_refused_first(
     assert call("run", *arguments) == 2
     assert said in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.pruned*"))
+
+
+def test_every_misspelt_word_is_said_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.Linear(8, 4).state_dict(), "w.pt")
+    text = CONFIGURATION.replace("[prune]", '[prune]\nmodus = "auto"\nallocation = "erc"').replace(
+        "-weights", "-weight"
+    )
+    Path("idp-deploy.toml").write_text(text + 'io = "int9"\n[budgets.pixl-4.onnx]\nsize = "1 MBB"\n')
+    assert call("run") == 2
+    said = [line.partition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    places = [line.partition(": ")[0].rpartition(":")[2] for line in said]
+    assert places == ["7", "8", "12", "15", "16", "17"]
+    assert not list(tmp_path.rglob("*.pruned*"))
+
+
+def test_the_table_of_formats_names_the_encodings_that_their_writers_take() -> None:
+    from idp_deploy.formats.coreml.write.export import ENCODINGS as COREML
+    from idp_deploy.formats.onnx.write.storing import ENCODINGS as ONNX
+    from idp_deploy.formats.tflite.write.storing import plan
+
+    assert (FORMATS["onnx"].encodings, FORMATS["coreml"].encodings) == (ONNX, COREML)
+    for name in FORMATS["tflite"].encodings:
+        plan(name.replace("N", "16"), None, ())
+        FORMATS["tflite"].refuse_encoding(name.replace("N", "16"))
+    with pytest.raises(UsageError, match="has no encoding 'block:4x1' — did you mean 'block:1xN'"):
+        FORMATS["tflite"].refuse_encoding("block:4x1")
 
 
 def test_a_run_that_cannot_write_names_the_key_of_its_folder(

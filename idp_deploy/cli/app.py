@@ -17,7 +17,15 @@ from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
 from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
-from idp_deploy.errors import ELSEWHERE, ExitCode, IdpDeployError, of_dead_worker, of_missing_module, of_system
+from idp_deploy.errors import (
+    ELSEWHERE,
+    ExitCode,
+    IdpDeployError,
+    SeveralErrors,
+    of_dead_worker,
+    of_missing_module,
+    of_system,
+)
 from idp_deploy.legible import on_a_line, uncommanding
 
 
@@ -164,6 +172,8 @@ def _deaf() -> None:
 
 def _explain(error: Exception, arguments: Sequence[str] = ()) -> int:
     _deaf()
+    if isinstance(error, SeveralErrors):
+        return max(_explain(one, arguments) for one in error.each)
     if isinstance(error, IdpDeployError):
         told = _sentence(error)
         configured = "run" in arguments[:1] and not any(word.startswith(("-o", "--out")) for word in arguments)

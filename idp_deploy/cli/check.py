@@ -11,7 +11,7 @@ import typer
 from idp_deploy import configuration as configuration_file
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, newest_artifacts, open_session, pairs
+from idp_deploy.cli.session import artifacts_of, newest_artifacts, open_session, pairs
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import GateError, UsageError
 from idp_deploy.rendering.verdicts import report_document
@@ -26,7 +26,9 @@ def check(
     artifacts: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="ARTIFACT", help="Default: what 'export' wrote last in this folder.", show_default=False
+            metavar="ARTIFACT",
+            help="Files, or folders of them. Default: what 'export' wrote last in this folder.",
+            show_default=False,
         ),
     ] = None,
     target: Targets = None,
@@ -69,7 +71,7 @@ def check(
     from idp_deploy.simulation.targets import load_target
 
     session = open_session(config=config)
-    paths = [existing(path) for path in artifacts] if artifacts else list(newest_artifacts())
+    paths = artifacts_of(artifacts) if artifacts else list(newest_artifacts())
     if not paths:
         before = "run" if session.configuration.weights else "export"
         raise UsageError("no artifact to check", way_out=f"name one, or run 'idp-deploy {before}' first")

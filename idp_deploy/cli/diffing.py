@@ -10,7 +10,7 @@ import typer
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, open_session
+from idp_deploy.cli.session import artifact_of, open_session
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
 from idp_deploy.rendering.differences import difference_document, reports_document
@@ -30,11 +30,12 @@ def diff(
 
     Two reports of 'check --json' are held against each other budget by budget.
     """
-    existing(before), existing(after)
+    before, after = artifact_of(before), artifact_of(after)
     suffixes = [path.suffix.lower() == REPORT for path in (before, after)]
     if any(suffixes):
         if not all(suffixes):
-            raise UsageError(f"{before} and {after} are a report and a model", way_out="name two of a kind")
+            model, report = (after, before) if suffixes[0] else (before, after)
+            raise UsageError(f"{model} is a model, and {report} a report", way_out="name two of a kind")
         from idp_deploy.diffing import diff_reports
 
         return Answer(reports_document(before, after, diff_reports(before, after)))

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from idp_deploy.configuration.shapes import CALLABLE, shapes
 from idp_deploy.errors import UsageError
 from idp_deploy.loading import resolve
 
@@ -28,16 +29,15 @@ def example_inputs(specifications: Sequence[str]) -> tuple[Any, ...]:
     Raises:
         UsageError: a shape, dtype or callable that cannot be read.
     """
-    if len(specifications) == 1 and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", specifications[0]):
+    if len(specifications) == 1 and re.fullmatch(CALLABLE, specifications[0]):
         made = resolve(specifications[0], what="--inputs")()
         return tuple(made) if isinstance(made, (tuple, list)) else (made,)
-    return tuple(_tensor(text, index) for index, text in enumerate(specifications))
+    each = [shape for text in specifications for shape in shapes(text)]
+    return tuple(_tensor(text, index) for index, text in enumerate(each))
 
 
 def _tensor(text: str, index: int) -> torch.Tensor:
     shape_text, _, dtype_text = text.partition(":")
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape_text):
-        raise UsageError(f"cannot read the input {text!r}", way_out="write a shape like 1x3x224x224 or 1x32:int64")
     dtype = dtype_text or "float32"
     if dtype not in _DTYPES:
         raise UsageError(f"unknown dtype {dtype!r} in the input {text!r}", way_out=f"one of {', '.join(_DTYPES)}")

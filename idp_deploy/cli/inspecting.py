@@ -10,7 +10,7 @@ import typer
 
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing
+from idp_deploy.cli.session import artifact_of
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
 
@@ -40,8 +40,9 @@ def inspect(
     from idp_deploy.reading import read
     from idp_deploy.rendering.inspections import inspection_document
 
+    artifact = artifact_of(artifact)
     with Waiting():
-        inspection = inspect_file(existing(artifact))
+        inspection = inspect_file(artifact)
     sparse = runtime_lint = None
     runner = "XNNPACK"
     if runtime == "xnnpack":

@@ -81,7 +81,7 @@ Inputs = Annotated[
     typer.Option(
         "--inputs",
         metavar="SHAPE[:DTYPE]",
-        help="One an input: 1x3x224x224, 1x32:int64, or pkg.mod:callable. Not needed with a task.",
+        help="One an input: 1x3x224x224, 1,64, 1x32:int64, or pkg.mod:callable. Not needed with a task.",
         show_default=False,
     ),
 ]

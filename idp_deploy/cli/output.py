@@ -11,10 +11,13 @@ from rich.console import Console
 from idp_deploy import files
 from idp_deploy.cli.streams import unheard
 from idp_deploy.errors import UsageError
+from idp_deploy.formats import WEIGHTS, is_package, suffixes
 from idp_deploy.legible import on_a_line, uncommanding
 from idp_deploy.ownership import claim
 from idp_deploy.rendering import RENDERERS, render
 from idp_deploy.rendering.document import Document
+
+MODELS = (*suffixes(), *WEIGHTS)  # of files that no report replaces
 
 
 def emit(document: Document, *, format: str = "text", json: bool = False, output: Path | None = None) -> None:
@@ -49,20 +52,25 @@ def ready(format: str, output: Path | None = None, *sources: Path) -> None:
         render(Document(""), format)
     if format == "png" and output is None and sys.stdout.isatty():
         raise UsageError("a picture is nothing for a terminal", way_out="pass -o report.png, or send stdout to a file")
-    if output is not None:
-        writable(output, *sources)
+    if output is None:
+        return
+    if writable(output, *sources).is_file() and Path(os.path.realpath(output)).suffix.lower() in MODELS:
+        raise UsageError(f"-o {output} is a model that stands there", way_out="name another one, and it stays")
 
 
 def writable(path: Path, *sources: Path) -> Path:
     """`path`, if a file can be written there: better said before training than after.
 
     Raises:
-        UsageError: it is one of the files that the command reads, or a configuration, its own or another's.
+        UsageError: it is one of the files that the command reads, a part of a package, or a configuration, its own or
+            another's.
         UsageError, FileError: as `files.landing`.
     """
     where = Path(os.path.realpath(path))  # a folder on the way that is not there yet may be left again: new/../m.onnx
     if where.exists() and any(source.exists() and where.samefile(source) for source in sources):
         raise UsageError(f"-o {path} is the file to read", way_out="name another one, and what went in stays as it is")
+    if package := next((one for one in where.parents if is_package(one)), None):
+        raise UsageError(f"-o {path} lies in the package {package.name}", way_out="name a place outside of it")
     if where.suffix.lower() == ".toml" and where.is_file():
         raise UsageError(f"-o {path} is a configuration that stands there", way_out="name another one, and it stays")
     files.landing(path)

@@ -10,7 +10,7 @@ import typer
 from idp_deploy.cli.output import output_path
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing
+from idp_deploy.cli.session import artifact_of
 
 
 @reports()
@@ -29,7 +29,7 @@ def restore(
     from idp_deploy.rendering.artifacts import restored_document
     from idp_deploy.restoring import restore as restore_file
 
-    artifact = existing(artifact)
+    artifact = artifact_of(artifact)
     path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), artifact)
     with Waiting():
         restored = restore_file(artifact, path, encoding=encoding)

@@ -45,19 +45,18 @@ def run(
     leaves the others to be written and judged.
     """
     from idp_deploy.cli.depending import stages_of
+    from idp_deploy.cli.spelling import misspelt
     from idp_deploy.history import History
     from idp_deploy.rendering.verdicts import report_document
     from idp_deploy.stages import Run
 
-    session = open_session(config=config)
+    session = open_session(config=config, words=misspelt)
     weights = _weights(session)
     plan = _plan(session, weights)
     source = session.configuration.source
     roots = [Path.cwd(), *([source.parent] if source else [])]
     history = History(plan.folder / f"{plan.stem}.run.json", roots, force=force)
     history.expect(stages_of(session, plan, weights, history.digests))
-    if any(history.why(name) for name in plan.names):
-        _spelled(session)
     if dry_run:
         return Answer(_foretold(session, plan, history))
     with StageLines(plan.names, history.seconds) as lines:
@@ -70,24 +69,6 @@ def run(
     if deployment.refused and judged and all(parity.passed for parity in deployment.parities.values()):
         return Answer(document, all_in_one(deployment.refused))
     return Answer.judged(document, document.passed)
-
-
-def _spelled(session: Session) -> None:
-    """Before the first stage trains for hours: words that a later one would refuse.
-
-    Raises:
-        UsageError: an unknown scheme, or inputs that cannot be read.
-    """
-    from idp_deploy.cli.inputs import example_inputs
-    from idp_deploy.quantization import known
-
-    settings = session.configuration
-    if settings.quantize.scheme is not None:
-        known(settings.quantize.scheme, settings.quantize.values)
-    shapes = [
-        text for text in session.inputs if text[:1].isdigit()
-    ]  # what a function of the project makes is made later
-    example_inputs(shapes)
 
 
 def _weights(session: Session) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,11 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import configuration, documents, files, ownership
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
+from idp_deploy.configuration.mistakes import Mistake
+from idp_deploy.configuration.shapes import shapes
 from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.flow import Recipe
+from idp_deploy.formats import is_folder, models_in, of_folder
 from idp_deploy.rendering.document import shell
 
 if TYPE_CHECKING:
@@ -163,16 +166,17 @@ def open_session(
     config: Path | None = None,
     trust: bool = False,
     weights_key: str | None = None,
+    words: Callable[[Mapping[str, Any]], Iterable[Mistake]] = lambda _: (),
 ) -> Session:
-    """Read the configuration and lay the flags over it."""
-    found = configuration.load(config)
+    """Read the configuration, whose `words` may be looked at beforehand, and lay the flags over it."""
+    found = configuration.load(config, words=words)
     if config is None and (other := configuration.passed_over(found.source)) is not None:
         say(f"note: [tool.idp-deploy] of {other} is not read: {configuration.OWN} stands beside it")
     return Session(
         found,
         model or found.model,
         task or found.task,
-        tuple(inputs or found.inputs),
+        tuple(shape for text in inputs for shape in shapes(text)) if inputs else found.inputs,
         trust,
         weights_key or found.weights_key,
         config,
@@ -218,6 +222,38 @@ def existing(path: Path) -> Path:
     if not path.exists():
         raise FileError(f"no such file: {path}", way_out="check the path")
     return path if path.name.strip(".") else path.resolve()
+
+
+def artifact_of(named: Path) -> Path:
+    """The file that is named, or the only model file of a folder.
+
+    Raises:
+        FileError: it is missing, or a folder that holds none or several.
+    """
+    if not is_folder(existing(named)):
+        return existing(named)
+    inside = models_in(named)
+    if len(inside) != 1:
+        raise of_folder(named)
+    say(f"of {named}: {inside[0].name}")
+    return inside[0]
+
+
+def artifacts_of(named: Sequence[Path]) -> list[Path]:
+    """The files that are named, and of a folder every model file in it.
+
+    Raises:
+        FileError: one is missing, or a folder that holds none.
+    """
+    found: dict[Path, None] = {}
+    for path in named:
+        inside = models_in(path) if is_folder(existing(path)) else (existing(path),)
+        if not inside:
+            raise of_folder(path)
+        if inside[0].parent == path:
+            say(f"of {path}: {', '.join(one.name for one in inside)}")
+        found |= dict.fromkeys(inside)
+    return list(found)
 
 
 def _state() -> dict[str, list[str]]:

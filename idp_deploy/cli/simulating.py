@@ -10,7 +10,7 @@ import typer
 from idp_deploy.cli.options import Config, Targets, anchors_of
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, open_session
+from idp_deploy.cli.session import artifacts_of, open_session
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import ConversionError, ExitCode, UsageError
 from idp_deploy.rendering.estimates import estimate_document
@@ -20,7 +20,10 @@ from idp_deploy.waiting import counted
 @reports(to_file=True)
 @seldom_collecting()
 def simulate(
-    artifacts: Annotated[list[Path], typer.Argument(metavar="ARTIFACT", help="Model files, or workload descriptions.")],
+    artifacts: Annotated[
+        list[Path],
+        typer.Argument(metavar="ARTIFACT", help="Model files, folders of them, or workload descriptions."),
+    ],
     target: Targets = None,
     runtime: Annotated[
         str | None, typer.Option(help="Default: the target's own for the format.", show_default=False)
@@ -56,9 +59,10 @@ def simulate(
     devices = [load_target(name) for name in names]
     anchors = anchors_of(anchor or [])
     situation: dict[str, Any] = {"runtime": runtime, "threads": threads, "anchor": anchors or None}
-    for path in map(existing, artifacts):
+    paths = artifacts_of(artifacts)
+    for path in paths:
         begin(path)
-    question = Question([load(path) for path in artifacts], devices, **situation)
+    question = Question([load(path) for path in paths], devices, **situation)
     flags = {"measure": measure, "emulate": emulate}
     changes = {}
     with Waiting():

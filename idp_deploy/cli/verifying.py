@@ -12,7 +12,7 @@ from idp_deploy.cli.options import Config, Inputs, ModelFactory, TaskFactory, Tr
 from idp_deploy.cli.output import say
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import existing, open_session
+from idp_deploy.cli.session import artifact_of, existing, open_session
 from idp_deploy.cli.sparing import spared_layers
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import suffixes
@@ -52,7 +52,7 @@ def verify(
             way_out=f"the file comes first: idp-deploy verify {shell(checkpoint)} {shell(artifact)}",
         )
     session = open_session(model, task, inputs, config, trust, weights_key)
-    existing(artifact)
+    artifact = artifact_of(artifact)
     compressed = None
     if checkpoint is None:
         say("no model is given: the file is checked by itself, runtime against runtime")

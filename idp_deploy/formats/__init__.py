@@ -10,9 +10,12 @@ What is not a format's own stands beside the folders: the manifest, the notes, t
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 from idp_deploy.errors import FileError, UsageError, require
 from idp_deploy.flow import FormatName
 from idp_deploy.formats.foreign import model_of
+from idp_deploy.packages import KINDS
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Format:
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
     usual: str = ""  # (contents, arrays, tolerance) → notes on usual sessions that integers move on this machine alone
+    encodings: tuple[str, ...] = ()  # what `convert` takes by name for how zeros are stored; 1xN is any number
     layouts: tuple[str, ...] = ()  # of sparse weights, among those of `encodings`, that its files can have
     scale_bytes: int = 4  # what integers add for an output channel: its scale, and a zero point where one is stored
     options: tuple[str, ...] = ()  # words that its `convert` alone takes, on the command line and in configurations
@@ -90,6 +95,15 @@ class Format:
         found: Callable[..., Any] = getattr(import_module(module), name)
         return found
 
+    def refuse_encoding(self, name: str) -> None:
+        """UsageError where no file of this format stores zeros as `name` says."""
+        if re.sub(r"x[1-9]\d*$", "xN", name) not in self.encodings:
+            near = get_close_matches(name, self.encodings, n=1)
+            hint = f"did you mean '{near[0]}'? " if near else ""
+            raise UsageError(
+                f"{self.title} has no encoding {name!r}", way_out=f"{hint}one of {', '.join(self.encodings)}"
+            )
+
 
 FORMATS: dict[FormatName, Format] = {
     row.name: row
@@ -104,6 +118,7 @@ FORMATS: dict[FormatName, Format] = {
             open="idp_deploy.formats.onnx.run:open_onnx",
             open_plain="idp_deploy.formats.onnx.run:open_plain",
             usual="idp_deploy.formats.onnx.run:usual",
+            encodings=("auto", "portable", "dense", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer"),
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
             restore="idp_deploy.formats.onnx.write.restoring:restored_onnx",
@@ -125,6 +140,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.coreml.write.export:store_coreml",
             read="idp_deploy.formats.coreml.read.contents:read_coreml",
             open="idp_deploy.formats.coreml.run:open_coreml",
+            encodings=("auto", "dense", "sparse"),
             layouts=("bitmask",),
             words="idp_deploy.formats.coreml.words",
             blame="idp_deploy.formats.coreml.bisect:blame",
@@ -150,6 +166,7 @@ FORMATS: dict[FormatName, Format] = {
             options=("io", "layout"),
             read="idp_deploy.formats.tflite.read.contents:read_tflite",
             open="idp_deploy.formats.tflite.run:open_tflite",
+            encodings=("auto", "dense", "csr", "block:1xN", "tflm"),
             layouts=("gaps8",),  # a byte of position beside each value
             scale_bytes=12,
             words="idp_deploy.formats.tflite.words",
@@ -173,6 +190,7 @@ FORMATS: dict[FormatName, Format] = {
             store="idp_deploy.formats.coreai.write.export:store_coreai",
             read="idp_deploy.formats.coreai.read.contents:read_coreai",
             open="idp_deploy.formats.coreai.run:open_coreai",
+            encodings=("auto", "dense", "sparse"),
             layouts=("bitmask",),
             words="idp_deploy.formats.coreai.words",
             converter=("coreai", "coreai_torch"),
@@ -222,7 +240,8 @@ def written() -> tuple[FormatName, ...]:
     return tuple(row.name for row in FORMATS.values() if row.convert)
 
 
-_WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+WEIGHTS = (".pt", ".pth", ".safetensors", ".ckpt", ".bin")
+_NAMED = 5  # files of a folder that are named where one is wanted
 
 
 def suffixes() -> dict[str, FormatName]:
@@ -238,8 +257,51 @@ def format_of(path: Path) -> FormatName:
     if suffix not in suffixes():
         if known := model_of(path):
             raise FileError(f"{path} is {known[0]}", way_out=known[1])
+        if path.is_dir():  # of no suffix that is known
+            raise of_folder(path)
         expected = f"expected one of {', '.join(suffixes())}"
-        if suffix in _WEIGHTS:
-            expected += f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"
-        raise FileError(f"{path} has the suffix {suffix!r}", way_out=expected)
+        raise FileError(f"{path} has the suffix {suffix!r}", way_out=expected + _of_weights(path))
     return suffixes()[suffix]
+
+
+def is_package(path: Path) -> bool:
+    """Whether a path is a folder that is called like a package."""
+    return path.is_dir() and any(row.package and row.suffix == path.suffix.lower() for row in FORMATS.values())
+
+
+def is_folder(path: Path) -> bool:
+    """Whether it is one that is not."""
+    return path.is_dir() and not is_package(path)
+
+
+def models_in(folder: Path) -> tuple[Path, ...]:
+    """The model files and packages that lie in a folder itself, by name."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in suffixes())
+    return tuple(sorted(path for path in found if path.is_file() or is_package(path)))
+
+
+def of_folder(folder: Path) -> FileError:
+    """The error for a folder where one model file is wanted: what lies in it, or below it where nothing does."""
+    for suffix, kind in KINDS.items():
+        if kind.parts(folder):
+            return FileError(
+                f"{folder} is a {kind.name} package by its content", way_out=f"give it the suffix {suffix}"
+            )
+    inside = models_in(folder)
+    rooms = (one for one in sorted(folder.iterdir()) if one.is_dir() and os.access(one, os.R_OK | os.X_OK))
+    below = () if inside else [found for one in rooms for found in models_in(one)]
+    if not inside and not below:
+        expected = f"expected one of {', '.join(suffixes())} in it"
+        return FileError(f"{folder} is a folder without a model file", way_out=expected + _of_weights(folder))
+    names = ", ".join(path.relative_to(folder).as_posix() for path in (*inside, *below)[:_NAMED])
+    more = len(inside or below) - _NAMED
+    return FileError(
+        f"{folder} is a folder with {names}{f' and {more} more' if more > 0 else ''}", way_out="name one of them"
+    )
+
+
+def _of_weights(path: Path) -> str:
+    """What else to say where weights lie at a path, or in it."""
+    if not any(one.suffix.lower() in WEIGHTS for one in (path, *(path.iterdir() if path.is_dir() else ()))):
+        return ""
+    return f"; 'idp-deploy export {shlex.quote(str(path))} --to onnx' makes one of weights"

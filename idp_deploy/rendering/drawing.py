@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from io import BytesIO, StringIO
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from idp_deploy.rendering.document import Chart, Curves, Document, Journey, Picture, Step
@@ -22,7 +24,7 @@ TONES = {"": PLAIN, "good": "#2e8b57", "bad": "#c0392b", "warn": "#b7791f"}
 WIDTH, DPI = 9.0, 110  # inches
 _INSIDE, _CHARACTER, _LINE = WIDTH - 0.2, 0.056, 0.165  # inches: of a line of boxes, of a letter and a line in them
 _LONGEST = 48  # characters of a label or a line
-_TALLEST = 40  # rows of a chart in a picture; a page has all of them
+_TALLEST, _BROADEST = 40, 6  # rows and columns of a chart in a picture; a page has all of them
 
 
 def curves_svg(plot: Curves, index: int) -> str:
@@ -48,7 +50,7 @@ def to_png(document: Document) -> bytes:
     """Every picture of the document below the other, on white; the title alone where there is none."""
     import matplotlib
 
-    pictures = document.drawn
+    pictures = [_narrowed(picture) if isinstance(picture, Chart) else picture for picture in document.drawn]
     heights = [_height(picture) for picture in pictures]
     fonts = list(families())
     with matplotlib.rc_context({
@@ -98,6 +100,14 @@ def _draw(figure: Figure, cell: Any, picture: Picture) -> None:
         _journey(axes, picture)
 
 
+def _narrowed(chart: Chart) -> Chart:
+    """With as many columns as can be read side by side, the first."""
+    if len(chart.series) <= _BROADEST:
+        return chart
+    title = f"{chart.title} ({_BROADEST} of {len(chart.series)} columns)"
+    return replace(chart, title=title, series=dict(islice(chart.series.items(), _BROADEST)))
+
+
 def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
     axis = chart.axis
     shown = chart.telling(_TALLEST)
@@ -124,7 +134,9 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         text = bar.text or axis.number(bar.value)
         axes.annotate(_plain(text), (reach, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
     longest = max((len(_plain(bar.text or axis.number(bar.value))) for bar in chart.bars()), default=4)
-    share = min(0.6, 0.075 * longest * len(chart.series) / (WIDTH - 2.2))  # of the axis that the longest text takes
+    beside = max(1.8, 0.075 * max((len(_plain(label)) for label in labels), default=0))  # inches of the rows' names
+    room = (WIDTH - 0.4 - beside) / len(chart.series)
+    share = min(0.6, 0.075 * longest / room)  # of the axis that the longest text takes
     axes.set_xlim(0, end / (1 - share) * 1.02)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
@@ -138,7 +150,9 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         left = f" ({which}{_TALLEST} of {len(chart.rows)})" if len(chart.rows) > _TALLEST else ""
         _over_all(axes, _plain(chart.title) + left + _legend(chart))
     unit = _plain(f"{name}, {axis.suffix}" if axis.suffix else name)
-    axes.set_xlabel(unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9)
+    axes.set_xlabel(
+        unit.replace(" ", "\n") if len(chart.series) > 3 else unit, fontsize=9 if len(chart.series) < 5 else 7
+    )
 
 
 def _over_all(axes: Axes, title: str) -> None:
@@ -234,5 +248,5 @@ def _curves(axes: Axes, plot: Curves) -> None:
 
 def _plain(label: str) -> str:
     """No mathematics, and no longer than a picture has room for."""
-    cut = label if len(label) <= _LONGEST else f"{label[: _LONGEST // 2]}…{label[1 - _LONGEST // 2 :]}"
-    return written(cut)
+    whole = written(label)
+    return whole if len(whole) <= _LONGEST else f"{whole[: _LONGEST // 2]}…{whole[1 - _LONGEST // 2 :]}"

@@ -215,6 +215,8 @@ def _not_estimable(work: Workload, runtime: Runtime, core: Core, classes: Mappin
         return f"the file does not say what shapes {', '.join(blind)} reads and writes"
     unknown = [op for op in work.ops if op.op_class == "unknown"]
     kinds = ", ".join(sorted(set(work.unknown)))
+    if {classes.get(kind) for kind in work.unknown} == {"recurrence"}:
+        kinds += " (no publication says what a recurrence takes)"
     moved = sum(op.activation_bytes for op in unknown) / max(1, sum(op.activation_bytes for op in work.ops))
     if moved > UNKNOWN_SHARE:
         return f"operators of unknown cost move {moved:.0%} of the activations: {kinds}"

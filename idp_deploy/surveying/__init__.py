@@ -48,4 +48,8 @@ def survey(folder: Path) -> Survey:
     task = found.tasks[0] if found.tasks else None
     inputs = Guess((), "the task gives them") if task else guess(found, choice, others)
     weights = choice.weights if choice else stored[0] if stored else None
+    if choice and (lacking := choice.definition.missing):
+        file = choice.definition.file
+        where = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        said.append(f"{where} imports {', '.join(lacking)}, not installed here: install it beside idp-deploy")
     return Survey(choice, task, inputs, weights, others, found.loaders, (*found.notes, *unusable, *said))

@@ -33,6 +33,7 @@ class Definition:
     keys: tuple[str, ...] = ()  # that forward reads of them where one is a dict
     library: bool = False  # of an installed package
     copy: Copy | None = None  # where its own file is not imported
+    missing: tuple[str, ...] = ()  # packages that must be installed for it
     runs: bool = True  # a class with a forward, of its own or inherited, that leaves nothing to a subclass
     call: ast.Call | None = None  # whose result a function returns
     flows: Mapping[str, str] = field(default_factory=dict)  # argument of forward → the layer that takes it first

@@ -66,11 +66,18 @@ def reason_to_copy(tree: ast.Module, name: str, here: set[str]) -> str:
             return f"importing it would ask for a GPU, in line {node.lineno}"
         if called in functions and any(_last_name(c.func) in WORK for c in _calls(functions[called])):
             return f"importing it would run {called}(), in line {node.lineno}"
-    needed = {id(node) for node in _needed(tree, name)}
-    for root, statement in _imported(tree):
-        if id(statement) not in needed and root not in here and not _is_installed(root):
-            return f"it imports {root}, which is not installed and {name} does not need"
+    needed = missing(tree, name, here)
+    if not needed and (idle := missing(tree, None, here)):
+        return f"it imports {idle[0]}, which is not installed and {name} does not need"
     return ""
+
+
+def missing(tree: ast.Module, name: str | None, here: set[str]) -> tuple[str, ...]:
+    """Packages that nobody installed and that a definition needs, or for None the whole file."""
+    statements = tree.body if name is None else _needed(tree, name)
+    wanted = {id(statement) for statement in statements}
+    roots = (root for root, statement in _imported(tree) if id(statement) in wanted and root not in here)
+    return tuple(dict.fromkeys(root for root in roots if not _is_installed(root)))
 
 
 def _needed(tree: ast.Module, *names: str) -> list[ast.stmt]:

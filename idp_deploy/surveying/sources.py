@@ -24,7 +24,7 @@ from idp_deploy.surveying.definitions import (
     registered,
     returned,
 )
-from idp_deploy.surveying.extracting import Copy, cells_of, name_of_copy, reason_to_copy
+from idp_deploy.surveying.extracting import Copy, cells_of, missing, name_of_copy, reason_to_copy
 from idp_deploy.surveying.inheriting import alone
 from idp_deploy.surveying.layers import is_writable
 from idp_deploy.surveying.libraries import in_source
@@ -257,6 +257,7 @@ def _importable(
         top = module.partition(".")[0]
         hidden = f"Python itself has a module called {top}" if top in sys.stdlib_module_names else ""
         why = hidden or reason_to_copy(tree, one.name, here)
+    one = replace(one, missing=missing(tree, one.name if why else None, here))
     if not why:
         return one
     beside = path.parent / f"{name_of_copy(path.stem)}.py"

@@ -1,0 +1,110 @@
+"""Commands that are given a folder where files are meant: all in it, the one in it, or words that name them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from idp_deploy.cli.app import _run
+
+
+def linear(path: Path) -> Path:
+    """A small .onnx file: one layer, most of it zeros."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    weight = np.where(np.arange(64 * 32).reshape(64, 32) % 10, 0.0, 0.5).astype(np.float32)
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n]) for name, n in (("x", 64), ("y", 32))]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def package(path: Path) -> Path:
+    """What a Core ML package looks like from outside."""
+    (path / "Data" / "com.apple.CoreML").mkdir(parents=True)
+    (path / "Data" / "com.apple.CoreML" / "model.mlmodel").write_bytes(b"model")
+    items = {"one": {"path": "com.apple.CoreML/model.mlmodel", "name": "model.mlmodel"}}
+    manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": "one"}
+    (path / "Manifest.json").write_text(json.dumps(manifest))
+    return path
+
+
+def call(*arguments: str) -> int:
+    return _run(list(arguments), debug=False)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    linear(tmp_path / "several" / "b.onnx")
+    shutil.copy(tmp_path / "several" / "b.onnx", tmp_path / "several" / "a.onnx")
+    linear(tmp_path / "one" / "m.ONNX")
+    (tmp_path / "one" / "README.md").write_text("mine")
+    linear(tmp_path / "deeper" / "onnx" / "m.onnx")
+    linear(tmp_path / "exports.onnx" / "m.onnx")  # a folder whatever its name says
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.pt").write_bytes(b"weights")
+    package(tmp_path / "unnamed")
+    package(tmp_path / "net.mlpackage")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", ["check", "simulate"])
+def test_all_models_in_a_folder_are_taken_by_name(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command, "several", "several/b.onnx", "one", "exports.onnx", "--target", "pixel-4", "--json") == 0
+    said = capsys.readouterr()
+    paths = [estimate["artifact"] for estimate in json.loads(said.out)["estimates"]]
+    assert paths == ["several/a.onnx", "several/b.onnx", "one/m.ONNX", "exports.onnx/m.onnx"]
+    assert "of several: a.onnx, b.onnx" in said.err
+
+
+@pytest.mark.parametrize("line", ["inspect one", "diff one exports.onnx", "verify one", "restore one"])
+def test_the_one_model_of_a_folder_is_meant(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*line.split()) == 0
+    assert "of one: m.ONNX" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("inspect several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("diff one several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("verify several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("restore several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("inspect deeper", "deeper is a folder with onnx/m.onnx — name one of them"),
+        ("check deeper --target pixel-4", "deeper is a folder with onnx/m.onnx — name one of them"),
+        ("check weights --target pixel-4", "in it; 'idp-deploy export weights --to onnx' makes one of weights"),
+        ("simulate weights --target pixel-4", "weights is a folder without a model file — expected one of .onnx, "),
+        ("inspect unnamed", "unnamed is a Core ML package by its content — give it the suffix .mlpackage"),
+    ],
+)
+def test_a_folder_that_is_no_one_file_names_what_lies_in_it(
+    line: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*line.split()) == 3
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("check one --target pixel-4", "one/m.ONNX"),
+        ("inspect several/a.onnx", "several/b.onnx"),
+        ("targets", "weights/w.pt"),
+        ("inspect one", "net.mlpackage/Manifest.json"),
+        ("inspect one", "net.mlpackage/Data/com.apple.CoreML/report.txt"),
+    ],
+)
+def test_no_report_takes_the_place_of_a_model_or_goes_into_a_package(
+    line: str, place: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert call(*line.split(), "-o", place) == 2
+    assert f"-o {place} " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
