@@ -327,11 +327,10 @@ class Pruner:
             "sites": self._masks.state(self.held.weights),
             "others": others(self._masks),
         }
-        held = {site.name: value for site, value in {**soft, **self.held.weights}.items()}
-        held |= {follower.name: value for follower, value in self.held.followers.items()}
+        held: dict[Any, Tensor] = {**soft, **self.held.weights, **self.held.followers}
         if soft:
-            held |= {one.name: one.parameter.detach() for one in self._masks.followers}
-        return {**state, "dense": held} if held else state
+            held |= {one: one.parameter.detach() for one in self._masks.followers}
+        return {**state, "dense": {one.name: value for one, value in held.items()}} if held else state
 
     @eagerly
     @torch.no_grad()
