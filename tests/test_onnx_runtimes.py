@@ -175,6 +175,29 @@ def test_a_rule_asks_for_numbers_of_an_operator(layer: nn.Module, extent: int, v
     assert lint(tmp_path / "a.onnx", "openvino").verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("words", "extent", "verdict"),
+    [
+        ({"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}, 6, "wrong"),
+        ({"kernel_shape": [2, 2]}, 7, "wrong"),
+        ({"kernel_shape": [2, 2]}, 6, "right"),  # whole windows
+        ({"kernel_shape": [2, 2], "count_include_pad": 0}, 7, "right"),
+        ({"kernel_shape": [2, 2], "ceil_mode": 0}, 7, "right"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["iree", "ncnn"])
+def test_means_over_what_lies_beyond_an_image_are_named(
+    tool: str, words: dict[str, Any], extent: int, verdict: str, tmp_path: Path
+) -> None:
+    given = {"strides": [2, 2], "ceil_mode": 1, "count_include_pad": 1} | words
+    node = helper.make_node("AveragePool", ["x"], ["y"], **given)
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, extent, extent])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    model = helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=[helper.make_opsetid("", 19)])
+    onnx.save(model, tmp_path / "a.onnx")
+    assert lint(tmp_path / "a.onnx", tool).verdict == verdict
+
+
 def test_a_comparison_with_one_number_is_right_in_mnn(tmp_path: Path) -> None:
     ends = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 4])]
     ends += [helper.make_tensor_value_info("y", TensorProto.BOOL, [3, 4])]
