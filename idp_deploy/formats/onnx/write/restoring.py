@@ -8,7 +8,7 @@ the same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,8 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """The file with its constants stored sparse in every way that may pay, none where nothing would be sparse.
 
     Weights inside of branches and loops are restored in front of these, or else where they stand: onnxruntime does not
-    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells.
+    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells:
+    an empty one where nothing would then be sparse.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -69,8 +70,10 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         yield form
     if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
         yield form
-    if form and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)):
-        yield form
+    if form:
+        signed = _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)
+        if signed is not None:
+            yield signed
 
 
 def _loaded(source: Path) -> onnx.ModelProto:
@@ -101,8 +104,10 @@ def _take_in(proto: onnx.ModelProto, source: Path) -> None:
             del tensor.external_data[:]
 
 
-def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False) -> bytes:
-    """The file in one way; empty where nothing in it would be sparse, or keeping -0 (`signed`) changes nothing."""
+def _form(
+    proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False
+) -> bytes | None:
+    """The file in one way; empty where nothing in it would be sparse, None where `signed` finds no -0 to keep."""
     graph, opset = proto.graph, _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
@@ -113,7 +118,10 @@ def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool =
         )
     drop_notes(proto)
     anew = _Anew(encoding, opset, lifted, signed, _kept(proto), names_in(graph.node) | names_around(graph))
-    if not anew.store(graph) or (signed and not anew.has_signed):
+    is_sparse = anew.store(graph)
+    if signed and not anew.has_signed:
+        return None
+    if not is_sparse:
         return b""
     for entry in proto.metadata_props:
         if entry.key == manifest.KEY:
@@ -176,9 +184,10 @@ class _Anew:
         graph.initializer.extend(tensor for tensor in tensors if tensor.name in left)
         fold_masks(graph, constants, self.encoding)
         products = _products(graph, constants)
+        parts = _parts(graph, constants)
         weights = {}
         for name, values in constants.items():
-            if name not in products and is_sound(values):
+            if name not in products and name not in parts and is_sound(values):
                 weights[name] = self._weight(name, values)
         decoder = Decoder(graph, self.taken)
         store = Store(decoder, self.encoding, list(weights.values()), grouped=self.opset >= _SPLIT_OPSET)
@@ -264,6 +273,24 @@ def _moved(plain: Weight) -> Iterator[Weight]:
             points = usual.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
             above = values.view(np.uint8) - points.view(np.uint8)
             yield Weight(plain.name, above, above != 0, points=points)
+
+
+def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
+    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums."""
+    behind = {name: {name} for name in constants}  # value → the constants that it is computed from
+    summed: set[str] = set()
+    found: set[str] = set()
+    for node in graph.node:
+        names = [name for name in node.input if name]
+        if not all(name in behind for name in names):
+            continue
+        sources = {source for name in names for source in behind[name]}
+        behind |= dict.fromkeys(node.output, sources)
+        if node.op_type == "CumSum" or not summed.isdisjoint(names):
+            summed.update(node.output)
+            if node.op_type in ("ScatterElements", "GatherElements"):
+                found |= sources
+    return found
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
