@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.errors import ExitCode
+from idp_deploy.formats.onnx.write import restoring
 from idp_deploy.gating import sparsity
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
@@ -44,3 +46,23 @@ def test_an_input_that_says_no_number_of_axes_asks_for_its_shape(
         assert call(*map(str, command)) == ExitCode.FILE
         assert "does not say how many axes its input 'x' has" in capsys.readouterr().err
     assert call("verify", str(contents.path), "--inputs", "2x64") == 0
+
+
+def test_matrices_beside_the_file_are_mapped_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None is loaded but the one that stays a caller's; the file is what it is of data inside of it."""
+    stored = {"w": WEIGHT, "v": weight(64, 96), "u": WEIGHT + np.float32(1), "kept": weight(64, 96)}
+    nodes = [NODE("MatMul", ["x", name], [f"{name}y"]) for name in stored]
+    nodes.append(NODE("Sum", [f"{name}y" for name in stored], ["y"]))
+    kept = helper.make_tensor_value_info("kept", FLOAT, [64, 96])
+    whole = save(tmp_path / "m.onnx", nodes, stored, inputs=[kept])
+    model = onnx.load(whole.path)
+    onnx.save(model, tmp_path / "e.onnx", save_as_external_data=True, location="e.data", size_threshold=0)
+    loaded = []
+    load = restoring.load_external_data_for_tensor
+    monkeypatch.setattr(
+        restoring, "load_external_data_for_tensor", lambda t, folder: (loaded.append(t.name), load(t, folder))
+    )
+    monkeypatch.setattr(restoring, "_MAPPED_BYTES", 1000)
+    form, other = (next(restoring.restored_onnx(contents)) for contents in (whole, read(tmp_path / "e.onnx")))
+    assert form == other
+    assert loaded == ["kept"]
