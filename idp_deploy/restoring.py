@@ -63,7 +63,7 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
     form = next(forms, None)
     runs = list(_runs(before))
     problem: ConversionError | None = None
-    while form is not None and len(form) < before.size_bytes:
+    while form and len(form) < before.size_bytes:
         with files.workspace(path.parent) as holder:
             trial = holder / f"{path.stem}{FORMATS[before.format].suffix}"
             trial.write_bytes(form)
@@ -75,6 +75,8 @@ def restore(source: Path, path: Path, *, encoding: str = "auto") -> Restored:
             everywhere = tuple(name for name in runs[0].expected if all(name in run.expected for run in runs))
             return Restored(source, path, before.size_bytes, len(form), zeros, entries, outputs, everywhere)
         form = next(forms, None)
+    if form is not None:  # what keeps more of the file, such as every -0, makes it no smaller
+        problem = None
     raise problem or _nothing_gained(before)
 
 

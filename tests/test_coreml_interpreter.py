@@ -15,6 +15,7 @@ from idp_deploy.errors import ConversionError
 from idp_deploy.flow import Value
 from idp_deploy.formats.coreml.interpreter.call import Call
 from idp_deploy.formats.coreml.interpreter.machine import OPS, Interpreter
+from idp_deploy.formats.coreml.interpreter.states import new_states
 from idp_deploy.formats.coreml.read.program import Operation, load
 from idp_deploy.verification import run_file, verify
 from tests import coreml_files as by_hand
@@ -312,3 +313,23 @@ def test_precision_is_read_from_the_file(tmp_path: Path) -> None:
     op = by_hand.operation("relu", "r", {"x": "x"}, outputs=[("y", "float32", (1, 4))])
     assert Interpreter(load(by_hand.package(tmp_path / "m.mlpackage", [op]))).precision == "float32"
     assert isinstance(Interpreter(load(by_hand.linear_package(tmp_path / "n.mlpackage"))), Interpreter)
+
+
+def test_a_state_begins_with_zeros_and_is_read_as_it_was_written() -> None:
+    """Another reader sees what was written in between; so does one around a branch that writes."""
+    like = (Value("r", (2,), "float16"),)
+    reading = Operation("read_state", "r", {"input": ("acc",)}, like, {})
+    cells = new_states([reading])
+    assert set(cells) == {"acc"}
+
+    def step(kind: str, **data: Tensor) -> Any:
+        environment = dict(cells)  # as a branch has it
+        given = {"input": environment["acc"], **data}
+        return OPS[kind](Call(Operation(kind, kind, {"input": ("acc",)}, like, {}), given, None))  # type: ignore[arg-type]
+
+    close(step("read_state"), [0.0, 0.0])
+    assert step("write_state", data=torch.tensor([1.0, 2.0])) == ()
+    close(step("read_state"), [1.0, 2.0])
+    close(new_states([reading])["acc"].value, [0.0, 0.0])
+    with pytest.raises(ConversionError, match="the state 'acc' cannot have the shape"):
+        new_states([Operation("read_state", "r", {"input": ("acc",)}, (Value("r", (-1, 2), "float16"),), {})])

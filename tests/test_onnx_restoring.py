@@ -319,3 +319,30 @@ def test_the_shapes_of_integers_are_known(tmp_path: Path) -> None:
     stored = {"w": codes, "s": np.float32(0.1), "m": np.array(0, np.uint8), "a": np.array([2, 3])}
     values = save(tmp_path / "m.onnx", nodes, stored).values
     assert [values[name].shape for name in ("g", "r", "y")] == [(-1, 64, 1, 1), (-1, 96), (-1, 96)]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"w": np.where(RNG.random(WEIGHT.shape) < 0.6, 7, np.where(WEIGHT == 0, 0, 300 * WEIGHT)).astype(np.int16)},
+        {"w": np.where(RNG.random(WEIGHT.shape) < 0.05, 3, (40 * WEIGHT).clip(-127, 127)).astype(np.int8)},
+    ],
+    ids=["int16", "int8"],
+)
+def test_what_is_stored_sparse_is_not_stored_anew(stored: dict[str, np.ndarray], tmp_path: Path) -> None:
+    """The values kept repeat themselves here, and would be sparse once more."""
+    nodes = [NODE("DequantizeLinear", ["w", "s"], ["d"]), NODE("MatMul", ["x", "d"], ["y"])]
+    once = restore(save(tmp_path / "m.onnx", nodes, {**stored, "s": np.float32(0.1)}).path, tmp_path / "s.onnx").path
+    with pytest.raises(UsageError, match="stores its zeros sparse already"):
+        restore(once, tmp_path / "t.onnx")
+
+
+def test_signs_of_zeros_that_were_kept_are_kept_again(tmp_path: Path) -> None:
+    """Every zero of the second weight is -0, so that keeping them leaves it dense."""
+    other = np.where(WEIGHT == 0, np.float32(-0.0), WEIGHT)
+    nodes = [PRODUCT, NODE("Reciprocal", ["v"], ["r"]), NODE("ReduceMax", ["r"], ["m"], keepdims=0)]
+    nodes[0] = NODE("MatMul", ["x", "w"], ["h"])
+    nodes.append(NODE("Add", ["h", "m"], ["y"]))
+    once = restore(save(tmp_path / "m.onnx", nodes, {"w": weight(64, 96), "v": other}).path, tmp_path / "s.onnx").path
+    with pytest.raises(UsageError, match="outputs tell its -0 from 0, and keeping every -0 saves nothing"):
+        restore(once, tmp_path / "t.onnx")

@@ -57,7 +57,7 @@ def verify(
     if checkpoint is None:
         say("no model is given: the file is checked by itself, runtime against runtime")
         with Waiting():
-            parity = verify_file(artifact, None, None)
+            parity = verify_file(artifact, None, session.example_inputs(None) if inputs else None)
     else:
         compressed = session.compressed(existing(checkpoint))
         data = session.task()

@@ -65,6 +65,7 @@ class Value:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    has_rank: bool = True  # False where the file does not say how many axes there are; the shape is then ()
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,24 @@ def taken_out(nodes: Sequence[onnx.NodeProto], taken: set[str], *, nested: bool)
     return found
 
 
+def copy_results(graph: onnx.GraphProto) -> None:
+    """Let bodies give copies of what they hold or make: what a constant decides of that may then be taken out."""
+    for node in graph.node:
+        for body in subgraphs(node):
+            copy_results(body)
+            given = {value.name for value in body.input}
+            taken = names_around(body) | names_in(body.node)
+            own = {tensor.name for tensor in body.initializer} | {name for each in body.node for name in each.output}
+            names = [value.name for value in body.output if value.name in own - given]
+            copied = {name: _free(name, node, taken) for name in dict.fromkeys(names)}
+            rename(body, copied)
+            for each in body.node:
+                each.output[:] = [copied.get(name, name) for name in each.output]
+            for tensor in body.initializer:
+                tensor.name = copied.get(tensor.name, tensor.name)
+            body.node.extend(helper.make_node("Identity", [inner], [name]) for name, inner in copied.items())
+
+
 def lift_computed(
     graph: onnx.GraphProto, is_computed: Callable[[onnx.NodeProto], bool], outer: Set[str] = frozenset()
 ) -> None:

@@ -20,6 +20,7 @@ RUNTIME = "onnxruntime"
 _PLAIN = "write a file that takes and gives float32 and casts inside"
 # types of tensors that onnxruntime does not take from Python, or does not give to it
 _UNKNOWN = re.compile(r"tensor\((bfloat16|float8.*|float4.*|u?int[24])\)")
+_NO_RANK = "write the input's shape into the file; `verify` takes it as --inputs 1x3x224x224"
 _TENSORS = "only files whose inputs are tensors can be run here: write one around the part that takes tensors"
 
 
@@ -107,6 +108,10 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
         try:
             return tuple(as_float32(_array(output)) for output in session.run(list(outputs), feed))
         except Exception as error:
+            for name, array in zip(inputs, call, strict=True):
+                if not np.ndim(array) and name in contents.values and not contents.values[name].has_rank:
+                    said = f"{path} does not say how many axes its input '{name}' has, and onnxruntime cannot run none"
+                    raise ConversionError(f"{said}: {first_line(error)}", way_out=_NO_RANK) from error
             raise ConversionError(f"onnxruntime cannot run {path}: {first_line(error)}") from error
 
     return run

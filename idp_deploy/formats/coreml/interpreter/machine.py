@@ -17,12 +17,12 @@ from torch import Tensor
 
 from idp_deploy.errors import ConversionError, FileError
 from idp_deploy.flow import Value
-from idp_deploy.formats.coreml.interpreter import layers, math, recurrent, shape
+from idp_deploy.formats.coreml.interpreter import layers, math, recurrent, shape, states
 from idp_deploy.formats.coreml.interpreter.call import TYPES, Call, Row
 from idp_deploy.formats.coreml.read.constexpr import Weights, is_constexpr
 from idp_deploy.formats.coreml.read.program import Block, Constant, Operation, Program, walk
 
-OPS: dict[str, Row] = layers.ROWS | math.ROWS | recurrent.ROWS | shape.ROWS
+OPS: dict[str, Row] = layers.ROWS | math.ROWS | recurrent.ROWS | shape.ROWS | states.ROWS
 
 
 class Interpreter:
@@ -69,7 +69,7 @@ class Interpreter:
     @torch.no_grad()
     def trace(self, inputs: Mapping[str, Tensor]) -> Iterator[tuple[Operation, str, Any]]:
         """(operator, value name, value) in execution order, for `run` and for finding where two runs part."""
-        environment: dict[str, Any] = dict(self._constants)
+        environment: dict[str, Any] = self._constants | states.new_states(walk(self.program.block))
         for value in self.program.inputs:
             if value.name not in inputs:
                 raise ConversionError(f"{self.program.path}: input {value.name!r} was not given")

@@ -13,7 +13,7 @@ from onnx import TensorProto, numpy_helper
 from idp_deploy import documents
 from idp_deploy.errors import FileError
 from idp_deploy.formats.external_data import data_beside
-from idp_deploy.formats.onnx.bodies import lift, put_in_order, stored_bytes, subgraphs
+from idp_deploy.formats.onnx.bodies import copy_results, lift, put_in_order, stored_bytes, subgraphs
 from idp_deploy.formats.onnx.functions import hand_over, inlined
 
 
@@ -46,6 +46,7 @@ def parse(path: Path) -> onnx.ModelProto:
     _check_texts([*about, *(entry.domain for entry in model.opset_import), *_texts(model.graph)], path)
     put_in_order(model.graph)
     _check_names(model.graph, frozenset(), path)
+    copy_results(model.graph)
     lift(model.graph)
     return model
 

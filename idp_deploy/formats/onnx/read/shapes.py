@@ -52,7 +52,7 @@ def infer(
     nodes = [_plain(node) for node in nodes]
     one, other = (_followed(model, nodes, constants, arguments, batch, limits) for batch in _BATCHES)
     values = {
-        value.name: Value(value.name, (), _dtype_name(value.type.tensor_type.elem_type))
+        value.name: Value(value.name, (), _dtype_name(value.type.tensor_type.elem_type), has_rank=False)
         for value in (*model.graph.input, *model.graph.output)
         if value.type.tensor_type.elem_type and value.name not in constants
     }

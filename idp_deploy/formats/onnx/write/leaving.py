@@ -24,4 +24,6 @@ def why_dense(contents: Contents, tensor: StoredTensor) -> tuple[str, str] | Non
         return f"numbers in {tensor.dtype} stay as they are", "store them in a float, or in integers of 8 or 16 bits"
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         return "it holds infinities or NaN, and only finite numbers are decoded", "replace them by finite ones"
+    if values.dtype.kind == "f" and np.signbit(values[values == 0]).any():
+        return "outputs tell its -0 from 0, and keeping every -0 saves nothing", "use it as it is"
     return None

@@ -8,8 +8,9 @@ the same values.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +39,14 @@ from idp_deploy.formats.onnx.write.masked import fold_masks
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.notes import drop_notes
 from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import ENCODINGS, SHARED_ENTRIES, Store, Weight, cost, is_sound
+from idp_deploy.formats.onnx.write.storing import ENCODABLE, ENCODINGS, SHARED_ENTRIES, Store, Weight, cost, is_sound
 from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
 _PLACES_OPSET = 11  # a resize says which places it reads; onnx's converter leaves the new default, half a pixel off
 _SPLIT_OPSET = 13  # the sizes of Split are an input
 _BITWISE_OPSET, _BITWISE_IR = 18, 8  # BitwiseAnd
+_MAPPED_BYTES = 1 << 20
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
@@ -55,7 +57,8 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """The file with its constants stored sparse in every way that may pay, none where nothing would be sparse.
 
     Weights inside of branches and loops are restored in front of these, or else where they stand: onnxruntime does not
-    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells.
+    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells:
+    an empty one where nothing would then be sparse.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -69,14 +72,17 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
         yield form
     if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
         yield form
-    if form and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)):
-        yield form
+    if form:
+        signed = _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)
+        if signed is not None:
+            yield signed
 
 
 def _loaded(source: Path) -> onnx.ModelProto:
     """The model with its data, in an opset to decode with, in order, and with the weights of its functions."""
     proto = onnx.load(source, load_external_data=False)
-    _take_in(proto, source)
+    is_old = any(entry.domain in _DOMAINS and entry.version < OLDEST_OPSET for entry in proto.opset_import)
+    _take_in(proto, source, least=inf if is_old else _MAPPED_BYTES)
     _constants_alone(proto)
     proto = _raised(proto, source)
     hand_over(proto, nested=False)
@@ -86,23 +92,46 @@ def _loaded(source: Path) -> onnx.ModelProto:
     return proto
 
 
-def _take_in(proto: onnx.ModelProto, source: Path) -> None:
-    """The data beside the file, where links lead as well, which onnx does not follow."""
+def _take_in(proto: onnx.ModelProto, source: Path, least: float = inf) -> None:
+    """The data beside the file, where links lead as well, which onnx does not follow.
+
+    Args:
+        least: weights of as many bytes stay there, and are mapped when they are stored anew.
+    """
     for tensor in tensors_in(proto):
         if uses_external_data(tensor):
             fields = {entry.key: entry for entry in tensor.external_data}
             data = data_beside(source, fields["location"].value)
             assert data is not None  # it has been read
+            if _mapped_type(tensor) and stored_bytes(tensor) >= least:
+                fields["location"].value = str(data)
+                continue
             fields["location"].value = data.name
             if "length" not in fields:  # onnx reads to the end of the file
                 tensor.external_data.add(key="length", value=str(stored_bytes(tensor)))
             load_external_data_for_tensor(tensor, str(data.parent))
-            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.ClearField("data_location")
             del tensor.external_data[:]
 
 
-def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False) -> bytes:
-    """The file in one way; empty where nothing in it would be sparse, or keeping -0 (`signed`) changes nothing."""
+def _mapped_type(tensor: onnx.TensorProto) -> bool:
+    """Whether a tensor is a matrix of numbers that numpy has as well, as they lie in the file."""
+    return len(tensor.dims) > 1 and helper.tensor_dtype_to_np_dtype(tensor.data_type) in ENCODABLE
+
+
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    """The entries of a tensor, mapped where `_take_in` left them beside the file."""
+    if not uses_external_data(tensor):
+        return numpy_helper.to_array(tensor)
+    fields = {entry.key: entry.value for entry in tensor.external_data}
+    dtype, offset = helper.tensor_dtype_to_np_dtype(tensor.data_type), int(fields.get("offset") or 0)
+    return np.asarray(np.memmap(fields["location"], dtype, "r", offset, tuple(tensor.dims)))
+
+
+def _form(
+    proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False
+) -> bytes | None:
+    """The file in one way; empty where nothing in it would be sparse, None where `signed` finds no -0 to keep."""
     graph, opset = proto.graph, _opset(proto)
     if encoding == "auto" and opset < _BITWISE_OPSET:
         encoding = "portable"
@@ -113,8 +142,12 @@ def _form(proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool =
         )
     drop_notes(proto)
     anew = _Anew(encoding, opset, lifted, signed, _kept(proto), names_in(graph.node) | names_around(graph))
-    if not anew.store(graph) or (signed and not anew.has_signed):
+    is_sparse = anew.store(graph)
+    if signed and not anew.has_signed:
+        return None
+    if not is_sparse:
         return b""
+    _take_in(proto, source)  # what was not stored anew
     for entry in proto.metadata_props:
         if entry.key == manifest.KEY:
             entry.value = manifest.stored_anew(entry.value, encoding) or entry.value
@@ -171,14 +204,15 @@ class _Anew:
                 self.taken.add(tensor.name)
                 rename(graph, {own: tensor.name})
         left = {t.name for t in tensors if t.name in kept or t.data_type == onnx.TensorProto.STRING}
-        constants = {t.name: numpy_helper.to_array(t) for t in tensors if t.name not in left}
+        constants = {t.name: _array(t) for t in tensors if t.name not in left}
         del graph.initializer[:], graph.sparse_initializer[:]
         graph.initializer.extend(tensor for tensor in tensors if tensor.name in left)
         fold_masks(graph, constants, self.encoding)
         products = _products(graph, constants)
+        parts = _parts(graph, constants)
         weights = {}
         for name, values in constants.items():
-            if name not in products and is_sound(values):
+            if name not in products and name not in parts and is_sound(values):
                 weights[name] = self._weight(name, values)
         decoder = Decoder(graph, self.taken)
         store = Store(decoder, self.encoding, list(weights.values()), grouped=self.opset >= _SPLIT_OPSET)
@@ -264,6 +298,24 @@ def _moved(plain: Weight) -> Iterator[Weight]:
             points = usual.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
             above = values.view(np.uint8) - points.view(np.uint8)
             yield Weight(plain.name, above, above != 0, points=points)
+
+
+def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
+    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums."""
+    behind = {name: {name} for name in constants}  # value → the constants that it is computed from
+    summed: set[str] = set()
+    found: set[str] = set()
+    for node in graph.node:
+        names = [name for name in node.input if name]
+        if not all(name in behind for name in names):
+            continue
+        sources = {source for name in names for source in behind[name]}
+        behind |= dict.fromkeys(node.output, sources)
+        if node.op_type == "CumSum" or not summed.isdisjoint(names):
+            summed.update(node.output)
+            if node.op_type in ("ScatterElements", "GatherElements"):
+                found |= sources
+    return found
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
