@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -79,7 +79,7 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
                     one = _coupled(channels, group, names, shared, prunable)
                 if one.weights:
                     coupled[root] = one
-            free = [root for root, one in coupled.items() if not one.fixed]
+            free = {root: half(channels.whole(root)) for root, one in coupled.items() if not one.fixed}
             for root, reason in _refused(partial(_tried, module, channels, example_inputs), free):
                 coupled[root] = replace(coupled[root], fixed=reason)
     except Exception as error:
@@ -157,32 +157,46 @@ def _is_grouped(owner: Any) -> bool:
     return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
 
 
-def _refused(tried: Callable[[Sequence[str]], str], roots: Sequence[str]) -> list[tuple[str, str]]:
-    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on."""
-    reason = tried(roots) if roots else ""
-    if not reason or len(roots) == 1:
-        return [(root, reason) for root in roots if reason]
-    middle = len(roots) // 2
-    return [*_refused(tried, roots[:middle]), *_refused(tried, roots[middle:])]
+def _refused(tried: Callable[[Mapping[str, list[int]]], str], halves: Mapping[str, list[int]]) -> list[tuple[str, str]]:
+    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on.
+
+    Layers that stand in the place of each other in other blocks are side by side: mostly all of them go or none.
+    """
+    reason = tried(halves) if halves else ""
+    if not reason or len(halves) == 1:
+        return [(root, reason) for root in halves if reason]
+    roots, middle = sorted(halves, key=_place_in_block), len(halves) // 2
+    return [
+        refusal
+        for some in (roots[:middle], roots[middle:])
+        for refusal in _refused(tried, {root: halves[root] for root in some})
+    ]
 
 
-def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], roots: Iterable[str]) -> str:
-    """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
-    halves = {root: half(channels.whole(root)) for root in roots}
+def _place_in_block(root: str) -> str:
+    return "".join(letter for letter in reversed(root) if not letter.isdigit())
+
+
+def _tried(
+    module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], halves: Mapping[str, list[int]]
+) -> str:
+    """Why these channels, by the layer their group begins with, cannot be taken out at once; nothing where they can.
+
+    All is as before then.
+    """
     groups = [channels.group(root, gone) for root, gone in halves.items()]
+    try:
+        with channels.for_a_while(groups):
+            for root, gone in halves.items():  # each where those before it have left its channels
+                channels.prune(root, gone)
+            left = outputs(module, example_inputs)
+    except Exception as error:  # a forward that counts on its extents
+        return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
     with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
-        try:
-            for root, gone in halves.items():  # each where those before it have left its channels
-                channels.prune(root, gone)
-            left = outputs(module, example_inputs)
-        except Exception as error:  # a forward that counts on its extents
-            reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
-        else:
-            reason = "" if same(expected, left) else "zeros in its channels are none further on"
-    return reason
+    return "" if same(expected, left) else "zeros in its channels are none further on"
 
 
 @torch.no_grad()

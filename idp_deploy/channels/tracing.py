@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -228,7 +227,12 @@ def as_before(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Layers are put back as they were: attributes, parameters, and buffers with their values."""
     layers = [layer for layer in layers if not isinstance(layer, torch.jit.ScriptModule)]
     attributes = [(layer, dict(vars(layer))) for layer in layers]
-    held = [(value, copy(value)) for _, own in attributes for value in own.values() if isinstance(value, list | dict)]
+    held = [  # tuples: nothing is made for a layer's many empty dicts of hooks
+        (value, tuple(value.items() if isinstance(value, dict) else value))
+        for _, own in attributes
+        for value in own.values()
+        if isinstance(value, list | dict)
+    ]
     buffers = [(one, one.detach().clone()) for layer in layers for one in layer.buffers(recurse=False)]
     try:
         yield
