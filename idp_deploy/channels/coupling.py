@@ -36,23 +36,24 @@ class Coupled:
 
     `weights` are the prunable ones among them; `followers` are parameters with one entry, or one filter, a channel
     that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
-    `readers` are the layers whose inputs they are. `channels` says of both, by name, which of the `many` channels each
-    of their entries belongs to, counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met,
-    each equally often: twice where two halves of it go together. `axes` says along which axis.
+    `readers` are the layers whose inputs they are, with their share of these inputs: below 1 behind a concatenation.
+    `channels` says of weights and followers, by name, which of the `many` channels each of their entries belongs to,
+    counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met, each equally often: twice
+    where two halves of it go together. `axes` says along which axis.
     """
 
     weights: tuple[str, ...]
     followers: tuple[str, ...]
     fixed: str = ""
-    readers: tuple[str, ...] = ()
+    readers: Mapping[str, float] = field(default_factory=dict)
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     many: int = 0
 
-    @property
-    def partial(self) -> bool:
-        """Whether something that follows has other channels beside these."""
-        return any(-1 in places for places in self.channels.values())
+    def share(self, name: str) -> float:
+        """Of the entries of a weight or follower: those that belong to these channels."""
+        places = self.channels[name]
+        return sum(place >= 0 for place in places) / len(places)
 
 
 def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collection[str]) -> list[Coupled]:
@@ -99,7 +100,8 @@ def _coupled(
 ) -> Coupled:
     weights: list[str] = []
     followers: list[str] = []
-    fixed, readers = "", []
+    fixed = ""
+    readers: dict[str, float] = {}
     families: dict[int, int] = {}
     for speaker in group.with_it.values():
         families.setdefault(speaker, len(families))
@@ -116,7 +118,8 @@ def _coupled(
             fixed = fixed or "its channels meet the hidden units of a recurrent layer"
             continue
         if not channels.makes(dependency):
-            readers += [names[owner]] if owner in names else []
+            if owner in names:
+                readers[names[owner]] = readers.get(names[owner], 0.0) + channels.share_read(item)
             continue
         if not dependency.target.outputs:
             fixed = "its channels are the model's outputs"
@@ -140,7 +143,7 @@ def _coupled(
     if len(families) == 1 < len(group.with_it):
         fixed = fixed or "any channel of it takes all others with it"
     names_made = tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers))
-    return Coupled(*names_made, fixed, tuple(readers), places, axes, len(families))
+    return Coupled(*names_made, fixed, readers, places, axes, len(families))
 
 
 def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:

@@ -136,6 +136,10 @@ class Channels:
             self.graph.module2node, self.graph._param_to_name = nodes, names
             self.refresh()
 
+    def share_read(self, item: Any) -> float:
+        """Of the inputs of the layer that an entry of a group leads to: those that are the group's channels."""
+        return len(item.idxs) / (self.graph.get_in_channels(item.dep.target) or len(item.idxs))
+
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
         return bool(self.graph.is_out_channel_pruning_fn(dependency.handler))
