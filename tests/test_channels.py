@@ -201,3 +201,30 @@ def test_a_model_in_a_wrapper_is_pruned_as_the_model_itself(
     with torch.no_grad():
         torch.testing.assert_close(small.module(*module.x), pruned.module(*module.x))
         assert torch.equal(load_checkpoint(tmp_path / "small.pt", Flattened).module(*module.x), small.module(*module.x))
+
+
+def test_what_every_block_refuses_is_found_in_few_calls() -> None:
+    class Blocks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv1d(3, 8, 1)
+            self.blocks = nn.ModuleList(
+                nn.ModuleDict({"free": nn.Conv1d(8, 8, 1), "heads": nn.Conv1d(8, 8, 1), "out": nn.Conv1d(8, 8, 1)})
+                for _ in range(8)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            Blocks.called += 1
+            x = self.first(x)
+            for block in self.blocks:
+                heads = block["heads"](block["free"](x).relu())
+                x = block["out"](heads.reshape(len(x), 2, 4, -1).tanh().flatten(1, 2))
+            return x
+
+        called = 0
+
+    module = Blocks().eval()
+    weights = [name for name, _ in module.named_parameters() if name.endswith(".weight")]
+    refused = {one.weights[0] for one in couple(module, (torch.randn(1, 3, 5),), weights) if one.fixed}
+    assert refused == {f"blocks.{place}.heads.weight" for place in range(8)} | {"blocks.7.out.weight"}
+    assert Blocks.called <= 40

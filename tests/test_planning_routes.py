@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from bench.suite.nets import separable
@@ -16,7 +18,9 @@ from idp_deploy.errors import UsageError
 from idp_deploy.flow import Budget, FormatName, Model, Recipe
 from idp_deploy.masks import prunable_weights
 from idp_deploy.planning import Prices, choose, routes
+from idp_deploy.planning.routes import _Tables
 from idp_deploy.pruning import Layer, allocate, one_shot
+from idp_deploy.shrinking import shrink
 from idp_deploy.simulation.targets import load_target
 
 IMAGE = (torch.randn(1, 3, 48, 48, generator=torch.Generator().manual_seed(0)),)
@@ -40,6 +44,21 @@ def within(share: float, model: Model, format: FormatName) -> tuple[Budget, floa
     """A latency budget of a share of what the dense model takes."""
     dense = dense_ms(model, format)
     return Budget(DEVICE.name, format, "latency", share * dense, "here"), dense
+
+
+class Dense(nn.Module):
+    """Every layer reads all before it, through one norm: what follows belongs to several groups of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 64, 3, 2, 1), nn.Conv2d(64, 64, 3, 1, 1), nn.Conv2d(128, 64, 3, 1, 1)
+        self.norm, self.out = nn.BatchNorm2d(192), nn.Conv2d(192, 10, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.a(x).relu()
+        b = self.b(a).relu()
+        c = self.c(torch.cat([a, b], 1)).relu()
+        return self.out(self.norm(torch.cat([a, b, c], 1)).relu()).mean((2, 3))
 
 
 def test_a_runtime_without_sparse_kernels_gets_fewer_channels_and_nothing_else(model: Model) -> None:
@@ -66,6 +85,28 @@ def test_a_runtime_with_sparse_kernels_is_offered_both_ways_and_thins_only_what_
     shapes = {name: model.module.get_parameter(name).shape for name in prunable_weights(model.module)}
     assert any(op.runs_sparse for op in sparse.costs[0].estimate.ops)
     assert {name for name in thinned if len(shapes[name]) == 4} <= {n for n, s in shapes.items() if s[2:] == (1, 1)}
+
+
+def test_channels_that_are_read_side_by_side_are_removed_as_well() -> None:
+    torch.manual_seed(0)
+    model = Model(Dense().eval())
+    budget, dense = within(0.6, model, "onnx")
+    tables = _Tables(Prices(model, IMAGE, DEVICE, ("onnx",)), Recipe(), "onnx", None)
+    problem = tables.problem(False)
+    assert {weight for one in tables.coupled for weight in one.weights} == {
+        f"{name}.weight" for name in ("a", "b", "c")
+    }
+    reads = dict.fromkeys([0, 1, 2], pytest.approx(1 / 3))
+    assert {w.name: dict(w.read_from) for w in problem.weights}["out.weight"] == reads
+    half = replace(problem.dense(), kept=(5, 5, 5))
+    assert problem.milliseconds(half) < 0.6 * problem.milliseconds(problem.dense())
+    [channels] = routes(tables.prices, Recipe(), [budget])
+    assert "channel" in channels.recipe.options["rules"].values()
+    small = shrink(one_shot(model, channels.recipe, IMAGE), IMAGE)
+    assert sum(p.numel() for p in small.module.parameters()) < 0.8 * sum(p.numel() for p in model.module.parameters())
+    value = channels.expected[0].value
+    assert value is not None
+    assert value <= budget.limit < dense
 
 
 def test_what_cannot_be_reached_is_said_with_how_much_is_missing(model: Model) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -36,23 +36,24 @@ class Coupled:
 
     `weights` are the prunable ones among them; `followers` are parameters with one entry, or one filter, a channel
     that only serve it: biases, norms, depthwise convolutions. `fixed` says why channels cannot be removed, if so.
-    `readers` are the layers whose inputs they are. `channels` says of both, by name, which of the `many` channels each
-    of their entries belongs to, counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met,
-    each equally often: twice where two halves of it go together. `axes` says along which axis.
+    `readers` are the layers whose inputs they are, with their share of these inputs: below 1 behind a concatenation.
+    `channels` says of weights and followers, by name, which of the `many` channels each of their entries belongs to,
+    counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met, each equally often: twice
+    where two halves of it go together. `axes` says along which axis.
     """
 
     weights: tuple[str, ...]
     followers: tuple[str, ...]
     fixed: str = ""
-    readers: tuple[str, ...] = ()
+    readers: Mapping[str, float] = field(default_factory=dict)
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     many: int = 0
 
-    @property
-    def partial(self) -> bool:
-        """Whether something that follows has other channels beside these."""
-        return any(-1 in places for places in self.channels.values())
+    def share(self, name: str) -> float:
+        """Of the entries of a weight or follower: those that belong to these channels."""
+        places = self.channels[name]
+        return sum(place >= 0 for place in places) / len(places)
 
 
 def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collection[str]) -> list[Coupled]:
@@ -79,7 +80,7 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
                     one = _coupled(channels, group, names, shared, prunable)
                 if one.weights:
                     coupled[root] = one
-            free = [root for root, one in coupled.items() if not one.fixed]
+            free = {root: half(channels.whole(root)) for root, one in coupled.items() if not one.fixed}
             for root, reason in _refused(partial(_tried, module, channels, example_inputs), free):
                 coupled[root] = replace(coupled[root], fixed=reason)
     except Exception as error:
@@ -99,7 +100,8 @@ def _coupled(
 ) -> Coupled:
     weights: list[str] = []
     followers: list[str] = []
-    fixed, readers = "", []
+    fixed = ""
+    readers: dict[str, float] = {}
     families: dict[int, int] = {}
     for speaker in group.with_it.values():
         families.setdefault(speaker, len(families))
@@ -116,7 +118,8 @@ def _coupled(
             fixed = fixed or "its channels meet the hidden units of a recurrent layer"
             continue
         if not channels.makes(dependency):
-            readers += [names[owner]] if owner in names else []
+            if owner in names:
+                readers[names[owner]] = readers.get(names[owner], 0.0) + channels.share_read(item)
             continue
         if not dependency.target.outputs:
             fixed = "its channels are the model's outputs"
@@ -140,7 +143,7 @@ def _coupled(
     if len(families) == 1 < len(group.with_it):
         fixed = fixed or "any channel of it takes all others with it"
     names_made = tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers))
-    return Coupled(*names_made, fixed, tuple(readers), places, axes, len(families))
+    return Coupled(*names_made, fixed, readers, places, axes, len(families))
 
 
 def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:
@@ -157,32 +160,46 @@ def _is_grouped(owner: Any) -> bool:
     return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
 
 
-def _refused(tried: Callable[[Sequence[str]], str], roots: Sequence[str]) -> list[tuple[str, str]]:
-    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on."""
-    reason = tried(roots) if roots else ""
-    if not reason or len(roots) == 1:
-        return [(root, reason) for root in roots if reason]
-    middle = len(roots) // 2
-    return [*_refused(tried, roots[:middle]), *_refused(tried, roots[middle:])]
+def _refused(tried: Callable[[Mapping[str, list[int]]], str], halves: Mapping[str, list[int]]) -> list[tuple[str, str]]:
+    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on.
+
+    Layers that stand in the place of each other in other blocks are side by side: mostly all of them go or none.
+    """
+    reason = tried(halves) if halves else ""
+    if not reason or len(halves) == 1:
+        return [(root, reason) for root in halves if reason]
+    roots, middle = sorted(halves, key=_place_in_block), len(halves) // 2
+    return [
+        refusal
+        for some in (roots[:middle], roots[middle:])
+        for refusal in _refused(tried, {root: halves[root] for root in some})
+    ]
 
 
-def _tried(module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], roots: Iterable[str]) -> str:
-    """Why some channels of these groups cannot be taken out at once; nothing where they can. All is as before then."""
-    halves = {root: half(channels.whole(root)) for root in roots}
+def _place_in_block(root: str) -> str:
+    return "".join(letter for letter in reversed(root) if not letter.isdigit())
+
+
+def _tried(
+    module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], halves: Mapping[str, list[int]]
+) -> str:
+    """Why these channels, by the layer their group begins with, cannot be taken out at once; nothing where they can.
+
+    All is as before then.
+    """
     groups = [channels.group(root, gone) for root, gone in halves.items()]
+    try:
+        with channels.for_a_while(groups):
+            for root, gone in halves.items():  # each where those before it have left its channels
+                channels.prune(root, gone)
+            left = outputs(module, example_inputs)
+    except Exception as error:  # a forward that counts on its extents
+        return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
     with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)
         expected = outputs(module, example_inputs)
-        try:
-            for root, gone in halves.items():  # each where those before it have left its channels
-                channels.prune(root, gone)
-            left = outputs(module, example_inputs)
-        except Exception as error:  # a forward that counts on its extents
-            reason = f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
-        else:
-            reason = "" if same(expected, left) else "zeros in its channels are none further on"
-    return reason
+    return "" if same(expected, left) else "zeros in its channels are none further on"
 
 
 @torch.no_grad()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -137,6 +136,10 @@ class Channels:
             self.graph.module2node, self.graph._param_to_name = nodes, names
             self.refresh()
 
+    def share_read(self, item: Any) -> float:
+        """Of the inputs of the layer that an entry of a group leads to: those that are the group's channels."""
+        return len(item.idxs) / (self.graph.get_in_channels(item.dep.target) or len(item.idxs))
+
     def makes(self, dependency: Any) -> bool:
         """Whether it is about the outputs of a layer, not about what one reads."""
         return bool(self.graph.is_out_channel_pruning_fn(dependency.handler))
@@ -228,7 +231,12 @@ def as_before(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Layers are put back as they were: attributes, parameters, and buffers with their values."""
     layers = [layer for layer in layers if not isinstance(layer, torch.jit.ScriptModule)]
     attributes = [(layer, dict(vars(layer))) for layer in layers]
-    held = [(value, copy(value)) for _, own in attributes for value in own.values() if isinstance(value, list | dict)]
+    held = [  # tuples: nothing is made for a layer's many empty dicts of hooks
+        (value, tuple(value.items() if isinstance(value, dict) else value))
+        for _, own in attributes
+        for value in own.values()
+        if isinstance(value, list | dict)
+    ]
     buffers = [(one, one.detach().clone()) for layer in layers for one in layer.buffers(recurse=False)]
     try:
         yield

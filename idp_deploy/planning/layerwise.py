@@ -23,6 +23,8 @@ from idp_deploy.planning.noise import noise_of
 SWEEPS = 6
 HALVINGS = 40
 
+Sides = tuple[tuple[int, float], ...]  # groups, each with its share of the channels: several behind a concatenation
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -33,8 +35,8 @@ class Weight:
     entries: int
     loud: float
     lost: np.ndarray  # by place in ZEROS
-    made_by: int = -1  # the group whose channels are its outputs; −1: they stay
-    read_from: int = -1  # the group whose channels are its inputs
+    made_by: Sides = ()  # whose channels are its outputs; those of none stay
+    read_from: Sides = ()  # whose channels are its inputs
     thins: bool = False  # whether sparse kernels run it
     counts: bool = False  # towards the zeros without which the runtime goes on with dense kernels
 
@@ -44,8 +46,8 @@ class Group:
     """Channels that go together."""
 
     channels: int
-    layers: tuple[str, ...]  # whose outputs they are, depthwise ones among them
-    readers: tuple[str, ...]
+    layers: Mapping[str, float]  # whose outputs they are, depthwise ones among them, and which share of these
+    readers: Mapping[str, float]  # whose inputs they are, and which share of these
     lost_out: Mapping[str, np.ndarray] = field(default_factory=dict)  # weight → by place in KEPT
     lost_in: Mapping[str, np.ndarray] = field(default_factory=dict)
 
@@ -69,12 +71,12 @@ class Problem:
     least_zeros: float = 0.0  # share of the weights that count, above which sparse kernels run
 
     @cached_property
-    def _made(self) -> Mapping[str, int]:
-        return {layer: g for g, group in enumerate(self.groups) for layer in group.layers}
+    def _made(self) -> Mapping[str, Sides]:
+        return sides([group.layers for group in self.groups])
 
     @cached_property
-    def _read(self) -> Mapping[str, int]:
-        return {layer: g for g, group in enumerate(self.groups) for layer in group.readers}
+    def _read(self) -> Mapping[str, Sides]:
+        return sides([group.readers for group in self.groups])
 
     @cached_property
     def _weight_at(self) -> Mapping[str, int]:
@@ -84,8 +86,8 @@ class Problem:
     def _narrowness(self) -> Sequence[float]:
         """Of each weight: how many times narrower the groups on its sides are than the widest."""
         widest = max((group.channels for group in self.groups), default=1)
-        sides = ([g for g in (weight.made_by, weight.read_from) if g >= 0] for weight in self.weights)
-        return [max((widest / self.groups[g].channels for g in one), default=1.0) for one in sides]
+        around = ((*weight.made_by, *weight.read_from) for weight in self.weights)
+        return [max((widest / self.groups[g].channels for g, _ in one), default=1.0) for one in around]
 
     # ── what a choice means ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -106,11 +108,10 @@ class Problem:
         total = 0.0
         for i in range(len(self.weights)) if weights is None else weights:
             weight = self.weights[i]
-            thin, wide = 1 - weight.lost[choice.zeros[i]], 1.0
-            if weight.made_by >= 0:
-                wide *= 1 - self.groups[weight.made_by].lost_out[weight.name][choice.kept[weight.made_by]]
-            if weight.read_from >= 0:
-                wide *= 1 - self.groups[weight.read_from].lost_in[weight.name][choice.kept[weight.read_from]]
+            thin, name = 1 - weight.lost[choice.zeros[i]], weight.name
+            out = sum(share * self.groups[g].lost_out[name][choice.kept[g]] for g, share in weight.made_by)
+            read = sum(share * self.groups[g].lost_in[name][choice.kept[g]] for g, share in weight.read_from)
+            wide = (1 - out) * (1 - read)
             alone = noise_of(weight.loud, thin)
             total += alone + (1.0 if choice.sparse else self._narrowness[i]) * (
                 noise_of(weight.loud, thin * wide) - alone
@@ -127,12 +128,11 @@ class Problem:
         return zeros / entries if entries else 0.0
 
     def _left(self, choice: Choice, weight: Weight) -> float:
-        made = KEPT[choice.kept[weight.made_by]] if weight.made_by >= 0 else 1.0
-        return made * (KEPT[choice.kept[weight.read_from]] if weight.read_from >= 0 else 1.0)
+        return _kept(choice, weight.made_by) * _kept(choice, weight.read_from)
 
-    def _place(self, choice: Choice, table: Mapping[str, int], layer: str) -> int:
-        group = table.get(layer, -1)
-        return choice.kept[group] if group >= 0 else 0
+    def _place(self, choice: Choice, table: Mapping[str, Sides], layer: str) -> int:
+        kept = _kept(choice, table.get(layer, ()))
+        return min(range(len(KEPT)), key=lambda place: abs(KEPT[place] - kept))
 
     # ── the best one ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,16 +203,16 @@ class Problem:
         for _ in range(SWEEPS):
             before = choice
             for g, group in enumerate(self.groups):
-                made = [i for i, weight in enumerate(self.weights) if weight.made_by == g]
+                made = [i for i, weight in enumerate(self.weights) if g in dict(weight.made_by)]
                 if sparse and any(self.weights[i].thins for i in made):
                     continue  # zeros are what makes these faster: without enough of them none runs sparse
-                touched = [*made, *(i for i, weight in enumerate(self.weights) if weight.read_from == g)]
+                touched = [*made, *(i for i, weight in enumerate(self.weights) if g in dict(weight.read_from))]
                 layers = (*group.layers, *group.readers)
                 tried = [self._with(choice, g, k, made) for k in range(len(KEPT))]
                 cost = [self.noise(one, touched) + price * self.milliseconds(one, layers) for one in tried]
                 choice = tried[int(np.argmin(cost))]
             for i, weight in enumerate(self.weights if sparse else ()):
-                narrowed = weight.made_by >= 0 and choice.kept[weight.made_by] > 0
+                narrowed = any(choice.kept[g] for g, _ in weight.made_by)
                 if narrowed or not (weight.thins or weight.counts):
                     continue
                 gain = per_zero * weight.entries / entries
@@ -235,3 +235,21 @@ class Problem:
     @staticmethod
     def _thinned(choice: Choice, weight: int, zeros: int) -> Choice:
         return replace(choice, zeros=(*choice.zeros[:weight], zeros, *choice.zeros[weight + 1 :]))
+
+
+def sides(groups: Sequence[Mapping[str, float]]) -> dict[str, Sides]:
+    """Name → the groups that have it.
+
+    >>> sides([{"a": 1.0, "b": 0.25}, {"b": 0.75}])
+    {'a': ((0, 1.0),), 'b': ((0, 0.25), (1, 0.75))}
+    """
+    found: dict[str, Sides] = {}
+    for g, shares in enumerate(groups):
+        for name, share in shares.items():
+            found[name] = (*found.get(name, ()), (g, share))
+    return found
+
+
+def _kept(choice: Choice, groups: Sides) -> float:
+    """Share of the channels that stay."""
+    return 1.0 - sum(share * (1.0 - KEPT[choice.kept[g]]) for g, share in groups)

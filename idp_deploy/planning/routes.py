@@ -21,7 +21,7 @@ from idp_deploy.flow import Budget, Check, FormatName, Model, Recipe, Report
 from idp_deploy.masks import prunable_weights
 from idp_deploy.planning.costs import Cost, Prices
 from idp_deploy.planning.layers import KEPT, ZEROS, kept_channels, runs_sparse, times
-from idp_deploy.planning.layerwise import Choice, Group, Problem, Weight
+from idp_deploy.planning.layerwise import Choice, Group, Problem, Weight, sides
 from idp_deploy.planning.noise import lost_by_zeros, loudness
 from idp_deploy.pruning.selecting import select
 from idp_deploy.units import METRICS, show
@@ -148,13 +148,13 @@ class _Tables:
         self._kinds = kinds
 
     def _coupled(self, module: nn.Module) -> list[Coupled]:
-        """Groups of channels that may go, all of whose weights may be pruned; none that a norm or filter shares."""
+        """Groups of channels that may go, all of whose weights may be pruned."""
         prunable = [name for name, weight in prunable_weights(module).items() if weight.kind != "depthwise"]
         try:
             found = couple(module, self.prices.example_inputs, prunable)
         except ConversionError:
             return []
-        return [one for one in found if not (one.fixed or one.partial) and set(one.weights) <= set(self.names)]
+        return [one for one in found if not one.fixed and set(one.weights) <= set(self.names)]
 
     def _sparse_layers(self, recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
         """(operators, layers) that sparse kernels would run if zeros were plenty."""
@@ -171,25 +171,25 @@ class _Tables:
         module = self.model.module
         groups = []
         for one in self.coupled:
-            layers = [name.rpartition(".")[0] for name in (*one.weights, *one.followers)]
+            layers = {name.rpartition(".")[0]: one.share(name) for name in (*one.weights, *one.followers)}
             readers = [name for name in one.readers if f"{name}.weight" in self.names]
             groups.append(
                 Group(
-                    one.many, tuple(dict.fromkeys(layers)), tuple(dict.fromkeys(one.readers)),
+                    one.many, layers, one.readers,
                     self._lost(self._made(one), one.many),
                     self._lost([f"{name}.weight" for name in readers], one.many),
                 )
             )  # fmt: skip
-        made = {name: g for g, one in enumerate(self.coupled) for name in self._made(one)}
-        read = {f"{name}.weight": g for g, group in enumerate(groups) for name in group.readers}
+        made = sides([{name: one.share(name) for name in self._made(one)} for one in self.coupled])
+        read = sides([{f"{name}.weight": share for name, share in one.readers.items()} for one in self.coupled])
         weights = []
         for name in (*self.names, *self.along):
             layer, tensor = name.rpartition(".")[0], module.get_parameter(name)
             counts = layer in self.unlocked or self._kinds[name] == "linear"
             weights.append(
                 Weight(
-                    name, layer, tensor.numel(), self.loud[name], lost_by_zeros(tensor, ZEROS), made.get(name, -1),
-                    read.get(name, -1), layer in self.unlocked, counts,
+                    name, layer, tensor.numel(), self.loud[name], lost_by_zeros(tensor, ZEROS), made.get(name, ()),
+                    read.get(name, ()), layer in self.unlocked, counts,
                 )
             )  # fmt: skip
         return Problem(weights, groups, self.times, LEAST_ZEROS)
@@ -213,11 +213,12 @@ class _Tables:
         rules, shares = {}, {}
         zeros = entries = 0.0
         for i, weight in enumerate(problem.weights):
-            kept = choice.kept[weight.made_by] if weight.made_by >= 0 else 0
+            group = next((g for g, _ in weight.made_by), -1)  # filters along apart, it has one
+            kept = choice.kept[group] if group >= 0 else 0
             if weight.name in self.along:
                 rules[weight.name] = "skip"
             elif kept:
-                channels = problem.groups[weight.made_by].channels
+                channels = problem.groups[group].channels
                 share, rules[weight.name] = 1 - kept_channels(channels, KEPT[kept]) / channels, "channel"
             else:
                 share, rules[weight.name] = ZEROS[choice.zeros[i]], "unstructured"
