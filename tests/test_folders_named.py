@@ -95,6 +95,24 @@ def test_a_folder_that_is_no_one_file_names_what_lies_in_it(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["check one", "simulate one", "diff one one", "check one --budgets limits.toml"])
+def test_an_unknown_device_is_said_with_its_line(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'targets = ["pixel-4", "pixl-4"]\n'
+    line = "idp-deploy.toml:1"
+    if command.startswith("check"):
+        text, line = '[budgets.pixl-4.onnx]\nsize = "1 MB"\n', "idp-deploy.toml:1"
+    if "limits.toml" in command:
+        (folder / "limits.toml").write_text(f"output = 'build'\n{text}")
+        line, text = "limits.toml:2", ""
+    (folder / "idp-deploy.toml").write_text(text)
+    assert call(*command.split()) == 2
+    said = capsys.readouterr().err
+    assert f"{line}: unknown target 'pixl-4'" in said
+    assert "nearest: pixel-4" in said
+
+
 def test_folders_are_held_against_each_other_file_by_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     linear(folder / "later" / "a.onnx", zeros=0.5)
     linear(folder / "later" / "c.onnx")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from idp_deploy.cli.devices import unknown_devices
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
@@ -51,7 +52,8 @@ def diff(
     from idp_deploy.diffing import diff_folders
     from idp_deploy.simulation.targets import load_target
 
-    names = target or list(open_session(config=config).configuration.targets)
+    session = open_session(config=config, words=lambda table: unknown_devices(table, "targets") if not target else ())
+    names = target or list(session.configuration.targets)
     devices = [load_target(name) for name in names]
     with Waiting():
         if several:
