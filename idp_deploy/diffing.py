@@ -1,4 +1,4 @@
-"""diff: two files layer by layer, whatever their formats and whoever wrote them; or two reports, budget by budget.
+"""diff: two files layer by layer, whatever their formats and whoever wrote them; two folders of such; or two reports.
 
 Layers are matched by the module they were; what is left, as in files of other tools that keep no such names, by its
 number of entries in the order of execution.
@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from idp_deploy.baselines import checks_of, ends, matched
+from idp_deploy.errors import FileError
 from idp_deploy.facts import facts_of
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import Contents, Estimate, FileFacts, Layer, Shown, StoredTensor
+from idp_deploy.formats import format_of, models_in
 from idp_deploy.formats.layer_names import key_of
 from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
@@ -76,6 +78,17 @@ class Difference(Shown):
 
 
 @dataclass(frozen=True)
+class FolderDifference(Shown):
+    """What `diff` found between two folders of model files."""
+
+    before: Path
+    after: Path
+    pairs: tuple[Difference, ...]  # files that are one, by name
+    removed: tuple[Path, ...]  # in the first folder alone
+    added: tuple[Path, ...]  # in the second alone
+
+
+@dataclass(frozen=True)
 class MetricChange:
     """One budget in two reports of `check --json` or `run --json`."""
 
@@ -115,6 +128,40 @@ def diff(before: Path, after: Path, targets: Sequence[Target] = ()) -> Differenc
     matched = _match(sides[0].facts.layers, sides[1].facts.layers)
     layers = [LayerChange(_name(a, b), a, b, _moved(old, a, new, b)) for a, b in matched]
     return Difference(sides[0], sides[1], tuple(layers))
+
+
+def diff_folders(before: Path, after: Path, targets: Sequence[Target] = ()) -> FolderDifference:
+    """Hold the model files in two folders against each other, each pair as `diff` does.
+
+    Files of a format are paired by name, and where each folder has one of it whatever they are called; then what is
+    left by name without suffix, so that `net.onnx` may have become `net.tflite`.
+
+    Raises:
+        FileError: one of them cannot be read, or no file of one is any of the other.
+    """
+    old, new = models_in(before), models_in(after)
+    became: dict[Path, Path] = {}
+    for format in {*map(format_of, old)}:
+        became |= _paired(*([path for path in side if format_of(path) == format] for side in (old, new)))
+    left, free = ([path for path in side if path not in {*became, *became.values()}] for side in (old, new))
+    stems, others = ({path.stem: path for path in side} for side in (left, free))
+    if len(stems) == len(left) and len(others) == len(free):
+        became |= {path: others[stem] for stem, path in stems.items() if stem in others}
+    if not became:
+        names = (", ".join(path.name for path in side) for side in (old, new))
+        raise FileError(
+            f"no file of {before} ({next(names)}) is one of {after} ({next(names)})",
+            way_out="name two files",
+        )
+    pairs = tuple(diff(path, became[path], targets) for path in old if path in became)
+    removed = tuple(path for path in old if path not in became)
+    return FolderDifference(before, after, pairs, removed, tuple(p for p in new if p not in became.values()))
+
+
+def _paired(old: Sequence[Path], new: Sequence[Path]) -> dict[Path, Path]:
+    """Which file of one format became which, by the names in their folders."""
+    there, here = ({path.name: path for path in side} for side in (old, new))
+    return {there[one]: here[other] for one, other in matched(there, here).items()}
 
 
 def diff_reports(before: Path, after: Path) -> tuple[MetricChange, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import numpy as np
@@ -10,7 +11,7 @@ from idp_deploy.encodings import Places, size_bytes
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import Contents, Layer, StoredTensor
 from idp_deploy.formats import FORMATS, Format
-from idp_deploy.formats.prunable import prunable_tensors
+from idp_deploy.formats.prunable import prunable_tensors, tensors_apart
 from idp_deploy.simulation.question import Loaded, load
 
 SCALE_BYTES = 16  # at most, a row of integers: a scale and a zero point
@@ -52,8 +53,21 @@ class Asked:
         if key not in self._sizes:
             row, left = FORMATS[self.contents.format], (1 - share) / max(1 - self.zeros, 1e-9)
             new = sum(_priced(t, self._magnitudes[t.name], row, left, bits or t.value_bits) for t in self.prunable)
-            self._sizes[key] = self.contents.size_bytes - sum(tensor.size_bytes for tensor in self.prunable) + new
+            other = 0.0 if bits is None else sum(self._narrowed(tensor, bits) for tensor in self._apart)
+            before = sum(tensor.size_bytes for tensor in self.prunable)
+            self._sizes[key] = self.contents.size_bytes - before + new - other
         return self._sizes[key]
+
+    @cached_property
+    def _apart(self) -> tuple[StoredTensor, ...]:
+        """Tables of embeddings and depthwise kernels: not pruned, but quantized."""
+        return tuple(tensor for tensor in tensors_apart(self.contents) if tensor.dtype in PRICED)
+
+    def _narrowed(self, tensor: StoredTensor, bits: float) -> float:
+        """Bytes that it takes less in so many bits an entry, without a zero more."""
+        ends = FORMATS[self.contents.format].scale_bytes * tensor.shape[0] + OPERATOR_BYTES
+        least = math.prod(tensor.shape) * bits / 8 + ends
+        return max(tensor.size_bytes - least, 0.0) if bits < tensor.value_bits else 0.0
 
     @cached_property
     def _magnitudes(self) -> dict[str, _Magnitudes]:

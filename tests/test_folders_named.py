@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from idp_deploy.cli.app import _run
 
 
-def linear(path: Path) -> Path:
+def linear(path: Path, zeros: float = 0.9) -> Path:
     """A small .onnx file: one layer, most of it zeros."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    weight = np.where(np.arange(64 * 32).reshape(64, 32) % 10, 0.0, 0.5).astype(np.float32)
+    weight = np.where(np.arange(64 * 32).reshape(64, 32) % 10 < 10 * zeros, 0.0, 0.5).astype(np.float32)
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n]) for name, n in (("x", 64), ("y", 32))]
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     graph = helper.make_graph([node], "g", ends[:1], ends[1:], [numpy_helper.from_array(weight, "w")])
@@ -44,6 +45,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     linear(tmp_path / "several" / "b.onnx")
     shutil.copy(tmp_path / "several" / "b.onnx", tmp_path / "several" / "a.onnx")
+    for name in ("c.onnx", "d.onnx"):
+        linear(tmp_path / "two" / name)
     linear(tmp_path / "one" / "m.ONNX")
     (tmp_path / "one" / "README.md").write_text("mine")
     linear(tmp_path / "deeper" / "onnx" / "m.onnx")
@@ -74,7 +77,8 @@ def test_the_one_model_of_a_folder_is_meant(line: str, capsys: pytest.CaptureFix
     ("line", "said"),
     [
         ("inspect several", "several is a folder with a.onnx, b.onnx — name one of them"),
-        ("diff one several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("diff one/m.ONNX several", "several is a folder with a.onnx, b.onnx — name one of them"),
+        ("diff several two", "no file of several (a.onnx, b.onnx) is one of two (c.onnx, d.onnx) — name two files"),
         ("verify several", "several is a folder with a.onnx, b.onnx — name one of them"),
         ("restore several", "several is a folder with a.onnx, b.onnx — name one of them"),
         ("inspect deeper", "deeper is a folder with onnx/m.onnx — name one of them"),
@@ -89,6 +93,42 @@ def test_a_folder_that_is_no_one_file_names_what_lies_in_it(
 ) -> None:
     assert call(*line.split()) == 3
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["check one", "simulate one", "diff one one", "check one --budgets limits.toml"])
+def test_an_unknown_device_is_said_with_its_line(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = 'targets = ["pixel-4", "pixl-4"]\n'
+    line = "idp-deploy.toml:1"
+    if command.startswith("check"):
+        text, line = '[budgets.pixl-4.onnx]\nsize = "1 MB"\n', "idp-deploy.toml:1"
+    if "limits.toml" in command:
+        (folder / "limits.toml").write_text(f"output = 'build'\n{text}")
+        line, text = "limits.toml:2", ""
+    (folder / "idp-deploy.toml").write_text(text)
+    assert call(*command.split()) == 2
+    said = capsys.readouterr().err
+    assert f"{line}: unknown target 'pixl-4'" in said
+    assert "nearest: pixel-4" in said
+
+
+def test_folders_are_held_against_each_other_file_by_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    linear(folder / "later" / "a.onnx", zeros=0.5)
+    linear(folder / "later" / "c.onnx")
+    assert call("diff", "several", "later", "--target", "pixel-4") == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^a\.onnx +8\.28 kB +\+0\.0 % +90.\d → 50.\d % +1 of 1$", said, re.MULTILINE), said
+    assert "a.onnx: layers that changed: 1 of 1" in said
+    assert "±100 %" in said
+    assert "several/b.onnx: only in several" in said
+    assert "later/c.onnx: only in later" in said
+    assert call("diff", "several", "later", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [[layer["kind"] for layer in pair["layers"]] for pair in found["pairs"]] == [["weights"]]
+    assert (found["removed"], found["added"]) == (["several/b.onnx"], ["later/c.onnx"])
+    assert call("diff", "several", "several") == 0
+    assert "every layer of every file is the same in both" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,33 @@ def test_integer_weights_are_pruned_further(format: str, model: Model, tmp_path:
     assert check.remedy.value == pytest.approx(then, rel=0.1)
 
 
+def test_integers_narrow_tables_and_depthwise_kernels_too(tmp_path: Path) -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.deep = nn.Embedding(800, 64), nn.Conv1d(64, 64, 9, padding=4, groups=64)
+            self.line = nn.Linear(64, 32)
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return self.line(self.deep(self.table(words).transpose(1, 2)).transpose(1, 2))
+
+    torch.manual_seed(0)
+    target, words = load_target("pixel-4"), (torch.arange(16).reshape(1, 16),)
+    compressed = one_shot(Model(Words().eval()), Recipe(sparsity=0.5))
+
+    def file(one: CompressedModel, name: str) -> Evidence:
+        export(one, "onnx", words, tmp_path / name)
+        contents = read(tmp_path / name)
+        return Evidence(contents, simulate(contents, target))
+
+    now = file(compressed, "now.onnx")
+    remedy = broken(now, target, "size", now.contents.size_bytes * 0.6).remedy
+    assert remedy is not None
+    assert (remedy.command, remedy.meets) == ("quantize --scheme int8-weights", True)
+    then = file(quantize(compressed, "int8-weights", example_inputs=words), "then.onnx").contents.size_bytes
+    assert remedy.value == pytest.approx(then, rel=0.1)
+
+
 def test_what_cannot_be_mended_says_so(model: Model, tmp_path: Path) -> None:
     target = load_target("raspberry-pi-4")
     evidence = measured(pruned(model, 0.5), "onnx", tmp_path / "m.onnx", target)

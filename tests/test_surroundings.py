@@ -28,13 +28,15 @@ from tests.pruning_fixtures import network
 
 
 @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
-def test_letters_that_the_terminal_lacks_are_shown_as_escapes(errors: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_terminal_lacks_is_spelled_or_shown_as_its_escape(
+    errors: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", errors=errors))
     escape_unprintable()
-    sys.stdout.write("3×3, 5 µs, \udcff")
+    sys.stdout.write("3×3, 5 µs ±2 % → ≤ 6 …, é\udcff")
     sys.stdout.flush()
-    assert written.getvalue() == rb"3\xd73, 5 \xb5s, \udcff"
+    assert written.getvalue() == rb"3x3, 5 us +-2 % -> <= 6 ..., \xe9\udcff"
 
 
 def test_a_working_folder_that_is_gone_is_called_that(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

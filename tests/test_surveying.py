@@ -144,7 +144,27 @@ def test_a_copy_is_written_and_not_over_another_file(tmp_path: Path) -> None:
     assert "backward" not in copied.split('"""', 2)[2]
     again = init("--force")
     assert "Net is copied" not in again.stdout  # what was copied is found by itself
+    assert "earlier copy" not in again.stdout
+    copy = tmp_path / "main_model.py"
+    copy.write_text(copied + "# edited\n")
+    again = init("--force")
+    assert "main_model.py is an earlier copy, and main.py or the copy was edited since" in again.stdout
+    assert copy.read_text() == copied + "# edited\n"
     assert not (tmp_path / "ran.txt").exists()
+
+
+@pytest.mark.parametrize("link", ["net.py", "deep/er/net.py"])
+def test_a_link_to_a_file_is_no_rival_of_it(link: str, tmp_path: Path) -> None:
+    file = tmp_path / "my code" / "net.py" if link == "net.py" else tmp_path / "real" / "net.py"
+    for path in (file, tmp_path / link):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(HEAD + SMALL)
+    (tmp_path / link).symlink_to(file)
+    script(HEAD + SMALL + "torch.save(Net().state_dict(), 'w.pt')", tmp_path)
+    found = survey(tmp_path)
+    assert found.choice is not None
+    assert found.choice.definition.spec == ("net:Net" if link == "net.py" else "real.net:Net")
+    assert not found.notes
 
 
 def test_a_package_that_is_needed_and_missing_is_named_and_nothing_copied_for_it(tmp_path: Path) -> None:

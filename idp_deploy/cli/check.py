@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from idp_deploy import configuration as configuration_file
+from idp_deploy.cli.devices import unknown_devices
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import artifacts_of, newest_artifacts, open_session, pairs
@@ -70,12 +71,15 @@ def check(
     from idp_deploy.simulation.size import begin
     from idp_deploy.simulation.targets import load_target
 
-    session = open_session(config=config)
+    keys = ("targets",) * (not target) + ("budgets",) * (not budgets)
+    session = open_session(config=config, words=lambda table: unknown_devices(table, *keys))
     paths = artifacts_of(artifacts) if artifacts else list(newest_artifacts())
     if not paths:
         before = "run" if session.configuration.weights else "export"
         raise UsageError("no artifact to check", way_out=f"name one, or run 'idp-deploy {before}' first")
-    chosen = configuration_file.load(budgets, environment={}) if budgets else session.configuration
+    chosen = session.configuration
+    if budgets:
+        chosen = configuration_file.load(budgets, environment={}, words=lambda table: unknown_devices(table, "budgets"))
     limits = chosen.budget_list()
     written = {**session.configuration.baseline.tolerances, **chosen.baseline.tolerances}
     allowed = configuration_file.tolerances({**written, **pairs(tolerance or (), "--tolerance")})
@@ -86,8 +90,6 @@ def check(
         raise UsageError("no target and no budget is named", way_out="pass --target pixel-4, or configure budgets")
     devices = [load_target(name) for name in wanted]
     named = list(dict.fromkeys(b.target for b in limits))
-    for b in configured:
-        load_target(b.target)  # one that nobody knows is a mistake, whatever --target chooses
     limits = tuple(b for b in limits if b.target in wanted)
     looks = bool(target) and not budgets  # whoever names a device, and no budgets, may want its estimates alone
     if not (limits or allow_missing or exit_zero or looks) and (budgets or named):

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from idp_deploy.cli.devices import unknown_devices
 from idp_deploy.cli.options import Config, Targets
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
-from idp_deploy.cli.session import artifact_of, open_session
+from idp_deploy.cli.session import artifact_of, existing, open_session
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.errors import UsageError
-from idp_deploy.rendering.differences import difference_document, reports_document
+from idp_deploy.formats import is_folder, models_in
+from idp_deploy.rendering.differences import difference_document, folders_document, reports_document
 
 REPORT = ".json"
 
@@ -21,16 +23,23 @@ REPORT = ".json"
 @reports(to_file=True)
 @seldom_collecting()
 def diff(
-    before: Annotated[Path, typer.Argument(metavar="A", help="A model file of any tool, or a 'check --json' report.")],
+    before: Annotated[
+        Path,
+        typer.Argument(metavar="A", help="A model file of any tool, a folder of them, or a 'check --json' report."),
+    ],
     after: Annotated[Path, typer.Argument(metavar="B", help="What to hold against it: another format is fine.")],
     target: Targets = None,
     config: Config = None,
 ) -> Answer:
     """Say what differs between two files: size, zeros, estimated latency, and the layers that changed.
 
-    Two reports of 'check --json' are held against each other budget by budget.
+    Of two folders the files are paired by name. Two reports of 'check --json' are held against each other budget by
+    budget.
     """
-    before, after = artifact_of(before), artifact_of(after)
+    counts = [len(models_in(path)) if is_folder(existing(path)) else 0 for path in (before, after)]
+    several = all(counts) and max(counts) > 1
+    if not several:
+        before, after = artifact_of(before), artifact_of(after)
     suffixes = [path.suffix.lower() == REPORT for path in (before, after)]
     if any(suffixes):
         if not all(suffixes):
@@ -40,9 +49,13 @@ def diff(
 
         return Answer(reports_document(before, after, diff_reports(before, after)))
     from idp_deploy.diffing import diff as diff_files
+    from idp_deploy.diffing import diff_folders
     from idp_deploy.simulation.targets import load_target
 
-    names = target or list(open_session(config=config).configuration.targets)
+    session = open_session(config=config, words=lambda table: unknown_devices(table, "targets") if not target else ())
+    names = target or list(session.configuration.targets)
+    devices = [load_target(name) for name in names]
     with Waiting():
-        difference = diff_files(before, after, [load_target(name) for name in names])
-    return Answer(difference_document(difference))
+        if several:
+            return Answer(folders_document(diff_folders(before, after, devices)))
+        return Answer(difference_document(diff_files(before, after, devices)))

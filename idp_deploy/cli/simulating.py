@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from idp_deploy.cli.devices import unknown_devices
 from idp_deploy.cli.options import Config, Targets, anchors_of
 from idp_deploy.cli.patience import Waiting
 from idp_deploy.cli.reporting import Answer, reports
@@ -52,7 +53,7 @@ def simulate(
     from idp_deploy.simulation.size import begin
     from idp_deploy.simulation.targets import load_target
 
-    session = open_session(config=config)
+    session = open_session(config=config, words=lambda table: unknown_devices(table, "targets") if not target else ())
     names = target or list(session.configuration.targets)
     if not names:
         raise UsageError("no target is named", way_out="pass --target pixel-4; 'idp-deploy targets' lists all")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from idp_deploy.cli.devices import unknown_devices
 from idp_deploy.cli.inputs import example_inputs
 from idp_deploy.cli.session import share
 from idp_deploy.configuration.mistakes import Mistake, nearest
@@ -35,6 +36,7 @@ def misspelt(table: Mapping[str, Any]) -> Iterator[Mistake]:
             check()
         except UsageError as error:
             yield Mistake.of(keys, error)
+    yield from unknown_devices(table, "targets", "budgets")
 
 
 def _checks(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Callable[[], object]]]:
@@ -59,9 +61,6 @@ def _checks(table: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Callabl
     if isinstance(encoding := export.get("encoding"), str):
         for format in _formats(export):
             yield ("export", "encoding"), partial(FORMATS[format].refuse_encoding, encoding)
-    for name in [*_list(table.get("targets")), *_table(table.get("budgets"))]:
-        keys = ("targets",) if name in _list(table.get("targets")) else ("budgets", name)
-        yield keys, partial(load_target, name)
     for text in _list(table.get("inputs")):
         yield ("inputs",), partial(_read, text)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import logging
 import os
 import sys
 import warnings
+
+_TYPED = {
+    "µ": "u", "±": "+-", "×": "x", "·": "*", "→": "->", "–": "-", "−": "-", "—": "--", "…": "...", "≤": "<=",
+    "≥": ">=", "≈": "~", "²": "^2", "─": "-", "✓": "ok", "✗": "x",
+}  # fmt: skip
 
 
 def open_closed() -> None:
@@ -18,9 +24,20 @@ def open_closed() -> None:
 
 
 def escape_unprintable() -> None:
-    """Characters that the terminal's encoding lacks (`LC_ALL=C`) are shown as their escapes; JSON has none of them."""
+    """What the terminal's encoding lacks (`LC_ALL=C`) is spelled: our signs as people type them (`us`, `+-`, `->`),
+    other characters as their escapes; JSON has none of them."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        codecs.register_error(_spelled.__name__, _spelled)
+        sys.stdout.reconfigure(errors=_spelled.__name__)
+
+
+def _spelled(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What a codec asks about characters that it lacks: the first of them, and where to go on."""
+    if isinstance(error, UnicodeEncodeError) and (typed := _TYPED.get(error.object[error.start])):
+        return typed, error.start + 1
+    if isinstance(error, UnicodeEncodeError):
+        error.end = error.start + 1
+    return codecs.backslashreplace_errors(error)
 
 
 def silence_libraries() -> None:

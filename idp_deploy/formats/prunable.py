@@ -18,6 +18,18 @@ def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
     Left out are depthwise kernels, of which there is one a channel, and matrices that are a table of embeddings too.
     What a file says of itself in its metadata has no part in it.
     """
+    chosen, apart = _read(contents)
+    return tuple(tensor for tensor in contents.tensors if tensor.name in chosen - apart)
+
+
+def tensors_apart(contents: Contents) -> tuple[StoredTensor, ...]:
+    """The matrices and kernels that are left out there, which quantization takes all the same."""
+    _, apart = _read(contents)
+    return tuple(tensor for tensor in contents.tensors if tensor.name in apart and len(tensor.shape) > 1)
+
+
+def _read(contents: Contents) -> tuple[set[str], set[str]]:
+    """Names of those that are pruned, among them some of those that are set apart, and names of these."""
     classes = classes_of(contents.format)
     by_name = {tensor.name: tensor for tensor in contents.tensors}
     chosen: set[str] = set()
@@ -30,7 +42,7 @@ def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
             kernels = list(_matrices(op, found, by_name))
             depthwise = found == "depthwise" or any(_is_depthwise(contents, op, found, t) for t in kernels)
             (apart if depthwise else chosen).update(tensor.name for tensor in kernels)
-    return tuple(tensor for tensor in contents.tensors if tensor.name in chosen - apart)
+    return chosen, apart
 
 
 def _matrices(op: GraphOp, found: str, tensors: dict[str, StoredTensor]) -> Iterator[StoredTensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from idp_deploy.rendering.document import Bar, Chart, Document, State, Table
 from idp_deploy.units import METRICS, Unit, scale, show
 
 if TYPE_CHECKING:
-    from idp_deploy.diffing import Difference, LayerChange, MetricChange
+    from idp_deploy.diffing import Difference, FolderDifference, LayerChange, MetricChange
 
 _STATES: dict[str, State] = {"better": "good", "worse": "bad", "removed": "warn"}
 
@@ -36,9 +36,29 @@ def difference_document(difference: Difference) -> Document:
         "after": {**asdict(difference.after), "path": str(new.path)},
         "layers": [{**asdict(layer), "kind": layer.kind} for layer in difference.layers],
     }
-    title = f"{old.path.name} → {new.path.name}"
     same = "every layer is the same in both" if not changed else ""
+    title = f"{old.path.name} → {new.path.name}"
     return Document(title, tables, data, pictures=_pictures(difference), summary=same)
+
+
+def folders_document(found: FolderDifference) -> Document:
+    """Of every pair its size and zeros in one table, then what differs in it; files that one folder alone has."""
+    pairs = [(_title(pair), difference_document(pair)) for pair in found.pairs]
+    tables = [Table("files", ("file", "size", "change", "zeros of prunable", "layers that changed"),
+                    [_pair_row(pair) for pair in found.pairs], frozenset({1, 2, 3, 4}))]  # fmt: skip
+    tables += [replace(t, title=": ".join(filter(None, (name, t.title)))) for name, one in pairs for t in one.tables]
+    pictures = [replace(picture, title=f"{name}: {picture.title}") for name, one in pairs for picture in one.pictures]
+    alone = [f"{path}: only in {path.parent}" for path in (*found.removed, *found.added)]
+    data = {
+        "before": str(found.before),
+        "after": str(found.after),
+        "pairs": [one.data for _, one in pairs],
+        "removed": [str(path) for path in found.removed],
+        "added": [str(path) for path in found.added],
+    }
+    same = not alone and not any(pair.changed for pair in found.pairs)
+    summary = "every layer of every file is the same in both" if same else ""
+    return Document(f"{found.before} → {found.after}", tables, data, alone, pictures=pictures, summary=summary)
 
 
 def reports_document(before: Path, after: Path, changes: Sequence[MetricChange]) -> Document:
@@ -91,6 +111,25 @@ def _summary_table(difference: Difference) -> Table:
     return Table("", ("what", f"before ({old.format})", f"after ({new.format})", "change"), rows, frozenset({1, 2, 3}))
 
 
+def _title(difference: Difference) -> str:
+    """Both names, and once what is the same."""
+    names = [side.facts.path.name for side in (difference.before, difference.after)]
+    return " → ".join(dict.fromkeys(names))
+
+
+def _pair_row(pair: Difference) -> tuple[str, ...]:
+    old, new = pair.before.facts, pair.after.facts
+    sizes = scale((old.size_bytes, new.size_bytes), "bytes")
+    zeros = scale((old.sparsity, new.sparsity), "share")
+    return (
+        _title(pair),
+        f"{_both(sizes.number(old.size_bytes), sizes.number(new.size_bytes))} {sizes.suffix}",
+        _percent(new.size_bytes / old.size_bytes if old.size_bytes else None),
+        f"{_both(zeros.number(old.sparsity), zeros.number(new.sparsity))} {zeros.suffix}",
+        f"{len(pair.changed)} of {len(pair.layers)}",
+    )
+
+
 def _row(layer: LayerChange) -> tuple[str, ...]:
     before, after = layer.before, layer.after
     sides = [one for one in (before, after) if one is not None]
@@ -99,7 +138,7 @@ def _row(layer: LayerChange) -> tuple[str, ...]:
     zeros = _both(*(None if one is None else shares.number(one.zeros / max(one.entries, 1)) for one in (before, after)))
     size = _both(*(None if one is None else sizes.number(one.size_bytes) for one in (before, after)))
     stored = _both(*(None if one is None else one.encoding for one in (before, after)))
-    moved = "–" if layer.moved is None else f"±{layer.moved * 100:.2g} %"
+    moved = "–" if layer.moved is None else f"±{layer.moved * 100:{'.0f' if layer.moved >= 0.995 else '.2g'}} %"
     return layer.name, layer.kind, f"{zeros} {shares.suffix}", f"{size} {sizes.suffix}", stored, moved
 
 

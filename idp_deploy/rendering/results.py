@@ -9,7 +9,7 @@ from idp_deploy.errors import UsageError, a_type
 from idp_deploy.rendering import shown
 from idp_deploy.rendering.artifacts import parity_document
 from idp_deploy.rendering.comparisons import comparison_document
-from idp_deploy.rendering.differences import difference_document
+from idp_deploy.rendering.differences import difference_document, folders_document
 from idp_deploy.rendering.document import Document
 from idp_deploy.rendering.estimates import estimate_document
 from idp_deploy.rendering.html import to_fragment
@@ -23,6 +23,7 @@ DOCUMENTS: Mapping[str, Callable[[Any], Document]] = {
     "flow.answers.Parity": parity_document,
     "inspection.Inspection": inspection_document,
     "diffing.Difference": difference_document,
+    "diffing.FolderDifference": folders_document,
     "pruning.comparing.Comparison": lambda comparison: comparison_document(comparison, "score"),
     "stages.Deployment": lambda deployment: report_document(deployment.report, title=f"Run: {deployment.checkpoint}"),
 }

@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from idp_deploy import documents
 from idp_deploy.collecting import seldom_collecting
 from idp_deploy.surveying.fitting import Choice, choose
 from idp_deploy.surveying.libraries import beside_weights
@@ -52,4 +54,17 @@ def survey(folder: Path) -> Survey:
         file = choice.definition.file
         where = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
         said.append(f"{where} imports {', '.join(lacking)}, not installed here: install it beside idp-deploy")
+    said += _stale(found, choice, folder) if choice else ()
     return Survey(choice, task, inputs, weights, others, found.loaders, (*found.notes, *unusable, *said))
+
+
+def _stale(found: Found, choice: Choice, folder: Path) -> Iterator[str]:
+    """That the model is one that was copied earlier, where it is not what would be copied today."""
+    taken, held = choice.definition, choice.supplied
+    copies = [(one.name, one.copy) for one in found.modules if one.copy and one.copy.path == taken.file]
+    for name, copy in copies:
+        if name == taken.name and copy.is_own and documents.read_text(copy.path) != copy.text(name, *held):
+            yield (
+                f"{copy.path.relative_to(folder)} is an earlier copy, and {copy.origin} or the copy was edited since: "
+                "delete the copy to have it made anew"
+            )

@@ -89,6 +89,7 @@ def choose(found: Found, stored: Sequence[Stored], folder: Path) -> tuple[Choice
         one for one in ranked
         if one.score >= FITS and not one.unknown and one.weights is best.weights and one.covers > best.covers * FITS
         and one.definition.runs and not one.definition.copy
+        and not (best.definition.copy and best.definition.copy.path == one.definition.file)
     ]  # fmt: skip
     homes = {file.path: _home(file, found.modules) for file in stored}
     home = homes[best.weights.path] if best.weights else None

@@ -164,9 +164,11 @@ def _rank(one: Definition) -> tuple[bool, bool]:
 
 
 def _python_files(folder: Path) -> list[Path]:
-    """Those that lie nearest first."""
+    """Those that lie nearest first; of links to one file, and that file, one that can be imported."""
     found = [path for place in folders(folder) for path in sorted(place.glob("*.py")) if path.is_file()]
-    return sorted(found, key=lambda path: len(path.parts))
+    likely = sorted(found, key=lambda p: (not _module_name(p.relative_to(folder), folder), p.is_symlink()))
+    once = {path.resolve(): path for path in reversed(likely)}
+    return sorted(once.values(), key=lambda path: (len(path.parts), path))
 
 
 def _module_name(path: Path, folder: Path = Path()) -> str | None:
