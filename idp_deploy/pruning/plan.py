@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -161,6 +161,23 @@ class Plan:
         if on_unfinished == "raise":
             raise UsageError(missing[0], way_out=missing[1])
         self._tell("unfinished", *missing)
+
+    def train_on(self, model: nn.Module, loss: Callable[[], Tensor] | None, step: Callable[[], None]) -> None:
+        """The steps that are missing, where it is known how to take them; each followed by a call of `step`."""
+        optimizer = self._optimizer
+        if loss is None or optimizer is None or self.furthest >= self.total:
+            return
+        modes = {m: m.training for m in model.modules()}
+        model.train()
+        with torch.enable_grad():
+            for _ in range(self.total - self.furthest):
+                optimizer.zero_grad()
+                loss().backward()
+                optimizer.step()
+                step()
+            optimizer.zero_grad()
+        for module, training in modes.items():
+            module.training = training
 
     def open(self) -> None:
         """Count optimizer steps, where there is an optimizer."""
