@@ -33,7 +33,14 @@ from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, refuse_shared_memory, say_adapters, say_still, say_unpruned
+from idp_deploy.pruning.staying import (
+    refuse_keras,
+    refuse_replaced,
+    refuse_shared_memory,
+    say_adapters,
+    say_still,
+    say_unpruned,
+)
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -85,6 +92,7 @@ class Pruner:
         **options: Any,
     ) -> None:
         refuse_flat(model)
+        refuse_keras(model)
         self.model, self._bare = model, unwrapped(model)
         given = (sparsity, method, pattern, mode, allocation, epochs, seed, skip, dict(sorted(options.items())))
         self.recipe = meant(Recipe(*given))  # type: ignore[arg-type]
