@@ -332,8 +332,8 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     ),
     "a file of each process": (
         folder_of(rank0__pt=lambda path: torch.save(weights(), path), rank1__pt=lambda path: torch.save(ema(), path)),
-        "a file of each process (rank) of one training: rank0.pt, rank1.pt",
-        "each process saved the whole model (DDP), name one",
+        "of each process .* of one training: rank0.pt, rank1.pt",
+        "saved the whole model",
     ),
     "xz": (written("m.pt.xz", b"\xfd7zXZ\0other"), "compressed with xz", "unpack it"),
     "zstd": (written("m.pt.zst", b"\x28\xb5\x2f\xfdother"), "compressed with zstd", "unpack it"),
