@@ -330,6 +330,11 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
         "several weights: a.pt, b.pt",
         "name one",
     ),
+    "a file of each process": (
+        folder_of(rank0__pt=lambda path: torch.save(weights(), path), rank1__pt=lambda path: torch.save(ema(), path)),
+        "of each process .* of one training: rank0.pt, rank1.pt",
+        "saved the whole model",
+    ),
     "xz": (written("m.pt.xz", b"\xfd7zXZ\0other"), "compressed with xz", "unpack it"),
     "zstd": (written("m.pt.zst", b"\x28\xb5\x2f\xfdother"), "compressed with zstd", "unpack it"),
     "7-Zip": (written("m.7z", b"7z\xbc\xaf\x27\x1cother"), "compressed with 7-Zip", "unpack it"),

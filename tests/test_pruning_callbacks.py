@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.pruning import callbacks
 from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
 
@@ -129,6 +129,47 @@ def test_lightning_resumes_to_the_same_weights(at: int) -> None:
     assert pruning.sparse.zeros == round(0.9 * PRUNABLE)
     for a, b in zip(whole.parameters(), parted.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("epochs", "batch"), [(6, 32), (9, 64), (6, 128)])
+def test_lightning_goes_on_with_another_batch_size_or_more_epochs(epochs: int, batch: int) -> None:
+    def fit(epochs: int, batch: int, **settings: Any) -> Any:
+        pruning = callbacks.LightningPruning(sparsity=0.9, on_unfinished="raise")
+        loader = DataLoader(Blobs().train, batch)
+        quiet(epochs, enable_checkpointing=False, callbacks=[pruning, *settings.pop("more", ())]).fit(
+            Module(), loader, **settings
+        )
+        return pruning
+
+    class Stop(lightning.Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                trainer.save_checkpoint("half.ckpt")
+                raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(6, 64, more=[Stop()])
+    with pytest.warns(IdpDeployWarning, match=f"stretched over {(epochs - 3) * 512 // batch} steps to come, in place"):
+        pruning = fit(epochs, batch, ckpt_path="half.ckpt")
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 24 + (epochs - 3) * 512 // batch
+    assert pruning.sparse.zeros == round(0.9 * PRUNABLE)
+
+
+def test_the_trainer_goes_on_with_more_epochs() -> None:
+    def fit(epochs: int, resume: str | None) -> Any:
+        pruning = callbacks.TrainerPruning(sparsity=0.9, on_unfinished="raise")
+        arguments = TrainingArguments(
+            "run", num_train_epochs=epochs, save_steps=8, report_to=[], use_cpu=True, disable_tqdm=True
+        )
+        trainer = Trainer(WithLoss(), arguments, train_dataset=Rows(), callbacks=[pruning])
+        trainer.train(resume_from_checkpoint=resume)
+        return pruning
+
+    steps = fit(2, None).pruner.plan.total
+    with pytest.warns(IdpDeployWarning, match=f"stretched over {2 * steps - 8} steps to come, in place of {steps - 8}"):
+        pruning = fit(4, "run/checkpoint-8")
+    assert pruning.pruner.steps == pruning.pruner.plan.total == 2 * steps
+    assert pruning.sparse.zeros == round(0.9 * (PRUNABLE + 64))
 
 
 def test_the_trainer_example_runs() -> None:

@@ -223,3 +223,20 @@ def test_an_optimizer_that_keeps_other_weights_for_evaluation_is_in_its_eval_mod
         loop.pruner.finalize(on_unfinished="raise")
     group["train_mode"] = False
     assert loop.pruner.finalize(on_unfinished="raise").zeros == round(0.9 * PRUNABLE)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_step_may_be_a_hook_of_the_optimizer(told: bool) -> None:
+    """The way into loops that belong to somebody else; an optimizer's own hooks run ahead of those of all."""
+    loop = Loop(told=told)
+    loop.optimizer.register_step_post_hook(lambda *_: loop.pruner.step())
+
+    def run() -> None:
+        for _ in range(48):
+            loop.optimizer.zero_grad()
+            loop.loss().backward()
+            loop.optimizer.step()
+
+    assert not said(run)
+    assert loop.pruner.steps == 48
+    assert not said(loop.pruner.finalize)

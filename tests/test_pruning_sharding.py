@@ -113,6 +113,19 @@ def test_what_needs_the_whole_network_is_refused() -> None:
         Pruner(model, sparsity=0.5, epochs=4, allocation="sensitivity", loss=lambda: model(*example).sum()).prepare()
 
 
+@pytest.mark.usefixtures("group")
+def test_coupled_channels_of_a_sharded_model_are_refused_by_their_cause() -> None:
+    """It was told that a model cannot be copied, and to save one that is not pruned yet."""
+    with pytest.raises(UsageError, match=r"'0\.weight' is sharded, and pruning coupled channels needs the whole"):
+        Pruner(shard(network()), sparsity=0.5, pattern="channel", example_inputs=(torch.ones(2, 20),))
+
+
+def test_layers_of_keras_are_refused_by_their_cause() -> None:
+    foreign = type("Dense", (nn.Linear,), {"__module__": "keras.src.layers.core.dense"})
+    with pytest.raises(UsageError, match="'Dense' is a layer of Keras, which computes with variables of its own"):
+        Pruner(nn.Sequential(foreign(4, 4)))
+
+
 def test_flattened_weights_are_refused() -> None:
     class FullyShardedDataParallel(nn.Sequential):
         """The older wrapper is known by its name, so that it need not be imported."""

@@ -210,6 +210,12 @@ def _which(folder: Path, names: list[str]) -> FileError:
     if len(names) == 1:
         return FileError(f"the weights of {folder} lie deeper", way_out=f"name {folder / names[0]}")
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    if all(re.search(r"(^|[^a-z])rank\W?_?\d+", name.lower()) for name in names):
+        return FileError(
+            f"{folder} holds a file of each process (rank) of one training: {', '.join(names[:5])}{rest}",
+            way_out=f"where each process saved the whole model (DDP), name one: {folder / names[0]}; where each saved "
+            "its part, gather these first and save them from one (torch.distributed.checkpoint keeps parts together)",
+        )
     return FileError(
         f"{folder} holds several weights: {', '.join(names[:5])}{rest}", way_out=f"name one: {folder / names[0]}"
     )

@@ -23,6 +23,7 @@ from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, chec
 from idp_deploy.pruning.plan import bare_optimizer
 from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
 from idp_deploy.pruning.selecting import by_reason, select, some
+from idp_deploy.pruning.sharding import refuse_sharded
 from idp_deploy.pruning.sites import Site
 
 # τ of the paper, the derivative as it is, t at every step and nothing beside it
@@ -153,6 +154,7 @@ def _coupled(
         )
     if not channelled or example_inputs is None:
         return sites, []
+    refuse_sharded(sites, "pruning coupled channels")
     keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"}
     keeping = (keeping | {site.name for site in sites}) - set(channelled)
     parts: dict[str, list[Part]] = {}

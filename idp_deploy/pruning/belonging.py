@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from idp_deploy.errors import UsageError, warn
+from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe
 from idp_deploy.ledger import PRUNER_STATE
-from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sites import Site
 
 # settings that a state goes on with; of a recipe's others epochs are held against the schedule
@@ -60,14 +59,3 @@ def refuse_other(state: Any, recipe: Recipe, sites: Sequence[Site]) -> None:
 def _are_same(theirs: Any, own: Any) -> bool:
     """Shares are, where only rounding lies between them: 3 * 0.3 and 0.9."""
     return theirs == own or (isinstance(theirs, float) and math.isclose(theirs, own))
-
-
-def schedule_of(state: Mapping[str, Any], planned: Schedule) -> Schedule:
-    """The schedule that the state goes on with; a warning where another length was planned."""
-    schedule = Schedule(**state["schedule"])
-    if schedule.total != planned.total:
-        warn(
-            f"the state was planned for {schedule.total} steps, and this training has {planned.total}",
-            "resume with the number of epochs it began with: its ramp and frozen finish do not move",
-        )
-    return schedule

@@ -20,6 +20,14 @@ from torch import nn
 
 from idp_deploy.errors import UsageError, require, warn
 from idp_deploy.loading.checkpoints import TRAINER_STATE as STATE_FILE
+from idp_deploy.pruning.lightning import (
+    forget_scores,
+    forget_stops,
+    steps_ahead,
+    trained_epochs,
+    without_what_was_taken,
+)
+from idp_deploy.pruning.pace import Pace
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import Finalized
 from idp_deploy.pruning.resuming import save
@@ -49,7 +57,17 @@ class _Pruning:
         pruner = self.pruner
         return pruner is not None and self.sparse is None and pruner.steps < pruner.plan.total
 
-    def _begin(self, model: nn.Module, steps: float, epochs: float | None, optimizer: Any) -> None:
+    def _begin(
+        self,
+        model: nn.Module,
+        steps: float,
+        epochs: float | None,
+        optimizer: Any,
+        *,
+        left: float | None = None,
+        done: int = 0,
+    ) -> None:
+        """Plan `steps` in `epochs` behind the `done` ones; of a state that is loaded `left` steps are to come."""
         if not 0 < steps < math.inf:
             raise UsageError(
                 "the trainer does not say how many steps it will take, so the ramp cannot be planned",
@@ -63,8 +81,10 @@ class _Pruning:
             self._shipping.remove()
         self.sparse, self._counts = None, False
         self.pruner = Pruner(model, **{**planned, **self.settings})
+        of_all = (whole + done) * (self.pruner.pace.total // whole)
+        self.pruner.pace = Pace(whole + done, of_all, done=done)
         if self._saved is not None:
-            self.pruner.load_state_dict(self._saved)
+            self.pruner.load_state_dict(self._saved, left=left)
             self._saved = None
             self._counts = self.pruner.complete
         rounded = self.pruner.plan.total
@@ -121,13 +141,15 @@ class _Lightning(_Pruning):
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Plan and prepare; weights of a checkpoint are loaded by now."""
         epochs = trainer.max_epochs if (trainer.max_epochs or -1) > 0 else None
-        steps = _steps_ahead(trainer)
-        self._last_epoch = _trained_epochs(trainer)
+        steps = steps_ahead(trainer)
+        self._last_epoch = trained_epochs(trainer)
         if epochs and self._last_epoch < epochs and (trainer.max_steps or -1) < 0:
             steps, epochs = steps * self._last_epoch / epochs, int(self._last_epoch)
+        whole, left = epochs, steps - trainer.global_step if steps == trainer.max_steps else None  # else by epochs
         if self._saved is None:  # weights that trained without masks so far, or a second fit
-            steps, epochs = _without_what_was_taken(trainer, steps, epochs)
-        self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None))
+            steps, epochs = without_what_was_taken(trainer, steps, epochs)
+        done = (whole or 0) - (epochs or 0)
+        self._begin(pl_module, steps, epochs, next(iter(trainer.optimizers), None), left=left, done=done)
         self._steps_taken = trainer.global_step
         assert self.pruner is not None
         self._begun_at = self.pruner.steps
@@ -147,12 +169,12 @@ class _Lightning(_Pruning):
     def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
         """Metrics of the training loop count from the moment on at which all zeros are there."""
         if self.pruner is not None and not self._counts:
-            _forget_scores(trainer)
+            forget_scores(trainer)
 
     def on_validation_start(self, trainer: Any, *_: Any) -> None:
         """Harden for the metrics."""
         if self._metrics_ahead():
-            _forget_scores(trainer)
+            forget_scores(trainer)
 
     def on_validation_end(self, trainer: Any, *_: Any) -> None:
         """Soft again."""
@@ -199,56 +221,7 @@ class _Lightning(_Pruning):
     def _go_on(self, trainer: Any) -> None:
         if self.on_unfinished == "finish" and self._unfinished:
             trainer.should_stop = False
-            _forget_stops(trainer)  # these look at the metric after all other callbacks
-
-
-def _steps_ahead(trainer: Any) -> float:
-    """Optimizer steps of the whole training, also where gradients accumulate over more batches from some epoch on."""
-    from lightning.pytorch.callbacks import GradientAccumulationScheduler
-
-    steps: float = trainer.estimated_stepping_batches
-    found = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)
-    batches, epochs = trainer.num_training_batches, trainer.max_epochs or -1
-    if found is None or epochs < 1 or batches == math.inf:
-        return steps
-    total = sum(math.ceil(batches / found.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
-    return min(total, trainer.max_steps) if (trainer.max_steps or -1) > 0 else total
-
-
-def _without_what_was_taken(trainer: Any, steps: float, epochs: int | None) -> tuple[float, int | None]:
-    """Steps and epochs that are still to come, of all that the trainer speaks of."""
-    done = trainer.current_epoch if epochs and trainer.current_epoch < epochs else 0
-    by_itself = trainer.lightning_module.automatic_optimization  # else steps of all optimizers are counted together
-    left = steps - trainer.global_step if by_itself else steps * (1 - done / (epochs or 1))
-    return (left, epochs - done if epochs else epochs) if left > 0 else (steps, epochs)
-
-
-def _trained_epochs(trainer: Any) -> float:
-    """The epochs in which weights train: an average with batch norms gets one more, to measure these."""
-    found = (c for c in trainer.callbacks if type(c).__name__ == "StochasticWeightAveraging")
-    return min((getattr(callback, "_max_epochs", math.inf) for callback in found), default=math.inf)
-
-
-def _forget_stops(trainer: Any) -> None:
-    """For early stops the next score is the first."""
-    from lightning.pytorch.callbacks import EarlyStopping
-
-    for callback in trainer.callbacks:
-        if isinstance(callback, EarlyStopping):
-            worst = math.inf if callback.monitor_op == torch.lt else -math.inf
-            callback.best_score, callback.wait_count = torch.tensor(worst), 0
-
-
-def _forget_scores(trainer: Any) -> None:
-    """Scores of fewer zeros than were asked for are the worst there are, for best checkpoints and for early stops."""
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
-    _forget_stops(trainer)
-    for callback in trainer.callbacks:
-        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None and callback.best_k_models:
-            score = torch.tensor(math.inf if callback.mode == "min" else -math.inf)
-            callback.best_k_models = dict.fromkeys(callback.best_k_models, score)
-            callback.kth_value = callback.best_model_score = score
+            forget_stops(trainer)  # these look at the metric after all other callbacks
 
 
 class _Trainer(_Pruning):
@@ -266,7 +239,8 @@ class _Trainer(_Pruning):
                     way_out="start anew",
                 )
             self._saved = torch.load(file, map_location="cpu", weights_only=True)
-        self._begin(model, state.max_steps, state.num_train_epochs, optimizer)
+        left = state.max_steps - state.global_step
+        self._begin(model, state.max_steps, state.num_train_epochs, optimizer, left=left)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Whoever swapped weights for the metrics has put back what was there."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.pruning.holding import is_in_train_mode
@@ -49,6 +50,7 @@ class Plan:
         self._proven, self._unproven = False, 0
         self._told: set[str] = set()
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
+        self._under_way: set[int] = set()  # optimizers whose step has begun, and counts already
         self._handle: Any = None
         self._optimizer = bare = bare_optimizer(optimizer)
         self._counting = isinstance(bare, Optimizer) and self._trains(bare)
@@ -162,19 +164,48 @@ class Plan:
             raise UsageError(missing[0], way_out=missing[1])
         self._tell("unfinished", *missing)
 
+    def train_on(self, model: nn.Module, loss: Callable[[], Tensor] | None, step: Callable[[], None]) -> None:
+        """The steps that are missing, where it is known how to take them; each followed by a call of `step`."""
+        optimizer = self._optimizer
+        if loss is None or optimizer is None or self.furthest >= self.total:
+            return
+        modes = {m: m.training for m in model.modules()}
+        model.train()
+        with torch.enable_grad():
+            for _ in range(self.total - self.furthest):
+                optimizer.zero_grad()
+                loss().backward()
+                optimizer.step()
+                step()
+            optimizer.zero_grad()
+        for module, training in modes.items():
+            module.training = training
+
     def open(self) -> None:
         """Count optimizer steps, where there is an optimizer."""
         if self._counting and self._handle is None:
             count = weakref.WeakMethod(self._count)
-            self._handle = register_optimizer_step_post_hook(
-                lambda optimizer, *_: call(optimizer) if (call := count()) is not None else None
-            )
-            weakref.finalize(self, self._handle.remove)
+
+            def ahead(optimizer: Optimizer, *_: Any) -> None:
+                if (call := count()) is not None:
+                    call(optimizer, begins=True)
+
+            def behind(optimizer: Optimizer, *_: Any) -> None:
+                if (call := count()) is not None:
+                    call(optimizer)
+
+            # both: an optimizer's own hook behind a step, which may call step(), runs ahead of those of all, and a
+            # closure computes the gradients only in the step
+            handles = register_optimizer_step_pre_hook(ahead), register_optimizer_step_post_hook(behind)
+            self._handle = ExitStack()
+            for handle in handles:
+                self._handle.callback(handle.remove)
+            weakref.finalize(self, self._handle.close)
 
     def close(self) -> None:
         """Leave optimizers alone."""
         if self._handle is not None:
-            self._handle.remove()
+            self._handle.close()
             self._handle = None
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -189,11 +220,17 @@ class Plan:
         weights = (site.owner._parameters.get(site.where.places[0].leaf) for site in self.sites)
         return any(weight is not None and id(weight) in held for weight in weights)
 
-    def _count(self, optimizer: Optimizer) -> None:
+    def _count(self, optimizer: Optimizer, *, begins: bool = False) -> None:
+        if id(optimizer) in self._under_way:
+            self._under_way.discard(id(optimizer))
+            if not begins:
+                return
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
         skipped = getattr(optimizer, "found_inf", None)  # a fused one is called by the GradScaler, and skips by itself
         if moved and self._trains(optimizer) and not (skipped is not None and bool(skipped)):
             self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
+            if begins:
+                self._under_way.add(id(optimizer))
 
     def _counts(self) -> int:
         return sum(p._version for p in self._model.parameters() if not p.is_inference())

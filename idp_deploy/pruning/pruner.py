@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.pruning.assembling import assemble
-from idp_deploy.pruning.belonging import refuse_other, schedule_of, settings
+from idp_deploy.pruning.belonging import refuse_other, settings
 from idp_deploy.pruning.copies import PrunerCopy, eagerly, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import find, harden_averages
 from idp_deploy.pruning.gates import attach_gates
@@ -27,12 +27,20 @@ from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
 from idp_deploy.pruning.options import meant
 from idp_deploy.pruning.outside import Beside, others, say_written
+from idp_deploy.pruning.pace import Pace, resumed
 from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat
 from idp_deploy.pruning.sites import attach
-from idp_deploy.pruning.staying import refuse_replaced, refuse_shared_memory, say_adapters, say_still, say_unpruned
+from idp_deploy.pruning.staying import (
+    refuse_keras,
+    refuse_replaced,
+    refuse_shared_memory,
+    say_adapters,
+    say_still,
+    say_unpruned,
+)
 
 OnUnfinished = Literal["warn", "raise", "finish"]
 
@@ -84,6 +92,7 @@ class Pruner:
         **options: Any,
     ) -> None:
         refuse_flat(model)
+        refuse_keras(model)
         self.model, self._bare = model, unwrapped(model)
         given = (sparsity, method, pattern, mode, allocation, epochs, seed, skip, dict(sorted(options.items())))
         self.recipe = meant(Recipe(*given))  # type: ignore[arg-type]
@@ -100,7 +109,7 @@ class Pruner:
         self._optimizer = bare_optimizer(optimizer)
         told = {"by_epoch": steps_per_epoch is None, "epochs": self.recipe.epochs, "optimizer": optimizer}
         self.plan = Plan(self._bare, self.sites, self.schedule.total, **told)
-        self.steps = 0
+        self.steps, self.pace = 0, Pace(self.recipe.epochs, self.schedule.total)
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._begun = self._finalized = False
         self._known = {name for name, _ in self._bare.named_parameters()}
@@ -266,7 +275,7 @@ class Pruner:
         refuse_replaced(self._bare, self.sites)
         if not self._finalized:
             if on_unfinished == "finish":
-                self._train_on()
+                self.plan.train_on(self.model, self._masks.surroundings.loss, self.step)
             if (not self.plan.written() or self.plan.measured()) and self.held.rest():
                 self.plan.settled()
             missed = self.plan.unfinished(self.schedule.phase(self.steps), self._masks.zeros, self._masks.target)
@@ -322,6 +331,7 @@ class Pruner:
         state = {
             "steps": self.steps,
             "settings": settings(self.recipe),
+            "pace": asdict(self.pace),
             "schedule": asdict(self.schedule),
             "target": self._masks.target,
             "sites": self._masks.state(self.held.weights),
@@ -334,17 +344,19 @@ class Pruner:
 
     @eagerly
     @torch.no_grad()
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any], *, left: float | None = None) -> None:
         """Continue where `state_dict` was taken, beside the model's own state; best before `prepare`.
 
-        The schedule comes along: by its weights alone a model that was stopped half-way looks trained.
+        The schedule comes along: by its weights alone a model that was stopped half-way looks trained. With another
+        number of epochs or steps an epoch its rest is stretched over those to come: `left` optimizer steps, or what
+        the epochs that are not done take.
 
         Raises:
-            UsageError: the state is of another model, or of other settings.
+            UsageError: the state is of another model or other settings, or nothing would be left to train.
         """
         refuse_other(state, self.recipe, self.sites)
+        self.method.schedule, self.pace = resumed(state, self.pace, self.schedule.per_stage, left)
         self.steps = state["steps"]
-        self.method.schedule = schedule_of(state, self.schedule)
         self._masks.load(state["sites"], state.get("dense", {}))
         self._beside = Beside(self._masks, state)
         self.plan.total = self.schedule.total
@@ -377,23 +389,6 @@ class Pruner:
         if self._beside is not None:
             self._beside.close(look=look)
             self._beside = None
-
-    def _train_on(self) -> None:
-        """The steps that are missing, where it is known how to take them."""
-        loss = self._masks.surroundings.loss
-        if loss is None or self._optimizer is None or self.plan.furthest >= self.plan.total:
-            return
-        modes = {m: m.training for m in self.model.modules()}
-        self.model.train()
-        with torch.enable_grad():
-            for _ in range(self.plan.total - self.plan.furthest):
-                self._optimizer.zero_grad()
-                loss().backward()
-                self._optimizer.step()
-                self.step()
-            self._optimizer.zero_grad()
-        for module, training in modes.items():
-            module.training = training
 
     def _refuse_inside_hardened(self, call: str) -> None:
         if self.held.weights:

@@ -44,6 +44,23 @@ class Schedule:
         progress = min(1.0, staged / self.ramp) if self.ramp > 0 else 1.0
         return _SHAPES[self.shape](progress)
 
+    def stretched(self, done: int, left: int, per_stage: int = 1) -> Schedule:
+        """The same share of zeros after `done` steps, and what follows spread evenly over `left` more.
+
+        >>> halved = (schedule := auto_schedule(100)).stretched(10, 45)
+        >>> halved.total, halved.frozen_from, round(schedule.ratio(9), 2), round(halved.ratio(9), 2)
+        (55, 40, 0.7, 0.7)
+        """
+        rest, total, dense_until, ramp, frozen_from = self.total - done, done + left, self.dense_until, self.ramp, 0
+        if rest > 0:
+            dense_until = done + (dense_until - done) * left // rest
+            ramp, frozen_from = ramp * left / rest, done + (self.frozen_from - done) * left // rest
+        if self.frozen_from > self.total:
+            frozen_from = total + 1  # never
+        elif self.frozen_from <= done or rest <= 0:
+            frozen_from = self.frozen_from
+        return Schedule(total, dense_until, ramp, frozen_from, self.shape, per_stage)
+
 
 def _sigmoid(progress: float) -> float:
     """From exactly 0 to exactly 1, steepest half-way."""

@@ -52,10 +52,7 @@ def whole(sites: Sequence[Site], *, unless: str = "") -> Iterator[None]:
         site.weight = live
         if _is_sharded(live):
             if unless:
-                raise UsageError(
-                    f"weight '{site.name}' is sharded, and {unless} needs the whole network in every process",
-                    way_out="choose another one, or train without sharding",
-                )
+                refuse_sharded([site], unless)
             full = cast("DTensor", live.detach()).full_tensor()
             gathered.append((site, live, full, full._version))
     for site, _, full, _ in gathered:
@@ -67,6 +64,16 @@ def whole(sites: Sequence[Site], *, unless: str = "") -> Iterator[None]:
             site.weight = live
             if full._version != version:
                 _keep_part(live, full)
+
+
+def refuse_sharded(sites: Sequence[Site], what: str) -> None:
+    """Raise `UsageError` where a weight is in parts, which `what` cannot do with."""
+    for site in sites:
+        if _is_sharded(site.live()):
+            raise UsageError(
+                f"weight '{site.name}' is sharded, and {what} needs the whole network in every process",
+                way_out="choose another one, or train without sharding",
+            )
 
 
 def _is_sharded(weight: torch.Tensor) -> bool:

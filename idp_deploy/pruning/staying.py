@@ -37,6 +37,17 @@ def refuse_replaced(module: nn.Module, sites: Sequence[Site]) -> None:
     refuse_shared_memory(sites)
 
 
+def refuse_keras(module: nn.Module) -> None:
+    """Raise `UsageError` where layers are Keras's, whose forward reads its variables and not the module's weights."""
+    for part in module.modules():
+        if any(base.__module__.partition(".")[0] == "keras" for base in type(part).__mro__):
+            raise UsageError(
+                f"'{type(part).__name__}' is a layer of Keras, which computes with variables of its own: no mask in "
+                "front of the module's weights would reach it",
+                way_out="build the network of torch.nn layers, copy the weights into them, and prune that",
+            )
+
+
 def refuse_shared_memory(sites: Sequence[Site]) -> None:
     """Raise `UsageError` where what is written to one entry changes another one, of the same weight or of two, or
     where nothing can be written."""

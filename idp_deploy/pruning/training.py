@@ -281,6 +281,12 @@ class _Run:
 
     def restore(self, state: TrainingState) -> int:
         """Put a saved state back; the number of epochs it has done."""
+        if (before := state.pruner["schedule"]["total"]) != self.steps:
+            raise UsageError(
+                f"the interrupted run had {before // self.recipe.epochs} steps an epoch, by its batch size, data and "
+                f"processes, and this one has {self.steps_per_epoch}",
+                way_out="repeat these, or start without --resume",
+            )
         if state.threads:  # sums of another number of threads round otherwise
             torch.set_num_threads(state.threads)
         self.module.load_state_dict(state.module)
