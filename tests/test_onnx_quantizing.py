@@ -172,6 +172,17 @@ def test_a_clipped_convolution_is_rounded_after_the_clip(tmp_path):
     assert counts["Clip"] == 0
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.5, 2.0), (-3.0, -1.0), (0.25, 100.0), (0.0, 2.0)])
+def test_bounds_on_one_side_of_zero_keep_the_numbers_there(low: float, high: float, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Hardtanh(low, high), nn.Conv2d(8, 4, 3)).eval()
+    quantized = quantize(CompressedModel(module, {}), "int8", example_inputs=IMAGE)
+    path = export(quantized, "onnx", IMAGE, tmp_path / "bounded.onnx").path
+    expected = quantized.module(*IMAGE).detach().numpy()
+    (given,) = run_file(path, [(IMAGE[0].numpy(),)])["onnxruntime"][0]
+    assert np.abs(given - expected).max() < 0.05 * np.abs(expected).max()
+
+
 @pytest.mark.wide
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_is_smaller_than_float_and_than_dense(scheme, exported, quantized, tmp_path):

@@ -155,11 +155,11 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     and whatever reaches no layer that computes with integers; and the readers of a softmax over integers, which
     onnxruntime would make one integer kernel that overflows where the shares are small; and the readers of pieces of a
     weight, which the quantizer would take for activations and round once more. What clips a convolution's result is
-    part of its kernel.
+    part of its kernel, unless its bounds lie on one side of zero: the range of integers always holds zero.
     """
     constants = {tensor.name for tensor in graph.initializer}
     producers = {name: node.op_type for node in graph.node for name in node.output}
-    shares, computed = _shares_of_integers(graph), _computed(graph)
+    shares, computed, one_sided = _shares_of_integers(graph), _computed(graph), _one_sided(graph)
     served: set[str] = set()  # what integer kernels read
     kept = set()
     for node in reversed(graph.node):
@@ -167,11 +167,24 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
         serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
         spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
+        spoilt = spoilt or not one_sided.isdisjoint(node.output)
         if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)
         else:
             kept.add(node.name)
     return kept
+
+
+def _one_sided(graph: onnx.GraphProto) -> set[str]:
+    """What Clips give whose bounds may leave out zero: for the quantizer, rounding in their range is clipping."""
+    known = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found: set[str] = set()
+    for node in graph.node:
+        if node.op_type == "Clip":
+            low, high = (known.get(name) if name else 0 for name in [*node.input[1:], "", ""][:2])
+            if low is None or high is None or low > 0 or high < 0:
+                found.update(node.output)
+    return found
 
 
 def _computed(graph: onnx.GraphProto) -> set[str]:
