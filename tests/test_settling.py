@@ -263,3 +263,71 @@ class Averaged(nn.Module):
 def test_where_a_mask_comes_from_is_looked_at_once(*, of_input: bool) -> None:
     model, x = Averaged(of_input=of_input).eval(), torch.randn(1, 3, 4)
     assert torch.allclose(_captured(model, x).module(x), model(x), atol=1e-6)
+
+
+class InOneChunk(nn.Module):
+    """A layer called twice and, behind the one chunk that a small batch makes, a norm for each call (TabNet)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norms = nn.Linear(8, 8, bias=False), nn.ModuleList(nn.BatchNorm1d(8) for _ in range(2))
+        for norm in self.norms:
+            norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm in self.norms:
+            parts = self.layer(x).chunk(-(-len(x) // 16), 0)
+            x = torch.cat([norm(part) for part in parts], dim=0).tanh()
+        return x
+
+
+@pytest.mark.parametrize("format", usual())
+def test_a_norm_behind_the_only_chunk_is_behind_the_layer(format: FormatName, tmp_path: Path) -> None:
+    _holds(InOneChunk(), (torch.randn(4, 8),), format, tmp_path)
+
+
+class MostLikely(nn.Module):
+    """A policy that gives the mean of its distribution: no action takes part of the layer that tells how wide it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.mean, self.width = nn.Linear(8, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x).relu()
+        return torch.distributions.Normal(self.mean(x), self.width(x).exp()).mode.tanh()
+
+
+@pytest.mark.parametrize("format", usual())
+def test_a_width_that_no_action_takes_is_in_no_file(format: FormatName, tmp_path: Path) -> None:
+    model = one_shot(Model(MostLikely().eval()), Recipe(0.5))
+    x = torch.randn(4, 8)
+    parity = verify(export(model, format, (x,), tmp_path / f"m{FORMATS[format].suffix}").path, model, (x,))
+    assert parity.passed
+    assert {proof.parameter for proof in parity.weights} == {"body.weight", "mean.weight"}
+    assert any("'width.weight' has no part in the model's outputs" in note for note in parity.notes)
+
+
+@pytest.mark.parametrize("how", ["apart", "given numbers", "into the only part"])
+def test_what_is_spread_together_or_cut_in_one_keeps_its_numbers(how: str) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.layer(x)
+            if how == "apart":
+                return torch.broadcast_tensors(x[:, :1], x[:1], x.sum())
+            if how == "given numbers":
+                return torch.cat([x]), *x.split([4], 1), *x.tensor_split(2, 1)
+            (part,) = x.chunk(1)
+            part[:, 0] = 0.0
+            return x, torch.cat([part])
+
+    net, x = Net().eval(), torch.randn(3, 8)
+    with torch.no_grad():
+        given, wanted = capture(CompressedModel(net, {}), (x,)).module(x), net(x)
+    for one, other in zip(given, wanted, strict=True):
+        assert one.shape == other.shape
+        assert torch.allclose(one, other)

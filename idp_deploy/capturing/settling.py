@@ -16,6 +16,7 @@ from torch.nn.modules import transformer
 from idp_deploy.capturing.attending import attend_to_nothing
 from idp_deploy.capturing.functional import apart_from_others, source_of, written_operands
 from idp_deploy.capturing.known import solve
+from idp_deploy.capturing.wholes import take_wholes
 from idp_deploy.errors import ConversionError
 
 aten = torch.ops.aten
@@ -118,7 +119,9 @@ def settle(module: fx.GraphModule) -> None:
     """
     _forget_counters(module.graph)
     apart_from_others(module.graph)
-    _fill(module.graph)
+    written = {source_of(operand) for node in module.graph.nodes for operand in written_operands(node)}
+    take_wholes(module.graph, written)
+    _fill(module.graph, written)
     solve(module)
     attend_to_nothing(module)
     for node in list(module.graph.nodes):
@@ -141,13 +144,12 @@ def settle(module: fx.GraphModule) -> None:
     module.recompile()
 
 
-def _fill(graph: fx.Graph) -> None:
+def _fill(graph: fx.Graph, written: set[fx.Node]) -> None:
     """What is filled with one number in the shape of another tensor, without that tensor where the shape is fixed.
 
     The way back of a gradient begins with ones in the shape of its result: where the layer in front of them is linear
     nothing behind them depends on an input, nor does a file hold that layer.
     """
-    written = {source_of(operand) for node in graph.nodes for operand in written_operands(node)}
     for node in list(graph.nodes):
         packet, value = getattr(node.target, "overloadpacket", None), node.meta.get("val")
         if packet not in _FILLED or node in written or not isinstance(value, torch.Tensor) or value.is_complex():
