@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +15,7 @@ from idp_deploy.cli.progress import EpochTable, StageLines
 from idp_deploy.cli.pruning import plan as choose
 from idp_deploy.cli.reporting import Answer, reports
 from idp_deploy.cli.session import Session, existing, open_session, remember
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployError, UsageError
 from idp_deploy.files import size_bytes
 from idp_deploy.rendering.document import Document
 
@@ -45,18 +47,20 @@ def run(
     leaves the others to be written and judged.
     """
     from idp_deploy.cli.depending import stages_of
-    from idp_deploy.cli.spelling import misspelt
     from idp_deploy.history import History
     from idp_deploy.rendering.verdicts import report_document
     from idp_deploy.stages import Run
 
-    session = open_session(config=config, words=misspelt)
-    weights = _weights(session)
-    plan = _plan(session, weights)
-    source = session.configuration.source
-    roots = [Path.cwd(), *([source.parent] if source else [])]
-    history = History(plan.folder / f"{plan.stem}.run.json", roots, force=force)
-    history.expect(stages_of(session, plan, weights, history.digests))
+    with _words_first(config):
+        session = open_session(config=config)
+        weights = _weights(session)
+        plan = _plan(session, weights)
+        source = session.configuration.source
+        roots = [Path.cwd(), *([source.parent] if source else [])]
+        history = History(plan.folder / f"{plan.stem}.run.json", roots, force=force)
+        history.expect(stages_of(session, plan, weights, history.digests))
+    if any(history.why(name) for name in plan.names):
+        _look_at_words(config)
     if dry_run:
         return Answer(_foretold(session, plan, history))
     with StageLines(plan.names, history.seconds) as lines:
@@ -69,6 +73,24 @@ def run(
     if deployment.refused and judged and all(parity.passed for parity in deployment.parities.values()):
         return Answer(document, all_in_one(deployment.refused))
     return Answer.judged(document, document.passed)
+
+
+@contextmanager
+def _words_first(config: Path | None) -> Iterator[None]:
+    """Where something is wrong, all mistakes of the configuration are said before it."""
+    try:
+        yield
+    except IdpDeployError:
+        _look_at_words(config)
+        raise
+
+
+def _look_at_words(config: Path | None) -> None:
+    """Raise what a stage to come would refuse; it needs PyTorch, which a run with nothing to do does not load."""
+    from idp_deploy import configuration
+    from idp_deploy.cli.spelling import misspelt
+
+    configuration.load(config, words=misspelt)
 
 
 def _weights(session: Session) -> Path:
