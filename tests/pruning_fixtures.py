@@ -96,3 +96,7 @@ def fresh(like: nn.Module) -> nn.Module:
     net = network()
     net.load_state_dict(like.state_dict())
     return net.eval()
+
+
+def pruner_for(model: nn.Module, steps: int = 20, **settings: Any) -> Pruner:
+    return Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=steps, **settings)

@@ -10,7 +10,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,7 +18,7 @@ from idp_deploy import export, save_checkpoint, verify
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.ledger import refuse_filled
 from idp_deploy.pruning import Pruner
-from tests.pruning_fixtures import PRUNABLE, Blobs, network, train, zeros
+from tests.pruning_fixtures import PRUNABLE, Blobs, network, pruner_for, train, zeros
 
 INPUTS, LABELS = Blobs().train.tensors
 TARGET = round(0.9 * PRUNABLE)
@@ -54,10 +53,6 @@ def shared(model: nn.Sequential) -> None:
     model[4] = new
 
 
-def pruner_of(model: nn.Module, steps: int = 20, **settings: Any) -> Pruner:
-    return Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=steps, **settings)
-
-
 @pytest.mark.parametrize(
     ("made", "change", "said"),
     [
@@ -78,7 +73,7 @@ def test_layers_that_are_replaced_wrapped_or_tied_in_training_are_refused_by_nam
     made: Callable[[], nn.Sequential], change: Change, said: str
 ) -> None:
     model = made()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 7)
     change(model)
     for call in (pruner.finalize, lambda: pruner.hardened().__enter__(), lambda: train(model, pruner, 4)):
@@ -88,7 +83,7 @@ def test_layers_that_are_replaced_wrapped_or_tied_in_training_are_refused_by_nam
 
 def test_a_weight_of_another_shape_is_named_by_its_own_forward() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 7)
     model[6].weight = nn.Parameter(torch.zeros(10, 32))
     with pytest.raises(UsageError, match=r"'6\.weight' is \(10, 32\) now, and was \(8, 32\) when its mask was made"):
@@ -101,7 +96,7 @@ def test_values_of_another_shape_are_refused_before_their_mask_follows(
     change: Callable[[torch.Tensor], torch.Tensor], after: int
 ) -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, after)
     model[6].weight.data = change(model[6].weight.data)
     for call in (lambda: model(INPUTS), pruner.step, pruner.finalize, lambda: pruner.hardened().__enter__()):
@@ -140,9 +135,9 @@ def test_masks_do_not_share_memory(change: Change, said: str) -> None:
     model = square()
     change(model)
     with pytest.raises(UsageError, match=said):
-        pruner_of(model).prepare()
+        pruner_for(model).prepare()
     model = square()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 7)
     change(model)
     with pytest.raises(UsageError, match=said):
@@ -152,7 +147,7 @@ def test_masks_do_not_share_memory(change: Change, said: str) -> None:
 def test_weights_side_by_side_in_one_memory_are_pruned() -> None:
     model = square()
     side_by_side(model)
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 20)
     assert pruner.finalize().zeros == round(0.9 * 960)
 
@@ -160,7 +155,7 @@ def test_weights_side_by_side_in_one_memory_are_pruned() -> None:
 @pytest.mark.filterwarnings("error")
 def test_a_weight_that_is_no_parameter_any_more_is_named_and_stays() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 7)
     del model[6].weight
     model[6].weight = torch.ones(8, 32)
@@ -171,7 +166,7 @@ def test_a_weight_that_is_no_parameter_any_more_is_named_and_stays() -> None:
 
 def test_values_put_into_a_layer_stay_and_layers_that_came_later_are_told_of() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 5)
     model[6].weight = nn.Parameter(torch.randn(8, 32))
     model.append(nn.Linear(8, 8))
@@ -190,7 +185,7 @@ def test_values_put_into_a_layer_stay_and_layers_that_came_later_are_told_of() -
 )
 def test_a_layer_replaced_after_hardening_is_refused_before_it_ships(layer: nn.Module, said: str) -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 20)
     sparse = pruner.finalize()
     model[6] = layer
@@ -208,7 +203,7 @@ def test_a_layer_replaced_after_hardening_is_refused_before_it_ships(layer: nn.M
 )
 def test_a_layer_that_comes_after_hardening_is_named_where_it_ships(change: Change, said: str, tmp_path: Path) -> None:
     model = network()
-    pruner = pruner_of(model, skip=["6.*"])
+    pruner = pruner_for(model, skip=["6.*"])
     train(pruner.prepare(), pruner, 20)
     sparse = pruner.finalize()
     change(model.eval())
@@ -221,23 +216,23 @@ def test_a_layer_that_comes_after_hardening_is_named_where_it_ships(change: Chan
 def test_pruned_weights_that_do_not_train_are_told_of() -> None:
     model = nn.ModuleDict({"student": network(), "teacher": network(1).requires_grad_(False)})
     with pytest.warns(IdpDeployWarning, match=r"3 of 6 pruned weights do not train .*, 'teacher\.0\.weight' first"):
-        pruner_of(model).prepare()
+        pruner_for(model).prepare()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pruner_of(nn.ModuleDict({"student": network(), "teacher": model["teacher"]}), skip=["teacher.*"]).prepare()
+        pruner_for(nn.ModuleDict({"student": network(), "teacher": model["teacher"]}), skip=["teacher.*"]).prepare()
 
 
 def test_an_adapter_in_the_model_is_told_of_before_it_is_merged() -> None:
     model = network()
     model[4].register_module("lora_A", nn.Linear(48, 4, bias=False))
     with pytest.warns(IdpDeployWarning, match=r"holds an adapter \('4\.lora_A\.weight'\), and merging it fills"):
-        pruner_of(model, skip=["*lora*"]).prepare()
+        pruner_for(model, skip=["*lora*"]).prepare()
 
 
 def test_another_optimizer_may_take_over() -> None:
     model = network()
     first = torch.optim.SGD(model.parameters(), 0.1)
-    pruner = pruner_of(model, 12, optimizer=first)
+    pruner = pruner_for(model, 12, optimizer=first)
     pruner.prepare()
 
     def run(*optimizers: torch.optim.Optimizer) -> None:
@@ -259,7 +254,7 @@ def test_another_optimizer_may_take_over() -> None:
 def test_steps_in_inference_mode_leave_a_model_that_trains() -> None:
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    pruner = pruner_of(model, optimizer=optimizer)
+    pruner = pruner_for(model, optimizer=optimizer)
     with torch.inference_mode():
         pruner.prepare()
     for _ in range(20):
@@ -276,7 +271,7 @@ def test_steps_in_inference_mode_leave_a_model_that_trains() -> None:
 
 def test_masks_that_were_taken_off_do_not_go_on() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 10)
     pruner.detach()
     with pytest.raises(UsageError, match=r"step\(\) without masks in the model: .* after detach\(\)"):
@@ -289,7 +284,7 @@ def test_masks_that_were_taken_off_do_not_go_on() -> None:
 @pytest.mark.parametrize("copied", [deepcopy, lambda pruner: pickle.loads(pickle.dumps(pruner))])
 def test_a_copy_of_a_pruner_says_what_to_do_when_it_is_asked(copied: Callable[[Pruner], Pruner]) -> None:
     model = network()
-    pruner = pruner_of(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    pruner = pruner_for(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
     train(pruner.prepare(), pruner, 10)
     copy = copied(pruner)
     with pytest.raises(UsageError, match=r"a copy \(deepcopy, pickle\) of a Pruner.* — save its state_dict\(\)"):
@@ -298,7 +293,7 @@ def test_a_copy_of_a_pruner_says_what_to_do_when_it_is_asked(copied: Callable[[P
 
 def test_weights_written_over_frozen_zeros_are_hard_inside_hardened() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 20)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -316,12 +311,12 @@ def test_weights_written_over_frozen_zeros_are_hard_inside_hardened() -> None:
 
 def test_a_state_of_another_plan_and_one_from_before_all_zeros_are_told_of() -> None:
     model = network()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 8)
     with pruner.hardened():
         early = deepcopy([model.state_dict(), pruner.state_dict()])
     with pytest.warns(IdpDeployWarning, match=r"planned for 20 steps .*, and this training has 40"):
-        pruner_of(network(), 40).load_state_dict(early[1])
+        pruner_for(network(), 40).load_state_dict(early[1])
     train(model, pruner, 12)
     model.load_state_dict(early[0])
     pruner.load_state_dict(early[1])
@@ -331,77 +326,20 @@ def test_a_state_of_another_plan_and_one_from_before_all_zeros_are_told_of() -> 
 
 def test_a_run_that_was_left_behind_does_not_stop_the_next_one() -> None:
     left = network()
-    abandoned = pruner_of(left, optimizer=torch.optim.SGD(left.parameters(), 0.1))
+    abandoned = pruner_for(left, optimizer=torch.optim.SGD(left.parameters(), 0.1))
     abandoned.prepare()
     nn.utils.parametrizations.weight_norm(left[0])
     model = network()
-    pruner = pruner_of(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
+    pruner = pruner_for(model, optimizer=torch.optim.SGD(model.parameters(), 0.1))
     train(pruner.prepare(), pruner, 20)
     assert pruner.finalize().zeros == TARGET
     with pytest.raises(UsageError, match=r"'0\.weight' is no parameter of its layer any more"):
         abandoned.step()
 
 
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        ({"sparsity": 0.5}, r"sparsity 0\.9, and this Pruner has 0\.5"),
-        ({"pattern": "2:4", "sparsity": 0.5}, r"sparsity 0\.9, and this Pruner has 0\.5"),
-        ({"method": "gmp"}, "method 'idp', and this Pruner has 'gmp'"),
-        ({"mode": "paper"}, "mode 'auto', and this Pruner has 'paper'"),
-        ({"skip": ["6.*"]}, r"a mask for '6\.weight', which is not pruned here"),
-        ({"skip": ["6.*"], "narrow": 1}, r"has no weight '6\.weight'"),
-    ],
-)
-def test_a_state_of_other_settings_is_refused(other: dict[str, Any], said: str) -> None:
-    model = network()
-    narrow = {"skip": ["6.*"]} if other.pop("narrow", None) else {}
-    pruner = pruner_of(model, **narrow)
-    train(pruner.prepare(), pruner, 8)
-    if narrow:
-        other.pop("skip")
-    fresh = network()
-    resumed = Pruner(fresh, **{"sparsity": 0.9, "epochs": 1, "steps_per_epoch": 20, **other})
-    with pytest.raises(UsageError, match=said):
-        resumed.load_state_dict(pruner.state_dict())
-    assert resumed.steps == 0
-    assert resumed.report().step == 0
-
-
-@pytest.mark.parametrize("state", [{}, None, network().state_dict(), {"steps": 3, "schedule": {}, "sites": []}])
-def test_what_is_no_state_of_a_pruner_is_told_as_that(state: Any) -> None:
-    with pytest.raises(UsageError, match=r"is no state of a Pruner"):
-        pruner_of(network()).load_state_dict(state)
-
-
-def test_a_state_of_wider_layers_is_refused_by_name() -> None:
-    wide = nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 8))
-    pruner = pruner_of(wide)
-    train(pruner.prepare(), pruner, 15)
-    narrow = nn.Sequential(nn.Linear(20, 48), nn.ReLU(), nn.Linear(48, 8))
-    with pytest.raises(UsageError, match=r"'0\.weight' is \(64, 20\) in this pruner's state and \(48, 20\) here"):
-        pruner_of(narrow).load_state_dict(pruner.state_dict())
-
-
-def test_a_share_that_was_computed_is_kept_as_a_plain_number() -> None:
-    pruner = Pruner(network(), sparsity=np.float64(3) * 0.3, epochs=1, steps_per_epoch=20)
-    file = io.BytesIO()
-    torch.save(pruner.state_dict(), file)
-    file.seek(0)
-    other = pruner_of(network())
-    other.load_state_dict(torch.load(file, weights_only=True))
-    assert other.recipe.sparsity == 0.9
-
-
-def test_a_state_without_its_schedule_is_none() -> None:
-    pruner = pruner_of(network())
-    with pytest.raises(UsageError, match="this is no state of a Pruner"):
-        pruner.load_state_dict({**pruner.state_dict(), "schedule": None})
-
-
 def test_a_model_that_is_exported_in_the_middle_of_its_training_is_told_of(tmp_path: Path) -> None:
     model = network().eval()
-    pruner = pruner_of(model)
+    pruner = pruner_for(model)
     train(pruner.prepare(), pruner, 10)
     with pytest.warns(IdpDeployWarning, match=r"still in training under .* Pruner: '0\.weight'.*hardened\(\)"):
         export(model, "onnx", (INPUTS[:2],), tmp_path / "soft.onnx")
@@ -418,5 +356,5 @@ def test_weights_made_in_inference_mode_are_refused_by_name() -> None:
     with torch.inference_mode():
         model = network()
     with pytest.raises(UsageError, match=r"weight '0\.weight' was made in torch\.inference_mode"):
-        pruner_of(model).finalize()
-    assert pruner_of(deepcopy(model)).prepare()
+        pruner_for(model).finalize()
+    assert pruner_for(deepcopy(model)).prepare()
