@@ -7,6 +7,7 @@
     python -m bench.suite run                    # every method as shipped on the judging tasks, seeds 0 to 4
     python -m bench.suite channels               # idp, gmp, l1-channel and topk-ste on whole channels, and their table
     python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
+    python -m bench.suite unseen                 # idp, gmp, granet and topk-ste on nets of other kinds, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
 Runs are paired by seed: first weights and order of the data are those of every method. What counts is the score of
@@ -25,7 +26,7 @@ from bench.suite.finishing import finish
 from bench.suite.freezing import freeze
 from bench.suite.reporting import BEFORE, before, recurrent, report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING
+from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING, UNSEEN
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
 # from plain IDP to idp, and what else there is at the same budgets
@@ -62,12 +63,13 @@ FROZEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("topk-ste", {}),
 )
 TUNING_SEEDS = (100, 101, 102)
+WHAT = ("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "unseen", "report")
 
 
 def main() -> None:
     """Fill in what is missing until the time is up."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "report"))
+    parser.add_argument("what", choices=WHAT)
     parser.add_argument("settings", nargs="*", help="with try: JSON objects of options of idp")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2,3,4")
@@ -118,6 +120,18 @@ def main() -> None:
     elif given.what == "channels":
         fill(channels.runs([int(seed) for seed in given.seeds.split(",")]), given.minutes)
         print(channels.table())
+    elif given.what == "unseen":
+        fill(
+            [
+                Run.of(name, method, sparsity, int(seed))
+                for seed in given.seeds.split(",")
+                for name, task in UNSEEN.items()
+                for sparsity in task.sparsities
+                for method in ("dense", "idp", "gmp", "granet", "topk-ste")
+            ],
+            given.minutes,
+        )
+        print(report(UNSEEN, "unseen"))
     elif given.what == "recurrent":
         fill(
             [

@@ -163,3 +163,19 @@ def beats(count: int, noise: float) -> Data:
     heard = heard + noise * torch.randn(heard.shape, generator=generator)
     apart = (paces[:, 0] - paces[:, 1]).abs()
     return _split(heard, (apart - apart.mean()) / apart.std())
+
+
+@lru_cache
+def noisy(count: int, noise: float) -> Data:
+    """Characters under noise, (N, 1, 20, 20), and the same without."""
+    clean, _ = draw(count + TEST // 4, 0.0, seed=10)
+    clean = (clean - clean.mean()) / clean.std()
+    generator = torch.Generator().manual_seed(10)
+    return _split(clean + noise * torch.randn(clean.shape, generator=generator), clean, TEST // 4)
+
+
+@lru_cache
+def copies() -> Data:
+    """Real handwriting as its own target, (N, 64)."""
+    x, _, test, _ = digits(flat=True)
+    return x, x, test, test

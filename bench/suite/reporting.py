@@ -21,9 +21,9 @@ BEFORE_SGD: Mapping[str, object] = {"rows": False}
 Scores = Mapping[tuple[str, float], Mapping[str, Mapping[int, float]]]  # (task, sparsity) → method → seed → score
 
 
-def report() -> str:
-    """Tables in Markdown; also written beside the runs, with the picture of the ranks."""
-    scores, dense = judged()
+def report(tasks: Iterable[str] = JUDGING, name: str = "report") -> str:
+    """Tables of `tasks` in Markdown; also written beside the runs, of judging tasks with the picture of ranks."""
+    scores, dense = judged(tasks)
     found = sorted({method for runs in scores.values() for method in runs}, key=lambda name: (name != "idp", name))
     parts = [_table(scores, dense, found)]
     methods = [name for name in found if not name.endswith(" before")]  # no method of its own
@@ -36,10 +36,11 @@ def report() -> str:
             "are not told apart (Nemenyi, 5 %):\n\n| method | mean rank |\n| --- | ---: |\n"
             + "\n".join(f"| `{name}` | {rank:.2f} |" for rank, name in order)
         )
-        draw(order, reach, running.RESULTS / "ranks.png")
+        if tasks is JUDGING:
+            draw(order, reach, running.RESULTS / "ranks.png")
     text = "\n\n".join(parts) + "\n"
     running.RESULTS.mkdir(parents=True, exist_ok=True)
-    (running.RESULTS / "report.md").write_text(text)
+    (running.RESULTS / f"{name}.md").write_text(text)
     return text
 
 

@@ -8,8 +8,9 @@ from bench.suite import data, nets
 from bench.suite.judging import JUDGING
 from bench.suite.small import SmallTask
 from bench.suite.tuning import TUNING
+from bench.suite.unseen import UNSEEN
 
-__all__ = ["JUDGING", "RECURRENT", "STUDIED", "TASKS", "TUNING", "SmallTask"]
+__all__ = ["JUDGING", "RECURRENT", "STUDIED", "TASKS", "TUNING", "UNSEEN", "SmallTask"]
 
 # where shipped IDP was held against plain IDP, one difference at a time; twenty epochs, 38,720 weights
 STUDIED = {
@@ -35,4 +36,4 @@ RECURRENT = {
     )
     for kind in ("GRU", "LSTM")
 }
-TASKS = TUNING | JUDGING | STUDIED | RECURRENT
+TASKS = TUNING | JUDGING | STUDIED | RECURRENT | UNSEEN
