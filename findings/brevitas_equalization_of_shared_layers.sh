@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # brevitas 0.13.4: preprocess_for_quantize with equalize_iters, the step that its PTQ examples put in front of quantization, makes another network of one
 # whose layer is called twice, all in floats. Equalization divides the channels of one layer and multiplies the inputs of the next; a head that is shared by
-# two scales (RetinaNet, SSD), a trunk called for two views with heads of their own, or a block repeated with the same weights (ALBERT) gets factors that
+# two scales (RetinaNet), a trunk called for two views with heads of their own, or a block repeated with the same weights (ALBERT) gets factors that
 # fit one of its calls. A number that is added between two layers (relu(conv(x)) + 1) is left out of the factors likewise. Off by 0.1 to 0.5 of the
 # largest output, without an error or a warning; with a layer for each call all are right to 1e-5, and so is a factor in place of the sum. Way out: a copy of the
 # layer for each call, or equalize_iters=0 (the default). Exit 0 while this holds.

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # model-compression-toolkit 2.6.1 (Sony's MCT), two substitutions that pytorch_post_training_quantization makes by default change the network, without an error or a warning:
-# - behind GELU, SiLU and Hardswish it adds the smallest value, so that activations need no sign, and takes it off in the next convolution. A convolution with
+# - behind GELU, SiLU and Hardswish it adds a number, so that activations need no sign, and takes it off in the next convolution. A convolution with
 #   padding_mode="reflect" or "circular" becomes one with a border of that constant: its results are off by half of the largest. "zeros" is right, and so are
 #   these borders behind a ReLU, or with shift_negative_activation_correction=False (the way out),
 # - a convolution and its own input added behind it become one convolution, whose middle weight is raised by 1, whatever torch.add says of alpha:

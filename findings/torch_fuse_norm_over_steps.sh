@@ -2,8 +2,8 @@
 # Three ways to fold a batch norm into the nn.Linear in front of it take the norm's channels for the layer's outputs, whatever axis they lie on:
 # - torch 2.13.0's torch.fx.experimental.optimization.fuse and torch.ao.quantization's fuse_fx and fuse_modules,
 # - brevitas 0.13.4's preprocess_for_quantize (MergeBatchNorm), on by default.
-# nn.BatchNorm1d counts channels along axis 1; of tokens or steps (batch, steps, features), as in MLP-Mixer's, TSMixer's and PatchTST's norms over steps
-# or patches, those are the steps, while a Linear's outputs are the last axis. Where there are as many steps as features the fold goes through without an
+# nn.BatchNorm1d counts channels along axis 1; of tokens or steps (batch, steps, features) those are the steps, while a Linear's outputs are
+# the last axis. Where there are as many steps as features the fold goes through without an
 # error and the answers are others by about their own size; other sizes end in an error (pytorch/pytorch#119264 added one for that). A norm over features
 # (batch, features), and one over the features of (batch, features, steps) behind a Conv1d, are right. torchao knew the same (pytorch/ao#4116)
 # and leaves such a pair alone in 0.18.0. Way out: leave the norm out of the fold. Exit 0 while this holds.
