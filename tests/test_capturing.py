@@ -94,6 +94,37 @@ def test_batch_norm_folds_into_transposed_convolutions(layer: nn.Module, norm: n
     assert torch.allclose(captured.module(x), module(x), atol=1e-5)
 
 
+class ManyReaders(nn.Module):
+    """A layer with a norm behind one of its calls, and something beside the norm that reads the layer."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.layer, self.norm = kind, nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.layer(x)
+        return self.norm(made) + (made if self.kind == "skip" else self.layer(2 * x))
+
+
+@pytest.mark.parametrize(
+    ("module", "norm", "shape"),
+    [
+        (nn.Sequential(nn.Linear(12, 8), nn.BatchNorm1d(8)), "1", (5, 8, 12)),
+        (ManyReaders("skip"), "norm", (2, 3, 6, 6)),
+        (ManyReaders("another call"), "norm", (2, 3, 6, 6)),
+    ],
+    ids=["over as many steps as features", "read beside the norm", "called without it"],
+)
+def test_batch_norm_stays_where_a_layer_cannot_hold_it(module: nn.Module, norm: str, shape: tuple[int, ...]) -> None:
+    layer = module.get_submodule(norm)
+    for tensor in (layer.weight, layer.bias, layer.running_mean, layer.running_var):
+        tensor.data = torch.rand(tensor.shape) + 0.2
+    x = torch.randn(shape)
+    captured = capture(CompressedModel(module.eval(), {}), (x,))
+    assert not captured.folded
+    assert torch.allclose(captured.module(x), module(x), atol=1e-5)
+
+
 class WantsGpu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + torch.zeros(32, device="cuda")
