@@ -162,8 +162,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             node.args = (*node.args, *usual[len(node.args) - 1 :])
         if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
             node.target, node.args = aten.relu6.default, node.args[:1]
-        if node.target is aten.reshape.default and node.args[0].meta["val"].is_contiguous():  # type: ignore[union-attr]
-            node.target = aten.view.default
+        if node.target is aten.view.default:  # how its source lies in memory a pass over the graph may change
+            node.target = aten.reshape.default
         if packet in _POOLS and (len(node.args) == 2 or not node.args[2]):
             node.args = (*node.args[:2], node.args[1], *node.args[3:])  # the stride is the window by default
         if packet in _NEAREST:
