@@ -70,7 +70,9 @@ class Streams(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         streams = self.layer(x).unsqueeze(2) * torch.linspace(0.5, 1, 4).reshape(4, 1)  # (batch, tokens, 4, 32)
         weights = (streams @ self.share).tanh()
-        return torch.einsum("...ab,...ac->...bc", weights.unsqueeze(-1), streams) + (self.share[:4] @ streams).unsqueeze(2)
+        return torch.einsum("...ab,...ac->...bc", weights.unsqueeze(-1), streams) + (
+            self.share[:4] @ streams
+        ).unsqueeze(2)
 
 
 @pytest.mark.parametrize("format", HERE)
