@@ -157,13 +157,11 @@ def _whole_with_place(best: Callable[..., Tensor]) -> Row:
     return row
 
 
-PLACES_OF_WHOLE_NUMBERS: dict[Any, Row] = {
+ORDERS: dict[Any, Row] = {
     aten.argmax.default: _place_of_whole(torch.amax),
     aten.argmin.default: _place_of_whole(torch.amin),
     aten.max.dim: _whole_with_place(torch.amax),
     aten.min.dim: _whole_with_place(torch.amin),
-}
-ORDERS: dict[Any, Row] = {
     aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: _stable_sort,

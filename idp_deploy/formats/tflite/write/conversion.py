@@ -42,11 +42,11 @@ from idp_deploy.rewriting.elementwise import (
 from idp_deploy.rewriting.experts import EXPERTS
 from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg_pool3d, linear, nearest2d, unfold
 from idp_deploy.rewriting.indexing import PLACES, RANKS
-from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS, PLACES_OF_WHOLE_NUMBERS
+from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.masked import choose_for_masks
 from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
-from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, VECTORS, embedding_bag, spell_out_bags
+from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import SCATTERED
@@ -112,7 +112,6 @@ _SPELLED: dict[Any, Row] = {
     **MEANS_OF_WINDOWS,
     **ORDERS,
     **PLACES,
-    **PLACES_OF_WHOLE_NUMBERS,
     **PLAINER,
     **RANKS,
     **REPEATS,
@@ -122,7 +121,6 @@ _SPELLED: dict[Any, Row] = {
     **SOLVING,
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
-    **VECTORS,
     **VOLUMES,
 }
 
