@@ -57,3 +57,12 @@ def test_a_film_goes_to_tflite(build: Callable[[], nn.Module], channels: int, sc
     parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
     assert parity.passed, (parity.outputs, parity.weights)
     assert len(parity.weights) == 2
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_groups_of_a_volume_go_to_core_ml(affine: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.GroupNorm(4, 8, 1e-3, affine), nn.ReLU(), nn.Conv3d(8, 4, 1))
+    model, inputs = one_shot(Model(net.eval()), Recipe(0.5)), (torch.randn(2, 2, 4, 6, 5),)
+    parity = verify(export(model, "coreml", inputs, tmp_path / "m.mlpackage").path, model, inputs)
+    assert parity.passed, (parity.outputs, parity.notes)

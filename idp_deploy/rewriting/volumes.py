@@ -40,4 +40,9 @@ def in_groups(x: Tensor, weight: Tensor, *others: Any) -> Tensor | None:
     return flat.reshape(batch, count, *flat.shape[1:]).transpose(1, 2)
 
 
+def norm_in_groups(x: Tensor, groups: int, *others: Any) -> Tensor | None:
+    """The norm of an image as high as all planes: coremltools gives the groups of a volume six axes."""
+    return F.group_norm(x.flatten(2, -2), groups, *others[:3]).reshape(x.shape) if x.dim() == 5 else None
+
+
 VOLUMES: dict[Any, Row] = {aten.conv3d.default: in_groups}

@@ -61,6 +61,7 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
 from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
+from idp_deploy.rewriting.volumes import norm_in_groups
 
 aten = torch.ops.aten
 
@@ -91,6 +92,7 @@ _SPELLED: dict[Any, Row] = {
     aten.argmax.default: partial(place_of, torch.argmax),
     aten.argmin.default: partial(place_of, torch.argmin),
     aten.full_like.default: filled_alike,
+    aten.group_norm.default: norm_in_groups,
     aten.scaled_dot_product_attention.default: with_heads_repeated,
     aten.reciprocal.default: DECOMPOSITIONS[aten.reciprocal.default],
     aten.ones_like.default: partial(filled_alike, value=1),
