@@ -59,6 +59,32 @@ def test_gradients_in_forward_are_told_as_such(
         export(model, "onnx", (MATRIX,), tmp_path / "m.onnx")
 
 
+def drawn(m: nn.Module, x: Tensor) -> Tensor:
+    return m(x) + torch.randn(4, generator=torch.Generator().manual_seed(0))
+
+
+def otherwise_in_a_trace(m: nn.Module, x: Tensor) -> Tensor:
+    return m(x).view(3, 5) if torch.compiler.is_exporting() else m(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (drawn, r"random numbers from a torch\.Generator, and a file holds none — .*register_buffer"),
+        (
+            otherwise_in_a_trace,
+            r"where torch\.export traces it at test_refusing\.py:\d+ \(`return m.*is_compiling",
+        ),
+    ],
+)
+def test_what_stops_a_trace_alone_is_told_with_its_line(
+    function: Callable[[nn.Module, Tensor], Tensor], said: str, tmp_path: Path
+) -> None:
+    model = CompressedModel(Call(function, nn.Linear(4, 4)).eval(), {})
+    with pytest.raises(ConversionError, match=said):
+        export(model, "onnx", (MATRIX,), tmp_path / "m.onnx")
+
+
 class Sharded:
     """Refuses to be copied as a module behind `fully_shard` does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,13 +38,31 @@ def test_frames_beside_each_other_are_a_volume(kernel, stride, padding, dilation
     assert in_groups(x, torch.randn(2, 4, 1, 1, 1)) is None
 
 
+def film() -> nn.Module:
+    return nn.Sequential(nn.Conv3d(3, 8, 1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1, groups=2), nn.BatchNorm3d(8))
+
+
+def scan() -> nn.Module:
+    """Half the extents at once, as encoders of medical images begin: the converter ended its process there."""
+    return nn.Sequential(nn.Conv3d(1, 8, 3, stride=2, padding=1), nn.InstanceNorm3d(8), nn.PReLU(), nn.Conv3d(8, 4, 1))
+
+
 @pytest.mark.parametrize("scheme", ["", "int8"])
-def test_a_film_goes_to_tflite(scheme: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("build", "channels"), [(film, 3), (scan, 1)])
+def test_a_film_goes_to_tflite(build: Callable[[], nn.Module], channels: int, scheme: str, tmp_path: Path) -> None:
     """The weight stored once and pruned."""
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv3d(3, 8, 1), nn.ReLU(), nn.Conv3d(8, 8, 3, padding=1, groups=2), nn.BatchNorm3d(8))
-    model, inputs = one_shot(Model(net.eval()), Recipe(0.5)), (torch.randn(1, 3, 4, 6, 6),)
+    model, inputs = one_shot(Model(build().eval()), Recipe(0.5)), (torch.randn(1, channels, 4, 6, 6),)
     model = quantize(model, scheme, example_inputs=inputs) if scheme else model
     parity = verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs)
     assert parity.passed, (parity.outputs, parity.weights)
     assert len(parity.weights) == 2
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_groups_of_a_volume_go_to_core_ml(affine: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv3d(2, 8, 3, padding=1), nn.GroupNorm(4, 8, 1e-3, affine), nn.ReLU(), nn.Conv3d(8, 4, 1))
+    model, inputs = one_shot(Model(net.eval()), Recipe(0.5)), (torch.randn(2, 2, 4, 6, 5),)
+    parity = verify(export(model, "coreml", inputs, tmp_path / "m.mlpackage").path, model, inputs)
+    assert parity.passed, (parity.outputs, parity.notes)

@@ -67,9 +67,15 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             way_out="compute both sides and choose by torch.where, keep sizes fixed (masks in place of x[x > 0]), or "
             "leave that part to the program around the file",
         )
+    if "torch._C.Generator" in str(error):
+        return ConversionError(
+            "forward draws its random numbers from a torch.Generator, and a file holds none",
+            way_out="draw them once in __init__ and keep them by register_buffer, or take them as an input",
+        )
     return ConversionError(
-        f"torch.export cannot capture this model: {first}",
-        way_out="make its forward free of data-dependent Python control flow, or pass other --inputs",
+        f"forward runs when it is called, and stops where torch.export traces it{_where(error)}: {first}",
+        way_out="look there for what goes another way in a trace: a test of torch.compiler.is_compiling(), of a mask "
+        "that is all ones, or of what an object holds; or pass other --inputs",
     )
 
 

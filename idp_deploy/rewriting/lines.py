@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -131,7 +132,36 @@ def quantile(
     return torch.stack(kept) if several else kept[0]
 
 
+def _place_of_whole(best: Callable[..., Tensor]) -> Row:
+    """The first place of the largest or smallest whole number, as that of the first true: TFLite ranks few types."""
+
+    def row(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | None:
+        if x.is_floating_point() or x.dtype == torch.int32 or not x.dim():
+            return None
+        line, axis = (x.flatten(), 0) if dim is None else (x, dim)
+        line = line if x.dtype == torch.int64 else line.to(torch.int32)
+        place = (line == best(line, [axis], True)).to(torch.int32).argmax(axis, keepdim and dim is not None)
+        return place.reshape([1] * x.dim()) if keepdim and dim is None else place
+
+    return row
+
+
+def _whole_with_place(best: Callable[..., Tensor]) -> Row:
+    place_of = _place_of_whole(best)
+
+    def row(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor] | None:
+        place = place_of(x, dim, keepdim)
+        line = x if x.dtype == torch.int64 else x.to(torch.int32)
+        return None if place is None else (best(line, [dim], keepdim).to(x.dtype), place)
+
+    return row
+
+
 ORDERS: dict[Any, Row] = {
+    aten.argmax.default: _place_of_whole(torch.amax),
+    aten.argmin.default: _place_of_whole(torch.amin),
+    aten.max.dim: _whole_with_place(torch.amax),
+    aten.min.dim: _whole_with_place(torch.amin),
     aten.topk.default: topk,
     aten.sort.default: sort,
     aten.sort.stable: _stable_sort,

@@ -1,4 +1,4 @@
-"""volumes: convolutions of films in groups, for which TFLite has no operator, as those of images."""
+"""volumes: convolutions of films in groups or of one channel, which TFLite has no operator for, as those of images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _DEFAULTS = (None, [1, 1, 1], [0, 0, 0], [1, 1, 1], 1)
 def in_groups(x: Tensor, weight: Tensor, *others: Any) -> Tensor | None:
     """Each frame with those that its kernel meets beside it as channels: (N, C, D, H, W) → (N·D, C·k, H, W).
 
-    The weight stays one: (out, C/groups, k, h, w) as (out, C/groups·k, h, w). None of one group.
+    The weight stays one: (out, C/groups, k, h, w) as (out, C/groups·k, h, w). None of one group, which converters hold,
+    but for a film of one channel read in steps: litert-converter 0.5 takes it for one channel a group, and ends there.
     """
     given: tuple[Any, ...] = (*others, *_DEFAULTS[len(others) :])
     bias, stride, padding, dilation, groups = given
     stride, padding, dilation = ([*each] * (3 // len(each)) for each in (stride, padding, dilation))
-    if groups == 1 or x.dim() != 5:
+    if x.dim() != 5 or (groups == 1 and (x.shape[1] > 1 or max(stride) == 1)):
         return None
     reach = weight.shape[2]
     x = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])) if padding[0] else x
@@ -37,6 +38,11 @@ def in_groups(x: Tensor, weight: Tensor, *others: Any) -> Tensor | None:
     images = images.reshape(batch * count, channels * reach, height, width)
     flat = F.conv2d(images, weight.flatten(1, 2), bias, stride[1:], padding[1:], dilation[1:], groups)
     return flat.reshape(batch, count, *flat.shape[1:]).transpose(1, 2)
+
+
+def norm_in_groups(x: Tensor, groups: int, *others: Any) -> Tensor | None:
+    """The norm of an image as high as all planes: coremltools gives the groups of a volume six axes."""
+    return F.group_norm(x.flatten(2, -2), groups, *others[:3]).reshape(x.shape) if x.dim() == 5 else None
 
 
 VOLUMES: dict[Any, Row] = {aten.conv3d.default: in_groups}

@@ -61,6 +61,7 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
 from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
+from idp_deploy.rewriting.volumes import norm_in_groups
 
 aten = torch.ops.aten
 
@@ -91,6 +92,7 @@ _SPELLED: dict[Any, Row] = {
     aten.argmax.default: partial(place_of, torch.argmax),
     aten.argmin.default: partial(place_of, torch.argmin),
     aten.full_like.default: filled_alike,
+    aten.group_norm.default: norm_in_groups,
     aten.scaled_dot_product_attention.default: with_heads_repeated,
     aten.reciprocal.default: DECOMPOSITIONS[aten.reciprocal.default],
     aten.ones_like.default: partial(filled_alike, value=1),
@@ -162,8 +164,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
             node.args = (*node.args, *usual[len(node.args) - 1 :])
         if node.target is aten.hardtanh.default and node.args[1:] == (0.0, 6.0):
             node.target, node.args = aten.relu6.default, node.args[:1]
-        if node.target is aten.reshape.default and node.args[0].meta["val"].is_contiguous():  # type: ignore[union-attr]
-            node.target = aten.view.default
+        if node.target is aten.view.default:  # how its source lies in memory a pass over the graph may change
+            node.target = aten.reshape.default
         if packet in _POOLS and (len(node.args) == 2 or not node.args[2]):
             node.args = (*node.args[:2], node.args[1], *node.args[3:])  # the stride is the window by default
         if packet in _NEAREST:
