@@ -61,6 +61,7 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
 from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
+from idp_deploy.rewriting.whole import OF_A_NUMBER, RELU
 
 aten = torch.ops.aten
 
@@ -121,6 +122,8 @@ _SPELLED: dict[Any, Row] = {
     **SUMS_OF_PRODUCTS,
     **VARIANCES,
     **VECTORS,
+    **OF_A_NUMBER,
+    **RELU,
     **WHOLE_NUMBERS,
 }
 _VIEWS_READ = {aten.reshape.default, aten.contiguous.default}  # compositions whose parts the converter reads alike
@@ -131,6 +134,7 @@ _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 _MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity, aten.nll_loss, aten.nll_loss_nd}
 _MISREAD |= {aten.acosh, aten.asinh}  # converted to operators that Core ML has not
 _MISREAD |= {aten.reciprocal}  # converted with 1e-4 added
+_MISREAD |= {aten.copy, aten.fill}  # of a trace, taken for writes in place
 _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
 
 
@@ -208,6 +212,15 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
                 )
         program = program.run_decompositions({target: found for target, found in table.items() if found})
     raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=WAY_OUT)
+
+
+def is_read_in_a_trace(graph: fx.Graph, is_registered: Callable[[str], bool]) -> bool:
+    """Whether the converter can be trusted with every call of a graph as TorchScript shows it, with all arguments."""
+    return not any(
+        (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable)
+        or _complaint(node, is_registered)
+        for node in calls(graph)
+    )
 
 
 def _is_read_as_it_is(node: fx.Node, is_registered: Callable[[str], bool]) -> bool:
@@ -314,7 +327,7 @@ def calls(graph: fx.Graph) -> Iterator[fx.Node]:
 def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
     """Why the converter cannot be trusted with this call, or ""."""
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None:
+    if packet is None or node.target in RECURRENT:
         return ""
     if packet in _MISREAD or node.target in CHOICES or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"

@@ -45,6 +45,7 @@ from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.truths import CHOSEN
+from idp_deploy.rewriting.whole import OF_A_NUMBER, PRODUCTS
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -69,7 +70,9 @@ _SPELLED: dict[Any, Row] = {
     **DIAGONALS,
     **EXPERTS,
     **MEANS,
+    **OF_A_NUMBER,
     **PLAINER,
+    **PRODUCTS,
     **RANKS,
     **REPEATS,
     **ROUNDED_UP,

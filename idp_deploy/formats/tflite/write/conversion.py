@@ -29,7 +29,6 @@ from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
     PLAINER,
     SHIFTED,
-    high_power,
     image_taken_from,
     less,
     nan_to_num,
@@ -58,6 +57,7 @@ from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
 from idp_deploy.rewriting.truths import COMPARED, MOVED, counted
 from idp_deploy.rewriting.volumes import VOLUMES
+from idp_deploy.rewriting.whole import WHOLE
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -84,7 +84,6 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
     torch.ops.aten.nan_to_num.default: nan_to_num,
     torch.ops.aten.one_hot.default: one_hot,
-    torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.chunk.default: whole_chunk,
     torch.ops.aten.split.Tensor: whole_split,
@@ -122,6 +121,7 @@ _SPELLED: dict[Any, Row] = {
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
     **VOLUMES,
+    **WHOLE,
 }
 
 
