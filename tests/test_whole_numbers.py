@@ -70,3 +70,27 @@ def test_a_number_as_input_stays_one(format: FormatName, tmp_path: Path) -> None
     path = export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path
     for outputs in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
         assert outputs[0][1].shape == ()
+
+
+class Counting(nn.Module):
+    """Counts of what an input names, of as many as are taken; distances of all pairs; parts of a range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer(x)
+        counted, parts = torch.bincount(k.flatten(), minlength=10), torch.histogram(x, 4, range=(-1.0, 1.0))
+        return nn.functional.pdist(x), nn.functional.pdist(x, p=1), parts.hist, parts.bin_edges, counted[:9] * 2
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_counts_and_pairs_are_torchs(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    model, inputs = CompressedModel(Counting().eval(), {}), (torch.randn(5, 4), torch.randint(0, 9, (3, 4)))
+    path = export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path
+    wanted = [y.detach().numpy() for y in model.module(*inputs)]
+    for outputs in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
+        for found, value in zip(outputs[0], wanted, strict=True):
+            assert np.allclose(found, value, atol=1e-2)

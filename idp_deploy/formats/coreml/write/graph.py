@@ -54,6 +54,7 @@ from idp_deploy.rewriting.products import (
 )
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
+from idp_deploy.rewriting.roots import divide_by_roots, square_by_products
 from idp_deploy.rewriting.scattering import PUT, index_add, scatter_reduce
 from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
@@ -152,7 +153,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     take_apart(module, TRANSPOSED)
     take_apart(module, LAYERS)
     spell_out(module, _SPELLED)
-    _square_by_products(module)
+    square_by_products(module)
+    divide_by_roots(module)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)
     pick_before_ordering(module, _RANK)
@@ -177,15 +179,6 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _square_by_products(module: fx.GraphModule) -> None:
-    """x² beside a root as x·x, in place: coremltools takes √(x²) for x, whatever its sign."""
-    for node in module.graph.nodes:
-        if node.target is not aten.pow.Tensor_Scalar or node.args[1] != 2:
-            continue
-        if any(near.target is aten.sqrt.default for near in (*node.users, *node.all_input_nodes)):
-            node.target, node.args = aten.mul.Tensor, (node.args[0], node.args[0])
-
-
 def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> ExportedProgram:
     """The program in operators that the converter has and reads in full.
 
@@ -201,6 +194,8 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
     for attempt in range(_ROUNDS):
         wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
         if attempt and not wrong:
+            for node in calls(program.graph):  # parts of compositions: `prepare` did so for what it found
+                _floats_for_integers(node)
             return program
         table = {target: _decomposition(target) for target in wrong}
         for target, found in table.items():
