@@ -1,4 +1,4 @@
-"""Infinities that networks look for: nodes without neighbours get 0 where one over the root of their degree has none."""
+"""Infinities that networks look for: nodes without neighbours get 0 for one over the root of their degree."""
 
 from __future__ import annotations
 

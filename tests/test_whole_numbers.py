@@ -94,3 +94,25 @@ def test_counts_and_pairs_are_torchs(format: FormatName, tmp_path: Path) -> None
     for outputs in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
         for found, value in zip(outputs[0], wanted, strict=True):
             assert np.allclose(found, value, atol=1e-2)
+
+
+class Clamped(nn.Module):
+    """One tensor between whole numbers in several places, as partial convolutions keep their mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer(x)
+        return x.clamp(0, 1) * x.sum(), (2 * x).relu() * x.clamp(0, 1), x.clamp(-1, 2) + x.clamp(min=0), x.clamp(0, 0.5)
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_one_tensor_is_clamped_between_whole_numbers_in_several_places(format: FormatName, tmp_path: Path) -> None:
+    model, x = CompressedModel(Clamped().eval(), {}), torch.randn(3, 4)
+    path = export(model, format, (x,), tmp_path / f"m{FORMATS[format].suffix}").path
+    wanted = [y.detach().numpy() for y in model.module(x)]
+    for outputs in run_file(path, [(x.numpy(),)]).values():
+        for found, value in zip(outputs[0], wanted, strict=True):
+            assert np.allclose(found, value, atol=2e-2)

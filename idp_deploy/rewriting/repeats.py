@@ -62,7 +62,8 @@ def _asked(node: fx.Node) -> int | None:
     for user in node.users:
         if user.target is aten.sym_size.int and _is_asserted(user):
             continue
-        axis, start, end, step = (*user.args[1:], *(0, 0, 2**63 - 1, 1)[len(user.args) - 1 :])
+        given: tuple[Any, ...] = user.args[1:]
+        axis, start, end, step = given + (0, 0, 2**63 - 1, 1)[len(given) :]
         if user.target is not aten.slice.Tensor or axis != 0 or (start, step) not in ((0, 1), (None, 1)):
             return None
         if not isinstance(end, int) or not 0 <= end <= least:
