@@ -13,8 +13,8 @@ from idp_deploy.flow import CompressedModel, FormatName
 from idp_deploy.formats import FORMATS, Format
 
 _ORTHONORMAL = (
-    "a rotation comes of two vectors as well: x / |x|, then y less its part along x, then their cross product; or leave the "
-    "decomposition to the program around the file"
+    "a rotation comes of two vectors as well: x / |x|, then y less its part along x, then their cross product; or "
+    "leave the decomposition to the program around the file"
 )
 # operators that no format holds, and what comes to the same of plain ones
 _INSTEAD: Mapping[str, str] = {
