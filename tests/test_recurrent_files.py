@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
@@ -201,3 +203,45 @@ def test_a_state_in_a_tuple_goes_in_and_comes_out_in_a_dict(format: FormatName, 
     parity = verify(export(model, format, example, tmp_path / f"m{FORMATS[format].suffix}").path, model, example)
     assert parity.passed, (parity.outputs, parity.notes)
     assert len({parity.output for parity in parity.outputs}) == 3
+
+
+def fractions(x: Tensor) -> tuple[Tensor, ...]:
+    return torch.fmod(x, 0.7), x.trunc(), torch.lerp(x, -x, 0.3), x.prod(1), x.round(decimals=1)
+
+
+def windows(x: Tensor) -> tuple[Tensor, ...]:
+    return x.unfold(1, 2, 1), F.rms_norm(x, (6,)), F.cosine_similarity(x, x.flip(1), -1), torch.asinh(x)
+
+
+def written(x: Tensor) -> tuple[Tensor, ...]:
+    """As a greedy decoder for CTC marks what it keeps."""
+    best = x.argmax(2)
+    keep = torch.ones_like(best, dtype=torch.bool)
+    keep[:, 1:] = best[:, 1:] != best[:, :-1]
+    keep &= best != 0
+    y = x.clone()
+    y[:, 0] = 0
+    return best.masked_fill(~keep, -1), keep.sum(1), y, (x > 0).roll(1, 1)
+
+
+BEHIND = {"fractions": fractions, "windows": windows, "written": written}
+
+
+class Followed(nn.Module):
+    """A recurrent layer, and what coremltools does not read in a trace as it stands."""
+
+    def __init__(self, rest: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
+        super().__init__()
+        self.gru, self.rest = nn.GRU(4, 6, batch_first=True), rest
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.rest(3 * self.gru(x)[0])
+
+
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_has_to_be_said_otherwise_behind_a_recurrent_layer_goes_to_coreml(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model, example = CompressedModel(Followed(BEHIND[name]).eval(), {}), (torch.randn(2, 7, 4),)
+    path = export(model, "coreml", example, tmp_path / "m.mlpackage", precision="float32").path
+    parity = verify(path, model, example)
+    assert parity.passed, [output for output in parity.outputs if not output.passed]

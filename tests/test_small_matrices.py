@@ -15,7 +15,16 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import CompressedModel, FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
-from idp_deploy.rewriting.solving import cholesky, cholesky_solve, determinant, inverse, power, solve, triangular
+from idp_deploy.rewriting.solving import (
+    cholesky,
+    cholesky_solve,
+    determinant,
+    exponential,
+    inverse,
+    power,
+    solve,
+    triangular,
+)
 from idp_deploy.verification import verify
 from tests.formats_here import HERE
 
@@ -87,6 +96,7 @@ KINDS: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "inverse": lambda a, x: torch.linalg.inv(a) @ x,
     "solve": torch.linalg.solve,
     "cholesky": lambda a, x: torch.cholesky_solve(x, torch.linalg.cholesky(a)),
+    "exponential": lambda a, x: torch.linalg.matrix_exp(a - a.mT + x / 2),
     "determinant": lambda a, x: (torch.det(a), torch.linalg.slogdet(a).logabsdet),
 }
 
@@ -109,3 +119,32 @@ def test_large_ones_are_refused_by_name(format: FormatName, tmp_path: Path) -> N
     with pytest.raises(ConversionError) as caught:
         export(model, format, (torch.randn(1, 17, 17),), tmp_path / f"m{FORMATS[format].suffix}")
     assert caught.value.way_out
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 5.0])
+def test_exponentials_are_as_exact_as_torchs(size: float) -> None:
+    a = torch.randn(3, 4, 4) * size
+    for matrices in (a, a - a.mT, a[0]):
+        found, wanted = exponential(matrices), torch.linalg.matrix_exp(matrices.double()).float()
+        assert found is not None
+        assert float((found - wanted).abs().max() / wanted.abs().max()) < 2e-5
+    assert exponential(torch.eye(17)) is None
+
+
+INSTEAD: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "svd": (lambda a: torch.linalg.svd(a).U, "two vectors"),
+    "singular values": (torch.linalg.svdvals, "two vectors"),
+    "eigenvalues": (torch.linalg.eigvalsh, "two vectors"),
+    "qr": (lambda a: torch.linalg.qr(a).R, "cholesky"),
+    "pseudo-inverse": (torch.linalg.pinv, r"solve\(A\.mT @ A, A\.mT\)"),
+    "least squares": (lambda a: torch.linalg.lstsq(a, a[..., :1]).solution, r"solve\(A\.mT @ A, A\.mT @ b\)"),
+}
+
+
+@pytest.mark.parametrize("format", HERE)
+@pytest.mark.parametrize("kind", INSTEAD)
+def test_decompositions_are_refused_with_what_comes_to_the_same(kind: str, format: FormatName, tmp_path: Path) -> None:
+    computed, said = INSTEAD[kind]
+    model = CompressedModel(Algebra(lambda a, x: computed(a), 3).eval(), {})
+    with pytest.raises(ConversionError, match=said):
+        export(model, format, (torch.randn(1, 3, 3),), tmp_path / f"m{FORMATS[format].suffix}")

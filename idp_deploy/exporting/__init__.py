@@ -22,7 +22,7 @@ from idp_deploy.capturing.lengths import asked_length
 from idp_deploy.errors import ConversionError, NoOperatorError, UsageError
 from idp_deploy.exporting.randomness import refuse_random
 from idp_deploy.exporting.sparing import sparing
-from idp_deploy.exporting.ways_out import naming_the_widest
+from idp_deploy.exporting.ways_out import naming_the_widest, saying_what_instead
 from idp_deploy.flow import Artifact, CompressedModel, FormatName
 from idp_deploy.formats import known, manifest
 from idp_deploy.formats.notes import storage_notes
@@ -104,9 +104,10 @@ def convert(
     converter = row.function("convert")
     _refuse_unknown(format, options, _defaults(converter))
     with sparing():
-        captured = capture(model, example_inputs, **with_batch)
+        with saying_what_instead():
+            captured = capture(model, example_inputs, **with_batch)
         refuse_random(captured)
-        with naming_the_widest(format, model, example_inputs):
+        with naming_the_widest(format, model, example_inputs), saying_what_instead():
             try:
                 converted = converter(captured, model.quantization, encoding, **options)
             except ConversionError as error:

@@ -35,8 +35,9 @@ _BOUNDS: dict[Any, Callable[..., tuple[Any, Any]]] = {  # operator → (low, hig
 def join_bounds(module: fx.GraphModule) -> None:
     """One clamp of floats in the place of the second of two, in place.
 
-    Where nothing lies within the bounds of both, it gives the nearest of the second bounds
-    (findings/onnxscript_two_clips.sh).
+    Where nothing lies within the bounds of both, it gives the nearest of the second bounds. Both ends of a clamp are
+    floats then: whole ones become a Max and a Min, and of two such pairs for one tensor onnxscript names the ends alike
+    and stores those of one (findings/onnxscript_two_clips.sh, both).
     """
     for node in list(module.graph.nodes):
         second, source = _bounds(node), node.all_input_nodes[:1]
@@ -46,6 +47,8 @@ def join_bounds(module: fx.GraphModule) -> None:
             stated = (None if low == -math.inf else low, None if high == math.inf else high)
             args = source[0].args[0], *(stated if any(bound is not None for bound in stated) else (low, high))
             node.target, node.args, node.kwargs = aten.clamp.default, args, {}
+        elif second and node.target is aten.clamp.default and all(map(math.isfinite, second)):
+            node.args, node.kwargs = (node.args[0], *second), {}
     module.graph.eliminate_dead_code()
     module.recompile()
 

@@ -188,6 +188,15 @@ def aminmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tupl
     return x.amin(axes, keepdim), x.amax(axes, keepdim)
 
 
+def _of_all(most: Callable[..., Tensor]) -> Row:
+    """The most of all entries, by their axes: torch.onnx wants to be told some."""
+
+    def row(x: Tensor, dim: list[int] | tuple[int, ...] = (), keepdim: bool = False) -> Tensor | None:
+        return None if dim or not x.dim() else most(x, list(range(x.dim())), keepdim)
+
+    return row
+
+
 def signbit(x: Tensor) -> Tensor:
     """Whether it is negative, or the zero of that side."""
     if not x.is_floating_point():
@@ -253,6 +262,8 @@ BITS_OF_TRUTH: dict[Any, Row] = {
     aten.bitwise_not.default: _on_truth(torch.logical_not),
 }
 PLAINER: dict[Any, Row] = {
+    aten.amax.default: _of_all(torch.amax),
+    aten.amin.default: _of_all(torch.amin),
     aten.aminmax.default: aminmax,
     aten.copysign.Scalar: copysign,
     aten.copysign.Tensor: copysign,

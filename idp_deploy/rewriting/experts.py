@@ -48,8 +48,18 @@ def histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor 
     return found.to(x.dtype).sum(0)
 
 
+def histogram(
+    x: Tensor, bins: int, *, range: list[float] | None = None, weight: Tensor | None = None, density: bool = False
+) -> tuple[Tensor, Tensor] | None:
+    """(`histc` of given ends, the ends of its parts)."""
+    if range is None or weight is not None or density or (found := histc(x, bins, *range)) is None:
+        return None
+    return found, torch.linspace(range[0], range[1], bins + 1, dtype=x.dtype)
+
+
 EXPERTS: dict[Any, Row] = {
     aten._grouped_mm.default: grouped,
     "transformers.grouped_mm_fallback.default": grouped,  # an operator of that library, known once it is imported
     aten.histc.default: histc,
+    aten.histogram.bin_ct: histogram,
 }

@@ -43,12 +43,13 @@ def _stable_sort(x: Tensor, *, stable: bool | None, dim: int = -1, descending: b
 
 
 def cumprod(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor | None:
-    """Products of 2, 4, 8, … neighbours, with 1 before the first."""
-    if not x.dim() or not x.is_floating_point() or dtype not in (None, x.dtype):
+    """Products of 2, 4, 8, … neighbours, with 1 before the first; integers in 64 bits, as torch does."""
+    if not x.dim() or not x.dtype.is_signed or x.is_complex():
         return None
+    x = x.to(dtype or (x.dtype if x.is_floating_point() else torch.int64))
     turned, reach = x.transpose(dim, -1), 1
     while reach < turned.shape[-1]:
-        before = torch.nn.functional.pad(turned.narrow(-1, 0, turned.shape[-1] - reach), (reach, 0), value=1.0)
+        before = torch.nn.functional.pad(turned.narrow(-1, 0, turned.shape[-1] - reach), (reach, 0), value=1)
         turned, reach = turned * before, 2 * reach
     return turned.transpose(dim, -1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -16,7 +17,18 @@ aten = torch.ops.aten
 
 def cdist(x: Tensor, y: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor | None:
     """Distances between all rows of x and all rows of y, for the common norms."""
-    apart = x.unsqueeze(-2) - y.unsqueeze(-3)
+    return _length(x.unsqueeze(-2) - y.unsqueeze(-3), p)
+
+
+def pdist(x: Tensor, p: float = 2.0) -> Tensor | None:
+    """Distances of each row to those after it: (n, d) → (n·(n − 1)/2,)."""
+    if not isinstance(x.shape[0], int) or x.shape[0] < 2:
+        return None
+    first, second = (torch.tensor(places) for places in zip(*combinations(range(x.shape[0]), 2), strict=True))
+    return _length(x.index_select(0, first) - x.index_select(0, second), p)
+
+
+def _length(apart: Tensor, p: float) -> Tensor | None:
     if p == 2.0:
         return apart.square().sum(-1).sqrt()
     return apart.abs().sum(-1) if p == 1.0 else apart.abs().amax(-1) if p == float("inf") else None
@@ -186,6 +198,7 @@ VECTORS: dict[Any, Row] = {
 }
 SUMS_OF_PRODUCTS: dict[Any, Row] = {
     aten.cdist.default: cdist,
+    aten.pdist.default: pdist,
     aten.bilinear.default: bilinear,
     aten.col2im.default: col2im,
 }

@@ -47,10 +47,33 @@ def count_what_is_bounded(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         size = node.meta["val"].shape[0] if node.target is aten.bincount.default else None
         size = size.node.maybe_as_int() if isinstance(size, torch.SymInt) else size
+        size = _asked(node) if size is None else size
         if size is not None:
             replace(module, node, partial(bincount, size))
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _asked(node: fx.Node) -> int | None:
+    """How many numbers follow a count whose users all take the first of those that there are at least."""
+    least: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("minlength", 0)
+    if node.target is not aten.bincount.default or not isinstance(least, int) or not node.users:
+        return None
+    for user in node.users:
+        if user.target is aten.sym_size.int and _is_asserted(user):
+            continue
+        given: tuple[Any, ...] = user.args[1:]
+        axis, start, end, step = given + (0, 0, 2**63 - 1, 1)[len(given) :]
+        if user.target is not aten.slice.Tensor or axis != 0 or (start, step) not in ((0, 1), (None, 1)):
+            return None
+        if not isinstance(end, int) or not 0 <= end <= least:
+            return None
+    return least
+
+
+def _is_asserted(size: fx.Node) -> bool:
+    """Whether a trace asks for a size for nothing but what it asserts of it."""
+    return all(check.target is aten._assert_scalar.default for test in size.users for check in test.users)
 
 
 REPEATS: dict[Any, Row] = {

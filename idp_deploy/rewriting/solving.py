@@ -15,6 +15,8 @@ from idp_deploy.rewriting.spelling import Row
 
 aten = torch.ops.aten
 _MOST = 16
+_TERMS = 11  # of the series, the last less than float32 tells from 1
+_SQUARED = 8  # times at most: a size of 256 is beyond what e to its power holds
 
 
 def _fits(a: Tensor) -> bool:
@@ -143,6 +145,22 @@ def power(a: Tensor, n: int) -> Tensor | None:
     return None if inverted is None else torch.linalg.matrix_power(inverted, -n)
 
 
+def exponential(a: Tensor) -> Tensor | None:
+    """e to the power of a matrix: a series for A / 2ˢ of size 1 at most, whose sum is squared s times."""
+    if not _fits(a):
+        return None
+    one, size = _one(a), a.abs().sum(-2).amax(-1)[..., None, None]
+    large = [size > 2.0**k for k in range(_SQUARED)]
+    for beyond in large:
+        a = torch.where(beyond, a / 2, a)
+    result = one
+    for k in range(_TERMS, 0, -1):  # 1 + A·(1 + A/2·(1 + A/3·(…)))
+        result = one + torch.matmul(a, result) / k
+    for beyond in large:
+        result = torch.where(beyond, torch.matmul(result, result), result)
+    return result
+
+
 def _without_error(row: Row) -> Row:
     """The same with a word on each matrix that it went well."""
 
@@ -164,10 +182,12 @@ SOLVING: dict[Any, Row] = {
     aten.linalg_det.default: determinant,
     aten.linalg_inv.default: inverse,
     aten.linalg_inv_ex.default: _without_error(inverse),
+    aten.linalg_matrix_exp.default: exponential,
     aten.linalg_matrix_power.default: power,
     aten.linalg_slogdet.default: sign_and_logarithm,
     aten.linalg_solve.default: solve,
     aten.linalg_solve_triangular.default: triangular,
+    aten.matrix_exp.default: exponential,
     aten.logdet.default: logarithm_of_determinant,
     aten.slogdet.default: sign_and_logarithm,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,11 +54,22 @@ def counted(x: Tensor, dtype: torch.dtype, *_: Any, **how: Any) -> Tensor | None
     return torch.where(x, torch.ones((), dtype=dtype), torch.zeros((), dtype=dtype))
 
 
+def _most(x: Tensor) -> float:
+    return torch.finfo(x.dtype if x.is_floating_point() else torch.float32).max
+
+
+def _endless(x: Tensor, y: float) -> Tensor:
+    """`x == inf`; LiteRT's plain kernels give the largest number there is for 1 / 0."""
+    return x >= _most(x) if y > 0 else x <= -_most(x)
+
+
 def _compared(operator: Callable[..., Tensor]) -> Row:
     """A whole number beside one with a fraction, both in its type: litert-torch compares them in float64."""
 
     def row(x: Tensor, y: Any) -> Tensor | None:
         kind = torch.result_type(x, y)
+        if isinstance(y, float) and math.isinf(y) and operator in (aten.eq.Tensor, aten.ne.Tensor):
+            return _endless(x, y) if operator is aten.eq.Tensor else torch.logical_not(_endless(x, y))
         if not kind.is_floating_point or (x.dtype == kind and (not isinstance(y, Tensor) or y.dtype == kind)):
             return None
         other = y.to(kind) if isinstance(y, Tensor) else torch.full((), y, dtype=kind)
@@ -69,6 +81,12 @@ def _compared(operator: Callable[..., Tensor]) -> Row:
 _COMPARISONS = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
 COMPARED: dict[Any, Row] = {
     getattr(packet, form): _compared(packet.Tensor) for packet in _COMPARISONS for form in ("Scalar", "Tensor")
+}
+ENDLESS: dict[Any, Row] = {
+    aten.isinf.default: lambda x: _endless(torch.abs(x), torch.inf),
+    aten.isfinite.default: lambda x: torch.abs(x) < _most(x),
+    aten.isposinf.default: lambda x: _endless(x, torch.inf),
+    aten.isneginf.default: lambda x: _endless(x, -torch.inf),
 }
 _MOVES = (
     aten.gather.default, aten.index.Tensor, aten.index_select.default, aten.roll.default, aten.select_scatter.default,

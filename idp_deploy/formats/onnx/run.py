@@ -101,7 +101,7 @@ def _opened(contents: Contents, threads: int, entry: tuple[str, ...]) -> Session
                 said = f"{path}: {end} '{value.name}' is a {value.type}, which {RUNTIME} has no Python type for"
                 raise ConversionError(said, way_out=_PLAIN)
         feed = {
-            name: np.ascontiguousarray(array, _dtype(declared[name].type, array))
+            name: np.asarray(array, _dtype(declared[name].type, array), order="C")
             for name, array in zip(inputs, call, strict=True)
             if name in declared
         }

@@ -82,6 +82,11 @@ def _of_all(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda x, unbiased=True: function(x, correction=float(unbiased))
 
 
+def _copy(x: Tensor, source: Tensor, non_blocking: bool = False) -> Tensor:
+    """What is written over x, of its type and shape."""
+    return source.to(x.dtype).expand(x.shape)
+
+
 def _round(x: Tensor, *, decimals: int) -> Tensor:
     return torch.round(x * 10.0**decimals) / 10.0**decimals
 
@@ -160,6 +165,9 @@ DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     **VARIANCES,
     aten.acosh.default: _acosh,
     aten.asinh.default: _asinh,
+    aten.copy.default: _copy,
+    aten.fill.Scalar: lambda x, value: torch.full(x.shape, value, dtype=x.dtype),
+    aten.fill.Tensor: _copy,
     aten.cosine_similarity.default: _cosine_similarity,
     aten.meshgrid.default: _meshgrid,
     aten.meshgrid.indexing: _meshgrid,

@@ -27,6 +27,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy import files
 from idp_deploy.capturing import Captured, refuse_branches, refuse_projections, refuse_returned_inputs
+from idp_deploy.capturing.recurrences import whole_recurrences
 from idp_deploy.errors import ConversionError, IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Quantization
 from idp_deploy.formats import manifest
@@ -38,6 +39,7 @@ from idp_deploy.formats.coreml.write.ends import part_outputs
 from idp_deploy.formats.coreml.write.halves import hold_far_numbers
 from idp_deploy.formats.coreml.write.matching import Match, match
 from idp_deploy.formats.coreml.write.storing import Plan, store
+from idp_deploy.formats.coreml.write.turned import meets_itself_turned
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.masks import prunable_weights
@@ -203,6 +205,8 @@ def _convert(captured: Captured, target: str, precision: str) -> tuple[Any, byte
             source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
             pipeline.remove_passes(_UNWANTED_PASSES)
+            if meets_itself_turned(captured.module.graph):
+                pipeline.remove_passes(["common::reduce_transposes"])
             converted = ct.convert(
                 source,
                 inputs=inputs,
@@ -231,8 +235,11 @@ def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
 
     if not coreml_graph.is_recurrent(captured.module):
         return coreml_graph.without_numbers(coreml_graph.lower(program, _is_registered)), None
-    program = coreml_graph.without_numbers(program)
     flat = _Flat(captured)
+    if not coreml_graph.is_read_in_a_trace(program.graph, _is_registered):
+        with whole_recurrences():
+            flat.module = coreml_graph.lower(program, _is_registered).module(check_guards=False)
+    program = coreml_graph.without_numbers(program)
     tensors = [x for x in flat.leaves if isinstance(x, Tensor)]
     traced = torch.jit.trace(flat, tuple(tensors), strict=False, check_trace=False)
     names = [str(name) for name in program.graph_signature.user_inputs]

@@ -54,6 +54,7 @@ from idp_deploy.rewriting.products import (
 )
 from idp_deploy.rewriting.ranks import pick_before_ordering, within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
+from idp_deploy.rewriting.roots import divide_by_roots, square_by_products
 from idp_deploy.rewriting.scattering import PUT, index_add, scatter_reduce
 from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
@@ -62,6 +63,7 @@ from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_coreml, held_by_coreml_in_volumes
 from idp_deploy.rewriting.truths import MOVED_AS_NUMBERS
 from idp_deploy.rewriting.volumes import norm_in_groups
+from idp_deploy.rewriting.whole import OF_A_NUMBER, RELU
 
 aten = torch.ops.aten
 
@@ -123,6 +125,8 @@ _SPELLED: dict[Any, Row] = {
     **SUMS_OF_PRODUCTS,
     **VARIANCES,
     **VECTORS,
+    **OF_A_NUMBER,
+    **RELU,
     **WHOLE_NUMBERS,
 }
 _VIEWS_READ = {aten.reshape.default, aten.contiguous.default}  # compositions whose parts the converter reads alike
@@ -133,6 +137,7 @@ _NEAREST = {aten.upsample_nearest2d, aten._upsample_nearest_exact2d}
 _MISREAD = {aten.rsub, aten.hardshrink, aten.rms_norm, aten.cosine_similarity, aten.nll_loss, aten.nll_loss_nd}
 _MISREAD |= {aten.acosh, aten.asinh}  # converted to operators that Core ML has not
 _MISREAD |= {aten.reciprocal}  # converted with 1e-4 added
+_MISREAD |= {aten.copy, aten.fill}  # of a trace, taken for writes in place
 _MISREAD |= {aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa}  # converted without their smoothing
 
 
@@ -150,7 +155,8 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     take_apart(module, TRANSPOSED)
     take_apart(module, LAYERS)
     spell_out(module, _SPELLED)
-    _square_by_products(module)
+    square_by_products(module)
+    divide_by_roots(module)
     crop_explicitly(module, held_by_coreml, held_by_coreml_in_volumes)
     spell_out_cells(module)
     pick_before_ordering(module, _RANK)
@@ -175,15 +181,6 @@ def prepare(module: fx.GraphModule) -> fx.GraphModule:
     return module
 
 
-def _square_by_products(module: fx.GraphModule) -> None:
-    """x² beside a root as x·x, in place: coremltools takes √(x²) for x, whatever its sign."""
-    for node in module.graph.nodes:
-        if node.target is not aten.pow.Tensor_Scalar or node.args[1] != 2:
-            continue
-        if any(near.target is aten.sqrt.default for near in (*node.users, *node.all_input_nodes)):
-            node.target, node.args = aten.mul.Tensor, (node.args[0], node.args[0])
-
-
 def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> ExportedProgram:
     """The program in operators that the converter has and reads in full.
 
@@ -199,6 +196,8 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
     for attempt in range(_ROUNDS):
         wrong = {node.target: node for node in calls(program.graph) if _complaint(node, is_registered)}
         if attempt and not wrong:
+            for node in calls(program.graph):  # parts of compositions: `prepare` did so for what it found
+                _floats_for_integers(node)
             return program
         table = {target: _decomposition(target) for target in wrong}
         for target, found in table.items():
@@ -210,6 +209,15 @@ def lower(program: ExportedProgram, is_registered: Callable[[str], bool]) -> Exp
                 )
         program = program.run_decompositions({target: found for target, found in table.items() if found})
     raise ConversionError("Core ML cannot hold " + ", ".join(map(str, wrong)), way_out=WAY_OUT)
+
+
+def is_read_in_a_trace(graph: fx.Graph, is_registered: Callable[[str], bool]) -> bool:
+    """Whether the converter can be trusted with every call of a graph as TorchScript shows it, with all arguments."""
+    return not any(
+        (isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable)
+        or _complaint(node, is_registered)
+        for node in calls(graph)
+    )
 
 
 def _is_read_as_it_is(node: fx.Node, is_registered: Callable[[str], bool]) -> bool:
@@ -316,7 +324,7 @@ def calls(graph: fx.Graph) -> Iterator[fx.Node]:
 def _complaint(node: fx.Node, is_registered: Callable[[str], bool]) -> str:
     """Why the converter cannot be trusted with this call, or ""."""
     packet = getattr(node.target, "overloadpacket", None)
-    if packet is None:
+    if packet is None or node.target in RECURRENT:
         return ""
     if packet in _MISREAD or node.target in CHOICES or not is_registered(node.target.name()):  # type: ignore[union-attr]
         return "coremltools has no such operator"

@@ -36,7 +36,7 @@ from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.masked import read_by_masks
 from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
-from idp_deploy.rewriting.products import addmm, attention, cdist
+from idp_deploy.rewriting.products import addmm, attention, cdist, pdist
 from idp_deploy.rewriting.projected import PROJECTED
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
 from idp_deploy.rewriting.scattering import MEANS, WIDE_PLACES, select_scatter
@@ -45,6 +45,7 @@ from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.truths import CHOSEN
+from idp_deploy.rewriting.whole import OF_A_NUMBER, PRODUCTS
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -54,6 +55,7 @@ _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
     torch.ops.aten.addmm.default: addmm,
     torch.ops.aten.cdist.default: cdist,
+    torch.ops.aten.pdist.default: pdist,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.aten.div.Tensor_mode: whole_quotient,
     torch.ops.aten.div.Scalar_mode: whole_quotient,
@@ -69,7 +71,9 @@ _SPELLED: dict[Any, Row] = {
     **DIAGONALS,
     **EXPERTS,
     **MEANS,
+    **OF_A_NUMBER,
     **PLAINER,
+    **PRODUCTS,
     **RANKS,
     **REPEATS,
     **ROUNDED_UP,

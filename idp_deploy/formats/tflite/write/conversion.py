@@ -29,7 +29,6 @@ from idp_deploy.rewriting.diagonals import DIAGONALS
 from idp_deploy.rewriting.elementwise import (
     PLAINER,
     SHIFTED,
-    high_power,
     image_taken_from,
     less,
     nan_to_num,
@@ -49,6 +48,7 @@ from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
 from idp_deploy.rewriting.ranks import within
 from idp_deploy.rewriting.repeats import REPEATS, count_what_is_bounded
+from idp_deploy.rewriting.roots import divide_by_roots
 from idp_deploy.rewriting.scattering import SCATTERED
 from idp_deploy.rewriting.segments import SEGMENTS
 from idp_deploy.rewriting.solving import SOLVING
@@ -56,8 +56,9 @@ from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.spreading import leave_spreading_to_operators
 from idp_deploy.rewriting.transposed import crop_explicitly, held_by_tflite, in_other_layers, refuse_grouped_and_dilated
-from idp_deploy.rewriting.truths import COMPARED, MOVED, counted
+from idp_deploy.rewriting.truths import COMPARED, ENDLESS, MOVED, counted
 from idp_deploy.rewriting.volumes import VOLUMES
+from idp_deploy.rewriting.whole import WHOLE
 
 _RANK = 6  # of XNNPACK, which does not load a file where a linear layer has more
 _SPATIAL = ("conv2d", "conv_transpose2d", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "upsample", "batch_norm")
@@ -77,31 +78,28 @@ _MEAN = torch.ops.aten.mean.dim
 # it takes the pixels in the middle, where torch takes the first, and the ratio of the sizes for the factor given
 _SPELLED: dict[Any, Row] = {
     torch.ops.aten.adaptive_avg_pool3d.default: adaptive_avg_pool3d,
-    torch.ops.aten.conv_transpose1d.default: in_other_layers,
-    torch.ops.aten.conv_transpose2d.input: in_other_layers,
+    **dict.fromkeys((torch.ops.aten.conv_transpose1d.default, torch.ops.aten.conv_transpose2d.input), in_other_layers),
     torch.ops.aten.conv_transpose3d.input: in_other_layers,
     torch.ops.aten.embedding_bag.padding_idx: embedding_bag,
     torch.ops.aten.exp2.default: lambda x: torch.exp(x * math.log(2)),
     torch.ops.aten.nan_to_num.default: nan_to_num,
     torch.ops.aten.one_hot.default: one_hot,
-    torch.ops.aten.pow.Tensor_Scalar: high_power,
     torch.ops.aten.repeat.default: repeat,
     torch.ops.aten.chunk.default: whole_chunk,
-    torch.ops.aten.split.Tensor: whole_split,
-    torch.ops.aten.split_with_sizes.default: whole_split,
+    **dict.fromkeys((torch.ops.aten.split.Tensor, torch.ops.aten.split_with_sizes.default), whole_split),
     torch.ops.aten.unfold.default: unfold,
     torch.ops.aten.square.default: lambda x: x * x,
     torch.ops.aten.to.dtype: counted,
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten.div.Tensor: share_of,
     torch.ops.aten.sub.Tensor: less,
-    torch.ops.aten.rsub.Scalar: image_taken_from,
-    torch.ops.aten.rsub.Tensor: image_taken_from,
+    **{getattr(torch.ops.aten.rsub, form): image_taken_from for form in ("Scalar", "Tensor")},
     torch.ops.aten.upsample_nearest2d.vec: nearest2d,
     torch.ops.aten.upsample_bilinear2d.vec: linear,
     **ALONG_A_LINE,
     **BITS,
     **COMPARED,
+    **ENDLESS,
     **DIAGONALS,
     **DILATED,
     torch.ops.aten.max_pool3d.default: by_planes,
@@ -122,6 +120,7 @@ _SPELLED: dict[Any, Row] = {
     **SPECIAL,
     **SUMS_OF_PRODUCTS,
     **VOLUMES,
+    **WHOLE,
 }
 
 
@@ -196,6 +195,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     spell_out(captured.module, UNBATCHED)
     take_apart(captured.module, TRANSPOSED)
     spell_out(captured.module, _SPELLED)
+    divide_by_roots(captured.module)
     leave_spreading_to_operators(captured.module)
     keep_spatial_means(captured.module)
     refuse_grouped_and_dilated(captured.module)
