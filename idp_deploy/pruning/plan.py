@@ -20,6 +20,8 @@ _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
 
 _PATIENCE = 16  # calls: so often a GradScaler that starts at 2**16 halves its scale at most, until a step passes
 
+OWN_FORWARD = "call the model itself: torch.func.functional_call(model, weights, inputs) takes other weights"
+
 _PLAN = (
     "plan the optimizer steps that will be taken (len(loader) / accumulation an epoch), or train on before finalize(); "
     'on_unfinished="raise" stops here, "finish" trains the missing steps by loss= and optimizer=, "warn" goes on'
@@ -257,8 +259,8 @@ class Plan:
         self._tell(
             "idle",
             "step() was called though the optimizer has taken no step since the last call (gradients accumulate, a "
-            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of backward(), "
-            "which then fails on what it has changed): such calls do not count",
+            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of the "
+            "optimizer's step, where masks follow one step late): such calls do not count",
             "call it right after the optimizer's step",
         )
 
@@ -274,8 +276,16 @@ class Plan:
 
     def _say_apart(self) -> None:
         """Weights that may train, and that no gradient can have reached: a mask that nothing answers to."""
-        if not any(site.learns for site in self.sites):
-            return  # by its copies (MAML) or in a way that no hook sees
+        if not any(site.learns for site in self.sites):  # by its copies (MAML), or in a way that no hook sees
+            if self._proven and not any(copy.trains for site in self.sites for copy in site.copies):
+                self._tell(
+                    "elsewhere",
+                    "no forward of the model took gradients so far, though its weights change: where something else "
+                    "computes with them (higher), no mask reaches it, and nothing learns to do without what goes; "
+                    "gradients that are estimated from its results are fine",
+                    OWN_FORWARD,
+                )
+            return
         apart = [s.name for s in self.sites if s.live().requires_grad and not s.learns and not s.copies]
         if apart:
             self._tell(

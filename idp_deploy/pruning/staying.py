@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.loading.misfits import ADAPTER
+from idp_deploy.pruning.plan import OWN_FORWARD
 from idp_deploy.pruning.sites import REPLACING, Site, still_soft
 
 
@@ -79,6 +80,24 @@ def refuse_shared_memory(sites: Sequence[Site]) -> None:
                 way_out="tie them as one parameter (b.weight = a.weight, not b.weight.data = a.weight.data), or give "
                 "each its own values (.data.clone()), before prepare()",
             )
+
+
+def refuse_unread(sites: Sequence[Site]) -> None:
+    """Raise `UsageError` where weights are trained that the forward of their own layers never reads."""
+    if not any(site.seen or not site.copies for site in sites):
+        return  # copies learn for it, as in MAML
+    unread = [site for site in sites if not site.seen and site.live().grad is not None]
+    if len(unread) == len(sites) > 1:
+        raise UsageError(
+            f"the pruned weights are trained, '{unread[0].name}' first, and none is read by the forward of its own "
+            "layer, so no mask reaches them: something else computes with them (higher, make_functional)",
+            way_out=OWN_FORWARD,
+        )
+    for site in unread:
+        raise UsageError(
+            f"weight '{site.name}' is trained but not read by the forward of its own layer, so no mask reaches it",
+            way_out=f'leave it out with skip = ["{site.name}"]',
+        )
 
 
 def say_still(sites: Sequence[Site]) -> None:
