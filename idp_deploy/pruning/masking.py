@@ -293,7 +293,7 @@ class Masking:
                 raise UsageError(
                     f"weight '{site.name}' holds {bad} values that are NaN or infinite{when}",
                     way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
-                    'line_search_fn="strong_wolfe"',
+                    'line_search_fn="strong_wolfe" and lr below 1',
                 )
 
 

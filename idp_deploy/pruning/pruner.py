@@ -31,14 +31,13 @@ from idp_deploy.pruning.pace import Pace, resumed
 from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
-from idp_deploy.pruning.sharding import refuse_flat
+from idp_deploy.pruning.sharding import refuse_flat, say_unreduced
 from idp_deploy.pruning.sites import attach
 from idp_deploy.pruning.staying import (
     refuse_keras,
     refuse_replaced,
     refuse_shared_memory,
     refuse_unread,
-    say_adapters,
     say_still,
     say_unpruned,
 )
@@ -140,8 +139,9 @@ class Pruner:
             forget_compiled()
             self._begun = True
             if not self.steps and self.recipe.sparsity:
-                say_still(self.sites)
-                say_adapters(self._bare)
+                say_still(self._bare, self.sites)
+            if not self.method.trains:
+                say_unreduced(self.model, self.method.name)
             self.plan.open()
             self.plan.settled()
         return self.model

@@ -100,25 +100,23 @@ def refuse_unread(sites: Sequence[Site]) -> None:
         )
 
 
-def say_still(sites: Sequence[Site]) -> None:
-    """Warn of pruned weights that do not train."""
+def say_still(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Warn of pruned weights that do not train, and of adapters: merging one fills the zeros of what it goes into."""
     still = [site.name for site in sites if not site.live().requires_grad]
-    if still:
+    adapter = next((name for name, _ in model.named_parameters() if re.search(ADAPTER, name)), None)
+    if adapter is not None:
+        beside = f"; {len(still)} of {len(sites)} pruned weights do not train beside it" if still else ""
+        warn(
+            f"the model holds an adapter ('{adapter}'), and merging it fills the zeros of the weights that it goes into"
+            f"{beside}",
+            "merge it first (model.merge_and_unload()) and prune that; or merge after finalize(), call "
+            "pruner.apply_to(merged), and measure that",
+        )
+    elif still:
         warn(
             f"{len(still)} of {len(sites)} pruned weights do not train (requires_grad is False), '{still[0]}' first: "
             "they are pruned like all others, and nothing makes up for it",
             f'leave such weights out with skip = ["{still[0]}", …], or let them train',
-        )
-
-
-def say_adapters(model: nn.Module) -> None:
-    """Warn of adapters: merging one fills the zeros of the weights that it goes into."""
-    found = next((name for name, _ in model.named_parameters() if re.search(ADAPTER, name)), None)
-    if found is not None:
-        warn(
-            f"the model holds an adapter ('{found}'), and merging it fills the zeros of the weights that it goes into",
-            "merge it first (model.merge_and_unload()) and prune that; or merge after finalize(), call "
-            "pruner.apply_to(merged), and measure that",
         )
 
 
