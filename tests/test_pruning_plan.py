@@ -243,8 +243,22 @@ def test_step_may_be_a_hook_of_the_optimizer(told: bool) -> None:
     assert not said(loop.pruner.finalize)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:step.. was called though")
+@pytest.mark.parametrize("anew", [False, True])
+def test_an_optimizer_whose_parameters_were_exchanged_is_told_of(anew: bool) -> None:
+    """The calls were said to come without a step, and not why."""
+    loop = Loop(epochs=2)
+    loop.run(4)
+    loop.model.load_state_dict({name: value.clone() for name, value in loop.model.state_dict().items()}, assign=True)
+    if anew:
+        loop.optimizer = torch.optim.SGD(loop.model.parameters(), 0.1)
+    told = said(lambda: loop.run(4))
+    assert [("assign=True" in text) for text in told] == ([] if anew else [True, False])
+    assert loop.pruner.steps == (8 if anew else 4)
+
+
 @pytest.mark.filterwarnings("ignore:.*:idp_deploy.errors.IdpDeployWarning")
+@pytest.mark.parametrize("method", METHODS)
 def test_step_may_stand_between_forward_and_backward(method: str) -> None:
     """Autograd refused what step() had written meanwhile, with most methods."""
     torch.manual_seed(0)

@@ -292,8 +292,8 @@ class Masking:
                 when = f", at step {step}" if step else ""
                 raise UsageError(
                     f"weight '{site.name}' holds {bad} values that are NaN or infinite{when}",
-                    way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
-                    'line_search_fn="strong_wolfe" and lr below 1',
+                    way_out="lower the learning rate, skip steps whose loss is no number, or check the checkpoint; "
+                    'LBFGS under masks that move wants line_search_fn="strong_wolfe" and lr below 1',
                 )
 
 

@@ -52,6 +52,7 @@ class Plan:
         self._proven, self._unproven = False, 0
         self._told: set[str] = set()
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
+        self._strays = False  # whether `optimizer` steps, and none of what it trains is the model's any more
         self._under_way: set[int] = set()  # optimizers whose step has begun, and counts already
         self._handle: Any = None
         self._optimizer = bare = bare_optimizer(optimizer)
@@ -228,6 +229,7 @@ class Plan:
             if not begins:
                 return
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        self._strays = optimizer is self._optimizer and not self._trains(optimizer)
         skipped = getattr(optimizer, "found_inf", None)  # a fused one is called by the GradScaler, and skips by itself
         if moved and self._trains(optimizer) and not (skipped is not None and bool(skipped)):
             self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
@@ -256,6 +258,13 @@ class Plan:
         return found
 
     def _say_idle(self) -> None:
+        if self._strays:
+            self._tell(
+                "strays",
+                "the optimizer trains tensors that are not the model's any more: its parameters were exchanged "
+                "(load_state_dict(…, assign=True), a conversion), and nothing trains those that are there now",
+                "make the optimizer anew whenever parameters are exchanged, or load without assign=True",
+            )
         self._tell(
             "idle",
             "step() was called though the optimizer has taken no step since the last call (gradients accumulate, a "
