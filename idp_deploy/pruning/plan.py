@@ -286,7 +286,8 @@ class Plan:
     def _say_apart(self) -> None:
         """Weights that may train, and that no gradient can have reached: a mask that nothing answers to."""
         if not any(site.learns for site in self.sites):  # by its copies (MAML), or in a way that no hook sees
-            if self._proven and not any(copy.trains for site in self.sites for copy in site.copies):
+            graded = any(site.live().grad is not None for site in self.sites)
+            if graded and not any(copy.trains for site in self.sites for copy in site.copies):
                 self._tell(
                     "elsewhere",
                     "no forward of the model took gradients so far, though its weights change: where something else "
