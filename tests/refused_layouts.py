@@ -308,11 +308,12 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     "a distributed checkpoint cut short": (damaged_distributed, "damaged", "copy"),
     "a folder of timm with the best and the last": (
         lambda folder: (
-            [torch.save({"state_dict": weights()}, folder / f"{name}.pth.tar") for name in ("last", "model_best")]
-            and folder
-        ),
-        "several weights: last.pth.tar, model_best.pth.tar",
-        "last.pth.tar",
+            torch.save({"state_dict": weights()}, folder / "last.pth.tar"),
+            torch.save({"state_dict": ema()}, folder / "model_best.pth.tar"),
+            folder,
+        )[2],
+        "several sets of weights that fit .* 'last.state_dict', under 'model_best.state_dict'",
+        "--weights-key last.state_dict",
     ),
     "a safetensors file cut short": (
         lambda folder: cut_short(folder),
@@ -327,8 +328,8 @@ REFUSED: dict[str, tuple[Write, str, str]] = {
     ),
     "several files of one folder": (
         folder_of(a__pt=lambda path: torch.save(weights(), path), b__pt=lambda path: torch.save(ema(), path)),
-        "several weights: a.pt, b.pt",
-        "name one",
+        "several sets of weights that fit .* 'a', under 'b'",
+        "--weights-key a",
     ),
     "a file of each process": (
         folder_of(rank0__pt=lambda path: torch.save(weights(), path), rank1__pt=lambda path: torch.save(ema(), path)),

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from idp_deploy.errors import IdpDeployWarning, UsageError
-from idp_deploy.pruning import Pruner
-from tests.pruning_fixtures import PRUNABLE, Blobs, network, zeros
+from idp_deploy.masks.soft import CHUNK
+from idp_deploy.pruning import METHODS, Pruner
+from tests.pruning_fixtures import PRUNABLE, Blobs, network, pruner_of, train, zeros
 
 INPUTS, LABELS = Blobs().train.tensors
 
@@ -240,3 +241,74 @@ def test_step_may_be_a_hook_of_the_optimizer(told: bool) -> None:
     assert not said(run)
     assert loop.pruner.steps == 48
     assert not said(loop.pruner.finalize)
+
+
+@pytest.mark.filterwarnings("ignore:step.. was called though")
+@pytest.mark.parametrize("anew", [False, True])
+def test_an_optimizer_whose_parameters_were_exchanged_is_told_of(anew: bool) -> None:
+    """The calls were said to come without a step, and not why."""
+    loop = Loop(epochs=2)
+    loop.run(4)
+    loop.model.load_state_dict({name: value.clone() for name, value in loop.model.state_dict().items()}, assign=True)
+    if anew:
+        loop.optimizer = torch.optim.SGD(loop.model.parameters(), 0.1)
+    told = said(lambda: loop.run(4))
+    assert [("assign=True" in text) for text in told] == ([] if anew else [True, False])
+    assert loop.pruner.steps == (8 if anew else 4)
+
+
+@pytest.mark.filterwarnings("ignore:.*:idp_deploy.errors.IdpDeployWarning")
+@pytest.mark.parametrize("method", METHODS)
+def test_step_may_stand_between_forward_and_backward(method: str) -> None:
+    """Autograd refused what step() had written meanwhile, with most methods."""
+    torch.manual_seed(0)
+    pruner = pruner_of(model := network(), 12, method)
+    pruner.prepare()
+    optimizer = torch.optim.SGD(model.parameters(), 0.05)
+
+    def loop() -> None:
+        for _ in range(12):
+            loss = nn.functional.cross_entropy(model(INPUTS), LABELS)
+            pruner.step()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    assert any("masks follow one step late" in text for text in said(loop))
+    sparse = pruner.finalize()
+    assert sparse.zeros == sum(int((model.get_parameter(name) == 0).sum()) for name in sparse.masks)
+    assert pruner.steps == 11
+
+
+@pytest.mark.filterwarnings("ignore:step.. was called though")
+def test_gradients_stay_finite_where_masks_become_hard_ahead_of_backward() -> None:
+    """Of a weight that is worked on in pieces the derivative divides by entries that are zero by then."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 4 * CHUNK // 20, bias=False))
+    pruner = Pruner(model, sparsity=0.9, epochs=1, steps_per_epoch=10)
+    pruner.prepare()
+    for step in range(9):
+        loss = model(INPUTS[:4]).square().sum()
+        pruner.step()
+        loss.backward()
+        gradient = model[0].weight.grad
+        assert gradient is not None
+        assert gradient.abs().max() < 1e4, step
+        with torch.no_grad():
+            model[0].weight.sub_(gradient, alpha=1e-4)
+        model.zero_grad()
+    assert pruner.report().phase == "frozen"
+
+
+@pytest.mark.filterwarnings("ignore:step.. was called though")
+def test_what_step_writes_is_noticed_where_somebody_else_writes_it() -> None:
+    """Autograd's own refusal stays: a weight that the loop changes ahead of backward() is the loop's mistake."""
+    pruner = pruner_of(model := network(), 12)
+    pruner.prepare()
+    train(model, pruner, 4)
+    loss = model(INPUTS).sum()
+    pruner.step()
+    with torch.no_grad():
+        model[4].weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

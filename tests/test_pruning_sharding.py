@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.flow.model import gathered
 from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import METHODS, Pruner
@@ -137,6 +137,20 @@ def test_flattened_weights_are_refused() -> None:
     model[0].weight = nn.Parameter(model[0].weight.detach().flatten())
     with pytest.raises(UsageError, match=r"'0\.weight' has changed its shape to \(960,\)"):
         pruner.prepare()
+
+
+@pytest.mark.usefixtures("group")
+@pytest.mark.parametrize("unused", [False, True])
+def test_a_method_without_gradients_is_told_what_its_processes_wait_for(unused: bool) -> None:
+    """It ended in a message of the reducer, which names parameters by their numbers."""
+    model = network()
+    wrapped = nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
+    pruner = Pruner(wrapped, sparsity=0.9, epochs=1, steps_per_epoch=4, method="supermask")
+    with nullcontext() if unused else pytest.warns(IdpDeployWarning, match="find_unused_parameters=True"):
+        pruner.prepare()
+    if unused:
+        train(wrapped, pruner, 4)
+        assert pruner.finalize().zeros == round(0.9 * PRUNABLE)
 
 
 RUN = """

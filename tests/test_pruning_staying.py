@@ -229,6 +229,18 @@ def test_an_adapter_in_the_model_is_told_of_before_it_is_merged() -> None:
         pruner_for(model, skip=["*lora*"]).prepare()
 
 
+def test_frozen_weights_beside_an_adapter_are_told_of_in_the_same_sentence() -> None:
+    model = network()
+    model.requires_grad_(False)
+    model[4].register_module("lora_A", nn.Linear(48, 4, bias=False))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        pruner_for(model, skip=["*lora*"]).prepare()
+    (only,) = told
+    assert "holds an adapter ('4.lora_A.weight')" in str(only.message)
+    assert "3 of 3 pruned weights do not train beside it" in str(only.message)
+
+
 def test_another_optimizer_may_take_over() -> None:
     model = network()
     first = torch.optim.SGD(model.parameters(), 0.1)

@@ -21,6 +21,7 @@ from idp_deploy.flow.model import gathered
 from idp_deploy.loading import fields
 from idp_deploy.loading.factories import load_module
 from idp_deploy.loading.finding import is_observer
+from idp_deploy.loading.several import is_ours
 from idp_deploy.loading.sources import Source, read_source
 from idp_deploy.loading.state_dicts import Announce, fill, integers, resize, take
 from idp_deploy.masks import in_parts, join_in, prunable_weights, whole_copy
@@ -77,7 +78,7 @@ def load_any(
     path = path_of("path", path)
     source = read_source(path, trust=trust)
     content = source.content
-    if _is_ours(content):
+    if is_ours(content):
         try:
             found = _restore(path, content, factory)
         except FileError:
@@ -119,7 +120,7 @@ def load_checkpoint(path: FilePath, factory: Factory | None = None) -> Compresse
     """
     path = path_of("path", path)
     content = read_source(path).content
-    if not _is_ours(content):
+    if not is_ours(content):
         raise FileError(
             f"{path} is not a checkpoint of idp-deploy", way_out="plain weights go to 'idp-deploy prune' or 'export'"
         )
@@ -177,7 +178,7 @@ def _plain_model(
 ) -> Model:
     """A model from any weights; from a checkpoint of ours only the weights are taken."""
     content = source.content
-    ours = _is_ours(content)
+    ours = is_ours(content)
     if factory is None:
         raise _no_factory(path, fields.provenance(path, content.get("provenance")).factory if ours else "")
     module, name = _build(factory)
@@ -227,10 +228,6 @@ def _restore(path: Path, content: Mapping[str, Any], factory: Factory | None) ->
         fields.quantization(path, content.get("quantization"), weights),
         provenance,
     )
-
-
-def _is_ours(content: Any) -> bool:
-    return isinstance(content, Mapping) and content.get("format") == CHECKPOINT
 
 
 def _refuse_key(path: Path, key: str | None) -> None:

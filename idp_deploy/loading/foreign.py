@@ -57,6 +57,7 @@ STAND_INS: dict[str, type] = {
     **dict.fromkeys(("collections.defaultdict", "easydict.EasyDict", "yacs.config.CfgNode"), IgnoredDict),
     **dict.fromkeys(("*lightning*.AttributeDict", "addict*.Dict", "mm*.config*.ConfigDict"), IgnoredDict),
     "collections.deque": IgnoredList,
+    "fastcore.*.L": Ignored,  # of the settings that fastai keeps beside an optimizer's state
     # what a defaultdict makes, and what settings name as a type
     **dict.fromkeys((f"builtins.{name}" for name in ("bool", "dict", "float", "int", "list", "str", "tuple")), Ignored),
 }
@@ -105,6 +106,12 @@ ENDINGS: dict[str, tuple[str, str]] = {
     ".pdparams": ("weights of PaddlePaddle", _OTHER_TOOLS),
     ".params": ("weights of MXNet", _OTHER_TOOLS),
     ".caffemodel": ("weights of Caffe", _OTHER_TOOLS),
+    ".gguf": ("a GGUF file of quantized weights", "take the model's safetensors files"),
+    ".weights.h5": ("weights of Keras", _OTHER_TOOLS),
+    ".nemo": (
+        "an archive of NeMo, with settings beside the weights",
+        "unpack it (tar -xf FILE.nemo), and give the model_weights.ckpt that it holds",
+    ),
     ".tar": ("a tar archive", "unpack it first"),
     ".json": ("a document, and no weights", "name the file of weights beside it"),
 }

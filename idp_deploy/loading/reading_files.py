@@ -86,7 +86,10 @@ def read_content(path: Path, data: bytes, *, trust: bool = False) -> Any:
             if data.startswith(magic):
                 raise FileError(f"{path} is {what}", way_out=way)
         fetched = None if path.suffix == ".json" else documents.instead(data[:_HEAD_BYTES])
-        if known := fetched or (ending(".tar") if data[257:262] == b"ustar" else ending(path.name)):
+        packed = ending(".tar") if data[257:262] == b"ustar" else None
+        if data.startswith(b"\x1f\x8b") or packed:
+            fetched = ending(path.name) or fetched
+        if known := fetched or packed or ending(path.name):
             raise FileError(f"{path} is {known[0]}", way_out=known[1])
         raise FileError(f"{path} is not a PyTorch checkpoint: it begins with {data[:8]!r}", way_out=SAVE_WEIGHTS)
     elif path.suffix.lower() == ".pt2":

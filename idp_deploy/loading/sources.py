@@ -14,7 +14,7 @@ from torch import Tensor
 
 from idp_deploy import documents
 from idp_deploy.errors import FileError
-from idp_deploy.loading import foreign
+from idp_deploy.loading import foreign, several
 from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
@@ -158,9 +158,20 @@ FOLDERS: dict[str, Callable[[Path], Source]] = {
     "pytorch_model": lambda folder: _read_folder(folder),  # accelerate with DeepSpeed
 }
 _WHOLE = {glob for glob in FOLDERS if "model" in glob and glob.endswith((".json", ".safetensors", ".bin"))}
+# the same weights in two kinds of file, as one hopes
+_TWICE = (
+    ["model.safetensors", "pytorch_model.bin"],
+    ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"],
+)
 
 
 def _read_folder(folder: Path) -> Source:
+    if (listed := folder / several.MODULES).is_file():
+        return _read_layers(listed)
+    return _read_weights(folder)
+
+
+def _read_weights(folder: Path) -> Source:
     names = sorted(path.name for path in folder.iterdir())
     adapter = next((name for name in reversed(names) if name.startswith("adapter_")), None)
     for glob, read in FOLDERS.items():
@@ -176,6 +187,8 @@ def _read_folder(folder: Path) -> Source:
                 way_out="merge the adapter into its model and save that: model.merge_and_unload(); or name "
                 f"{folder / matching[0]}, to take the model without it",
             )
+        if matching and (twice := next((both for both in _TWICE if matching[0] in both and {*both} <= {*names}), [])):
+            return _keyed({name: read(folder / name) for name in twice})
         if matching:
             return read(folder / matching[0])
     weights = [name for name in names if _matches(name, WEIGHTS) and not _matches(name, BESIDE)]
@@ -186,19 +199,68 @@ def _read_folder(folder: Path) -> Source:
     if len(weights) == 1:
         return read_source(folder / weights[0])
     if weights:
-        raise _which(folder, weights)
+        return _read_each(folder, weights)
     deeper = [name for name in names if (folder / name).is_dir() and _has_weights(folder / name)]
     if deeper:
-        raise _which(folder, sorted(deeper, key=lambda name: (len(name), name), reverse=True))
+        return _read_each(folder, deeper)
     if other := next((glob for glob in foreign.FOLDERS if any(fnmatchcase(name, glob) for name in names)), None):
         what, way = foreign.FOLDERS[other]
         raise FileError(f"{folder} is {what}", way_out=way)
+    if known := next(((name, said) for name in names if (said := foreign.ending(name))), None):
+        raise FileError(f"{folder} holds no weights of PyTorch: {known[0]} is {known[1][0]}", way_out=known[1][1])
     raise FileError(
         f"{folder} is a directory without weights" + (f" but with an adapter, {adapter}" if adapter else ""),
         way_out="merge the adapter into its model and save that: model.merge_and_unload()"
         if adapter
         else "name the .pt or .safetensors file, or the folder that holds it",
     )
+
+
+def _read_each(folder: Path, names: list[str]) -> Source:
+    """Several weights of one folder, each under its name, for the factory to choose by what fits.
+
+    Raises:
+        FileError: they are parts or moments of one training, too many, or some cannot be read.
+    """
+    if several.are_of_ranks(names) or len(names) > several.MOST:
+        raise _which(folder, names)
+    if several.are_moments(names):
+        raise _which(folder, sorted(names, key=lambda name: (len(name), name), reverse=True))
+    found: dict[str, Source] = {}
+    failed: list[FileError] = []
+    for key, name in several.keyed(names).items():
+        if several.is_text(folder / name):
+            continue
+        try:
+            found[key] = read_source(folder / name)
+        except FileError as error:
+            failed.append(error)
+    if failed and not found:
+        raise failed[0]
+    # a shrunk model of ours fits no factory as it is, and is no reason to take what it was made from
+    if failed or not found or any(several.is_ours(source.content) for source in found.values()):
+        raise _which(folder, names)
+    return _keyed(found)
+
+
+def _read_layers(listed: Path) -> Source:
+    """A model of sentence-transformers: the weights of every layer under its place."""
+    found: dict[str, Source] = {}
+    for place, name in several.layers(listed).items():
+        home = listed.parent / name
+        if not home.is_dir():
+            raise FileError(f"{listed} names the folder {name!r}, which is missing", way_out="copy all of its folders")
+        if _has_weights(home):
+            layer = _read_weights(home)
+            found[place] = Source({several.INNER: layer.content}, layer.sha256) if not name else layer
+    if not found:
+        raise FileError(f"{listed.parent} is a directory without weights", way_out="copy all of its folders")
+    return _keyed(found)
+
+
+def _keyed(sources: Mapping[str, Source]) -> Source:
+    digests = [(key, source.sha256) for key, source in sources.items()]
+    return Source({key: source.content for key, source in sources.items()}, _together(digests))
 
 
 def _has_weights(folder: Path) -> bool:
@@ -210,7 +272,7 @@ def _which(folder: Path, names: list[str]) -> FileError:
     if len(names) == 1:
         return FileError(f"the weights of {folder} lie deeper", way_out=f"name {folder / names[0]}")
     rest = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    if all(re.search(r"(^|[^a-z])rank\W?_?\d+", name.lower()) for name in names):
+    if several.are_of_ranks(names):
         return FileError(
             f"{folder} holds a file of each process (rank) of one training: {', '.join(names[:5])}{rest}",
             way_out=f"where each process saved the whole model (DDP), name one: {folder / names[0]}; where each saved "

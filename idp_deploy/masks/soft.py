@@ -111,13 +111,13 @@ class _SoftByChunks(torch.autograd.Function):
         s, floor, gain = ctx.constants
         if torch.is_grad_enabled():
             return _slope(w, s, b, floor, gain, full) * grad, *_NOTHING_ELSE
-        at_zero = float(b.sigmoid())  # m where ŵ/w is 0/0
+        at_zero = float(b.sigmoid())  # m where ŵ/w is 0/0, or w has been pruned since ŵ was computed
         result, most = torch.empty_like(w), min(gain, _MOST)
         if grad.stride() != w.stride():
             grad = torch.empty_like(w).copy_(grad)
         for x, y, g, out in _chunks(w, masked, grad, result):
             torch.addcmul(_ZERO, x, y, value=2 * s, out=out).clamp_(max=most)
-            torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(nan=at_zero)
+            torch.lerp(y, x, out, out=out).div_(x).nan_to_num_(at_zero, at_zero, at_zero)
             if floor > at_zero:  # where the derivative is least
                 out.clamp_(min=floor)
             out.mul_(g)

@@ -25,17 +25,17 @@ class Copy:
     def __init__(self, weight: nn.Parameter) -> None:
         self.weight = weakref.ref(weight)
         self._first = sample(weight)
-        self._trains = False
+        self.trains = False
         if weight.requires_grad:
             weight.register_post_accumulate_grad_hook(self._learned)
 
     def _learned(self, weight: Tensor) -> None:
-        self._trains = True
+        self.trains = True
 
     def average(self) -> nn.Parameter | None:
         """The weight, if it was written to since and never by a gradient of its own: an average follows the model."""
         weight = self.weight()
-        if weight is None or self._trains or torch.equal(sample(weight), self._first.to(weight.dtype)):
+        if weight is None or self.trains or torch.equal(sample(weight), self._first.to(weight.dtype)):
             return None
         return weight
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from idp_deploy.errors import UsageError
@@ -83,6 +83,17 @@ class Masking:
         elif self.allocation == "sensitivity":
             unless = "allocation by sensitivity"
         return whole(self.sites, unless=unless)
+
+    def unnoticed(self) -> AbstractContextManager[Any]:
+        """For as long as autograd takes no notice of what is written: a forward may be waiting for its backward, which
+        refuses tensors that have changed since. It goes on with the values of now, one step of the ramp further.
+
+        Of weights in parts nobody waits: their forwards read what was gathered for them.
+        """
+        held = [value for site in self.sites for value in (site.live(), *site.state.values())]
+        held += [one.parameter for one in self.followers]
+        plain = (nn.Parameter, Tensor)
+        return torch.autograd._unsafe_preserve_version_counter(tuple(one for one in held if type(one) in plain))
 
     def refresh(self, step: int) -> None:
         """Bring masks in line with the weights and the step count."""
@@ -281,8 +292,8 @@ class Masking:
                 when = f", at step {step}" if step else ""
                 raise UsageError(
                     f"weight '{site.name}' holds {bad} values that are NaN or infinite{when}",
-                    way_out="lower the learning rate, or check the checkpoint; LBFGS under masks that move wants "
-                    'line_search_fn="strong_wolfe"',
+                    way_out="lower the learning rate, skip steps whose loss is no number, or check the checkpoint; "
+                    'LBFGS under masks that move wants line_search_fn="strong_wolfe" and lr below 1',
                 )
 
 

@@ -73,8 +73,9 @@ class Beside:
             warn(
                 f"the model's weights are not those beside which the loaded state of the pruner was saved: "
                 f"{len(self._apart)} of {len(self._samples)} differ, '{first}' first (the model's own state was not "
-                "loaded or in part, is of another moment, or is an average)",
-                "load the model's state and the pruner's of one moment, both before prepare()",
+                "loaded or in part, is of another moment or an average, or came as a pickled or copied module, which "
+                "holds what masks made of the weights)",
+                "load the model's state_dict() and the pruner's of one moment, both before prepare()",
             )
 
     @torch.no_grad()

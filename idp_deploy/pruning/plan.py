@@ -20,6 +20,8 @@ _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
 
 _PATIENCE = 16  # calls: so often a GradScaler that starts at 2**16 halves its scale at most, until a step passes
 
+OWN_FORWARD = "call the model itself: torch.func.functional_call(model, weights, inputs) takes other weights"
+
 _PLAN = (
     "plan the optimizer steps that will be taken (len(loader) / accumulation an epoch), or train on before finalize(); "
     'on_unfinished="raise" stops here, "finish" trains the missing steps by loss= and optimizer=, "warn" goes on'
@@ -50,6 +52,7 @@ class Plan:
         self._proven, self._unproven = False, 0
         self._told: set[str] = set()
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
+        self._strays = False  # whether `optimizer` steps, and none of what it trains is the model's any more
         self._under_way: set[int] = set()  # optimizers whose step has begun, and counts already
         self._handle: Any = None
         self._optimizer = bare = bare_optimizer(optimizer)
@@ -226,6 +229,7 @@ class Plan:
             if not begins:
                 return
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        self._strays = optimizer is self._optimizer and not self._trains(optimizer)
         skipped = getattr(optimizer, "found_inf", None)  # a fused one is called by the GradScaler, and skips by itself
         if moved and self._trains(optimizer) and not (skipped is not None and bool(skipped)):
             self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
@@ -254,11 +258,18 @@ class Plan:
         return found
 
     def _say_idle(self) -> None:
+        if self._strays:
+            self._tell(
+                "strays",
+                "the optimizer trains tensors that are not the model's any more: its parameters were exchanged "
+                "(load_state_dict(…, assign=True), a conversion), and nothing trains those that are there now",
+                "make the optimizer anew whenever parameters are exchanged, or load without assign=True",
+            )
         self._tell(
             "idle",
             "step() was called though the optimizer has taken no step since the last call (gradients accumulate, a "
-            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of backward(), "
-            "which then fails on what it has changed): such calls do not count",
+            "GradScaler skipped one, a copy of the model trains in its place, or the call stands ahead of the "
+            "optimizer's step, where masks follow one step late): such calls do not count",
             "call it right after the optimizer's step",
         )
 
@@ -274,8 +285,17 @@ class Plan:
 
     def _say_apart(self) -> None:
         """Weights that may train, and that no gradient can have reached: a mask that nothing answers to."""
-        if not any(site.learns for site in self.sites):
-            return  # by its copies (MAML) or in a way that no hook sees
+        if not any(site.learns for site in self.sites):  # by its copies (MAML), or in a way that no hook sees
+            graded = any(site.live().grad is not None for site in self.sites)
+            if graded and not any(copy.trains for site in self.sites for copy in site.copies):
+                self._tell(
+                    "elsewhere",
+                    "no forward of the model took gradients so far, though its weights change: where something else "
+                    "computes with them (higher), no mask reaches it, and nothing learns to do without what goes; "
+                    "gradients that are estimated from its results are fine",
+                    OWN_FORWARD,
+                )
+            return
         apart = [s.name for s in self.sites if s.live().requires_grad and not s.learns and not s.copies]
         if apart:
             self._tell(

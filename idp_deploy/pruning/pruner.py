@@ -31,13 +31,13 @@ from idp_deploy.pruning.pace import Pace, resumed
 from idp_deploy.pruning.plan import Plan, bare_optimizer
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
-from idp_deploy.pruning.sharding import refuse_flat
+from idp_deploy.pruning.sharding import refuse_flat, say_unreduced
 from idp_deploy.pruning.sites import attach
 from idp_deploy.pruning.staying import (
     refuse_keras,
     refuse_replaced,
     refuse_shared_memory,
-    say_adapters,
+    refuse_unread,
     say_still,
     say_unpruned,
 )
@@ -139,8 +139,9 @@ class Pruner:
             forget_compiled()
             self._begun = True
             if not self.steps and self.recipe.sparsity:
-                say_still(self.sites)
-                say_adapters(self._bare)
+                say_still(self._bare, self.sites)
+            if not self.method.trains:
+                say_unreduced(self.model, self.method.name)
             self.plan.open()
             self.plan.settled()
         return self.model
@@ -164,16 +165,9 @@ class Pruner:
         self._go_on(look=False)
         if self.steps % LOOKS == 0:
             refuse_replaced(self._bare, self.sites)
-        called = any(site.seen or not site.copies for site in self.sites)  # else copies learn for it, as in MAML
-        if self.steps == 0 and not self._finalized and called:
-            for site in self.sites:
-                if not site.seen and site.live().grad is not None:
-                    raise UsageError(
-                        f"weight '{site.name}' is trained but not read by the forward of its own layer, so no mask "
-                        "reaches it",
-                        way_out=f'leave it out with skip = ["{site.name}"]',
-                    )
-        with self._masks.whole():
+        if self.steps == 0 and not self._finalized:
+            refuse_unread(self.sites)
+        with self._masks.whole(), self._masks.unnoticed():
             if self._finalized:
                 self._masks.freeze()
             elif moved := self.plan.advance():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import nn
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow.model import gathered
 from idp_deploy.pruning.sites import REPLACING, Site
 
@@ -29,6 +29,19 @@ def refuse_flat(module: nn.Module) -> None:
             "the model is wrapped in FullyShardedDataParallel, which flattens weights into one vector",
             way_out="shard it by torch.distributed.fsdp.fully_shard, which keeps them apart",
         )
+
+
+def say_unreduced(model: nn.Module, method: str) -> None:
+    """Warn where DistributedDataParallel waits, or may wait, for gradients that `method` gives to no weight."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    parts = [part for part in model.modules() if isinstance(part, nn.parallel.DistributedDataParallel)]
+    if not distributed or any(map(_is_sharded, model.parameters())) or any(one.find_unused_parameters for one in parts):
+        return
+    warn(
+        f"method {method} gives no gradients to the weights it prunes, and DistributedDataParallel waits for these: "
+        'the second forward ends in "Expected to have finished reduction"',
+        "wrap the model by DistributedDataParallel(model, find_unused_parameters=True)",
+    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.loading.misfits import ADAPTER
+from idp_deploy.pruning.plan import OWN_FORWARD
 from idp_deploy.pruning.sites import REPLACING, Site, still_soft
 
 
@@ -81,25 +82,41 @@ def refuse_shared_memory(sites: Sequence[Site]) -> None:
             )
 
 
-def say_still(sites: Sequence[Site]) -> None:
-    """Warn of pruned weights that do not train."""
+def refuse_unread(sites: Sequence[Site]) -> None:
+    """Raise `UsageError` where weights are trained that the forward of their own layers never reads."""
+    if not any(site.seen or not site.copies for site in sites):
+        return  # copies learn for it, as in MAML
+    unread = [site for site in sites if not site.seen and site.live().grad is not None]
+    if len(unread) == len(sites) > 1:
+        raise UsageError(
+            f"the pruned weights are trained, '{unread[0].name}' first, and none is read by the forward of its own "
+            "layer, so no mask reaches them: something else computes with them (higher, make_functional)",
+            way_out=OWN_FORWARD,
+        )
+    for site in unread:
+        raise UsageError(
+            f"weight '{site.name}' is trained but not read by the forward of its own layer, so no mask reaches it",
+            way_out=f'leave it out with skip = ["{site.name}"]',
+        )
+
+
+def say_still(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Warn of pruned weights that do not train, and of adapters: merging one fills the zeros of what it goes into."""
     still = [site.name for site in sites if not site.live().requires_grad]
-    if still:
+    adapter = next((name for name, _ in model.named_parameters() if re.search(ADAPTER, name)), None)
+    if adapter is not None:
+        beside = f"; {len(still)} of {len(sites)} pruned weights do not train beside it" if still else ""
+        warn(
+            f"the model holds an adapter ('{adapter}'), and merging it fills the zeros of the weights that it goes into"
+            f"{beside}",
+            "merge it first (model.merge_and_unload()) and prune that; or merge after finalize(), call "
+            "pruner.apply_to(merged), and measure that",
+        )
+    elif still:
         warn(
             f"{len(still)} of {len(sites)} pruned weights do not train (requires_grad is False), '{still[0]}' first: "
             "they are pruned like all others, and nothing makes up for it",
             f'leave such weights out with skip = ["{still[0]}", …], or let them train',
-        )
-
-
-def say_adapters(model: nn.Module) -> None:
-    """Warn of adapters: merging one fills the zeros of the weights that it goes into."""
-    found = next((name for name, _ in model.named_parameters() if re.search(ADAPTER, name)), None)
-    if found is not None:
-        warn(
-            f"the model holds an adapter ('{found}'), and merging it fills the zeros of the weights that it goes into",
-            "merge it first (model.merge_and_unload()) and prune that; or merge after finalize(), call "
-            "pruner.apply_to(merged), and measure that",
         )
 
 

@@ -40,6 +40,7 @@ class Method:
     training: ClassVar[Mapping[str, Any]] = {}  # defaults of the training loop that belong to the method
     pattern: ClassVar[type[Pattern] | None] = None  # the only pattern it makes sense for
     shardable: ClassVar[bool] = True  # whether it can do with the weights of one layer at a time
+    trains: ClassVar[bool] = True  # whether weights get gradients
     by_size: ClassVar[bool] = False  # whether what it keeps can be told from the trained weights alone
 
     def __init__(self, sites: Sequence[Site], schedule: Schedule, seed: int, options: Mapping[str, Any]) -> None:

@@ -96,6 +96,7 @@ class Supermask(OptG):
     """
 
     name = "supermask"
+    trains = False
     ramp: ClassVar[Shape] = "none"
     keep = "none"
 
