@@ -57,7 +57,7 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> 
     if twins is None or (dead.refused and not dead.gone):
         raise ConversionError(
             f"{len(dead.gone) + len(dead.refused)} groups of channels are zero and none can be removed: "
-            f"{reason or next(iter(dead.refused.values()))}",
+            f"{next(iter(dead.refused.values()), reason)}",
             way_out="export it without shrinking",
         )
     module, marks = twins

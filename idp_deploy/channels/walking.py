@@ -106,11 +106,13 @@ def _in_every_part(parts: tuple[int, int], pairs: list[Any]) -> list[Any]:
     from torch_pruning._helpers import _HybridIndex
 
     many, size = parts
+    if many < 2:
+        return pairs
+    first = {pair.idx % size: pair.root_idx for pair in reversed(pairs)}
     beside = [
-        _HybridIndex(idx=pair.idx % size + part * size, root_idx=pair.root_idx)
-        for pair in (pairs if many > 1 else ())
+        _HybridIndex(idx=place + part * size, root_idx=channel)
+        for place, channel in first.items()
         for part in range(many)
-        if pair.idx // size != part
     ]
     return [*pairs, *beside]
 
