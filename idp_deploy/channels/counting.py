@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 _ANCESTORS = 2  # modules above a layer whose numbers may be about its channels
-_MOST_WAYS = 12
+_MOST_WAYS = 8
 _LONGEST = 64  # of a list of numbers that says how something is cut
 
 

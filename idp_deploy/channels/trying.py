@@ -13,6 +13,8 @@ from torch import nn
 from idp_deploy.channels.tracing import Channels, outputs, same
 
 Gone = Mapping[str, list[int]]
+_NO_CALL = "without some of them the model cannot be called"
+_MOST_TRIALS = 24  # of ways in which numbers follow, all layers together
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,16 @@ def trial(channels: Channels, gone: Gone, example_inputs: tuple[Any, ...]) -> Tr
     kinds: dict[str, list[str]] = {}
     for root in (root for root, count in many.items() if count > 1):
         kinds.setdefault(re.sub(r"\d+", "", root), []).append(root)
+    left = _MOST_TRIALS
     for first, *others in kinds.values():
         one = {first: gone[first]}
-        way = next((way for way in range(many[first]) if not _tried(channels, example_inputs, one, {first: way})), 0)
-        ways |= {root: way for root in (first, *others) if way < many[root]}
+        if not tried(one).startswith(_NO_CALL):
+            continue  # numbers would not help
+        for way in range(1, min(many[first], 1 + left)):
+            left -= 1
+            if not _tried(channels, example_inputs, one, {first: way}):
+                ways |= {root: way for root in (first, *others) if way < many[root]}
+                break
     return Trial(_refused(tried, gone), ways)
 
 
@@ -75,7 +83,7 @@ def _tried(channels: Channels, example_inputs: tuple[Any, ...], gone: Gone, ways
                 channels.prune(root, indices, ways[root])
             left = outputs(module, example_inputs)
     except Exception as error:  # a forward that counts on its extents
-        return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
+        return f"{_NO_CALL}: {(str(error).splitlines() or [''])[0]}"
     with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)
