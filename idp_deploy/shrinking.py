@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,25 +47,19 @@ def shrink(model: CompressedModel, example_inputs: tuple[Any, ...] | Tensor) -> 
         dead = dead_channels(module, example)
     except Exception as error:
         raise ConversionError(f"channels of this model cannot be removed: {error}") from error
-    if not dead and (left := zero_channels(model)):
+    if not dead.gone and not dead.refused and (left := zero_channels(model)):
         raise ConversionError(
             f"{sum(left.values()):,} channels of {len(left)} layers are zero and none can be removed: norms or biases "
             "behind them live, or other layers make the same channels",
             way_out="prune with example inputs (Pruner(example_inputs=…), --inputs or --task), so that they go as well",
         )
     twins, reason = cut((module, marks), dead, example, before)
-    if twins is None:
-        # one of them does not survive it: find out which by taking each alone
-        whole: Sequence[nn.Module] = (module, marks)
-        for name, channels in dead.items():
-            smaller, reason = cut(whole, {name: channels}, example, before)
-            whole = smaller or whole
-        if whole[0] is module:
-            raise ConversionError(
-                f"{len(dead)} groups of channels are zero and none can be removed: {reason}",
-                way_out="export it without shrinking",
-            )
-        twins = whole
+    if twins is None or (dead.refused and not dead.gone):
+        raise ConversionError(
+            f"{len(dead.gone) + len(dead.refused)} groups of channels are zero and none can be removed: "
+            f"{next(iter(dead.refused.values()), reason)}",
+            way_out="export it without shrinking",
+        )
     module, marks = twins
     flags = {name: parameter.requires_grad for name, parameter in model.module.named_parameters()}
     for name, parameter in module.named_parameters():

@@ -291,7 +291,86 @@ class Scaled(nn.Module):
         return self.out(y * y.square().mean(1, keepdim=True).rsqrt() * self.scale)
 
 
+class Grouped(nn.Module):
+    """ResNeXt: convolutions in groups of several channels, one of them in a sum."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 32, 3, padding=1, groups=4), nn.BatchNorm2d(32)
+        self.c, self.d, self.out = nn.Conv2d(32, 24, 1), nn.Conv2d(24, 24, 3, padding=1, groups=2), nn.Conv2d(24, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.c(F.relu(self.norm(self.b(F.relu(self.a(x)))))))
+        return self.out(F.relu(y + self.d(y)))
+
+
+class Fused(nn.Module):
+    """Attention whose heads one layer makes, between norms that keep the width; numbers as timm's modules have them."""
+
+    x = (torch.randn(1, 5, 24),)
+
+    def __init__(self, width: int = 24, heads: int = 6, head: int = 6) -> None:
+        super().__init__()
+        self.width, self.heads, self.head, self.inner = width, heads, head, heads * head
+        self.norm, self.qkv = nn.LayerNorm(width), nn.Linear(width, 3 * heads * head)
+        self.proj, self.out = nn.Linear(heads * head, width), nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, _ = x.shape
+        parts = self.qkv(self.norm(x)).reshape(n, length, 3, self.heads, self.head).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(*parts.unbind(0))
+        return self.out(x + self.proj(y.transpose(1, 2).reshape(n, length, self.inner)))
+
+
+class Headed(nn.Module):
+    """Attention whose heads three layers make, counted by their width alone, as BERT's are."""
+
+    x = (torch.randn(1, 5, 16),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(16, 32)
+        self.proj, self.norm, self.out = nn.Linear(32, 16), nn.LayerNorm(16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).view(*x.shape[:2], -1, 8).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        y = ((q @ k.transpose(2, 3)) / 8**0.5).softmax(-1) @ v
+        return self.out(self.norm(x + self.proj(y.transpose(1, 2).flatten(2))))
+
+
+class Counted(nn.Module):
+    """Res2Net and MixNet: splits by numbers, and by lists of them, that the modules keep."""
+
+    x = (torch.randn(1, 3, 8, 8),)
+
+    class Part(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width, self.splits = 8, [16, 8]
+            self.a, self.b, self.c = nn.Conv2d(3, 24, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(24, 24, 1)
+            self.up, self.down = nn.Conv2d(16, 12, 1), nn.Conv2d(8, 12, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            p, q, r = F.relu(self.a(x)).split(self.width, 1)
+            y = F.relu(self.c(torch.cat([p, F.relu(self.b(q)), r], 1)))
+            y, z = y.split(self.splits, 1)
+            return self.up(y) + self.down(z)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.out = self.Part(), nn.Conv2d(12, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.part(x)))
+
+
 CASES = {
+    "grouped": (Grouped, {"a.weight", "b.weight", "c.weight", "d.weight"}),
+    "fused": (Fused, {"qkv.weight"}),
+    "headed": (Headed, {"query.weight", "key.weight", "value.weight"}),
+    "counted": (Counted, {f"part.{name}.weight" for name in ("a", "b", "c", "up", "down")}),
     "scaled": (Scaled, {"a.weight", "up.weight", "down.weight"}),
     "parts": (Parts, {"parted.weight", "worked.weight", "joined.weight", "gate.weight"}),
     "joined": (Joined, {"stem.weight", "grown.0.weight", "grown.1.weight"}),

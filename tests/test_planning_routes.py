@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from bench.suite.nets import separable
@@ -107,6 +108,37 @@ def test_channels_that_are_read_side_by_side_are_removed_as_well() -> None:
     value = channels.expected[0].value
     assert value is not None
     assert value <= budget.limit < dense
+
+
+class Attending(nn.Module):
+    """Most of its time goes to scores, which have no weights: fewer heads make fewer of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.inner = 8, 64
+        self.stem, self.norm = nn.Conv2d(3, 32, 3, 3), nn.LayerNorm(32)
+        self.qkv, self.proj, self.out = nn.Linear(32, 3 * 64), nn.Linear(64, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x).flatten(2).transpose(1, 2)
+        parts = self.qkv(self.norm(y)).reshape(len(x), -1, 3, self.heads, 8).permute(2, 0, 3, 1, 4)
+        z = F.scaled_dot_product_attention(*parts.unbind(0)).transpose(1, 2).reshape(len(x), -1, self.inner)
+        return self.out((y + self.proj(z)).mean(1))
+
+
+def test_what_only_the_file_of_a_choice_saves_counts() -> None:
+    torch.manual_seed(0)
+    model = Model(Attending().eval())
+    budget, dense = within(0.6, model, "onnx")
+    tables = _Tables(Prices(model, IMAGE, DEVICE, ("onnx",)), Recipe(), "onnx", None)
+    fastest = tables.problem(False).fastest(sparse=False)
+    assert fastest is not None
+    assert tables.problem(False).milliseconds(fastest) > budget.limit  # scores count as they are there
+    [heads] = routes(tables.prices, Recipe(), [budget])
+    assert set(heads.recipe.options["shares"]) == {"qkv.weight"}
+    value = heads.expected[0].value
+    assert value is not None
+    assert 0.4 * dense < value <= budget.limit
 
 
 def test_what_cannot_be_reached_is_said_with_how_much_is_missing(model: Model) -> None:

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
 from idp_deploy.channels.tracing import (
     NORMS,
+    TRANSPOSED,
     Channels,
     half,
     is_hidden,
     names_of,
-    outputs,
-    same,
     shares_weights,
     traced,
 )
+from idp_deploy.channels.trying import trial
+from idp_deploy.channels.walking import is_grouped
 from idp_deploy.errors import ConversionError
 from idp_deploy.masks import copied
 
@@ -81,7 +80,7 @@ def couple(module: nn.Module, example_inputs: tuple[Any, ...], prunable: Collect
                 if one.weights:
                     coupled[root] = one
             free = {root: half(channels.whole(root)) for root, one in coupled.items() if not one.fixed}
-            for root, reason in _refused(partial(_tried, module, channels, example_inputs), free):
+            for root, reason in trial(channels, free, example_inputs).refused.items():
                 coupled[root] = replace(coupled[root], fixed=reason)
     except Exception as error:
         raise ConversionError(
@@ -112,8 +111,8 @@ def _coupled(
         owner = dependency.target.module
         if owner in shared:
             fixed = fixed or "a layer of theirs shares its weight with another one"
-        if _is_grouped(owner):
-            fixed = fixed or "a grouped convolution needs as many channels in every group"
+        if isinstance(owner, TRANSPOSED) and is_grouped(owner):
+            fixed = fixed or "a transposed convolution in groups keeps its channels"
         if is_hidden(channels, dependency):
             fixed = fixed or "its channels meet the hidden units of a recurrent layer"
             continue
@@ -152,61 +151,3 @@ def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:
     if counted.pop(-1, 0) or len(counted) < len(families):
         return "its channels are only a part of what follows"
     return "a channel of it takes others with it, not always as many" if len(set(counted.values())) > 1 else ""
-
-
-def _is_grouped(owner: Any) -> bool:
-    """A convolution of several groups with several channels each; depthwise ones lose whole groups."""
-    groups = getattr(owner, "groups", 1)
-    return isinstance(groups, int) and 1 < groups < getattr(owner, "in_channels", 1)
-
-
-def _refused(tried: Callable[[Mapping[str, list[int]]], str], halves: Mapping[str, list[int]]) -> list[tuple[str, str]]:
-    """Groups that cannot go, with the reason: all at once where they can, else halves of them, and so on.
-
-    Layers that stand in the place of each other in other blocks are side by side: mostly all of them go or none.
-    """
-    reason = tried(halves) if halves else ""
-    if not reason or len(halves) == 1:
-        return [(root, reason) for root in halves if reason]
-    roots, middle = sorted(halves, key=_place_in_block), len(halves) // 2
-    return [
-        refusal
-        for some in (roots[:middle], roots[middle:])
-        for refusal in _refused(tried, {root: halves[root] for root in some})
-    ]
-
-
-def _place_in_block(root: str) -> str:
-    return "".join(letter for letter in reversed(root) if not letter.isdigit())
-
-
-def _tried(
-    module: nn.Module, channels: Channels, example_inputs: tuple[Any, ...], halves: Mapping[str, list[int]]
-) -> str:
-    """Why these channels, by the layer their group begins with, cannot be taken out at once; nothing where they can.
-
-    All is as before then.
-    """
-    groups = [channels.group(root, gone) for root, gone in halves.items()]
-    try:
-        with channels.for_a_while(groups):
-            for root, gone in halves.items():  # each where those before it have left its channels
-                channels.prune(root, gone)
-            left = outputs(module, example_inputs)
-    except Exception as error:  # a forward that counts on its extents
-        return f"without some of them the model cannot be called: {(str(error).splitlines() or [''])[0]}"
-    with channels.for_a_while(groups):
-        for group in groups:
-            _write_zeros(channels, group)
-        expected = outputs(module, example_inputs)
-    return "" if same(expected, left) else "zeros in its channels are none further on"
-
-
-@torch.no_grad()
-def _write_zeros(channels: Channels, group: Any) -> None:
-    for dependency, places in group:
-        if channels.makes(dependency):
-            for _, owner, leaf, parameter, axis in channels.entries(dependency):
-                zeroed = parameter.detach().clone()
-                zeroed.movedim(axis, 0)[places] = 0
-                setattr(owner, leaf, nn.Parameter(zeroed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,22 +18,38 @@ from idp_deploy.channels.tracing import (
     shares_weights,
     traced,
 )
+from idp_deploy.channels.trying import trial
 from idp_deploy.masks import copied
 
 
-def dead_channels(module: nn.Module, example_inputs: tuple[Any, ...]) -> dict[str, list[int]]:
-    """Channels that are zero in every layer they are coupled to, by the layer their group begins with; never all."""
+@dataclass(frozen=True)
+class Dead:
+    """Channels that are zero in every layer they are coupled to, by the layer their group begins with; never all.
+
+    `ways` says of those that can go how their modules' numbers follow; `refused` why others cannot.
+    """
+
+    gone: Mapping[str, list[int]]
+    ways: Mapping[str, int]
+    refused: Mapping[str, str]
+
+
+def dead_channels(module: nn.Module, example_inputs: tuple[Any, ...]) -> Dead:
+    """The channels of `module` that may be taken out: tried on the module itself, which is as before then."""
     shared = shares_weights(module)
     with traced(module, example_inputs) as channels:
         groups = {root: group for root, group in channels.groups() if not isinstance(group, str)}
         found = {root: closed(group, _dead(channels, group, shared)) for root, group in groups.items()}
-    return {root: dead for root, dead in found.items() if dead}
+        found = {root: dead for root, dead in found.items() if dead}
+        tried = trial(channels, found, example_inputs)
+    gone = {root: dead for root, dead in found.items() if root not in tried.refused}
+    return Dead(gone, {root: tried.ways[root] for root in gone}, tried.refused)
 
 
 def cut(
-    twins: Sequence[nn.Module], gone: Mapping[str, list[int]], example_inputs: tuple[Any, ...], before: list[Tensor]
+    twins: Sequence[nn.Module], dead: Dead, example_inputs: tuple[Any, ...], before: list[Tensor]
 ) -> tuple[Sequence[nn.Module] | None, str]:
-    """Copies of modules of one architecture without the channels `gone`, or None with the reason.
+    """Copies of modules of one architecture without the channels that are dead, or None with the reason.
 
     Args:
         before: what the first of them gives for the example; without the channels it has to be the same.
@@ -41,8 +58,10 @@ def cut(
     try:
         for twin in smaller:
             with traced(twin, example_inputs) as channels:
-                for root, indices in gone.items():
-                    channels.prune(root, indices)
+                for root in dead.gone:
+                    channels.whole(root)  # where heads are
+                for root, indices in dead.gone.items():
+                    channels.prune(root, indices, dead.ways[root])
         after = outputs(smaller[0], example_inputs)
     except Exception as error:  # the tracer's own, or a forward that counts on its extents
         return None, (str(error).splitlines() or [""])[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from idp_deploy.channels.counting import Number, above, tie_heads, ways_to_count
 from idp_deploy.channels.recurrent import Held, Hidden, standing_in
 from idp_deploy.channels.splitting import Apart, follow_splits, measure_splits
 from idp_deploy.channels.walking import LostError, walk, widest
@@ -60,6 +61,7 @@ class Channels:
             _follow_reshapes(self.graph)
         self._most = widest(self.graph)
         self._names = {child: name for name, child in module.named_modules()}
+        self._heads: dict[Any, tuple[int, int]] = {}  # reshape → heads that it makes, of how many channels
 
     def groups(self) -> Iterator[tuple[str, Any]]:
         """The layer that a group begins with and the group with all its channels, or why it has none."""
@@ -69,7 +71,7 @@ class Channels:
                 continue
             root = self._names[layer]
             try:
-                group = self.group(root, list(range(self.graph.get_out_channels(layer))))
+                group = self.whole(root)
             except LostError as error:
                 yield root, str(error)
                 continue
@@ -84,14 +86,49 @@ class Channels:
         return walk(self.graph, layer, self.graph.get_pruner_of_module(layer).prune_out_channels, channels, self._most)
 
     def whole(self, root: str) -> Any:
-        """The group with all channels of the layer of that name."""
+        """The group with all channels of the layer of that name; those of one head go together."""
         layer = self.graph.model.get_submodule(root)
-        return self.group(root, list(range(self.graph.get_pruner_of_module(layer).get_out_channels(layer))))
+        group = self.group(root, list(range(self.graph.get_pruner_of_module(layer).get_out_channels(layer))))
+        group.apart = dict(group.with_it)
+        self._heads |= tie_heads(group)
+        return group
 
-    def prune(self, root: str, channels: list[int]) -> None:
-        """Take channels of the layer of that name out, and all that go with them."""
-        self.group(root, channels).prune()
+    def prune(self, root: str, channels: list[int], way: int = 0) -> None:
+        """Take channels of the layer of that name out, and all that go with them.
+
+        Args:
+            way: in which its modules' numbers follow; 0: none does.
+        """
+        group = self.group(root, channels)
+        numbers = self._ways(group)[way] if way else []
+        group.prune()
+        for number in numbers:
+            setattr(*number)
         self.refresh()
+
+    def ways(self, root: str, channels: list[int]) -> int:
+        """In how many ways the numbers of modules may follow when these channels are taken out, none of them first."""
+        return len(self._ways(self.group(root, channels)))
+
+    def _ways(self, group: Any) -> list[list[Number]]:
+        """How the numbers of the modules around a group may follow when it is taken out."""
+        many: dict[int, int] = {}
+        widths: dict[int, int] = {}
+        parts: dict[Any, Any] = {}
+        for dependency, indices in group:
+            node = dependency.target
+            if node in self._heads:
+                heads, channels = self._heads[node]
+                many[heads] = heads - heads * len(indices) // channels
+            elif isinstance(node.module, LAYERS):
+                extent = (self.graph.get_out_channels if self.makes(dependency) else self.graph.get_in_channels)(node)
+                widths[extent] = extent - len(indices)
+            if sizes := getattr(node.module, "split_sizes", None):
+                ends = [sum(sizes[:place]) for place in range(len(sizes) + 1)]
+                left = [size - sum(a <= i < a + size for i in indices) for size, a in zip(sizes, ends, strict=False)]
+                parts |= {**dict(zip(sizes, left, strict=True)), tuple(sizes): tuple(left)}
+        layers = [dependency.target.module for dependency, _ in group]
+        return ways_to_count(above(self._names, self.graph.model, layers), many, widths, parts)
 
     def refresh(self) -> None:
         """After layers were changed: where the channels of each are in concatenations and splits."""
@@ -128,7 +165,8 @@ class Channels:
         ]
         nodes, names, modules = dict(self.graph.module2node), dict(self.graph._param_to_name), [n.module for n in alone]
         try:
-            with as_before({*owners, *(part for layer in layers for part in layer.modules())}):
+            counting = above(self._names, self.graph.model, layers)
+            with as_before({*owners, *counting, *(part for layer in layers for part in layer.modules())}):
                 yield
         finally:
             for node, parameter in zip(alone, modules, strict=True):
@@ -175,13 +213,16 @@ def traced(module: nn.Module, example_inputs: tuple[Any, ...]) -> Iterator[Chann
 
 
 def closed(group: Any, channels: list[int]) -> list[int]:
-    """Those of these channels that take none with them but others of these, as halves of a gate do.
+    """Those of these channels that take none with them but others of these, as halves of a gate do: whole heads if any.
 
     Args:
         group: with all channels.
     """
-    kept = {group.with_it[channel] for channel in set(group.with_it) - set(channels)}
-    return [channel for channel in channels if group.with_it[channel] not in kept]
+    for speakers in (group.with_it, group.apart):
+        kept = {speakers[channel] for channel in set(speakers) - set(channels)}
+        if found := [channel for channel in channels if speakers[channel] not in kept]:
+            return found
+    return []
 
 
 def half(group: Any) -> list[int]:

@@ -49,7 +49,7 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
     while stack:
         dependency, pairs = stack.pop()
         target, handler = dependency.target, dependency.handler
-        pairs = _in_every_part(target, pairs)
+        pairs = _in_every_part(_parts(target, graph.is_out_channel_pruning_fn(handler)), pairs)
         _, known = met.setdefault((target, handler), (dependency, {}))
         fresh = list({pair.idx: pair for pair in reversed(pairs) if pair.idx not in known}.values())[::-1]
         limit = _extent(graph, target, handler) or most
@@ -81,18 +81,38 @@ def walk(graph: Any, layer: nn.Module, handler: Any, indices: Sequence[int], mos
     return group
 
 
-def _in_every_part(node: Any, pairs: list[Any]) -> list[Any]:
-    """At a split into equal parts, which is counted anew in every call: what one part loses every part loses."""
+def _parts(node: Any, made: bool) -> tuple[int, int]:
+    """Of a place whose channels go from every part or none: how many parts there are, and the channels of each.
+
+    A split into equal parts is counted anew in every call, and a grouped convolution has as many in every group.
+    """
+    sizes = getattr(node.module, "split_sizes", None) or [0]
+    if len(sizes) > 1 and len(set(sizes)) == 1:
+        return len(sizes), sizes[0]
+    if is_grouped(node.module):
+        channels = node.module.out_channels if made else node.module.in_channels
+        return node.module.groups, channels // node.module.groups
+    return 1, 0
+
+
+def is_grouped(layer: Any) -> bool:
+    """A convolution of several groups with several channels each; depthwise ones lose whole groups."""
+    groups = getattr(layer, "groups", 1)
+    return isinstance(groups, int) and 1 < groups < getattr(layer, "in_channels", 1)
+
+
+def _in_every_part(parts: tuple[int, int], pairs: list[Any]) -> list[Any]:
+    """What one part loses every part loses."""
     from torch_pruning._helpers import _HybridIndex
 
-    sizes = getattr(node.module, "split_sizes", None) or [0]
-    if len(sizes) < 2 or len(set(sizes)) > 1:
+    many, size = parts
+    if many < 2:
         return pairs
+    first = {pair.idx % size: pair.root_idx for pair in reversed(pairs)}
     beside = [
-        _HybridIndex(idx=pair.idx % sizes[0] + part * sizes[0], root_idx=pair.root_idx)
-        for pair in pairs
-        for part in range(len(sizes))
-        if pair.idx // sizes[0] != part
+        _HybridIndex(idx=place + part * size, root_idx=channel)
+        for place, channel in first.items()
+        for part in range(many)
     ]
     return [*pairs, *beside]
 

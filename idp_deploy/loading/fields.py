@@ -195,10 +195,10 @@ def check_shapes(path: Path, packed: Any, state: Mapping[str, Tensor]) -> None:
 
 
 def attributes(path: Path, packed: Any) -> dict[str, dict[str, Any]]:
-    """Integers, and tuples of them, by module name and attribute."""
+    """Integers, and tuples and lists of them, by module name and attribute."""
     for module, entry in _mapping(path, "attributes", packed).items():
         for name, value in _mapping(path, f"attributes['{module}']", entry).items():
-            values = value if isinstance(value, tuple) else (value,)
+            values = value if isinstance(value, tuple | list) else (value,)
             if not all(type(v) is int and -_LARGEST < v < _LARGEST for v in values):
                 raise _wrong(path, f"attributes['{module}']['{name}']", f"is {value!r}, not an integer")
     return {module: dict(entry) for module, entry in packed.items()}

@@ -24,6 +24,7 @@ from idp_deploy.masks import join_in
 
 Announce = Callable[[str], None]
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_LONGEST = 64  # of a list that says how something is cut
 
 
 def take(
@@ -164,7 +165,7 @@ def resize(module: nn.Module, state: Mapping[str, Tensor], attributes: Mapping[s
 
 
 def integers(module: nn.Module) -> dict[str, Any]:
-    """A module's own integers and tuples of integers: what beside shapes decides how it computes.
+    """A module's own integers, and tuples and short lists of them: what beside shapes decides how it computes.
 
     >>> integers(nn.Conv2d(4, 8, 3, groups=2))["groups"]
     2
@@ -172,7 +173,7 @@ def integers(module: nn.Module) -> dict[str, Any]:
     return {
         name: value
         for name, value in vars(module).items()
-        if not name.startswith("_") and (_is_int(value) or (isinstance(value, tuple) and all(map(_is_int, value))))
+        if not name.startswith("_") and (_is_int(value) or _are_ints(value))
     }
 
 
@@ -241,6 +242,15 @@ def _equal(first: Tensor, second: Tensor) -> bool:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_ints(value: Any) -> bool:
+    """A list that is longer, or empty yet, is more likely one that grows."""
+    return (
+        isinstance(value, tuple | list)
+        and all(map(_is_int, value))
+        and (isinstance(value, tuple) or 0 < len(value) <= _LONGEST)
+    )
 
 
 def _counts(own: Tensor, name: str, stored: Tensor) -> bool:
