@@ -12,6 +12,7 @@ from idp_deploy.facts import facts_of
 from idp_deploy.flow import Contents, Layer, StoredTensor
 from idp_deploy.formats import FORMATS, Format
 from idp_deploy.formats.prunable import prunable_tensors, tensors_apart
+from idp_deploy.simulation.narrowing import in_int8
 from idp_deploy.simulation.question import Loaded, load
 
 SCALE_BYTES = 16  # at most, a row of integers: a scale and a zero point
@@ -30,6 +31,11 @@ class Asked:
     def loaded(self) -> Loaded:
         """As work to simulate."""
         return load(self.contents)
+
+    @cached_property
+    def in_int8(self) -> Loaded:
+        """The same after `quantize --scheme int8`."""
+        return in_int8(self.loaded)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
