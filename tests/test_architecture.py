@@ -92,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "restoring": FOUNDATION | CORE,
     "aiming": FOUNDATION | CORE | {"formats", "vendors"},
     "trying": FOUNDATION | CORE | STAGES,
-    "vendor_remedies": FOUNDATION | CORE | STAGES | {"trying"},
+    "vendor_remedies": FOUNDATION | CORE | STAGES | {"trying", "weighing"},
     "weighing": FOUNDATION | CORE | STAGES | {"facts"},
     "remedies": FOUNDATION | CORE | STAGES | {"trying", "vendor_remedies", "weighing"},
     "judging": {"errors", "flow", "gating", "remedies", "simulation"},
