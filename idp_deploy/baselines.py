@@ -66,6 +66,7 @@ def checks_of(path: Path) -> tuple[list[Row], str]:
         ) from None
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else error
+        what = "it holds bytes that are no text" if isinstance(error, UnicodeDecodeError) else what
         raise FileError(
             f"{path} is not a report of 'check --json': {what}", way_out="write one with 'check --json -o FILE'"
         ) from None

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
-from idp_deploy.flow import Check, Contents, Remedy, Report
+from idp_deploy.flow import Check, Remedy, Report
 from idp_deploy.formats import FORMATS
 from idp_deploy.gating import Evidence, sparsity
-from idp_deploy.simulation.advice import narrowed
 from idp_deploy.simulation.estimating import simulate
 from idp_deploy.simulation.question import Loaded
 from idp_deploy.simulation.targets import Target
-from idp_deploy.simulation.work import WIDTHS, Workload, as_dtype
+from idp_deploy.simulation.work import Workload
 from idp_deploy.trying import CHANNELS, SHARES, WHOLE, Tried, best, channels, least, percent, slowest
 from idp_deploy.units import METRICS, show
 from idp_deploy.vendor_remedies import for_activations, for_flash, for_vendor_latency
@@ -61,12 +59,14 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked)
 
 def _for_latency(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
     if evidence.estimate.vendor is not None:
-        return for_vendor_latency(check, evidence)
-    return best(check, _faster(check.budget.limit, asked.loaded, evidence, target))
+        return for_vendor_latency(check, evidence, asked)
+    return best(check, _faster(check.budget.limit, asked, evidence, target))
 
 
-def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) -> Tried:
-    def at(change: Callable[[Workload], Workload]) -> float:
+def _faster(limit: float, asked: Asked, evidence: Evidence, target: Target) -> Tried:
+    loaded = asked.loaded
+
+    def at(change: Callable[[Workload], Workload] | None, loaded: Loaded = loaded) -> float:
         then = simulate(loaded, target, runtime=evidence.estimate.runtime, change=change, transfer=False).latency_ms
         return then.middle if then else float("inf")
 
@@ -75,9 +75,10 @@ def _faster(limit: float, loaded: Loaded, evidence: Evidence, target: Target) ->
     if any(op.runs_sparse for op in evidence.estimate.ops) and more:
         share, value = least(more, limit, lambda share: at(lambda work: thinned(work, (1 - share) / (1 - now))))
         yield f"prune to {percent(share)} zeros, which run sparse here", f"prune --target {share:.2f}", value
-    yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8"))
-    share, value = least(CHANNELS, limit * WHOLE, lambda share: at(lambda work: narrowed(work, share)))
-    yield *channels(share, evidence), value
+    yield "int8 where it can be", "quantize --scheme int8", at(None, asked.in_int8)
+    if asked.removable.makers:
+        share, value = least(CHANNELS, limit * WHOLE, lambda share: at(None, asked.without(share)))
+        yield *channels(share, evidence, asked.removable.makers), value
 
 
 def thinned(work: Workload, left: float) -> Workload:
@@ -87,25 +88,18 @@ def thinned(work: Workload, left: float) -> Workload:
 
 
 def _for_memory(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:
-    loaded = asked.loaded
-
-    def at(change: Callable[[Workload], Workload]) -> float:
-        then = simulate(loaded, target, runtime=evidence.estimate.runtime, change=change, transfer=False)
+    def at(loaded: Loaded) -> float:
+        then = simulate(loaded, target, runtime=evidence.estimate.runtime, transfer=False)
         return float(then.resident_weight_bytes + then.peak_activation_bytes)
 
     def tried() -> Tried:
-        whole = WIDTHS["float32"] - WIDTHS["int8"]  # what goes in stays a float
-        ends = 0 if loaded.work.dtype == "int8" else whole * _entries_in(evidence.contents)
-        yield "int8 throughout", "quantize --scheme int8", at(lambda work: as_dtype(work, "int8")) + ends
-        share, value = least(CHANNELS, check.budget.limit * WHOLE, lambda share: at(lambda w: narrowed(w, share)))
-        yield *channels(share, evidence), value
+        yield "int8 where it can be", "quantize --scheme int8", at(asked.in_int8)
+        if gone := asked.removable.makers:
+            limit = check.budget.limit * WHOLE
+            share, value = least(CHANNELS, limit, lambda share: at(asked.without(share)))
+            yield *channels(share, evidence, gone), value
 
     return best(check, tried())
-
-
-def _entries_in(contents: Contents) -> int:
-    values = (contents.values.get(name) for name in contents.inputs)
-    return sum(prod(max(extent, 1) for extent in value.shape) for value in values if value and "float" in value.dtype)
 
 
 # ── size: the file's own values, priced in every layout ─────────────────────────────────────────────────────────────
@@ -163,7 +157,7 @@ REMEDIES: Mapping[str, Callable[[Check, Evidence, Target, Asked], Remedy | None]
     "latency": _for_latency,
     "memory": _for_memory,
     "flash": _for_flash,
-    **dict.fromkeys(("sram", "arena"), lambda check, evidence, target, asked: for_activations(check, evidence, target)),
+    **dict.fromkeys(("sram", "arena"), lambda check, evidence, target, asked: for_activations(check, evidence, asked)),
     "sparsity": lambda check, evidence, target, asked: _for_sparsity(check.budget.limit),
 }
 LAYERS: Mapping[str, Callable[[Evidence, Asked], str]] = {

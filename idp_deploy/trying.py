@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from idp_deploy.flow import Check, Remedy
 from idp_deploy.gating import Evidence
@@ -46,9 +46,9 @@ def least(values: Sequence[float], limit: float, at: Callable[[float], float]) -
     return values[high], found
 
 
-def channels(share: float, evidence: Evidence) -> tuple[str, str]:
+def channels(share: float, evidence: Evidence, makers: Collection[str]) -> tuple[str, str]:
     """What removes this share of them and how: `prune` counts the weights that make them, not those that read them."""
-    layers = ", ".join(slowest(evidence, 3, but=("depthwise",)))  # whose channels are those of the layer before
+    layers = ", ".join(slowest(evidence, 3, among=makers))
     what = f"remove {percent(share)} of the channels" + (f", first in {layers}" if layers else "")
     return what, f"prune --pattern channel --target {share:.2f}, then shrink"
 
@@ -57,8 +57,13 @@ def percent(share: float) -> str:
     return f"{share * 100:.3g} %"
 
 
-def slowest(evidence: Evidence, count: int, *, but: Sequence[str] = ()) -> list[str]:
-    ops = (op for op in evidence.estimate.ops if op.op_class not in but)
+def slowest(evidence: Evidence, count: int, *, among: Collection[str] | None = None) -> list[str]:
+    """Layers by their time; `among` such operators as have channels of their own, which depthwise ones have not."""
+    ops = (
+        op
+        for op in evidence.estimate.ops
+        if among is None or (op.name in among and op.op_class in ("conv", "conv1x1", "linear"))
+    )
     timed = [op for op in ops if op.latency_ms is not None and op.weight_bytes]
     ranked = sorted(timed, key=lambda op: -(op.latency_ms or 0.0))
     return list(dict.fromkeys(op.layer or op.name for op in ranked))[:count]

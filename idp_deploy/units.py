@@ -64,7 +64,7 @@ def parse(text: str | float, unit: Unit) -> float:
     """
     if isinstance(text, float) and text.is_integer():
         text = int(text)  # as it was written
-    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?\d+)?)\s*([^\d\s]*)\s*", str(text).replace("\u03bc", "µ"))
+    match = re.fullmatch(r"\s*([0-9.]+(?:[eE][+-]?[0-9]+)?)\s*([^\d\s]*)\s*", str(text).replace("\u03bc", "µ"))
     factors = _FACTORS[unit]
     if match is None or match[2] not in factors:
         hint = _hint(str(text), unit)
@@ -90,7 +90,7 @@ def _hint(text: str, unit: Unit) -> str:
     known = suffix if suffix in _FACTORS[unit] else meant.get(suffix.lower(), "")
     point = re.fullmatch(r"\d+,\d{1,2}|\d+,\d{4,}", number.strip())  # 1,800 may be either
     plain = number.strip().replace(",", ".") if point else re.sub(r"[ _](?=\d)", "", number.strip())
-    if known not in _FACTORS[unit] or not known or not re.fullmatch(r"\d*\.?\d+", plain):
+    if known not in _FACTORS[unit] or not known or not re.fullmatch(r"[0-9]*\.?[0-9]+", plain):
         return ""
     return f'did you mean "{plain} {known}"? '
 

@@ -15,12 +15,11 @@ from idp_deploy.errors import IdpDeployError
 from idp_deploy.flow import Check, Contents, Remedy, StoredTensor
 from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.gating import Evidence, sparsity
-from idp_deploy.simulation.advice import narrowed
 from idp_deploy.simulation.estimating import simulate
 from idp_deploy.simulation.question import load
 from idp_deploy.simulation.targets import Target
-from idp_deploy.simulation.work import Workload
 from idp_deploy.trying import CHANNELS, SHARES, WHOLE, Tried, best, channels, least, percent
+from idp_deploy.weighing import Asked
 
 
 def for_flash(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
@@ -45,45 +44,46 @@ def for_flash(check: Check, evidence: Evidence, target: Target) -> Remedy | None
     return best(check, tried())
 
 
-def for_activations(check: Check, evidence: Evidence, target: Target) -> Remedy | None:
+def for_activations(check: Check, evidence: Evidence, asked: Asked) -> Remedy | None:
     """Fewer channels, and so narrower maps between the layers."""
-    work = load(evidence.contents).work
-    value = check.value or 0.0
+    work, value = asked.loaded.work, check.value or 0.0
 
     def at(share: float) -> float:
-        return value - (1 - _left(work, share)["activations"]) * min(value, float(work.peak_activation_bytes))
+        return value - (1 - _left(asked, share)["activations"]) * min(value, float(work.peak_activation_bytes))
 
-    return _narrower(check, evidence, at)
+    return _narrower(check, evidence, asked, at)
 
 
-def for_vendor_latency(check: Check, evidence: Evidence) -> Remedy | None:
+def for_vendor_latency(check: Check, evidence: Evidence, asked: Asked) -> Remedy | None:
     """Fewer channels: what takes the most cycles shrinks with its multiplications or its bytes."""
-    vendor, work = evidence.estimate.vendor, load(evidence.contents).work
+    vendor = evidence.estimate.vendor
     cycles = {name: count for name, count in vendor.cycles.items() if name != "total"} if vendor else {}
     if not any(cycles.values()):
         return None
 
     def at(share: float) -> float:
-        left = _left(work, share) | {"npu": 1 - share}  # it takes channels in blocks, which are not full any more
+        left = _left(asked, share) | {"npu": 1 - share}  # it takes channels in blocks, which are not full any more
         kinds = {"npu": "npu", "sram": "activations", "flash": "weights", "dram": "weights"}
         then = max(count * left[kinds.get(name, "npu")] for name, count in cycles.items())
         return (check.value or 0.0) * then / max(cycles.values())
 
-    return _narrower(check, evidence, at)
+    return _narrower(check, evidence, asked, at)
 
 
-def _narrower(check: Check, evidence: Evidence, at: Callable[[float], float]) -> Remedy | None:
+def _narrower(check: Check, evidence: Evidence, asked: Asked, at: Callable[[float], float]) -> Remedy | None:
+    makers = asked.removable.makers
 
     def tried() -> Tried:
-        share, value = least(CHANNELS, check.budget.limit * WHOLE, at)
-        yield *channels(share, evidence), value
+        if makers:
+            share, value = least(CHANNELS, check.budget.limit * WHOLE, at)
+            yield *channels(share, evidence, makers), value
 
     return best(check, tried())
 
 
-def _left(work: Workload, share: float) -> dict[str, float]:
+def _left(asked: Asked, share: float) -> dict[str, float]:
     """Shares of the largest activations and of weights that are left without these channels."""
-    less = narrowed(work, share)
+    work, less = asked.loaded.work, asked.without(share).work
     parts = {
         "activations": (less.peak_activation_bytes, work.peak_activation_bytes),
         "weights": (less.parameters, work.parameters),

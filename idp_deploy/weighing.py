@@ -12,7 +12,9 @@ from idp_deploy.facts import facts_of
 from idp_deploy.flow import Contents, Layer, StoredTensor
 from idp_deploy.formats import FORMATS, Format
 from idp_deploy.formats.prunable import prunable_tensors, tensors_apart
+from idp_deploy.simulation.narrowing import in_int8
 from idp_deploy.simulation.question import Loaded, load
+from idp_deploy.simulation.removing import Removable, removable
 
 SCALE_BYTES = 16  # at most, a row of integers: a scale and a zero point
 PRICED = ("float32", "float16", "int8")  # the weights that a smaller share of is foretold
@@ -25,11 +27,28 @@ class Asked:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self._sizes: dict[tuple[float, float | None], float] = {}
+        self._narrower: dict[float, Loaded] = {}
 
     @cached_property
     def loaded(self) -> Loaded:
         """As work to simulate."""
         return load(self.contents)
+
+    @cached_property
+    def in_int8(self) -> Loaded:
+        """The same after `quantize --scheme int8`."""
+        return in_int8(self.loaded)
+
+    @cached_property
+    def removable(self) -> Removable:
+        """Its channels that can be removed."""
+        return removable(self.contents, self.loaded.work)
+
+    def without(self, share: float) -> Loaded:
+        """The same without this share of them."""
+        if share not in self._narrower:
+            self._narrower[share] = self.removable.without(self.loaded, share)
+        return self._narrower[share]
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -74,11 +74,12 @@ ALLOWED: dict[str, set[str]] = {
     "formats.native": {"errors", "isolation"},
     "formats.write": FOUNDATION
     | CORE
-    | {"rewriting", "isolation", "formats.litert", "formats.bodies", "formats.functions"},
+    | {"rewriting", "isolation", "formats.litert", "formats.bodies", "formats.functions", "formats.words"},
     "formats.words": set(),
     "formats.bodies": set(),
     "formats.functions": {"formats.bodies"},
     "formats.xnnpack": FOUNDATION | {"formats", "formats.words"},
+    "formats.integers": {"flow", "formats.words"},
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION
     | {"documents", "files", "packages", "formats", "formats.native", "formats.bodies", "formats.functions"},
@@ -91,7 +92,7 @@ ALLOWED: dict[str, set[str]] = {
     "restoring": FOUNDATION | CORE,
     "aiming": FOUNDATION | CORE | {"formats", "vendors"},
     "trying": FOUNDATION | CORE | STAGES,
-    "vendor_remedies": FOUNDATION | CORE | STAGES | {"trying"},
+    "vendor_remedies": FOUNDATION | CORE | STAGES | {"trying", "weighing"},
     "weighing": FOUNDATION | CORE | STAGES | {"facts"},
     "remedies": FOUNDATION | CORE | STAGES | {"trying", "vendor_remedies", "weighing"},
     "judging": {"errors", "flow", "gating", "remedies", "simulation"},
@@ -149,7 +150,15 @@ TYPES = {
 }  # fmt: skip
 # whose functions a room may name by string, loaded when a user asks for that row
 ROWS = {
-    "formats": {"formats.write", "formats.read", "formats.run", "formats.words", "formats.bisect", "formats.xnnpack"},
+    "formats": {
+        "formats.write",
+        "formats.read",
+        "formats.run",
+        "formats.words",
+        "formats.bisect",
+        "formats.xnnpack",
+        "formats.integers",
+    },
 }
 HEAVY = {
     "coremltools": {"formats/coreml/write"},

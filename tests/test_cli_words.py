@@ -40,3 +40,30 @@ def test_a_file_and_its_weights_the_other_way_round_are_named(
     assert "the file comes first: idp-deploy verify model.onnx model.pt" in capsys.readouterr().err
     assert call("inspect", "model.pt") == 3
     assert "'idp-deploy export model.pt --to onnx' makes one of weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        (
+            "check m.onnx --budgets m.onnx",
+            3,
+            "m.onnx is no configuration: it holds bytes that are no text — name a file",
+        ),
+        (
+            "check m.onnx --target pixel-4 --baseline m.onnx",
+            3,
+            "not a report of 'check --json': it holds bytes that are",
+        ),
+        ("prune model.pt --one-shot --target 0,9", 2, "--target 0,9 is neither a share nor a device — write 0.9"),
+        ("prune model.pt --one-shot --target 90,5%", 2, "is neither a share nor a device — write 90.5%"),
+        ("prune model.pt --one-shot --target 0.5 --pattern channels", 2, "did you mean 'channel'? known are"),
+        ("prune model.pt --one-shot --target 0.5 --method magnitud", 2, "did you mean 'magnitude'? known are"),
+    ],
+)
+def test_a_slip_is_told_with_what_was_meant(
+    line: str, code: int, said: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "m.onnx").write_bytes(b"\x08\x08\xb6\xff")
+    assert call(*line.split()) == code
+    assert said in capsys.readouterr().err

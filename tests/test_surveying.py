@@ -53,6 +53,14 @@ def test_what_a_folder_holds_is_told_without_running_it(name: str, made: Callabl
     assert not (folder / "ran.txt").exists()
 
 
+@pytest.mark.parametrize("name", ["net.mlpackage", "net.mlmodelc"])
+def test_weights_inside_a_package_are_no_checkpoints(name: str, tmp_path: Path) -> None:
+    inside = tmp_path / name / "Data" / "com.apple.CoreML" / "weights"
+    inside.mkdir(parents=True)
+    (inside / "weight.bin").write_bytes(b"\x0f\x00\x00\x00" * 16)
+    assert "weight.bin" not in " | ".join(survey(tmp_path).notes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, row in FOLDERS.items() if row.model and row.inputs])
 def test_init_run_check_without_an_edit(name: str, made: Callable[[str], Path]) -> None:

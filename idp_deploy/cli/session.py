@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -304,6 +305,9 @@ def share(target: str | float) -> float | None:
     try:
         value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
+        if re.fullmatch(r"[0-9]*,[0-9]+ *%?", text):
+            point = text.replace(",", ".")
+            raise UsageError(f"--target {target} is neither a share nor a device", way_out=f"write {point}") from None
         return None
     if not 0 < value < 1:
         raise UsageError(f"--target {target} is not between 0 and 1", way_out="0.9 makes 90 % of the weights zero")

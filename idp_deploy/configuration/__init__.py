@@ -126,6 +126,10 @@ def _toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
     except ValueError as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise FileError(
+                f"{path} is no configuration: it holds bytes that are no text", way_out="name a file of TOML"
+            ) from None
         way_out = _FOLDERS if re.search(r"Unescaped|hex value", str(error)) else "mend the line it names"
         raise FileError(f"{path} is not valid TOML: {error}", way_out=way_out) from None
     except OSError as error:

@@ -4,6 +4,7 @@
     formats/<format>/read     a file → Contents; shares nothing with write, loads neither converter nor torch
     formats/<format>/run.py   Contents → a session for each runtime of this machine
     formats/<format>/words.py its words for operators, by what they do
+    formats/<format>/integers.py  the operators that int8 lets compute with integers
 
 What is not a format's own stands beside the folders: the manifest, the notes, the words' classes, what is prunable.
 """
@@ -51,6 +52,7 @@ class Format:
     prove: str = ""  # as `store`: the first form that the format's runtimes compute right, where they take wrong ones
     vendor: str = ""  # (path) → None: the maker's own reader takes the file, else FileError
     sparse_kernels: str = ""  # (contents) → SparseLint, where a runtime of it skips zeros
+    integers: str = ""  # (contents) → the operators that int8 lets compute with integers; "": weights alone become such
     blame: str = ""  # (contents, model, call, tolerance) → notes on the operator that first parts from the model
     usual: str = ""  # (contents, arrays, tolerance) → notes on usual sessions that integers move on this machine alone
     encodings: tuple[str, ...] = ()  # what `convert` takes by name for how zeros are stored; 1xN is any number
@@ -118,6 +120,7 @@ FORMATS: dict[FormatName, Format] = {
             open="idp_deploy.formats.onnx.run:open_onnx",
             open_plain="idp_deploy.formats.onnx.run:open_plain",
             usual="idp_deploy.formats.onnx.run:usual",
+            integers="idp_deploy.formats.onnx.integers:integers_onnx",
             encodings=("auto", "portable", "dense", "bitmask", "gaps8", "gaps5", "gaps4", "sparse-initializer"),
             layouts=("bitmask", "gaps8", "gaps5", "gaps4"),
             words="idp_deploy.formats.onnx.words",
@@ -177,6 +180,7 @@ FORMATS: dict[FormatName, Format] = {
             runtime=("ai_edge_litert",),
             extra="tflite",
             sparse_kernels="idp_deploy.formats.tflite.xnnpack:lint",
+            integers="idp_deploy.formats.tflite.integers:integers_tflite",
             time="idp_deploy.formats.tflite.run:time_tflite",
             emulated="ai_edge_litert",
             versions=("torch", "litert-torch", "ai-edge-litert"),

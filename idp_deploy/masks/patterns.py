@@ -34,6 +34,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -350,4 +351,6 @@ def parse_pattern(text: str) -> Pattern:
             raise UsageError(f"pattern '{text}' has a side of 0", way_out="write block:1x4")
         return build(*numbers)
     known = "; ".join(words for words, _ in PATTERNS.values())
-    raise UsageError(f"unknown pattern '{text}'", way_out=f"known are {known}")
+    near = get_close_matches(text.strip().lower(), ("unstructured", "channel", "free"), n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise UsageError(f"unknown pattern '{text}'", way_out=f"{hint}known are {known}")

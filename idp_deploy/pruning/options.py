@@ -106,7 +106,9 @@ def check_options(method: str, mode: str, options: Mapping[str, Any]) -> None:
     if mode not in MODES:
         raise UsageError(f"unknown mode '{mode}'", way_out=f"known are {', '.join(MODES)}")
     if method not in METHODS:
-        raise UsageError(f"unknown method '{method}'", way_out=f"known are {', '.join(METHODS)}")
+        near = get_close_matches(str(method).lower(), METHODS, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise UsageError(f"unknown method '{method}'", way_out=f"{hint}known are {', '.join(METHODS)}")
     known = known_options(method, mode)
     for name, value in options.items():
         if name not in known:

@@ -10,9 +10,11 @@ from typing import Any
 
 from idp_deploy.flow import Contents, Estimate
 from idp_deploy.simulation.estimating import simulate
+from idp_deploy.simulation.narrowing import in_int8
 from idp_deploy.simulation.question import Loaded, load
+from idp_deploy.simulation.removing import scaled
 from idp_deploy.simulation.targets import Target
-from idp_deploy.simulation.work import Workload, WorkOp, as_dtype
+from idp_deploy.simulation.work import Workload
 
 MOST_LAYERS = 4  # of the slowest layers, how many are tried
 WORTH = 0.02  # share of the latency below which a change is not worth a line
@@ -32,8 +34,8 @@ def advise(
 ) -> tuple[Advice, ...]:
     """The changes that would pay, the most first.
 
-    Tried: half the channels of each of the slowest layers, int8 throughout, and skipping the zeros of every 1×1
-    convolution where the runtime could. What the change does to accuracy is for training to tell.
+    Tried: half the channels of each of the slowest layers, int8 where `quantize` makes it, and skipping the zeros of
+    every 1×1 convolution where the runtime could. What the change does to accuracy is for training to tell.
 
     Args:
         estimate: of the file as it is. situation: runtime, threads and anchor as given to `simulate`.
@@ -43,21 +45,23 @@ def advise(
     now = estimate.latency_ms.middle
     loaded = artifact if isinstance(artifact, Loaded) else load(artifact)
     found = []
-    for label, change in _candidates(estimate, target):
-        then = simulate(loaded, target, change=change, transfer=False, **situation).latency_ms
+    for label, asked, change in _candidates(loaded, estimate, target):
+        then = simulate(asked, target, change=change, transfer=False, **situation).latency_ms
         if then is not None and then.middle < now * (1 - WORTH):
             found.append(Advice(label, then.middle, 1 - then.middle / now))
     return tuple(sorted(found, key=lambda advice: advice.latency_ms))
 
 
-def _candidates(estimate: Estimate, target: Target) -> Iterator[tuple[str, Callable[[Workload], Workload]]]:
+def _candidates(
+    loaded: Loaded, estimate: Estimate, target: Target
+) -> Iterator[tuple[str, Loaded, Callable[[Workload], Workload] | None]]:
     layers = [op for op in estimate.ops if op.op_class in ("conv", "conv1x1", "linear") and op.weight_bytes]
     for op in sorted(layers, key=lambda op: -(op.latency_ms or 0.0))[:MOST_LAYERS]:
-        yield f"half the channels of {op.layer} (--pattern channel)", partial(halved, name=op.name)
-    yield "int8 (--scheme int8)", partial(as_dtype, dtype="int8")
+        yield f"half the channels of {op.layer} (--pattern channel)", loaded, partial(halved, name=op.name)
+    yield "int8 (--scheme int8)", in_int8(loaded), None
     runtime = next((r for r in target.runtimes if r.name == estimate.runtime), None)
     if runtime is not None and runtime.sparse and not any(op.runs_sparse for op in estimate.ops):
-        yield "zeros run sparse (see 'inspect --runtime xnnpack')", _all_sparse
+        yield "zeros run sparse (see 'inspect --runtime xnnpack')", loaded, _all_sparse
 
 
 def halved(work: Workload, name: str) -> Workload:
@@ -77,43 +81,6 @@ def halved(work: Workload, name: str) -> Workload:
         if not depthwise:
             break
     return replace(work, ops=tuple(ops))
-
-
-def narrowed(work: Workload, share: float) -> Workload:
-    """Without this share of the channels of every layer; what goes in and what comes out stay."""
-    left = 1 - share
-    weighted = [i for i, op in enumerate(work.ops) if op.weights]
-    first, last = (weighted[0], weighted[-1]) if weighted else (-1, -1)
-    ops = []
-    for i, op in enumerate(work.ops):
-        depthwise = op.op_class == "depthwise"
-        if op.weights:
-            outputs = 1.0 if i == last else left
-            ops.append(scaled(op, inputs=1.0 if i == first else left, outputs=outputs, both=not depthwise))
-        else:
-            inside = first < i
-            ops.append(scaled(op, inputs=left if inside else 1.0, outputs=left if inside and i < last else 1.0))
-    entering = work.ops[first].input_bytes if weighted else 0  # as wide as before
-    peak = min(work.peak_activation_bytes, round(left * work.peak_activation_bytes + share * entering))
-    return replace(work, ops=tuple(ops), peak_activation_bytes=peak)
-
-
-def scaled(op: WorkOp, *, inputs: float = 1.0, outputs: float = 1.0, both: bool = True) -> WorkOp:
-    """An operator with these shares of its channels left; without `both` its weights have one channel dimension."""
-    share = inputs * outputs if both else outputs  # a depthwise weight has one channel, not two
-    return replace(
-        op,
-        macs=round(op.macs * share),
-        weights=round(op.weights * share),
-        nonzero=round(op.nonzero * share),
-        resident_bytes=round(op.resident_bytes * share),
-        stored_bytes=round(op.stored_bytes * share),
-        biases=round(op.biases * outputs),
-        input_bytes=round(op.input_bytes * inputs),
-        output_bytes=round(op.output_bytes * outputs),
-        in_channels=round(op.in_channels * inputs),
-        out_channels=round(op.out_channels * outputs),
-    )
 
 
 def _all_sparse(work: Workload) -> Workload:

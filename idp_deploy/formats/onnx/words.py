@@ -43,3 +43,5 @@ WORDS: dict[str, str] = {
         SpaceToDepth ScatterElements ScatterND OneHot
     """,
 }
+# what `--scheme int8` lets compute with integers, where a layer is among them or reads what they give
+INTEGERS = "Conv Gemm MatMul Add AveragePool Clip Concat GlobalAveragePool MaxPool Relu Reshape Transpose"

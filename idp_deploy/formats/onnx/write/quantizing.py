@@ -23,13 +23,13 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError, hushed
+from idp_deploy.formats.onnx.words import INTEGERS
 from idp_deploy.formats.onnx.write.nodes import read_inside
 
 # layers with an integer kernel, and operators that pass integers on between layers
 PRODUCTS = ["Gemm", "MatMul"]  # whose integer kernels give float results as well
 LAYERS = ["Conv", *PRODUCTS]
-OPERATORS = [*LAYERS, "Add", "AveragePool", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Relu", "Reshape"]
-OPERATORS += ["Transpose"]
+OPERATORS = INTEGERS.split()
 _SHAPES = ("Flatten", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _INT32 = np.iinfo(np.int32)
 _PEAK = 126  # what the largest weight of a channel at least becomes: it decides the scale

@@ -16,29 +16,16 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import ConversionError, hushed
+from idp_deploy.formats.tflite.words import DELICATE, ENTRYWISE
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind, schema
 from idp_deploy.formats.tflite.write.serializing import serialize
 
 _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
-# comparisons, whose sides come by scales of their own, so that equal numbers differ
-_COMPARES = {"EQUAL", "NOT_EQUAL", "LESS", "LESS_EQUAL", "GREATER", "GREATER_EQUAL"}
-# 256 levels spoil these: variances and their roots, differences of near numbers, choices between unlike numbers
-_DELICATE = _COMPARES | {
-    "SUB",
-    "RSQRT",
-    "SQRT",
-    "SQUARED_DIFFERENCE",
-    "DIV",
-    "EXP",
-    "LOG",
-    "POW",
-    "SELECT",
-    "SELECT_V2",
-}
+_DELICATE = frozenset(DELICATE.split())
 _ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
 _KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
-_ENTRYWISE = frozenset({"ADD", "MUL", "MEAN", "SUM", "SOFTMAX", "MAXIMUM", "MINIMUM", "RELU", "RESHAPE"})
+_ENTRYWISE = frozenset(ENTRYWISE.split())
 _MOVES = frozenset(
     {"BROADCAST_TO", "CAST", "CONCATENATION", "EXPAND_DIMS", "SLICE", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE"}
 )
