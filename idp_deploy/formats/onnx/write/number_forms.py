@@ -9,6 +9,7 @@ front of a float operator would stay in the graph and cost time at every inferen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from idp_deploy.formats.onnx.write.storing import Weight, cost
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+_INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
 _RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
 
 
@@ -63,7 +65,23 @@ def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator
 
 
 def exact_forms(plain: Weight) -> Iterator[Weight]:
-    """The narrower forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
+    """The other forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
+    narrow = [replace(form, mask=form.values != (fill := usual(form.values)), fill=fill) for form in _narrow(plain)]
+    yield from narrow
+    for form in (plain, *narrow):
+        yield from _moved(form)
+
+
+def usual(values: np.ndarray) -> int:
+    """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
+    if values.dtype not in _INTEGERS or not values.size or np.count_nonzero(values) < values.size / 2:
+        return 0
+    lowest = np.iinfo(values.dtype).min
+    return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
+
+
+def _narrow(plain: Weight) -> Iterator[Weight]:
+    """A matrix of float32 as float16, or as int8 with scales."""
     if not _has_forms(plain):
         return
     halves = plain.values.astype(np.float16) if np.abs(plain.values).max(initial=0) < _LARGEST_HALF else None
@@ -72,6 +90,20 @@ def exact_forms(plain: Weight) -> Iterator[Weight]:
     for form in _integers(plain):
         if form.scale is not None and np.array_equal(form.values.astype(np.float32) * form.scale, plain.values):
             yield form
+
+
+def _moved(form: Weight) -> Iterator[Weight]:
+    """A weight of 8 bits as what is above the usual entry of each channel: integers with a zero point a channel."""
+    values = form.values
+    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
+        return
+    for axis in {0, 1, values.ndim - 1}:
+        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+        each = np.array([usual(row) for row in rows]).astype(values.dtype)
+        if np.any(each != form.fill):
+            points = each.reshape([-1 if place == axis else 1 for place in range(values.ndim)])
+            above = values.view(np.uint8) - points.view(np.uint8)
+            yield replace(form, values=above, mask=above != 0, fill=0, points=points)
 
 
 def _half(plain: Weight) -> Weight:

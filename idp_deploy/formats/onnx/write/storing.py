@@ -40,7 +40,7 @@ class Weight:
     `values` are float16, has the dtype of `points` where these are given, else that of `values`.
 
     `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale. So do `points`, for
-    8 bits: restored = values + points, around the end of the range where the sum is beyond it.
+    8 bits: restored = values + points, around the end of the range where the sum is beyond it, before they are scaled.
     """
 
     name: str
@@ -92,7 +92,8 @@ class Store:
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
         # not always, for then everything between is done in four bytes
-        self._cast_first = {w.name for w in weights if encoding == "portable" and w.is_cast and self._is_encoded(w)}
+        firsts = [w for w in weights if w.is_cast and w.points is None] if encoding == "portable" else []
+        self._cast_first = {w.name for w in firsts if self._is_encoded(w)}
         self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
         self._groups = self._grouped(weights) if grouped else {}
         self._pieces: dict[str, str] = {}  # weight → the name of its stored values, once its group is decoded
@@ -102,13 +103,13 @@ class Store:
         decoder = self.decoder
         inner = self._piece(weight) if weight.name in self._groups else self._values(weight, self._inner_name(weight))
         self._restored[weight.name] = inner
+        if weight.points is not None:
+            inner = around(decoder, inner, weight.points, output="" if self._is_cast_last(weight) else weight.name)
         if self._is_cast_last(weight):
             last = weight.name if weight.scale is None else ""
             inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
         if weight.scale is not None:
             decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
-        if weight.points is not None:
-            around(decoder, inner, weight.points, output=weight.name)
 
     def _is_cast_last(self, weight: Weight) -> bool:
         return weight.is_cast and weight.name not in self._cast_first
