@@ -346,25 +346,3 @@ def test_signs_of_zeros_that_were_kept_are_kept_again(tmp_path: Path) -> None:
     once = restore(save(tmp_path / "m.onnx", nodes, {"w": weight(64, 96), "v": other}).path, tmp_path / "s.onnx").path
     with pytest.raises(UsageError, match="outputs tell its -0 from 0, and keeping every -0 saves nothing"):
         restore(once, tmp_path / "t.onnx")
-
-
-@pytest.mark.parametrize(
-    ("other", "encoding"),
-    [
-        (np.full((96, 96), 0.0625, np.float32), "auto"),
-        ((np.float32(0.25) * np.r_[np.full((1, 96), 127), np.full((95, 96), 9)]).astype(np.float32), "auto"),
-        (np.repeat(RNG.integers(1, 100, (96, 1)), 96, axis=1).astype(np.float32), "auto"),
-        (np.ones((96, 96), np.int8), "sparse-initializer"),
-    ],
-    ids=["one value", "mostly one value", "one value a row", "repeated"],
-)
-def test_a_second_time_finds_nothing_that_the_first_did_not(other: np.ndarray, encoding: str, tmp_path: Path) -> None:
-    """A float matrix that is 8 bits with a scale, most of which are one number: scales in blocks of QMoE are such."""
-    nodes = [NODE("MatMul", ["x", "w"], ["h"])]
-    for name in ("v", "u"):
-        nodes += [NODE("Cast", [name], [f"{name}f"], to=1), NODE("MatMul", ["h", f"{name}f"], [f"{name}y"])]
-    nodes.append(NODE("Add", ["vy", "uy"], ["y"]))
-    path = save(tmp_path / "m.onnx", nodes, {"w": weight(64, 96), "v": other, "u": other}).path
-    once = restore(path, tmp_path / "s.onnx", encoding=encoding).path
-    with pytest.raises(UsageError, match="stores its zeros sparse already"):
-        restore(once, tmp_path / "t.onnx", encoding=encoding)

@@ -56,6 +56,7 @@ _PLACES_OPSET = 11  # a resize says which places it reads; onnx's converter leav
 _SPLIT_OPSET = 13  # the sizes of Split are an input
 _BITWISE_OPSET, _BITWISE_IR = 18, 8  # BitwiseAnd
 _MAPPED_BYTES = 1 << 20
+_DECODING = ("ScatterElements", "GatherElements", "Add", "Mul")  # behind running sums
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
@@ -290,7 +291,8 @@ def _repeats(node: onnx.NodeProto) -> bool:
 
 
 def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
-    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums."""
+    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums, and what
+    is then added to that or multiplied by."""
     behind = {name: {name} for name in constants}  # value → the constants that it is computed from
     summed: set[str] = set()
     found: set[str] = set()
@@ -302,7 +304,7 @@ def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
         behind |= dict.fromkeys(node.output, sources)
         if node.op_type == "CumSum" or not summed.isdisjoint(names):
             summed.update(node.output)
-            if node.op_type in ("ScatterElements", "GatherElements"):
+            if node.op_type in _DECODING:
                 found |= sources
     return found
 

@@ -50,7 +50,8 @@ class Weight:
     palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
     half: bool = False  # float16 on disk for a float32 tensor
     fill: int = 0  # what entries are that are not stored: for integers with a zero point, that
-    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel, these
+    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel or block, these
+    shape: tuple[int, ...] | None = None  # of the restored tensor, where `values` have an axis more, for blocks
 
     @property
     def bits(self) -> int:
@@ -103,8 +104,11 @@ class Store:
         decoder = self.decoder
         inner = self._piece(weight) if weight.name in self._groups else self._values(weight, self._inner_name(weight))
         self._restored[weight.name] = inner
+        own = "" if self._is_cast_last(weight) else weight.name
         if weight.points is not None:
-            inner = around(decoder, inner, weight.points, output="" if self._is_cast_last(weight) else weight.name)
+            inner = around(decoder, inner, weight.points, output="" if weight.shape else own)
+        if weight.shape:
+            inner = decoder.node("Reshape", inner, decoder.ints(*weight.shape), output=own)
         if self._is_cast_last(weight):
             last = weight.name if weight.scale is None else ""
             inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
@@ -203,7 +207,7 @@ def cost(weight: Weight, encoding: str) -> int:
     if weight.palette is not None:
         size += weight.palette.nbytes + 4 * _NODE_BYTES
     if weight.points is not None:
-        size += weight.points.nbytes + 6 * _NODE_BYTES
+        size += weight.points.nbytes + (7 if weight.shape else 6) * _NODE_BYTES
     return size + (_NODE_BYTES if weight.values.dtype != np.float32 else 0)
 
 
