@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from idp_deploy.errors import UsageError
+from idp_deploy.formats.onnx.write.storing import Weight, choose
 from idp_deploy.gating import sparsity
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
@@ -72,3 +73,14 @@ def test_matrices_of_a_few_bits_with_zero_points_become_sparse(bits: int, tmp_pa
     restored = restore(contents.path, tmp_path / "s.onnx")
     assert restored.before_bytes - restored.after_bytes > 0.5 * packed.size
     assert sparsity(read(restored.path)) == sparsity(contents)
+
+
+@pytest.mark.parametrize("zeros", [0.9, 0.8])
+def test_large_tensors_take_what_opens_in_less_memory(zeros: float) -> None:
+    """Unless it takes a hundredth more of the dense tensor: halves of zeros stay bits."""
+    mask = RNG.random((4096, 1024)) >= zeros
+    values = mask.astype(np.float32)
+    assert choose(Weight("w", values, mask), "auto") == "gaps5"
+    assert choose(Weight("w", values[1:], mask[1:]), "auto") == "gaps4"
+    half = RNG.random(mask.shape) >= 0.5
+    assert choose(Weight("w", half.astype(np.float32), half), "auto") == "bitmask"

@@ -75,16 +75,23 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
-    proto = _loaded(contents.path)
-    has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
-    if form := _form(proto, contents.path, encoding):
+    path = contents.path
+    form, has_bodies = _first(path, encoding)  # its model is not kept while a runtime looks at the form
+    if form:
         yield form
-    if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
+    if has_bodies and (form := _form(_loaded(path), path, encoding, lifted=False)):
         yield form
     if form:
-        signed = _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)
+        signed = _form(_loaded(path), path, encoding, lifted=not has_bodies, signed=True)
         if signed is not None:
             yield signed
+
+
+def _first(path: Path, encoding: str) -> tuple[bytes | None, bool]:
+    """The smallest form, and whether operators have graphs inside of them."""
+    proto = _loaded(path)
+    has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
+    return _form(proto, path, encoding), has_bodies
 
 
 def _loaded(source: Path) -> onnx.ModelProto:
