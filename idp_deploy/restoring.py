@@ -87,7 +87,7 @@ def _nothing_gained(before: Contents) -> UsageError:
     if not before.tensors:
         return UsageError(
             f"{before.path} ({before.size_bytes:,} bytes) holds no weights, so none that is zero",
-            way_out="trees have none; matrices that are inputs of the file are to be constants: export them with it",
+            way_out="trees have none, nor linear models of ai.onnx.ml; matrices that are inputs are to be constants",
         )
     if heaviest is None or heaviest.zeros * heaviest.value_bits < 8 * _WORTH_NAMING_BYTES:
         if any(tensor.is_sparse for tensor in before.tensors):

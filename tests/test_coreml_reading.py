@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from idp_deploy.formats.coreml.read.blob import bits_of, packed_bytes, unpack
 from idp_deploy.formats.coreml.read.program import load
 from idp_deploy.formats.coreml.read.schema import SCHEMA
 from idp_deploy.formats.coreml.read.wire import Field, parse
+from idp_deploy.gating import sparsity
 from idp_deploy.reading import read
 from tests import coreml_files as by_hand
 
@@ -45,15 +47,45 @@ def test_a_sparse_weight_is_decoded_and_its_zeros_are_those_of_the_mask(linear: 
     assert contents.values["x"].shape == (1, 4)
 
 
-def test_functions_that_are_not_read_are_named(tmp_path: Path) -> None:
+def test_weights_of_every_function_are_counted_and_shared_ones_once(tmp_path: Path) -> None:
+    """The same weights in three functions, in the program itself: nothing tells that these are one."""
     w = by_hand.const("w", by_hand.number(WEIGHT[:, :2]), "float16", (3, 2))
     names = ("main", "adapted", "plain")
     path = by_hand.package(
         tmp_path / "m.mlpackage", [w, _linear("w", 2)], inputs=[("x", "float32", (1, 2))], functions=names
     )
-    assert load(path).others == ("main", "adapted")
-    apart = "runs by itself: neither its weights nor its time are counted"
-    assert read(path).warnings == (f"function 'main' {apart}", f"function 'adapted' {apart}")
+    assert tuple(load(path).others) == ("main", "adapted")
+    apart = "runs by itself: its weights are counted, its time is not"
+    contents = read(path)
+    assert contents.warnings == (f"function 'main' {apart}", f"function 'adapted' {apart}")
+    assert [tensor.name for tensor in contents.tensors] == ["w", "main/w", "adapted/w"]
+    assert [op.weights for op in contents.beside if op.weights] == [{"weight": "main/w"}, {"weight": "adapted/w"}]
+
+
+def test_functions_that_share_the_file_of_weights_share_tensors(tmp_path: Path) -> None:
+    """As coremltools puts two models of one base together: the bytes lie there once."""
+    import coremltools as ct
+    from coremltools.converters.mil import Builder
+
+    generator = np.random.default_rng(0)
+    base, heads = generator.standard_normal((64, 64)).astype(np.float32), []
+    base[generator.random(base.shape) < 0.9] = 0
+    described = ct.utils.MultiFunctionDescriptor()
+    for name in ("one", "two"):
+        heads.append(generator.standard_normal((32, 64)).astype(np.float32))
+
+        @Builder.program(input_specs=[Builder.TensorSpec(shape=(1, 64))], opset_version=ct.target.iOS18)
+        def program(x: Any) -> Any:
+            return Builder.linear(x=Builder.linear(x=x, weight=base), weight=heads[-1])
+
+        model = ct.convert(program, minimum_deployment_target=ct.target.iOS18, compute_precision=ct.precision.FLOAT32)
+        model.save(str(tmp_path / f"{name}.mlpackage"))
+        described.add_function(str(tmp_path / f"{name}.mlpackage"), "main", name)
+    described.default_function_name = "one"
+    ct.utils.save_multifunction(described, str(tmp_path / "both.mlpackage"))
+    _, zeros, entries = sparsity(read(tmp_path / "both.mlpackage"))
+    assert entries == 64 * 64 + 2 * 32 * 64
+    assert zeros == np.count_nonzero(base == 0)
 
 
 @pytest.mark.parametrize("labels", [("cat", "dog", ""), (4, 7, -1)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -225,6 +226,35 @@ def test_fused_attention_and_quantized_recurrences_have_weights(tmp_path: Path) 
     share, _, entries = sparsity(save(tmp_path / "m.onnx", nodes, stored))
     assert entries == 64 * 192 + 64 * 64 + 16 * 64
     assert share > 0.88
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("block", [0, 16])
+def test_matrices_of_experts_are_weights(bits: int, block: int, tmp_path: Path) -> None:
+    """`MoE` has them in floats, `QMoE` as codes around the middle of their range."""
+    floats = {"v": weight(4, 32, 64), "u": weight(4, 64, 32)}
+    middle = 1 << (bits - 1)
+    stored: dict[str, Any] = {"g": np.eye(64, 4, dtype=np.float32), **floats}
+    for name, of in (("w", floats["v"]), ("r", floats["u"])):
+        codes = ((8 * of).clip(-middle, middle - 1).astype(int) + middle).astype(np.uint8)
+        stored[name] = codes if bits == 8 else codes[..., 0::2] | codes[..., 1::2] << 4
+        stored[f"{name}s"] = np.full((*of.shape[:2], of.shape[2] // block) if block else of.shape[:2], 0.1, np.float32)
+    own = {"domain": "com.microsoft", "activation_type": "relu", "k": 2}
+    blocks = {"block_size": block} if block else {}
+    nodes = [
+        NODE("MatMul", ["x", "g"], ["p"]),
+        NODE("MoE", ["x", "p", "v", "", "u", ""], ["h"], **own),
+        NODE("QMoE", ["h", "p", "w", "ws", "", "r", "rs", ""], ["y"], expert_weight_bits=bits, **blocks, **own),
+    ]
+    contents = save(tmp_path / "m.onnx", nodes, stored)
+    share, zeros, entries = sparsity(contents)
+    assert entries == 64 * 4 + 4 * 4 * 32 * 64
+    coded = [int(np.count_nonzero(np.trunc((8 * of).clip(-middle, middle - 1)) == 0)) for of in floats.values()]
+    assert zeros == 64 * 4 - 4 + sum(coded) + sum(np.count_nonzero(of == 0) for of in floats.values())
+    assert contents.values["y"].shape == (-1, 64)
+    after = read(restore(contents.path, tmp_path / "s.onnx").path)
+    assert sparsity(after) == (share, zeros, entries)
+    assert {t.dtype for t in contents.tensors} == {"float32", f"uint{bits}"}
 
 
 def test_weights_of_operators_that_nobody_knows_are_said_to_count_for_nothing(tmp_path: Path) -> None:

@@ -303,3 +303,23 @@ def test_scales_of_blocks_stay_with_their_weight_when_others_become_sparse(tmp_p
     held = after.buffers[tensors[kept.quantization.details.scales].buffer].data
     np.testing.assert_array_equal(np.asarray(held, np.uint8).view(np.float16), scales.reshape(-1))
     assert kept.quantization.details.zeroPoints == -1
+
+
+class Video(nn.Module):
+    """A layer that decodes a float16 weight behind DENSIFY and DEQUANTIZE, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames, self.image = nn.Conv3d(3, 16, 3, padding=1), nn.Conv2d(128, 32, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.image(torch.relu(self.frames(x)).flatten(1, 2))
+
+
+def test_halves_of_every_layer_are_left_out_at_once(tmp_path: Path) -> None:
+    model = quantize(CompressedModel(thinned(Video(), 0.9), {}), "fp16")
+    path = export(model, "tflite", (torch.randn(1, 3, 8, 8, 8),), tmp_path / "m.tflite", encoding="dense").path
+    once = restore(path, tmp_path / "s.tflite").path
+    assert {t.encoding for t in read(once).tensors if t.size > 1000} == {"csr"}
+    with pytest.raises(UsageError, match="stores its zeros sparse already"):
+        restore(once, tmp_path / "t.tflite")

@@ -15,7 +15,7 @@ CLASSES: dict[str, str] = {
     "depthwise": "a kernel a channel",
     "transposed": "a convolution backwards",
     "product": "a matrix product, with a weight or between activations",
-    "packed": "a product with a matrix of a few bits in blocks, decoded on the way: nobody published its cost",
+    "packed": "a product with a matrix of a few bits in blocks, or with a few experts: nobody published its cost",
     "attention": "softmax(queries · keys) · values: two products over the same extents",
     "recurrence": "a matrix product a step",
     "loop": "what is inside runs as often as the data say, which the file does not",

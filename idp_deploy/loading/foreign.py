@@ -94,7 +94,10 @@ MAGICS: dict[bytes, tuple[str, str]] = {
     b"\x93NUMPY": ("one numpy array", "save a state dict: torch.save({name: torch.as_tensor(array)}, 'model.pt')"),
 }
 _OTHER_TOOLS = "load it with its own tools, put the weights into a PyTorch model, and save model.state_dict()"
-_MODEL_FILE = "give the weights that it was made from; what the file itself holds is told by idp-deploy inspect"
+_MODEL_FILE = (
+    "give the weights that it was made from; what the file itself holds is told by idp-deploy inspect, and what "
+    "another file of it holds otherwise by idp-deploy diff"
+)
 # ending of a name → what such a file is, where its bytes are no PyTorch file's
 ENDINGS: dict[str, tuple[str, str]] = {
     ".onnx": ("an ONNX model, not weights of a PyTorch model", _MODEL_FILE),

@@ -8,7 +8,7 @@ WORDS: dict[str, str] = {
         Gemm MatMul MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul QLinearMatMul QGemm FusedGemm FusedMatMul
         Einsum
     """,
-    "packed": "MatMulNBits",
+    "packed": "MatMulNBits MoE QMoE",
     "recurrence": "LSTM GRU RNN",
     "loop": "Loop Scan If",
     "table": "Gather",

@@ -34,6 +34,21 @@ class Weights:
         """The operator that holds or decodes the constant."""
         return self._makers[name]
 
+    def places(self, name: str) -> frozenset[tuple[int, int]]:
+        """Where in the files of weights the parts of a constant lie, which tells what functions share."""
+        found: set[tuple[int, int]] = set()
+        pending, seen = [name], {name}
+        while pending:
+            op = self._makers[pending.pop()]
+            given = [each for arguments in op.inputs.values() for each in arguments]
+            for each in (*given, *op.attributes.values()):
+                if isinstance(each, Constant):
+                    found |= {(id(each.blob), each.offset)} if each.blob is not None else set()
+                elif each in self._makers and each not in seen:
+                    seen.add(each)
+                    pending.append(each)
+        return frozenset(found)
+
     def decode(self, name: str) -> Weight:
         """The constant called `name`.
 

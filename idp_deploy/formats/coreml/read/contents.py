@@ -12,10 +12,10 @@ from idp_deploy.errors import FileError
 from idp_deploy.flow import Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
 from idp_deploy.formats.coreml.read.constexpr import Weights, is_constexpr
-from idp_deploy.formats.coreml.read.program import Constant, Operation, load, walk
+from idp_deploy.formats.coreml.read.program import Block, Constant, Operation, load, walk
 from idp_deploy.formats.decoded import stored_tensor
 
-_APART = "runs by itself: neither its weights nor its time are counted"
+_APART = "runs by itself: its weights are counted, its time is not"
 
 
 def read_coreml(path: Path) -> Contents:
@@ -30,17 +30,11 @@ def read_coreml(path: Path) -> Contents:
     program = load(path)
     operations = list(walk(program.block))
     constants = Weights(operations)
-    used = {a for op in operations if not is_constexpr(op) for args in op.inputs.values() for a in args}
+    tensors: dict[str, StoredTensor] = {}
+    shared: dict[frozenset[tuple[int, int]], str] = {}
     try:
-        tensors = {
-            value.name: stored_tensor(value.name, partial(constants.decode, value.name))
-            for op in operations
-            for value in op.outputs
-            if (op.kind == "const" and _is_weight(op)) or (is_constexpr(op) and value.name in used)
-        }
-        ops = tuple(
-            _graph_op(op, constants, tensors) for op in operations if op.kind != "const" and not is_constexpr(op)
-        )
+        ops = _function(program.block, tensors, shared)
+        further = [op for name, block in program.others.items() for op in _function(block, tensors, shared, f"{name}/")]
     except FileError as error:
         raise FileError(f"{path}: {error.message}", way_out=error.way_out or "export the package again") from error
     values = {v.name: v for op in operations for v in op.outputs if v.name not in constants}
@@ -58,7 +52,36 @@ def read_coreml(path: Path) -> Contents:
         metadata | {"opset": program.opset},
         (*beside, *(f"function '{name}' {_APART}" for name in program.others), *warnings),
         program,
+        beside=tuple(further),
     )
+
+
+def _function(
+    block: Block,
+    tensors: dict[str, StoredTensor],
+    shared: dict[frozenset[tuple[int, int]], str],
+    prefix: str = "",
+) -> tuple[GraphOp, ...]:
+    """The operators of one function; its weights are added to `tensors`, but for those that lie where others do.
+
+    Args:
+        shared: where they lie → the name of the tensor.
+        prefix: of the names of the function's own weights.
+    """
+    operations = list(walk(block))
+    constants = Weights(operations)
+    used = {a for op in operations if not is_constexpr(op) for args in op.inputs.values() for a in args}
+    names: dict[str, str] = {}
+    for op in operations:
+        for value in op.outputs:
+            if (op.kind == "const" and _is_weight(op)) or (is_constexpr(op) and value.name in used):
+                places = constants.places(value.name)
+                known = shared.get(places) if prefix and places else None
+                names[value.name] = known or f"{prefix}{value.name}"
+                if known is None:
+                    shared[places] = names[value.name]
+                    tensors[names[value.name]] = stored_tensor(names[value.name], partial(constants.decode, value.name))
+    return tuple(_graph_op(op, constants, names) for op in operations if op.kind != "const" and not is_constexpr(op))
 
 
 def _is_weight(op: Operation) -> bool:
@@ -69,7 +92,7 @@ def _is_weight(op: Operation) -> bool:
     )
 
 
-def _graph_op(op: Operation, constants: Weights, tensors: Mapping[str, StoredTensor]) -> GraphOp:
+def _graph_op(op: Operation, constants: Weights, tensors: Mapping[str, str]) -> GraphOp:
     inputs: list[str] = []
     weights: dict[str, str] = {}
     attributes: dict[str, Any] = {}
@@ -79,7 +102,7 @@ def _graph_op(op: Operation, constants: Weights, tensors: Mapping[str, StoredTen
             if isinstance(argument, Constant):
                 plain.append(_plain(argument))
             elif argument in tensors:
-                weights[role if len(arguments) == 1 else f"{role}.{at}"] = argument
+                weights[role if len(arguments) == 1 else f"{role}.{at}"] = tensors[argument]
             elif argument in constants:
                 maker = constants.maker(argument)
                 plain.append(_plain(maker.attributes["val"]) if "val" in maker.attributes else None)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -104,7 +104,7 @@ class Program:
     outputs: tuple[Value, ...]
     block: Block
     metadata: Mapping[str, str]
-    others: tuple[str, ...] = ()  # functions of the same package that only run where they are asked for
+    others: Mapping[str, Block] = field(default_factory=dict)  # functions that only run where they are asked for
 
 
 def load(path: Path) -> Program:
@@ -131,9 +131,10 @@ def load(path: Path) -> Program:
     if not function or not function.get("blocks"):
         raise FileError(f"{path}: the program has no function", way_out="export it again")
     opset = function.get("opset", "")
-    body = function["blocks"].get(opset) or next(iter(function["blocks"].values()))
+    blobs: dict[str, Blob] = {}
     try:
-        block = _block(body, weights)
+        block = _block(_body(function), weights, blobs)
+        others = {n: _block(_body(f), weights, blobs) for n, f in functions.items() if n != runs and f.get("blocks")}
         inputs = tuple(_value(v) for v in function.get("inputs", ()))
         by_name = {v.name: v for op in walk(block) for v in op.outputs} | {v.name: v for v in inputs}
         features = description.get("inputs", ())
@@ -144,8 +145,13 @@ def load(path: Path) -> Program:
     except FileError as error:
         raise FileError(f"{path}: {error.message}", way_out=error.way_out or "export it again") from error
     user = description.get("metadata", {}).get("user", {})
-    others = tuple(name for name in functions if name != runs)
     return Program(path, opset, ordered, outputs, block, {k: v or "" for k, v in user.items()}, others)
+
+
+def _body(function: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a function does in the opset that it is written for."""
+    blocks: Mapping[str, Mapping[str, Any]] = function["blocks"]
+    return blocks.get(function.get("opset", "")) or next(iter(blocks.values()))
 
 
 def _items(path: Path) -> tuple[Path, Path | None]:
@@ -257,13 +263,13 @@ def _list(parts: Sequence[Constant]) -> Constant:
 
 def _immediate(tensor: Mapping[str, Any], dtype: str, entries: int) -> np.ndarray:
     """Numbers written into the program: in the field of their own kind, or as bytes."""
-    for field, content in tensor.items():
+    for kind, content in tensor.items():
         values = content.get("values")
         if values is None:
             continue
-        if field == "strings":
+        if kind == "strings":
             return _counted(np.array(values, object), entries)
-        if field != "bytes":
+        if kind != "bytes":
             return _counted(np.asarray(values).astype("int8" if bits_of(dtype) < 8 else dtype), entries)
         if bits_of(dtype) < 8 and len(values) == entries:  # one byte each
             return np.frombuffer(values, np.int8 if dtype.startswith("int") else np.uint8)

@@ -14,7 +14,7 @@ from idp_deploy.errors import FileError
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats import manifest
 from idp_deploy.formats.onnx.bodies import lift_computed, subgraphs
-from idp_deploy.formats.onnx.read.blocks import in_blocks
+from idp_deploy.formats.onnx.read.blocks import PARTS, in_blocks, parts_of
 from idp_deploy.formats.onnx.read.constants import Constants
 from idp_deploy.formats.onnx.read.evaluating import Limits, along, is_computed, is_standard
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse
@@ -49,12 +49,14 @@ ROLES: dict[str, dict[int, str]] = {
     "MatMulInteger": {0: "weight", 1: "weight"},
     "MatMulIntegerToFloat": {1: "weight", 6: "bias"},
     "MatMulNBits": {1: "weight", 5: "bias"},
+    "MoE": {2: "weight", 3: "bias", 4: "weight of fc2", 5: "bias of fc2", 6: "weight of fc3", 7: "bias of fc3"},
     "NhwcConv": _WEIGHT_BIAS,
     "PackedAttention": _WEIGHT_BIAS,
     "QAttention": _WEIGHT_BIAS,
     "QGemm": {3: "weight", 6: "bias"},
     "QLinearConv": {3: "weight", 8: "bias"},
     "QLinearMatMul": {3: "weight"},
+    "QMoE": {4: "bias", 7: "bias of fc2", 10: "bias of fc3"},
     "RNN": {1: "weight", 2: "recurrence", 3: "bias"},
 }
 # operator → position of an integer matrix → position of its zero point, and the axis that this goes along
@@ -165,8 +167,9 @@ class _Reader:
             if name not in self.constants:
                 inputs.extend([name] if name else [])
                 continue
-            if node.op_type == "MatMulNBits" and 1 <= position <= 3:
-                weights |= self._blocks(node) if position == 1 else {}
+            role = _packed_role(node, position)
+            if role:
+                weights |= self._blocks(node, role)
                 continue
             tensor = self.constant(name, node.op_type, self._kept(node, position))
             if tensor is None:
@@ -184,17 +187,17 @@ class _Reader:
         others = [self.tensors[name] for role, name in op.weights.items() if role.isdecimal()]
         return any(t.size >= _LARGE and (len(t.shape) > 1 or t.value_bits == 8) for t in others)
 
-    def _blocks(self, node: onnx.NodeProto) -> dict[str, str]:
-        """The matrix that an operator decodes in blocks, with its scales and zero points one tensor."""
-        name = node.input[1]
+    def _blocks(self, node: onnx.NodeProto, role: str) -> dict[str, str]:
+        """A matrix that an operator decodes in blocks, with its scales and zero points one tensor."""
+        name, *_ = parts = parts_of(node, role)
         if name not in self.tensors:
-            size = sum(self._charges.of(part) for part in node.input[1:4] if part in self.constants)
-            found = in_blocks(self.constants, node, size)
+            size = sum(self._charges.of(part) for part in parts if part in self.constants)
+            found = in_blocks(self.constants, node, role, size)
             if found is None:
                 return {}
             self.tensors[name] = found
             self.shapes[name] = found.shape[::-1], np.dtype(np.float32)
-        return {"weight": name}
+        return {role: name}
 
     def _kept(self, node: onnx.NodeProto, position: int) -> int | None:
         """How many entries of an integer matrix differ from the zero point that the operator reads beside it."""
@@ -212,6 +215,12 @@ class _Reader:
         except ValueError as error:
             where = f"{self.constants.loader.path}: zero point '{name}' {points.shape} of {node.op_type} '{node.name}'"
             raise FileError(f"{where} does not fit its weight {values.shape}") from error
+
+
+def _packed_role(node: onnx.NodeProto, position: int) -> str:
+    """The matrix of a few bits in blocks that an input is a part of; empty where it is none."""
+    parts = PARTS.get(node.op_type, {}) if node.domain else {}
+    return next((role for role, places in parts.items() if position in places), "")
 
 
 def _is_matrix(value: onnx.ValueInfoProto) -> bool:

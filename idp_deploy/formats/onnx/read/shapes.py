@@ -17,8 +17,10 @@ _ROUNDS = 32  # of inference, each behind one more shape that the graph computes
 _LONGEST = 64  # entries of a computed shape
 PRODUCTS = ("DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits")  # onnxruntime's: (rows, matrix, …)
 
-# onnxruntime's operators of integers → the one of ONNX that has their shape, and which of their inputs it reads
-_INTEGERS = {
+# onnxruntime's operators → the one of ONNX that has the shape of their first output, and which of their inputs it reads
+_SHAPED = {
+    **dict.fromkeys(("BiasGelu", "FastGelu", "MoE", "QMoE", "QuickGelu"), ("Identity", (0,))),
+    **dict.fromkeys(("SkipLayerNormalization", "SkipSimplifiedLayerNormalization"), ("Identity", (0,))),
     "QGemm": ("Gemm", (0, 3)),
     "QLinearAdd": ("Add", (0, 3)),
     "QLinearGlobalAveragePool": ("GlobalAveragePool", (0,)),
@@ -68,10 +70,10 @@ def _plain(node: onnx.NodeProto) -> onnx.NodeProto:
     if node.domain and is_standard(node):
         return helper.make_node(node.op_type, node.input, node.output, name=node.name)
     attributes = {a.name: a.i for a in node.attribute}
-    if node.op_type in _INTEGERS and not attributes.get("channels_last"):
-        kind, places = _INTEGERS[node.op_type]
+    if node.domain and node.op_type in _SHAPED and not attributes.get("channels_last"):
+        kind, places = _SHAPED[node.op_type]
         turned = {name: attributes[name] for name in ("transA", "transB") if name in attributes}
-        return helper.make_node(kind, [node.input[n] for n in places], node.output, name=node.name, **turned)
+        return helper.make_node(kind, [node.input[n] for n in places], node.output[:1], name=node.name, **turned)
     if node.op_type not in PRODUCTS:
         return node
     return helper.make_node("MatMul", node.input[:2], node.output, name=node.name)

@@ -9,6 +9,9 @@ front of a float operator would stay in the graph and cost time at every inferen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from math import prod
 
 import numpy as np
 
@@ -18,6 +21,9 @@ from idp_deploy.formats.onnx.write.storing import Weight, cost
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+_INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
+_BLOCKS = (16, 32, 64, 128, 256)  # entries that quantizers give one zero point
+_ROWS = 1024  # counted at once
 _RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
 
 
@@ -63,7 +69,23 @@ def _forms(plain: Weight, scheme: str | None, levels: Levels | None) -> Iterator
 
 
 def exact_forms(plain: Weight) -> Iterator[Weight]:
-    """The narrower forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
+    """The other forms that mean `plain`'s values exactly, for a model whose scheme is unknown."""
+    narrow = [replace(form, mask=form.values != (fill := usual(form.values)), fill=fill) for form in _narrow(plain)]
+    yield from narrow
+    for form in (plain, *narrow):
+        yield from _moved(form)
+
+
+def usual(values: np.ndarray) -> int:
+    """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
+    if values.dtype not in _INTEGERS or not values.size or np.count_nonzero(values) < values.size / 2:
+        return 0
+    lowest = np.iinfo(values.dtype).min
+    return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
+
+
+def _narrow(plain: Weight) -> Iterator[Weight]:
+    """A matrix of float32 as float16, or as int8 with scales."""
     if not _has_forms(plain):
         return
     halves = plain.values.astype(np.float16) if np.abs(plain.values).max(initial=0) < _LARGEST_HALF else None
@@ -72,6 +94,53 @@ def exact_forms(plain: Weight) -> Iterator[Weight]:
     for form in _integers(plain):
         if form.scale is not None and np.array_equal(form.values.astype(np.float32) * form.scale, plain.values):
             yield form
+
+
+def _moved(form: Weight) -> Iterator[Weight]:
+    """A weight of 8 bits as what is above the usual entry of each channel or block, which its zero points are."""
+    values = form.values
+    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
+        return
+    for shape, apart in _groups(values.shape):
+        parted = values.reshape(shape)
+        within = [axis for axis in range(len(shape)) if axis not in apart]
+        rows = parted.transpose(*apart, *within).reshape(prod(shape[axis] for axis in apart), -1)
+        each = _usual_of_rows(rows)
+        if np.any(each != form.fill):
+            points = each.reshape([extent if axis in apart else 1 for axis, extent in enumerate(shape)])
+            above = parted.view(np.uint8) - points.view(np.uint8)
+            whole = None if shape == values.shape else values.shape
+            yield replace(form, values=above, mask=above != 0, fill=0, points=points, shape=whole)
+
+
+def _groups(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(the extents with those in blocks taken apart, the axes along which zero points may differ).
+
+    The rows of more than two axes are the blocks of `MatMulNBits`.
+
+    >>> [*_groups((3, 32))]
+    [((3, 32), (0,)), ((3, 32), (1,)), ((3, 2, 16), (0, 1))]
+    """
+    for axis in dict.fromkeys((0, 1, len(shape) - 1)):
+        yield shape, (axis,)
+    if len(shape) > 2:
+        yield shape, tuple(range(len(shape) - 1))
+        return
+    for axis, length in product((0, 1), _BLOCKS):
+        if shape[axis] > length and shape[axis] % length == 0:
+            parted = (*shape[:axis], shape[axis] // length, length, *shape[axis + 1 :])
+            yield parted, tuple(each for each in range(3) if each != axis + 1)
+
+
+def _usual_of_rows(rows: np.ndarray) -> np.ndarray:
+    """(n, entries) of 8 bits → (n,), `usual` of each."""
+    lowest, found = int(np.iinfo(rows.dtype).min), [np.zeros(0, rows.dtype)]
+    for start in range(0, len(rows), _ROWS):
+        part = rows[start : start + _ROWS].astype(np.int32) - lowest
+        codes = part + 256 * np.arange(len(part), dtype=np.int32)[:, None]
+        counts = np.bincount(codes.reshape(-1), minlength=256 * len(part)).reshape(len(part), 256)
+        found.append((counts.argmax(axis=1) + lowest).astype(rows.dtype))
+    return np.concatenate(found)
 
 
 def _half(plain: Weight) -> Weight:

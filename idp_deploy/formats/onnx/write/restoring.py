@@ -38,8 +38,17 @@ from idp_deploy.formats.onnx.write.decoding import Decoder
 from idp_deploy.formats.onnx.write.masked import fold_masks
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.notes import drop_notes
-from idp_deploy.formats.onnx.write.number_forms import exact_forms
-from idp_deploy.formats.onnx.write.storing import ENCODABLE, ENCODINGS, SHARED_ENTRIES, Store, Weight, cost, is_sound
+from idp_deploy.formats.onnx.write.number_forms import exact_forms, usual
+from idp_deploy.formats.onnx.write.storing import (
+    ENCODABLE,
+    ENCODINGS,
+    SHARED_ENTRIES,
+    SPARSE_INITIALIZER,
+    Store,
+    Weight,
+    cost,
+    is_sound,
+)
 from idp_deploy.formats.onnx.write.tidying import tidy
 
 OLDEST_OPSET = 11  # CumSum and ScatterElements
@@ -47,10 +56,10 @@ _PLACES_OPSET = 11  # a resize says which places it reads; onnx's converter leav
 _SPLIT_OPSET = 13  # the sizes of Split are an input
 _BITWISE_OPSET, _BITWISE_IR = 18, 8  # BitwiseAnd
 _MAPPED_BYTES = 1 << 20
+_DECODING = ("ScatterElements", "GatherElements", "Add", "Mul")  # behind running sums
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
 _DOMAINS = ("", "ai.onnx")
-_INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
 
 
 def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
@@ -66,16 +75,23 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     """
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
-    proto = _loaded(contents.path)
-    has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
-    if form := _form(proto, contents.path, encoding):
+    path = contents.path
+    form, has_bodies = _first(path, encoding)  # its model is not kept while a runtime looks at the form
+    if form:
         yield form
-    if has_bodies and (form := _form(_loaded(contents.path), contents.path, encoding, lifted=False)):
+    if has_bodies and (form := _form(_loaded(path), path, encoding, lifted=False)):
         yield form
     if form:
-        signed = _form(_loaded(contents.path), contents.path, encoding, lifted=not has_bodies, signed=True)
+        signed = _form(_loaded(path), path, encoding, lifted=not has_bodies, signed=True)
         if signed is not None:
             yield signed
+
+
+def _first(path: Path, encoding: str) -> tuple[bytes | None, bool]:
+    """The smallest form, and whether operators have graphs inside of them."""
+    proto = _loaded(path)
+    has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
+    return _form(proto, path, encoding), has_bodies
 
 
 def _loaded(source: Path) -> onnx.ModelProto:
@@ -180,7 +196,7 @@ class _Anew:
     has_signed: bool = False  # whether any was met
 
     def store(self, graph: onnx.GraphProto, outer: frozenset[str] = frozenset()) -> bool:
-        """Whether anything takes fewer bytes now; else the graph is as it was, but for the order of constants.
+        """Whether zeros take fewer bytes now. Where none in the file do, what is stored anew is not kept.
 
         Args:
             outer: names of the graphs around. A constant may hide one of them, what a node makes may not.
@@ -194,6 +210,7 @@ class _Anew:
         return self._own(graph, outer) or any(inside)
 
     def _own(self, graph: onnx.GraphProto, outer: frozenset[str]) -> bool:
+        sparse = {pair.values.name for pair in graph.sparse_initializer}
         tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
         kept = self.kept | {value.name for value in graph.input}
         for tensor in tensors:
@@ -225,16 +242,18 @@ class _Anew:
             decoder.node("Mul", *factors, output=name)
         tidy(graph, decoder, constants.keys())
         decoder.finish()
-        return any(kind != "dense" for kind in store.kinds.values())
+        as_before = {name for name in sparse if store.kinds.get(name) == SPARSE_INITIALIZER}
+        no_zeros = {name for name, weight in weights.items() if weight.is_cast and weight.fill}
+        return any(kind != "dense" for name, kind in store.kinds.items() if name not in as_before | no_zeros)
 
     def _weight(self, name: str, values: np.ndarray) -> Weight:
         """A constant in the form that takes the fewest bytes."""
-        fill = _usual(values)
+        fill = usual(values)
         plain = Weight(name, values, values != fill, fill=fill)
         if self.signed and values.dtype.kind == "f" and np.any(signs := ~plain.mask & np.signbit(values)):
             self.has_signed = True
             return Weight(name, values, plain.mask | signs)
-        return min([plain, *exact_forms(plain), *_moved(plain)], key=lambda weight: cost(weight, self.encoding))
+        return min([plain, *exact_forms(plain)], key=lambda weight: cost(weight, self.encoding))
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -278,30 +297,9 @@ def _repeats(node: onnx.NodeProto) -> bool:
     return node.op_type == "Upsample" and bool(factors) and all(factor == int(factor) for factor in factors)
 
 
-def _usual(values: np.ndarray) -> int:
-    """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
-    if values.dtype not in _INTEGERS or not values.size or np.count_nonzero(values) < values.size / 2:
-        return 0
-    lowest = np.iinfo(values.dtype).min
-    return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
-
-
-def _moved(plain: Weight) -> Iterator[Weight]:
-    """A weight of 8 bits as what is above the usual entry of each channel: integers with a zero point a channel."""
-    values = plain.values
-    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
-        return
-    for axis in {0, 1, values.ndim - 1}:
-        rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-        usual = np.array([_usual(row) for row in rows]).astype(values.dtype)
-        if np.any(usual != plain.fill):
-            points = usual.reshape([-1 if each == axis else 1 for each in range(values.ndim)])
-            above = values.view(np.uint8) - points.view(np.uint8)
-            yield Weight(plain.name, above, above != 0, points=points)
-
-
 def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
-    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums."""
+    """Constants of which nodes make sparse weights already: what is scattered to, or read from, running sums, and what
+    is then added to that or multiplied by."""
     behind = {name: {name} for name in constants}  # value → the constants that it is computed from
     summed: set[str] = set()
     found: set[str] = set()
@@ -313,7 +311,7 @@ def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
         behind |= dict.fromkeys(node.output, sources)
         if node.op_type == "CumSum" or not summed.isdisjoint(names):
             summed.update(node.output)
-            if node.op_type in ("ScatterElements", "GatherElements"):
+            if node.op_type in _DECODING:
                 found |= sources
     return found
 

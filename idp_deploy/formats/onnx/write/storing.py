@@ -28,6 +28,9 @@ SHARED_ENTRIES = 64  # equal tensors of fewer entries are cheaper repeated than 
 # What a denser layout must save besides its nodes, since all that they compute is written to fresh memory while a file
 # loads, and what it reads there once more: gaps4 and gaps5 take a multiple of gaps8's (bench.onnx_runtime).
 _WORTH = {**OVERHEAD, "gaps5": OVERHEAD["gaps5"] + 10240, "gaps4": OVERHEAD["gaps4"] + 32768}
+# From here on it is memory that counts: onnxruntime keeps each result until all are folded, at 90 % zeros 2.7 times the
+# dense weights for gaps8, 2.9 for gaps5, 4.3 for gaps4 and 6 for bitmask. These two must save that share of the tensor.
+LARGE_BYTES, _SHARE = 1 << 24, 0.01
 # Smaller tensors share their decode nodes: those cost a runtime more than copying the entries once again
 GROUPED_BYTES = 1 << 16
 _NODE_BYTES = 40
@@ -40,7 +43,7 @@ class Weight:
     `values` are float16, has the dtype of `points` where these are given, else that of `values`.
 
     `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale. So do `points`, for
-    8 bits: restored = values + points, around the end of the range where the sum is beyond it.
+    8 bits: restored = values + points, around the end of the range where the sum is beyond it, before they are scaled.
     """
 
     name: str
@@ -50,7 +53,8 @@ class Weight:
     palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
     half: bool = False  # float16 on disk for a float32 tensor
     fill: int = 0  # what entries are that are not stored: for integers with a zero point, that
-    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel, these
+    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel or block, these
+    shape: tuple[int, ...] | None = None  # of the restored tensor, where `values` have an axis more, for blocks
 
     @property
     def bits(self) -> int:
@@ -92,7 +96,8 @@ class Store:
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
         # not always, for then everything between is done in four bytes
-        self._cast_first = {w.name for w in weights if encoding == "portable" and w.is_cast and self._is_encoded(w)}
+        firsts = [w for w in weights if w.is_cast and w.points is None] if encoding == "portable" else []
+        self._cast_first = {w.name for w in firsts if self._is_encoded(w)}
         self._restored: dict[str, str] = {}  # weight → the name of its restored values, before cast and scale
         self._groups = self._grouped(weights) if grouped else {}
         self._pieces: dict[str, str] = {}  # weight → the name of its stored values, once its group is decoded
@@ -102,13 +107,16 @@ class Store:
         decoder = self.decoder
         inner = self._piece(weight) if weight.name in self._groups else self._values(weight, self._inner_name(weight))
         self._restored[weight.name] = inner
+        own = "" if self._is_cast_last(weight) else weight.name
+        if weight.points is not None:
+            inner = around(decoder, inner, weight.points, output="" if weight.shape else own)
+        if weight.shape:
+            inner = decoder.node("Reshape", inner, decoder.ints(*weight.shape), output=own)
         if self._is_cast_last(weight):
             last = weight.name if weight.scale is None else ""
             inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
         if weight.scale is not None:
             decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
-        if weight.points is not None:
-            around(decoder, inner, weight.points, output=weight.name)
 
     def _is_cast_last(self, weight: Weight) -> bool:
         return weight.is_cast and weight.name not in self._cast_first
@@ -190,8 +198,19 @@ def choose(weight: Weight, encoding: str) -> str:
         fits = weight.palette is None and bool(weight.mask.any()) and weight.fill == 0
         return SPARSE_INITIALIZER if fits and _bytes(weight, SPARSE_INITIALIZER) < weight.values.nbytes else "dense"
     if encoding in ("auto", "portable"):
-        return smallest(weight.mask, weight.bits, PORTABLE if encoding == "portable" else tuple(OVERHEAD), _WORTH)
+        kinds = PORTABLE if encoding == "portable" else tuple(OVERHEAD)
+        return smallest(weight.mask, weight.bits, kinds, _worth(weight.values.nbytes))
     return smallest(weight.mask, weight.bits, (encoding,), OVERHEAD)
+
+
+def _worth(dense_bytes: int) -> dict[str, int]:
+    """kind → bytes that a tensor of this size must save by it, against one that needs no nodes.
+
+    >>> _worth(1 << 20)["gaps4"], _worth(1 << 26)["gaps4"]
+    (33228, 671548)
+    """
+    share = int(_SHARE * dense_bytes) if dense_bytes >= LARGE_BYTES else 0
+    return _WORTH | {kind: max(_WORTH[kind], OVERHEAD[kind] + share) for kind in ("gaps4", "bitmask")}
 
 
 def cost(weight: Weight, encoding: str) -> int:
@@ -202,7 +221,7 @@ def cost(weight: Weight, encoding: str) -> int:
     if weight.palette is not None:
         size += weight.palette.nbytes + 4 * _NODE_BYTES
     if weight.points is not None:
-        size += weight.points.nbytes + 6 * _NODE_BYTES
+        size += weight.points.nbytes + (7 if weight.shape else 6) * _NODE_BYTES
     return size + (_NODE_BYTES if weight.values.dtype != np.float32 else 0)
 
 

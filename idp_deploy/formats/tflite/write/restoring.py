@@ -110,7 +110,7 @@ def _weights(model: Any, place: int, storing: Plan, holders: Mapping[int, int]) 
     """The weights of one subgraph that may be stored sparse there, and are smaller then."""
     graph, readers = model.subgraphs[place], _readers(model, place)
     for constant in constants(model, floats_only=False, place=place):
-        single = storing.one_decoder or _is_shaped_later(model, constant, readers)
+        single = storing.one_decoder or not _takes_both(model, constant, readers)
         idle = _widening(constant, readers) if single else None
         values = constant.values if idle is None else constant.values.astype(np.float32)
         if _may_be_sparse(model, constant, readers, single):
@@ -200,7 +200,7 @@ def _may_be_sparse(model: Any, constant: Constant, readers: Readers, single: boo
     if widened and single:
         return _widening(constant, readers) is not None
     if widened:
-        return kinds <= BOTH_DECODERS and constant.values.dtype in PLAIN
+        return constant.values.dtype in PLAIN
     if constant.values.dtype == np.int8:  # beside float activations it would be refused
         tensors, whole = model.subgraphs[constant.place].tensors, schema().TensorType.INT8
         others = {int(op.inputs[0 if position else 1]) for op, word, position in last if word == "CONV_2D"}
@@ -208,13 +208,18 @@ def _may_be_sparse(model: Any, constant: Constant, readers: Readers, single: boo
     return constant.values.dtype == np.float32
 
 
-def _is_shaped_later(model: Any, constant: Constant, readers: Readers) -> bool:
-    """Whether a transposed convolution reads it whose shape is computed: XNNPACK decodes it, but does not run it."""
+def _takes_both(model: Any, constant: Constant, readers: Readers) -> bool:
+    """Whether all that read it behind a DEQUANTIZE take it with a DENSIFY in front of that as well.
+
+    A transposed convolution whose shape is computed does not: XNNPACK decodes its weight, but does not run it.
+    """
     below = [int(op.outputs[0]) for op, word, _ in readers.get(constant.index, ()) if word == "DEQUANTIZE"]
-    last = [(op, word) for index in (constant.index, *below) for op, word, _ in readers.get(index, ())]
+    last = [(op, word) for index in below for op, word, _ in readers.get(index, ())]
+    if not {word for _, word in last} <= BOTH_DECODERS:
+        return False
     tensors = model.subgraphs[constant.place].tensors
     shapes = [tensors[int(op.inputs[0])] for op, word in last if word == "TRANSPOSE_CONV"]
-    return any(model.buffers[tensor.buffer].data is None for tensor in shapes)
+    return all(model.buffers[tensor.buffer].data is not None for tensor in shapes)
 
 
 def _widening(constant: Constant, readers: Readers) -> Any | None:
