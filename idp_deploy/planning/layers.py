@@ -14,6 +14,7 @@ from functools import partial
 import numpy as np
 
 from idp_deploy.flow import Estimate
+from idp_deploy.masks.vectors import kept_channels
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.advice import scaled
 from idp_deploy.simulation.question import Loaded
@@ -22,7 +23,6 @@ from idp_deploy.simulation.work import Workload, WorkOp
 
 KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # shares of the channels
 ZEROS = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98)  # shares of the weights
-VECTOR = 4  # channels that runtimes compute together: fewer than a whole number of them save nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +39,6 @@ class Times:
         if zeros is None or layer not in self.sparse:
             return float(table[inputs, outputs])
         return float(self.sparse[layer][zeros] * table[inputs, outputs] / table[0, 0])
-
-
-def kept_channels(channels: int, share: float) -> int:
-    """How many channels stay, in whole vectors where there are enough of them.
-
-    >>> [kept_channels(64, share) for share in (1.0, 0.7, 0.1)], kept_channels(6, 0.5)
-    ([64, 44, 8], 3)
-    """
-    if channels % VECTOR or channels <= VECTOR:
-        return max(1, round(channels * share))
-    return max(VECTOR, round(channels * share / VECTOR) * VECTOR)
 
 
 def times(loaded: Loaded, target: Target, runtime: str, sparse: Collection[str]) -> Times:

@@ -19,8 +19,9 @@ from idp_deploy.channels import Coupled, couple
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Budget, Check, FormatName, Model, Recipe, Report
 from idp_deploy.masks import prunable_weights
+from idp_deploy.masks.vectors import kept_channels
 from idp_deploy.planning.costs import Cost, Prices
-from idp_deploy.planning.layers import KEPT, ZEROS, kept_channels, runs_sparse, times
+from idp_deploy.planning.layers import KEPT, ZEROS, runs_sparse, times
 from idp_deploy.planning.layerwise import Choice, Group, Problem, Weight, sides
 from idp_deploy.planning.noise import lost_by_zeros, loudness
 from idp_deploy.pruning.selecting import select

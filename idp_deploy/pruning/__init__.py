@@ -1,8 +1,9 @@
 """prune: train a model while its weights are pruned; `Pruner` does the same inside anybody's own loop."""
 
-from idp_deploy.pruning.allocation import ALLOCATIONS, Layer, allocate
+from idp_deploy.pruning.allocation import ALLOCATIONS, allocate
 from idp_deploy.pruning.assembling import left_dense
 from idp_deploy.pruning.comparing import Comparison, Difference, Run, compare
+from idp_deploy.pruning.layers import Layer
 from idp_deploy.pruning.methods import METHODS
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.results import PruningReport

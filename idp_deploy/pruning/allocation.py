@@ -9,45 +9,17 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
 
 from idp_deploy.errors import UsageError
 from idp_deploy.masks import NM, Channel, Pattern
+from idp_deploy.pruning.layers import Layer
+from idp_deploy.pruning.rounding import whole_units
 
 _BLOCK = 1 << 12  # entries whose sums are added up anew where one is asked for
 LAMP_FROM = 0.9  # zeros, from which LAMP keeps more accuracy than ERK
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One prunable weight as allocation sees it."""
-
-    name: str
-    weight: Tensor
-    pattern: Pattern = field(default_factory=Pattern)
-    output_axis: int = 0
-    gradient: Tensor | None = None  # of the loss on calibration data; only `sensitivity` asks for it
-    gates: int = 1  # matrices stacked along the output axis
-    share: float | None = None  # of zeros, where it is fixed for this weight
-    group: str = ""  # layers of one group lose the same number of units
-
-    @property
-    def entries(self) -> int:
-        """Weights in it."""
-        return self.weight.numel()
-
-    @property
-    def unit(self) -> int:
-        """Entries pruned together."""
-        return self.pattern.unit(tuple(self.weight.shape), self.output_axis)
-
-    @property
-    def most_zeros(self) -> int:
-        """Zeros that still leave one unit in every output row (in the layer, for channels)."""
-        return self.entries - self.unit * max(1, self.pattern.floored_rows(self.weight.shape[self.output_axis]))
 
 
 def usual_allocation(mode: str, sparsity: float, patterns: Sequence[Pattern]) -> str:
@@ -64,13 +36,14 @@ def usual_allocation(mode: str, sparsity: float, patterns: Sequence[Pattern]) ->
     return "global" if mode == "paper" else "lamp" if sparsity >= LAMP_FROM else "erk"
 
 
-def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict[str, int]:
+def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk", multiple: int | None = None) -> dict[str, int]:
     """Zeros by weight name.
 
     Args:
         sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means,
             those with a share of their own take that, and the others what is then missing.
         how: a row of ALLOCATIONS.
+        multiple: what channels that stay are a multiple of; None: of what runtimes compute together (`masks.vectors`).
 
     Raises:
         UsageError: unknown allocation, a sparsity that would leave some weight without a single entry, or one below
@@ -107,7 +80,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk") -> dict
             + (", with N:M weights among them" if fixed else ""),
             way_out=f"lower the target to {most} or less",
         )
-    budgets = fixed | (_together(free, ALLOCATIONS[how](free, total, caps), total, caps) if free else {})
+    budgets = fixed | (whole_units(free, ALLOCATIONS[how](free, total, caps), total, caps, multiple) if free else {})
     return {layer.name: budgets[layer.name] for layer in layers}
 
 
@@ -285,57 +258,3 @@ def _rank(layers: Sequence[Layer], scores: Sequence[_Ordered], total: int, caps:
         if not all_of_them:
             break
     return {layer.name: float(unit * count) for layer, unit, count in zip(layers, units, counts, strict=True)}
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Layers that lose the same number of units, as one that loses them all at once."""
-
-    name: str
-    layers: Sequence[Layer]
-
-    @property
-    def unit(self) -> int:
-        return sum(layer.unit for layer in self.layers)
-
-
-def _together(
-    layers: Sequence[Layer], zeros: Mapping[str, float], total: int, caps: Mapping[str, int]
-) -> dict[str, int]:
-    found: dict[str, list[Layer]] = {}
-    for layer in layers:
-        found.setdefault(f"group {layer.group}" if layer.group else layer.name, []).append(layer)
-    groups = [_Group(name, members) for name, members in found.items()]
-    wanted = {one.name: sum(zeros[layer.name] for layer in one.layers) for one in groups}
-    most = {one.name: min(caps[layer.name] // layer.unit for layer in one.layers) * one.unit for one in groups}
-    budgets = _to_units(groups, wanted, total, most)
-    return {layer.name: budgets[one.name] // one.unit * layer.unit for one in groups for layer in one.layers}
-
-
-def _to_units(
-    layers: Sequence[_Group], zeros: Mapping[str, float], total: int, caps: Mapping[str, int]
-) -> dict[str, int]:
-    """Whole units, the largest remainders first, until the sum is as near to `total` as units allow."""
-    budgets = {}
-    for layer in layers:
-        wanted = min(max(zeros[layer.name], 0.0), float(caps[layer.name]))
-        budgets[layer.name] = math.floor(wanted / layer.unit + 1e-9) * layer.unit
-    missing = total - sum(budgets.values())
-    by_remainder = sorted(layers, key=lambda layer: budgets[layer.name] / layer.unit - zeros[layer.name] / layer.unit)
-    while missing:
-        room = [
-            layer
-            for layer in by_remainder
-            if layer.unit < 2 * abs(missing)
-            and (budgets[layer.name] + layer.unit <= caps[layer.name] if missing > 0 else budgets[layer.name] > 0)
-        ]
-        if not room:
-            break
-        for layer in room:
-            if layer.unit >= 2 * abs(missing):
-                continue
-            budgets[layer.name] += layer.unit if missing > 0 else -layer.unit
-            missing += -layer.unit if missing > 0 else layer.unit
-            if not missing:
-                break
-    return budgets

@@ -14,9 +14,10 @@ from torch.utils._pytree import tree_map_only
 from idp_deploy.errors import UsageError
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import SMALLEST_TEMPERATURE
-from idp_deploy.pruning.allocation import Layer, allocate
+from idp_deploy.pruning.allocation import allocate
 from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.following import Follower
+from idp_deploy.pruning.layers import Layer
 from idp_deploy.pruning.methods import Method, Surroundings
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import laid_as, whole
@@ -254,7 +255,7 @@ class Masking:
             )
             for site, gradient in zip(self.sites, gradients, strict=True)
         ]  # fmt: skip
-        budgets = allocate(layers, self.recipe.sparsity, self.allocation)
+        budgets = allocate(layers, self.recipe.sparsity, self.allocation, self.recipe.options.get("multiple"))
         for site in self.sites:
             site.budget = budgets[site.name]
         self.allocated = True

@@ -18,6 +18,7 @@ MODES = ("auto", "paper")
 SELECTION_OPTIONS: Mapping[str, Any] = {
     "rules": {},
     "shares": {},
+    "multiple": None,  # of which the channels that stay are one
     "first": True,
     "last": True,
     "depthwise": False,
@@ -39,7 +40,7 @@ TRAINING_OPTIONS: Mapping[str, Any] = {
 
 _SHARES = {"floor", "floor_end", "ramp", "finish", "distill", "warmup", "drop", "rewind", "momentum"}  # 0 ≤ value ≤ 1
 _POSITIVE = {"temperature", "kappa", "kappa_end", "rate", "distill_temperature", "learning_rate", "score_rate"}
-_COUNTS = {"refresh", "interval", "phases", "rounds"}  # whole, from 1
+_COUNTS = {"multiple", "refresh", "interval", "phases", "rounds"}  # whole, from 1
 _WORDS = {"scope": ("layer", "global"), "start": ("random", "magnitude")}
 
 
@@ -82,7 +83,7 @@ def meant(recipe: Recipe) -> Recipe:
 
 def selection_options(recipe: Recipe) -> dict[str, Any]:
     """Those that say which weights are pruned, and by which pattern."""
-    return {k: v for k, v in recipe.options.items() if k in SELECTION_OPTIONS and k != "shares"}
+    return {k: v for k, v in recipe.options.items() if k in SELECTION_OPTIONS and k not in ("shares", "multiple")}
 
 
 def options_for(method: str, mode: str, options: Mapping[str, Any]) -> dict[str, Any]:

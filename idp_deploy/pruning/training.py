@@ -17,8 +17,9 @@ from idp_deploy.errors import DivergedError, UsageError, a_type
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Recipe
 from idp_deploy.masks import whole_copy
 from idp_deploy.ownership import claim
-from idp_deploy.pruning.allocation import Layer, allocate
+from idp_deploy.pruning.allocation import allocate
 from idp_deploy.pruning.copies import unwrapped
+from idp_deploy.pruning.layers import Layer
 from idp_deploy.pruning.options import SELECTION_OPTIONS, TRAINING_OPTIONS, check_options, known_options, meant
 from idp_deploy.pruning.pruner import Pruner
 from idp_deploy.pruning.resuming import TrainingState, fingerprint_of, load_state, save_state, state_file
@@ -349,7 +350,7 @@ def pruner_for(
             Layer(s.name, s.weight.detach(), s.pattern, s.where.output_axis, share=own.get(s.name))
             for s in pruner.sites
         ]
-        allocate(layers, recipe.sparsity, "uniform")
+        allocate(layers, recipe.sparsity, "uniform", recipe.options.get("multiple"))
     return pruner
 
 

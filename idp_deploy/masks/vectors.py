@@ -1,0 +1,33 @@
+"""How many channels a runtime computes together: widths between two whole numbers of vectors save nothing.
+
+onnxruntime leaves its fast layout for a convolution whose outputs do not divide by 4, and pads what does to whole
+registers; XNNPACK pads to its tiles. A separable net of 42 channels takes twice the time of one of 44
+(`python -m bench.widths`).
+"""
+
+from __future__ import annotations
+
+FEWEST = 4  # what onnxruntime's layout asks for
+REGISTERS = (16, 8)  # floats of an AVX-512 register; of an AVX2 register, or of XNNPACK's tile on ARM
+
+
+def vector(channels: int) -> int:
+    """What a narrowed layer's width should be a multiple of: the largest that leaves at least eight steps.
+
+    >>> [vector(channels) for channels in (6, 8, 24, 64, 100, 128, 2048)]
+    [1, 4, 4, 8, 8, 16, 16]
+    """
+    if channels < 2 * FEWEST:
+        return 1
+    return next((width for width in REGISTERS if 8 * width <= channels), FEWEST)
+
+
+def kept_channels(channels: int, share: float) -> int:
+    """How many of `channels` stay where about `share` of them should, in whole vectors.
+
+    >>> [kept_channels(64, share) for share in (1.0, 0.7, 0.1)], kept_channels(6, 0.5), kept_channels(50, 0.99)
+    ([64, 48, 8], 3, 48)
+    """
+    step = vector(channels)
+    kept = round(channels * share / step) * step
+    return channels if share >= 1 or kept > channels else max(step, kept)
