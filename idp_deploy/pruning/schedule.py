@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from idp_deploy.errors import UsageError
+from idp_deploy.pruning.beginnings import looks_untrained
 
 Phase = Literal["dense", "ramp", "frozen"]
 Shape = Literal["cubic", "linear", "sigmoid", "none"]
@@ -79,19 +80,13 @@ _SHAPES: dict[Shape, Callable[[float], float]] = {
 def usual_timing(module: nn.Module) -> Mapping[str, float]:
     """`dense` and `ramp` of `auto_schedule` for a model that starts as it is.
 
-    A trained model is pruned from the first step. One whose batch norms all have the statistics they were made with
-    learns for a fifth of the steps first: by the size of weights that are still random, ruin is chosen
-    (docs/pruning.md has the figures). Without batch norms a model counts as trained.
+    A trained model is pruned from the first step. One that has learned nothing yet learns for a fifth of the steps
+    first: by the size of weights that are still random, ruin is chosen (docs/pruning-measured.md has the figures).
 
     >>> usual_timing(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
     {'dense': 0.2, 'ramp': 0.5}
-    >>> usual_timing(nn.Linear(4, 4))
-    {'dense': 0.0, 'ramp': 0.3}
     """
-    # not num_batches_tracked: converted and older published checkpoints leave it at 0
-    means = [b for name, b in module.named_buffers() if name.rpartition(".")[2] == "running_mean"]
-    untrained = bool(means) and not any(bool(mean.any()) for mean in means)
-    return {"dense": 0.2, "ramp": 0.5} if untrained else {"dense": 0.0, "ramp": 0.3}
+    return {"dense": 0.2, "ramp": 0.5} if looks_untrained(module) else {"dense": 0.0, "ramp": 0.3}
 
 
 def auto_schedule(
