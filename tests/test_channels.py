@@ -102,7 +102,7 @@ def test_calls_that_are_made_to_look_leave_no_state() -> None:
     for one in (module, pruned.module, small):
         assert (int(one.calls), one.seen) == (1, [1])
         assert torch.equal(one.state, module.state)
-    assert small.wide.out_features == 10
+    assert small.wide.out_features == 12  # in fours, as runtimes compute them
 
 
 class Residual(nn.Module):

@@ -162,7 +162,7 @@ def test_halves_lose_the_same_channels_and_copies_are_hardened_as_the_model_is()
     assert torch.equal(gone[:6], gone[6:])
     assert int(gone.sum()) == 6
     small = shrink(done, X[:1])
-    assert (small.module.a.out_channels, small.module.b.out_channels, small.module.halves.out_channels) == (3, 5, 6)
+    assert (small.module.a.out_channels, small.module.b.out_channels, small.module.halves.out_channels) == (4, 4, 6)
     copy = shrink(pruner.apply_to(average), X[:1]).module
     assert [tuple(p.shape) for p in copy.parameters()] == [tuple(p.shape) for p in small.module.parameters()]
     with torch.no_grad():

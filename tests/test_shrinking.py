@@ -175,7 +175,7 @@ def test_where_no_zero_channel_can_go_the_reason_is_given() -> None:
         module.inner.weight[0] = 0
         module.inner.bias[0] = 0
     model = CompressedModel(module, {"inner.weight": module.inner.weight != 0})
-    with pytest.raises(ConversionError, match="1 groups of channels are zero and none can be removed: .* shape"):
+    with pytest.raises(ConversionError, match=r"1 groups of channels are zero and none can be removed: .* shape"):
         shrink(model, (torch.randn(1, 4),))
 
 

@@ -14,12 +14,12 @@ from functools import partial
 import numpy as np
 
 from idp_deploy.flow import Estimate
-from idp_deploy.masks.vectors import kept_channels
 from idp_deploy.simulation import simulate
 from idp_deploy.simulation.advice import scaled
 from idp_deploy.simulation.question import Loaded
 from idp_deploy.simulation.targets import Target
 from idp_deploy.simulation.work import Workload, WorkOp
+from idp_deploy.widths import kept_channels
 
 KEPT = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)  # shares of the channels
 ZEROS = (0.0, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98)  # shares of the weights

@@ -19,6 +19,7 @@ import numpy as np
 
 from idp_deploy.planning.layers import KEPT, ZEROS, Times
 from idp_deploy.planning.noise import noise_of
+from idp_deploy.widths import kept_channels
 
 SWEEPS = 6
 HALVINGS = 40
@@ -50,6 +51,11 @@ class Group:
     readers: Mapping[str, float]  # whose inputs they are, and which share of these
     lost_out: Mapping[str, np.ndarray] = field(default_factory=dict)  # weight → by place in KEPT
     lost_in: Mapping[str, np.ndarray] = field(default_factory=dict)
+    each: int = 1  # outputs of a layer that one of them is: a whole head, a row of each half
+
+    def kept(self, place: int) -> int:
+        """How many stay at this place in KEPT."""
+        return kept_channels(self.channels, KEPT[place], self.each)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from idp_deploy.channels import Coupled, couple
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Budget, Check, FormatName, Model, Recipe, Report
 from idp_deploy.masks import prunable_weights
-from idp_deploy.masks.vectors import kept_channels
 from idp_deploy.planning.costs import Cost, Prices
 from idp_deploy.planning.layers import KEPT, ZEROS, runs_sparse, times
 from idp_deploy.planning.layerwise import Choice, Group, Problem, Weight, sides
 from idp_deploy.planning.noise import lost_by_zeros, loudness
 from idp_deploy.pruning.selecting import select
 from idp_deploy.units import METRICS, show
+from idp_deploy.widths import kept_channels
 
 PROBED = 0.9  # zeros at which it is looked which layers sparse kernels run
 LEAST_ZEROS = 0.69  # of what counts: XNNPACK goes sparse above 0.667, and whole units round
@@ -190,8 +190,9 @@ class _Tables:
             groups.append(
                 Group(
                     one.many, layers, one.readers,
-                    self._lost(self._made(one), one.many),
-                    self._lost([f"{name}.weight" for name in readers], one.many),
+                    self._lost(self._made(one), one),
+                    self._lost([f"{name}.weight" for name in readers], one),
+                    _each(one),
                 )
             )  # fmt: skip
         made = sides([{name: one.share(name) for name in self._made(one)} for one in self.coupled])
@@ -212,13 +213,13 @@ class _Tables:
         return (*one.weights, *(name for name in one.followers if name in self.along))
 
     @staticmethod
-    def _lost(names: Sequence[str], channels: int) -> dict[str, np.ndarray]:
+    def _lost(names: Sequence[str], one: Coupled) -> dict[str, np.ndarray]:
         """Weight → what it loses with the channels, by place in KEPT.
 
         The quietest channels go, yet what is lost counts by their number: trained again, a net misses width more
         evenly than its power says.
         """
-        lost = np.array([1 - kept_channels(channels, share) / channels for share in KEPT])
+        lost = np.array([1 - kept_channels(one.many, share, _each(one)) / one.many for share in KEPT])
         return dict.fromkeys(names, lost)
 
     def recipe(self, choice: Choice, recipe: Recipe) -> Recipe:
@@ -232,8 +233,8 @@ class _Tables:
             if weight.name in self.along:
                 rules[weight.name] = "skip"
             elif kept:
-                channels = problem.groups[group].channels
-                share, rules[weight.name] = 1 - kept_channels(channels, KEPT[kept]) / channels, "channel"
+                narrow = problem.groups[group]
+                share, rules[weight.name] = 1 - narrow.kept(kept) / narrow.channels, "channel"
             else:
                 share, rules[weight.name] = ZEROS[choice.zeros[i]], "unstructured"
             if weight.name in self.along or not share:
@@ -252,13 +253,13 @@ class _Tables:
         """One line of what a choice does."""
         problem = self.problem(choice.sparse)
         thin = [(w, ZEROS[z]) for w, z in zip(problem.weights, choice.zeros, strict=True) if z]
-        cut = [(g, KEPT[k]) for g, k in zip(problem.groups, choice.kept, strict=True) if k]
+        cut = [(g, k) for g, k in zip(problem.groups, choice.kept, strict=True) if k]
         told = []
         if thin:
             share = sum(w.entries * s for w, s in thin) / sum(w.entries for w, _ in thin)
             told.append(f"{share:.0%} of the weights of {len(thin)} layers zero, which run sparse")
         if cut:
-            gone = sum(g.channels - kept_channels(g.channels, k) for g, k in cut) / sum(g.channels for g, _ in cut)
+            gone = sum(g.channels - g.kept(k) for g, k in cut) / sum(g.channels for g, _ in cut)
             told.append(f"{gone:.0%} of the channels of {sum(len(g.lost_out) for g, _ in cut)} layers removed")
         return " and ".join(told) or "nothing to prune"
 
@@ -268,3 +269,8 @@ class _Tables:
         if self.thins:
             return f"{len(self.thins)} layer{' runs' if len(self.thins) == 1 else 's run'} sparse, {removable}"
         return f"{self.dense.runtime} skips no zeros here, and {removable}"
+
+
+def _each(one: Coupled) -> int:
+    met = [sum(place >= 0 for place in one.channels.get(name, ())) for name in one.weights]
+    return max(met, default=0) // max(one.many, 1) or 1

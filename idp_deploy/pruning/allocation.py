@@ -43,7 +43,7 @@ def allocate(layers: Sequence[Layer], sparsity: float, how: str = "erk", multipl
         sparsity: wanted share of zeros over all `layers`, 0 ≤ sparsity < 1. N:M layers take what their pattern means,
             those with a share of their own take that, and the others what is then missing.
         how: a row of ALLOCATIONS.
-        multiple: what channels that stay are a multiple of; None: of what runtimes compute together (`masks.vectors`).
+        multiple: what channels that stay are a multiple of; None: of what runtimes compute together (`widths`).
 
     Raises:
         UsageError: unknown allocation, a sparsity that would leave some weight without a single entry, or one below

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from idp_deploy.masks import Channel
-from idp_deploy.masks.vectors import vector
 from idp_deploy.pruning.layers import Layer
+from idp_deploy.widths import vector
 
 NEAR = 0.01  # of all entries: a target missed by more is worth narrower steps
 VECTORS = (16, 8, 4, 2, 1)  # the widest that is tried, in this order
@@ -93,7 +93,7 @@ def whole_units(
 def _step(layer: Layer, widest: int, multiple: int | None) -> int:
     if not isinstance(layer.pattern, Channel):
         return 1
-    return multiple or min(widest, vector(layer.entries // layer.unit))
+    return multiple or min(widest, vector(layer.entries // layer.unit, layer.pattern.each))
 
 
 def _nearest(

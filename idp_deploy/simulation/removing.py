@@ -16,6 +16,7 @@ from idp_deploy.formats.operators import classes_of, is_channels_last
 from idp_deploy.simulation.question import Loaded
 from idp_deploy.simulation.work import WEIGHTED, Workload, WorkOp
 from idp_deploy.simulation.workload import workload
+from idp_deploy.widths import kept_channels
 
 _OVER_CHANNELS = frozenset(
     ("LayerNormalization", "RMSNormalization", "GroupNormalization", "LpNormalization", "layer_norm", "l2_norm")
@@ -45,7 +46,7 @@ class Removable:
         left, values = 1 - share, dict(self.contents.values)
         for name, axis in self.axes.items():
             shape = list(values[name].shape)
-            shape[axis] = max(1, round(shape[axis] * left))
+            shape[axis] = kept_channels(shape[axis], left)
             values[name] = replace(values[name], shape=tuple(shape))
         thin = workload(replace(self.contents, values=values))
         ops = tuple(self._op(op, other, left) for op, other in zip(loaded.work.ops, thin.ops, strict=True))
@@ -53,7 +54,10 @@ class Removable:
         return replace(loaded, work=replace(loaded.work, ops=ops, peak_activation_bytes=peak))
 
     def _op(self, op: WorkOp, thin: WorkOp, left: float) -> WorkOp:
-        inputs, outputs = (left if op.name in names else 1.0 for names in (self.readers, self.makers))
+        inputs, outputs = (
+            kept_channels(width, left) / width if op.name in names and width else 1.0
+            for names, width in ((self.readers, op.in_channels), (self.makers, op.out_channels))
+        )
         if op.weights:
             op = scaled(op, inputs=inputs, outputs=outputs, both=op.op_class != "depthwise")
         return replace(op, input_bytes=thin.input_bytes, output_bytes=thin.output_bytes)

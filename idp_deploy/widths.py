@@ -11,23 +11,26 @@ FEWEST = 4  # what onnxruntime's layout asks for
 REGISTERS = (16, 8)  # floats of an AVX-512 register; of an AVX2 register, or of XNNPACK's tile on ARM
 
 
-def vector(channels: int) -> int:
+def vector(channels: int, each: int = 1) -> int:
     """What a narrowed layer's width should be a multiple of: the largest that leaves at least eight steps.
 
-    >>> [vector(channels) for channels in (6, 8, 24, 64, 100, 128, 2048)]
-    [1, 4, 4, 8, 8, 16, 16]
+    Args:
+        each: outputs of a layer that one channel stands for; whole heads are wide enough to go one by one.
+
+    >>> [vector(channels) for channels in (6, 8, 24, 64, 100, 128, 2048)], vector(12, each=64)
+    ([1, 4, 4, 8, 8, 16, 16], 1)
     """
-    if channels < 2 * FEWEST:
+    if channels < 2 * FEWEST or each >= FEWEST:
         return 1
     return next((width for width in REGISTERS if 8 * width <= channels), FEWEST)
 
 
-def kept_channels(channels: int, share: float) -> int:
+def kept_channels(channels: int, share: float, each: int = 1) -> int:
     """How many of `channels` stay where about `share` of them should, in whole vectors.
 
     >>> [kept_channels(64, share) for share in (1.0, 0.7, 0.1)], kept_channels(6, 0.5), kept_channels(50, 0.99)
     ([64, 48, 8], 3, 48)
     """
-    step = vector(channels)
+    step = vector(channels, each)
     kept = round(channels * share / step) * step
     return channels if share >= 1 or kept > channels else max(step, kept)
