@@ -4,7 +4,7 @@ The networks of the zoo, and one for each kind of operator that reads a weight, 
 tool runs each file in a child process with a limit of time. Its outputs are compared with those of onnxruntime on the
 dense file, and with its own on that. A verdict is one of: right, wrong, refuses, dense again (a tool that rewrites
 files wrote the zeros out), crashes, too slow. Results go to bench/results/compat_onnx-DATE.json; the table that
-docs/formats.md shows is printed. Exit 1 where a file is wrong and `inspect --runtime` does not say so.
+docs/elsewhere.md shows is printed. Exit 1 where a file is wrong and `inspect --runtime` does not say so.
 """
 
 from __future__ import annotations

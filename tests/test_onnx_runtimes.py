@@ -122,7 +122,7 @@ def test_an_int8_file_is_told_what_mnn_does_with_it(tmp_path: Path) -> None:
 
 
 def test_the_table_in_the_docs_is_that_of_the_results() -> None:
-    assert table(json.loads(RESULTS.read_text())["rows"]) in (ROOT / "docs" / "formats.md").read_text()
+    assert table(json.loads(RESULTS.read_text())["rows"]) in (ROOT / "docs" / "elsewhere.md").read_text()
 
 
 def foreign(path: Path, kind: str, *, of_input: bool = False) -> Path:
