@@ -29,7 +29,7 @@ FOUNDATION = {"errors", "flow", "waiting", "collecting"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
-    "soundness", "arguments", "channels",
+    "soundness", "arguments", "channels", "widths",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -66,6 +66,7 @@ ALLOWED: dict[str, set[str]] = {
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "formats.tools", "vendors"},
     "rewriting": {"errors", "capturing"},
     "distance": set(),
+    "widths": set(),
     "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
     "vendors": {"errors", "isolation"},

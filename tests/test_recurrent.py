@@ -152,7 +152,7 @@ def test_an_exception_in_forward_leaves_the_parameters_in_place() -> None:
 def test_packed_sequences_are_masked_too() -> None:
     layer = nn.LSTM(5, 4)
     packed = pack_padded_sequence(torch.randn(4, 2, 5), torch.tensor([4, 2]))
-    pruner = Pruner(layer, sparsity=0.5, epochs=1, steps_per_epoch=4, dense=0.0)
+    pruner = Pruner(layer, sparsity=0.5, epochs=1, steps_per_epoch=4, dense=0.0, ramp=0.3)
     pruner.prepare()
     with pruner.hardened():
         hard = layer(packed)[0].data

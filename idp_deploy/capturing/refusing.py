@@ -72,6 +72,11 @@ def explained(error: Exception, module: nn.Module, example_inputs: tuple[Any, ..
             "forward draws its random numbers from a torch.Generator, and a file holds none",
             way_out="draw them once in __init__ and keep them by register_buffer, or take them as an input",
         )
+    if "not a known type" in first:
+        return ConversionError(
+            f"cannot capture {type(module).__name__}: {first}",
+            way_out="return tensors, or tuples, lists, dicts, NamedTuples and dataclasses of them",
+        )
     return ConversionError(
         f"forward runs when it is called, and stops where torch.export traces it{_where(error)}: {first}",
         way_out="look there for what goes another way in a trace: a test of torch.compiler.is_compiling(), of a mask "

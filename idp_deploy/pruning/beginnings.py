@@ -46,7 +46,7 @@ def _factors(owner: nn.Module) -> list[Tensor]:
     """The `weight` of a module that has no matrix: what a norm multiplies by."""
     own = dict(owner.named_parameters(recurse=False))
     weight = own.get("weight")
-    if weight is None or weight.numel() < 2 or any(one.dim() > 1 for one in own.values()):
+    if weight is None or weight.dim() != 1 or len(weight) < 2 or any(one.dim() > 1 for one in own.values()):
         return []
     return [weight.detach()]
 
@@ -58,8 +58,8 @@ def _bound(layer: nn.Module) -> float | None:
     """
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
         return 1 / math.sqrt(layer.hidden_size)
-    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-        return 1 / math.sqrt(max(1, layer.weight[0].numel()))
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd) and layer.weight.numel():
+        return 1 / math.sqrt(layer.weight[0].numel())
     return None
 
 

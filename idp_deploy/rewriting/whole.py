@@ -84,18 +84,6 @@ def product(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | 
     return result if keepdim else result.squeeze(dim)
 
 
-def _place(most: Callable[..., Tensor]) -> Row:
-    """Where the first of the largest or smallest stands, as the first one that is equal to it."""
-
-    def row(x: Tensor, dim: int | None = None, keepdim: bool = False) -> Tensor | None:
-        if not _is_whole(x) or x.dtype == torch.int32 or (dim is None and keepdim):
-            return None
-        x, dim = (x.flatten(), 0) if dim is None else (x, dim)
-        return (x == most(x, [dim], True)).to(torch.int32).argmax(dim, keepdim)
-
-    return row
-
-
 def joined(parts: list[Tensor], dim: int = 0) -> Tensor | None:
     """Integers beside floats as floats."""
     kind = parts[0].dtype
@@ -128,8 +116,6 @@ WHOLE: dict[Any, Row] = {
     **RELU,
     aten.abs.default: size,
     aten.sign.default: sign,
-    aten.argmax.default: _place(torch.amax),
-    aten.argmin.default: _place(torch.amin),
     aten.cat.default: joined,
     aten.div.Tensor_mode: cut,
     aten.div.Scalar_mode: cut,
