@@ -32,7 +32,7 @@ MEETINGS: dict[str, Callable[[Tensor], Tensor]] = {
 EXPONENTS = torch.tensor([1.0, 2.0, 3.0, 1.5, 2.5, 0.5])
 POWERS: dict[str, Callable[[Tensor], Tensor]] = {
     "an exponent for each channel": lambda x: (x.abs() + 0.1).pow(EXPONENTS).mT,
-    "exponents that are computed": lambda x: (lambda y: torch.pow(y, y.amax(1, keepdim=True)).tanh().mT)(x.sigmoid() + 0.1),
+    "exponents that are computed": lambda x: (lambda y: torch.pow(y, y.amax(1, keepdim=True)).mT)(x.sigmoid()),
     "a base for each channel": lambda x: torch.pow(EXPONENTS, x).mT,
     "a base of all": lambda x: (2**x).mT,
     "generalized means": lambda x: (x.relu() + 0.1).pow(EXPONENTS).mT.mean(1).pow(1 / EXPONENTS),

@@ -17,8 +17,8 @@ _POWERS = {aten.pow.Tensor_Tensor, aten.pow.Scalar}
 def needs_its_turns(graph: fx.Graph) -> bool:
     """Whether moves of axes may not be taken back in pairs, as coremltools' pass `reduce_transposes` does.
 
-    A call that reads a tensor beside the same with its axes in other places (`x @ x.mT`) loses one of the two there, where
-    the tensor had its axes moved before. A power has its exponent left where it was, while the base's axes move
+    A call that reads a tensor beside the same with its axes in other places (`x @ x.mT`) loses one of the two there,
+    where the tensor had its axes moved before. A power has its exponent left where it was, while the base's axes move
     (apple/coremltools#2784).
     """
     for node in graph.nodes:
