@@ -39,7 +39,7 @@ from idp_deploy.formats.coreml.write.ends import part_outputs
 from idp_deploy.formats.coreml.write.halves import hold_far_numbers
 from idp_deploy.formats.coreml.write.matching import Match, match
 from idp_deploy.formats.coreml.write.storing import Plan, store
-from idp_deploy.formats.coreml.write.turned import meets_itself_turned
+from idp_deploy.formats.coreml.write.turned import needs_its_turns
 from idp_deploy.formats.notes import Placement
 from idp_deploy.formats.writing import Converted, Written
 from idp_deploy.masks import prunable_weights
@@ -205,7 +205,7 @@ def _convert(captured: Captured, target: str, precision: str) -> tuple[Any, byte
             source, inputs = _source(program, captured)
             pipeline = ct.PassPipeline.DEFAULT
             pipeline.remove_passes(_UNWANTED_PASSES)
-            if meets_itself_turned(captured.module.graph):
+            if needs_its_turns(captured.module.graph):
                 pipeline.remove_passes(["common::reduce_transposes"])
             converted = ct.convert(
                 source,

@@ -1,4 +1,4 @@
-"""Products of a tensor with itself turned, which one of coremltools' passes gets wrong."""
+"""What one of coremltools' passes gets wrong of tensors whose axes are moved: meetings with themselves, powers."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ aten = torch.ops.aten
 _TURNS = {aten.transpose.int, aten.permute.default, aten.t.default, aten.mT.default, aten.numpy_T.default}
 _SAME = {aten.contiguous.default, aten.clone.default, aten.alias.default, aten.detach.default, aten.dropout.default}
 _TURNING_INSIDE = {aten.einsum.default, aten.scaled_dot_product_attention.default, aten.linear.default}
+_POWERS = {aten.pow.Tensor_Tensor, aten.pow.Scalar}
 
 
-def meets_itself_turned(graph: fx.Graph) -> bool:
-    """Whether a call reads a tensor beside the same with its axes in other places, as products `x @ x.mT` do.
+def needs_its_turns(graph: fx.Graph) -> bool:
+    """Whether moves of axes may not be taken back in pairs, as coremltools' pass `reduce_transposes` does.
 
-    Where that tensor had its axes moved before, coremltools' pass that takes such moves back loses one of the two.
+    A call that reads a tensor beside the same with its axes in other places (`x @ x.mT`) loses one of the two there,
+    where the tensor had its axes moved before. A power has its exponent left where it was, while the base's axes move
+    (apple/coremltools#2784).
     """
     for node in graph.nodes:
         if node.op != "call_function":
             continue
         sources = [_unmoved(source) for source in node.all_input_nodes]
         if len({source for source, _ in sources}) < len(sources) and any(turned for _, turned in sources):
+            return True
+        if node.target in _POWERS:
             return True
         if node.target in _TURNING_INSIDE and len(node.all_input_nodes) < _operands(node):
             return True
