@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
 from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.gating import sparsity
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
 from idp_deploy.verification import run_file
@@ -346,3 +347,18 @@ def test_signs_of_zeros_that_were_kept_are_kept_again(tmp_path: Path) -> None:
     once = restore(save(tmp_path / "m.onnx", nodes, {"w": weight(64, 96), "v": other}).path, tmp_path / "s.onnx").path
     with pytest.raises(UsageError, match="outputs tell its -0 from 0, and keeping every -0 saves nothing"):
         restore(once, tmp_path / "t.onnx")
+
+
+@pytest.mark.parametrize("turned", [True, False])
+def test_a_table_that_is_stored_for_each_reader_is_one_that_is_tied(turned: bool, tmp_path: Path) -> None:
+    """Folded constants: the head reads the table turned, which `restore` stores once again."""
+    table, head = weight(96, 64), weight(64, 80)
+    again = np.ascontiguousarray(table.T) if turned else table.copy()
+    ids = helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["n"])
+    nodes = [NODE("Gather", ["t", "ids"], ["e"]), NODE("Add", ["x", "e"], ["h"]), NODE("MatMul", ["h", "w"], ["u"])]
+    nodes.append(NODE("Gemm", ["h", "a"], ["v"], transB=int(not turned)))
+    nodes.append(NODE("Concat", ["u", "v"], ["y"], axis=1))
+    contents = save(tmp_path / "m.onnx", nodes, {"t": table, "a": again, "w": head}, inputs=[ids])
+    assert sparsity(contents)[1:] == (np.count_nonzero(head == 0), head.size)
+    restored = restore(contents.path, tmp_path / "s.onnx")
+    assert sparsity(read(restored.path)) == sparsity(contents)

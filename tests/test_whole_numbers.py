@@ -53,6 +53,21 @@ def test_whole_numbers_are_exact(name: str, format: FormatName, tmp_path: Path) 
             assert np.array_equal(found, value)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int16])
+def test_narrow_integers_are_chosen_among_in_onnx(kind: torch.dtype, tmp_path: Path) -> None:
+    def chosen(k: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        k, n = k.to(kind), n.to(kind)
+        most = (k.amax(1), k.min(), *k.max(1), *torch.aminmax(k, dim=1), k.argmax(1), k.argmin(), torch.maximum(k, n))
+        return *most, k.clamp(1, 4), k.relu(), torch.where(k > n, k, n), nn.functional.pad(k, (1, 1))
+
+    model = CompressedModel(Whole(chosen).eval(), {})
+    inputs = (torch.randint(0, 9, (2, 4)), torch.randint(1, 6, (2, 4)))
+    path = export(model, "onnx", inputs, tmp_path / "m.onnx").path
+    (outputs,) = run_file(path, [tuple(x.numpy() for x in inputs)])["onnxruntime"]
+    for found, value in zip(outputs[1:], chosen(*inputs), strict=True):
+        assert np.array_equal(found, value.numpy())
+
+
 class Scaled(nn.Module):
     """A number as an input, whose results are numbers."""
 

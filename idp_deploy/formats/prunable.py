@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
+
+import numpy as np
 
 from idp_deploy.flow import INSIDE, Contents, GraphOp, StoredTensor
 from idp_deploy.formats.operators import classes_of, is_channels_last
@@ -15,7 +18,8 @@ _NO_MATRIX = ("bias", "initial")  # roles of a recurrence begin with these
 def prunable_tensors(contents: Contents) -> tuple[StoredTensor, ...]:
     """The matrices and kernels that convolutions, products and recurrences read, each once, in the file's order.
 
-    Left out are depthwise kernels, of which there is one a channel, and matrices that are a table of embeddings too.
+    Left out are depthwise kernels, of which there is one a channel, and matrices that are a table of embeddings too,
+    whether the file stores it once or, as folded constants, once for each reader.
     What a file says of itself in its metadata has no part in it.
     """
     chosen, apart = _read(contents)
@@ -34,15 +38,29 @@ def _read(contents: Contents) -> tuple[set[str], set[str]]:
     by_name = {tensor.name: tensor for tensor in contents.tensors}
     chosen: set[str] = set()
     apart: set[str] = set()
+    tables: set[str] = set()
     for op in (*contents.ops, *contents.beside):
         found = classes.get(op.kind, "")
         if found == "table":
-            apart.update(op.weights.values())
+            tables.update(op.weights.values())
         elif found in _READERS or not found:
             kernels = list(_matrices(op, found, by_name))
             depthwise = found == "depthwise" or any(_is_depthwise(contents, op, found, t) for t in kernels)
             (apart if depthwise else chosen).update(tensor.name for tensor in kernels)
-    return chosen, apart
+    known = [by_name[name] for name in tables if name in by_name]
+    tied = {name for name in chosen - apart - tables if any(_is_same(by_name[name], table) for table in known)}
+    return chosen, apart | tables | tied
+
+
+def _is_same(matrix: StoredTensor, table: StoredTensor) -> bool:
+    """Whether a matrix is a table once more, as it lies or turned."""
+    if matrix.zeros != table.zeros or table.zeros == prod(table.shape) or len(matrix.shape) != 2:
+        return False
+    if table.shape not in (matrix.shape, matrix.shape[::-1]):
+        return False
+    ours, theirs = matrix.values(), table.values()
+    turned = (theirs, theirs.T) if table.shape == matrix.shape else (theirs.T,)
+    return any(ours.shape == way.shape and np.array_equal(ours, way) for way in turned)
 
 
 def _matrices(op: GraphOp, found: str, tensors: dict[str, StoredTensor]) -> Iterator[StoredTensor]:

@@ -29,6 +29,7 @@ from idp_deploy.formats.onnx.write.nodes import all_nodes
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
 # fewer where another tensor has as many entries
 OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps5": 270, "gaps4": 460}
+UNIFORM = "uniform"  # one value repeated, of which nothing else is stored
 
 
 class Decoder:
@@ -168,8 +169,9 @@ def decode_pieces(
     parts = _split(decoder, whole, [sum(values[name].size for name in family) for family in families.values()])
     for part, (extents, family) in zip(parts, families.items(), strict=True):
         rows = [len(values[name]) for name in family]
-        shaped = family[0] if len(family) == 1 else decoder.name()
-        decoder.node("Reshape", part, decoder.ints(sum(rows), *extents), output=shaped)
+        shaped = family[0] if len(family) == 1 else decoder.name() if extents else part
+        if shaped != part:
+            decoder.node("Reshape", part, decoder.ints(sum(rows), *extents), output=shaped)
         if len(family) > 1:
             _split(decoder, shaped, rows, family)
 
@@ -192,6 +194,8 @@ def _flat(
     palette: np.ndarray | None,
     floats: bool,
 ) -> str:
+    if kind == UNIFORM:
+        return decoder.filled(values.size, values[:1])
     encoded = encode(kind, values, mask, fill=fill)
     parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
     fills = np.full(1, fill, values.dtype)

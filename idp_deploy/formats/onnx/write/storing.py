@@ -13,6 +13,7 @@ from onnx import TensorProto
 from idp_deploy.encodings import size_bytes, smallest
 from idp_deploy.formats.onnx.write.decoding import (
     OVERHEAD,
+    UNIFORM,
     Decoder,
     around,
     decode_graph,
@@ -77,7 +78,7 @@ class Store:
 
     Args:
         grouped: whether small tensors may share their decode nodes.
-        nameless: those whose name nobody asks for, such as zero points: one of equal ones stands for all.
+        nameless: those whose name nobody asks for, such as scales: one of equal ones stands for all.
     """
 
     def __init__(
@@ -92,7 +93,9 @@ class Store:
         self.decoder = decoder
         self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
         self.kinds = {weight.name: choose(weight, encoding) for weight in weights}
-        whole = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES and _is_copied(w.values)]
+        self._points = {w.name for w in weights if _is_zero_points(w.values)}
+        large = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES and _is_copied(w.values)]
+        whole = [w for w in large if w.name not in self._points]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
         # not always, for then everything between is done in four bytes
@@ -152,6 +155,8 @@ class Store:
             kind, floats = self.kinds[weight.name], weight.name in self._cast_first
             named = {self._inner_name(each): each for each in group}
             values, masks = ({name: getattr(w, what) for name, w in named.items()} for what in ("values", "mask"))
+            if weight.name in self._points:
+                kind = UNIFORM
             decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
             self._pieces |= {each.name: name for name, each in named.items()}
         return self._pieces[weight.name]
@@ -167,7 +172,9 @@ class Store:
         for weight in weights:
             kind, values = self.kinds[weight.name], weight.values
             stored = weight.name not in self._copies and not _is_uniform(values)
-            if stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
+            if weight.name in self._points:
+                groups.setdefault((UNIFORM, values.dtype, int(values[0]), False), []).append(weight)
+            elif stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
                 way = kind, values.dtype, weight.fill, weight.name in self._cast_first
                 groups.setdefault(way, []).append(weight)
         return {weight.name: group for group in groups.values() if len(group) > 1 for weight in group}
@@ -188,6 +195,15 @@ def _is_uniform(values: np.ndarray) -> bool:
     if values.ndim != 1 or values.size < SHARED_ENTRIES or not _is_copied(values):
         return False
     return values.tobytes() == values[:1].tobytes() * values.size
+
+
+def _is_zero_points(values: np.ndarray) -> bool:
+    """Zero points of a weight, each of which onnxruntime wants to be a constant of its own.
+
+    With `session.x64quantprecision` it writes a weight and its zero point anew as uint8, and names these after the
+    constants they came from: 1.30 to 1.32 refuse the second reader of one.
+    """
+    return values.dtype == np.int8 and _is_uniform(values)
 
 
 def choose(weight: Weight, encoding: str) -> str:
