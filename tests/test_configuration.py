@@ -313,7 +313,7 @@ def test_a_folder_with_backslashes_is_told_how_to_be_written(line: str, told: st
         ("[prune]\nepochs = true", "'prune.epochs' is True: it should be a whole number"),
         ("[prune]\nepochs = [3]", "it should be a whole number — write one value: epochs = 3"),
         ("[prune]\nepochs = 1.5", "write a whole number, such as epochs = 10"),
-        ("[prune]\nskip = {stem = 1}", 'write a list: skip = ["stem"]'),
+        ("[prune]\nskip = {stem = 1}", 'write a list: ["stem"]'),
         ('targets = [["pixel-4"]]', 'write one value: targets = ["pixel-4"]'),
         ("weights = 3", 'should be the path of one file — write it in quotes: weights = "3"'),
         ("[quantize]\nscheme = 8", 'write it in quotes: scheme = "8"'),

@@ -129,7 +129,7 @@ def _written(given: object, wanted: str, keys: tuple[str, ...], inside_list: boo
     if wanted == "tuple":
         parts = [p for p in map(str.strip, given.split(",")) if p] if isinstance(given, str) else given
         parts = [*parts] if isinstance(parts, list | dict) else [parts]
-        return f"write a list: {last} = {json.dumps(parts, default=str)}"
+        return f"write a list: {json.dumps(parts, default=str)}"
 
     def text(value: object) -> str:
         return f"{last} = {json.dumps([value] if inside_list else value)}"

@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from idp_deploy import documents
@@ -19,37 +28,31 @@ from idp_deploy.formats.validation import KnownFormat, KnownOutputs
 from idp_deploy.units import METRICS, Unit, parse
 
 
-def _no_truth(kind: str) -> BeforeValidator:
-    """Refuses true and false, which pydantic takes for 1 and 0, as `kind` of mistake."""
-
-    def refused(value: object) -> object:
-        if isinstance(value, bool):
-            raise PydanticCustomError(kind, "input should be a number")  # type: ignore[arg-type]
-        return value
-
-    return BeforeValidator(refused)
-
-
-Whole = Annotated[int, _no_truth("int_type")]
-Number = Annotated[float, _no_truth("float_type")]
-
-
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+
+    @field_validator("target", "epochs", "learning_rate", "seed", "values", mode="before", check_fields=False)
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses true and false, which pydantic takes for 1 and 0."""
+        if isinstance(value, bool):
+            wanted = "float_type" if info.field_name in ("target", "learning_rate") else "int_type"
+            raise PydanticCustomError(wanted, "input should be a number")  # type: ignore[arg-type]
+        return value
 
 
 class PruneTable(_Table):
     """`[tool.idp-deploy.prune]`"""
 
-    target: Annotated[float | str, _no_truth("float_type")] = 0.9
+    target: float | str = 0.9
     method: str = "idp"
     pattern: str = "unstructured"
     mode: str = "auto"
     allocation: str = "auto"
     one_shot: bool = False  # by magnitude, without data and without training
-    epochs: Whole | None = Field(default=None, ge=0, lt=2**31)
-    learning_rate: Number | None = Field(default=None, gt=0, allow_inf_nan=False)
-    seed: Whole = Field(default=0, ge=0, lt=2**32)
+    epochs: int | None = Field(default=None, ge=0, lt=2**31)
+    learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     skip: tuple[str, ...] = ()
     rules: dict[str, str] = {}  # glob over weight names, or kind → pattern or "skip"
     options: dict[str, bool | int | float | str] = {}  # of the method, the schedule and the training
@@ -59,7 +62,7 @@ class QuantizeTable(_Table):
     """`[tool.idp-deploy.quantize]`"""
 
     scheme: Annotated[str, StringConstraints(to_lower=True)] | None = None
-    values: Whole | None = Field(default=None, ge=4, le=255)
+    values: int | None = Field(default=None, ge=4, le=255)
     float: tuple[str, ...] = ()  # globs over weights and modules that stay so
 
 
