@@ -282,6 +282,21 @@ def _blame_activations(evidence: Evidence) -> tuple[str, str]:
     return "activations of the largest layers", "lower the input resolution, or remove channels (--pattern channel)"
 
 
+def _blame_error(evidence: Evidence) -> tuple[str, str]:
+    """Which output in which runtime, and what computes more finely than the file does."""
+    outputs = evidence.parity.outputs if evidence.parity else ()
+    worst = max(outputs, key=lambda one: one.max_relative_error, default=None)
+    detail = f"output {worst.output} in {worst.runtime}" if worst else ""
+    manifest, format = evidence.contents.manifest, evidence.contents.format
+    row, options = FORMATS[format], manifest.get("options")
+    precision = options.get("precision") if isinstance(options, Mapping) else None
+    if manifest.get("scheme") == "int8" and row.integers:
+        return detail, "quantize --scheme int8-weights, which keeps activations float, then export again"
+    if row.finer and precision != row.finer:
+        return detail, f"export --to {format} --precision {row.finer}"
+    return detail, f"the file computes in {row.finer or 'float32'}, and nothing finer is written: raise the budget"
+
+
 BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
     "size": _blame_size,
     "gzip": _blame_size,
@@ -293,5 +308,5 @@ BLAME: Mapping[str, Callable[[Evidence], tuple[str, str]]] = {
     "sram": _blame_activations,
     "arena": _blame_activations,
     "cpu_operators": _blame_cpu,
-    "error": lambda e: ("", "export in float32, or keep the least precise layers float"),
+    "error": _blame_error,
 }

@@ -19,6 +19,7 @@ CHECKPOINT = "idp-deploy/1"  # what a checkpoint says under "format"
 TRAINING_STATE = "idp-deploy training state, version 1"  # under "kind", as the next
 COMPARISON = "idp-deploy comparison, version 1"
 RUN = "idp-deploy run, version 1"
+SAVED = (".pt", ".pth", ".ckpt", ".bin", "")  # what a checkpoint may be called
 PICKLE_BYTES = 1 << 26  # names and shapes; tensors lie beside it
 OUTPUT = "name another folder as 'output'"  # of a configuration, or of `deploy`: there is no -o for files
 
@@ -114,7 +115,7 @@ def _is_record(path: Path) -> bool:
 
 
 _RECOGNISED: dict[str, Callable[[Path], bool]] = {
-    ".pt": _is_saved,
+    **dict.fromkeys(SAVED, _is_saved),
     ".json": _is_record,
     **dict.fromkeys(packages.KINDS, lambda path: path.is_dir() and not packages.kind_of(path).why_kept(path)),
 }

@@ -76,9 +76,20 @@ def _faster(limit: float, asked: Asked, evidence: Evidence, target: Target) -> T
         share, value = least(more, limit, lambda share: at(lambda work: thinned(work, (1 - share) / (1 - now))))
         yield f"prune to {percent(share)} zeros, which run sparse here", f"prune --target {share:.2f}", value
     yield "int8 where it can be", "quantize --scheme int8", at(None, asked.in_int8)
-    if asked.removable.makers:
-        share, value = least(CHANNELS, limit * WHOLE, lambda share: at(None, asked.without(share)))
-        yield *channels(share, evidence, asked.removable.makers), value
+    yield from _narrower(limit, evidence, asked, lambda loaded: at(None, loaded))
+
+
+def _narrower(limit: float, evidence: Evidence, asked: Asked, at: Callable[[Loaded], float]) -> Tried:
+    """Without channels, as it is and then in int8."""
+    makers = asked.removable.makers
+    if not makers:
+        return
+    share, value = least(CHANNELS, limit * WHOLE, lambda share: at(asked.without(share)))
+    yield *channels(share, evidence, makers), value
+    if (narrow := asked.narrow) is not None and narrow.removable.makers:
+        share, value = least(CHANNELS, limit * WHOLE, lambda share: at(narrow.without(share)))
+        what, command = channels(share, evidence, makers)
+        yield f"{what}, with int8 where it can be", f"{command}, then quantize --scheme int8", value
 
 
 def thinned(work: Workload, left: float) -> Workload:
@@ -94,10 +105,7 @@ def _for_memory(check: Check, evidence: Evidence, target: Target, asked: Asked) 
 
     def tried() -> Tried:
         yield "int8 where it can be", "quantize --scheme int8", at(asked.in_int8)
-        if gone := asked.removable.makers:
-            limit = check.budget.limit * WHOLE
-            share, value = least(CHANNELS, limit, lambda share: at(asked.without(share)))
-            yield *channels(share, evidence, gone), value
+        yield from _narrower(check.budget.limit, evidence, asked, at)
 
     return best(check, tried())
 

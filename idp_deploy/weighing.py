@@ -40,6 +40,12 @@ class Asked:
         return in_int8(self.loaded)
 
     @cached_property
+    def narrow(self) -> Asked | None:
+        """The file after that, to be asked of in turn; None of one that int8 changes nothing in."""
+        contents = self.in_int8.contents
+        return Asked(contents) if contents is not None and self.in_int8.work != self.loaded.work else None
+
+    @cached_property
     def removable(self) -> Removable:
         """Its channels that can be removed."""
         return removable(self.contents, self.loaded.work)

@@ -47,7 +47,7 @@ def test_a_file_and_its_weights_the_other_way_round_are_named(
     [
         (
             "check m.onnx --budgets m.onnx",
-            3,
+            2,
             "m.onnx is no configuration: it holds bytes that are no text — name a file",
         ),
         (
@@ -55,6 +55,13 @@ def test_a_file_and_its_weights_the_other_way_round_are_named(
             3,
             "not a report of 'check --json': it holds bytes that are",
         ),
+        ("check m.onnx --budgets none.toml", 2, "no such configuration file: none.toml — run 'idp-deploy init'"),
+        (
+            "export model.pt --to onxx",
+            2,
+            "unknown format 'onxx' — did you mean 'onnx'? --to takes onnx, coreml, tflite",
+        ),
+        ("export model.pt --to xyz", 2, "unknown format 'xyz' — --to takes onnx, coreml, tflite"),
         ("prune model.pt --one-shot --target 0,9", 2, "--target 0,9 is neither a share nor a device — write 0.9"),
         ("prune model.pt --one-shot --target 90,5%", 2, "is neither a share nor a device — write 90.5%"),
         ("prune model.pt --one-shot --target 0.5 --pattern channels", 2, "did you mean 'channel'? known are"),

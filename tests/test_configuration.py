@@ -9,7 +9,7 @@ import pytest
 
 from idp_deploy.cli.session import open_session
 from idp_deploy.configuration import environment_keys, load, tolerances
-from idp_deploy.errors import FileError, IdpDeployError, UsageError
+from idp_deploy.errors import IdpDeployError, UsageError
 from idp_deploy.units import parse
 
 
@@ -191,7 +191,7 @@ def test_inputs_are_read_however_they_are_written(text: str, told: tuple[str, ..
 def test_a_folder_is_taken_for_the_configuration_in_it(tmp_path: Path) -> None:
     write(tmp_path, '[tool.idp-deploy]\nmodel = "a.b:c"\n', "pyproject.toml")
     assert load(tmp_path, environment={}).model == "a.b:c"
-    with pytest.raises(FileError, match="no such configuration file"):
+    with pytest.raises(UsageError, match="no such configuration file"):
         load(tmp_path.parent / "nowhere", environment={})
 
 
@@ -268,9 +268,9 @@ def test_a_configuration_that_another_one_hides_is_said(
 
 
 def test_broken_toml_and_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="not valid TOML"):
+    with pytest.raises(UsageError, match="not valid TOML"):
         load(write(tmp_path, "[prune\n"), environment={})
-    with pytest.raises(FileError, match="no such configuration file"):
+    with pytest.raises(UsageError, match="no such configuration file"):
         load(tmp_path / "none.toml", environment={})
 
 
@@ -298,3 +298,30 @@ def test_a_folder_with_backslashes_is_told_how_to_be_written(line: str, told: st
     with pytest.raises(IdpDeployError, match="write folders with '/'") as error:
         load(tmp_path / "idp-deploy.toml", environment={})
     assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('size = ["1 MB"]', "write [budgets.pixel-4.onnx] above size = …"),
+        ('[budgets.pixel-4.onnx]\nsize = ["1 MB"]', 'write one value: size = "1 MB"'),
+        ('[budgets.pixel-4.onnx.size]\nmax = "1 MB"', 'write one value: size = "1 MB"'),
+        ('[budgets.onnx.pixel-4]\nsize = "1 MB"', "the device comes first: write [budgets.pixel-4.onnx]"),
+        ('[budgets.tflite]\nsize = "1 MB"', "the device comes first: write [budgets.pixel-4.tflite]"),
+        ('[idp-deploy]\nmodel = "a:b"', "this file is for idp-deploy alone: leave [idp-deploy] out"),
+        ("[prune]\ntarget = true", "'prune.target' is True: it should be a valid number"),
+        ("[prune]\nepochs = true", "'prune.epochs' is True: it should be a whole number"),
+        ("[prune]\nepochs = [3]", "it should be a whole number — write one value: epochs = 3"),
+        ("[prune]\nepochs = 1.5", "write a whole number, such as epochs = 10"),
+        ("[prune]\nskip = {stem = 1}", 'write a list: ["stem"]'),
+        ('targets = [["pixel-4"]]', 'write one value: targets = ["pixel-4"]'),
+        ("weights = 3", 'should be the path of one file — write it in quotes: weights = "3"'),
+        ("[quantize]\nscheme = 8", 'write it in quotes: scheme = "8"'),
+    ],
+)
+def test_a_value_of_the_wrong_kind_or_place_is_told_how_it_is_written(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "idp-deploy.toml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, environment={})
+    assert told in str(caught.value)
+    assert "correct the value" not in str(caught.value)

@@ -10,10 +10,12 @@ import pytest
 
 from idp_deploy.files import transfer_bytes
 from idp_deploy.flow import (
+    MANIFEST_KEY,
     Artifact,
     Budget,
     Contents,
     Estimate,
+    FormatName,
     GraphOp,
     Interval,
     OpEstimate,
@@ -94,6 +96,28 @@ def test_what_cannot_be_estimated_fails_with_the_reason() -> None:
     assert not report.passed
     assert (report.checks[0].verdict, report.checks[0].detail) == ("not estimable", "int8 on an NPU")
     assert not gate([budget("error", 1)], [replace(evidence(), parity=None)]).passed
+
+
+@pytest.mark.parametrize(
+    ("format", "manifest", "fix"),
+    [
+        ("onnx", {"scheme": "int8"}, "quantize --scheme int8-weights"),
+        ("coreml", {"scheme": "int8", "options": {}}, "export --to coreml --precision float32"),
+        ("coreml", {"options": {"precision": "float32"}}, "nothing finer is written: raise the budget"),
+        ("onnx", {"scheme": "int8-weights"}, "nothing finer is written: raise the budget"),
+    ],
+)
+def test_an_error_over_its_limit_names_the_command_that_computes_more_finely(
+    format: FormatName, manifest: dict[str, object], fix: str
+) -> None:
+    item = evidence()
+    metadata = {MANIFEST_KEY: manifest}
+    item = replace(item, contents=replace(item.contents, format=format, metadata=metadata))
+    item = replace(item, estimate=replace(item.estimate, format=format))
+    (check,) = gate([replace(budget("error", 1e-7), format=format)], [item]).checks
+    assert check.verdict == "fail"
+    assert fix in check.fix
+    assert check.detail == "output 0 in litert"
 
 
 def test_an_interval_across_the_limit_is_said() -> None:

@@ -23,6 +23,7 @@ from idp_deploy.simulation.narrowing import as_int8
 from idp_deploy.simulation.question import load
 from idp_deploy.simulation.removing import removable
 from idp_deploy.simulation.targets import load_target
+from idp_deploy.verification import verify
 
 
 class Words(nn.Module):
@@ -104,6 +105,47 @@ def test_int8_is_foretold_from_the_floats(format: str, name: str, tmp_path: Path
         assert foretold.latency_ms.middle == pytest.approx(found.latency_ms.middle, rel=0.12)
     if format != "coreml":  # whose integers are weights, which a file says of itself
         assert memory(again) == memory(found)
+
+
+class Recalls(nn.Module):
+    """A recurrence that Core ML keeps in float32 here, and so in one operator of two weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.head = nn.LSTM(16, 48, batch_first=True), nn.Linear(48, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.steps(x)[0][:, -1])
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("precision", ["float16", "float32"])
+def test_integers_under_floats_are_kept_in_memory_as_they_are_stored(precision: str, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools")
+    torch.manual_seed(0)
+    x, target = (torch.randn(1, 20, 16),), load_target("iphone-12")
+    model = one_shot(Model(Recalls().eval()), Recipe(sparsity=0.5), x)
+    found = []
+    for stem, one in (("floats", model), ("int8", quantize(model, "int8", example_inputs=x))):
+        export(one, "coreml", x, path := tmp_path / f"{stem}.mlpackage", precision=precision)
+        found.append(read(path))
+    foretold, made = (simulate(one, target, transfer=False) for one in (as_int8(found[0]), found[1]))
+    assert foretold.resident_weight_bytes == pytest.approx(made.resident_weight_bytes, rel=0.15)
+    integers = sum(tensor.size_bytes for tensor in found[1].tensors if tensor.dtype == "int8")
+    assert made.resident_weight_bytes >= integers, "an engine in float16 makes no integer narrower"
+
+
+def test_an_error_of_integers_goes_where_the_fix_is_followed(tmp_path: Path) -> None:
+    model, x = pruned("residual")
+    target, checks = load_target("pixel-4"), {}
+    for scheme in ("int8", "int8-weights"):
+        made = quantize(model, scheme, example_inputs=x)
+        export(made, "onnx", x, path := tmp_path / f"{scheme}.onnx")
+        item = Evidence(read(path), simulate(path, target), verify(path, made, x))
+        (checks[scheme],) = gate([Budget("pixel-4", "onnx", "error", 1e-4, "")], [item]).checks
+    assert checks["int8"].verdict == "fail"
+    assert checks["int8"].fix.startswith("quantize --scheme int8-weights")
+    assert checks["int8-weights"].verdict == "pass"
 
 
 def test_a_limit_that_int8_does_not_reach_is_not_said_to_be_met(tmp_path: Path) -> None:

@@ -70,12 +70,14 @@ def value_of(evidence: Evidence, metric: str) -> float:
     )
 
 
+CHANNELS_THEN_INT8 = "prune --pattern channel --target, then shrink, then quantize --scheme int8"
 DONE: dict[str, Callable[[Model, float, float], CompressedModel]] = {
     "prune --target": lambda model, _, share: pruned(model, share),
     "prune --pattern channel --target, then shrink": lambda model, _, share: pruned(model, share, "channel"),
     "prune --target, then quantize --scheme int8-weights": lambda model, _, share: quantize(
         pruned(model, share), "int8-weights", example_inputs=X
     ),
+    CHANNELS_THEN_INT8: lambda model, _, share: quantize(pruned(model, share, "channel"), "int8", example_inputs=X),
     "quantize --scheme int8": lambda model, was, _: quantize(pruned(model, was), "int8", example_inputs=X),
     "quantize --scheme int8-weights": lambda model, was, _: quantize(
         pruned(model, was), "int8-weights", example_inputs=X
@@ -96,6 +98,7 @@ DONE: dict[str, Callable[[Model, float, float], CompressedModel]] = {
         ("onnx", "raspberry-pi-4", "memory", 0.5, 1.8, "quantize --scheme int8"),
         ("onnx", "raspberry-pi-4", "latency", 0.5, 4.0, "prune --pattern channel --target, then shrink"),
         ("onnx", "raspberry-pi-4", "memory", 0.5, 8.0, "prune --pattern channel --target, then shrink"),
+        ("onnx", "raspberry-pi-4", "memory", 0.5, 16.0, CHANNELS_THEN_INT8),  # neither is enough alone
     ],
 )
 def test_the_prediction_is_what_happens(

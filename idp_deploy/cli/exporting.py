@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -229,5 +230,7 @@ def parse_outputs(names: Sequence[str]) -> tuple[str, ...]:
     names = [name.lower() for name in names]
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown:
-        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"--to takes {', '.join(known)} or all")
+        close = difflib.get_close_matches(unknown[0], known, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"unknown format {unknown[0]!r}", way_out=f"{meant}--to takes {', '.join(known)} or all")
     return tuple(f for f in known if ("all" in names and f in usual()) or f in names)

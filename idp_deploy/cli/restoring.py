@@ -30,7 +30,8 @@ def restore(
     from idp_deploy.restoring import restore as restore_file
 
     artifact = artifact_of(artifact)
-    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{artifact.suffix}"), artifact)
+    suffix = artifact.suffix
+    path = output_path(output, artifact.with_name(f"{artifact.stem}.sparse{suffix}"), artifact, kinds=(suffix, ""))
     with Waiting():
         restored = restore_file(artifact, path, encoding=encoding)
     return Answer(restored_document(restored))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from idp_deploy import files
 from idp_deploy.cli.options import ReportFile
-from idp_deploy.cli.output import say, writable
+from idp_deploy.cli.output import say, writable, written
 from idp_deploy.errors import UsageError
 
 NAMES = ("configuration", "report", "baseline", "manifest")
@@ -35,5 +34,6 @@ def schema(
     if output is None:
         sys.stdout.write(text)
         return
-    files.write_bytes(Path(output), text.encode())
-    say(f"wrote {output}")
+    wrote = written(output)
+    files.write_bytes(output, text.encode())
+    say(wrote)

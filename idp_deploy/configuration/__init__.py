@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from idp_deploy import documents
 from idp_deploy.configuration.mistakes import PROJECT, Mistake, error_of, explained, nearest
 from idp_deploy.configuration.tables import Configuration, tolerances, wrong_quantities
-from idp_deploy.errors import FileError, UsageError
+from idp_deploy.errors import UsageError
 
 __all__ = [
     "NAMES",
@@ -61,8 +61,8 @@ def load(
         words: told what was read, says which words in it nobody knows.
 
     Raises:
-        UsageError: unknown keys, wrong types, quantities and words, all of them at once. FileError: the file is
-            missing or not TOML.
+        UsageError: unknown keys, wrong types, quantities and words, all of them at once; or the file is missing or
+            not TOML.
     """
     if path is not None and path.is_dir():
         path = next((path / name for name in NAMES if (path / name).is_file()), path / OWN)
@@ -124,16 +124,16 @@ def _toml(path: Path) -> dict[str, Any]:
     try:
         return documents.parse_toml(documents.read_text(path))
     except FileNotFoundError:
-        raise FileError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
+        raise UsageError(f"no such configuration file: {path}", way_out="run 'idp-deploy init' to write one") from None
     except ValueError as error:
         if isinstance(error, UnicodeDecodeError):
-            raise FileError(
+            raise UsageError(
                 f"{path} is no configuration: it holds bytes that are no text", way_out="name a file of TOML"
             ) from None
         way_out = _FOLDERS if re.search(r"Unescaped|hex value", str(error)) else "mend the line it names"
-        raise FileError(f"{path} is not valid TOML: {error}", way_out=way_out) from None
+        raise UsageError(f"{path} is not valid TOML: {error}", way_out=way_out) from None
     except OSError as error:
-        raise FileError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None
+        raise UsageError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None
 
 
 def _table(path: Path) -> dict[str, Any]:

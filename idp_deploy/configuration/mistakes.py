@@ -23,6 +23,13 @@ _ELSEWHERE = {  # what other tools call it → what it is called here
     "format": "export.to", "formats": "export.to", "device": "targets", "devices": "targets", "checkpoint": "weights",
     "input-shape": "inputs", "input_shape": "inputs", "tolerance": "baseline.tolerances",
 }  # fmt: skip
+_WANTED = {  # pydantic's name of what is wrong → what was wanted
+    "string": "a text", "path": "the path of one file", "bool": "true or false", "int": "a whole number",
+    "float": "a valid number", "tuple": "a list",
+}  # fmt: skip
+
+
+_EXAMPLES = {"bool": "true", "int": "10", "float": "0.5"}
 
 
 @dataclass(frozen=True)
@@ -94,24 +101,52 @@ def _explained(complaint: Any, place: tuple[int | str, ...], root: type[BaseMode
     if kind == "extra_forbidden":
         if place == ("tool",):
             return Mistake(keys, "unknown key 'tool'", f"[tool.idp-deploy] is for {PROJECT}: leave it out")
+        if len(place) == 1 and place[0] in ("idp-deploy", "idp_deploy"):
+            return Mistake(keys, f"unknown key '{where}'", f"this file is for idp-deploy alone: leave [{where}] out")
         return Mistake(keys, f"unknown key '{where}'", _meant(keys, root))
     if kind in ("model_type", "dict_type"):
         return Mistake(keys, f"'{where}' is {given!r:.80}, no table", f"write [{where}]")
     if kind == "shape":
         return Mistake(keys, complaint["ctx"]["what"], complaint["ctx"]["way_out"])
-    way_out = "correct the value"
+    msg, wanted = complaint["msg"].lower(), _WANTED.get(kind.split("_")[0])
     if kind == "format":
-        way_out = nearest(str(given).lower(), complaint["ctx"]["names"].split(", "))
-    if kind == "string_type" and keys == ("inputs",):
-        way_out = 'write each as text: inputs = ["1x3x224x224"]'
-    if kind == "tuple_type" and isinstance(given, str):
-        parts = [part for part in map(str.strip, given.split(",")) if part]
-        way_out = f"write a list: {json.dumps(parts)}"
-    return Mistake(keys, f"'{where}' is {given!r:.80}: {complaint['msg'].lower()}", way_out)
+        return Mistake(
+            keys,
+            f"'{where}' is {given!r:.80}: {msg}",
+            nearest(str(given).lower(), complaint["ctx"]["names"].split(", ")),
+        )
+    if wanted is None:
+        return Mistake(keys, f"'{where}' is {given!r:.80}: {msg}", "write a value that is")
+    what = f"'{where}' is {given!r:.80}: it should be {wanted}"
+    return Mistake(keys, what, _written(given, kind.split("_")[0], keys, isinstance(place[-1], int)))
+
+
+def _written(given: object, wanted: str, keys: tuple[str, ...], inside_list: bool) -> str:
+    """How a value of the wrong kind is written right: a list or one value, in quotes or without."""
+    last = keys[-1]
+    if keys == ("inputs",):
+        return 'write each as text: inputs = ["1x3x224x224"]'
+    if wanted == "tuple":
+        parts = [p for p in map(str.strip, given.split(",")) if p] if isinstance(given, str) else given
+        parts = [*parts] if isinstance(parts, list | dict) else [parts]
+        return f"write a list: {json.dumps(parts, default=str)}"
+
+    def text(value: object) -> str:
+        return f"{last} = {json.dumps([value] if inside_list else value)}"
+
+    if isinstance(given, list | tuple | dict):
+        inside = [*given.values()] if isinstance(given, dict) else [*given]
+        one = inside[0] if len(inside) == 1 and isinstance(inside[0], str | int | float) else None
+        return "write one value" + (f": {text(one)}" if one is not None else "")
+    if wanted in ("string", "path"):
+        return f"write it in quotes: {text(str(given))}"
+    return f"write {_WANTED[wanted]}, such as {last} = {_EXAMPLES[wanted]}"
 
 
 def _meant(keys: tuple[str, ...], root: type[BaseModel]) -> str:
     """Which key was meant: one of the same table that is spelled alike, or the same of another table."""
+    if keys[-1] in METRICS and keys[-1] not in _ELSEWHERE and keys[0] != "budgets":
+        return f"a limit stands below its device and format: write [budgets.pixel-4.onnx] above {keys[-1]} = …"
     model: Any = root
     for key in keys[:-1]:
         model = model.model_fields[key].annotation
@@ -140,8 +175,11 @@ def _misplaced(place: tuple[str | int, ...], given: object) -> tuple[str, str] |
     """What is said of a budget that is not below its target and format, and the way out."""
     if len(place) < 2:
         return None
-    example = f"write [budgets.{'pixel-4' if place[1] in METRICS else place[1]}.onnx]"
+    format = place[1] if place[1] in FORMATS else "onnx"
+    example = f"write [budgets.{'pixel-4' if place[1] in (*METRICS, *FORMATS) else place[1]}.{format}]"
     if place[-1] == "[key]":
+        if place[1] in FORMATS:
+            return f"'budgets.{place[1]}' names no device", f"the device comes first: {example}"
         known = ", ".join(FORMATS)
         close = difflib.get_close_matches(str(given).lower(), list(FORMATS), n=1)
         way_out = example if given in METRICS else f"did you mean '{close[0]}'?" if close else f"one of {known}"

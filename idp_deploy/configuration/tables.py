@@ -6,7 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from idp_deploy import documents
@@ -21,6 +30,15 @@ from idp_deploy.units import METRICS, Unit, parse
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: name.replace("_", "-"))
+
+    @field_validator("target", "epochs", "learning_rate", "seed", "values", mode="before", check_fields=False)
+    @classmethod
+    def _no_truth(cls, value: object, info: ValidationInfo) -> object:
+        """Refuses true and false, which pydantic takes for 1 and 0."""
+        if isinstance(value, bool):
+            wanted = "float_type" if info.field_name in ("target", "learning_rate") else "int_type"
+            raise PydanticCustomError(wanted, "input should be a number")  # type: ignore[arg-type]
+        return value
 
 
 class PruneTable(_Table):

@@ -119,6 +119,7 @@ def architecture(name: str) -> Workload:
             "mnasnet_1.3_224",
         ]
         near = difflib.get_close_matches(name, choices, 3, 0.3)
-        raise UsageError(f"unknown architecture {name!r}", way_out=f"nearest: {', '.join(near)}" if near else "")
+        listed = f"nearest: {', '.join(near)}" if near else f"known are {', '.join(ARCHITECTURES)}, …"
+        raise UsageError(f"unknown architecture {name!r}", way_out=f"{listed}; or name a model file that was timed")
     net.name = name
     return net.workload()

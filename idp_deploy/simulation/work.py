@@ -44,6 +44,7 @@ class WorkOp:
     nonzero: int = 0
     biases: int = 0
     stored_bytes: int = 0  # in the file
+    stored_bits: float = 0.0  # of a weight in the file; 0 where it is as wide as the arithmetic
     resident_bytes: int = 0  # after loading: decoded, biases included
     input_bytes: int = 0
     output_bytes: int = 0
@@ -114,6 +115,8 @@ class Workload:
 def as_dtype(workload: Workload, dtype: str) -> Workload:
     """The same work in another arithmetic: every byte count scaled by the width of an entry.
 
+    Weights that are stored in fewer bits than the arithmetic before, such as integers under floats, stay as they are.
+
     >>> op = WorkOp("fc", "linear", macs=10, weights=10, input_bytes=40, output_bytes=4)
     >>> as_dtype(Workload("m", (op,)), "int8").ops[0].input_bytes
     10
@@ -121,10 +124,12 @@ def as_dtype(workload: Workload, dtype: str) -> Workload:
 
     def scaled(op: WorkOp) -> WorkOp:
         ratio = WIDTHS[dtype] / WIDTHS[op.dtype]
+        narrow = 0 < op.stored_bits < 8 * WIDTHS[op.dtype]
+        stored = min(1.0, 8 * WIDTHS[dtype] / op.stored_bits) if narrow else ratio
         return replace(
             op,
             dtype=dtype,
-            stored_bytes=round(op.stored_bytes * ratio),
+            stored_bytes=round(op.stored_bytes * stored),
             resident_bytes=round(op.resident_bytes * ratio),
             input_bytes=round(op.input_bytes * ratio),
             output_bytes=round(op.output_bytes * ratio),

@@ -130,6 +130,7 @@ class _Reading:
         if self._fused(op):
             return None
         weight, biases = self._weights(op)
+        bits = weight.value_bits if weight else 0.0
         shape = self._shape(op.outputs[0]) if op.outputs else ()
         first = self._shape(op.inputs[0]) if op.inputs else ()
         try:
@@ -150,7 +151,8 @@ class _Reading:
         return WorkOp(
             name=op.name, op_class=op_class, macs=macs, weights=weights,
             nonzero=weight.size - weight.zeros if weight else 0, biases=biases,
-            stored_bytes=sum(t.size_bytes for t in tensors), resident_bytes=(weights + biases) * width,
+            stored_bytes=sum(t.size_bytes for t in tensors), stored_bits=bits,
+            resident_bytes=(weights + biases) * width,
             input_bytes=self._bytes(op.inputs), output_bytes=self._bytes(op.outputs), dtype=dtype, kernel=kernel,
             stride=stride, in_channels=channels[0], out_channels=channels[1],
             groups=_groups(op_class, weights, kernel, channels), layer=self.layers.of(op),
