@@ -15,7 +15,8 @@ def vector(channels: int, each: int = 1) -> int:
     """What a narrowed layer's width should be a multiple of: the largest that leaves at least eight steps.
 
     Args:
-        each: outputs of a layer that one channel stands for; whole heads are wide enough to go one by one.
+        each: outputs side by side that go with one channel: whole heads are wide enough to go one by one. Those of a
+            convolution in groups are apart from each other, and what every group keeps is what counts.
 
     >>> [vector(channels) for channels in (6, 8, 24, 64, 100, 128, 2048)], vector(12, each=64)
     ([1, 4, 4, 8, 8, 16, 16], 1)

@@ -25,7 +25,7 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 MARKS = ("<!-- the import table, by `python -m tests.test_architecture` -->", "<!-- end of the table -->")
 _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 
-FOUNDATION = {"errors", "flow", "waiting", "collecting"}
+FOUNDATION = {"errors", "flow", "waiting", "collecting", "widths"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "flow": set(),
     "legible": set(),
     "waiting": set(),
+    "widths": set(),
     "collecting": set(),
     "ledger": FOUNDATION,
     "soundness": {"errors", "ledger"},

@@ -228,3 +228,19 @@ def test_what_every_block_refuses_is_found_in_few_calls() -> None:
     refused = {one.weights[0] for one in couple(module, (torch.randn(1, 3, 5),), weights) if one.fixed}
     assert refused == {f"blocks.{place}.heads.weight" for place in range(8)} | {"blocks.7.out.weight"}
     assert Blocks.called <= 40
+
+
+def test_an_assertion_without_words_is_named_by_its_type() -> None:
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.out = nn.Linear(6, 16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            if y.shape[-1] != 16:
+                raise AssertionError
+            return self.out(F.relu(y))
+
+    with pytest.raises(UsageError, match=r"the model cannot be called: AssertionError: a\.weight"):
+        one_shot(Sure(), sparsity=0.5, pattern="channel", example_inputs=torch.randn(1, 6))

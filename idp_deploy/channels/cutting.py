@@ -12,6 +12,7 @@ from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
     closed,
+    first_line,
     is_hidden,
     outputs,
     same,
@@ -64,7 +65,7 @@ def cut(
                     channels.prune(root, indices, dead.ways[root])
         after = outputs(smaller[0], example_inputs)
     except Exception as error:  # the tracer's own, or a forward that counts on its extents
-        return None, (str(error).splitlines() or [""])[0]
+        return None, first_line(error)
     return (smaller, "") if same(before, after) else (None, "it would change the model's outputs")
 
 

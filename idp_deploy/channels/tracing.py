@@ -257,6 +257,11 @@ def outputs(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
         return [leaf.clone() for leaf in _called(module, example_inputs)]
 
 
+def first_line(error: Exception) -> str:
+    """Of what it says, or its type's name: a forward's `assert` says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _called(module: nn.Module, example_inputs: tuple[Any, ...]) -> list[Tensor]:
     own = tree_map_only(Tensor, lambda x: x.detach().clone(), example_inputs)
     return [leaf for leaf in tree_leaves(module(*own)) if isinstance(leaf, Tensor)]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from idp_deploy.channels.tracing import Channels, outputs, same
+from idp_deploy.channels.tracing import Channels, first_line, outputs, same
 
 Gone = Mapping[str, list[int]]
 _NO_CALL = "without some of them the model cannot be called"
@@ -83,7 +83,7 @@ def _tried(channels: Channels, example_inputs: tuple[Any, ...], gone: Gone, ways
                 channels.prune(root, indices, ways[root])
             left = outputs(module, example_inputs)
     except Exception as error:  # a forward that counts on its extents
-        return f"{_NO_CALL}: {(str(error).splitlines() or [''])[0]}"
+        return f"{_NO_CALL}: {first_line(error)}"
     with channels.for_a_while(groups):
         for group in groups:
             _write_zeros(channels, group)

@@ -32,9 +32,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -257,6 +258,10 @@ class Channel(Pattern):
 
     Where some can only go together, as halves of a gate do, a unit is several: `each` of them, one unit after the other
     in `order`, which has every output once. Without an order a unit is one channel.
+
+    >>> halves, heads = Channel.made_of((0, 1, 2, 0, 1, 2), 3), Channel.made_of((0, 0, 1, 1), 2)
+    >>> halves.order, halves.each, halves.stretch, heads.each, heads.stretch
+    ((0, 3, 1, 4, 2, 5), 2, 1, 2, 2)
     """
 
     order: tuple[int, ...] = ()
@@ -264,6 +269,19 @@ class Channel(Pattern):
 
     shared = True
     single = False
+
+    @classmethod
+    def made_of(cls, channels: Sequence[int], many: int) -> Channel:
+        """Of a weight whose outputs are these channels of the network, of `many`."""
+        order = tuple(sorted(range(len(channels)), key=lambda place: channels[place]))
+        return cls() if list(order) == list(channels) or not many else cls(order, len(order) // many)
+
+    @property
+    def stretch(self) -> int:
+        """Outputs of a unit that lie side by side: all of a head, one of a gate or of a convolution in groups."""
+        unit = self.order[: self.each]
+        breaks = [0, *(k for k in range(1, len(unit)) if unit[k] != unit[k - 1] + 1), max(len(unit), 1)]
+        return min(end - begin for begin, end in pairwise(breaks))
 
     @property
     def name(self) -> str:

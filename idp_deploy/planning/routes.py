@@ -18,7 +18,7 @@ from torch import nn
 from idp_deploy.channels import Coupled, couple
 from idp_deploy.errors import ConversionError, UsageError
 from idp_deploy.flow import Budget, Check, FormatName, Model, Recipe, Report
-from idp_deploy.masks import prunable_weights
+from idp_deploy.masks import Channel, prunable_weights
 from idp_deploy.planning.costs import Cost, Prices
 from idp_deploy.planning.layers import KEPT, ZEROS, runs_sparse, times
 from idp_deploy.planning.layerwise import Choice, Group, Problem, Weight, sides
@@ -192,7 +192,7 @@ class _Tables:
                     one.many, layers, one.readers,
                     self._lost(self._made(one), one),
                     self._lost([f"{name}.weight" for name in readers], one),
-                    _each(one),
+                    _stretch(one),
                 )
             )  # fmt: skip
         made = sides([{name: one.share(name) for name in self._made(one)} for one in self.coupled])
@@ -219,7 +219,7 @@ class _Tables:
         The quietest channels go, yet what is lost counts by their number: trained again, a net misses width more
         evenly than its power says.
         """
-        lost = np.array([1 - kept_channels(one.many, share, _each(one)) / one.many for share in KEPT])
+        lost = np.array([1 - kept_channels(one.many, share, _stretch(one)) / one.many for share in KEPT])
         return dict.fromkeys(names, lost)
 
     def recipe(self, choice: Choice, recipe: Recipe) -> Recipe:
@@ -271,6 +271,6 @@ class _Tables:
         return f"{self.dense.runtime} skips no zeros here, and {removable}"
 
 
-def _each(one: Coupled) -> int:
-    met = [sum(place >= 0 for place in one.channels.get(name, ())) for name in one.weights]
-    return max(met, default=0) // max(one.many, 1) or 1
+def _stretch(one: Coupled) -> int:
+    met = [one.channels[name] for name in one.weights if name in one.channels]
+    return min((Channel.made_of(places, one.many).stretch for places in met), default=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ def _coupled(
         normed = follows_norms(model, len(peers), coupled)
         for site in peers:
             site.peers, site.normed = peers, normed
-            site.pattern = _in_units(coupled.channels.get(site.name, ()), coupled.many)
+            site.pattern = Channel.made_of(coupled.channels.get(site.name, ()), coupled.many)
             if fixed:
                 left[site.name] = fixed
         axes |= coupled.axes
@@ -179,12 +179,6 @@ def _coupled(
             f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
         )
     return staying, [Follower(name, model.get_parameter(name), found, axes[name]) for name, found in parts.items()]
-
-
-def _in_units(channels: Sequence[int], many: int) -> Channel:
-    """The pattern of a weight whose outputs are these channels, of `many`."""
-    order = tuple(sorted(range(len(channels)), key=lambda place: channels[place]))
-    return Channel() if list(order) == list(channels) or not many else Channel(order, len(order) // many)
 
 
 def _check_sparsity(sites: list[Site], sparsity: float) -> None:

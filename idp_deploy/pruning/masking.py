@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from idp_deploy.errors import UsageError
+from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
 from idp_deploy.masks import SMALLEST_TEMPERATURE
 from idp_deploy.pruning.allocation import allocate
@@ -19,6 +19,7 @@ from idp_deploy.pruning.copies import sample
 from idp_deploy.pruning.following import Follower
 from idp_deploy.pruning.layers import Layer
 from idp_deploy.pruning.methods import Method, Surroundings
+from idp_deploy.pruning.rounding import NEAR
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import laid_as, whole
 from idp_deploy.pruning.sites import Site
@@ -259,6 +260,19 @@ class Masking:
         for site in self.sites:
             site.budget = budgets[site.name]
         self.allocated = True
+        self._say_missed()
+
+    def _say_missed(self) -> None:
+        wanted = self.recipe.sparsity
+        share = sum(site.budget for site in self.sites) / sum(site.weight.numel() for site in self.sites)
+        if abs(share - wanted) > NEAR:
+            multiple = self.recipe.options.get("multiple")
+            warn(
+                f"the target is {wanted:.1%} zeros, and units that go as a whole come to {share:.1%}",
+                f"a multiple below {multiple} comes nearer"
+                if multiple
+                else "ask for what they come to, or prune single weights in some layers: --rule 'GLOB=unstructured'",
+            )
 
     def _gradients(self) -> Sequence[Tensor | None]:
         """Of the loss on calibration data, by site; none where there is no loss. Random state is as before."""

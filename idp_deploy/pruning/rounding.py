@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from idp_deploy.errors import UsageError
 from idp_deploy.masks import Channel
 from idp_deploy.pruning.layers import Layer
-from idp_deploy.widths import vector
+from idp_deploy.widths import FEWEST, vector
 
 NEAR = 0.01  # of all entries: a target missed by more is worth narrower steps
 VECTORS = (16, 8, 4, 2, 1)  # the widest that is tried, in this order
@@ -36,9 +37,14 @@ class Group:
         return sum(layer.unit for layer in self.layers)
 
     @property
+    def many(self) -> int:
+        """Units of each of its layers."""
+        return self.layers[0].entries // self.layers[0].unit
+
+    @property
     def odd(self) -> int:
         """Units beyond the largest multiple of the step."""
-        return self.layers[0].entries // self.layers[0].unit % self.step
+        return self.many % self.step
 
     def floor(self, zeros: float) -> int:
         """The most that can go of `zeros`."""
@@ -72,6 +78,9 @@ def whole_units(
         caps: the most of each layer.
         multiple: what the channels that stay are a multiple of; None: of `vector(channels)`, or of less where that
             would miss the total by more than a hundredth of the entries.
+
+    Raises:
+        UsageError: with such a multiple no layer could lose any.
     """
     found: dict[str, list[Layer]] = {}
     for layer in layers:
@@ -79,7 +88,8 @@ def whole_units(
     entries = sum(layer.entries for layer in layers)
     budgets: dict[str, int] = {}
     for widest in VECTORS if multiple is None else (multiple,):
-        groups = [Group(name, members, _step(members[0], widest, multiple)) for name, members in found.items()]
+        groups = [Group(name, members, _step(members, widest, multiple)) for name, members in found.items()]
+        _refuse_wide(groups, multiple)
         budgets = _nearest(groups, zeros, total, caps)
         if abs(total - sum(budgets.values())) <= NEAR * entries:
             break
@@ -90,10 +100,27 @@ def whole_units(
     }
 
 
-def _step(layer: Layer, widest: int, multiple: int | None) -> int:
-    if not isinstance(layer.pattern, Channel):
+def _step(layers: Sequence[Layer], widest: int, multiple: int | None) -> int:
+    beside = [layer.pattern.stretch for layer in layers if isinstance(layer.pattern, Channel)]
+    if not beside:
         return 1
-    return multiple or min(widest, vector(layer.entries // layer.unit, layer.pattern.each))
+    if multiple is not None:
+        return multiple // math.gcd(multiple, *beside)
+    return min(widest, vector(layers[0].entries // layers[0].unit, min(beside)))
+
+
+def _refuse_wide(groups: Sequence[Group], multiple: int | None) -> None:
+    narrowed = [group for group in groups if isinstance(group.layers[0].pattern, Channel)]
+    if multiple is None or not narrowed or any(group.step < group.many for group in narrowed):
+        return
+    widest = max(narrowed, key=lambda group: group.many)
+    layer = widest.layers[0]
+    apart = layer.weight.shape[layer.output_axis] // (beside := widest.many * layer.pattern.stretch)  # type: ignore[attr-defined]
+    raise UsageError(
+        f"option multiple is {multiple}, and no layer could lose any channel: the widest, '{layer.name}', has {beside}"
+        + (f" in each of {apart} parts" if apart > 1 else ""),
+        way_out=f"give {FEWEST}, 8 or 16, as runtimes compute them, or leave it out",
+    )
 
 
 def _nearest(

@@ -94,7 +94,11 @@ def shrinking_document(
     """Parameters before and after; weights whose zero channels could not be taken out."""
     old, new = (sum(p.numel() for p in model.module.parameters()) for model in (before, after))
     rows = [("parameters before", str(old)), ("parameters after", f"{new} ({show(new / max(old, 1), 'share')})")]
-    notes = [f"{name} keeps {count} zero channels: the module counts on them" for name, count in left.items()]
+    notes = [
+        *(f"{name} keeps {count} zero channels: the module counts on them" for name, count in left.items()),
+        f'its weights are smaller than the factory\'s: in Python idp_deploy.load_checkpoint("{path}", factory).module, '
+        "which load_state_dict alone refuses",
+    ]
     data: dict[str, object] = {"path": str(path), "before": old, "after": new, "left": dict(left)}
     return Document(
         f"wrote {path}",
