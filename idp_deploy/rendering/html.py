@@ -45,6 +45,15 @@ def unbroken(text: str) -> Markup:
     return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', str(escape(text))))
 
 
+def parted(name: str) -> Markup:
+    """A name that goes on a second line behind a sign between its words, and not in the middle of one.
+
+    >>> str(parted("body.0.conv_1"))
+    'body.<wbr>0.<wbr>conv_<wbr>1'
+    """
+    return Markup(re.sub(r"(?<=[A-Za-z0-9])[._/\\]+(?=\w)", r"\g<0><wbr>", str(escape(name))))
+
+
 def _parts(document: Document) -> dict[str, object]:
     sections = [_section(picture, index) for index, picture in enumerate(document.drawn)]
     return {
@@ -52,6 +61,7 @@ def _parts(document: Document) -> dict[str, object]:
         "sections": sections,
         "folded": FOLDED,
         "unbroken": unbroken,
+        "parted": parted,
         "failed": [case for case in document.cases if not case.passed],
     }
 
