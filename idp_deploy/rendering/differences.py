@@ -165,7 +165,7 @@ def _pictures(difference: Difference) -> list[Chart]:
 
     latencies = [_latency(before, after) for before, after in zip(one.estimates, other.estimates, strict=True)]
     targets = [f"{before.target}" for before in one.estimates]
-    note = "Behind each bar: the first file."
+    note = "The whisker is the 90 % interval. Behind each bar: the first file."
     return [
         Chart("Latency, simulated", "ms", targets, {"after": latencies}, "target", "before", note),
         chart("Zeros of each layer", "share", "sparsity", least=1.0),

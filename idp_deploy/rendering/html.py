@@ -13,6 +13,7 @@ from idp_deploy.rendering.drawing import curves_svg
 from idp_deploy.units import Scale, show
 
 FOLDED = 24  # rows of a table above which it is folded
+WHOLE = 24  # characters of a name that stay on one line
 SHOWN = 40  # rows of a chart; the others are folded
 
 
@@ -37,12 +38,13 @@ def _environment() -> Environment:
 
 
 def unbroken(text: str) -> Markup:
-    """Text whose flags are not parted from their dashes at the end of a line.
+    """Text whose flags are not parted from their dashes at the end of a line, and long names only between their words.
 
     >>> str(unbroken("a < b (prune --target 0.9)"))
     'a &lt; b (prune <span class="flag">--target</span> 0.9)'
     """
-    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', str(escape(text))))
+    named = re.sub(rf"[\w./\\]{{{WHOLE + 1},}}", lambda found: parted(found[0]), str(escape(text)))
+    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', named))
 
 
 def parted(name: str) -> Markup:
@@ -62,6 +64,7 @@ def _parts(document: Document) -> dict[str, object]:
         "folded": FOLDED,
         "unbroken": unbroken,
         "parted": parted,
+        "whole": WHOLE,
         "failed": [case for case in document.cases if not case.passed],
     }
 
