@@ -336,3 +336,10 @@ def test_a_hundred_layers_left_dense_are_one_name(tmp_path: Path) -> None:
     reasons = {f"body.{i}.weight": "depthwise" for i in range(100)}
     (note,) = compression_document(model, tmp_path / "w.pt", accuracies={}, left=reasons).notes
     assert note == "not pruned (depthwise): body.{0..99}.weight"
+
+
+def test_long_names_of_rows_are_told_apart_in_a_picture() -> None:
+    from idp_deploy.rendering.drawing import _row
+
+    names = [f"feature_extraction_backbone.{i}.pointwise_expansion_convolution" for i in range(3)]
+    assert len({_row(name) for name in names}) == 3
