@@ -36,13 +36,13 @@ def _layers(contents: Contents, prunable: set[str]) -> tuple[Layer, ...]:
     members: dict[str, dict[str, StoredTensor]] = {}
     for op in contents.ops:
         own = {name: tensors[name] for name in op.weights.values() if name in tensors}
-        if any(name in prunable or sum(n > 1 for n in tensor.shape) > 1 for name, tensor in own.items()):
+        if any(name in prunable or _is_matrix(tensor) for name, tensor in own.items()):
             members.setdefault(names.of(op), {}).update(own)
     return tuple(_layer(name, list(own.values()), prunable) for name, own in members.items())
 
 
 def _layer(name: str, tensors: Sequence[StoredTensor], prunable: set[str]) -> Layer:
-    weights = [tensor for tensor in tensors if tensor.name in prunable] or list(tensors)
+    weights = [t for t in tensors if t.name in prunable] or [t for t in tensors if _is_matrix(t)] or list(tensors)
     return Layer(
         name=name,
         entries=sum(tensor.size for tensor in weights),
@@ -53,6 +53,10 @@ def _layer(name: str, tensors: Sequence[StoredTensor], prunable: set[str]) -> La
         encoding=max(weights, key=lambda tensor: tensor.size).encoding,
         tensors=tuple(tensor.name for tensor in weights),
     )
+
+
+def _is_matrix(tensor: StoredTensor) -> bool:
+    return sum(n > 1 for n in tensor.shape) > 1
 
 
 def _bound(tensor: StoredTensor) -> float:

@@ -17,6 +17,7 @@ from idp_deploy.aiming import WANTED, compile_artifact, place_of
 from idp_deploy.errors import IdpDeployError, PrecisionError, UsageError
 from idp_deploy.flow import Artifact, Budget, Contents, FormatName, Parity, Report, Shown
 from idp_deploy.formats import FORMATS
+from idp_deploy.legible import gathered
 from idp_deploy.ownership import OUTPUT, claim, displace
 from idp_deploy.reading import read
 from idp_deploy.shipping import claim_artifacts, export_and_verify, refusals_of
@@ -216,7 +217,7 @@ class Run:
         accuracy = {"dense": evaluate(model.module, task)} if task else {}
         self._announce(f"pruning to {recipe.sparsity:.0%} zeros with {'magnitude' if plan.one_shot else recipe.method}")
         for reason, names in by_reason(left_dense(model.module, recipe, self._example_inputs)).items():
-            self._announce(f"not pruned ({reason}): {', '.join(names)}")
+            self._announce(f"not pruned ({reason}): {gathered(names)}")
         work = plan.pruned.with_suffix(".resume") if self._history else None
         stood = work is not None and is_foreign(work)
         if plan.one_shot:

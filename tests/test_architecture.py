@@ -25,11 +25,11 @@ PAGE = PACKAGE.parent / "docs" / "architecture.md"
 MARKS = ("<!-- the import table, by `python -m tests.test_architecture` -->", "<!-- end of the table -->")
 _ROW = re.compile(r"idp_deploy(\.\w+)+(:\w+)?")
 
-FOUNDATION = {"errors", "flow", "waiting", "collecting", "widths"}
+FOUNDATION = {"errors", "flow", "legible", "waiting", "collecting", "widths"}
 CORE = {
     "documents", "files", "ownership", "units", "masks", "encodings", "quantizers", "capturing",
     "tasks", "loading", "reading", "formats", "ledger", "sealing", "facts", "distance",
-    "soundness", "arguments", "channels", "widths",
+    "soundness", "arguments", "channels",
 }  # fmt: skip
 STAGES = {
     "pruning", "hardening", "shrinking", "quantization", "exporting", "verification", "inspection", "simulation",
@@ -114,7 +114,7 @@ ALLOWED: dict[str, set[str]] = {
     | STAGES
     | {"baselines", "configuration", "diffing", "judging", "pipeline", "rendering", "restoring"},
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "ledger", "legible", "units"},
+    "rendering": FOUNDATION | {"files", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES

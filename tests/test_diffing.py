@@ -63,6 +63,11 @@ def test_a_pruned_model_differs_in_the_weights_of_every_layer(dense: Path, prune
     assert all(times)
     document = difference_document(found)
     assert next(row for row in document.tables[0].rows if row[0] == "zeros of prunable")[-1] == "+90.0 points"
+    sizes = document.pictures[0]
+    assert isinstance(sizes, Chart)
+    assert (sizes.title, sizes.rows[0]) == ("Size", "on disk")
+    (on_disk, *_) = sizes.series["after"]
+    assert (on_disk.beside, on_disk.value) == (found.before.facts.size_bytes, found.after.facts.size_bytes)
     zeros = next(one for one in document.pictures if isinstance(one, Chart) and one.title == "Zeros of each layer")
     assert zeros.end == 1.0  # a share is one of the whole
 

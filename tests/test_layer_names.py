@@ -137,3 +137,19 @@ def test_facts_count_each_weight_of_a_module_that_is_called_twice_once() -> None
     assert (layer.entries, layer.zeros) == (24, 12)
     assert facts_of(twice).dense_bytes == twice.dense_bytes
     assert tensor("w", (24,)).size == 24
+
+
+def test_a_sibling_of_several_words_has_the_dots_of_its_home() -> None:
+    given = {f"body.{i}.point_wise.weight": f"body_{i}_point_wise_weight" for i in range(3)}
+    names = LayerNames(contents(given))
+    assert names.of_tensor("body_1_depth_wise_weight") == "body.1.depth_wise"
+    assert names.of_tensor("body_1_depth_wise_folded_bias") == "body.1.depth_wise"
+    assert names.of_tensor("tail_1_depth_wise_weight") == ""
+
+
+def test_zeros_of_a_layer_are_those_of_its_matrix_not_of_its_bias() -> None:
+    built = TFLite(channels=8).depthwise().contents()
+    kernel, bias = built.tensors
+    built = replace(built, tensors=(kernel, replace(bias, zeros=bias.size)))
+    (layer,) = facts_of(built).layers
+    assert (layer.entries, layer.zeros, layer.size_bytes) == (kernel.size, 0, kernel.size_bytes)

@@ -324,3 +324,22 @@ def test_a_picture_has_as_many_columns_as_can_be_read_and_says_so() -> None:
     assert (narrow.title, [*narrow.series]) == ("Time (6 of 9 columns)", [f"target {i}" for i in range(6)])
     assert _narrowed(narrow) == narrow
     assert len(_plain("\ue123" * 40)) <= 48  # letters that no font has are spelled by their codes
+
+
+def test_a_hundred_layers_left_dense_are_one_name(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from idp_deploy.flow import CompressedModel
+    from idp_deploy.rendering.models import compression_document
+
+    layers = [torch.nn.Conv2d(4, 4, 3, groups=4) for _ in range(100)]
+    model = CompressedModel(torch.nn.ModuleDict({"body": torch.nn.Sequential(*layers)}), {})
+    reasons = {f"body.{i}.weight": "depthwise" for i in range(100)}
+    (note,) = compression_document(model, tmp_path / "w.pt", accuracies={}, left=reasons).notes
+    assert note == "not pruned (depthwise): body.{0..99}.weight"
+
+
+def test_long_names_of_rows_are_told_apart_in_a_picture() -> None:
+    from idp_deploy.rendering.drawing import _row
+
+    names = [f"feature_extraction_backbone.{i}.pointwise_expansion_convolution" for i in range(3)]
+    assert len({_row(name) for name in names}) == 3

@@ -18,7 +18,7 @@ _PARAMETER = re.compile(r"(?P<module>.+)\.(?:weight|bias|folded_bias|\w+_proj_we
 _INSIDE = re.compile(r"(?P<module>[^/]+)/[^/]+")  # `encoder.rnn/val_31` in files of ours, `dense/kernel` in Keras'
 _PART = re.compile(r"_[1-9]\d*$")
 _NUMBER = re.compile(r"\d+")
-_SIBLING = re.compile(r"(.*_|)([^_.]+)_(folded_bias|weight|(?<!_folded_)bias)")  # one word: no dot is missing in it
+_SIBLING = re.compile(r"([^.]+)_(folded_bias|weight|(?<!_folded_)bias)")
 KERNELS_FIRST = ("weight", "bias")  # roles of an operator, the one that names it first
 
 
@@ -62,15 +62,19 @@ class LayerNames:
         return re.sub("#", lambda _: next(numbers), self._forms.get(form) or self._at_home(form))
 
     def _at_home(self, form: str) -> str:
-        """The parameter of a module beside those that the manifest names, where all of these agree on the dots."""
+        """The parameter of a module beside those that the manifest names, where all of these agree on the dots.
+
+        What follows the longest such home is taken for one name: no file says whether `dw_conv` had a dot.
+        """
         found = _SIBLING.fullmatch(form)
         if found is None:
             return ""
-        dotted = self._homes.get(found[1], "")
-        ends = (i + 1 for i, letter in enumerate(found[1]) if letter == "_")
-        if not dotted or any(not dotted.startswith(self._homes.get(found[1][:end], "")) for end in ends):
+        ends = [i + 1 for i, letter in enumerate(found[1][:-1]) if letter == "_"]
+        known = [(end, self._homes[found[1][:end]]) for end in ends if found[1][:end] in self._homes]
+        if not known or any(not known[-1][1].startswith(dotted) for _, dotted in known):
             return ""
-        return f"{dotted}{found[2]}.{found[3]}"
+        end, dotted = known[-1]
+        return "" if dotted == "?" else f"{dotted}{found[1][end:]}.{found[2]}"
 
 
 def _homes(parameters: Mapping[str, str]) -> dict[str, str]:

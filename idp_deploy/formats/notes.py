@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from idp_deploy.flow import CompressedModel
+from idp_deploy.legible import gathered
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ def storage_notes(
         unread: weights that no output depends on.
     """
     reasons = _reasons(model, placed, encoding, unread)
-    return tuple(f"{reason}: {', '.join(names)}" for reason, names in reasons if names)
+    return tuple(f"{reason}: {gathered(names)}" for reason, names in reasons if names)
 
 
 def _reasons(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from idp_deploy.flow import Estimate, Layer
-from idp_deploy.rendering.document import Bar, Chart, Document, State, Table
+from idp_deploy.rendering.document import Bar, Chart, Document, Picture, State, Table
 from idp_deploy.units import METRICS, Unit, scale, show
 
 if TYPE_CHECKING:
@@ -47,7 +47,9 @@ def folders_document(found: FolderDifference) -> Document:
     tables = [Table("files", ("file", "size", "change", "zeros of prunable", "layers that changed"),
                     [_pair_row(pair) for pair in found.pairs], frozenset({1, 2, 3, 4}))]  # fmt: skip
     tables += [replace(t, title=": ".join(filter(None, (name, t.title)))) for name, one in pairs for t in one.tables]
-    pictures = [replace(picture, title=f"{name}: {picture.title}") for name, one in pairs for picture in one.pictures]
+    sides = [(pair.before.facts.size_bytes, pair.after.facts.size_bytes) for pair in found.pairs]
+    pictures: list[Picture] = [_sizes("file", {name: both for (name, _), both in zip(pairs, sides, strict=True)})]
+    pictures += [replace(picture, title=f"{name}: {picture.title}") for name, one in pairs for picture in one.pictures]
     alone = [f"{path}: only in {path.parent}" for path in (*found.removed, *found.added)]
     data = {
         "before": str(found.before),
@@ -165,12 +167,24 @@ def _pictures(difference: Difference) -> list[Chart]:
 
     latencies = [_latency(before, after) for before, after in zip(one.estimates, other.estimates, strict=True)]
     targets = [f"{before.target}" for before in one.estimates]
-    note = "Behind each bar: the first file."
+    note = "The whisker is the 90 % interval. Behind each bar: the first file."
+    sizes = {
+        "on disk": (one.facts.size_bytes, other.facts.size_bytes),
+        "gzip": (one.gzip_bytes, other.gzip_bytes),
+        "brotli": (one.brotli_bytes, other.brotli_bytes),
+    }
     return [
+        _sizes("as", sizes),
         Chart("Latency, simulated", "ms", targets, {"after": latencies}, "target", "before", note),
         chart("Zeros of each layer", "share", "sparsity", least=1.0),
         chart("Bytes of each layer", "bytes", "size_bytes"),
     ]
+
+
+def _sizes(head: str, sizes: Mapping[str, tuple[float | None, float | None]]) -> Chart:
+    """Bytes after, with those before behind them."""
+    bars = [Bar(after, beside=before) for before, after in sizes.values()]
+    return Chart("Size", "bytes", [*sizes], {"after": bars}, head, "before", "Behind each bar: the first file.")
 
 
 def _latency(before: Estimate, after: Estimate) -> Bar:

@@ -92,12 +92,19 @@ class Chart:
     def telling(self, most: int) -> list[int]:
         """Places of so many rows, in their order: those that most columns have a value for, and some of every column.
 
+        Of bytes and times it is the largest that tell, of shares any.
+
         >>> one, none = Bar(1.0), Bar(None)
         >>> Chart("", "ms", "abcd", {"x": [one, one, one, none], "y": [none, none, one, one]}).telling(2)
         [0, 2]
+        >>> Chart("", "ms", "abcd", {"x": [one, Bar(3.0), one, Bar(2.0, beside=4.0)]}).telling(2)
+        [1, 3]
         """
         columns = [[bar.value is not None for bar in bars] for bars in self.series.values()]
-        every = sorted(range(len(self.rows)), key=lambda row: -sum(column[row] for column in columns))
+        sizes = [max(map(_extent, bars), default=0.0) for bars in zip(*self.series.values(), strict=True)]
+        if self.unit == "share":
+            sizes = [0.0] * len(sizes)
+        every = sorted(range(len(self.rows)), key=lambda row: (-sum(column[row] for column in columns), -sizes[row]))
         queues = [[row for row in every if column[row]] for column in columns]
         turns = (row for turn in zip_longest(*queues) for row in turn if row is not None)
         return sorted([*dict.fromkeys([*turns, *every])][:most])
@@ -178,6 +185,11 @@ class Document:
     def drawn(self) -> tuple[Picture, ...]:
         """The pictures that have something in them."""
         return tuple(picture for picture in self.pictures if _is_filled(picture))
+
+
+def _extent(bar: Bar) -> float:
+    """How large it is, or was."""
+    return max(bar.value or 0.0, bar.beside or 0.0)
 
 
 def _is_filled(picture: Picture) -> bool:

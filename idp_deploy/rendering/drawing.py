@@ -134,12 +134,12 @@ def _bars(axes: Axes, chart: Chart, name: str, *, labelled: bool) -> None:
         text = bar.text or axis.number(bar.value)
         axes.annotate(_plain(text), (reach, y), xytext=(6, 0), textcoords="offset points", va="center", fontsize=9)
     longest = max((len(_plain(bar.text or axis.number(bar.value))) for bar in chart.bars()), default=4)
-    beside = max(1.8, 0.075 * max((len(_plain(label)) for label in labels), default=0))  # inches of the rows' names
+    beside = max(1.8, 0.075 * max((len(_row(label)) for label in labels), default=0))  # inches of the rows' names
     room = (WIDTH - 0.4 - beside) / len(chart.series)
     share = min(0.6, 0.075 * longest / room)  # of the axis that the longest text takes
     axes.set_xlim(0, end / (1 - share) * 1.02)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [_row(label) for label in labels])
     axes.tick_params(axis="y", length=0, labelleft=labelled)
     axes.tick_params(axis="x", labelsize=8)
     axes.xaxis.set_major_locator(_ticks(end, axis.factor, len(chart.series) < 4))
@@ -244,6 +244,12 @@ def _curves(axes: Axes, plot: Curves) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: show(value, plot.unit))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
+
+
+def _row(label: str) -> str:
+    """A row's name; of a long one the end, which tells layers of one kind apart."""
+    whole = written(label)
+    return whole if len(whole) <= _LONGEST else f"…{whole[1 - _LONGEST :]}"
 
 
 def _plain(label: str) -> str:

@@ -140,7 +140,7 @@ def latency_chart(estimates: Sequence[Estimate], limits: Mapping[tuple[str, Form
             )
         )
     rows = [f"{e.target} {e.format}" + (f" {e.artifact.name}" if several else "") for e in timed]
-    note = "The whisker is the 90 % interval. Behind each bar: the same file had it no zeros."
+    note = "The whisker is the 90 % interval. Behind each bar: the same file without its zeros."
     return Chart("Latency, simulated", "ms", rows, {"latency": bars}, "target", "dense", note)
 
 
@@ -194,7 +194,7 @@ def layer_times(estimates: Sequence[Estimate], first: Sequence[str] = ()) -> Cha
     names = labels((e.artifact.name, f"{e.target} {e.format}") for e in estimates)
     series = {label: [found.get(row, Bar(None)) for row in rows] for label, found in zip(names, times, strict=True)}
     tones = "The other tone runs sparse. " if any(bar.sparse for bars in series.values() for bar in bars) else ""
-    note = f"{tones}Behind each bar: the same layer had it no zeros."
+    note = f"{tones}Behind each bar: the same layer without its zeros."
     return Chart("Time of each layer, simulated", "ms", rows, series, "layer", "dense", note)
 
 

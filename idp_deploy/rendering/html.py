@@ -13,6 +13,7 @@ from idp_deploy.rendering.drawing import curves_svg
 from idp_deploy.units import Scale, show
 
 FOLDED = 24  # rows of a table above which it is folded
+WHOLE = 24  # characters of a name that stay on one line
 SHOWN = 40  # rows of a chart; the others are folded
 
 
@@ -37,12 +38,22 @@ def _environment() -> Environment:
 
 
 def unbroken(text: str) -> Markup:
-    """Text whose flags are not parted from their dashes at the end of a line.
+    """Text whose flags are not parted from their dashes at the end of a line, and long names only between their words.
 
     >>> str(unbroken("a < b (prune --target 0.9)"))
     'a &lt; b (prune <span class="flag">--target</span> 0.9)'
     """
-    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', str(escape(text))))
+    named = re.sub(rf"[\w./\\]{{{WHOLE + 1},}}", lambda found: parted(found[0]), str(escape(text)))
+    return Markup(re.sub(r"--[a-z][a-z0-9-]*", r'<span class="flag">\g<0></span>', named))
+
+
+def parted(name: str) -> Markup:
+    """A name that goes on a second line behind a sign between its words, and not in the middle of one.
+
+    >>> str(parted("body.0.conv_1"))
+    'body.<wbr>0.<wbr>conv_<wbr>1'
+    """
+    return Markup(re.sub(r"(?<=[A-Za-z0-9])[._/\\]+(?=\w)", r"\g<0><wbr>", str(escape(name))))
 
 
 def _parts(document: Document) -> dict[str, object]:
@@ -52,6 +63,8 @@ def _parts(document: Document) -> dict[str, object]:
         "sections": sections,
         "folded": FOLDED,
         "unbroken": unbroken,
+        "parted": parted,
+        "whole": WHOLE,
         "failed": [case for case in document.cases if not case.passed],
     }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from idp_deploy.flow import CompressedModel, MaskedModel
 from idp_deploy.ledger import summary
+from idp_deploy.legible import gathered
 from idp_deploy.rendering.document import Bar, Chart, Document, Table
 from idp_deploy.units import show
 
@@ -59,13 +60,16 @@ def compression_document(
             "signal_to_noise_db": dict(quantization.signal_to_noise_db),
             "kept_float": dict(quantization.kept_float),
         }
-        notes += [f"{name} stays float: {reason}" for name, reason in quantization.kept_float.items()]
+        floats: dict[str, list[str]] = {}
+        for name, reason in quantization.kept_float.items():
+            floats.setdefault(reason, []).append(name)
+        notes += [f"{gathered(n)} stay{'s' * (len(n) == 1)} float: {reason}" for reason, n in floats.items()]
     if isinstance(model, CompressedModel):
         reasons: dict[str, list[str]] = {}
         for name, parameter in model.module.named_parameters():
             if name not in model.masks and parameter.dim() >= 2:
                 reasons.setdefault((left or {}).get(name, ""), []).append(name)
-        notes += [f"not pruned{f' ({reason})' if reason else ''}: {', '.join(n)}" for reason, n in reasons.items()]
+        notes += [f"not pruned{f' ({reason})' if reason else ''}: {gathered(n)}" for reason, n in reasons.items()]
     said = summary(model) if isinstance(model, CompressedModel) and model.prunable else ""
     return Document(
         f"wrote {path}", tables, data, notes, pictures=_pictures(model, accuracies), next=next, summary=said

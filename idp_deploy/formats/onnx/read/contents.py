@@ -20,6 +20,7 @@ from idp_deploy.formats.onnx.read.evaluating import Limits, along, is_computed, 
 from idp_deploy.formats.onnx.read.parsing import TensorLoader, parse
 from idp_deploy.formats.onnx.read.shapes import PRODUCTS, infer
 from idp_deploy.formats.onnx.read.tensors import Charges, describe, is_argument, origin
+from idp_deploy.legible import gathered
 
 _LARGE = 1024  # entries that may be those of a weight
 _WEIGHT_BIAS = {1: "weight", 2: "bias"}
@@ -107,7 +108,7 @@ def read_onnx(path: Path) -> Contents:
         warnings.append(f"what {', '.join(unknown)} read counts for no share of zeros: it is not known here")
     given = [value.name for value in model.graph.input if value.name not in constants and _is_matrix(value)]
     if len(given) > 1 and not any(len(tensor.shape) > 1 for tensor in read.tensors.values()):
-        warnings.append(f"it holds no weights; matrices that come in as inputs: {', '.join(given)}")
+        warnings.append(f"it holds no weights; matrices that come in as inputs: {gathered(given)}")
     values = infer(model, nodes, read.shapes, read.arguments, constants.limits)
     metadata = _metadata(model, warnings)
     size = files.size_bytes(path) + sum(data.stat().st_size for data in loader.external)

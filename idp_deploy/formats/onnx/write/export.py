@@ -31,6 +31,7 @@ from idp_deploy.formats.onnx.write.number_forms import smallest_form
 from idp_deploy.formats.onnx.write.quantizing import quantize_static
 from idp_deploy.formats.onnx.write.storing import ENCODINGS, Store, Weight
 from idp_deploy.formats.writing import Converted, Written, laid_out, pruned
+from idp_deploy.legible import gathered
 from idp_deploy.soundness import refuse_float16
 
 PROTOBUF_LIMIT = 2**31 - 2**20  # a message holds 2 GB; what is left is for the graph around the tensors
@@ -83,7 +84,7 @@ def convert_onnx(
     if quantization is not None and quantization.scheme == "int8":
         proto, large = quantize_static(proto, quantization.calibration, floats)
         reason = "activations stay float in layers whose bias is more steps than int32 counts"
-        notes = (f"{reason}: {', '.join(large)}",) if large else ()
+        notes = (f"{reason}: {gathered(large)}",) if large else ()
         constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     del proto.graph.initializer[:]
     scheme = quantization.scheme if quantization else None
