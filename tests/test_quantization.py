@@ -342,6 +342,18 @@ def test_int8_keeps_its_calibration_inputs(model: CompressedModel) -> None:
     assert without.notes == ("activation ranges come from random inputs, since there is no task",)
 
 
+def test_a_few_numbers_as_example_leave_room_for_others() -> None:
+    torch.manual_seed(0)
+    net = CompressedModel(nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3)).eval(), {})
+    reached = []
+    for _ in range(40):
+        found = quantize(net, "int8", example_inputs=(torch.randn(1, 5),)).quantization
+        assert found is not None
+        reached.append(max(float(call[0].abs().max()) for call in found.calibration))
+    assert np.mean(np.array(reached) > 2) >= 0.9  # of what the examples were drawn of, 95 % lie within
+    assert np.median(reached) < 12  # three bits of eight
+
+
 def test_values_beyond_float16_stay_float(model: CompressedModel) -> None:
     model.module.head.weight.data[0, 0] = 1e6
     model.masks["head.weight"][0, 0] = True

@@ -137,6 +137,34 @@ def test_a_product_of_two_matrices_alone_keeps_its_rank(batch: int, tmp_path: Pa
     assert verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs).passed
 
 
+class Styles(nn.Module):
+    """How alike the places of two sequences are, as features of convolutions tell: products of two activations."""
+
+    def __init__(self, alike: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.conv, self.alike = nn.Linear(8, 6), nn.Conv1d(6, 6, 1), alike
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.alike(*(self.conv(self.layer(of).permute(0, 2, 1)) for of in (x, y)))
+
+
+ALIKE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "turned": lambda x, y: x.mT @ y,
+    "turned and copied": lambda x, y: torch.bmm(x.permute(0, 2, 1).contiguous(), y) * 2,
+    "turned and bent": lambda x, y: (x.mT * 2).relu() @ y,
+    "without a stack": lambda x, y: x[0].T @ y[0],
+    "one after the other": lambda x, y: x.mT @ y @ x.mT,
+}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("way", ALIKE)
+def test_a_turned_matrix_is_multiplied_as_it_is_then(way: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, inputs = one_shot(Model(Styles(ALIKE[way]).eval()), Recipe(0.5)), (torch.randn(1, 12, 8),) * 2
+    assert verify(export(model, "tflite", inputs, tmp_path / "m.tflite").path, model, inputs).passed
+
+
 class Halo(nn.Module):
     """Windows over an image that lie over each other, rows first, then columns: six axes on the way."""
 

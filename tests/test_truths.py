@@ -53,6 +53,7 @@ MASKS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "first seen": first_seen,
     "part seen": part_seen,
     "in place": in_place,
+    "beside a known one": lambda k, x: ((k & True) ^ True) | ((k | True) ^ False) & ((k & False) | (x > 0.5)),
     "moved": lambda k, x: k.roll(1, 1) | k.index_select(1, torch.tensor([3, 2, 1, 0])),
     "looked up": lambda k, x: k.gather(1, k.long()) ^ torch.tensor([[True], [False]])[k[..., 0].int()],
 }

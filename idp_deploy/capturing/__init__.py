@@ -24,6 +24,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection
 from torch.nn.functional import hardshrink
 from torch.utils import _pytree
 
+from idp_deploy.capturing.apart import keep_apart
 from idp_deploy.capturing.attempts import attempts_forgotten
 from idp_deploy.capturing.folding import fold_batch_norm
 from idp_deploy.capturing.functional import functional, source_of, written_operands
@@ -199,6 +200,7 @@ def _traced(module: nn.Module, inputs: tuple[Any, ...], free: bool) -> tuple[nn.
     """(the module as it is traced, its program, whether the batch is free)."""
     module = copied(module).cpu().eval()
     know_structures(inputs)
+    keep_apart(module, inputs)
     program, dynamic = export_program(module, inputs, dynamic_batch=free)
     refuse_borrowed(module, program)
     return module, program, dynamic

@@ -152,7 +152,7 @@ class _Beside(TorchFunctionMode):
             args = _pytree.tree_map(self._as_size, args)
         result = func(*args, **kwargs)
         if found is None:
-            if name in _WRITING or "out" in kwargs or _in_place(name):
+            if "out" in kwargs or writes_in_place(name):
                 self._forget((*args[:1], kwargs.get("out")))
             return result
         traced, numbers = _pytree.tree_leaves(result), _pytree.tree_leaves(found[0])
@@ -245,6 +245,12 @@ def _sized_by_values(name: str, args: Any) -> bool:
     return by_mask or name in _SIZED or (name == "where" and len(args) == 1)
 
 
-def _in_place(name: str) -> bool:
+def writes_in_place(name: str) -> bool:
+    """Whether a function of this name writes into its first argument.
+
+    >>> [writes_in_place(name) for name in ("add_", "__imul__", "__setitem__", "__init__", "mul", "__invert__")]
+    [True, True, True, True, False, True]
+    """
     inner = name.strip("_")
-    return (name.endswith("_") and not name.endswith("__")) or (name == f"__{inner}__" and inner.startswith("i"))
+    made = (name.endswith("_") and not name.endswith("__")) or (name == f"__{inner}__" and inner.startswith("i"))
+    return made or name in _WRITING

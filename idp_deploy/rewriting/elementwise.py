@@ -235,6 +235,23 @@ def isclose(x: Tensor, y: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_
     return torch.logical_or(x == y, near)
 
 
+def _with_a_truth(known: tuple[Row, Row]) -> Row:
+    """Of truth values and one that Python knows: what comes of False, and of True."""
+    return lambda x, y: known[y](x) if x.dtype == torch.bool and isinstance(y, bool) else None
+
+
+def _same(x: Tensor) -> Tensor:
+    return torch.logical_and(x, x)
+
+
+def _never(x: Tensor) -> Tensor:
+    return torch.logical_and(x, torch.logical_not(x))
+
+
+def _always(x: Tensor) -> Tensor:
+    return torch.logical_or(x, torch.logical_not(x))
+
+
 CHOICES: dict[Any, Row] = {
     aten.where.Scalar: chosen,
     aten.where.ScalarOther: chosen,
@@ -260,6 +277,9 @@ BITS_OF_TRUTH: dict[Any, Row] = {
     aten.bitwise_or.Tensor: _on_truth(torch.logical_or),
     aten.bitwise_xor.Tensor: _on_truth(torch.ne),
     aten.bitwise_not.default: _on_truth(torch.logical_not),
+    **dict.fromkeys((aten.__and__.Scalar, aten.bitwise_and.Scalar), _with_a_truth((_never, _same))),
+    **dict.fromkeys((aten.__or__.Scalar, aten.bitwise_or.Scalar), _with_a_truth((_same, _always))),
+    **dict.fromkeys((aten.__xor__.Scalar, aten.bitwise_xor.Scalar), _with_a_truth((_same, torch.logical_not))),
 }
 PLAINER: dict[Any, Row] = {
     aten.amax.default: _of_all(torch.amax),

@@ -50,6 +50,7 @@ _ORDERING = {
     aten.swapdims,
 }  # fmt: skip
 _STACKS = {aten.matmul, aten.bmm}
+_PRODUCTS_OF_TWO = {*_STACKS, aten.mm}
 _COPYING = {aten.expand, aten.expand_as, aten.broadcast_to}
 _SAME = {aten.contiguous, aten.clone, aten.dropout, aten.alias, aten.detach, aten.to, aten._to_copy}
 _FILLED = {aten.zeros_like, aten.ones_like, aten.full_like}
@@ -71,6 +72,8 @@ def keep_apart(module: fx.GraphModule) -> None:
                 fed |= _separate(module, operand, (node,), barrier)
         if _one_product(node) and node in fed:
             fed |= _separate(module, node, tuple(node.users), barrier)
+        if _kind(node) in _PRODUCTS_OF_TWO and fed.issuperset(node.args[:2]) and _single(node):
+            fed |= _separate(module, node.args[0], (node,), barrier)
         if _kind(node) in _ORDERING and (spread := _spread(node.all_input_nodes[0], fed)) is not None:
             fed |= _separate(module, spread, tuple(spread.users), barrier)
     module.recompile()
@@ -97,9 +100,13 @@ def _as_a_line(module: fx.GraphModule, layer: fx.Node, kernel: fx.Node, barrier:
 def _one_product(node: fx.Node) -> bool:
     """Whether it multiplies two matrices alone, in a stack of one: of such the converter gives the wrong rank."""
     value = node.meta.get("val")
-    return (
-        _kind(node) in _STACKS and isinstance(value, torch.Tensor) and value.dim() > 2 and value.shape[:-2].numel() == 1
-    )
+    return _kind(node) in _STACKS and isinstance(value, torch.Tensor) and value.dim() > 2 and _single(node)
+
+
+def _single(node: fx.Node) -> bool:
+    """Whether its result is one matrix: one whose first factor is turned the converter multiplies as it was before."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[:-2].numel() == 1
 
 
 def _spread(node: fx.Node, fed: set[fx.Node]) -> fx.Node | None:
