@@ -67,7 +67,6 @@ ALLOWED: dict[str, set[str]] = {
     "simulation": FOUNDATION | CORE | {"formats.runtimes", "formats.tools", "vendors"},
     "rewriting": {"errors", "capturing"},
     "distance": set(),
-    "widths": set(),
     "verification": FOUNDATION | CORE | {"exporting"},
     "isolation": {"errors"},
     "vendors": {"errors", "isolation"},
