@@ -175,7 +175,7 @@ def _misplaced(place: tuple[str | int, ...], given: object) -> tuple[str, str] |
     """What is said of a budget that is not below its target and format, and the way out."""
     if len(place) < 2:
         return None
-    format = place[1] if place[1] in FORMATS else "onnx"
+    format = place[1] if place[1] in FORMATS else next(iter(FORMATS))
     example = f"write [budgets.{'pixel-4' if place[1] in (*METRICS, *FORMATS) else place[1]}.{format}]"
     if place[-1] == "[key]":
         if place[1] in FORMATS:
