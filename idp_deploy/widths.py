@@ -1,7 +1,7 @@
 """How many channels a runtime computes together: widths between two whole numbers of vectors save nothing.
 
 onnxruntime leaves its fast layout for a convolution whose outputs do not divide by 4, and pads what does to whole
-registers; XNNPACK pads to its tiles. A separable net of 42 channels takes twice the time of one of 44
+registers; XNNPACK pads to its tiles. A separable net of 42 channels takes 1.7 times as long as one of 44
 (`python -m bench.widths`).
 """
 
