@@ -34,6 +34,9 @@ class Words(nn.Module):
         self.table, self.places = nn.Embedding(300, 32), nn.Parameter(torch.randn(1, 16, 32))
         layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu", dropout=0.0)
         self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for weight in self.layers.parameters():  # copies of one layer would be stored as one, and shared weights stay
+            if weight.dim() > 1:
+                nn.init.xavier_uniform_(weight)
         self.head = nn.Linear(32, 5)
 
     def forward(self, words: torch.Tensor) -> torch.Tensor:
@@ -156,7 +159,8 @@ def test_a_limit_that_int8_does_not_reach_is_not_said_to_be_met(tmp_path: Path) 
     budget = Budget("pixel-4", "onnx", "memory", memory(evidence.estimate) / 3, "")
     (check,) = remedied(gate([budget], [evidence]), [evidence], [target]).checks
     assert check.remedy is not None
-    assert not check.remedy.meets, "embeddings and activations stay floats"
+    assert check.remedy.command != "quantize --scheme int8", "embeddings and activations stay floats"
+    assert not check.remedy.meets
 
 
 class Narrow(nn.Module):
