@@ -40,11 +40,14 @@ class Heads(nn.Module):
         return self.head(F.relu(self.out(y)).mean(1))
 
 
-@pytest.mark.parametrize("target", [0.25, 0.5, 0.75])
-def test_every_group_of_a_convolution_keeps_a_multiple(target: float) -> None:
-    small = shrink(one_shot(Grouped(), sparsity=target, pattern="channel", example_inputs=Grouped.x), Grouped.x).module
-    assert small.b.out_channels < 128
-    assert small.b.out_channels // 4 % 4 == 0
+@pytest.mark.parametrize(("channels", "groups", "step"), [(128, 4, 8), (256, 8, 8), (64, 4, 4), (64, 16, 1)])
+@pytest.mark.parametrize("target", [0.2, 0.25, 0.5, 0.75])
+def test_every_group_of_a_convolution_keeps_a_multiple(target: float, channels: int, groups: int, step: int) -> None:
+    module = Grouped(channels, groups)
+    small = shrink(one_shot(module, sparsity=target, pattern="channel", example_inputs=module.x), module.x).module
+    widths = [layer.out_channels // groups for layer in (small.a, small.b)]
+    assert sum(widths) < 2 * channels // groups
+    assert not any(width % step for width in widths)
 
 
 @pytest.mark.parametrize("multiple", [16, 4, 3])

@@ -38,7 +38,8 @@ class Coupled:
     `readers` are the layers whose inputs they are, with their share of these inputs: below 1 behind a concatenation.
     `channels` says of weights and followers, by name, which of the `many` channels each of their entries belongs to,
     counted from 0; −1: to none, as behind a concatenation. Of a weight every one is met, each equally often: twice
-    where two halves of it go together. `axes` says along which axis.
+    where two halves of it go together. `axes` says along which axis. `grouped`: a convolution in groups, of several
+    channels each, makes or reads them.
     """
 
     weights: tuple[str, ...]
@@ -48,6 +49,7 @@ class Coupled:
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     axes: Mapping[str, int] = field(default_factory=dict)
     many: int = 0
+    grouped: bool = False
 
     def share(self, name: str) -> float:
         """Of the entries of a weight or follower: those that belong to these channels."""
@@ -106,9 +108,11 @@ def _coupled(
         families.setdefault(speaker, len(families))
     places: dict[str, tuple[int, ...]] = {}
     axes: dict[str, int] = {}
+    grouped = False
     for item in group:
         dependency, indices = item
         owner = dependency.target.module
+        grouped = grouped or is_grouped(owner)
         if owner in shared:
             fixed = fixed or "a layer of theirs shares its weight with another one"
         if isinstance(owner, TRANSPOSED) and is_grouped(owner):
@@ -142,7 +146,7 @@ def _coupled(
     if len(families) == 1 < len(group.with_it):
         fixed = fixed or "any channel of it takes all others with it"
     names_made = tuple(dict.fromkeys(weights)), tuple(dict.fromkeys(followers))
-    return Coupled(*names_made, fixed, readers, places, axes, len(families))
+    return Coupled(*names_made, fixed, readers, places, axes, len(families), grouped)
 
 
 def _uneven(places: Sequence[int], families: Mapping[int, int]) -> str:

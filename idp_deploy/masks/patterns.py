@@ -257,7 +257,8 @@ class Channel(Pattern):
     """Whole output channels, scored by their L2 norm.
 
     Where some can only go together, as halves of a gate do, a unit is several: `each` of them, one unit after the other
-    in `order`, which has every output once. Without an order a unit is one channel.
+    in `order`, which has every output once. Without an order a unit is one channel. `grouped`: a convolution in groups
+    makes or reads them.
 
     >>> halves, heads = Channel.made_of((0, 1, 2, 0, 1, 2), 3), Channel.made_of((0, 0, 1, 1), 2)
     >>> halves.order, halves.each, halves.stretch, heads.each, heads.stretch
@@ -266,15 +267,18 @@ class Channel(Pattern):
 
     order: tuple[int, ...] = ()
     each: int = 1
+    grouped: bool = False
 
     shared = True
     single = False
 
     @classmethod
-    def made_of(cls, channels: Sequence[int], many: int) -> Channel:
+    def made_of(cls, channels: Sequence[int], many: int, *, grouped: bool = False) -> Channel:
         """Of a weight whose outputs are these channels of the network, of `many`."""
         order = tuple(sorted(range(len(channels)), key=lambda place: channels[place]))
-        return cls() if list(order) == list(channels) or not many else cls(order, len(order) // many)
+        if list(order) == list(channels) or not many:
+            return cls(grouped=grouped)
+        return cls(order, len(order) // many, grouped)
 
     @property
     def stretch(self) -> int:

@@ -52,10 +52,11 @@ class Group:
     lost_out: Mapping[str, np.ndarray] = field(default_factory=dict)  # weight → by place in KEPT
     lost_in: Mapping[str, np.ndarray] = field(default_factory=dict)
     each: int = 1  # outputs of a layer that one of them is: a whole head, a row of each half
+    grouped: bool = False  # whether a convolution in groups makes or reads them
 
     def kept(self, place: int) -> int:
         """How many stay at this place in KEPT."""
-        return kept_channels(self.channels, KEPT[place], self.each)
+        return kept_channels(self.channels, KEPT[place], self.each, grouped=self.grouped)
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class _Tables:
                     one.many, layers, one.readers,
                     self._lost(self._made(one), one),
                     self._lost([f"{name}.weight" for name in readers], one),
-                    _stretch(one),
+                    _stretch(one), one.grouped,
                 )
             )  # fmt: skip
         made = sides([{name: one.share(name) for name in self._made(one)} for one in self.coupled])
@@ -219,7 +219,8 @@ class _Tables:
         The quietest channels go, yet what is lost counts by their number: trained again, a net misses width more
         evenly than its power says.
         """
-        lost = np.array([1 - kept_channels(one.many, share, _stretch(one)) / one.many for share in KEPT])
+        left = [kept_channels(one.many, share, _stretch(one), grouped=one.grouped) for share in KEPT]
+        lost = 1 - np.array(left) / one.many
         return dict.fromkeys(names, lost)
 
     def recipe(self, choice: Choice, recipe: Recipe) -> Recipe:

@@ -166,7 +166,7 @@ def _coupled(
         normed = follows_norms(model, len(peers), coupled)
         for site in peers:
             site.peers, site.normed = peers, normed
-            site.pattern = Channel.made_of(coupled.channels.get(site.name, ()), coupled.many)
+            site.pattern = Channel.made_of(coupled.channels.get(site.name, ()), coupled.many, grouped=coupled.grouped)
             if fixed:
                 left[site.name] = fixed
         axes |= coupled.axes

@@ -101,12 +101,15 @@ def whole_units(
 
 
 def _step(layers: Sequence[Layer], widest: int, multiple: int | None) -> int:
-    beside = [layer.pattern.stretch for layer in layers if isinstance(layer.pattern, Channel)]
+    channels = [layer.pattern for layer in layers if isinstance(layer.pattern, Channel)]
+    beside = [pattern.stretch for pattern in channels]
     if not beside:
         return 1
     if multiple is not None:
         return multiple // math.gcd(multiple, *beside)
-    return min(widest, vector(layers[0].entries // layers[0].unit, min(beside)))
+    many, grouped = layers[0].entries // layers[0].unit, any(pattern.grouped for pattern in channels)
+    whole = vector(many, min(beside), grouped=grouped)
+    return max(min(widest, whole), whole // 2 if grouped else 1)  # narrower ones cost groups more than they save
 
 
 def _refuse_wide(groups: Sequence[Group], multiple: int | None) -> None:
