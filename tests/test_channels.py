@@ -21,9 +21,11 @@ from idp_deploy.channels.recurrent import standing_in
 from idp_deploy.channels.tracing import half
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.shrinking import zero_channels
-from tests.channel_networks import CASES, Counting, Flattened, Sounds
+from tests.channel_networks import CASES, Counting, Flattened
+from tests.recurrent_networks import Sounds
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", CASES)
 def test_channels_that_are_chosen_are_removed(name: str, tmp_path: Path) -> None:
     build, chosen = CASES[name]

@@ -113,8 +113,8 @@ def test_a_shrunk_checkpoint_loads_back(tmp_path: Path) -> None:
     assert torch.equal(loaded.module.eval()(x), small.module.eval()(x))
 
 
-# whose channels are all counted out, to heads and gates, or hidden units of a recurrent layer
-REFUSED = ("gru", "lstm", "torch_attention", "cell")
+# whose channels are all counted out: to heads, or by a number that forward alone knows
+REFUSED = ("torch_attention", "cell")
 
 
 @pytest.mark.wide

@@ -9,12 +9,13 @@ from typing import Any
 
 from torch import nn
 
+from idp_deploy.channels.recurrent import Hidden
 from idp_deploy.channels.tracing import (
     NORMS,
     TRANSPOSED,
     Channels,
     half,
-    is_hidden,
+    is_held,
     names_of,
     shares_weights,
     traced,
@@ -113,12 +114,12 @@ def _coupled(
         dependency, indices = item
         owner = dependency.target.module
         grouped = grouped or is_grouped(owner)
-        if owner in shared:
+        if owner in shared or (isinstance(owner, Hidden) and owner.of[0] in shared):
             fixed = fixed or "a layer of theirs shares its weight with another one"
         if isinstance(owner, TRANSPOSED) and is_grouped(owner):
             fixed = fixed or "a transposed convolution in groups keeps its channels"
-        if is_hidden(channels, dependency):
-            fixed = fixed or "its channels meet the hidden units of a recurrent layer"
+        if is_held(channels, dependency):
+            fixed = fixed or "its channels meet what an LSTM projects"
             continue
         if not channels.makes(dependency):
             if owner in names:
@@ -133,10 +134,11 @@ def _coupled(
             fixed = fixed or "a norm takes the mean over its channels"
         if isinstance(owner, NORMS) and not owner.affine:
             fixed = fixed or "a norm without weights makes something of zeros"
-        for name, _, _, parameter, axis in channels.entries(dependency):
-            entries = parameter.shape[axis]
+        for entry in channels.entries(dependency):
+            name, axis, extent = entry.name, entry.axis, entry.parameter.shape[entry.axis]
+            entries = extent // entry.gates
             met = dict(zip(indices, (families[group.with_it[channel]] for channel in item.root_idxs), strict=True))
-            places[name] = tuple(met.get(entry, -1) for entry in range(entries))
+            places[name] = tuple(met.get(place % entries, -1) for place in range(extent))
             if max(met) >= entries:
                 fixed = fixed or "the tracer takes another axis for them"
             elif name in prunable:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from idp_deploy.channels.recurrent import Hidden
 from idp_deploy.channels.tracing import (
     NORMS,
     Channels,
     closed,
     first_line,
-    is_hidden,
+    is_held,
     outputs,
     same,
     shares_weights,
@@ -75,7 +76,7 @@ def _dead(channels: Channels, group: Any, shared: Collection[nn.Module]) -> list
     for item in group:
         dependency, places = item
         owner = dependency.target.module
-        if is_hidden(channels, dependency) or owner in shared:
+        if is_held(channels, dependency) or owner in shared or (isinstance(owner, Hidden) and owner.of[0] in shared):
             return []
         if not channels.makes(dependency):
             continue
@@ -83,8 +84,8 @@ def _dead(channels: Channels, group: Any, shared: Collection[nn.Module]) -> list
             return []
         if (isinstance(owner, NORMS) and not owner.affine) or isinstance(owner, nn.Embedding):
             return []
-        for _, _, _, parameter, axis in channels.entries(dependency):
-            entries = parameter.detach().movedim(axis, 0)
+        for entry in channels.entries(dependency):
+            entries = entry.by_channel(entry.parameter.detach())
             if max(places) >= len(entries):
                 return []  # the tracer took another axis for the channels
             entries = entries[places]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from idp_deploy.channels.counting import Number, above, tie_heads, ways_to_count
-from idp_deploy.channels.recurrent import Held, Hidden, standing_in
+from idp_deploy.channels.recurrent import Held, Hidden, Projecting, gates, standing_in
 from idp_deploy.channels.splitting import Apart, follow_splits, measure_splits
 from idp_deploy.channels.walking import LostError, walk, widest
 from idp_deploy.errors import hushed
@@ -37,6 +37,12 @@ class Entries(NamedTuple):
     leaf: str
     parameter: nn.Parameter
     axis: int  # along which it has the channels
+    gates: int = 1  # stacked along that axis, each with all channels
+
+    def by_channel(self, values: Tensor) -> Tensor:
+        """A view of such values with the channels in front."""
+        first = values.movedim(self.axis, 0)
+        return first if self.gates == 1 else first.unflatten(0, (self.gates, -1)).movedim(1, 0)
 
 
 class Channels:
@@ -141,9 +147,20 @@ class Channels:
                     update(self.graph, node)
         follow_splits(self.graph)
 
-    def entries(self, dependency: Any) -> list[Entries]:
-        """What has an entry, or several, for each channel of what a dependency leads to."""
+    def entries(self, dependency: Any, *, inside: bool = False) -> list[Entries]:
+        """What has an entry, or several, for each channel of what a dependency leads to.
+
+        Args:
+            inside: of what stands in the place of a recurrent layer, not of the layer itself.
+        """
         owner = dependency.target.module
+        if isinstance(owner, Hidden) and not inside:
+            layer = owner.of[0]
+            path, many = self._names[layer], gates(layer)
+            return [
+                Entries(f"{path}.{leaf}", layer, leaf, parameter, 0, many)
+                for leaf, parameter in layer.named_parameters(recurse=False)
+            ]
         if isinstance(owner, nn.Parameter):
             name = self.graph._param_to_name[owner]
             path, _, leaf = name.rpartition(".")
@@ -241,9 +258,9 @@ def half(group: Any) -> list[int]:
     return sorted(channel for channel, speaker in group.with_it.items() if speaker in chosen)
 
 
-def is_hidden(channels: Channels, dependency: Any) -> bool:
-    """Whether its channels are hidden units of a recurrent layer."""
-    return isinstance(dependency.target.module, Hidden if channels.makes(dependency) else Held)
+def is_held(channels: Channels, dependency: Any) -> bool:
+    """Whether its channels are what an LSTM projects, or its cells beside that."""
+    return isinstance(dependency.target.module, Projecting if channels.makes(dependency) else Held)
 
 
 def channel_axis(owner: nn.Module, leaf: str) -> int:

@@ -95,7 +95,7 @@ def _tried(channels: Channels, example_inputs: tuple[Any, ...], gone: Gone, ways
 def _write_zeros(channels: Channels, group: Any) -> None:
     for dependency, places in group:
         if channels.makes(dependency):
-            for _, owner, leaf, parameter, axis in channels.entries(dependency):
-                zeroed = parameter.detach().clone()
-                zeroed.movedim(axis, 0)[places] = 0
-                setattr(owner, leaf, nn.Parameter(zeroed))
+            for entry in channels.entries(dependency, inside=True):
+                zeroed = entry.parameter.detach().clone()
+                entry.by_channel(zeroed)[places] = 0
+                setattr(entry.owner, entry.leaf, nn.Parameter(zeroed))

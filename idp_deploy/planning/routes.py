@@ -163,12 +163,18 @@ class _Tables:
 
     def _coupled(self, module: nn.Module) -> list[Coupled]:
         """Groups of channels that may go, all of whose weights may be pruned."""
-        prunable = [name for name, weight in prunable_weights(module).items() if weight.kind != "depthwise"]
+        kinds = {name: weight.kind for name, weight in prunable_weights(module).items()}
+        prunable = [name for name in kinds if kinds[name] != "depthwise"]
         try:
             found = couple(module, self.prices.example_inputs, prunable)
         except ConversionError:
             return []
-        return [one for one in found if not one.fixed and set(one.weights) <= set(self.names)]
+        recurrent = {name for name in kinds if kinds[name] == "recurrent"}  # no table says what fewer units take
+        return [
+            one
+            for one in found
+            if not one.fixed and set(one.weights) <= set(self.names) and recurrent.isdisjoint(one.weights)
+        ]
 
     def _sparse_layers(self, recipe: Recipe) -> tuple[frozenset[str], frozenset[str]]:
         """(operators, layers) that sparse kernels would run if zeros were plenty."""

@@ -153,7 +153,9 @@ def _coupled(
             "give one call's arguments: Pruner(example_inputs=(x,)), one_shot(example_inputs=(x,)), --inputs or --task",
         )
     if not channelled or example_inputs is None:
-        return sites, []
+        alone = [name for name, site in channelled.items() if site.where.kind == "recurrent"]
+        left |= dict.fromkeys(alone, "without example inputs nothing tells which hidden units go together")
+        return _staying(sites, left), []
     refuse_sharded(sites, "pruning coupled channels")
     keeping = {name for name, weight in prunable_weights(model).items() if weight.kind != "depthwise"}
     keeping = (keeping | {site.name for site in sites}) - set(channelled)
@@ -172,13 +174,18 @@ def _coupled(
         axes |= coupled.axes
         for name in coupled.followers if not fixed else ():
             parts.setdefault(name, []).append(Part(peers[0], torch.tensor(coupled.channels[name])))
+    staying = _staying(sites, left)
+    return staying, [Follower(name, model.get_parameter(name), found, axes[name]) for name, found in parts.items()]
+
+
+def _staying(sites: list[Site], left: Mapping[str, str]) -> list[Site]:
     staying = [site for site in sites if site.name not in left]
-    if not staying:
+    if sites and not staying:
         reasons = "; ".join(f"{reason}: {some(names)}" for reason, names in by_reason(left).items())
         raise UsageError(
             f"no channel of this model can be removed ({reasons})", way_out="use another pattern than channel"
         )
-    return staying, [Follower(name, model.get_parameter(name), found, axes[name]) for name, found in parts.items()]
+    return staying
 
 
 def _check_sparsity(sites: list[Site], sparsity: float) -> None:

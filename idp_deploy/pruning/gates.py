@@ -16,7 +16,7 @@ from torch import nn
 
 from idp_deploy.channels import Coupled
 from idp_deploy.pruning.following import Follower
-from idp_deploy.pruning.sites import Leave, settle
+from idp_deploy.pruning.sites import Leave, relist, settle
 
 
 def follows_norms(module: nn.Module, weights: int, coupled: Coupled) -> bool:
@@ -35,7 +35,8 @@ class _Enter:
     def __call__(self, module: nn.Module, args: Any) -> None:
         parameter = self.owner._parameters.get(self.leaf)
         if parameter is not None and (gate := self.follower.gate(parameter)) is not None:
-            self.owner.__dict__[self.leaf] = parameter * gate
+            self.owner.__dict__[self.leaf] = gated = parameter * gate
+            relist(self.owner, self.leaf, gated)
 
     @torch.no_grad()
     def __reduce__(self) -> tuple[Any, ...]:

@@ -108,7 +108,7 @@ def select(
             left[name] = "last layer"
         else:
             parsed = parse_pattern(rule or pattern)
-            if isinstance(parsed, Channel) and weight.kind in ("recurrent", "embedding", "matrix"):
+            if isinstance(parsed, Channel) and weight.kind in ("embedding", "matrix"):
                 left[name] = f"channels of {_CALLED.get(weight.kind, f'{weight.kind} layers')} cannot be removed"
                 continue
             shape = tuple(parameter.shape)

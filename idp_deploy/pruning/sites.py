@@ -165,7 +165,7 @@ class _Enter:
             )
         masked = self.site.read(weight)
         self.owner.__dict__[self.leaf] = masked
-        _list(self.owner, self.leaf, masked)
+        relist(self.owner, self.leaf, masked)
 
     def __reduce__(self) -> tuple[Any, ...]:
         weight = self.site.held(self.owner, self.leaf)
@@ -194,13 +194,13 @@ class Leave:
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if self.leaf in self.owner._parameters and self.owner.__dict__.pop(self.leaf, None) is not None:
-            _list(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
+            relist(self.owner, self.leaf, cast(Tensor, self.owner._parameters[self.leaf]))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Nothing, ()
 
 
-def _list(owner: nn.Module, leaf: str, weight: Tensor) -> None:
+def relist(owner: nn.Module, leaf: str, weight: Tensor) -> None:
     """Recurrent layers pass their operator a list of weights; left alone they would make it, and on GPUs a copy of
     all weights, anew in each forward, and keep the masked ones in it afterwards."""
     if isinstance(owner, nn.RNNBase):
