@@ -154,10 +154,12 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     Beside the readers of `kept_float`, a bias added after a matrix product, which would be rounded to 8 bits itself,
     and whatever reaches no layer that computes with integers; and the readers of a softmax over integers, which
     onnxruntime would make one integer kernel that overflows where the shares are small; and the readers of pieces of a
-    weight, which the quantizer would take for activations and round once more. What clips a convolution's result is
+    weight, which the quantizer would take for activations and round once more; and those of a stack of matrices, whose
+    scales no integer kernel takes. What clips a convolution's result is
     part of its kernel, unless its bounds lie on one side of zero: the range of integers always holds zero.
     """
     constants = {tensor.name for tensor in graph.initializer}
+    stacks = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
     producers = {name: node.op_type for node in graph.node for name in node.output}
     shares, computed, one_sided = _shares_of_integers(graph), _computed(graph), _one_sided(graph)
     served: set[str] = set()  # what integer kernels read
@@ -167,6 +169,7 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
         serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
         spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
+        spoilt = spoilt or (node.op_type == "MatMul" and node.input[1] in stacks)
         spoilt = spoilt or not one_sided.isdisjoint(node.output)
         if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)

@@ -77,9 +77,9 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
 
 
 def delicate(model: Any) -> list[str]:
-    """Names of the results that stay float: of delicate operators, of means and sums over channels, of whatever is
-    computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax), and of what places are
-    computed by before they are rounded: a step of 8 bits may be several pixels."""
+    """Names of the results that stay float: of delicate operators, of squares, of means and sums over channels, of
+    whatever is computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax), and of what
+    places are computed by before they are rounded: a step of 8 bits may be several pixels."""
     graph = model.subgraphs[0]
     axes = {c.index: c.values for c in constants(model, floats_only=False)}
     tainted: set[int] = set()
@@ -87,6 +87,7 @@ def delicate(model: Any) -> list[str]:
         name = kind(model, op)
         inputs = [int(t) for t in op.inputs]
         spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        spared |= name == "MUL" and inputs[0] == inputs[1]  # of a tenth a hundredth is left, which is a step of 8 bits
         spared |= name in _KERNELS and inputs[1] not in axes  # of a kernel that is computed no scale a channel is known
         if name in ("MEAN", "SUM") and inputs[1] in axes:
             rank = len(graph.tensors[inputs[0]].shape)
