@@ -103,3 +103,26 @@ def test_a_product_with_a_stack_of_matrices_loads(shape: tuple[int, ...], tmp_pa
     model = quantize(one_shot(Model(Stacked(shape).eval()), Recipe(0.8)), "int8", example_inputs=example)
     parity = verify(export(model, "onnx", example, tmp_path / "m.onnx").path, model, example)
     assert parity.passed, parity.outputs
+
+
+class Routed(nn.Module):
+    """The expert that has the largest score answers: a score that is rounded asks another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(16, 4), nn.ModuleList(nn.Linear(16, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked, answer = self.router(x).softmax(-1).argmax(-1, keepdim=True), torch.zeros(x.shape[0], 8)
+        for place, expert in enumerate(self.experts):
+            answer = torch.where(asked == place, expert(x), answer)
+        return answer
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_a_router_is_not_rounded(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(64, 16),)
+    model = quantize(one_shot(Model(Routed().eval()), Recipe(0.8)), "int8", example_inputs=inputs)
+    parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
+    assert max(output.max_relative_error for output in parity.outputs) < 0.05
