@@ -156,9 +156,8 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     and whatever reaches no layer that computes with integers; the readers of a softmax over integers, which onnxruntime
     would make one integer kernel that overflows where the shares are small; those of pieces of a weight, which the
     quantizer would take for activations and round once more; those of a stack of matrices, whose scales no integer
-    kernel takes; and layers by whose result the model chooses what it computes, as routers do. What clips a
-    convolution's result is part of its kernel, unless its bounds lie on one side of zero: the range of integers always
-    holds zero.
+    kernel takes; and layers by whose result the model chooses. What clips a convolution's result is part of its kernel,
+    unless its bounds lie on one side of zero: the range of integers always holds zero.
     """
     constants = {tensor.name for tensor in graph.initializer}
     stacks = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
