@@ -12,6 +12,7 @@ from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
 from idp_deploy.pruning import one_shot
+from idp_deploy.quantization import quantize
 from idp_deploy.rewriting.experts import grouped, histc
 from idp_deploy.verification import verify
 
@@ -82,3 +83,46 @@ def test_a_mixture_of_experts_goes_to_every_format(format: FormatName, tmp_path:
     model, inputs = one_shot(Model(Experts().eval()), Recipe(0.5)), (torch.randn(5, 8),)
     parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
     assert parity.passed, (parity.outputs, parity.weights)
+
+
+class Stacked(nn.Module):
+    """A product with a stack of matrices, one an expert, behind and before plain layers."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.first, self.stack, self.head = nn.Linear(16, 16), nn.Parameter(torch.randn(shape) / 4), nn.Linear(24, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.first(x).relu() @ self.stack).relu())  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 24), (1, 3, 16, 24)])
+def test_a_product_with_a_stack_of_matrices_loads(shape: tuple[int, ...], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    example = (torch.randn(2, 3, 5, 16) if len(shape) == 4 else torch.randn(2, 5, 16),)
+    model = quantize(one_shot(Model(Stacked(shape).eval()), Recipe(0.8)), "int8", example_inputs=example)
+    parity = verify(export(model, "onnx", example, tmp_path / "m.onnx").path, model, example)
+    assert parity.passed, parity.outputs
+
+
+class Routed(nn.Module):
+    """The expert that has the largest score answers: a score that is rounded asks another one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.experts = nn.Linear(16, 4), nn.ModuleList(nn.Linear(16, 8) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked, answer = self.router(x).softmax(-1).argmax(-1, keepdim=True), torch.zeros(x.shape[0], 8)
+        for place, expert in enumerate(self.experts):
+            answer = torch.where(asked == place, expert(x), answer)
+        return answer
+
+
+@pytest.mark.parametrize("format", ["onnx", "tflite"])
+def test_a_router_is_not_rounded(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(64, 16),)
+    model = quantize(one_shot(Model(Routed().eval()), Recipe(0.8)), "int8", example_inputs=inputs)
+    parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
+    assert max(output.max_relative_error for output in parity.outputs) < 0.05

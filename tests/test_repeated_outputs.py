@@ -85,3 +85,32 @@ def test_outputs_of_any_kind_are_given_in_order(what: str, format: FormatName, t
     parity = verify(artifact.path, model, inputs)
     assert parity.passed, parity
     assert read(artifact.path).outputs == tuple(capture(model, inputs).output_names())
+
+
+class Anchored(nn.Module):
+    """Constants among the results: boxes that the answer is beside, the version as a number, one of them twice."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(8, 4)
+        self.register_buffer("boxes", torch.randn(5, 4))
+        self.register_buffer("version", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        found = self.layer(x)
+        states = found[0] if isinstance(found, tuple) else found
+        return {"scores": self.head(states), "boxes": self.boxes, "all": [self.version, self.boxes, self.head.bias]}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+@pytest.mark.parametrize("layer", [nn.Linear(8, 8), nn.GRU(8, 8), nn.LSTM(8, 4, bidirectional=True)], ids=repr)
+def test_constants_are_among_the_outputs(layer: nn.Module, format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(3, 2, 8),)
+    model = as_it_stands(Model(Anchored(layer).eval()))
+    suffix = {"onnx": ".onnx", "coreml": ".mlpackage", "tflite": ".tflite"}[format]
+    artifact = export(model, format, inputs, tmp_path / f"net{suffix}")
+    parity = verify(artifact.path, model, inputs)
+    assert parity.passed, parity
+    assert read(artifact.path).outputs == tuple(capture(model, inputs).output_names())

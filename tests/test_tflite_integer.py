@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from idp_deploy.cli.app import _run
 from idp_deploy.errors import ConversionError
 from idp_deploy.exporting import export
-from idp_deploy.flow import CompressedModel
+from idp_deploy.flow import CompressedModel, Model, Recipe
 from idp_deploy.formats.tflite.read.contents import read_tflite
 from idp_deploy.loading import save_checkpoint
+from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 from tests.test_zoo_export import Calls
@@ -259,3 +260,25 @@ def test_a_layer_that_gives_nothing_but_zeros_is_held(
     example = (torch.randn(shape),)
     model = quantize(CompressedModel(Adapted(layer(8, 8, 1), biased).eval(), {}), "int8", example_inputs=example)
     assert verify(export(model, "tflite", example, tmp_path / "m.tflite").path, model, example).passed
+
+
+class Turning(nn.Module):
+    """Vectors whose features turn with them: their lengths are what a layer reads, and what others are divided by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values, self.directions, self.gates = (nn.Linear(n, 16, bias=False) for n in (4, 4, 16))
+
+    def forward(self, v: Tensor) -> Tensor:
+        q, k = self.values(v.mT).mT, self.directions(v.mT).mT
+        k = k / (k.norm(dim=-1, keepdim=True) + 1e-6)
+        q = q - (q * k).sum(-1, keepdim=True) * k
+        return q * torch.sigmoid(self.gates(q.norm(dim=-1))).unsqueeze(-1)
+
+
+def test_lengths_of_short_vectors_are_no_zeros(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    inputs = (torch.randn(5, 4, 3),)
+    model = quantize(one_shot(Model(Turning().eval()), Recipe(0.8)), "int8", example_inputs=inputs)
+    parity = verify(export(model, "tflite", inputs, tmp_path / "net.tflite").path, model, inputs)
+    assert max(output.max_relative_error for output in parity.outputs) < 0.1

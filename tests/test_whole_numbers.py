@@ -53,19 +53,32 @@ def test_whole_numbers_are_exact(name: str, format: FormatName, tmp_path: Path) 
             assert np.array_equal(found, value)
 
 
-@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int16])
-def test_narrow_integers_are_chosen_among_in_onnx(kind: torch.dtype, tmp_path: Path) -> None:
-    def chosen(k: Tensor, n: Tensor) -> tuple[Tensor, ...]:
-        k, n = k.to(kind), n.to(kind)
-        most = (k.amax(1), k.min(), *k.max(1), *torch.aminmax(k, dim=1), k.argmax(1), k.argmin(), torch.maximum(k, n))
-        return *most, k.clamp(1, 4), k.relu(), torch.where(k > n, k, n), nn.functional.pad(k, (1, 1))
+NARROW: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ...]]] = {
+    "chosen": lambda k, n: (k.amax(1), k.min(), *k.max(1), *torch.aminmax(k, dim=1), k.argmax(1), torch.maximum(k, n)),
+    "bounded": lambda k, n: (k.clamp(1, 4), k.relu(), torch.where(k > n, k, n), nn.functional.pad(k, (1, 1))),
+    "ordered": lambda k, n: (k.median(1).values, k.sort(1).values, k.topk(2, 1).values, k.cummax(1).values),
+    "wrapped around": lambda k, n: (-k, k - n, k * n, k + 100, n - 2 * k, k.square()),
+    "summed": lambda k, n: (k.sum(1), k.cumsum(1), k.float().mean(1), k.prod(1)),
+    "divided": lambda k, n: (k // n, k % n, k / n, k.div(n, rounding_mode="trunc")),
+    "beside others": lambda k, n: (k * 0.5, k + n.long(), k.masked_fill(k > n, 3), k == n, k.abs() < 4),
+}
 
-    model = CompressedModel(Whole(chosen).eval(), {})
-    inputs = (torch.randint(0, 9, (2, 4)), torch.randint(1, 6, (2, 4)))
-    path = export(model, "onnx", inputs, tmp_path / "m.onnx").path
-    (outputs,) = run_file(path, [tuple(x.numpy() for x in inputs)])["onnxruntime"]
-    for found, value in zip(outputs[1:], chosen(*inputs), strict=True):
-        assert np.array_equal(found, value.numpy())
+
+@pytest.mark.parametrize("format", [format for format in HERE if format in ("onnx", "tflite")])
+@pytest.mark.parametrize("name", NARROW)
+def test_narrow_integers_are_computed_with(name: str, format: FormatName, tmp_path: Path) -> None:
+    kinds = (torch.int8, torch.uint8, torch.int16)
+
+    def computed(k: Tensor, n: Tensor) -> tuple[Tensor, ...]:
+        return tuple(y for kind in kinds for y in NARROW[name](k.to(kind), n.to(kind)))
+
+    torch.manual_seed(3)
+    model = CompressedModel(Whole(computed).eval(), {})
+    inputs = (torch.stack([torch.randperm(9)[:4] for _ in range(2)]), torch.randint(1, 6, (2, 4)))
+    path = export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path
+    for (outputs,) in run_file(path, [tuple(x.numpy() for x in inputs)]).values():
+        for found, value in zip(outputs[1:], computed(*inputs), strict=True):
+            assert np.allclose(found, value.numpy(), rtol=1e-6, atol=0)
 
 
 class Scaled(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from idp_deploy.capturing.functional import written_operands
 from idp_deploy.capturing.lifting import attribute
+from idp_deploy.rewriting.spelling import replace
 
 
 @torch.no_grad()
@@ -20,6 +23,7 @@ def fold_constants(module: fx.GraphModule) -> None:
     the operators that masks and positions are made by.
     """
     known, written = _evaluate(module)
+    _choose_by_places(module, known)
     for node in list(module.graph.nodes):
         value = known.get(node)
         if not isinstance(value, Tensor) or node.op != "call_function" or _storage(value) in written:
@@ -31,12 +35,28 @@ def fold_constants(module: fx.GraphModule) -> None:
                 constant = module.graph.get_attr(name)
             constant.meta = {"val": node.meta["val"]} if "val" in node.meta else {}
             node.replace_all_uses_with(constant, lambda user: user not in known)
-    for node in reversed(module.graph.nodes):  # also what writes in place, which no elimination of dead code takes out
-        folded = isinstance(known.get(node), Tensor) and _storage(known[node]) not in written
-        if folded and not node.users:
+    for node in reversed(module.graph.nodes):  # also writes in place and claims, which no elimination takes out
+        value = known.get(node)
+        if node in known and not node.users and not (isinstance(value, Tensor) and _storage(value) in written):
             module.graph.erase_node(node)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _choose_by_places(module: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
+    """What a constant mask chooses, as in `x[:, mask]`, by its places: a file then knows how many they are."""
+    for node in list(module.graph.nodes):
+        if node.target is not torch.ops.aten.index.Tensor or node in known:
+            continue
+        given = [known.get(index) for index in node.args[1]]
+        places = [v.nonzero(as_tuple=True) if v is not None and v.dtype == torch.bool else () for v in given]
+        if any(places):
+            replace(module, node, partial(_chosen, places))
+
+
+def _chosen(places: Sequence[tuple[Tensor, ...]], x: Tensor, given: Sequence[Tensor | None]) -> Tensor:
+    indices = [part for own, index in zip(places, given, strict=True) for part in own or (index,)]
+    return torch.ops.aten.index.Tensor(x, indices)
 
 
 def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from idp_deploy.rewriting.elementwise import high_power
 from idp_deploy.rewriting.spelling import Row
@@ -109,37 +108,6 @@ OF_A_NUMBER: dict[Any, Row] = {
     aten.floor_divide.default: _of_a_number(torch.floor_divide),
     aten.remainder.Scalar_Tensor: _of_a_number(torch.remainder),
 }
-
-
-def _in_four_bytes(operator: Callable[..., Any], otherwise: Row | None = None) -> Row:
-    """Integers of one or two bytes as int32, and what comes of them in their type again."""
-
-    def row(*args: Any, **kwargs: Any) -> Any:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        kinds = {x.dtype for x in leaves if isinstance(x, Tensor) and x.dtype != torch.bool}
-        if len(kinds) != 1 or not kinds <= _NARROW or any(isinstance(x, float) for x in leaves):
-            return otherwise(*args, **kwargs) if otherwise is not None else None
-        (kind,) = kinds
-        wide = [x.to(torch.int32) if isinstance(x, Tensor) and x.dtype == kind else x for x in leaves]
-        args, kwargs = pytree.tree_unflatten(wide, spec)
-        found = operator(*args, **kwargs)
-        return pytree.tree_map_only(Tensor, lambda y: y.to(kind) if y.dtype == torch.int32 else y, found)
-
-    return row
-
-
-_NARROW = {torch.int8, torch.uint8, torch.int16}
-_CHOICES = (  # operators whose results are among their operands, or places of these
-    *(aten.amax.default, aten.amin.default, aten.aminmax.default, aten.argmax.default, aten.argmin.default),
-    *(aten.max.default, aten.max.dim, aten.min.default, aten.min.dim, aten.maximum.default, aten.minimum.default),
-    *(aten.relu.default, aten.where.self, aten.where.ScalarOther, aten.where.ScalarSelf, aten.constant_pad_nd.default),
-    aten.pad.default,
-)
-
-
-def narrow(otherwise: Mapping[Any, Row]) -> dict[Any, Row]:
-    """These rows, and choices among integers of one or two bytes, which onnxruntime has for larger ones alone."""
-    return {**otherwise, **{op: _in_four_bytes(op, otherwise.get(op)) for op in (*_CHOICES, aten.clamp.default)}}
 
 
 PRODUCTS: dict[Any, Row] = {aten.prod.dim_int: product}

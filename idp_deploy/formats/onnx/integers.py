@@ -22,6 +22,7 @@ def integers_onnx(contents: Contents) -> Mapping[int, bool]:
     makers = {name: op for op in ops for name in op.outputs}
     floats = {name for name, value in values.items() if value.dtype == "float32"}
     shares = _shares(ops, makers)
+    stacks = {tensor.name for tensor in contents.tensors if len(tensor.shape) > 2}
     served: set[str] = set()  # what integer kernels read
     found: dict[int, bool] = {}
     for place in range(len(ops) - 1, -1, -1):
@@ -30,11 +31,12 @@ def integers_onnx(contents: Contents) -> Mapping[int, bool]:
         clips = op.kind in ("Clip", "Relu") and made_by is not None and made_by.kind == "Conv"
         read = not served.isdisjoint(op.outputs)
         biased = op.kind == "Add" and len(op.inputs) < 2  # rounded to 8 bits, for nothing
+        stacked = op.kind == "MatMul" and not stacks.isdisjoint(op.weights.values())
         if (
             op.kind in INTEGERS.split()
             and (op.kind in _LAYERS or clips or read)
             and floats.issuperset(op.outputs)
-            and not biased
+            and not (biased or stacked)
             and shares.isdisjoint(op.inputs)
         ):
             served.update(op.inputs)

@@ -25,6 +25,7 @@ def integers_tflite(contents: Contents) -> Mapping[int, bool]:
         if not values or any(value.dtype != "float32" for value in values):
             continue
         delicate = op.kind in kinds["spoilt"] or (op.kind in kinds["on"] and not spoilt.isdisjoint(op.inputs))
+        delicate |= op.kind == "MUL" and len(op.inputs) == 2 and len({*op.inputs}) == 1  # a square
         delicate |= op.kind in _LAYERS and not op.weights  # of a kernel that is computed no scale a channel is known
         if delicate or (op.kind in ("MEAN", "SUM") and _over_channels(op, contents)):
             spoilt.update(op.outputs)

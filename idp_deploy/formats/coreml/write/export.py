@@ -250,7 +250,10 @@ def _source(program: ExportedProgram, captured: Captured) -> tuple[Any, Any]:
 
 
 class _Flat(torch.nn.Module):
-    """Tensors in, a tuple of tensors out, whatever the model nests them in: TorchScript knows no mixed dicts."""
+    """Tensors in, a tuple of tensors out, whatever the model nests them in: TorchScript knows no mixed dicts.
+
+    A constant among the results is copied: what a trace gives must come from an operator.
+    """
 
     def __init__(self, captured: Captured) -> None:
         super().__init__()
@@ -260,7 +263,9 @@ class _Flat(torch.nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
-        return tuple(pytree.tree_leaves(self.module(*pytree.tree_unflatten(leaves, self.nest))))
+        own = {id(tensor) for tensor in (*self.module.parameters(), *self.module.buffers())}
+        results = pytree.tree_leaves(self.module(*pytree.tree_unflatten(leaves, self.nest)))
+        return tuple(x.clone() if id(x) in own else x for x in results)
 
 
 def _is_registered(operator: str) -> bool:

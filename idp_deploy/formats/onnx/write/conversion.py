@@ -34,6 +34,7 @@ from idp_deploy.rewriting.images import ROUNDED_UP, adaptive_avg_pool3d
 from idp_deploy.rewriting.indexing import RANKS, diagonal, trace
 from idp_deploy.rewriting.lines import ALONG_A_LINE, STABLE
 from idp_deploy.rewriting.masked import read_by_masks
+from idp_deploy.rewriting.narrow import widen
 from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import ADAPTIVE_LARGEST
 from idp_deploy.rewriting.products import addmm, attention, cdist, pdist
@@ -45,7 +46,7 @@ from idp_deploy.rewriting.solving import SOLVING
 from idp_deploy.rewriting.special import SPECIAL
 from idp_deploy.rewriting.spelling import Row, spell_out
 from idp_deploy.rewriting.truths import CHOSEN
-from idp_deploy.rewriting.whole import OF_A_NUMBER, PRODUCTS, narrow
+from idp_deploy.rewriting.whole import OF_A_NUMBER, PRODUCTS
 
 OPSET = 18  # with IR 8 the newest pair that onnxruntime 1.17 still loads; 20 with IR 10 it refuses
 IR_VERSION = 8
@@ -110,7 +111,8 @@ def convert(captured: Captured) -> onnx.ModelProto:
     spell_out(captured.module, MEMORY)
     count_what_is_bounded(captured.module)
     read_by_masks(captured.module.graph)
-    spell_out(captured.module, narrow(_SPELLED))
+    widen(captured.module)
+    spell_out(captured.module, _SPELLED)
     join_bounds(captured.module)
     try:
         model = _through_torch(captured)
@@ -118,7 +120,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
         if not has_complex(captured.module):
             raise _explained(error, captured) from error
         without_complex(captured.module)
-        spell_out(captured.module, narrow(_SPELLED))
+        spell_out(captured.module, _SPELLED)
         try:
             model = _through_torch(captured)
         except torch.onnx.OnnxExporterError:

@@ -102,6 +102,7 @@ def _quantized(
             ) from error
         quantized = onnx.load(target)
     _free_products(quantized.graph, excluded, inside)
+    _read_floats(quantized.graph, excluded)
     if large := _coarsened(quantized.graph, original):
         return quantized, large
     _revive_dead_channels(quantized.graph, original)
@@ -152,14 +153,17 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     """Names of the operators that stay float.
 
     Beside the readers of `kept_float`, a bias added after a matrix product, which would be rounded to 8 bits itself,
-    and whatever reaches no layer that computes with integers; and the readers of a softmax over integers, which
-    onnxruntime would make one integer kernel that overflows where the shares are small; and the readers of pieces of a
-    weight, which the quantizer would take for activations and round once more. What clips a convolution's result is
-    part of its kernel, unless its bounds lie on one side of zero: the range of integers always holds zero.
+    and whatever reaches no layer that computes with integers; the readers of a softmax over integers, which onnxruntime
+    would make one integer kernel that overflows where the shares are small; those of pieces of a weight, which the
+    quantizer would take for activations and round once more; those of a stack of matrices, whose scales no integer
+    kernel takes; and layers by whose result the model chooses. What clips a convolution's result is part of its kernel,
+    unless its bounds lie on one side of zero: the range of integers always holds zero.
     """
     constants = {tensor.name for tensor in graph.initializer}
+    stacks = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
     producers = {name: node.op_type for node in graph.node for name in node.output}
     shares, computed, one_sided = _shares_of_integers(graph), _computed(graph), _one_sided(graph)
+    choosing = _choosing(graph)
     served: set[str] = set()  # what integer kernels read
     kept = set()
     for node in reversed(graph.node):
@@ -167,6 +171,8 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
         serves = node.op_type in LAYERS or clips or not served.isdisjoint(node.output)
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
         spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
+        spoilt = spoilt or (node.op_type == "MatMul" and node.input[1] in stacks)
+        spoilt = spoilt or (node.op_type in LAYERS and not choosing.isdisjoint(node.output))
         spoilt = spoilt or not one_sided.isdisjoint(node.output)
         if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)
@@ -184,6 +190,21 @@ def _one_sided(graph: onnx.GraphProto) -> set[str]:
             low, high = (known.get(name) if name else 0 for name in [*node.input[1:], "", ""][:2])
             if low is None or high is None or low > 0 or high < 0:
                 found.update(node.output)
+    return found
+
+
+def _choosing(graph: onnx.GraphProto) -> set[str]:
+    """What the largest are taken of, back to the layers that give it, where more is computed from which they are."""
+    hands_on = ("Cast", *_SHAPES)
+    read = {name for node in graph.node if node.op_type not in hands_on for name in node.input}
+    found: set[str] = set()
+    for node in reversed(graph.node):
+        if node.op_type in hands_on and not read.isdisjoint(node.output):
+            read.add(node.input[0])
+        if node.op_type in ("ArgMax", "ArgMin", "TopK") and node.output[-1] in read:
+            found.add(node.input[0])
+        elif node.op_type not in LAYERS and not found.isdisjoint(node.output):
+            found.update(node.input)
     return found
 
 
@@ -245,6 +266,20 @@ def _free_products(graph: onnx.GraphProto, excluded: Collection[str], inside: Co
     tensors = [onnx.TensorProto.FromString(t.SerializeToString()) for t in graph.initializer if t.name in used]
     del graph.initializer[:]
     graph.initializer.extend(tensors)
+
+
+def _read_floats(graph: onnx.GraphProto, excluded: Collection[str]) -> None:
+    """Let layers that stay float read what was float before it was rounded for others, which the quantizer does not."""
+    rounding = ("QuantizeLinear", "DequantizeLinear")
+    sources = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    plain = {node.output[0]: sources[node.input[0]] for node in graph.node if node.input and node.input[0] in sources}
+    floats = {value.name for value in graph.input}
+    for node in graph.node:
+        if node.op_type not in rounding and (node.op_type not in OPERATORS or node.name in excluded):
+            floats.update(node.output)
+    for node in graph.node:
+        if node.op_type in LAYERS and node.name in excluded and plain.get(node.input[0]) in floats:
+            node.input[0] = plain[node.input[0]]
 
 
 class _Calls:

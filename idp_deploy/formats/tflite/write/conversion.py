@@ -43,6 +43,7 @@ from idp_deploy.rewriting.images import MEANS_OF_WINDOWS, SMOOTHED, adaptive_avg
 from idp_deploy.rewriting.indexing import PLACES, RANKS
 from idp_deploy.rewriting.lines import ALONG_A_LINE, ORDERS
 from idp_deploy.rewriting.masked import choose_for_masks
+from idp_deploy.rewriting.narrow import widen
 from idp_deploy.rewriting.placing import MEMORY
 from idp_deploy.rewriting.pooling import DILATED, LARGEST, by_planes, put_back
 from idp_deploy.rewriting.products import SUMS_OF_PRODUCTS, embedding_bag, spell_out_bags
@@ -192,6 +193,7 @@ def convert(captured: Captured, calibration: Sequence[tuple[Any, ...]] = (), *, 
     spell_out_bags(captured.module)
     choose_for_masks(captured.module)
     count_what_is_bounded(captured.module)
+    widen(captured.module)
     spell_out(captured.module, UNBATCHED)
     take_apart(captured.module, TRANSPOSED)
     spell_out(captured.module, _SPELLED)

@@ -24,6 +24,9 @@ _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 _DELICATE = frozenset(DELICATE.split())
 _ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
 _KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
+_LAYERS = _KERNELS | {"BATCH_MATMUL"}
+_CHOICES = frozenset({"ARG_MAX", "ARG_MIN", "TOPK_V2"})
+_HANDS_ON = frozenset({"CAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset(ENTRYWISE.split())
 _MOVES = frozenset(
@@ -77,9 +80,10 @@ def quantize_static(model: Any, calls: Sequence[Mapping[str, np.ndarray]], keep_
 
 
 def delicate(model: Any) -> list[str]:
-    """Names of the results that stay float: of delicate operators, of means and sums over channels, of whatever is
-    computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax), and of what places are
-    computed by before they are rounded: a step of 8 bits may be several pixels."""
+    """Names of the results that stay float: of delicate operators, of squares, of means and sums over channels, of
+    whatever is computed entry by entry from those (the rest of a layer norm or an ELU, a masked softmax), and of what
+    places are computed by before they are rounded, where a step of 8 bits may be several pixels; and of layers by whose
+    result the model chooses what it computes, as routers do."""
     graph = model.subgraphs[0]
     axes = {c.index: c.values for c in constants(model, floats_only=False)}
     tainted: set[int] = set()
@@ -87,13 +91,14 @@ def delicate(model: Any) -> list[str]:
         name = kind(model, op)
         inputs = [int(t) for t in op.inputs]
         spared = name in _DELICATE or (name in _ENTRYWISE and not tainted.isdisjoint(inputs))
+        spared |= name == "MUL" and inputs[0] == inputs[1]  # of a tenth a hundredth is left, which is a step of 8 bits
         spared |= name in _KERNELS and inputs[1] not in axes  # of a kernel that is computed no scale a channel is known
         if name in ("MEAN", "SUM") and inputs[1] in axes:
             rank = len(graph.tensors[inputs[0]].shape)
             spared |= bool(np.any(axes[inputs[1]] % rank == rank - 1))
         if spared:
             tainted.update(int(t) for t in op.outputs)
-    return [graph.tensors[t].name for t in sorted(tainted | _rounded(model))]
+    return [graph.tensors[t].name for t in sorted(tainted | _rounded(model) | _choosing(model))]
 
 
 def between(model: Any, floats: Collection[str]) -> list[str]:
@@ -133,6 +138,22 @@ def _rounded(model: Any) -> set[int]:
             spared |= made & exact
             exact.update(int(t) for t in op.inputs)
     return spared
+
+
+def _choosing(model: Any) -> set[int]:
+    """What the largest are taken of, back to the layers that give it, where more is computed from which they are."""
+    operators = model.subgraphs[0].operators
+    read = {int(t) for op in operators if kind(model, op) not in _HANDS_ON for t in op.inputs}
+    found: set[int] = set()
+    for op in reversed(operators):
+        name, inputs, made = kind(model, op), [int(t) for t in op.inputs], [int(t) for t in op.outputs]
+        if name in _HANDS_ON and not read.isdisjoint(made):
+            read.add(inputs[0])
+        if name in _CHOICES and made[-1] in read:
+            found.add(inputs[0])
+        elif name not in _LAYERS and not found.isdisjoint(made):
+            found.update(inputs)
+    return found
 
 
 def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
