@@ -1,4 +1,4 @@
-"""Matrices of no layer of PyTorch: pruned where the source multiplies by them or a rule says so, proved in every format."""
+"""Matrices of no layer of PyTorch: pruned where the source multiplies by them or a rule says so, and proved."""
 
 from __future__ import annotations
 
