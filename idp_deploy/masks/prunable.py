@@ -146,9 +146,10 @@ def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
 
 def _own(owner: nn.Module) -> dict[str, Product]:
     """Parameters that a module outside of torch multiplies by, of the shape that such a product takes."""
-    if type(owner).__module__.startswith("torch."):
+    kind: type = type(owner)
+    if kind.__module__.startswith("torch."):
         return {}
-    products = multiplied(type(owner))
+    products = multiplied(kind)
     return {
         leaf: products[leaf]
         for leaf, parameter in owner._parameters.items()
@@ -160,7 +161,8 @@ def _own(owner: nn.Module) -> dict[str, Product]:
 def _output_axis(owner: nn.Module, leaf: str) -> int:
     if isinstance(owner, _TRANSPOSED) or _is_turned(owner):
         return 1
-    return 0 if type(owner).__module__.startswith("torch.") else multiplied(type(owner)).get(leaf, ("linear", 0))[1]
+    own = _own(owner)
+    return own[leaf][1] if leaf in own else 0
 
 
 def _is_turned(owner: nn.Module) -> bool:
