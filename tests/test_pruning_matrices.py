@@ -1,4 +1,4 @@
-"""Matrices that forward itself multiplies by: named, pruned where a rule says so, and proved in every format."""
+"""Matrices of no layer of PyTorch: pruned where the source multiplies by them or a rule says so, and proved."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from idp_deploy.errors import UsageError
 from idp_deploy.exporting import export
 from idp_deploy.flow import FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
+from idp_deploy.masks import prunable_weights
 from idp_deploy.pruning import left_dense, one_shot
 from idp_deploy.quantization import quantize
 from idp_deploy.verification import verify
 
-RULES = {"w": "unstructured", "turned": "unstructured", "steps.*": "unstructured"}
+RULES = {"steps.*": "unstructured"}
+ALL = ["w", "turned", "head.weight", "steps.0", "steps.1"]
 
 
 class Bare(nn.Module):
@@ -49,10 +51,10 @@ def net() -> Bare:
 
 def test_they_stay_dense_and_are_named_with_the_rule_that_prunes_them() -> None:
     left = left_dense(net(), Recipe(0.5))
-    assert list(left) == ["w", "turned", "positions", "steps.0", "steps.1"]
-    assert left["w"] == left["steps.0"]
-    assert "--rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them" in left["w"]
-    assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["head.weight"]
+    assert list(left) == ["positions", "steps.0", "steps.1"]
+    assert left["positions"] == left["steps.0"]
+    assert "--rule 'NAME=unstructured' prunes one, --rule 'matrix=unstructured' all of them" in left["steps.0"]
+    assert list(one_shot(Model(net()), Recipe(0.5)).masks) == ["w", "turned", "head.weight"]
 
 
 def test_complex_weights_stay_dense_and_a_rule_that_names_one_is_refused() -> None:
@@ -70,7 +72,7 @@ def test_complex_weights_stay_dense_and_a_rule_that_names_one_is_refused() -> No
 @pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
 def test_a_rule_prunes_them_and_every_format_proves_it(format: FormatName, scheme: str, tmp_path: Path) -> None:
     model = one_shot(Model(net()), Recipe(0.7, options={"rules": RULES}))
-    assert list(model.masks) == ["head.weight", "w", "turned", "steps.0", "steps.1"]
+    assert list(model.masks) == ALL
     assert model.sparsity == pytest.approx(0.7, abs=0.01)
     model = quantize(model, scheme, example_inputs=EXAMPLE) if scheme else model
     path = export(model, format, EXAMPLE, tmp_path / f"m{FORMATS[format].suffix}").path
@@ -91,14 +93,107 @@ def test_training_masks_them_while_forward_reads_them() -> None:
         pruner.step()
     sparse = pruner.finalize()
     zeros = {name: int((sparse.module.get_parameter(name) == 0).sum()) for name in sparse.masks}
-    assert set(zeros) == {"head.weight", "w", "turned", "steps.0", "steps.1"}
+    assert set(zeros) == set(ALL)
     assert sum(zeros.values()) == pytest.approx(0.6 * sparse.prunable, abs=len(zeros))
 
 
 def test_a_kind_names_all_of_them_and_channels_cannot_be_removed() -> None:
     model = one_shot(Model(net()), Recipe(0.5, options={"rules": {"matrix": "unstructured"}}))
     assert {"w", "positions"} <= set(model.masks)
-    left = left_dense(net(), Recipe(0.5, options={"rules": {"w": "channel"}}))
-    assert left["w"] == "channels of matrices of no layer cannot be removed"
+    left = left_dense(net(), Recipe(0.5, options={"rules": {"steps.0": "channel"}}))
+    assert left["steps.0"] == "channels of matrices of no layer cannot be removed"
     with pytest.raises(UsageError, match="'wrong' matches no prunable weight"):
         left_dense(net(), Recipe(0.5, options={"rules": {"wrong": "2:4"}}))
+
+
+class Scaled(nn.Module):
+    """A linear layer of its own, whose weight is scaled as it is read."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(outputs, inputs)), nn.Parameter(torch.zeros(outputs))
+        self.gain = 1 / inputs**0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * self.gain, self.bias)
+
+
+class Around(nn.Module):
+    """A layer of graphs: every node's features by the weight, then the neighbours' sum, then a table that is added."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight, self.places = nn.Parameter(torch.randn(inputs, outputs)), nn.Parameter(torch.randn(5, outputs))
+
+    def forward(self, x: Tensor, near: Tensor) -> Tensor:
+        return near @ torch.mm(x, self.weight) + self.places
+
+
+class Windows(nn.Module):
+    """A convolution of its own, and one that goes back, through a name and a method beside forward."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.there, self.back = (nn.Parameter(torch.randn(channels, 6, 3) / 4) for _ in range(2))
+
+    def inner(self, x: Tensor) -> Tensor:
+        kernel = self.there
+        return F.conv1d(x, weight=kernel, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose1d(self.inner(x).relu(), self.back, padding=1)
+
+
+class Looked(nn.Module):
+    """What only looks like weights: a table, a pair that makes one matrix, a matrix that is standardized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.down, self.up, self.even = (nn.Parameter(torch.randn(8, 8)) for _ in range(4))
+
+    def forward(self, x: Tensor, rows: Tensor) -> Tensor:
+        even = self.even - self.even.mean()
+        return F.linear(x + self.table[rows], self.up @ self.down) @ self.table.t() @ even
+
+
+class Layers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scaled, self.around, self.windows = Scaled(12, 16), Around(16, 6), Windows(8)
+        self.summed = nn.Parameter(torch.randn(5, 7))
+
+    def forward(self, x: Tensor, near: Tensor) -> Tensor:
+        x = self.windows(self.around(self.scaled(x).relu(), near).T[None])
+        return torch.einsum("bct,to->bco", x, self.summed)
+
+
+WAYS = {
+    "summed": ("linear", 1),
+    "scaled.weight": ("linear", 0),
+    "around.weight": ("linear", 1),
+    "windows.there": ("convolution", 0),
+    "windows.back": ("convolution", 1),
+}
+GRAPH = (torch.randn(5, 12), torch.rand(5, 5))
+
+
+def test_what_the_source_of_a_module_multiplies_by_is_a_weight_and_a_table_is_none() -> None:
+    found = prunable_weights(Layers())
+    assert {name: (one.kind, one.output_axis) for name, one in found.items()} == WAYS
+    assert prunable_weights(Looked()) == {}
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("scheme", ["", "int8"])
+@pytest.mark.parametrize("format", ["onnx", "coreml", "tflite"])
+def test_layers_of_ones_own_are_pruned_and_proved_as_torchs_are(
+    format: FormatName, scheme: str, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = one_shot(Model(Layers().eval()), Recipe(0.7))
+    model = quantize(model, scheme, example_inputs=GRAPH) if scheme else model
+    assert not (model.quantization and model.quantization.kept_float)
+    path = export(model, format, GRAPH, tmp_path / f"m{FORMATS[format].suffix}").path
+    parity = verify(path, model, GRAPH)
+    assert parity.passed, parity.notes
+    assert {proof.parameter for proof in parity.weights} == set(WAYS)

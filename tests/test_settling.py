@@ -266,10 +266,14 @@ def test_where_a_mask_comes_from_is_looked_at_once(*, of_input: bool) -> None:
 
 
 class InOneChunk(nn.Module):
-    """A layer called twice and, behind the one chunk that a small batch makes, a norm for each call (TabNet)."""
+    """A layer called twice and, behind the one chunk that a small batch makes, a norm for each call (TabNet).
 
-    def __init__(self) -> None:
+    What comes out may be written in place, as TabNet's sparse maximum does.
+    """
+
+    def __init__(self, *, writes: bool) -> None:
         super().__init__()
+        self.writes = writes
         self.layer, self.norms = nn.Linear(8, 8, bias=False), nn.ModuleList(nn.BatchNorm1d(8) for _ in range(2))
         for norm in self.norms:
             norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 2)
@@ -278,12 +282,14 @@ class InOneChunk(nn.Module):
         for norm in self.norms:
             parts = self.layer(x).chunk(-(-len(x) // 16), 0)
             x = torch.cat([norm(part) for part in parts], dim=0).tanh()
-        return x
+        top = x.amax(1, keepdim=True)
+        return x.sub_(top) if self.writes else x - top
 
 
+@pytest.mark.parametrize("writes", [False, True])
 @pytest.mark.parametrize("format", usual())
-def test_a_norm_behind_the_only_chunk_is_behind_the_layer(format: FormatName, tmp_path: Path) -> None:
-    _holds(InOneChunk(), (torch.randn(4, 8),), format, tmp_path)
+def test_a_norm_behind_the_only_chunk_is_behind_the_layer(format: FormatName, *, writes: bool, tmp_path: Path) -> None:
+    _holds(InOneChunk(writes=writes), (torch.randn(4, 8),), format, tmp_path)
 
 
 class MostLikely(nn.Module):
@@ -308,7 +314,7 @@ def test_a_width_that_no_action_takes_is_in_no_file(format: FormatName, tmp_path
     assert any("'width.weight' has no part in the model's outputs" in note for note in parity.notes)
 
 
-@pytest.mark.parametrize("how", ["apart", "given numbers", "into the only part"])
+@pytest.mark.parametrize("how", ["apart", "given numbers", "into the only part", "into a copy", "after a copy"])
 def test_what_is_spread_together_or_cut_in_one_keeps_its_numbers(how: str) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -321,6 +327,11 @@ def test_what_is_spread_together_or_cut_in_one_keeps_its_numbers(how: str) -> No
                 return torch.broadcast_tensors(x[:, :1], x[:1], x.sum())
             if how == "given numbers":
                 return torch.cat([x]), *x.split([4], 1), *x.tensor_split(2, 1)
+            if how == "into a copy":
+                return torch.cat([x]).clamp_(0, 1), x
+            if how == "after a copy":
+                copy = torch.cat([x])
+                return copy, x.clamp_(0, 1)
             (part,) = x.chunk(1)
             part[:, 0] = 0.0
             return x, torch.cat([part])

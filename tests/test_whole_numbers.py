@@ -24,6 +24,7 @@ ARITHMETIC: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, ...]]] = {
     "products": lambda k, n: (k**2, k**3, k.square(), n.prod(1), k.cumprod(1), k.prod(-1, keepdim=True)),
     "the first of the largest": lambda k, n: (k.argmax(1), k.argmin(-1, keepdim=True), n.argmax()),
     "beside floats": lambda k, n: (torch.cat([k, n / 2], 1), torch.cat([k.int(), n, k > 0], 1)),
+    "in one list with floats": lambda k, n: (torch.einsum("ij,ij->ji", k, n / 2), torch.stack([k, n / 2, n], 1)),
 }
 
 

@@ -31,6 +31,7 @@ _FILLED = {
     aten.full_like: None,
     aten.new_full: None,
 }
+_LISTED = {aten.einsum.default: 1, aten.stack.default: 0}  # operators → where their list of tensors is
 _WHOLLY = ("copy_", "zero_", "fill_")  # of what was there before nothing is left
 
 
@@ -138,6 +139,8 @@ def settle(module: fx.GraphModule) -> None:
             module.graph.erase_node(node)
         elif node.target is aten.cat.default:
             _leave_out_empty(node)
+        elif node.target in _LISTED:
+            _of_one_kind(node, _LISTED[node.target])
         elif node.target is aten.instance_norm.default and not node.args[5]:  # coremltools measures nonetheless
             node.target = aten.batch_norm.default
     module.graph.lint()
@@ -184,6 +187,19 @@ def _leave_out_empty(node: fx.Node) -> None:
     held = [part for part, size in zip(parts, sizes, strict=True) if not isinstance(size, int) or size]
     if held and len(held) < len(parts):
         node.args = (held, *node.args[1:])
+
+
+def _of_one_kind(node: fx.Node, place: int) -> None:
+    """Whole numbers and floats in one list, the former as floats first: torch.onnx would hand both to one operator."""
+    wanted, operands = node.meta["val"].dtype, []
+    for operand in node.args[place]:  # type: ignore[union-attr]
+        given = operand.meta["val"]  # type: ignore[union-attr]
+        if given.dtype != wanted:
+            with node.graph.inserting_before(node):
+                operand = node.graph.call_function(aten.to.dtype, (operand, wanted))
+            operand.meta = {**node.meta, "val": given.to(wanted)}
+        operands.append(operand)
+    node.args = (*node.args[:place], operands, *node.args[place + 1 :])
 
 
 def _multiply_first(node: fx.Node) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from idp_deploy.capturing.functional import source_of
+
 aten = torch.ops.aten
 _SPLITS = (
     aten.chunk.default,
@@ -27,13 +29,17 @@ _JOINS = (aten.cat.default, aten.concat.default, aten.concatenate.default)
 
 
 def take_wholes(graph: fx.Graph, written: set[fx.Node]) -> None:
-    """Take the whole for its only part, in place; `written` are the nodes into whose memory something is written."""
-    if written:  # a part may be a view of what is written, and what is joined is none
-        return
+    """Take the whole for its only part, in place; `written` are the nodes into whose memory something is written.
+
+    A part is a view of its whole, and so written with it; what is joined is a copy, and stays one where either is.
+    """
     for node in list(graph.nodes):
-        for kinds, row in ((_SPLITS, _split), (_JOINS, _joined), ((aten.broadcast_tensors.default,), _spread)):
-            if node.target in kinds:
-                _replace(node, row)
+        if node.target in _SPLITS:
+            _replace(node, _split)
+        elif node.target in _JOINS and written.isdisjoint((node, *map(source_of, node.all_input_nodes))):
+            _replace(node, _joined)
+        elif node.target is aten.broadcast_tensors.default and not written:
+            _replace(node, _spread)
     graph.eliminate_dead_code()
 
 

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
+from idp_deploy.masks.multiplied import Product, multiplied
 from idp_deploy.masks.parts import in_parts
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,8 +47,9 @@ class Prunable:
 def prunable_weights(module: nn.Module, *, embeddings: bool = False, matrices: bool = False) -> dict[str, Prunable]:
     """Weights of convolutions, linear, recurrent layers and attention projections by name, in the module's order.
 
-    Never a bias or a norm; an embedding table, and a linear weight tied to one, only with `embeddings`. Parameters that
-    forward itself multiplies by (`x @ self.w`) look like any other, such as positions: only with `matrices`.
+    Never a bias or a norm; an embedding table, and a linear weight tied to one, only with `embeddings`. A parameter of
+    another library's module is a weight where the source of that module multiplies by it (`x @ self.w`); others with
+    rows and columns look like any table, such as positions: only with `matrices`.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.Flatten())
     >>> {name: weight.kind for name, weight in prunable_weights(net).items()}
@@ -69,8 +71,8 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False, matrices: b
                 found[name] = replace(found[name], places=(*found[name].places, place))
             else:
                 kind = "embedding" if id(parameter) in tables else kind
-                axis = int(isinstance(owner, _TRANSPOSED) or _is_turned(owner))
-                found[name] = Prunable(name, kind, axis, (place,), _gates(owner, leaf, parameter.shape[0]))
+                gates = _gates(owner, leaf, parameter.shape[0])
+                found[name] = Prunable(name, kind, _output_axis(owner, leaf), (place,), gates)
     return found | (_matrices(module, names, found.keys() | {names[table] for table in tables}) if matrices else {})
 
 
@@ -139,7 +141,28 @@ def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
         return [(leaf, "recurrent", path) for leaf in owner._parameters if leaf.startswith("weight_")]
     if isinstance(owner, _TABLES):
         return [("weight", "embedding", path)]
-    return []
+    return [(leaf, kind, path) for leaf, (kind, _) in _own(owner).items()]
+
+
+def _own(owner: nn.Module) -> dict[str, Product]:
+    """Parameters that a module outside of torch multiplies by, of the shape that such a product takes."""
+    kind: type = type(owner)
+    if kind.__module__.startswith("torch."):
+        return {}
+    products = multiplied(kind)
+    return {
+        leaf: products[leaf]
+        for leaf, parameter in owner._parameters.items()
+        if leaf in products and parameter is not None
+        if (parameter.dim() == 2 if products[leaf][0] == "linear" else parameter.dim() > 2)
+    }
+
+
+def _output_axis(owner: nn.Module, leaf: str) -> int:
+    if isinstance(owner, _TRANSPOSED) or _is_turned(owner):
+        return 1
+    own = _own(owner)
+    return own[leaf][1] if leaf in own else 0
 
 
 def _is_turned(owner: nn.Module) -> bool:
