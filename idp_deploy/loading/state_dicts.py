@@ -16,7 +16,7 @@ from idp_deploy.errors import FileError, a_type
 from idp_deploy.loading import foreign
 from idp_deploy.loading.brought import is_brought
 from idp_deploy.loading.entries import Entries, flatten
-from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
+from idp_deploy.loading.finding import COUNTERS, Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import ADAPTER, differences, misfit, way_out
 from idp_deploy.loading.parts import joined
@@ -191,7 +191,7 @@ def _versioned(
 
     Where the file records none, its names fit the module as it is today, and so the module's own versions are taken.
     """
-    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    counters = {name: value for name, value in own.items() if name.rpartition(".")[2] in COUNTERS}
     filled = OrderedDict({**{name: value for name, value in counters.items() if name not in state}, **state})
     own_versions = own._metadata  # type: ignore[attr-defined]
     merged = {path: dict(versions.get(path, version)) for path, version in own_versions.items()}
@@ -224,7 +224,8 @@ def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
             )
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
             what = "has no values" if value.is_meta else "is not a plain dense tensor"
-            raise FileError(f"{path}: '{name}' {what}", way_out="save dense float weights (tensor.to_dense())")
+            how = "dequantize" if value.is_quantized else "to_dense"
+            raise FileError(f"{path}: '{name}' {what}", way_out=f"save dense float weights (tensor.{how}())")
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:
