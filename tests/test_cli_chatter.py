@@ -1,4 +1,4 @@
-"""The code of a model or a task may print and may leave: stdout carries the result alone, and the code says what happened."""
+"""What the code of a model or a task prints is no result, and where it leaves that is no verdict."""
 
 from __future__ import annotations
 

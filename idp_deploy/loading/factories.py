@@ -30,7 +30,7 @@ from idp_deploy.files import code_folders
 if TYPE_CHECKING:
     from idp_deploy.tasks import Task
 
-# what the stages call on a task, and what they give it; `idp_deploy.tasks.Task` brings defaults for all but the first two
+# what the stages call on a task, and what they give it; `Task` brings defaults for all but the first two
 TASK_METHODS: dict[str, tuple[str, ...]] = {
     "train_loader": ("seed",),
     "validation_loader": (),

@@ -59,7 +59,7 @@ def take(
             announce(f"{path}: the names in it are not those of {factory}, which has read it by itself, every weight")
             return
         (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
-        raise misfit(path, factory, nearest, entries, module.state_dict())
+        raise misfit(path, factory, nearest, entries, module)
     chosen, said = choose(path, attempts[-1], key, factory)
     state = {name: chosen.state[name] for name in module.state_dict() if name in chosen.state}
     _refuse_unsound(path, state)
