@@ -51,10 +51,8 @@ def _command(name: str) -> Any:
     module, _, function = COMMANDS[name].function.partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     found: Callable[..., Any] = getattr(import_module(f"idp_deploy.cli.{module}"), function)
-    alone.command(name, epilog=f"Example: {COMMANDS[name].example}")(found)
-    command = typer.main.get_command(alone)
-    command.callback = results_apart()(command.callback)
-    return command
+    alone.command(name, epilog=f"Example: {COMMANDS[name].example}")(results_apart()(found))
+    return typer.main.get_command(alone)
 
 
 app = typer.Typer(

@@ -26,6 +26,7 @@ from torch import nn
 
 from idp_deploy.errors import IdpDeployError, UsageError, asks_for_gpu
 from idp_deploy.files import code_folders
+from idp_deploy.loading.lazy import is_open
 
 if TYPE_CHECKING:
     from idp_deploy.tasks import Task
@@ -87,7 +88,8 @@ def as_module(made: Any, factory: str) -> nn.Module:
             way_out="build it outside of torch.device('meta') and init_empty_weights(): buffers that no file holds, "
             "such as tables of positions, would have none",
         )
-    return copy.deepcopy(made) if any(tensor.is_inference() for tensor in tensors.values()) else made
+    made_apart = any(not is_open(tensor) and tensor.is_inference() for tensor in tensors.values())
+    return copy.deepcopy(made) if made_apart else made  # tensors of inference mode cannot be trained, copies can
 
 
 def load_task(spec: str) -> Task:
