@@ -118,7 +118,7 @@ def fill(
         module.load_state_dict(_versioned(own, state, versions or {}), strict=True)
     except Exception as error:
         fit = Fit("", state, {}, *_misfits(own, state))
-        reasons = differences(fit, own) or [str(error).strip()]
+        reasons = differences(fit, own) or [" ".join(str(error).split())]
         raise FileError(
             f"{path} does not fit the module of {factory}: {'; '.join(reasons)}", way_out=way_out(fit)
         ) from None
