@@ -3,7 +3,7 @@
 | kept by | parts | weight |
 | --- | --- | --- |
 | `torch.nn.utils.prune` | weight_orig, weight_mask | w·m |
-| other pruners (NNI, SynFlow) | weight, weight_mask | w·m, m of ones and zeros |
+| masks beside weights, as in SynFlow | weight, weight_mask | w·m, m of ones and zeros |
 | `torch.nn.utils.weight_norm` | weight_g, weight_v | g·v/‖v‖ |
 | `parametrizations.weight_norm` | parametrizations.weight.original0, original1 | the same |
 | `torch.nn.utils.spectral_norm` | weight_orig, weight_u, weight_v | w/σ, σ = uᵀWv |
@@ -36,7 +36,7 @@ def _masked(weight: Tensor, mask: Tensor, axis: int) -> Tensor:
 
 def _masked_beside(weight: Tensor, mask: Tensor, axis: int) -> Tensor:
     if mask.shape != weight.shape or not bool(((mask == 0) | (mask == 1)).all()):
-        raise ValueError("it is no mask of this weight")
+        raise RuntimeError("it is no mask of this weight")
     return _masked(weight, mask, axis)
 
 
@@ -90,11 +90,7 @@ def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
             try:
                 with torch.no_grad():
                     weight = form.join(*(_single(part) for part in parts), axis)
-            except (
-                RuntimeError,
-                IndexError,
-                ValueError,
-            ):  # they do not belong together, and stay what they are
+            except (RuntimeError, IndexError):  # shapes that do not belong together: they stay what they are
                 continue
             home = homes.get(names[0])
             for name in names:
