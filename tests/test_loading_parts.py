@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_model
 from torch import nn
-from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 
-from idp_deploy.errors import FileError, IdpDeployWarning
+from idp_deploy.errors import FileError, IdpDeployError, IdpDeployWarning
 from idp_deploy.flow import Model, Recipe
 from idp_deploy.loading import load_any, load_checkpoint, load_model, save_checkpoint
 from idp_deploy.pruning import one_shot
@@ -102,6 +102,44 @@ def test_whole_weights_go_into_a_factory_that_builds_parts(tmp_path: Path) -> No
     for wrap in PARTS.values():
         found = load_model(tmp_path / "m.pt", lambda wrap=wrap: parted(wrap), announce=lambda _: None).module
         assert all(torch.equal(found.get_parameter(n), p) for n, p in plain.named_parameters())
+
+
+class _NeedsAGpu(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no kernel image is available")
+
+
+class _Unsaved(nn.Module):
+    """As torch.ao.pruning's FakeSparsity: a mask that load_state_dict asks for and state_dict leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(1))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight * self.mask
+
+    def state_dict(self, *_: Any, **given: Any) -> Any:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (_NeedsAGpu, "'0.weight' is computed from others, and that fails with RuntimeError: no kernel"),
+        (_Unsaved, "mask"),
+    ],
+)
+def test_parametrizations_that_fail_are_told_on_one_line(part: type[nn.Module], words: str, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        net = nn.Sequential(nn.Linear(3, 2))
+        parametrize.register_parametrization(net[0], "weight", part(), unsafe=True)
+        return net
+
+    torch.save(build().state_dict(), tmp_path / "m.pt")
+    with pytest.raises(IdpDeployError, match=words) as caught:
+        load_any(tmp_path / "m.pt", build, announce=lambda _: None)
+    assert "\n" not in str(caught.value)
 
 
 def test_parametrizations_that_cannot_be_undone_are_refused(tmp_path: Path) -> None:

@@ -262,3 +262,24 @@ def test_a_model_that_learns_by_its_copies_alone_is_pruned() -> None:
         pruner.step()
     sparse = pruner.finalize()
     assert sparse.zeros == zeros(sparse.module) == pruner.report().target_zeros
+
+
+def test_a_model_that_opacus_wraps_is_pruned_as_the_module_inside() -> None:
+    """As its GradSampleModule does: the model is `_module`, and attributes that are not there are the model's."""
+
+    class Private(nn.Module):
+        def __init__(self, module: nn.Module) -> None:
+            super().__init__()
+            self._module = module
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self._module(x)
+
+    Private.__module__ = "opacus.grad_sample.grad_sample_module"
+    net = nn.Linear(8, 8)
+    pruner = Pruner(Private(net), sparsity=0.5, epochs=1, steps_per_epoch=1)
+    pruner.prepare()
+    with pytest.warns(IdpDeployWarning, match="0 of the 1 steps"):
+        sparse = pruner.finalize()
+    assert sparse.module is net
+    assert list(sparse.masks) == ["weight"]

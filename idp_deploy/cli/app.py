@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from idp_deploy.cli.commands import COMMANDS
-from idp_deploy.cli.streams import escape_unprintable, open_closed, silence_libraries, unheard
+from idp_deploy.cli.streams import escape_unprintable, open_closed, results_apart, silence_libraries, unheard
 from idp_deploy.errors import (
     ELSEWHERE,
     ExitCode,
@@ -51,7 +51,7 @@ def _command(name: str) -> Any:
     module, _, function = COMMANDS[name].function.partition(":")
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     found: Callable[..., Any] = getattr(import_module(f"idp_deploy.cli.{module}"), function)
-    alone.command(name, epilog=f"Example: {COMMANDS[name].example}")(found)
+    alone.command(name, epilog=f"Example: {COMMANDS[name].example}")(results_apart()(found))
     return typer.main.get_command(alone)
 
 
@@ -145,6 +145,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _ended_by(_came[-1]) if _came and leave.exit_code else leave.exit_code
     except (_TerminatedError, KeyboardInterrupt) as signalled:
         return _ended_by(signalled)
+    except SystemExit as left:
+        return _say(
+            f"the code of the model or the task ended the program (SystemExit: {left}) — let it raise an error, or "
+            "return, instead of calling sys.exit()",
+            ExitCode.USAGE,
+        )
     except typer.Abort as abort:
         if isinstance(abort.__cause__, EOFError) and not debug:  # Typer takes the end of any stream for Ctrl-D
             return _explain(abort.__cause__, arguments)

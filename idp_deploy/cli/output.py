@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from idp_deploy import files
-from idp_deploy.cli.streams import unheard
+from idp_deploy.cli.streams import results, unheard
 from idp_deploy.errors import UsageError
 from idp_deploy.formats import WEIGHTS, is_package, suffixes
 from idp_deploy.legible import on_a_line, uncommanding
@@ -33,10 +33,10 @@ def emit(document: Document, *, format: str = "text", json: bool = False, output
     else:
         try:
             if isinstance(report, bytes):
-                sys.stdout.buffer.write(content)
+                results().buffer.write(content)
             else:
-                sys.stdout.write(report)
-            sys.stdout.flush()
+                results().write(report)
+            results().flush()
         except BrokenPipeError:
             unheard()
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
@@ -53,7 +53,7 @@ def ready(format: str, output: Path | None = None, *sources: Path) -> None:
     """
     if format not in RENDERERS:
         render(Document(""), format)
-    if format == "png" and output is None and sys.stdout.isatty():
+    if format == "png" and output is None and results().isatty():
         raise UsageError("a picture is nothing for a terminal", way_out="pass -o report.png, or send stdout to a file")
     if output is not None:
         writable(output, *sources)

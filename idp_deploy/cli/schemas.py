@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from idp_deploy import files
 from idp_deploy.cli.options import ReportFile
 from idp_deploy.cli.output import say, writable, written
+from idp_deploy.cli.streams import results
 from idp_deploy.errors import UsageError
 
 NAMES = ("configuration", "report", "baseline", "manifest")
@@ -32,7 +32,7 @@ def schema(
 
     text = json.dumps(SCHEMAS[name](), indent=2) + "\n"
     if output is None:
-        sys.stdout.write(text)
+        results().write(text)
         return
     wrote = written(output)
     files.write_bytes(output, text.encode())

@@ -8,6 +8,9 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from typing import Any
 
 _TYPED = {
     "µ": "u", "±": "+-", "×": "x", "·": "*", "→": "->", "–": "-", "−": "-", "—": "--", "…": "...", "≤": "<=",
@@ -52,6 +55,41 @@ def silence_libraries() -> None:
     os.close(nowhere)
 
 
+_results: list[Any] = []  # stdout, while `sys.stdout` is for everybody
+
+
+def results() -> Any:
+    """Where a command's result goes: the stdout that its caller gave it."""
+    return _results[-1] if _results else sys.stdout
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Inside, whatever prints prints to stderr: the code of a model or a task, and the processes that it starts."""
+    own = None
+    try:
+        if sys.stdout.fileno() == 1:
+            sys.stdout.flush()
+            own = os.dup(1)
+            os.dup2(sys.stderr.fileno(), 1)
+    except (OSError, ValueError):  # one of them is no file, as in a test or a notebook
+        pass
+    now = sys.stdout
+    if own is not None:
+        now = os.fdopen(os.dup(own), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    _results.append(now)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.pop()
+        if own is not None:
+            os.dup2(own, 1)
+            os.close(own)
+            with suppress(BrokenPipeError):
+                now.close()
+
+
 def unheard() -> None:
     """The reader of stdout left, as `| head` does: what else is printed goes nowhere, the command ends as it would."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), results().fileno())

@@ -19,7 +19,7 @@ from idp_deploy.errors import FileError, UsageError
 from idp_deploy.flow import CompressedModel, MaskedModel, Model, Provenance
 from idp_deploy.flow.model import gathered
 from idp_deploy.loading import fields
-from idp_deploy.loading.factories import load_module
+from idp_deploy.loading.factories import as_module, load_module
 from idp_deploy.loading.finding import is_observer
 from idp_deploy.loading.several import is_ours
 from idp_deploy.loading.sources import Source, read_source
@@ -278,7 +278,7 @@ def _build(factory: Factory) -> tuple[nn.Module, str]:
         return load_module(factory), factory
     with torch.random.fork_rng(devices=[]):
         name = f"{getattr(factory, '__module__', '')}:{getattr(factory, '__qualname__', type(factory).__name__)}"
-        return factory(), name
+        return as_module(factory(), name), name
 
 
 def _version(package: str) -> str:

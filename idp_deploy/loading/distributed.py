@@ -148,7 +148,8 @@ def _whole(path: Path, name: str, size: tuple[int, ...], parts: list[tuple[tuple
     if not parts or held != math.prod(size) or not backed:
         raise FileError(
             f"{path}: the parts of '{name}' have {held} values, where shape {size} has {math.prod(size)}",
-            way_out="copy the folder again, whole",
+            way_out="let every process call save() of torch.distributed.checkpoint, not the first alone; or copy the "
+            "folder again, whole",
         )
     whole = torch.empty(size, dtype=parts[0][1].dtype)
     covered = torch.zeros(size, dtype=torch.bool)

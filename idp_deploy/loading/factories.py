@@ -26,12 +26,21 @@ from torch import nn
 
 from idp_deploy.errors import IdpDeployError, UsageError, asks_for_gpu
 from idp_deploy.files import code_folders
+from idp_deploy.loading.lazy import is_open
 
 if TYPE_CHECKING:
     from idp_deploy.tasks import Task
 
-# what the stages call on a task; `idp_deploy.tasks.Task` brings defaults for all but the first two
-TASK_METHODS = ("train_loader", "validation_loader", "inputs", "loss", "score", "optimizer", "example_inputs")
+# what the stages call on a task, and what they give it; `Task` brings defaults for all but the first two
+TASK_METHODS: dict[str, tuple[str, ...]] = {
+    "train_loader": ("seed",),
+    "validation_loader": (),
+    "inputs": ("batch",),
+    "loss": ("outputs", "batch"),
+    "score": ("outputs", "batch"),
+    "optimizer": ("module",),
+    "example_inputs": (),
+}
 
 _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 
@@ -48,7 +57,15 @@ def load_module(factory: str) -> nn.Module:
         UsageError: no such module or attribute, not callable, other arguments than it takes, fails, or returns
             something else.
     """
-    made = _call(factory, "--model")
+    return as_module(_call(factory, "--model"), factory)
+
+
+def as_module(made: Any, factory: str) -> nn.Module:
+    """What a factory returned, if it is a module whose weights have values and can be masked.
+
+    Raises:
+        UsageError: it is something else, TorchScript, a graph of torch.export, or was built on the meta device.
+    """
     if not isinstance(made, nn.Module):
         raise UsageError(
             f"--model {factory} returned {_kind(made)}, not a torch.nn.Module",
@@ -59,7 +76,20 @@ def load_module(factory: str) -> nn.Module:
             f"--model {factory} returned a TorchScript module, whose weights cannot be masked",
             way_out="name the factory of the module that was scripted",
         )
-    return made
+    if isinstance(made, torch.fx.GraphModule) and "train" in vars(made):  # torch.export puts a refusal in its place
+        raise UsageError(
+            f"--model {factory} returned a graph of torch.export, which can neither be trained nor traced again",
+            way_out="name the factory of the module that was exported",
+        )
+    tensors = dict(made.named_parameters()) | dict(made.named_buffers())
+    if empty := next((name for name, tensor in tensors.items() if tensor.is_meta), None):
+        raise UsageError(
+            f"--model {factory} returned a module without values: '{empty}' is on the meta device",
+            way_out="build it outside of torch.device('meta') and init_empty_weights(): buffers that no file holds, "
+            "such as tables of positions, would have none",
+        )
+    made_apart = any(not is_open(tensor) and tensor.is_inference() for tensor in tensors.values())
+    return copy.deepcopy(made) if made_apart else made  # tensors of inference mode cannot be trained, copies can
 
 
 def load_task(spec: str) -> Task:
@@ -75,6 +105,16 @@ def load_task(spec: str) -> Task:
             f"--task {spec} returned {_kind(made)}, which has no {', no '.join(f'{name}()' for name in missing)}",
             way_out="subclass idp_deploy.Task, which brings defaults for classification",
         )
+    for name, given in TASK_METHODS.items():
+        try:
+            inspect.signature(getattr(made, name)).bind(*given)
+        except TypeError as error:
+            raise UsageError(
+                f"--task {spec}: {name}() does not take what it is given: {error}",
+                way_out=f"write it as def {name}({', '.join(('self', *given))})",
+            ) from None
+        except ValueError:
+            pass  # a built-in without a signature
     return made  # type: ignore[no-any-return]
 
 
@@ -147,7 +187,7 @@ def _import(name: str, spec: str, what: str) -> Any:
             sys.path.insert(0, folder)
     invalidate_caches()
     try:
-        with _no_arguments(name):
+        with _kept(name):
             return import_module(name)
     except ModuleNotFoundError as error:
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
@@ -168,14 +208,16 @@ def _import(name: str, spec: str, what: str) -> Any:
 
 
 @contextmanager
-def _no_arguments(name: str) -> Iterator[None]:
-    """The command line is ours: code that reads one as it is imported finds no more than its name there."""
-    ours = sys.argv
+def _kept(name: str) -> Iterator[None]:
+    """What is ours while code of others runs: it finds no command line, and the working folder stays where it was."""
+    ours, folder = sys.argv, os.getcwd()
     sys.argv = [f"{name}.py"]
     try:
-        yield
+        with torch.set_grad_enabled(torch.is_grad_enabled()):
+            yield
     finally:
         sys.argv = ours
+        os.chdir(folder)
 
 
 def _lying_below(package: str) -> str:
@@ -236,14 +278,17 @@ def _call(spec: str, what: str) -> Any:
     except ValueError:
         pass  # a built-in without a signature
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _kept(name.partition(":")[0]):
             return function(**arguments)
     except IdpDeployError:
         raise
+    except SystemExit as error:
+        raise UsageError(f"{what} {spec} ended the program (SystemExit: {error})", way_out=_NO_PROGRAM) from error
     except Exception as error:
         raise UsageError(f"{what} {spec} failed with {type(error).__name__}: {error}", way_out=_GIVEN) from error
 
 
+_NO_PROGRAM = "it finds no command line here: name a function that reads none, and returns what is to be made"
 _GIVEN = "check its arguments, or name a function that takes none and returns what is to be made"
 _WRITTEN = "write pkg.mod:callable(width=0.5, settings=Config(depth=3)), Python literals and classes only"
 

@@ -115,7 +115,12 @@ ENDINGS: dict[str, tuple[str, str]] = {
         "an archive of NeMo, with settings beside the weights",
         "unpack it (tar -xf FILE.nemo), and give the model_weights.ckpt that it holds",
     ),
-    ".tar": ("a tar archive", "unpack it first"),
+    ".distcp": (
+        "one process's part of a checkpoint of torch.distributed.checkpoint",
+        "name its folder, in which .metadata says where every weight lies; a copy of dir/* leaves that file behind",
+    ),
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2"), ("a tar archive", "unpack it first")),
+    **dict.fromkeys((".zip", ".mar"), ("a zip archive", "unpack it first")),
     ".json": ("a document, and no weights", "name the file of weights beside it"),
 }
 _WITH_DEEPSPEED = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from idp_deploy.errors import FileError
 from idp_deploy.loading.entries import Entries
@@ -17,13 +17,13 @@ from idp_deploy.loading.foreign import GATHER, SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open
 from idp_deploy.loading.sources import SHARD
 
-ADAPTER = r"lora_[AB]|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
+ADAPTER = r"lora_[ABab]|\.base_layer\.|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
 # a name in the file → what it shows, and the way out; asked where no weights fit
 SIGNS: dict[str, tuple[str, str]] = {
     ADAPTER: (
         "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
     ),
-    r"\.(modules_to_save|original_module)\.": (
+    r"\.(modules_to_save|original_module)\.|^base_model\.model\.": (
         "a model that peft has wrapped", "take that off and save the model: model.merge_and_unload()",
     ),
     r"^(?!.*(fake_quant|activation_post_process)).*(_packed_params|\.zero_point$)": (
@@ -57,21 +57,30 @@ def of_an_optimizer(name: str) -> bool:
 
 
 # a layer of a part that is called `state` has none of these
+_MOST_PARTS = 16  # processes that share the rows of small weights
 _NUMBERED = r"(^|\.)state\.\d+\.(?!running_|num_batches_tracked$)(?!\w*(weight|bias))\w+$"
 
 
-def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[str, Tensor]) -> FileError:
+def misfit(path: Path, factory: str, fit: Fit, entries: Entries, module: nn.Module) -> FileError:
     """The error for weights that do not fit: what they show by their names, or how they differ from the module's.
 
     Args:
-        fit: the nearest. own: the module's state.
+        fit: the nearest.
     """
+    own = module.state_dict()
     where = f"'{fit.prefix}' of {path}" if fit.prefix else f"{path}"
     for pattern, (what, way) in SIGNS.items():
         if signs := [name for name in entries.tensors if re.search(pattern, name)]:
             return FileError(f"{path} holds {what} ('{signs[0]}')", way_out=way)
     if entries.tensors and all(map(of_an_optimizer, entries.tensors)):
         return FileError(f"{path} holds the state of an optimizer, and no weights", way_out=SAVE_WEIGHTS)
+    if parts := _parts(fit, own, {name for name, _ in module.named_buffers()}):
+        name = fit.shapes[0]
+        return FileError(
+            f"{where} holds one process's part of the weights: all have 1/{parts} of the module's rows, as '{name}' "
+            f"{tuple(fit.state[name].shape)} of {tuple(own[name].shape)}",
+            way_out=f"{GATHER}; or name the factory of a model that is narrower by as much",
+        )
     empty = [
         name for name, tensor in fit.state.items() if not tensor.numel() and (is_open(own[name]) or own[name].numel())
     ]
@@ -90,35 +99,32 @@ def misfit(path: Path, factory: str, fit: Fit, entries: Entries, own: Mapping[st
             return FileError(
                 f"{where} holds no state dict: entry '{name}' is {kind}, not a tensor", way_out=SAVE_WEIGHTS
             )
-    if (parts := _parts(fit, own)) > 1:
-        name = fit.shapes[0]
-        return FileError(
-            f"{where} holds one process's part of the weights: all have 1/{parts} of the module's rows, as '{name}' "
-            f"{tuple(fit.state[name].shape)} of {tuple(own[name].shape)}",
-            way_out=f"{GATHER}; or name the factory of a model that is narrower by as much",
-        )
     return FileError(
         f"{where} does not fit the module of {factory}: {'; '.join(differences(fit, own))}",
         way_out=way_out(fit),
     )
 
 
-def _parts(fit: Fit, own: Mapping[str, Tensor]) -> int:
-    """Among how many processes every weight of `fit` is shared out by its rows; 0 where it is not so."""
-    shared = {name: value for name, value in fit.state.items() if own[name].dim() and own[name].shape[0] > 1}
-    if (
-        fit.missing
-        or fit.unexpected
-        or len(fit.shapes) < len(shared)
-        or len(shared) < 2
-        or any(map(is_open, own.values()))
-    ):
+def _parts(fit: Fit, own: Mapping[str, Tensor], buffers: Collection[str]) -> int:
+    """Among how many processes every weight of `fit` is shared out by its rows; 0 where it is not so.
+
+    Buffers, such as means of batch norms, stay whole in each process; the last one may have fewer rows, or none.
+    """
+    shared = {
+        name: value
+        for name, value in fit.state.items()
+        if own[name].dim() and own[name].shape[0] > 1 and not (name in buffers and value.shape == own[name].shape)
+    }
+    if fit.missing or fit.unexpected or len(shared) < 2 or any(map(is_open, own.values())):
         return 0
-    apart = [(own[name].shape, value.shape) for name, value in shared.items()]
-    if any(len(theirs) != len(whole) or theirs[1:] != whole[1:] or not theirs[0] for whole, theirs in apart):
+    if any(value.dim() != own[name].dim() or value.shape[1:] != own[name].shape[1:] for name, value in shared.items()):
         return 0
-    parts = round(max(whole[0] / theirs[0] for whole, theirs in apart))
-    return parts if all(math.ceil(whole[0] / parts) == theirs[0] for whole, theirs in apart) else 0
+    rows = [(own[name].shape[0], value.shape[0]) for name, value in shared.items()]
+    for parts in range(2, _MOST_PARTS + 1):
+        for rank in (0, parts - 1, *range(1, parts - 1)):
+            if all(min(max(n - rank * math.ceil(n / parts), 0), math.ceil(n / parts)) == held for n, held in rows):
+                return parts
+    return 0
 
 
 def way_out(fit: Fit) -> str:
@@ -126,6 +132,8 @@ def way_out(fit: Fit) -> str:
     said = "name the factory, and the sizes in it, that these weights were trained with"
     if fit.missing or fit.shapes or not fit.unexpected:
         return said
+    if all(name.endswith("mask") for name in fit.unexpected):
+        return "save the weights with their masks applied, weight * mask, and without the masks"
     return (
         f"{said}; or, if what is left over served training alone, leave it out of the file: "
         "load with strict=False and save module.state_dict()"

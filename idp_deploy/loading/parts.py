@@ -3,6 +3,7 @@
 | kept by | parts | weight |
 | --- | --- | --- |
 | `torch.nn.utils.prune` | weight_orig, weight_mask | w·m |
+| masks beside weights, as in SynFlow | weight, weight_mask | w·m, m of ones and zeros |
 | `torch.nn.utils.weight_norm` | weight_g, weight_v | g·v/‖v‖ |
 | `parametrizations.weight_norm` | parametrizations.weight.original0, original1 | the same |
 | `torch.nn.utils.spectral_norm` | weight_orig, weight_u, weight_v | w/σ, σ = uᵀWv |
@@ -33,6 +34,12 @@ def _masked(weight: Tensor, mask: Tensor, axis: int) -> Tensor:
     return weight * mask + 0.0  # a product alone leaves −0.0
 
 
+def _masked_beside(weight: Tensor, mask: Tensor, axis: int) -> Tensor:
+    if mask.shape != weight.shape or not bool(((mask == 0) | (mask == 1)).all()):
+        raise RuntimeError("it is no mask of this weight")
+    return _masked(weight, mask, axis)
+
+
 def _weight_normed(g: Tensor, v: Tensor, axis: int) -> Tensor:
     """As torch computes it, to the bit; the axis that has a norm an entry shows in g's shape."""
     axes = [i for i, extent in enumerate(g.shape) if extent == v.shape[i] and g.numel() == extent]
@@ -52,6 +59,7 @@ def _spectral_normed(weight: Tensor, u: Tensor, v: Tensor, axis: int) -> Tensor:
 
 FORMS = (
     Form(("_orig", "_mask"), _masked),
+    Form(("", "_mask"), _masked_beside),
     Form(("_orig", "_u", "_v"), _spectral_normed),
     Form(("_g", "_v"), _weight_normed),
     Form((".original0", ".original1"), _weight_normed),
@@ -84,27 +92,26 @@ def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
                     weight = form.join(*(_single(part) for part in parts), axis)
             except (RuntimeError, IndexError):  # shapes that do not belong together: they stay what they are
                 continue
-            tensors[owner + leaf] = weight
-            if first_home := homes.get(names[0]):
-                homes[owner + leaf] = first_home
-            elif names[0] in homes:
-                homes[owner + leaf] = ""
+            home = homes.get(names[0])
             for name in names:
                 del tensors[name]
                 homes.pop(name, None)
+            tensors[owner + leaf] = weight
+            if home is not None:
+                homes[owner + leaf] = home
     return replace(entries, tensors=tensors, homes=homes)
 
 
 def is_sound(tensor: Tensor) -> bool:
-    """A dense float tensor that has as many values as it claims."""
+    """A dense tensor of real numbers or truths that has as many values as it claims."""
     return (
         not tensor.is_meta
         and tensor.layout == torch.strided
         and not tensor.is_quantized
-        and tensor.is_floating_point()
+        and not tensor.is_complex()
         and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
     )
 
 
 def _single(part: Tensor) -> Tensor:
-    return part.float() if part.element_size() < 4 else part
+    return part.float() if part.element_size() < 4 and part.is_floating_point() else part

@@ -19,6 +19,7 @@ from idp_deploy.loading.distributed import read_distributed
 from idp_deploy.loading.reading_files import read_bytes, read_content
 
 SHARD = r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<of>\d{5})\.(?P<suffix>\w+)"
+DISTRIBUTED, PART = ".metadata", ".distcp"  # what torch.distributed.checkpoint calls its index and its files
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pt.tar", "*.pth.tar")
 # beside weights in folders of training tools, and none themselves
 BESIDE = (
@@ -49,7 +50,11 @@ def read_source(path: Path, *, trust: bool = False) -> Source:
         return _read_folder(path)
     if path.name.endswith(".index.json"):
         return _read_shards(path)
+    if path.name == DISTRIBUTED:
+        return _read_distributed(path)
     data = read_bytes(path)
+    if path.suffix == PART:
+        raise FileError(f"{path} is {foreign.ENDINGS[PART][0]}", way_out=foreign.ENDINGS[PART][1])
     return Source(read_content(path, data, trust=trust), hashlib.sha256(data).hexdigest())
 
 
@@ -144,7 +149,7 @@ FOLDERS: dict[str, Callable[[Path], Source]] = {
     "model.safetensors.index.json": _read_shards,
     "pytorch_model.bin.index.json": _read_shards,
     "*.index.json": _read_shards,
-    ".metadata": _read_distributed,  # torch.distributed.checkpoint: FSDP, Lightning, accelerate
+    DISTRIBUTED: _read_distributed,  # torch.distributed.checkpoint: FSDP, Lightning, accelerate
     "model.safetensors": _read_several,
     "pytorch_model.bin": _read_several,
     "diffusion_pytorch_model.safetensors": read_source,

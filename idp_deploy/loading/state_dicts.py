@@ -16,7 +16,7 @@ from idp_deploy.errors import FileError, a_type
 from idp_deploy.loading import foreign
 from idp_deploy.loading.brought import is_brought
 from idp_deploy.loading.entries import Entries, flatten
-from idp_deploy.loading.finding import Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
+from idp_deploy.loading.finding import COUNTERS, Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import ADAPTER, differences, misfit, way_out
 from idp_deploy.loading.parts import joined
@@ -59,7 +59,7 @@ def take(
             announce(f"{path}: the names in it are not those of {factory}, which has read it by itself, every weight")
             return
         (nearest,) = min(attempts, key=lambda one: len(one[0].missing) + len(one[0].unexpected))
-        raise misfit(path, factory, nearest, entries, module.state_dict())
+        raise misfit(path, factory, nearest, entries, module)
     chosen, said = choose(path, attempts[-1], key, factory)
     state = {name: chosen.state[name] for name in module.state_dict() if name in chosen.state}
     _refuse_unsound(path, state)
@@ -118,7 +118,7 @@ def fill(
         module.load_state_dict(_versioned(own, state, versions or {}), strict=True)
     except Exception as error:
         fit = Fit("", state, {}, *_misfits(own, state))
-        reasons = differences(fit, own) or [str(error).strip()]
+        reasons = differences(fit, own) or [" ".join(str(error).split())]
         raise FileError(
             f"{path} does not fit the module of {factory}: {'; '.join(reasons)}", way_out=way_out(fit)
         ) from None
@@ -191,7 +191,7 @@ def _versioned(
 
     Where the file records none, its names fit the module as it is today, and so the module's own versions are taken.
     """
-    counters = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    counters = {name: value for name, value in own.items() if name.rpartition(".")[2] in COUNTERS}
     filled = OrderedDict({**{name: value for name, value in counters.items() if name not in state}, **state})
     own_versions = own._metadata  # type: ignore[attr-defined]
     merged = {path: dict(versions.get(path, version)) for path, version in own_versions.items()}
@@ -224,7 +224,8 @@ def _refuse_unsound(path: Path, state: Mapping[str, Tensor]) -> None:
             )
         if value.is_meta or value.layout != torch.strided or value.is_quantized:
             what = "has no values" if value.is_meta else "is not a plain dense tensor"
-            raise FileError(f"{path}: '{name}' {what}", way_out="save dense float weights (tensor.to_dense())")
+            how = "dequantize" if value.is_quantized else "to_dense"
+            raise FileError(f"{path}: '{name}' {what}", way_out=f"save dense float weights (tensor.{how}())")
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> tuple[list[str], list[str], list[str]]:

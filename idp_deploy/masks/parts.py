@@ -70,14 +70,24 @@ def join_in(module: nn.Module) -> list[str]:
 
     Returns:
         The names of those weights.
+
+    Raises:
+        UsageError: a parametrization fails.
     """
     module.eval()  # a spectral norm goes on iterating in training
     found: list[str] = []
     for path, owner in list(module.named_modules()):
         if parametrize.is_parametrized(owner):
             for leaf in list(owner.parametrizations):  # type: ignore[arg-type]
-                _remove_parametrizations(owner, leaf)
-                found.append(f"{path}.{leaf}".lstrip("."))
+                name = f"{path}.{leaf}".lstrip(".")
+                try:
+                    _remove_parametrizations(owner, leaf)
+                except Exception as error:  # whatever the code of others says
+                    raise UsageError(
+                        f"'{name}' is computed from others, and that fails with {type(error).__name__}: {error}",
+                        way_out="let its parametrization compute it on this machine, or take it off before",
+                    ) from error
+                found.append(name)
         for leaf, row in list(_hooks(owner)):
             row.remove(owner, leaf)
             found.append(f"{path}.{leaf}".lstrip("."))

@@ -47,13 +47,14 @@ def sample(weight: Tensor) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module inside `torch.compile`, DistributedDataParallel, DataParallel and Lightning's Fabric: its names are
-    those in files."""
+    """The module inside `torch.compile`, DistributedDataParallel, DataParallel, Lightning's Fabric and Opacus: its
+    names are those in files."""
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
             model = model.module
             continue
-        held = (getattr(model, name, None) for name in ("_orig_mod", "_forward_module"))
+        opacus = ("_module",) if type(model).__module__.startswith("opacus.") else ()
+        held = (getattr(model, name, None) for name in ("_orig_mod", "_forward_module", *opacus))
         inside = next((one for one in held if isinstance(one, nn.Module)), None)
         if inside is None:
             return model
