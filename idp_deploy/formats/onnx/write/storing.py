@@ -93,10 +93,9 @@ class Store:
         self.decoder = decoder
         self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
         self.kinds = {weight.name: choose(weight, encoding) for weight in weights}
-        made = encoding not in ("dense", SPARSE_INITIALIZER)  # by nodes, which whoever asks for these does without
-        self._uniform = {w.name for w in weights if made and _is_uniform(w.values)}
         points = {w.name for w in weights if _is_zero_points(w.values)}
-        self._points = points & self._uniform
+        # one node makes all; not for tools that decode nothing: OpenCV's classic engine refuses a Split of what is made
+        self._points = set() if encoding in ("dense", SPARSE_INITIALIZER) else points
         large = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES and _is_copied(w.values)]
         whole = [w for w in large if w.name not in points]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
@@ -142,7 +141,7 @@ class Store:
             decoder.copy(self._restored[copy.of], output, transposed=copy.transposed)
         elif kind == SPARSE_INITIALIZER:
             decoder.graph.sparse_initializer.append(sparse_initializer(weight.values, weight.mask, output))
-        elif weight.name in self._uniform:
+        elif _is_uniform(weight.values):
             decoder.uniform(weight.values, output)
         else:
             floats, fill, palette = weight.name in self._cast_first, weight.fill, weight.palette
@@ -167,14 +166,14 @@ class Store:
     def _is_encoded(self, weight: Weight) -> bool:
         """Whether nodes put its zeros back, or those of the weight that it repeats."""
         copy = self._copies.get(weight.name)
-        return self.kinds[weight.name if copy is None else copy.of] in OVERHEAD and weight.name not in self._uniform
+        return self.kinds[weight.name if copy is None else copy.of] in OVERHEAD and not _is_uniform(weight.values)
 
     def _grouped(self, weights: Sequence[Weight]) -> dict[str, list[Weight]]:
         """Weight → those small ones that are decoded in the same way, itself among them."""
         groups: dict[tuple[str, np.dtype[Any], int, bool], list[Weight]] = {}
         for weight in weights:
             kind, values = self.kinds[weight.name], weight.values
-            stored = weight.name not in self._copies and weight.name not in self._uniform
+            stored = weight.name not in self._copies and not _is_uniform(values)
             if weight.name in self._points:
                 groups.setdefault((UNIFORM, values.dtype, int(values[0]), False), []).append(weight)
             elif stored and kind in OVERHEAD and weight.palette is None and values.nbytes <= GROUPED_BYTES:
