@@ -208,7 +208,7 @@ def write_cases(networks: Iterable[str], folder: Path, schemes: Collection[str] 
 def answers(path: Path, outputs: list[str], feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What onnxruntime makes of a file: `exact_I` as it is written, `usual_I` with products of 8 bits as this CPU adds
     them, which without VNNI cuts sums off at 16."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for word, entry in {"exact": AS_WRITTEN, "usual": ("", "")}.items():
         options = onnxruntime.SessionOptions()
         if all(entry):
