@@ -171,3 +171,16 @@ def test_one_node_makes_the_zero_points_of_all_weights_and_each_has_its_own(tmp_
     options.log_severity_level = 4
     options.add_session_config_entry(*EXACT_INTEGERS)
     onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("encoding", ["dense", "sparse-initializer"])
+def test_tools_that_decode_nothing_find_no_weight_in_parts(encoding: str, tmp_path: Path) -> None:
+    """OpenCV's classic engine refuses a `Split` of what another node makes; its new one a Gemm whose zero points are
+    stored."""
+    graph = written("mobilenet_v2", tmp_path / "m.onnx", "int8", encoding)
+    assert {node.op_type for node in graph.node}.isdisjoint({"Split", "Identity", "ScatterElements"})
+    made = {name: node.op_type for node in graph.node for name in node.output}
+    readers = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] not in made]
+    points = [node.input[2] for node in readers if len(node.input) > 2]
+    assert len(points) == len(set(points)) > 8
+    assert {made.get(name) for name in points} == {"ConstantOfShape", None}  # the few of a small layer are stored

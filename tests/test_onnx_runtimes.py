@@ -40,7 +40,7 @@ CONVOLUTIONS = (
     "feature_pyramid", "decoder",
 )  # fmt: skip
 RESULTS = max((ROOT / "bench" / "results").glob("compat_onnx-*.json"))
-COMPOSED_RESULTS = RESULTS.with_name("compat_onnx_composed-2026-11-29.json")
+COMPOSED_RESULTS = RESULTS.with_name("compat_onnx_composed-2026-12-01.json")
 
 
 @pytest.fixture(scope="module")

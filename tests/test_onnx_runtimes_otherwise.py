@@ -1,4 +1,4 @@
-"""What MNN, tract and ncnn compute otherwise is named, and what is like it and right is not."""
+"""What MNN, tract, ncnn and OpenCV compute otherwise is named, and what is like it and right is not."""
 
 from pathlib import Path
 from typing import Any
@@ -132,3 +132,41 @@ def test_what_pnnx_makes_otherwise_is_named(name: str, tmp_path: Path) -> None:
     graph = helper.make_graph([node], "g", ends[:1], ends[1:], constants)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)]), tmp_path / "net.onnx")
     assert lint(tmp_path / "net.onnx", "ncnn").verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("points", "then", "bias", "verdict"),
+    [
+        ("stored", "", np.int32, "refuses"),
+        ("made", "", np.int32, "right"),
+        ("none", "", np.int32, "right"),
+        ("stored", "Relu", np.int32, "right"),
+        ("stored", "", np.float32, "right"),
+    ],
+)
+def test_an_integer_layer_that_opencv_does_not_run_is_named(
+    points: str, then: str, bias: type, verdict: str, tmp_path: Path
+) -> None:
+    """Each row was run there: `bufidx >= 0 in function 'argTensor'`."""
+    stored = {
+        "w": np.zeros((5, 4), np.int8), "ws": np.ones(5, np.float32), "b": np.zeros(5, bias), "n": np.array([5]),
+        "s": np.float32(0.1), "z": np.uint8(9),
+    } | ({"wz": np.zeros(5, np.int8)} if points == "stored" else {})  # fmt: skip
+    made = [("ConstantOfShape", "n", "wz", {"value": numpy_helper.from_array(np.zeros(1, np.int8))})]
+    rows: list[tuple[str, str, str, dict[str, Any]]] = [
+        *(made if points == "made" else []),
+        ("QuantizeLinear", "x s z", "q", {}),
+        ("DequantizeLinear", "q s z", "a", {}),
+        ("DequantizeLinear", "w ws" if points == "none" else "w ws wz", "d", {"axis": 0}),
+        *([("DequantizeLinear", "b ws", "c", {"axis": 0})] if bias is np.int32 else []),
+        ("Gemm", "a d c" if bias is np.int32 else "a d b", "g", {"transB": 1}),
+        *([(then, "g", "t", {})] if then else []),
+        ("QuantizeLinear", "t s z" if then else "g s z", "r", {}),
+        ("DequantizeLinear", "r s z", "y", {}),
+    ]
+    nodes = [helper.make_node(kind, read.split(), [name], **words) for kind, read, name, words in rows]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, None]) for name in "xy"]
+    constants = [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)]), tmp_path / "net.onnx")
+    assert lint(tmp_path / "net.onnx", "opencv").verdict == verdict

@@ -29,7 +29,7 @@ _TENSORS = "only files whose inputs are tensors can be run here: write one aroun
 # With the first entry they compute in full, as those for ARM and VNNI do anyway. Under it 1.31 refuses zero points that
 # weights share and blocks of scales without any; then every operator runs as it is written, on floats.
 EXACT_INTEGERS = ("session.x64quantprecision", "1")
-_AS_WRITTEN = ("session.disable_quant_qdq", "1")
+AS_WRITTEN = ("session.disable_quant_qdq", "1")
 
 
 def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = True) -> dict[str, Session]:
@@ -46,13 +46,13 @@ def open_onnx(contents: Contents, *, threads: int = 1, exact_integers: bool = Tr
     try:
         exact = _opened(contents, threads, EXACT_INTEGERS)
     except FileError:
-        return {RUNTIME: _opened(contents, threads, _AS_WRITTEN)}
+        return {RUNTIME: _opened(contents, threads, AS_WRITTEN)}
 
     def run(call: Arrays) -> Arrays:
         try:
             return exact(call)
         except ConversionError:
-            return _opened(contents, threads, _AS_WRITTEN)(call)
+            return _opened(contents, threads, AS_WRITTEN)(call)
 
     return {RUNTIME: run}
 

@@ -153,6 +153,14 @@ class _Graph:
         is_read = source is not None and source.op_type == "DequantizeLinear" and "QuantizeLinear" in read
         return is_read or node.op_type.startswith("QLinear")
 
+    def has_stored_points(self, node: onnx.NodeProto, _: Given) -> bool:
+        """Whether an integer product has a bias of integers and stored zero points of its weight."""
+        sources = [self.producers.get(name) for name in node.input[1:]]
+        weight, bias = sources if len(sources) == 2 else (None, None)
+        if weight is None or bias is None or {weight.op_type, bias.op_type} != {"DequantizeLinear"}:
+            return False
+        return self.is_between_integers(node) and _reads(weight, 2) and weight.input[2] in self.stored
+
     def has_other_steps(self, node: onnx.NodeProto, _: Given) -> bool:
         """Whether it adds stored integers in other steps than those of the product that is quantized with them."""
         made = [self.producers.get(name) for name in node.input]
@@ -291,6 +299,7 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "uneven border": lambda _graph, _node, given: _differs(given.get("pads", [])),
     "biased": lambda _graph, _node, given: bool(given.get("bias")),
     "steps": _Graph.has_other_steps,
+    "stored points": _Graph.has_stored_points,
     "cut": lambda graph, node, _: graph.least(node.input[1]) < 0,
     "channels": _Graph.has_channels_elsewhere,
     "input": lambda graph, node, _: node.input[0] in graph.inputs,

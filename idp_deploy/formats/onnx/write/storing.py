@@ -93,9 +93,11 @@ class Store:
         self.decoder = decoder
         self._nameless = set(nameless) - {value.name for value in decoder.graph.output}
         self.kinds = {weight.name: choose(weight, encoding) for weight in weights}
-        self._points = {w.name for w in weights if _is_zero_points(w.values)}
+        points = {w.name for w in weights if _is_zero_points(w.values)}
+        # one node makes all; not for tools that decode nothing: OpenCV's classic engine refuses a Split of what is made
+        self._points = set() if encoding in ("dense", SPARSE_INITIALIZER) else points
         large = [w for w in weights if w.palette is None and w.values.size >= SHARED_ENTRIES and _is_copied(w.values)]
-        whole = [w for w in large if w.name not in self._points]
+        whole = [w for w in large if w.name not in points]
         alike = [[w for w in whole if w.is_cast is casts] for casts in (False, True)]
         self._copies = copies({w.name: w.values for w in alike[0]}) | copies({w.name: w.values for w in alike[1]})
         # not always, for then everything between is done in four bytes
