@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.formats.onnx.tools import lint
 
-TOOLS = ("mnn", "ncnn", "opencv", "openvino", "reference", "tract")
+TOOLS = ("mnn", "ncnn", "onnxruntime", "opencv", "openvino", "reference", "tract")
 IMAGE = (1, 16, 8, 10)
 KERNEL = np.zeros((8, 16, 3, 3), np.float32)
 TURNED = np.zeros((16, 8, 3, 3), np.float32)
@@ -48,6 +48,24 @@ ROWS_OF: dict[str, Row] = {
     "a pool's border in front": ("MaxPool", {"auto_pad": "SAME_LOWER"} | POOL, [], 18, "mnn reference"),
     "a border written out": ("MaxPool", {"pads": [1, 1, 0, 0]} | POOL, [], 18, "ncnn"),
     "a pool without strides": ("MaxPool", {"kernel_shape": [3, 3]}, [], 18, "mnn"),
+    "a spread pool": (
+        "MaxPool", {"auto_pad": "SAME_LOWER", "dilations": [2, 2], "kernel_shape": [3, 3], "strides": [1, 1]}, [], 18,
+        "onnxruntime",
+    ),
+    "a spread pool, its border written out": (
+        "MaxPool", {"pads": [2] * 4, "dilations": [2, 2], "kernel_shape": [3, 3], "strides": [1, 1]}, [], 18, "",
+    ),
+    "a pool that is not spread": (
+        "AveragePool", {"auto_pad": "SAME_UPPER", "dilations": [1, 1], "kernel_shape": [3, 3], "strides": [1, 1]}, [],
+        19, "ncnn",
+    ),
+    "no larger, from the end": (
+        "Resize", {"axes": [-2, -1], "keep_aspect_ratio_policy": "not_larger"}, [None, None, np.array([9, 30])], 18,
+        "onnxruntime",
+    ),
+    "no larger": (
+        "Resize", {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger"}, [None, None, np.array([9, 30])], 18, "",
+    ),
     "a border that counts": (
         "AveragePool", {"auto_pad": "SAME_UPPER", "count_include_pad": 1, "kernel_shape": [2, 2], "strides": [1, 1]},
         [], 18, "mnn ncnn",

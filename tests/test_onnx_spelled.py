@@ -39,6 +39,12 @@ WAYS: dict[str, Callable[[Tensor], object]] = {
         x.clamp(max=torch.inf).clamp(max=0.2),
         x.clamp(-1, 1).clamp(min=torch.inf).clamp(max=5),
     ),
+    "rows added to every row": lambda x: (
+        x[0].index_add(0, torch.arange(20), x[0] * 2),
+        torch.index_put(x[0], (torch.arange(20),), x[0] * 3, accumulate=True),
+    ),
+    "bounds of one tensor": lambda x: x.clamp(-3, 3).clamp(-2, 2) + x.clamp(-1, 1).clamp(-0.5, 0.5),
+    "bounds with more axes": lambda x: torch.minimum(torch.maximum(x[0, 0], -torch.ones(1, 1)), torch.ones(1, 1)),
     "a trace beside infinities": lambda x: torch.trace(torch.tril(x[0]) + torch.full((20, 20), -torch.inf).triu(1)),
 }
 

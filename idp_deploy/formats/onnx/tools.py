@@ -288,6 +288,8 @@ _PARTS: dict[str, Callable[[_Graph, onnx.NodeProto, Given], bool]] = {  # the wo
     "odd border, one step": lambda graph, node, given: 1 in graph.odd_borders(node, given),
     "odd border, steps": lambda graph, node, given: any(step > 1 for step in graph.odd_borders(node, given)),
     "strided": lambda _graph, _node, given: any(step > 1 for step in given.get("strides", [])),
+    "spread": lambda _graph, _node, given: any(apart > 1 for apart in given.get("dilations", [])),
+    "from the end": lambda _graph, _node, given: any(axis < 0 for axis in given.get("axes", [])),
     "size": lambda _graph, _node, given: bool(given.get("output_shape")),
     "other size": _Graph.has_other_extents,
     "part of one": lambda _graph, _node, given: given.get("bias", 1.0) % 1 != 0,

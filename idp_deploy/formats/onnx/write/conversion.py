@@ -7,11 +7,10 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from functools import lru_cache, partial
 from importlib import import_module
-from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,7 +141,7 @@ def convert(captured: Captured) -> onnx.ModelProto:
 
 def _through_torch(captured: Captured) -> onnx.ModelProto:
     with (
-        _quiet(), _operators_read_once(), _small_is_not_zero(),
+        _quiet(), _operators_read_once(), _sound_rules(),
         torch.random.fork_rng(), torch.no_grad(), whole_recurrences(HELD),
     ):  # fmt: skip
         exported = torch.onnx.export(captured.program(), dynamo=True, opset_version=OPSET, verbose=False, optimize=True)
@@ -230,22 +229,50 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _small_is_not_zero() -> Iterator[None]:
-    """onnxscript takes 1e-8 for the 0 of its rule x + 0 → x, and so loses what keeps x / (n + 1e-8) from 0 / 0."""
-    matcher: Any = import_module("onnxscript.rewriter._matcher") if find_spec("onnxscript.rewriter._matcher") else None
-    if (own := getattr(matcher, "math", None)) is None:  # an onnxscript that goes about it otherwise
+def _sound_rules() -> Iterator[None]:
+    """The optimizer of onnxscript without what its rules take for the same and is not."""
+    with ExitStack() as changed:
+        for path, name, made in _SOUND:
+            try:
+                owner: Any = import_module(path)
+            except ImportError:  # an onnxscript that goes about it otherwise
+                continue
+            *outer, name = name.split(".")
+            for part in outer:
+                owner = getattr(owner, part, None)
+            if (own := getattr(owner, name, None)) is not None:
+                changed.callback(setattr, owner, name, own)
+                setattr(owner, name, made(own))
         yield
-        return
-    matcher.math = SimpleNamespace(**vars(own) | {"isclose": _same_constant})
-    try:
-        yield
-    finally:
-        matcher.math = own
 
 
 def _same_constant(found: float, expected: float, *, rel_tol: float = 1e-9, abs_tol: float = 0.0) -> bool:
     """Whether a rule's constant is meant: 0 and 1 stand for themselves alone, others up to their rounding."""
     return found == expected if expected in (0, 1) else math.isclose(found, expected, rel_tol=rel_tol, abs_tol=abs_tol)
+
+
+def _where_rows_are_put(check: Callable[..., Any]) -> Callable[..., Any]:
+    """A rule's check, for a ScatterND that puts: one that adds is more than its updates."""
+
+    def checked(context: Any, **found: Any) -> Any:
+        return context.root.attributes.get_string("reduction", "none") == "none" and check(context, **found)
+
+    return checked
+
+
+_COMMON = "onnxscript.rewriter.rules.common"
+_SOUND: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    # 1e-8 is not the 0 of x + 0 → x: it keeps x / (n + 1e-8) from 0 / 0
+    ("onnxscript.rewriter._matcher", "math", lambda own: SimpleNamespace(**vars(own) | {"isclose": _same_constant})),
+    # x.index_add(0, every row in order, u) is not u
+    (f"{_COMMON}._redundant_scatter_nd", "no_op_static_scatter_nd_rule._condition_function", _where_rows_are_put),
+    # a bound of shape (1, 1) gives a vector another axis, which Clip does not
+    (
+        f"{_COMMON}._min_max_to_clip",
+        "_FuseMinMaxBase._is_scalar",
+        lambda own: lambda rule, value: not value.ndim and own(rule, value),
+    ),
+)
 
 
 @contextmanager
