@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench.suite import data, nets
+from bench.suite import regimes
 from bench.suite.judging import JUDGING
 from bench.suite.small import SmallTask
 from bench.suite.tuning import TUNING
@@ -36,4 +37,4 @@ RECURRENT = {
     )
     for kind in ("GRU", "LSTM")
 }
-TASKS = TUNING | JUDGING | STUDIED | RECURRENT | UNSEEN
+TASKS = TUNING | JUDGING | STUDIED | RECURRENT | UNSEEN | regimes.REGIMES

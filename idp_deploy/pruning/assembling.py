@@ -19,8 +19,8 @@ from idp_deploy.pruning.following import Follower, Part
 from idp_deploy.pruning.gates import follows_norms
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
+from idp_deploy.pruning.optimizers import is_adaptive
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options, selection_options
-from idp_deploy.pruning.plan import bare_optimizer
 from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
 from idp_deploy.pruning.selecting import by_reason, select, some
 from idp_deploy.pruning.sharding import refuse_sharded
@@ -30,12 +30,7 @@ from idp_deploy.pruning.sites import Site
 PAPER = {
     "temperature": 1e-4, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1, "rows": False, "gates": False,
 }  # fmt: skip
-# optimizers that divide every entry's step by the size of its own gradients
-ADAPTIVE = (
-    torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
-    torch.optim.Adadelta, torch.optim.RMSprop,
-)  # fmt: skip
-# with such an optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
+# with an adaptive optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
 DECIDED = {"kappa": 100.0, "floor_end": 1.0}
 
 
@@ -73,9 +68,7 @@ def assemble(
         else paper_schedule(recipe.epochs, steps_per_epoch or 1, **timing)
     )
     own = {key: value for key, value in options.items() if key not in (*SELECTION_OPTIONS, *known)}
-    if recipe.method == "idp":
-        own = {**_idp_defaults(recipe, optimizer), **own}
-    method = rule(sites, schedule, recipe.seed, own)
+    method = rule(sites, schedule, recipe.seed, {**defaults_of(recipe, optimizer), **own})
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example, loss)), left
 
 
@@ -191,9 +184,12 @@ def _check_sparsity(sites: list[Site], sparsity: float) -> None:
             )
 
 
-def _idp_defaults(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
+def defaults_of(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
+    """Options of `recipe.method` that follow from the mode and from what trains the weights."""
+    if recipe.method != "idp":
+        return {}
     if recipe.mode == "paper":
         return dict(PAPER)
-    if not isinstance(bare_optimizer(optimizer), ADAPTIVE):
+    if not is_adaptive(optimizer):
         return {}
     return dict(DECIDED) if parse_pattern(recipe.pattern).single else {"clip": False}
