@@ -68,9 +68,7 @@ def head(model: nn.Module) -> Iterable[nn.Parameter]:
 def by_depth(model: nn.Module) -> Iterable[dict[str, Any]]:
     """The first parameters learn at a hundredth of the last ones' rate."""
     found = list(model.parameters())
-    return [
-        {"params": [p], "lr": 0.02 * 0.01 ** (1 - place / (len(found) - 1))} for place, p in enumerate(found)
-    ]
+    return [{"params": [p], "lr": 0.02 * 0.01 ** (1 - place / (len(found) - 1))} for place, p in enumerate(found)]
 
 
 def wrong(labels: Tensor, share: float, classes: int) -> Tensor:

@@ -13,7 +13,7 @@ from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.channels import couple
 from idp_deploy.errors import UsageError, a_type, warn
 from idp_deploy.flow import Recipe
-from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
+from idp_deploy.masks import NM, Channel, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
 from idp_deploy.pruning.following import Follower, Part
 from idp_deploy.pruning.gates import follows_norms
@@ -190,6 +190,4 @@ def defaults_of(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
         return {}
     if recipe.mode == "paper":
         return dict(PAPER)
-    if not is_adaptive(optimizer):
-        return {}
-    return dict(DECIDED) if parse_pattern(recipe.pattern).single else {"clip": False}
+    return dict(DECIDED) if is_adaptive(optimizer) else {}

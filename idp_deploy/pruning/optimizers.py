@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
@@ -28,6 +27,7 @@ def is_adaptive(optimizer: Any) -> bool:
 
     The names of its settings tell, whoever wrote it; one without such names counts as SGD.
 
+    >>> import torch
     >>> weights = [torch.zeros(2, requires_grad=True)]
     >>> [is_adaptive(kind(weights, lr=0.1)) for kind in (torch.optim.SGD, torch.optim.ASGD, torch.optim.AdamW)]
     [False, False, True]
