@@ -64,7 +64,7 @@ DIGITS, WAVES, FIGURES = data.digits, partial(data.gratings, 4000, 1.0), partial
 TONES, TOKENS = partial(data.keywords, 6000, 0.4), partial(data.pointers, 8000)
 CURVES = partial(data.curves, 6000)
 PERCEPTRON = partial(nets.perceptron, (64, 64, 64, 10))
-DECAYED = {"momentum": 0.9, "weight_decay": 5e-4}
+DECAYED: Any = {"momentum": 0.9, "weight_decay": 5e-4}
 
 CHOOSING = {
     "constant": Regime(
