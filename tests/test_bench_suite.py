@@ -12,7 +12,7 @@ import torch
 from bench.suite import reporting, running
 from bench.suite.plain import plain
 from bench.suite.running import Run, batches, fill, known, one
-from bench.suite.tasks import JUDGING, TASKS, TUNING
+from bench.suite.tasks import CHOOSING, FOREIGN, JUDGING, TASKS, TUNING
 from idp_deploy.pruning import Pruner
 
 
@@ -46,10 +46,25 @@ def test_idp_with_the_settings_of_plain_idp_takes_its_steps() -> None:
 
 def test_no_task_that_judges_was_tuned_on() -> None:
     assert not set(TUNING) & set(JUDGING)
+    assert not set(CHOOSING) & set(FOREIGN)
     assert len(JUDGING) >= 10
 
 
+def test_parts_of_a_batch_give_the_steps_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for every in (1, 4):
+        task = replace(FOREIGN["untold-adamw"], steps=3, every=every)
+        monkeypatch.setitem(TASKS, task.says, task)
+        model, optimizer, pruner = running.pruned(Run.of(task.says, "idp", 0.9, 0))
+        running.train(task, model, optimizer, task.steps, 0, pruner)
+        found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([task.pace(1) * 3e-3])
+        assert pruner.method.settings["kappa"] == 100  # by its first step
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.wide
+@pytest.mark.filterwarnings("ignore:.*do not train")  # where only the head learns
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_can_be_trained_pruned_and_scored(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     running._start.cache_clear()

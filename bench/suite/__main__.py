@@ -8,6 +8,7 @@
     python -m bench.suite channels               # idp, gmp, l1-channel and topk-ste on whole channels, and their table
     python -m bench.suite recurrent              # idp, gmp and topk-ste on GRU and LSTM, and their table
     python -m bench.suite unseen                 # idp, gmp, granet and topk-ste on nets of other kinds, and their table
+    python -m bench.suite regimes                # idp, gmp and topk-ste in other ways of training, and their table
     python -m bench.suite report                 # mean ranks with their critical difference, and a table a task
 
 Runs are paired by seed: first weights and order of the data are those of every method. What counts is the score of
@@ -26,7 +27,7 @@ from bench.suite.finishing import finish
 from bench.suite.freezing import freeze
 from bench.suite.reporting import BEFORE, before, recurrent, report, tried
 from bench.suite.running import Run, fill
-from bench.suite.tasks import JUDGING, RECURRENT, STUDIED, TUNING, UNSEEN
+from bench.suite.tasks import FOREIGN, JUDGING, RECURRENT, STUDIED, TUNING, UNSEEN
 
 METHODS = ("idp", "gmp", "granet", "topk-ste", "str", "optg", "movement", "acdc")
 # from plain IDP to idp, and what else there is at the same budgets
@@ -63,7 +64,7 @@ FROZEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("topk-ste", {}),
 )
 TUNING_SEEDS = (100, 101, 102)
-WHAT = ("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "unseen", "report")
+WHAT = ("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "unseen", "regimes", "report")
 
 
 def main() -> None:
@@ -132,6 +133,19 @@ def main() -> None:
             given.minutes,
         )
         print(report(UNSEEN, "unseen"))
+    elif given.what == "regimes":
+        fill(
+            [
+                Run.of(name, method, sparsity, int(seed))
+                for seed in given.seeds.split(",")
+                for name, task in FOREIGN.items()
+                for sparsity in task.sparsities
+                for method in ("dense", "idp", "gmp", "topk-ste")
+                if method != "dense" or sparsity == task.sparsities[0]
+            ],
+            given.minutes,
+        )
+        print(report(FOREIGN, "regimes"))
     elif given.what == "recurrent":
         fill(
             [

@@ -82,7 +82,7 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
     model = task.net()
     model.load_state_dict(_start(run.task, run.seed))
     optimizer, pruner = task.optimizer(model), None
-    options = {"depthwise": task.depthwise, **json.loads(run.settings)}
+    options = {"depthwise": task.depthwise, **task.options, **json.loads(run.settings)}
     if options.get("pattern") == "channel":
         options["example_inputs"] = (task.data()[0][:2],)
     if run.method == "plain":
@@ -95,7 +95,7 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
             steps_per_epoch=task.steps,
             method=run.method,
             seed=run.seed,
-            optimizer=optimizer,
+            optimizer=optimizer if task.told else None,
             **options,
         )
         pruner.prepare()
@@ -105,18 +105,21 @@ def pruned(run: Run) -> tuple[nn.Module, torch.optim.Optimizer, Any]:
 def train(
     task: SmallTask, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int, pruner: Any = None
 ) -> None:
-    """A plain loop: one cycle of the rate, batches in an order that `seed` fixes."""
+    """A plain loop over batches in an order that `seed` fixes, as is what the loss draws."""
     x, y, _, _ = task.data()
-    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, task.rate, steps, pct_start=0.2, cycle_momentum=False)
+    schedule = task.schedule(optimizer, steps)
     order = batches(len(y), task.batch, steps, seed)
     model.train()
-    for rows in order:
-        optimizer.zero_grad()
-        task.loss(model(x[rows]), y[rows]).backward()
-        optimizer.step()
-        cycle.step()
-        if pruner is not None:
-            pruner.step()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for rows in order:
+            optimizer.zero_grad()
+            for part in rows.chunk(task.every):
+                (task.loss_of(model, x[part], y[part]) / task.every).backward()
+            optimizer.step()
+            schedule.step()
+            if pruner is not None:
+                pruner.step()
 
 
 def batches(count: int, batch: int, steps: int, seed: int) -> list[Tensor]:
@@ -144,5 +147,5 @@ def _start(name: str, seed: int) -> dict[str, Tensor]:
         torch.manual_seed(1000 + seed)
         model = task.net()
     if task.trained:
-        train(task, model, task.optimizer(model), task.trained, 1000 + seed)
+        train(task.before, model, task.before.optimizer(model), task.trained, 1000 + seed)
     return model.state_dict()

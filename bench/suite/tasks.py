@@ -5,12 +5,14 @@ from __future__ import annotations
 from functools import partial
 
 from bench.suite import data, nets
+from bench.suite.foreign import FOREIGN
 from bench.suite.judging import JUDGING
+from bench.suite.regimes import CHOOSING
 from bench.suite.small import SmallTask
 from bench.suite.tuning import TUNING
 from bench.suite.unseen import UNSEEN
 
-__all__ = ["JUDGING", "RECURRENT", "STUDIED", "TASKS", "TUNING", "UNSEEN", "SmallTask"]
+__all__ = ["CHOOSING", "FOREIGN", "JUDGING", "RECURRENT", "STUDIED", "TASKS", "TUNING", "UNSEEN", "SmallTask"]
 
 # where shipped IDP was held against plain IDP, one difference at a time; twenty epochs, 38,720 weights
 STUDIED = {
@@ -36,4 +38,4 @@ RECURRENT = {
     )
     for kind in ("GRU", "LSTM")
 }
-TASKS = TUNING | JUDGING | STUDIED | RECURRENT | UNSEEN
+TASKS = TUNING | JUDGING | STUDIED | RECURRENT | UNSEEN | CHOOSING | FOREIGN

@@ -13,14 +13,14 @@ from idp_deploy.arguments import arguments_of, number, plain
 from idp_deploy.channels import couple
 from idp_deploy.errors import UsageError, a_type, warn
 from idp_deploy.flow import Recipe
-from idp_deploy.masks import NM, Channel, parse_pattern, prunable_weights
+from idp_deploy.masks import NM, Channel, prunable_weights
 from idp_deploy.pruning.allocation import ALLOCATIONS, usual_allocation
 from idp_deploy.pruning.following import Follower, Part
 from idp_deploy.pruning.gates import follows_norms
 from idp_deploy.pruning.masking import Masking
 from idp_deploy.pruning.methods import METHODS, Surroundings
+from idp_deploy.pruning.optimizers import is_adaptive
 from idp_deploy.pruning.options import SCHEDULE_OPTIONS, SELECTION_OPTIONS, check_options, selection_options
-from idp_deploy.pruning.plan import bare_optimizer
 from idp_deploy.pruning.schedule import auto_schedule, paper_schedule, usual_timing
 from idp_deploy.pruning.selecting import by_reason, select, some
 from idp_deploy.pruning.sharding import refuse_sharded
@@ -30,12 +30,7 @@ from idp_deploy.pruning.sites import Site
 PAPER = {
     "temperature": 1e-4, "clip": False, "floor": 0.0, "floor_end": 0.0, "refresh": 1, "rows": False, "gates": False,
 }  # fmt: skip
-# optimizers that divide every entry's step by the size of its own gradients
-ADAPTIVE = (
-    torch.optim.Adam, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adamax, torch.optim.Adagrad,
-    torch.optim.Adadelta, torch.optim.RMSprop,
-)  # fmt: skip
-# with such an optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
+# with an adaptive optimizer: a mask that hardly leaves anything undecided, and a derivative of 1 (docs/pruning.md)
 DECIDED = {"kappa": 100.0, "floor_end": 1.0}
 
 
@@ -73,9 +68,7 @@ def assemble(
         else paper_schedule(recipe.epochs, steps_per_epoch or 1, **timing)
     )
     own = {key: value for key, value in options.items() if key not in (*SELECTION_OPTIONS, *known)}
-    if recipe.method == "idp":
-        own = {**_idp_defaults(recipe, optimizer), **own}
-    method = rule(sites, schedule, recipe.seed, own)
+    method = rule(sites, schedule, recipe.seed, {**defaults_of(recipe, optimizer), **own})
     return Masking(sites, followers, method, recipe, allocation, Surroundings(model, example, loss)), left
 
 
@@ -198,9 +191,10 @@ def _check_sparsity(sites: list[Site], sparsity: float) -> None:
             )
 
 
-def _idp_defaults(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
+def defaults_of(recipe: Recipe, optimizer: Any) -> dict[str, Any]:
+    """Options of `recipe.method` that follow from the mode and from what trains the weights."""
+    if recipe.method != "idp":
+        return {}
     if recipe.mode == "paper":
         return dict(PAPER)
-    if not isinstance(bare_optimizer(optimizer), ADAPTIVE):
-        return {}
-    return dict(DECIDED) if parse_pattern(recipe.pattern).single else {"clip": False}
+    return dict(DECIDED) if is_adaptive(optimizer) else {}

@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.pruning.holding import is_in_train_mode
+from idp_deploy.pruning.optimizers import bare_optimizer, trains
 from idp_deploy.pruning.sites import Site
 
 _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
@@ -56,7 +57,7 @@ class Plan:
         self._under_way: set[int] = set()  # optimizers whose step has begun, and counts already
         self._handle: Any = None
         self._optimizer = bare = bare_optimizer(optimizer)
-        self._counting = isinstance(bare, Optimizer) and self._trains(bare)
+        self._counting = isinstance(bare, Optimizer) and trains(bare, sites)
         self.open()
 
     def advance(self) -> int:
@@ -217,21 +218,15 @@ class Plan:
     def _unit(self) -> str:
         return "epochs" if self.by_epoch else "steps"
 
-    def _trains(self, optimizer: Optimizer) -> bool:
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        # of every training of the process: a layer that a run left behind lacks its weight is that run's to say
-        weights = (site.owner._parameters.get(site.where.places[0].leaf) for site in self.sites)
-        return any(weight is not None and id(weight) in held for weight in weights)
-
     def _count(self, optimizer: Optimizer, *, begins: bool = False) -> None:
         if id(optimizer) in self._under_way:
             self._under_way.discard(id(optimizer))
             if not begins:
                 return
         moved = any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
-        self._strays = optimizer is self._optimizer and not self._trains(optimizer)
+        self._strays = optimizer is self._optimizer and not trains(optimizer, self.sites)
         skipped = getattr(optimizer, "found_inf", None)  # a fused one is called by the GradScaler, and skips by itself
-        if moved and self._trains(optimizer) and not (skipped is not None and bool(skipped)):
+        if moved and trains(optimizer, self.sites) and not (skipped is not None and bool(skipped)):
             self._optimizer_steps[id(optimizer)] = self._optimizer_steps.get(id(optimizer), 0) + 1
             if begins:
                 self._under_way.add(id(optimizer))
@@ -314,8 +309,3 @@ class Plan:
 
 def _are_same(now: Sequence[Tensor], before: Sequence[Tensor]) -> bool:
     return len(now) == len(before) and all(torch.equal(a, b.to(a.device)) for a, b in zip(now, before, strict=True))
-
-
-def bare_optimizer(optimizer: Any) -> Any:
-    """The optimizer inside the wrappers of accelerate and Lightning."""
-    return getattr(optimizer, "optimizer", optimizer)

@@ -18,17 +18,18 @@ from torch import Tensor, nn
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.flow import Recipe, SoftMask
-from idp_deploy.pruning.assembling import assemble
+from idp_deploy.pruning.assembling import assemble, defaults_of
 from idp_deploy.pruning.belonging import refuse_other, settings
 from idp_deploy.pruning.copies import PrunerCopy, eagerly, forget_compiled, unwrapped
 from idp_deploy.pruning.elsewhere import find, harden_averages
 from idp_deploy.pruning.gates import attach_gates
 from idp_deploy.pruning.holding import Holding
 from idp_deploy.pruning.masking import LOOKS
+from idp_deploy.pruning.optimizers import at_each_step, bare_optimizer, trains
 from idp_deploy.pruning.options import meant
 from idp_deploy.pruning.outside import Beside, others, say_written
 from idp_deploy.pruning.pace import Pace, resumed
-from idp_deploy.pruning.plan import Plan, bare_optimizer
+from idp_deploy.pruning.plan import Plan
 from idp_deploy.pruning.results import Finalized, PruningReport
 from idp_deploy.pruning.schedule import Schedule
 from idp_deploy.pruning.sharding import refuse_flat, say_unreduced
@@ -66,6 +67,7 @@ class Pruner:
         optimizer: what trains the weights, where it exists already. Its steps are counted against the plan. With an
             adaptive one (Adam and its kin) single entries get a nearly hard mask and a derivative of 1 in "auto" mode:
             the size of a derivative cancels there, and what a soft mask leaves undecided is lost when it is frozen.
+            One that is not given is known by its first step.
         options: first, last, depthwise, embeddings, rules (which weights); dense, ramp, finish or, in paper mode,
             start, rate, finish (when); the rest goes to the method.
 
@@ -131,6 +133,8 @@ class Pruner:
                 for site in self.sites:
                     self._handles += attach(self._bare, site)
                 self._handles += attach_gates(self._bare, self._masks.followers)
+                if self._optimizer is None:
+                    self._handles.append(at_each_step(self._follow))
                 self.method.begin(self._masks.surroundings)
                 if not self.steps:  # a loaded state says what its step computes
                     with self._masks.whole():
@@ -377,6 +381,13 @@ class Pruner:
         self.plan.settled()
         harden_averages(self._masks)
         return Finalized(self._bare, masks, self.recipe)
+
+    def _follow(self, optimizer: Any) -> None:
+        """Settings that were not given, by the first optimizer that is seen to train the weights."""
+        if self._optimizer is None and trains(optimizer, self.sites):
+            self._optimizer = optimizer
+            usual, given = defaults_of(self.recipe, optimizer), self.recipe.options
+            self.method.settings |= {name: value for name, value in usual.items() if name not in given}
 
     def _go_on(self, *, look: bool = True) -> None:
         """From here on the weights are those of this training, whatever states were loaded."""

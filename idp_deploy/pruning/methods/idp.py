@@ -25,9 +25,9 @@ class IDP(Method):
     bounded by 1 with `clip` and from below by a floor, which lets pruned weights go on learning while the mask is being
     chosen: it falls evenly from `floor` where the ramp begins to `floor_end` where the mask is frozen. Neither touches
     the forward. Where the `Pruner` knows that the optimizer divides by the size of each entry's own gradients, it sets
-    κ = 100 and a floor of 1 throughout (under a pattern of larger units it leaves out `clip` instead): a bound keeps
-    SGD from overshooting at the threshold, and from Adam it takes what pushes weights off it, so that they would gather
-    where the mask has not decided. `detach` drops the second term altogether (a control). m follows w at every
+    κ = 100 and a floor of 1 throughout: a bound keeps SGD from overshooting at the threshold, and from Adam it takes
+    what pushes weights off it, so that they would gather where the mask has not decided. With a derivative of 1 they do
+    not. `detach` drops the second term altogether (a control). m follows w at every
     step; t is found anew every `refresh` steps, layer by layer in turn, and whenever the ramp has moved by 0.1 % of a
     layer; without `refresh` at every step for weights of up to 65,536 entries, and every eight steps for larger ones,
     where looking would cost time. With `rows` single entries that are the best of their row are kept in full, as the

@@ -1,0 +1,55 @@
+"""What an optimizer makes of the size of a gradient: it decides how soft masks may be."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from idp_deploy.pruning.sites import Site
+
+# settings of optimizers that divide every step by a size of gradients, or take its sign (Adam and its kin, Lion, Muon)
+_DIVIDING = {"betas", "beta", "beta1", "beta2", "beta2_decay", "eps", "alpha", "etas"}
+_PROPORTIONAL = {"dampening", "lambd"}  # what only SGD and its kin have; some of them (LARS) an eps as well
+
+
+def bare_optimizer(optimizer: Any) -> Any:
+    """The optimizer inside the wrappers of accelerate and Lightning."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def is_adaptive(optimizer: Any) -> bool:
+    """Whether the size of a gradient cancels in the step that it makes.
+
+    The names of its settings tell, whoever wrote it; one without such names counts as SGD.
+
+    >>> import torch
+    >>> weights = [torch.zeros(2, requires_grad=True)]
+    >>> [is_adaptive(kind(weights, lr=0.1)) for kind in (torch.optim.SGD, torch.optim.ASGD, torch.optim.AdamW)]
+    [False, False, True]
+    """
+    groups = getattr(bare_optimizer(optimizer), "param_groups", None) or [{}]
+    return bool(_DIVIDING & groups[0].keys()) and not _PROPORTIONAL & groups[0].keys()
+
+
+def trains(optimizer: Optimizer, sites: Iterable[Site]) -> bool:
+    """Whether it holds one of these weights."""
+    held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    # of every training of the process: a layer that a run left behind lacks its weight is that run's to say
+    weights = (site.owner._parameters.get(site.where.places[0].leaf) for site in sites)
+    return any(weight is not None and id(weight) in held for weight in weights)
+
+
+def at_each_step(tell: Callable[[Any], None]) -> RemovableHandle:
+    """Calls the method `tell` with every optimizer of the process that takes a step, as long as its owner lives."""
+    weak = weakref.WeakMethod(tell)
+
+    def look(optimizer: Optimizer, *_: Any) -> None:
+        if (call := weak()) is not None:
+            call(optimizer)
+
+    return register_optimizer_step_post_hook(look)
