@@ -235,7 +235,7 @@ def _by_layer(files: Sequence[FileFacts]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def one_spelling(groups: Sequence[Iterable[str]]) -> dict[str, str]:
-    """How each layer of several files is called: where formats cannot keep the dots, as the file with most of them does.
+    """How each layer of several files is called: where formats cannot keep the dots, as where most stand.
 
     Names that one file tells apart are never put together.
 
