@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from idp_deploy.flow import Check, Remedy, Report
 from idp_deploy.formats import FORMATS
+from idp_deploy.formats.prunable import prunable_tensors
 from idp_deploy.gating import Evidence, sparsity
 from idp_deploy.simulation.estimating import simulate
 from idp_deploy.simulation.question import Loaded
@@ -43,7 +44,8 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked)
     found = REMEDIES[metric](check, evidence, target, asked) if metric in REMEDIES else None
     layer = LAYERS[metric](evidence, asked) if metric in LAYERS else ""
     if found is None:
-        return replace(check, layer=layer)
+        useless = metric == "latency" and check.value is not None and evidence.estimate.vendor is None
+        return replace(check, layer=layer, fix=_useless(asked) if useless else check.fix)
     scheme = evidence.contents.manifest.get("scheme")
     if scheme and "prune" in found.command and "quantize" not in found.command:  # what prunes starts from floats
         found = replace(found, command=f"{found.command}, then quantize --scheme {scheme}")
@@ -52,6 +54,11 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked)
     end = "within the limit" if found.meets else "too close to it to be sure" if close else "not enough alone"
     fix = f"{found.change} ({found.command}): {metric} {show(found.value, unit)} by prediction, {end}"
     return replace(check, layer=layer, remedy=found, fix=fix)
+
+
+def _useless(asked: Asked) -> str:
+    tried = "neither int8 nor fewer channels make" if asked.removable.makers else "int8 does not make"
+    return f"{tried} it faster by prediction: measure it on the device (targets new --anchor), or raise the limit"
 
 
 # ── latency and memory: the simulator, asked about other work ───────────────────────────────────────────────────────
@@ -152,7 +159,10 @@ def _heaviest(evidence: Evidence, asked: Asked) -> str:
 
 
 def _densest(evidence: Evidence, asked: Asked) -> str:
-    return max(asked.layers, key=lambda layer: layer.entries - layer.zeros).name if asked.layers else ""
+    """With the most weights that could be zero and are not: a table of embeddings is not pruned."""
+    prunable = {tensor.name for tensor in prunable_tensors(evidence.contents)}
+    layers = [layer for layer in asked.layers if not prunable.isdisjoint(layer.tensors)]
+    return max(layers, key=lambda layer: layer.entries - layer.zeros).name if layers else ""
 
 
 def _for_flash(check: Check, evidence: Evidence, target: Target, asked: Asked) -> Remedy | None:

@@ -11,6 +11,7 @@ from idp_deploy.units import METRICS
 CHANNELS = tuple(0.02 * step for step in range(1, 46))  # up to 90 %: what is left beyond that is another network
 SHARES = (*(0.02 * step for step in range(1, 45)), 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98)
 AIM = 0.98  # of the limit: a prediction is not the file, which has alignment and names of its own
+HELPS = 0.99  # of what it is now: what leaves more mends nothing that one would see
 WHOLE = 0.96  # of that: channels go as a whole, so that a narrow layer keeps more than its share
 Tried = Iterator[tuple[str, str, float]]  # (what, the command's words, the metric it would leave)
 
@@ -23,7 +24,7 @@ def best(check: Check, tried: Tried) -> Remedy | None:
         meets = value >= limit if floor else value <= limit * AIM
         if meets:
             return Remedy(what, command, value, True)
-        if value < (near.value if near else check.value or 0.0):
+        if value < (near.value if near else (check.value or 0.0) * HELPS):
             near = Remedy(what, command, value, False)
     return near
 

@@ -295,6 +295,31 @@ class Screen(nn.Module):
     def forward(self, x):
         return self.move(self.eye(x).flatten(1))
 """
+STAGES = """
+class Step(nn.Module):
+    def __init__(self, inside, outside, stride):
+        super().__init__()
+        self.conv, self.short = nn.Conv2d(inside, outside, 3, stride, 1), stride == 1 and inside == outside
+
+    def forward(self, x):
+        y = F.relu(self.conv(x))
+        return x + y if self.short else y
+
+
+class Staged(nn.Module):
+    def __init__(self, wide=8, depths=(1, 2, 2), classes=4):
+        super().__init__()
+        rows, inside = [nn.Conv2d(3, wide, 3, padding=1)], wide
+        for level, depth in enumerate(depths):
+            for place in range(depth):
+                rows.append(Step(inside, wide * (level + 1), 2 if place == 0 else 1))
+                inside = wide * (level + 1)
+        self.body = nn.Sequential(*rows)
+        self.head = nn.Linear(inside POOLED, classes)
+
+    def forward(self, x):
+        return self.head(self.body(x)OUT)
+"""
 CONF = "model: {bands: 3, wide: 8, deep: 2}\ndata: {classes: 5, image_size: 48}\n"
 
 
@@ -346,6 +371,16 @@ SHAPES: dict[str, Folder] = {
     "height and width": _row(
         SIDES, "Screen(40, 90, 2)", "net:Screen(h=40, w=90, moves=2)", "1x3x40x90",
         play__py="from net import Screen\nplayer = Screen(40, 90, 2)\n",
+    ),
+    "blocks in stages, a loop in a loop, laid flat": _row(
+        STAGES.replace("POOLED", "* 8 * 8").replace("OUT", ".flatten(1)"),
+        "Staged(12)", "net:Staged(wide=12)", "1x3x64x64",
+    ),
+    "blocks in stages, as many as a table of another file says": _row(
+        STAGES.replace("POOLED", "").replace("OUT", ".mean((2, 3))").replace("depths=(1, 2, 2), ", "")
+        .replace("enumerate(depths)", "enumerate(open_table('base'))")
+        .replace("class Step", "def open_table(name):\n    return {'base': (1, 2)}[name]\n\n\nclass Step"),
+        "Staged(12)", "net:Staged(wide=12)", "1x3x224x224",
     ),
     "weights and no code": Folder(
         {}, "import torch; torch.save(torch.nn.Linear(4, 3).state_dict(), 'w.pt')", None, (), None,

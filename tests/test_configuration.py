@@ -111,7 +111,9 @@ def test_every_variable_reaches_its_key(variable: str, tmp_path: Path) -> None:
         ("scheme = 'int8'\n", "did you mean 'quantize.scheme'?"),
         ("[prune]\nweights = 'w.pt'\n", "did you mean 'weights', above the first [table]?"),
         ("[quantize]\nfloat = 3\n", "'quantize.float' is 3"),
-        ("inputs = [1, 64]\n", 'write each as text: inputs = ["1x3x224x224"]'),
+        ("inputs = [1, 64]\n", 'write each as text: inputs = ["1x64"]'),
+        ("Inputs = ['1x64']\n", "unknown key 'Inputs' — did you mean 'inputs'?"),
+        ("seed = 1\n", "unknown key 'seed' — did you mean 'prune.seed'?"),
         ("inputs = ['1x64x']\n", "idp-deploy.toml:1: cannot read the input '1x64x'"),
         ("inputs = ['1,64x3']\n", "the input '1,64x3' may be one shape or several"),
         ("[prune]\nlearning_rte = 1\n", "did you mean 'learning-rate'"),
@@ -142,6 +144,30 @@ def test_a_wrong_key_names_the_nearest(text: str, message: str, tmp_path: Path) 
     with pytest.raises(UsageError) as caught:
         load(write(tmp_path, text), environment={})
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "inputs = [1, 3, 32, 32]\n",
+            "'inputs' holds [1, 3, 32, 32]: each should be a text — write each as text: inputs = [\"1x3x32x32\"]",
+        ),
+        (
+            "targets = [4, 'pixel-4', 5]\n",
+            '\'targets\' holds [4, 5]: each should be a text — write each in quotes: targets = ["4", "5"]',
+        ),
+        ("targets = [4, 'pixel-4']\n", "'targets.0' is 4: it should be a text — write it in quotes: targets = [\"4\"]"),
+        (
+            "[prune]\nskip = [1, 2]\n",
+            '\'prune.skip\' holds [1, 2]: each should be a text — write each in quotes: skip = ["1", "2"]',
+        ),
+    ],
+)
+def test_entries_of_one_list_are_one_mistake(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(write(tmp_path, text), environment={})
+    assert str(caught.value) == f"{tmp_path / 'idp-deploy.toml'}:{text.count(chr(10))}: {message}"
 
 
 def test_every_mistake_is_said_at_once_with_its_line(tmp_path: Path) -> None:

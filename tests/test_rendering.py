@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -176,6 +177,16 @@ def test_an_axis_of_shares_ends_at_the_whole() -> None:
     chart = Chart("zeros", "share", ["a"], {"": [Bar(0.665)]}, least=1.0)
     assert chart.end == 1.0
     assert Chart("budgets", "share", ["a"], {"": [Bar(3.0)]}, reach=2.0).end == 2.0
+
+
+@pytest.mark.parametrize("format", ["html", "png"])
+def test_a_bar_is_measured_once_however_many_there_are(format: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = Counter[int](), Bar.extents
+    monkeypatch.setattr(Bar, "extents", lambda bar: asked.update([id(bar)]) or real(bar))
+    bars = [Bar(float(i), i / 2, 2.0 * i, beside=3.0 * i) for i in range(60)]
+    chart = Chart("c", "ms", [*map(str, range(60))], {"one": bars[:], "other": [Bar(1.0) for _ in bars]}, reach=50.0)
+    render(Document("t", pictures=[chart]), format)  # type: ignore[arg-type]
+    assert max(asked.values()) <= 4
 
 
 def test_a_comment_that_would_be_too_long_says_what_it_leaves_out() -> None:

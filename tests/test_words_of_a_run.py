@@ -60,6 +60,38 @@ def test_a_word_that_a_late_stage_refuses_is_refused_first(
     assert not list(tmp_path.rglob("*.pruned*"))
 
 
+@pytest.mark.parametrize("command", [("run", "--dry-run"), ("export", "w.pt", "--to", "onnx")])
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("torch.nn:Linaer(8, 4)", "model 'torch.nn:Linaer(8, 4)' does not name a callable with keyword arguments"),
+        ("torch.nn:Linaer", "model torch.nn:Linaer: module 'torch.nn' has no attribute 'Linaer' — did you mean"),
+        ("torch.nn.Linear", "model 'torch.nn.Linear' does not name a callable"),
+        ("there_is_none:build", "model there_is_none:build: there is no module 'there_is_none'"),
+    ],
+)
+def test_a_model_that_configuration_names_wrong_is_told_by_its_line(
+    named: str,
+    said: str,
+    command: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(nn.Linear(8, 4).state_dict(), "w.pt")
+    text = CONFIGURATION.replace("torch.nn:Linear(8, 4)", named)
+    Path("idp-deploy.toml").write_text(text)
+    assert call(*command) == 2
+    assert f"idp-deploy.toml:2: {said}" in capsys.readouterr().err
+    Path("idp-deploy.toml").write_text(text.replace("model =", "task ="))
+    assert call("export", "w.pt", "--to", "onnx", "--model", named) == 2
+    assert f"error: --{said}" in capsys.readouterr().err
+    monkeypatch.setenv("IDP_DEPLOY_MODEL", named)
+    assert call("export", "w.pt", "--to", "onnx") == 2
+    assert f"error: IDP_DEPLOY_MODEL: {said}" in capsys.readouterr().err
+
+
 def test_every_misspelt_word_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from idp_deploy import configuration, documents, files, ownership
 from idp_deploy.cli.output import say
 from idp_deploy.configuration import Configuration
-from idp_deploy.configuration.mistakes import Mistake
+from idp_deploy.configuration.mistakes import Mistake, error_of
 from idp_deploy.configuration.shapes import shapes
 from idp_deploy.errors import FileError, IdpDeployError, UsageError
 from idp_deploy.flow import Recipe
@@ -58,7 +60,8 @@ class Session:
         """The task, if one is named."""
         from idp_deploy.loading import load_task
 
-        return load_task(self.task_spec) if self.task_spec else None
+        with self._where_it_stands():
+            return load_task(self.task_spec) if self.task_spec else None
 
     def example_inputs(self, task: Task | None) -> tuple[Any, ...]:
         """From --inputs, else from the task.
@@ -146,13 +149,31 @@ class Session:
         """A dense model from a state dict."""
         from idp_deploy.loading import load_model
 
-        return load_model(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
+        with self._where_it_stands():
+            return load_model(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
 
     def compressed(self, path: Path) -> CompressedModel:
         """Our checkpoint, or any state dict with its zeros taken as they stand."""
         from idp_deploy.loading import load_any
 
-        return load_any(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
+        with self._where_it_stands():
+            return load_any(path, self.factory, trust=self.trust, weights_key=self._key(path), announce=say)
+
+    @contextmanager
+    def _where_it_stands(self) -> Iterator[None]:
+        """What is said of a flag is said of the configuration's line, where no flag was given."""
+        told = self.configuration
+        try:
+            yield
+        except UsageError as error:
+            for key, given, configured in (("model", self.factory, told.model), ("task", self.task_spec, told.task)):
+                said = error.message.removeprefix(f"--{key} ")
+                if told.source and given == configured and said != error.message:
+                    variable = f"IDP_DEPLOY_{key.upper()}"
+                    variables = {key: variable} if os.environ.get(variable) else {}
+                    mistake = Mistake((key,), f"{key} {said}", error.way_out)
+                    raise error_of([mistake], told.source, variables) from error
+            raise
 
     def _key(self, path: Path) -> str | None:
         """A configured key is that of the weights to start from; in what we made of these there is one set alone."""

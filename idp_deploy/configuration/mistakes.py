@@ -83,10 +83,27 @@ def explained(error: ValidationError, root: type[BaseModel]) -> Iterator[Mistake
     placed: dict[tuple[int | str, ...], Any] = {}
     for complaint in error.errors():
         placed.setdefault(complaint["loc"][:-1] if _is_branch(complaint["loc"]) else complaint["loc"], complaint)
+    alike: dict[tuple[object, ...], list[Any]] = {}  # entries of one list that are wrong in the same way
     for place, complaint in placed.items():
         inner = any(other[: len(place)] == place for other in placed if other != place)
         if not inner:  # what is wrong inside makes the whole wrong
-            yield _explained(complaint, place, root)
+            entry = isinstance(place[-1], int) and complaint["type"].split("_")[0] in _WANTED
+            alike.setdefault((place[:-1], complaint["type"]) if entry else place, []).append((place, complaint))
+    for same in alike.values():
+        (place, complaint), *more = same
+        yield (
+            _of_entries([one["input"] for _, one in same], complaint, place)
+            if more
+            else _explained(complaint, place, root)
+        )
+
+
+def _of_entries(given: list[Any], complaint: Any, place: tuple[int | str, ...]) -> Mistake:
+    """Of several entries of one list that are of the wrong kind: one mistake."""
+    keys, kind = tuple(part for part in place if isinstance(part, str)), complaint["type"].split("_")[0]
+    listed = json.dumps(given, default=str)
+    what = f"'{'.'.join(keys)}' holds {listed:.80}: each should be {_WANTED[kind]}"
+    return Mistake(keys, what, _written(given, kind, keys, inside_list=True))
 
 
 def _is_branch(place: tuple[int | str, ...]) -> bool:
@@ -115,6 +132,8 @@ def _explained(complaint: Any, place: tuple[int | str, ...], root: type[BaseMode
             f"'{where}' is {given!r:.80}: {msg}",
             nearest(str(given).lower(), complaint["ctx"]["names"].split(", ")),
         )
+    if kind == "too_short":
+        return Mistake(keys, f"'{where}' is {given!r}: it names nothing", "name at least one, or leave the line out")
     if wanted is None:
         return Mistake(keys, f"'{where}' is {given!r:.80}: {msg}", "write a value that is")
     what = f"'{where}' is {given!r:.80}: it should be {wanted}"
@@ -125,7 +144,9 @@ def _written(given: object, wanted: str, keys: tuple[str, ...], inside_list: boo
     """How a value of the wrong kind is written right: a list or one value, in quotes or without."""
     last = keys[-1]
     if keys == ("inputs",):
-        return 'write each as text: inputs = ["1x3x224x224"]'
+        extents = given if isinstance(given, list) else [given]
+        shape = "x".join(map(str, extents)) if all(type(one) is int for one in extents) and extents[1:] else ""
+        return f'write each as text: inputs = ["{shape or "1x3x224x224"}"]'
     if wanted == "tuple":
         parts = [p for p in map(str.strip, given.split(",")) if p] if isinstance(given, str) else given
         parts = [*parts] if isinstance(parts, list | dict) else [parts]
@@ -136,6 +157,8 @@ def _written(given: object, wanted: str, keys: tuple[str, ...], inside_list: boo
 
     if isinstance(given, list | tuple | dict):
         inside = [*given.values()] if isinstance(given, dict) else [*given]
+        if inside_list and len(inside) > 1:
+            return f"write each in quotes: {last} = {json.dumps([str(one) for one in inside])}"
         one = inside[0] if len(inside) == 1 and isinstance(inside[0], str | int | float) else None
         return "write one value" + (f": {text(one)}" if one is not None else "")
     if wanted in ("string", "path"):
@@ -153,7 +176,9 @@ def _meant(keys: tuple[str, ...], root: type[BaseModel]) -> str:
     valid, last = _names(model), keys[-1]
     elsewhere = [f"'{key}'" for key in _paths(root) if key.rpartition(".")[2] == last or key == _ELSEWHERE.get(last)]
     elsewhere = [f"{key}, above the first [table]" if "." not in key and len(keys) > 1 else key for key in elsewhere]
-    near = [] if len(elsewhere) and last in _ELSEWHERE else difflib.get_close_matches(last, valid, n=3, cutoff=0.5)
+    spelled = [name for name in valid if name == last.lower().replace("_", "-")]
+    near = spelled or difflib.get_close_matches(last, valid, n=3, cutoff=0.8 if elsewhere else 0.5)
+    near = [] if elsewhere and last in _ELSEWHERE else near
     close = [*map(repr, near), *elsewhere]
     return f"did you mean {' or '.join(close)}?" if close else nearest(last, valid)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
@@ -109,12 +110,12 @@ class Chart:
         turns = (row for turn in zip_longest(*queues) for row in turn if row is not None)
         return sorted([*dict.fromkeys([*turns, *every])][:most])
 
-    @property
+    @cached_property  # asked by every bar
     def axis(self) -> Scale:
         """The unit of every number, by the bars alone: what they are held against may be far larger."""
         return scale((bar.value for bar in self.bars()), self.unit)
 
-    @property
+    @cached_property  # asked by every bar
     def end(self) -> float:
         """Where the axis ends."""
         most = max((value for bar in self.bars() for value in bar.extents()), default=0.0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from idp_deploy.flow import Check, Estimate, FileFacts, FormatName, Parity
+from idp_deploy.formats.layer_names import key_of
 from idp_deploy.rendering.document import Bar, Chart, Journey, Picture, Step, Table
 from idp_deploy.units import METRICS, scale, show
 
@@ -155,14 +157,15 @@ def size_chart(files: Sequence[FileFacts]) -> Chart:
 
 def layer_charts(files: Sequence[FileFacts], estimates: Sequence[Estimate]) -> list[Picture]:
     """Zeros, bytes and time, a bar a layer; formats and targets of one layer side by side."""
-    rows = list(dict.fromkeys(layer.name for one in files for layer in one.layers))
+    named = _by_layer(files)
+    rows = list(dict.fromkeys(name for _, layers in named for name in layers))
     charts: list[Picture] = []
     if rows:
         zeros = {
             label: [
                 Bar(found.zeros / max(found.entries, 1)) if (found := layers.get(row)) else Bar(None) for row in rows
             ]
-            for label, layers in _by_layer(files)
+            for label, layers in named
         }
         if len({tuple(bar.value for bar in bars) for bars in zeros.values()}) == 1:
             zeros = {"zeros": next(iter(zeros.values()))}  # the same in every format
@@ -173,7 +176,7 @@ def layer_charts(files: Sequence[FileFacts], estimates: Sequence[Estimate]) -> l
                 else Bar(None)
                 for row in rows
             ]
-            for label, layers in _by_layer(files)
+            for label, layers in named
         }
         charts = [
             Chart("Zeros of each layer", "share", rows, zeros, "layer", least=1.0),
@@ -188,6 +191,8 @@ def layer_charts(files: Sequence[FileFacts], estimates: Sequence[Estimate]) -> l
 def layer_times(estimates: Sequence[Estimate], first: Sequence[str] = ()) -> Chart:
     """Time of each layer on every target; operators without weights are one row, at the end."""
     times = [_times(e) for e in estimates]
+    spelled = one_spelling([first, *times])
+    times = [{spelled[name]: bar for name, bar in found.items()} for found in times]
     named = {row for found in times for row in found}
     rows = [row for row in dict.fromkeys([*first, *(r for found in times for r in found)]) if row in named]
     rows = [row for row in rows if row != WITHOUT_WEIGHTS] + [WITHOUT_WEIGHTS] * (WITHOUT_WEIGHTS in named)
@@ -224,7 +229,24 @@ def _times(estimate: Estimate) -> dict[str, Bar]:
 
 def _by_layer(files: Sequence[FileFacts]) -> list[tuple[str, dict[str, Any]]]:
     names = labels((one.path.name, one.format) for one in files)
-    return [(label, {layer.name: layer for layer in one.layers}) for label, one in zip(names, files, strict=True)]
+    spelled = one_spelling([[layer.name for layer in one.layers] for one in files])
+    layers = [{spelled[layer.name]: layer for layer in one.layers} for one in files]
+    return list(zip(names, layers, strict=True))
+
+
+def one_spelling(groups: Sequence[Iterable[str]]) -> dict[str, str]:
+    """How each layer of several files is called: where formats cannot keep the dots, as where most stand.
+
+    Names that one file tells apart are never put together.
+
+    >>> one_spelling([["enc.table", "a.b", "a_b"], ["enc_table", "a_b"]])
+    {'enc.table': 'enc.table', 'a.b': 'a.b', 'a_b': 'a_b', 'enc_table': 'enc.table'}
+    """
+    files = [list(dict.fromkeys(names)) for names in groups]
+    every = list(dict.fromkeys(name for names in files for name in names))
+    apart = {key for names in files for key, count in Counter(map(key_of, names)).items() if count > 1}
+    best = {key_of(name): name for name in sorted(every, key=lambda name: name.count("."))}
+    return {name: name if (key := key_of(name)) in apart else best[key] for name in every}
 
 
 def labels(named: Iterable[tuple[str, str]]) -> list[str]:

@@ -89,7 +89,7 @@ def _facts(name: str, call: ast.Call, names: Mapping[str, Shape]) -> Iterator[Fa
 def _alike(name: str, call: ast.Call, names: Mapping[str, Shape], made: Definition) -> Iterator[Fact]:
     """What all layers of a row were given: `3 * classes` of `ModuleList(Conv2d(c, 3 * classes, 1) for c in widths)`."""
     row = pieces_of(call, made.init) or appended_to(name, made.init) if call_kind(call) in _ROWS else []
-    if len(row) != 1 or not isinstance(row[0], Loop) or len(row[0].calls) != 1:
+    if len(row) != 1 or not isinstance(row[0], Loop) or row[0].nested or len(row[0].calls) != 1:
         return
     own = {node.id for node in ast.walk(row[0].target) if isinstance(node, ast.Name)}
     for place in _row(name, names):

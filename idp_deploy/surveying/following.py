@@ -6,7 +6,7 @@ x: (1, 3, 32, 32) ──self.conv──▶ (1, 8, 30, 30) ──flatten──▶
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from idp_deploy.surveying.effects import OddError, Shape
 from idp_deploy.surveying.frames import DEEPEST, Frame
 from idp_deploy.surveying.functions import applied, is_function
 from idp_deploy.surveying.layers import KINDS, argument, call_kind, entries_of, literal, unwrapped
-from idp_deploy.surveying.plain import MOST_ROUNDS
+from idp_deploy.surveying.plain import MOST_ENTRIES, MOST_ROUNDS
 from idp_deploy.surveying.rooms import Rooms, Steps
 from idp_deploy.surveying.rows import Loop, Piece, appended_to, pieces_of
 from idp_deploy.surveying.tensors import Instance, Layer, T, agree, tensors_in
@@ -90,7 +90,10 @@ class Follower:
         own = self.class_of(layer)
         made = kind in layer.owner.definition.methods and kind != "forward"
         if kind == "Sequential" or made or (own and not own.methods.get("forward") and own.layers):
-            for one in self.members(layer):
+            members = self.members(layer)
+            if not members and layer.name in self.rooms:
+                return self.unknown()
+            for one in members:
                 first = self.apply(one, [first], {}, depth + 1)
             return first
         if own is not None and own.is_class:
@@ -211,19 +214,33 @@ class Follower:
         inside = self.rooms.get(layer.name, {})
         last = max((int(name) for name in inside if name.isdecimal() and len(name) < 5), default=-1)
         rest = sum(isinstance(one, ast.Call) for one in pieces)
-        found: list[tuple[ast.Call, Instance]] = []
-        for one in pieces:
-            if isinstance(one, Loop):
-                rounds = max(1, -(-(last + 1 - rest) // max(1, len(one.calls))))
-                values = list(islice(frame.each(one.over), MOST_ROUNDS))
-                for place in range(rounds):
-                    frame.bind(one.target, values[place] if len(values) == rounds else ...)
-                    found += [(call, replace(layer.owner, given=dict(frame.names))) for call in one.calls]
-            else:
-                found.append((one, replace(layer.owner, given=dict(frame.names))))
-        if not found and inside:  # made in a way that is not looked into
-            self.dark = True
+        found = list(islice(self._unrolled(pieces, frame, last + 1 - rest), MOST_ENTRIES))
+        if (not found and inside) or len(found) <= last:  # made in a way that is not looked into
+            self.dark, found = True, []
         return [Layer(f"{layer.name}.{place}", unwrapped(call), owner) for place, (call, owner) in enumerate(found)]
+
+    def _unrolled(
+        self, pieces: Sequence[Piece], frame: Frame, count: int | None = None
+    ) -> Iterator[tuple[ast.Call, Instance]]:
+        """What a list is made of, call by call, each with the names that stand where it is made.
+
+        Args:
+            count: how many a loop makes whose rounds are alike; None where only what it goes over tells.
+        """
+        for one in pieces:
+            if not isinstance(one, Loop):
+                yield one, replace(frame.this, given=dict(frame.names))
+                continue
+            values = list(islice(frame.each(one.over), MOST_ROUNDS))
+            if count is not None and not one.nested:
+                rounds = max(1, -(-count // max(1, len(one.calls))))
+                values = values if len(values) == rounds else [...] * rounds
+            elif values == [...]:
+                return
+            for value in values:
+                self.step()
+                frame.bind(one.target, value)
+                yield from self._unrolled(one.pieces, frame)
 
     def _pieces(self, layer: Layer) -> tuple[list[Piece], Frame]:
         """What a list is made of, and the names that stand where it is made: in __init__, or in a method of its own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from idp_deploy.surveying.bundles import assigned
 from idp_deploy.surveying.definitions import last_name
@@ -17,7 +18,16 @@ class Loop:
 
     target: ast.expr
     over: ast.expr
-    calls: tuple[ast.Call, ...]
+    pieces: tuple[ast.Call | Loop, ...]
+
+    @property
+    def calls(self) -> tuple[ast.Call, ...]:
+        return tuple(one for one in self.pieces if isinstance(one, ast.Call))
+
+    @property
+    def nested(self) -> bool:
+        """Whether it holds a loop of its own, so that its rounds need not be alike."""
+        return any(isinstance(one, Loop) for one in self.pieces)
 
 
 Piece = ast.Call | Loop
@@ -54,13 +64,13 @@ def _built(name: str, init: ast.AST) -> list[Piece]:
     found: list[Piece] = []
     for node in ast.iter_child_nodes(init):
         if isinstance(node, ast.For):
-            inner = [one for one in _built(name, node) if isinstance(one, ast.Call)]
+            inner = _built(name, node)
             found += [Loop(node.target, node.iter, tuple(inner))] if inner else []
         elif isinstance(node, ast.If | ast.With):
             found += _built(name, node)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign) and node.value:
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found += _listed(node.value) if name in map(ast.unparse, targets) else []
+            pairs = [(node.target, node.value)] if isinstance(node, ast.AugAssign) else assigned(node)
+            found += [one for target, value in pairs if ast.unparse(target) == name for one in _listed(value)]
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             call = node.value
             if isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == name and call.args:
@@ -88,9 +98,12 @@ def told(
     """
     loops = [(at, piece) for at, piece in enumerate(pieces) if isinstance(piece, Loop)]
     weighing = [_weighs(piece) for piece in pieces]
-    if len(loops) != 1 or not stored:
-        return {}
-    (at, loop), rows = loops[0], [stored[place] for place in sorted(stored)]
+    rows = [stored[place] for place in sorted(stored)]
+    if len(loops) != 1 or loops[0][1].nested or not stored:
+        leading = takewhile(lambda piece: not isinstance(piece, Loop), pieces)
+        weighed = [one for one in leading if isinstance(one, ast.Call) and _weighs(one)]
+        return {n: v for call, shapes in zip(weighed, rows, strict=False) for n, v in _sizes(call, shapes, {}).items()}
+    at, loop = loops[0]
     before, after = sum(weighing[:at]), sum(weighing[at + 1 :])
     inside, each = rows[before : len(rows) - after], weighing[at]
     if not each or len(inside) % each:
@@ -137,7 +150,7 @@ def _sizes(call: ast.Call, shapes: Mapping[str, Shape], starts: Mapping[str, ast
 def _weighs(piece: Piece) -> int:
     """How many of its layers store something: those of torch that are none of `KINDS` are taken to have no weights."""
     if isinstance(piece, Loop):
-        return sum(map(_weighs, piece.calls))
+        return sum(map(_weighs, piece.pieces))
     foreign = isinstance(piece.func, ast.Attribute) and last_name(piece.func.value) in ("nn", "torch")
     within = call_kind(piece) in ("ModuleList", "ModuleDict", "Sequential")
     return int(within or call_kind(piece) in KINDS or not (foreign or call_kind(piece) in _WEIGHTLESS))
