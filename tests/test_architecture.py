@@ -113,7 +113,7 @@ ALLOWED: dict[str, set[str]] = {
     | STAGES
     | {"baselines", "configuration", "diffing", "judging", "pipeline", "rendering", "restoring"},
     "configuration": FOUNDATION | {"formats", "documents", "files", "units"},
-    "rendering": FOUNDATION | {"files", "ledger", "units"},
+    "rendering": FOUNDATION | {"files", "formats", "ledger", "units"},
     "cli": FOUNDATION
     | CORE
     | STAGES

@@ -199,13 +199,13 @@ def test_rows_of_gates_are_rows(pattern: str, allocation: str) -> None:
     assert again == sparse.zeros
 
 
-def test_whole_channels_of_recurrent_layers_stay_and_the_pruner_says_why() -> None:
+def test_hidden_units_stay_where_nothing_tells_what_reads_them_and_the_pruner_says_why() -> None:
     module = nn.ModuleDict({"first": nn.Linear(4, 8), "gru": nn.GRU(8, 8), "last": nn.Linear(8, 2)})
     with pytest.warns(IdpDeployWarning, match="without example inputs"):
         pruner = Pruner(module, sparsity=0.5, epochs=1, pattern="channel")
     assert pruner.left == {
-        "gru.weight_ih_l0": "channels of recurrent layers cannot be removed",
-        "gru.weight_hh_l0": "channels of recurrent layers cannot be removed",
+        "gru.weight_ih_l0": "without example inputs nothing tells which hidden units go together",
+        "gru.weight_hh_l0": "without example inputs nothing tells which hidden units go together",
         "last.weight": "last layer",
     }
 

@@ -17,10 +17,10 @@ from idp_deploy.loading.foreign import GATHER, SAVE_WEIGHTS
 from idp_deploy.loading.lazy import is_open
 from idp_deploy.loading.sources import SHARD
 
-ADAPTER = r"lora_[ABab]|\.base_layer\.|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
+ADAPTER = r"lora_[ABab]|lora_(up|down)|lora_magnitude|(^|[._])ia3_l|hada_w|oft_[RS]|vera_lambda"
 # a name in the file → what it shows, and the way out; asked where no weights fit
 SIGNS: dict[str, tuple[str, str]] = {
-    ADAPTER: (
+    rf"{ADAPTER}|\.base_layer\.": (
         "an adapter, not a model", "merge it into its model and save that: model.merge_and_unload()",
     ),
     r"\.(modules_to_save|original_module)\.|^base_model\.model\.": (
@@ -110,14 +110,16 @@ def _parts(fit: Fit, own: Mapping[str, Tensor], buffers: Collection[str]) -> int
 
     Buffers, such as means of batch norms, stay whole in each process; the last one may have fewer rows, or none.
     """
+    if fit.missing or fit.unexpected or any(map(is_open, own.values())):
+        return 0
     shared = {
         name: value
         for name, value in fit.state.items()
         if own[name].dim() and own[name].shape[0] > 1 and not (name in buffers and value.shape == own[name].shape)
     }
-    if fit.missing or fit.unexpected or len(shared) < 2 or any(map(is_open, own.values())):
-        return 0
-    if any(value.dim() != own[name].dim() or value.shape[1:] != own[name].shape[1:] for name, value in shared.items()):
+    if len(shared) < 2 or any(
+        value.dim() != own[name].dim() or value.shape[1:] != own[name].shape[1:] for name, value in shared.items()
+    ):
         return 0
     rows = [(own[name].shape[0], value.shape[0]) for name, value in shared.items()]
     for parts in range(2, _MOST_PARTS + 1):
