@@ -56,8 +56,8 @@ def of_an_optimizer(name: str) -> bool:
     return "optim" in name.partition(".")[0] or re.search(_NUMBERED, name) is not None
 
 
-# a layer of a part that is called `state` has none of these
 _MOST_PARTS = 16  # processes that share the rows of small weights
+# a layer of a part that is called `state` has none of these
 _NUMBERED = r"(^|\.)state\.\d+\.(?!running_|num_batches_tracked$)(?!\w*(weight|bias))\w+$"
 
 
