@@ -44,8 +44,8 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked)
     found = REMEDIES[metric](check, evidence, target, asked) if metric in REMEDIES else None
     layer = LAYERS[metric](evidence, asked) if metric in LAYERS else ""
     if found is None:
-        useless = metric == "latency" and check.value is not None and evidence.estimate.vendor is None
-        return replace(check, layer=layer, fix=_useless(asked) if useless else check.fix)
+        asks = metric in USELESS and check.value is not None and evidence.estimate.vendor is None
+        return replace(check, layer=layer, fix=USELESS[metric](asked) if asks else check.fix)
     scheme = evidence.contents.manifest.get("scheme")
     if scheme and "prune" in found.command and "quantize" not in found.command:  # what prunes starts from floats
         found = replace(found, command=f"{found.command}, then quantize --scheme {scheme}")
@@ -56,9 +56,23 @@ def _with_remedy(check: Check, evidence: Evidence, target: Target, asked: Asked)
     return replace(check, layer=layer, remedy=found, fix=fix)
 
 
-def _useless(asked: Asked) -> str:
-    tried = "neither int8 nor fewer channels make" if asked.removable.makers else "int8 does not make"
-    return f"{tried} it faster by prediction: measure it on the device (targets new --anchor), or raise the limit"
+def _no_narrower(asked: Asked) -> str:
+    return "neither int8 nor fewer channels make" if asked.removable.makers else "int8 does not make"
+
+
+def _no_faster(asked: Asked) -> str:
+    way_out = "measure it on the device (targets new --anchor), or raise the limit"
+    return f"{_no_narrower(asked)} it faster by prediction: {way_out}"
+
+
+def _no_leaner(asked: Asked) -> str:
+    return f"{_no_narrower(asked)} it less by prediction: lower the input resolution, or raise the limit"
+
+
+def _no_smaller(asked: Asked) -> str:
+    weights = sum(tensor.size_bytes for tensor in asked.contents.tensors)
+    rest = show(max(asked.contents.size_bytes - weights, 0), "bytes")
+    return f"neither more zeros nor int8 weights make it smaller by prediction ({rest} is no weights): raise the limit"
 
 
 # ── latency and memory: the simulator, asked about other work ───────────────────────────────────────────────────────
@@ -124,29 +138,34 @@ def _for_size(check: Check, evidence: Evidence, target: Target, asked: Asked) ->
     contents = evidence.contents
     scale = (check.value or 0.0) / max(contents.size_bytes, 1)  # of a download: it shrinks as the file does
     row, prunable, now = FORMATS[contents.format], asked.prunable, asked.zeros
-    floats = any(tensor.dtype.startswith("float") for tensor in prunable)
+    floats = any(tensor.dtype.startswith("float") for tensor in (*prunable, *asked.apart))
 
     def saved(share: float = now, bits: float | None = None) -> float:
         return asked.size_bytes(share, bits) * scale
 
     def tried() -> Tried:
-        if floats and any(not tensor.is_sparse and tensor.zeros for tensor in prunable):
+        if floats and asked.stores_zeros:
             restored = f"restore {contents.path}, or " if row.restore else ""
             yield "leave out the zeros that are stored", f"{restored}export --encoding auto", saved()
         more = [share for share in SHARES if share > now]
-        if more:
-            share, value = least(more, check.budget.limit, saved)
-            if share <= ROOM or not floats:
-                yield f"prune to {percent(share)} zeros", f"prune --target {share:.2f}", value
+        alone = least(more, check.budget.limit, saved) if more else (1.0, float("inf"))
+        if more and (alone[0] <= ROOM or not floats):
+            yield *_prune(alone[0]), alone[1]
         if not floats:
             return
         yield "int8 weights", "quantize --scheme int8-weights", saved(bits=8)
         if more:
             share, value = least(more, check.budget.limit, lambda share: saved(share, 8))
-            both = f"prune --target {share:.2f}, then quantize --scheme int8-weights"
-            yield f"prune to {percent(share)} zeros, with int8 weights", both, value
+            what, command = _prune(share)
+            yield f"{what}, with int8 weights", f"{command}, then quantize --scheme int8-weights", value
+        if more and alone[0] > ROOM:  # where floats are few, integers take more with their scales
+            yield *_prune(alone[0]), alone[1]
 
-    return best(check, tried()) if prunable else None
+    return best(check, tried())
+
+
+def _prune(share: float) -> tuple[str, str]:
+    return f"prune to {percent(share)} zeros", f"prune --target {share:.2f}"
 
 
 def _for_sparsity(limit: float) -> Remedy | None:
@@ -177,6 +196,11 @@ REMEDIES: Mapping[str, Callable[[Check, Evidence, Target, Asked], Remedy | None]
     "flash": _for_flash,
     **dict.fromkeys(("sram", "arena"), lambda check, evidence, target, asked: for_activations(check, evidence, asked)),
     "sparsity": lambda check, evidence, target, asked: _for_sparsity(check.budget.limit),
+}
+USELESS: Mapping[str, Callable[[Asked], str]] = {  # what is said where nothing that was computed helps
+    **dict.fromkeys(("size", "gzip", "brotli"), _no_smaller),
+    "latency": _no_faster,
+    "memory": _no_leaner,
 }
 LAYERS: Mapping[str, Callable[[Evidence, Asked], str]] = {
     **dict.fromkeys(("size", "gzip", "brotli", "memory", "flash"), _heaviest),

@@ -200,6 +200,7 @@ def manifest() -> dict[str, Any]:
         "layouts": {"type": "object", "additionalProperties": {"const": "NHWC"}},
         "options": {"type": "object", "additionalProperties": {"type": ["string", "boolean"]}},
         "weights": texts,
+        "names": texts,
         "zeros": {"type": "object", "additionalProperties": count},
         "scheme": {"enum": [None, *CHOICES["quantize", "scheme"]]},
         "recipe": {**_closed(recipe), "type": ["object", "null"]},

@@ -78,13 +78,19 @@ class Asked:
         if key not in self._sizes:
             row, left = FORMATS[self.contents.format], (1 - share) / max(1 - self.zeros, 1e-9)
             new = sum(_priced(t, self._magnitudes[t.name], row, left, bits or t.value_bits) for t in self.prunable)
-            other = 0.0 if bits is None else sum(self._narrowed(tensor, bits) for tensor in self._apart)
+            other = 0.0 if bits is None else sum(self._narrowed(tensor, bits) for tensor in self.apart)
             before = sum(tensor.size_bytes for tensor in self.prunable)
             self._sizes[key] = self.contents.size_bytes - before + new - other
         return self._sizes[key]
 
     @cached_property
-    def _apart(self) -> tuple[StoredTensor, ...]:
+    def stores_zeros(self) -> bool:
+        """Whether a weight is stored densely that would take less without its zeros."""
+        row, dense = FORMATS[self.contents.format], (tensor for tensor in self.prunable if not tensor.is_sparse)
+        return any(_priced(t, self._magnitudes[t.name], row, 1, t.value_bits) < t.size_bytes for t in dense)
+
+    @cached_property
+    def apart(self) -> tuple[StoredTensor, ...]:
         """Tables of embeddings and depthwise kernels: not pruned, but quantized."""
         return tuple(tensor for tensor in tensors_apart(self.contents) if tensor.dtype in PRICED)
 

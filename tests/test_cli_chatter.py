@@ -54,6 +54,18 @@ def test_stdout_is_the_result_whatever_the_model_prints(tmp_path: Path) -> None:
         assert printed in done.stderr
 
 
+@pytest.mark.parametrize("done_to_it", ["sys.stdout.close()", "sys.stdout = io.StringIO()", "os.close(1)"])
+def test_what_the_model_does_to_its_stdout_leaves_ours(done_to_it: str, tmp_path: Path) -> None:
+    saved(tmp_path)
+    (tmp_path / "chattering.py").write_text(
+        f"import io, os, sys\nfrom torch import nn\ndef build():\n    {done_to_it}\n    return nn.Linear(4, 3)\n"
+    )
+    done = subprocess.run([sys.executable, *WAYS, "--json"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["zeros"] == 6
+    assert "pruning by magnitude alone" in done.stderr
+
+
 @pytest.mark.parametrize("code", ["", "0", "1", "'no data'"])
 def test_code_that_leaves_is_no_verdict(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -13,7 +13,7 @@ from idp_deploy.exporting import export
 from idp_deploy.facts import facts_of
 from idp_deploy.flow import CompressedModel, Contents, GraphOp, Model, Recipe
 from idp_deploy.formats import FORMATS
-from idp_deploy.formats.layer_names import LayerNames, key_of
+from idp_deploy.formats.layer_names import LayerNames, key_of, untold
 from idp_deploy.pruning import one_shot
 from idp_deploy.reading import read
 from idp_deploy.simulation import simulate
@@ -119,6 +119,30 @@ def test_a_name_without_dots_is_read_as_the_manifest_spells_others_of_its_form()
     assert names.of_tensor("block_7_conv_a_weight") == "block.7.conv_a"
     assert names.of_tensor("other_7_conv_weight") == ""
     assert names.of_tensor("w") == "w"
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_what_is_named_beside_the_pruned_ones_is_enough_to_tell_every_module(plain: bool) -> None:
+    parameters = (
+        *(f"encoder.layer.{i}.{name}" for i in range(2) for name in ("q_k.weight", "q_k.bias", "gamma_1", "ln_2.bias")),
+        *("encoder.embeddings.word_embeddings.weight", "encoder_head.dw_conv.weight", "encoder_head.dw_conv.bias"),
+        *("temperature", "encoder.layer_norm.weight", "encoder.layer.norm.weight"),
+    )
+    tensors = {name: name.replace(".", "_") if plain else name for name in parameters}
+    tensors["encoder.layer.norm.weight"] += "_2"  # which a converter told apart
+    pruned = {name: tensor for name, tensor in tensors.items() if "q_k.weight" in name}
+    others = {name: tensor for name, tensor in tensors.items() if name not in pruned}
+    found = untold(pruned, others)
+    metadata = {"idp_deploy": {"weights": pruned, "names": found}}
+    names = LayerNames(replace(TFLite().conv(8).contents(), metadata=metadata))
+    for name, held in tensors.items():
+        assert names.of_tensor(held) == (name.rpartition(".")[0] or name)
+    assert "encoder.layer.0.q_k.bias" not in found  # its weight tells
+    assert len(found) < len(others)
+
+
+def test_a_tensor_that_holds_equal_parameters_needs_one_of_their_names() -> None:
+    assert untold({}, {"a.weight": "a.weight", "b.weight": "a.weight"}) == {}
 
 
 def test_forms_that_contradict_each_other_are_no_rule() -> None:

@@ -200,6 +200,13 @@ def test_what_cannot_be_mended_says_so(model: Model, tmp_path: Path) -> None:
     assert near.fix.endswith("by prediction, too close to it to be sure")
 
 
+def test_no_command_is_named_where_none_makes_it_smaller(model: Model, tmp_path: Path) -> None:
+    target = load_target("raspberry-pi-4")
+    check = broken(measured(pruned(model, 0.999), "onnx", tmp_path / "m.onnx", target), target, "size", 100)
+    assert check.remedy is None
+    assert "neither more zeros nor int8 weights make it smaller" in check.fix
+
+
 def test_no_command_is_named_that_prunes_everything(model: Model, tmp_path: Path) -> None:
     target = load_target("raspberry-pi-4")
     check = broken(measured(pruned(model, 0.5), "onnx", tmp_path / "m.onnx", target), target, "sparsity", 1.0)

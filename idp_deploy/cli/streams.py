@@ -74,20 +74,22 @@ def results_apart() -> Iterator[None]:
             os.dup2(sys.stderr.fileno(), 1)
     except (OSError, ValueError):  # one of them is no file, as in a test or a notebook
         pass
-    now = sys.stdout
+    now, theirs = sys.stdout, sys.stderr
     if own is not None:
         now = os.fdopen(os.dup(own), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+        theirs = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8", errors="replace")  # one that may be closed
     _results.append(now)
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(theirs):
             yield
     finally:
         _results.pop()
         if own is not None:
             os.dup2(own, 1)
             os.close(own)
-            with suppress(BrokenPipeError):
-                now.close()
+            for stream in (now, theirs):
+                with suppress(BrokenPipeError):
+                    stream.close()
 
 
 def unheard() -> None:

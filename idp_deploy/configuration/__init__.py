@@ -131,7 +131,9 @@ def _toml(path: Path) -> dict[str, Any]:
                 f"{path} is no configuration: it holds bytes that are no text", way_out="name a file of TOML"
             ) from None
         way_out = _FOLDERS if re.search(r"Unescaped|hex value", str(error)) else "mend the line it names"
-        raise UsageError(f"{path} is not valid TOML: {error}", way_out=way_out) from None
+        told = re.fullmatch(r"(?P<what>.*) \(at line (?P<line>\d+), column (?P<column>\d+)\)", str(error), re.S)
+        at, what = (f"{path}:{told['line']}:{told['column']}", told["what"]) if told else (str(path), str(error))
+        raise UsageError(f"{at}: this is not valid TOML: {what}", way_out=way_out) from None
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", way_out="give the path of a TOML file") from None
 

@@ -1,10 +1,10 @@
 """Which module of the model an operator or a tensor of a file was: the same name in every format.
 
-The manifest names the pruned parameters of a file of ours. What it leaves out is read from the tensors' own names
-where these are parameters' (`features.1.0.weight`), and where a format has no dots in a name (`features_1_0_weight`),
-as those of the same form that the manifest names, or as a sibling of one (`features_1_dw_weight`). What a converter
-made of a parameter has its module and a slash before it. Anything else, as in many files of other tools, keeps the
-operator's name.
+The manifest names the pruned parameters of a file of ours, and others that nothing else tells. What it leaves out is
+read from the tensors' own names where these are parameters' (`features.1.0.weight`), and where a format has no dots in
+a name (`features_1_0_weight`), as those of the same form that the manifest names, or as a sibling of one
+(`features_1_dw_weight`). What a converter made of a parameter has its module and a slash before it. Anything else, as
+in many files of other tools, keeps the operator's name.
 """
 
 from __future__ import annotations
@@ -31,11 +31,10 @@ def key_of(name: str) -> str:
     return re.sub(r"\W+", "_", name).strip("_").lower()
 
 
-class LayerNames:
-    """Modules by tensor and by operator of one file."""
+class _Known:
+    """Modules by tensor, where the tensors of these parameters are known."""
 
-    def __init__(self, contents: Contents) -> None:
-        parameters = contents.manifest.get("weights", {})
+    def __init__(self, parameters: Mapping[str, str]) -> None:
         self._parameters = {tensor: name for name, tensor in parameters.items()}
         self._forms = _forms(self._parameters)
         self._homes = _homes(self._parameters)
@@ -49,11 +48,6 @@ class LayerNames:
             return parameter.rpartition(".")[0] or parameter
         found = _PARAMETER.fullmatch(parameter) or _INSIDE.fullmatch(parameter)
         return found["module"] if found else ""
-
-    def of(self, op: GraphOp) -> str:
-        """The module the operator was, else its own name."""
-        tensors = sorted(op.weights.items(), key=lambda item: _rank(item[0]))
-        return next((module for _, tensor in tensors if (module := self.of_tensor(tensor))), op.name)
 
     def _as_others(self, name: str) -> str:
         """`name` with its dots, if the manifest spells another of the same form (`features_N_N_weight`) or home."""
@@ -75,6 +69,38 @@ class LayerNames:
             return ""
         end, dotted = known[-1]
         return "" if dotted == "?" else f"{dotted}{found[1][end:]}.{found[2]}"
+
+
+class LayerNames(_Known):
+    """Modules by tensor and by operator of one file."""
+
+    def __init__(self, contents: Contents) -> None:
+        manifest = contents.manifest
+        super().__init__({**manifest.get("names", {}), **manifest.get("weights", {})})
+
+    def of(self, op: GraphOp) -> str:
+        """The module the operator was, else its own name."""
+        tensors = sorted(op.weights.items(), key=lambda item: _rank(item[0]))
+        return next((module for _, tensor in tensors if (module := self.of_tensor(tensor))), op.name)
+
+
+def untold(pruned: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Parameter → tensor of those `others` whose module nothing tells in a file that names the `pruned` ones.
+
+    >>> untold({"a.b.weight": "a_b_weight"}, {"a.b.bias": "a_b_bias", "a.c.d.weight": "a_c_d_weight"})
+    {'a.c.d.weight': 'a_c_d_weight'}
+    """
+    modules: dict[str, set[str]] = {}
+    for name, tensor in (*pruned.items(), *others.items()):
+        modules.setdefault(tensor, set()).add(name.rpartition(".")[0] or name)  # equal parameters are stored once
+    found: dict[str, str] = {}
+    while True:  # each that is named tells of others, or that a rule was none
+        names = _Known({**found, **pruned})
+        told = {tensor for tensor, known in modules.items() if names.of_tensor(tensor) in known}
+        more = {name: tensor for name, tensor in others.items() if tensor not in told and name not in found}
+        if not more:
+            return found
+        found |= more
 
 
 def _homes(parameters: Mapping[str, str]) -> dict[str, str]:

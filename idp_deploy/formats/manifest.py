@@ -14,12 +14,20 @@ from typing import Any
 
 from idp_deploy import documents
 from idp_deploy.flow import MANIFEST_KEY, CompressedModel, Provenance
+from idp_deploy.formats.layer_names import untold
 from idp_deploy.sealing import BLANK
 
 KEY = MANIFEST_KEY
 SCHEMA_VERSION = 1
-UNSAID: Mapping[str, Any] = {"recipe": None, "scheme": None, "provenance": {}, "layouts": {}, "options": {}}
-_LISTS, _MAPS = ("inputs", "outputs"), ("layouts", "weights")  # of texts, to texts
+UNSAID: Mapping[str, Any] = {
+    "recipe": None,
+    "scheme": None,
+    "provenance": {},
+    "layouts": {},
+    "options": {},
+    "names": {},
+}
+_LISTS, _MAPS = ("inputs", "outputs"), ("layouts", "names", "weights")  # of texts, to texts
 
 
 def build(
@@ -37,11 +45,13 @@ def build(
     Args:
         inputs: the file's input names in the order of the flattened example inputs.
         outputs: the file's output names in the order of the flattened model outputs.
-        weights: parameter name → tensor name in the file; those without a mask are left out.
+        weights: parameter name → tensor name in the file; of those without a mask, as many as must be said.
         layouts: input or output name → "NHWC" where the file's layout is not the model's.
         options: what the exporter was asked for beside what it does by itself.
         packages: whose versions to record.
     """
+    pruned = {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks}
+    others = {name: tensor for name, tensor in sorted(weights.items()) if name not in model.masks}
     return {
         "schema_version": SCHEMA_VERSION,
         "recipe": asdict(model.recipe) if model.recipe else None,
@@ -51,7 +61,8 @@ def build(
         "outputs": list(outputs),
         "layouts": dict(layouts or {}),
         "options": dict(sorted((options or {}).items())),
-        "weights": {name: tensor for name, tensor in sorted(weights.items()) if name in model.masks},
+        "weights": pruned,
+        "names": untold(pruned, others),
         "zeros": {name: mask.numel() - int(mask.count_nonzero()) for name, mask in sorted(model.masks.items())},
         "seal": BLANK,  # the real ones take their places once the file is whole
         "origin": BLANK,
