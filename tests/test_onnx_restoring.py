@@ -9,7 +9,7 @@ import pytest
 from onnx import helper, numpy_helper
 from onnxruntime import InferenceSession
 
-from idp_deploy.errors import ConversionError, UsageError
+from idp_deploy.errors import ConversionError, FileError, UsageError
 from idp_deploy.gating import sparsity
 from idp_deploy.reading import read
 from idp_deploy.restoring import restore
@@ -362,3 +362,17 @@ def test_a_table_that_is_stored_for_each_reader_is_one_that_is_tied(turned: bool
     assert sparsity(contents)[1:] == (np.count_nonzero(head == 0), head.size)
     restored = restore(contents.path, tmp_path / "s.onnx")
     assert sparsity(read(restored.path)) == sparsity(contents)
+
+
+@pytest.mark.parametrize("as_node", [False, True])
+def test_two_constants_of_one_name_are_named(as_node: bool, tmp_path: Path) -> None:
+    """onnxruntime warns that it takes the latest and takes the first."""
+    path = save(tmp_path / "m.onnx", [PRODUCT], {"w": WEIGHT}).path
+    model, second = onnx.load(path), numpy_helper.from_array(weight(64, 96), "w")
+    if as_node:
+        model.graph.node.insert(0, NODE("Constant", [], ["w"], value=second))
+    else:
+        model.graph.initializer.append(second)
+    onnx.save(model, path)
+    with pytest.raises(FileError, match="2 constants are called 'w'"):
+        read(path)

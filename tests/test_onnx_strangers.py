@@ -381,9 +381,18 @@ def _old(opset: int) -> dict[str, np.ndarray]:
     return {"v": weight(70, 96)} if opset == 9 else {"w": WEIGHT}
 
 
-@pytest.mark.parametrize("name", ["int4", "uint4 in blocks, zero point 8"])
-def test_zeros_that_cannot_be_left_out_are_named(name: str, tmp_path: Path) -> None:
-    nodes, stored, opset = FOLDED[name]
-    contents = save(tmp_path / "m.onnx", [*nodes, PRODUCT], stored, opset=opset)
-    with pytest.raises(UsageError, match=f"'{contents.tensors[0].name}' .* sparse as it is: numbers in"):
+@pytest.mark.parametrize(
+    ("dtype", "opset", "domain", "reason"),
+    [
+        (ml_dtypes.int2, 25, "", "numbers in int2"),
+        (ml_dtypes.int4, 17, "com.microsoft", "int4 is decoded by operators of ONNX opset 21, and the file has 17"),
+    ],
+)
+def test_zeros_that_cannot_be_left_out_are_named(
+    dtype: type, opset: int, domain: str, reason: str, tmp_path: Path
+) -> None:
+    nodes = [NODE("DequantizeLinear", ["v", "s", "z"], ["w"], domain=domain), PRODUCT]
+    stored = {"v": CODES.clip(-2, 1).astype(dtype), "s": SCALES, "z": np.zeros(96, dtype)}
+    contents = save(tmp_path / "m.onnx", nodes, stored, opset=opset, ir=13 if opset == 25 else 8)
+    with pytest.raises(UsageError, match=f"'{contents.tensors[0].name}' .* sparse as it is: {reason}"):
         restore(contents.path, tmp_path / "s.onnx")

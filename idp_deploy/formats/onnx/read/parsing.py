@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def sparse_name(tensor: onnx.SparseTensorProto) -> str:
 
 
 def _check_names(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> None:
+    _check_constants(graph, path)
     known = set(outer) | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
     known |= {sparse_name(tensor) for tensor in graph.sparse_initializer}
     for node in graph.node:
@@ -93,6 +95,20 @@ def _check_names(graph: onnx.GraphProto, outer: frozenset[str], path: Path) -> N
     for value in graph.output:
         if value.name not in known:
             raise FileError(f"{path}: nothing produces the output '{value.name}'", way_out="the file is truncated")
+
+
+def _check_constants(graph: onnx.GraphProto, path: Path) -> None:
+    """No two constants of one name, unless they are one tensor written twice."""
+    nodes = [node for node in graph.node if node.op_type == "Constant" and node.output]
+    times = Counter([tensor.name for tensor in graph.initializer] + [node.output[0] for node in nodes])
+    for name in [name for name, count in times.items() if count > 1]:
+        own = [tensor for tensor in graph.initializer if tensor.name == name]
+        same = len({tensor.SerializeToString(deterministic=True) for tensor in own}) == 1 and len(own) == times[name]
+        if not same:
+            raise FileError(
+                f"{path}: {times[name]} constants are called '{name}', of which runtimes read one or another",
+                way_out="give each a name of its own",
+            )
 
 
 class TensorLoader:

@@ -23,13 +23,24 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from idp_deploy.encodings import BASE, ESCAPE, encode
-from idp_deploy.formats.onnx.bodies import names_around, names_in
+from idp_deploy.formats.onnx.bodies import bits_of, names_around, names_in
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 
 # kind → bytes of its decode nodes and of the names and headers around its parts, for a tensor of four extents; some 60
 # fewer where another tensor has as many entries
 OVERHEAD = {"bitmask": 250, "gaps8": 160, "gaps5": 270, "gaps4": 460}
 UNIFORM = "uniform"  # one value repeated, of which nothing else is stored
+# numbers that no operator puts into their places → wider ones that hold them exactly, and are cast to them afterwards
+NARROW = {TensorProto.INT4: np.int8, TensorProto.UINT4: np.uint8} | dict.fromkeys(
+    (TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ, TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ),
+    np.float16,
+)
+NARROW_OPSET = 21  # Cast to int4
+WIDER = {
+    dtype: np.dtype(wide)
+    for kind, wide in NARROW.items()
+    if helper.np_dtype_to_tensor_dtype(dtype := helper.tensor_dtype_to_np_dtype(kind)) == kind  # an older onnx has none
+}
 
 
 class Decoder:
@@ -76,6 +87,10 @@ class Decoder:
         output = output or self.name()
         self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
         return output
+
+    def cast(self, name: str, dtype: np.dtype[Any], *, output: str = "") -> str:
+        """A tensor in another type."""
+        return self.node("Cast", name, output=output, to=helper.np_dtype_to_tensor_dtype(dtype))
 
     def copy(self, of: str, name: str, *, transposed: bool) -> None:
         """Make the restored tensor `of` available as `name` without storing it again."""
@@ -128,7 +143,7 @@ def decode_graph(
     *,
     fill: int = 0,
     palette: np.ndarray | None = None,
-    floats: bool = False,
+    wide: np.dtype[Any] | None = None,
     output: str = "",
 ) -> str:
     """Store `values` as `kind` and append the nodes that restore it; returns the name of the restored tensor.
@@ -137,12 +152,12 @@ def decode_graph(
         values: any dtype ONNX knows; entries where `mask` is False are `fill`.
         palette: float32 (≤ 16,): `values` are then uint8 indices into it, stored in 4 bits each, 0 where `mask` is
             False, and palette[0] is what such an entry decodes to. The restored tensor is float32.
-        floats: make float32 of the stored values before they are put into their places.
+        wide: what the stored values are cast to before they are put into their places; then the tensor's type.
         output: name of the restored tensor; a fresh one by default.
     """
     if kind == "dense" and palette is None:
         return decoder.store(values, output)
-    flat = _flat(decoder, kind, values, mask, fill, palette, floats)
+    flat = _flat(decoder, kind, values, mask, fill, palette, wide)
     return decoder.node("Reshape", flat, decoder.ints(*values.shape), output=output)
 
 
@@ -153,7 +168,7 @@ def decode_pieces(
     masks: Mapping[str, np.ndarray],
     *,
     fill: int = 0,
-    floats: bool = False,
+    wide: np.dtype[Any] | None = None,
 ) -> None:
     """Store tensors of one dtype as one sequence and append the nodes that restore each under its name.
 
@@ -165,7 +180,7 @@ def decode_pieces(
         families.setdefault(array.shape[1:], []).append(name)
     order = [name for family in families.values() for name in family]
     flat, mask = (np.concatenate([arrays[name].reshape(-1) for name in order]) for arrays in (values, masks))
-    whole = _flat(decoder, kind, flat, mask, fill, None, floats)
+    whole = _flat(decoder, kind, flat, mask, fill, None, wide)
     parts = _split(decoder, whole, [sum(values[name].size for name in family) for family in families.values()])
     for part, (extents, family) in zip(parts, families.items(), strict=True):
         rows = [len(values[name]) for name in family]
@@ -192,20 +207,20 @@ def _flat(
     mask: np.ndarray,
     fill: int,
     palette: np.ndarray | None,
-    floats: bool,
+    wide: np.dtype[Any] | None,
 ) -> str:
     if kind == UNIFORM:
         return decoder.filled(values.size, values[:1])
     encoded = encode(kind, values, mask, fill=fill)
     parts, count, entries = encoded.parts, values.size, encoded.parts["values"]
     fills = np.full(1, fill, values.dtype)
-    blank = palette[:1] if palette is not None else fills.astype(np.float32) if floats else fills
+    blank = palette[:1] if palette is not None else fills if wide is None else fills.astype(wide)
 
     def stored(array: np.ndarray) -> str:
         if palette is not None:
             return _looked_up(decoder, array, palette)
         name = decoder.store(array)
-        return decoder.node("Cast", name, to=TensorProto.FLOAT) if floats else name
+        return name if wide is None else decoder.cast(name, wide)
 
     if kind == "dense":
         return stored(entries)
@@ -290,18 +305,36 @@ def _planes(packed: np.ndarray, bits: int) -> np.ndarray:
     return np.bitwise_or.reduce(planes, axis=0)
 
 
-def around(decoder: Decoder, values: str, points: np.ndarray, *, output: str) -> str:
-    """uint8 values + points (int8 or uint8, broadcast), around the end of their range; returns `output`.
+def around(
+    decoder: Decoder, values: str, points: np.ndarray, shape: tuple[int, ...] | None = None, *, output: str
+) -> str:
+    """values + points (of 4 or 8 bits, broadcast), around the end of their range, as `shape`; returns `output`.
 
-    The sum is taken in int32, where it fits: what a cast does with a number beyond its range, runtimes do not agree on.
+    The values are as `above` makes them. The sum is taken in int32, where it fits: what a cast does with a number
+    beyond its range, runtimes do not agree on.
     """
-    lowest = np.iinfo(points.dtype).min  # of the range, which begins at 0 for Mod
-    above = (points.astype(np.int32) - lowest).astype(np.uint8)
-    total = decoder.node("Add", decoder.node("Cast", values, to=TensorProto.INT32), _wide(decoder, above))
-    total = decoder.node("Mod", total, decoder.constant(np.array(256, np.int32)))
-    if lowest:
-        total = decoder.node("Add", total, decoder.constant(np.array(lowest, np.int32)))
-    return decoder.node("Cast", total, output=output, to=helper.np_dtype_to_tensor_dtype(points.dtype))
+    start = np.array(lowest(points.dtype), np.int32)  # of the range, which begins at 0 for Mod
+    total = decoder.node(
+        "Add", decoder.node("Cast", values, to=TensorProto.INT32), _wide(decoder, above(points, start))
+    )
+    total = decoder.node("Mod", total, decoder.constant(np.array(1 << bits_of(points.dtype), np.int32)))
+    if start:
+        total = decoder.node("Add", total, decoder.constant(start))
+    if shape is not None:  # before the cast: onnxruntime has no Reshape of int4
+        total = decoder.node("Reshape", total, decoder.ints(*shape))
+    return decoder.cast(total, points.dtype, output=output)
+
+
+def above(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """values − points in unsigned integers of the bits that the values have, around the end of these."""
+    bits = bits_of(values.dtype)
+    unsigned = helper.tensor_dtype_to_np_dtype(TensorProto.UINT4) if bits == 4 else np.uint8
+    return (values.astype(np.int16) - points.astype(np.int16) & (1 << bits) - 1).astype(unsigned)
+
+
+def lowest(dtype: np.dtype[Any]) -> int:
+    """The lowest of integers, of 4 bits too."""
+    return -(1 << bits_of(dtype) - 1) if WIDER.get(dtype, dtype).kind == "i" else 0
 
 
 def _wide(decoder: Decoder, array: np.ndarray) -> str:

@@ -17,11 +17,12 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError
 from idp_deploy.flow import Levels
-from idp_deploy.formats.onnx.write.storing import Weight, cost
+from idp_deploy.formats.onnx.write.decoding import WIDER, above, lowest
+from idp_deploy.formats.onnx.write.storing import ENCODABLE, Weight, cost
 from idp_deploy.quantizers import dequantize_int8, dequantize_palette, palettize, quantize_int8
 
 _LARGEST_HALF = float(np.finfo(np.float16).max)
-_INTEGERS = {np.dtype(t) for t in (np.int8, np.uint8, np.int16, np.uint16)}
+_INTEGERS = {dtype for dtype in ENCODABLE | WIDER.keys() if WIDER.get(dtype, dtype).kind in "iu"}
 _BLOCKS = (16, 32, 64, 128, 256)  # entries that quantizers give one zero point
 _ROWS = 1024  # counted at once
 _RELATIVE = 1e-5  # far below half a step of 8 bits, far above the rounding of two float32 products
@@ -80,8 +81,8 @@ def usual(values: np.ndarray) -> int:
     """What most entries are: 0 but for integers, which mean zero where they equal a zero point."""
     if values.dtype not in _INTEGERS or not values.size or np.count_nonzero(values) < values.size / 2:
         return 0
-    lowest = np.iinfo(values.dtype).min
-    return int(np.bincount(values.reshape(-1).astype(np.int32) - lowest).argmax()) + int(lowest)
+    start = lowest(values.dtype)
+    return int(np.bincount(values.reshape(-1).astype(np.int32) - start).argmax()) + start
 
 
 def _narrow(plain: Weight) -> Iterator[Weight]:
@@ -97,9 +98,9 @@ def _narrow(plain: Weight) -> Iterator[Weight]:
 
 
 def _moved(form: Weight) -> Iterator[Weight]:
-    """A weight of 8 bits as what is above the usual entry of each channel or block, which its zero points are."""
+    """A weight of 4 or 8 bits as what is above the usual entry of each channel or block, which its zero points are."""
     values = form.values
-    if values.dtype.kind not in "iu" or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
+    if values.dtype not in _INTEGERS or values.dtype.itemsize != 1 or values.ndim < 2 or not values.size:
         return
     for shape, apart in _groups(values.shape):
         parted = values.reshape(shape)
@@ -108,9 +109,9 @@ def _moved(form: Weight) -> Iterator[Weight]:
         each = _usual_of_rows(rows)
         if np.any(each != form.fill):
             points = each.reshape([extent if axis in apart else 1 for axis, extent in enumerate(shape)])
-            above = parted.view(np.uint8) - points.view(np.uint8)
+            moved = above(parted, points)
             whole = None if shape == values.shape else values.shape
-            yield replace(form, values=above, mask=above != 0, fill=0, points=points, shape=whole)
+            yield replace(form, values=moved, mask=moved != 0, fill=0, points=points, shape=whole)
 
 
 def _groups(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -133,13 +134,13 @@ def _groups(shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[int
 
 
 def _usual_of_rows(rows: np.ndarray) -> np.ndarray:
-    """(n, entries) of 8 bits → (n,), `usual` of each."""
-    lowest, found = int(np.iinfo(rows.dtype).min), [np.zeros(0, rows.dtype)]
+    """(n, entries) of 4 or 8 bits → (n,), `usual` of each."""
+    first, found = lowest(rows.dtype), [np.zeros(0, rows.dtype)]
     for start in range(0, len(rows), _ROWS):
-        part = rows[start : start + _ROWS].astype(np.int32) - lowest
+        part = rows[start : start + _ROWS].astype(np.int32) - first
         codes = part + 256 * np.arange(len(part), dtype=np.int32)[:, None]
         counts = np.bincount(codes.reshape(-1), minlength=256 * len(part)).reshape(len(part), 256)
-        found.append((counts.argmax(axis=1) + lowest).astype(rows.dtype))
+        found.append((counts.argmax(axis=1) + first).astype(rows.dtype))
     return np.concatenate(found)
 
 

@@ -34,7 +34,8 @@ from idp_deploy.formats.onnx.bodies import (
     tensors_in,
 )
 from idp_deploy.formats.onnx.functions import hand_over, inlined
-from idp_deploy.formats.onnx.write.decoding import Decoder
+from idp_deploy.formats.onnx.write.constants import DOMAINS, densified, may_hold, take_constants
+from idp_deploy.formats.onnx.write.decoding import NARROW, NARROW_OPSET, WIDER, Decoder
 from idp_deploy.formats.onnx.write.masked import fold_masks
 from idp_deploy.formats.onnx.write.nodes import all_nodes
 from idp_deploy.formats.onnx.write.notes import drop_notes
@@ -42,7 +43,6 @@ from idp_deploy.formats.onnx.write.number_forms import exact_forms, usual
 from idp_deploy.formats.onnx.write.storing import (
     ENCODABLE,
     ENCODINGS,
-    SHARED_ENTRIES,
     SPARSE_INITIALIZER,
     Store,
     Weight,
@@ -59,15 +59,15 @@ _MAPPED_BYTES = 1 << 20
 _DECODING = ("ScatterElements", "GatherElements", "Add", "Mul")  # behind running sums
 _PRODUCT_ENTRIES = 16  # a scale of fewer entries is cheaper stored than multiplied again
 _LARGEST_MESSAGE = 2**31 - 2**20  # a protobuf message holds 2 GB
-_DOMAINS = ("", "ai.onnx")
 
 
 def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[bytes]:
     """The file with its constants stored sparse in every way that may pay, none where nothing would be sparse.
 
     Weights inside of branches and loops are restored in front of these, or else where they stand: onnxruntime does not
-    load some integers from the graph around. Last comes a form that keeps every -0, where dividing by a weight tells:
-    an empty one where nothing would then be sparse.
+    load some integers from the graph around. Then comes one that leaves int4 and float8 dense, which onnxruntime casts
+    since 1.23; last a form that keeps every -0, where dividing by a weight tells: an empty one where nothing would then
+    be sparse.
 
     Raises:
         ConversionError: its opset has no operators to decode with, or it does not fit into one file.
@@ -76,33 +76,36 @@ def restored_onnx(contents: Contents, *, encoding: str = "auto") -> Iterator[byt
     if encoding not in ENCODINGS:
         raise UsageError(f"unknown ONNX encoding {encoding!r}", way_out=f"one of {', '.join(ENCODINGS)}")
     path = contents.path
-    form, has_bodies = _first(path, encoding)  # its model is not kept while a runtime looks at the form
+    form, has_bodies, narrow = _first(path, encoding)  # its model is not kept while a runtime looks at the form
     if form:
         yield form
     if has_bodies and (form := _form(_loaded(path), path, encoding, lifted=False)):
         yield form
+    if form and narrow and (wide := _form(_loaded(path), path, encoding, lifted=not has_bodies, narrow=False)):
+        yield wide
     if form:
         signed = _form(_loaded(path), path, encoding, lifted=not has_bodies, signed=True)
         if signed is not None:
             yield signed
 
 
-def _first(path: Path, encoding: str) -> tuple[bytes | None, bool]:
-    """The smallest form, and whether operators have graphs inside of them."""
+def _first(path: Path, encoding: str) -> tuple[bytes | None, bool, bool]:
+    """The smallest form, whether operators have graphs inside of them, and whether there are numbers like int4."""
     proto = _loaded(path)
     has_bodies = any(True for node in proto.graph.node for _ in subgraphs(node))
-    return _form(proto, path, encoding), has_bodies
+    narrow = any(tensor.data_type in NARROW for tensor in tensors_in(proto))
+    return _form(proto, path, encoding), has_bodies, narrow
 
 
 def _loaded(source: Path) -> onnx.ModelProto:
     """The model with its data, in an opset to decode with, in order, and with the weights of its functions."""
     proto = onnx.load(source, load_external_data=False)
-    is_old = any(entry.domain in _DOMAINS and entry.version < OLDEST_OPSET for entry in proto.opset_import)
+    is_old = any(entry.domain in DOMAINS and entry.version < OLDEST_OPSET for entry in proto.opset_import)
     _take_in(proto, source, least=inf if is_old else _MAPPED_BYTES)
     _constants_alone(proto)
     proto = _raised(proto, source)
     hand_over(proto, nested=False)
-    if any(_may_hold(node) for function in proto.functions for node in function.node):
+    if any(may_hold(node) for function in proto.functions for node in function.node):
         proto = inlined(proto)
     put_in_order(proto.graph)
     return proto
@@ -145,7 +148,13 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
 
 
 def _form(
-    proto: onnx.ModelProto, source: Path, encoding: str, *, lifted: bool = True, signed: bool = False
+    proto: onnx.ModelProto,
+    source: Path,
+    encoding: str,
+    *,
+    lifted: bool = True,
+    signed: bool = False,
+    narrow: bool = True,
 ) -> bytes | None:
     """The file in one way; empty where nothing in it would be sparse, None where `signed` finds no -0 to keep."""
     graph, opset = proto.graph, _opset(proto)
@@ -157,7 +166,8 @@ def _form(
             way_out="--encoding portable",
         )
     drop_notes(proto)
-    anew = _Anew(encoding, opset, lifted, signed, _kept(proto), names_in(graph.node) | names_around(graph))
+    narrow &= opset >= NARROW_OPSET
+    anew = _Anew(encoding, opset, lifted, signed, narrow, _kept(proto), names_in(graph.node) | names_around(graph))
     is_sparse = anew.store(graph)
     if signed and not anew.has_signed:
         return None
@@ -191,6 +201,7 @@ class _Anew:
     opset: int
     lifted: bool  # whether a graph restores the weights of those inside of it, as far as these have none themselves
     signed: bool  # whether a -0 is stored as what it is
+    narrow: bool  # whether int4 and float8 are stored sparse too
     kept: set[str]  # constants that stay where they are
     taken: set[str]  # names that are not free
     has_signed: bool = False  # whether any was met
@@ -211,7 +222,7 @@ class _Anew:
 
     def _own(self, graph: onnx.GraphProto, outer: frozenset[str]) -> bool:
         sparse = {pair.values.name for pair in graph.sparse_initializer}
-        tensors = [*_constants(graph), *map(_dense, graph.sparse_initializer), *graph.initializer]
+        tensors = [*take_constants(graph), *map(densified, graph.sparse_initializer), *graph.initializer]
         kept = self.kept | {value.name for value in graph.input}
         for tensor in tensors:
             if tensor.name in outer and tensor.name not in {value.name for value in graph.output}:
@@ -229,7 +240,8 @@ class _Anew:
         parts = _parts(graph, constants)
         weights = {}
         for name, values in constants.items():
-            if name not in products and name not in parts and is_sound(values):
+            known = self.narrow or values.dtype not in WIDER
+            if known and name not in products and name not in parts and is_sound(values):
                 weights[name] = self._weight(name, values)
         decoder = Decoder(graph, self.taken)
         store = Store(decoder, self.encoding, list(weights.values()), grouped=self.opset >= _SPLIT_OPSET)
@@ -257,12 +269,12 @@ class _Anew:
 
 
 def _opset(proto: onnx.ModelProto) -> int:
-    return next(entry.version for entry in proto.opset_import if entry.domain in _DOMAINS)
+    return next(entry.version for entry in proto.opset_import if entry.domain in DOMAINS)
 
 
 def _raised(proto: onnx.ModelProto, source: Path) -> onnx.ModelProto:
     """The model in an opset that has the operators to decode with."""
-    if not any(entry.domain in _DOMAINS for entry in proto.opset_import):  # every operator is one of other domains
+    if not any(entry.domain in DOMAINS for entry in proto.opset_import):  # every operator is one of other domains
         proto.opset_import.add(version=_BITWISE_OPSET if proto.ir_version >= _BITWISE_IR else OLDEST_OPSET)
     opset = _opset(proto)
     if opset >= OLDEST_OPSET:
@@ -314,50 +326,6 @@ def _parts(graph: onnx.GraphProto, constants: Iterable[str]) -> set[str]:
             if node.op_type in _DECODING:
                 found |= sources
     return found
-
-
-def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """Take the tensors out of the graph's Constant nodes."""
-    found, kept = [], []
-    for node in graph.node:
-        tensor = _tensor(node) if len(node.output) == 1 else None
-        if tensor is None:
-            kept.append(node)
-        else:
-            tensor.name = node.output[0]
-            found.append(tensor)
-    del graph.node[:]
-    graph.node.extend(kept)
-    return found
-
-
-def _tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """What a Constant node gives, where that may be a weight."""
-    if node.op_type != "Constant" or node.domain not in _DOMAINS or not node.attribute:
-        return None
-    attribute = node.attribute[0]
-    tensor = attribute.t if attribute.name == "value" else None
-    if attribute.name == "value_floats":
-        tensor = numpy_helper.from_array(np.array(attribute.floats, np.float32))
-    elif attribute.name == "sparse_value":
-        tensor = _dense(attribute.sparse_tensor)
-    return tensor if tensor is not None and np.prod(tensor.dims) >= SHARED_ENTRIES else None
-
-
-def _may_hold(node: onnx.NodeProto) -> bool:
-    """Whether a node of a function gives a tensor that may be a weight, its own or one that its caller hands over."""
-    return _tensor(node) is not None or (
-        node.op_type == "Constant" and any(attribute.ref_attr_name for attribute in node.attribute)
-    )
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
-    """ONNX's own sparse constant with its zeros; indices are flat, or coordinates."""
-    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-    shape = tuple(sparse.dims)
-    out = np.zeros(shape, values.dtype)
-    out[tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)] = values
-    return numpy_helper.from_array(out, sparse.values.name)
 
 
 def _products(graph: onnx.GraphProto, constants: Mapping[str, np.ndarray]) -> dict[str, tuple[str, str]]:

@@ -8,12 +8,13 @@ from math import ceil
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto
 
 from idp_deploy.encodings import size_bytes, smallest
+from idp_deploy.formats.onnx.bodies import bits_of
 from idp_deploy.formats.onnx.write.decoding import (
     OVERHEAD,
     UNIFORM,
+    WIDER,
     Decoder,
     around,
     decode_graph,
@@ -44,7 +45,8 @@ class Weight:
     `values` are float16, has the dtype of `points` where these are given, else that of `values`.
 
     `scale` broadcasts against `values`: restored = values · scale, or palette[values] · scale. So do `points`, for
-    8 bits: restored = values + points, around the end of the range where the sum is beyond it, before they are scaled.
+    4 and 8 bits: restored = values + points, around the end of the range where the sum is beyond it, before they are
+    scaled.
     """
 
     name: str
@@ -54,13 +56,13 @@ class Weight:
     palette: np.ndarray | None = None  # float32 (16,); `values` are then indices
     half: bool = False  # float16 on disk for a float32 tensor
     fill: int = 0  # what entries are that are not stored: for integers with a zero point, that
-    points: np.ndarray | None = None  # int8 or uint8: for integers with a zero point a channel or block, these
+    points: np.ndarray | None = None  # of 4 or 8 bits: for integers with a zero point a channel or block, these
     shape: tuple[int, ...] | None = None  # of the restored tensor, where `values` have an axis more, for blocks
 
     @property
     def bits(self) -> int:
         """What one stored value takes."""
-        return 4 if self.palette is not None else self.values.dtype.itemsize * 8
+        return 4 if self.palette is not None else bits_of(self.values.dtype)
 
     @property
     def is_cast(self) -> bool:
@@ -112,23 +114,27 @@ class Store:
         decoder = self.decoder
         inner = self._piece(weight) if weight.name in self._groups else self._values(weight, self._inner_name(weight))
         self._restored[weight.name] = inner
-        own = "" if self._is_cast_last(weight) else weight.name
+        own = "" if self._cast_last(weight) else weight.name
         if weight.points is not None:
-            inner = around(decoder, inner, weight.points, output="" if weight.shape else own)
-        if weight.shape:
-            inner = decoder.node("Reshape", inner, decoder.ints(*weight.shape), output=own)
-        if self._is_cast_last(weight):
-            last = weight.name if weight.scale is None else ""
-            inner = decoder.node("Cast", inner, output=last, to=TensorProto.FLOAT)
+            inner = around(decoder, inner, weight.points, weight.shape, output=own)
+        if (dtype := self._cast_last(weight)) is not None:
+            inner = decoder.cast(inner, dtype, output=weight.name if weight.scale is None else "")
         if weight.scale is not None:
             decoder.node("Mul", inner, decoder.store(weight.scale.astype(np.float32)), output=weight.name)
 
-    def _is_cast_last(self, weight: Weight) -> bool:
-        return weight.is_cast and weight.name not in self._cast_first
+    def _cast_first_to(self, weight: Weight) -> np.dtype[Any] | None:
+        """The type in which its stored numbers are put into their places, where that is not their own."""
+        return np.dtype(np.float32) if weight.name in self._cast_first else WIDER.get(weight.values.dtype)
+
+    def _cast_last(self, weight: Weight) -> np.dtype[Any] | None:
+        """The type of all entries, where that is not the one in which they were put into their places."""
+        if weight.values.dtype in WIDER:  # points are added in their own type
+            return weight.values.dtype if self.kinds[weight.name] in OVERHEAD and weight.points is None else None
+        return np.dtype(np.float32) if weight.is_cast and weight.name not in self._cast_first else None
 
     def _inner_name(self, weight: Weight) -> str:
         """What its stored values are called once restored: its own name, unless they are cast, scaled or moved."""
-        is_last = weight.scale is None and weight.points is None and not self._is_cast_last(weight)
+        is_last = weight.scale is None and weight.points is None and self._cast_last(weight) is None
         return weight.name if is_last else self.decoder.name()
 
     def _values(self, weight: Weight, output: str) -> str:
@@ -144,9 +150,9 @@ class Store:
         elif _is_uniform(weight.values):
             decoder.uniform(weight.values, output)
         else:
-            floats, fill, palette = weight.name in self._cast_first, weight.fill, weight.palette
+            wide, fill, palette = self._cast_first_to(weight), weight.fill, weight.palette
             decode_graph(
-                decoder, kind, weight.values, weight.mask, fill=fill, palette=palette, floats=floats, output=output
+                decoder, kind, weight.values, weight.mask, fill=fill, palette=palette, wide=wide, output=output
             )
         return output
 
@@ -154,12 +160,12 @@ class Store:
         """The stored values of a weight that shares its nodes; the first of a group brings these along."""
         if weight.name not in self._pieces:
             group = self._groups[weight.name]
-            kind, floats = self.kinds[weight.name], weight.name in self._cast_first
+            kind, wide = self.kinds[weight.name], self._cast_first_to(weight)
             named = {self._inner_name(each): each for each in group}
             values, masks = ({name: getattr(w, what) for name, w in named.items()} for what in ("values", "mask"))
             if weight.name in self._points:
                 kind = UNIFORM
-            decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, floats=floats)
+            decode_pieces(self.decoder, kind, values, masks, fill=weight.fill, wide=wide)
             self._pieces |= {each.name: name for name, each in named.items()}
         return self._pieces[weight.name]
 
@@ -189,7 +195,7 @@ def _is_copied(values: np.ndarray) -> bool:
 
 def is_sound(values: np.ndarray) -> bool:
     """No infinity among them, as masks of attention have: zeros are left out of finite numbers only."""
-    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+    return values.dtype.kind in "iub" or bool(np.isfinite(values).all())
 
 
 def _is_uniform(values: np.ndarray) -> bool:
@@ -210,9 +216,11 @@ def _is_zero_points(values: np.ndarray) -> bool:
 
 def choose(weight: Weight, encoding: str) -> str:
     """The encoding for this weight: never one that takes more bytes than dense, decode nodes included."""
-    if weight.values.dtype not in ENCODABLE or encoding == "dense":
+    if encoding == "dense" or weight.values.dtype not in ENCODABLE | WIDER.keys():
         return "dense"
     if encoding == SPARSE_INITIALIZER:
+        if weight.values.dtype in WIDER:
+            return "dense"
         fits = weight.palette is None and bool(weight.mask.any()) and weight.fill == 0
         return SPARSE_INITIALIZER if fits and _bytes(weight, SPARSE_INITIALIZER) < weight.values.nbytes else "dense"
     if encoding in ("auto", "portable"):
@@ -239,7 +247,7 @@ def cost(weight: Weight, encoding: str) -> int:
     if weight.palette is not None:
         size += weight.palette.nbytes + 4 * _NODE_BYTES
     if weight.points is not None:
-        size += weight.points.nbytes + (7 if weight.shape else 6) * _NODE_BYTES
+        size += weight.points.size * bits_of(weight.points.dtype) // 8 + (7 if weight.shape else 6) * _NODE_BYTES
     return size + (_NODE_BYTES if weight.values.dtype != np.float32 else 0)
 
 
