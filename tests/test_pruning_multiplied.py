@@ -129,10 +129,11 @@ class Depthwise(nn.Module):
     ("made", "weights"),
     [
         (Codebook, set()), (Prototypes, set()), (Renamed, set()), (Divided, {"weight"}), (Filters, {"weight"}),
-        (Handed, set()), (Overridden, set()), (lambda: nn.Sequential(Bank(), nn.PReLU()), set()), (Turned, set()), (Constant, set()),
+        (Handed, set()), (Overridden, set()), (lambda: nn.Sequential(Bank(), nn.PReLU()), set()),
+        (Turned, set()), (Constant, set()),
     ],
 )  # fmt: skip
-def test_what_is_no_weight_though_something_is_multiplied_by_it(made: Callable[[], nn.Module], weights: set[str]) -> None:
+def test_what_is_no_weight_though_one_multiplies_by_it(made: Callable[[], nn.Module], weights: set[str]) -> None:
     assert set(prunable_weights(made())) == weights
 
 
