@@ -127,7 +127,7 @@ def _has_rows(shape: Sequence[int]) -> bool:
 
 
 def _weights_of(path: str, owner: nn.Module, trained: bool) -> list[tuple[str, Kind, str]]:
-    """(attribute, kind, reading module) of the weights that `owner` itself holds; `trained`: the model is not frozen."""
+    """(attribute, kind, reading module) of weights that `owner` itself holds; `trained`: not all is frozen."""
     if isinstance(owner, nn.MultiheadAttention):
         return [(leaf, "attention", path) for leaf in _ATTENTION]
     if isinstance(owner, _CONVOLUTIONS + _TRANSPOSED):
