@@ -80,7 +80,7 @@ ALLOWED: dict[str, set[str]] = {
     "formats.bodies": set(),
     "formats.functions": {"formats.bodies"},
     "formats.xnnpack": FOUNDATION | {"formats", "formats.words"},
-    "formats.integers": {"flow", "formats.words"},
+    "formats.integers": {"flow", "formats", "formats.words"},
     # never encodings, never write: the proof must not share code with it
     "formats.read": FOUNDATION
     | {"documents", "files", "packages", "formats", "formats.native", "formats.bodies", "formats.functions"},

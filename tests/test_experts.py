@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from idp_deploy.exporting import export
-from idp_deploy.flow import FormatName, Model, Recipe
+from idp_deploy.flow import Contents, FormatName, Model, Recipe
 from idp_deploy.formats import FORMATS
+from idp_deploy.formats.onnx.integers import integers_onnx
+from idp_deploy.formats.tflite.integers import integers_tflite
 from idp_deploy.pruning import one_shot
 from idp_deploy.quantization import quantize
+from idp_deploy.reading import read
 from idp_deploy.rewriting.experts import grouped, histc
 from idp_deploy.verification import verify
 
@@ -126,3 +130,18 @@ def test_a_router_is_not_rounded(format: FormatName, tmp_path: Path) -> None:
     model = quantize(one_shot(Model(Routed().eval()), Recipe(0.8)), "int8", example_inputs=inputs)
     parity = verify(export(model, format, inputs, tmp_path / f"m{FORMATS[format].suffix}").path, model, inputs)
     assert max(output.max_relative_error for output in parity.outputs) < 0.05
+
+
+@pytest.mark.parametrize(("format", "told"), [("onnx", integers_onnx), ("tflite", integers_tflite)])
+def test_that_a_router_stays_float_is_foretold(
+    format: FormatName, told: Callable[[Contents], Mapping[int, bool]], tmp_path: Path
+) -> None:
+    inputs = (torch.randn(64, 16),)
+    path = export(
+        one_shot(Model(Routed().eval()), Recipe(0.1)), format, inputs, tmp_path / f"m{FORMATS[format].suffix}"
+    ).path
+    contents = read(path)
+    layers = [contents.ops[place] for place in told(contents) if contents.ops[place].weights]
+    sizes = {tensor.name: tensor.size for tensor in contents.tensors}
+    found = [sizes[name] for layer in layers for name in layer.weights.values() if sizes[name] in (4 * 16, 8 * 16)]
+    assert found == [8 * 16] * 4

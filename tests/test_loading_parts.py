@@ -153,6 +153,33 @@ def test_parametrizations_that_cannot_be_undone_are_refused(tmp_path: Path) -> N
     assert torch.equal(found.module[0].weight, net[0].weight)
 
 
+class Masked(nn.Conv1d):
+    """As in PixelCNN, with a mask of its own."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.register_buffer("weight_mask", torch.ones_like(self.weight))
+        self.weight_mask[..., 2] = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.conv1d(x, self.weight * self.weight_mask, self.bias, padding=1)
+
+
+def masked(wrap: Callable[[nn.Module], Any] = lambda layer: layer) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(Masked(4, 6), wrap(nn.Conv1d(6, 5, 1)))
+
+
+@pytest.mark.parametrize("under", ["", "net."])
+def test_a_mask_that_a_module_has_itself_stays_beside_weights_that_become_whole(under: str, tmp_path: Path) -> None:
+    net = masked(weight_norm)
+    torch.save({under + name: value for name, value in net.state_dict().items()}, tmp_path / "m.pt")
+    module = load_model(tmp_path / "m.pt", masked, announce=lambda _: None).module
+    x = torch.randn(2, 4, 8)
+    assert torch.equal(module.get_buffer("0.weight_mask"), net.get_buffer("0.weight_mask"))
+    assert torch.allclose(module(x), net(x), atol=1e-6)
+
+
 def test_recurrent_weight_norm_becomes_whole(tmp_path: Path) -> None:
     def factory() -> nn.Module:
         torch.manual_seed(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import warnings
 from copy import deepcopy
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks
 
 from idp_deploy import one_shot, quantize
 from idp_deploy.errors import IdpDeployWarning, UsageError
@@ -283,3 +285,14 @@ def test_a_model_that_opacus_wraps_is_pruned_as_the_module_inside() -> None:
         sparse = pruner.finalize()
     assert sparse.module is net
     assert list(sparse.masks) == ["weight"]
+
+
+def test_a_pruner_that_is_dropped_looks_at_no_optimizer_any_more() -> None:
+    before = len(_global_optimizer_post_hooks)
+    model = network()
+    pruner = Pruner(model, epochs=4)
+    pruner.prepare()
+    assert len(_global_optimizer_post_hooks) == before + 1
+    del pruner, model
+    gc.collect()
+    assert len(_global_optimizer_post_hooks) == before

@@ -66,12 +66,15 @@ FORMS = (
     Form((".original", ".0._u", ".0._v"), _spectral_normed),
 )
 
+ENDS = tuple(form.suffixes[-1] for form in FORMS)
 
-def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
+
+def joined(entries: Entries, transposed: Collection[str] = (), own: Collection[str] = ()) -> Entries:
     """The entries with every weight in one piece whose parts are all there; parts of parts as well.
 
     Args:
         transposed: names of weights whose output channels lie on axis 1.
+        own: names that the module has itself: what it calls a mask is no part of a weight.
 
     >>> parts = {"0.weight_orig": torch.tensor([2.0, -3.0]), "0.weight_mask": torch.tensor([1.0, 0.0])}
     >>> joined(Entries(parts)).tensors
@@ -84,9 +87,9 @@ def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
             names = [start + suffix for suffix in form.suffixes]
             parts = [tensors[name] for name in names if name in tensors]
             owner, _, leaf = start.rpartition("parametrizations.")
-            if len(parts) < len(names) or not all(map(is_sound, parts)):
+            if len(parts) < len(names) or not all(map(is_sound, parts)) or _is_one_of(names[-1], own):
                 continue
-            axis = int(any(f".{owner}{leaf}".endswith(f".{name}") for name in transposed))
+            axis = int(_is_one_of(owner + leaf, transposed))
             try:
                 with torch.no_grad():
                     weight = form.join(*(_single(part) for part in parts), axis)
@@ -100,6 +103,11 @@ def joined(entries: Entries, transposed: Collection[str] = ()) -> Entries:
             if home is not None:
                 homes[owner + leaf] = home
     return replace(entries, tensors=tensors, homes=homes)
+
+
+def _is_one_of(name: str, names: Collection[str]) -> bool:
+    """Whether it is one of them, below whatever the file holds the model under."""
+    return any(f".{name}".endswith(f".{one}") for one in names)
 
 
 def is_sound(tensor: Tensor) -> bool:

@@ -19,7 +19,7 @@ from idp_deploy.loading.entries import Entries, flatten
 from idp_deploy.loading.finding import COUNTERS, Fit, averaged_elsewhere, choose, fits, passed_over, tied_names, wanted
 from idp_deploy.loading.lazy import is_open, settle
 from idp_deploy.loading.misfits import ADAPTER, differences, misfit, way_out
-from idp_deploy.loading.parts import joined
+from idp_deploy.loading.parts import ENDS, joined
 from idp_deploy.masks import join_in
 
 Announce = Callable[[str], None]
@@ -181,7 +181,7 @@ def _in_one_piece(entries: Entries, module: nn.Module) -> Entries:
     """The file's entries, and the module, with every weight in one piece."""
     join_in(module)
     turned = {f"{path}.weight".lstrip(".") for path, layer in module.named_modules() if isinstance(layer, _TRANSPOSED)}
-    return joined(entries, turned)
+    return joined(entries, turned, [name for name in module.state_dict() if name.endswith(ENDS)])
 
 
 def _versioned(

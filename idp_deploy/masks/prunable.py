@@ -60,8 +60,9 @@ def prunable_weights(module: nn.Module, *, embeddings: bool = False, matrices: b
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     tables = {id(owner.weight) for owner in module.modules() if isinstance(owner, _TABLES)}
     found: dict[str, Prunable] = {}
+    trained = _is_trained(module)
     for path, owner in module.named_modules():
-        for leaf, kind, reader in _weights_of(path, owner):
+        for leaf, kind, reader in _weights_of(path, owner, trained):
             parameter = owner._parameters.get(leaf)
             if parameter is None or not parameter.numel() or (id(parameter) in tables and not embeddings):
                 continue
@@ -87,7 +88,7 @@ def computed_weights(module: nn.Module) -> dict[str, tuple[Kind, str]]:
     for name, call in in_parts(module).items():
         path, _, leaf = name.rpartition(".")
         owner = module.get_submodule(path)
-        kinds = {leaf: kind for leaf, kind, _ in _weights_of(path, owner)}
+        kinds = {leaf: kind for leaf, kind, _ in _weights_of(path, owner, _is_trained(module))}
         if leaf in kinds:
             found[name] = kinds[leaf], call
         elif isinstance(owner, _RECURRENT) and leaf.startswith("weight_"):
@@ -125,8 +126,8 @@ def _has_rows(shape: Sequence[int]) -> bool:
     return longer > 2 or (longer == 2 == len(shape))
 
 
-def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
-    """(attribute, kind, reading module) of the weights that `owner` itself holds."""
+def _weights_of(path: str, owner: nn.Module, trained: bool) -> list[tuple[str, Kind, str]]:
+    """(attribute, kind, reading module) of weights that `owner` itself holds; `trained`: not all is frozen."""
     if isinstance(owner, nn.MultiheadAttention):
         return [(leaf, "attention", path) for leaf in _ATTENTION]
     if isinstance(owner, _CONVOLUTIONS + _TRANSPOSED):
@@ -141,28 +142,43 @@ def _weights_of(path: str, owner: nn.Module) -> list[tuple[str, Kind, str]]:
         return [(leaf, "recurrent", path) for leaf in owner._parameters if leaf.startswith("weight_")]
     if isinstance(owner, _TABLES):
         return [("weight", "embedding", path)]
-    return [(leaf, kind, path) for leaf, (kind, _) in _own(owner).items()]
+    return [(leaf, _kind(owner, leaf, product), path) for leaf, product in _own(owner, trained).items()]
 
 
-def _own(owner: nn.Module) -> dict[str, Product]:
-    """Parameters that a module outside of torch multiplies by, of the shape that such a product takes."""
-    kind: type = type(owner)
-    if kind.__module__.startswith("torch."):
-        return {}
-    products = multiplied(kind)
-    return {
-        leaf: products[leaf]
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _kind(owner: nn.Module, leaf: str, product: Product) -> Kind:
+    kind, outputs = product
+    shape = owner.get_parameter(leaf).shape
+    return "depthwise" if kind == "convolution" and shape[0] > 1 == shape[1] and not outputs else kind
+
+
+def _own(owner: nn.Module, trained: bool) -> dict[str, Product]:
+    """Parameters that a module outside of torch multiplies by, of the shape that such a product takes.
+
+    One that is frozen in a model that is trained is a constant, such as a bank of filters.
+    """
+    held = {
+        leaf: parameter.dim()
         for leaf, parameter in owner._parameters.items()
-        if leaf in products and parameter is not None
-        if (parameter.dim() == 2 if products[leaf][0] == "linear" else parameter.dim() > 2)
+        if parameter is not None and (parameter.requires_grad or not trained)
+        if sum(extent > 1 for extent in parameter.shape) > 1
     }
+    kind: type = type(owner)
+    if not held or kind.__module__.startswith("torch."):  # sources are read where there is something to find
+        return {}
+    products = {leaf: product for leaf, product in multiplied(kind).items() if leaf in held}
+    return {leaf: way for leaf, way in products.items() if (held[leaf] == 2 if way[0] == "linear" else held[leaf] > 2)}
 
 
 def _output_axis(owner: nn.Module, leaf: str) -> int:
     if isinstance(owner, _TRANSPOSED) or _is_turned(owner):
         return 1
-    own = _own(owner)
-    return own[leaf][1] if leaf in own else 0
+    kind: type = type(owner)
+    product = None if kind.__module__.startswith("torch.") else multiplied(kind).get(leaf)
+    return product[1] if product else 0
 
 
 def _is_turned(owner: nn.Module) -> bool:

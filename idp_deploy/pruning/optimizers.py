@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from idp_deploy.pruning.sites import Site
 
 # settings of optimizers that divide every step by a size of gradients, or take its sign (Adam and its kin, Lion, Muon)
-_DIVIDING = {"betas", "beta", "beta1", "beta2", "beta2_decay", "eps", "alpha", "etas"}
+_DIVIDING = {"betas", "beta", "beta1", "beta2", "beta2_decay", "eps", "alpha", "etas", "ns_steps"}
 _PROPORTIONAL = {"dampening", "lambd"}  # what only SGD and its kin have; some of them (LARS) an eps as well
 
 
@@ -31,6 +31,8 @@ def is_adaptive(optimizer: Any) -> bool:
     >>> weights = [torch.zeros(2, requires_grad=True)]
     >>> [is_adaptive(kind(weights, lr=0.1)) for kind in (torch.optim.SGD, torch.optim.ASGD, torch.optim.AdamW)]
     [False, False, True]
+    >>> is_adaptive(torch.optim.Optimizer(weights, {"lr": 0.1, "momentum": 0.9, "ns_steps": 5}))  # Muon, as published
+    True
     """
     groups = getattr(bare_optimizer(optimizer), "param_groups", None) or [{}]
     return bool(_DIVIDING & groups[0].keys()) and not _PROPORTIONAL & groups[0].keys()
@@ -46,10 +48,11 @@ def trains(optimizer: Optimizer, sites: Iterable[Site]) -> bool:
 
 def at_each_step(tell: Callable[[Any], None]) -> RemovableHandle:
     """Calls the method `tell` with every optimizer of the process that takes a step, as long as its owner lives."""
-    weak = weakref.WeakMethod(tell)
+    weak = weakref.WeakMethod(tell, lambda _: handle.remove())
 
     def look(optimizer: Optimizer, *_: Any) -> None:
         if (call := weak()) is not None:
             call(optimizer)
 
-    return register_optimizer_step_post_hook(look)
+    handle = register_optimizer_step_post_hook(look)
+    return handle

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from idp_deploy.flow import Contents, GraphOp
-from idp_deploy.formats.onnx.words import INTEGERS
+from idp_deploy.formats.choosing import choosing
+from idp_deploy.formats.onnx.words import CHOICES, INTEGERS
 
 _PRODUCTS = ("Gemm", "MatMul")
 _LAYERS = ("Conv", *_PRODUCTS)
@@ -23,6 +24,8 @@ def integers_onnx(contents: Contents) -> Mapping[int, bool]:
     floats = {name for name, value in values.items() if value.dtype == "float32"}
     shares = _shares(ops, makers)
     stacks = {tensor.name for tensor in contents.tensors if len(tensor.shape) > 2}
+    steps = [(op.kind, op.inputs, op.outputs) for op in ops]
+    chosen = choosing(steps, CHOICES, ("Cast", *_SHAPES), _LAYERS)
     served: set[str] = set()  # what integer kernels read
     found: dict[int, bool] = {}
     for place in range(len(ops) - 1, -1, -1):
@@ -36,7 +39,7 @@ def integers_onnx(contents: Contents) -> Mapping[int, bool]:
             op.kind in INTEGERS.split()
             and (op.kind in _LAYERS or clips or read)
             and floats.issuperset(op.outputs)
-            and not (biased or stacked)
+            and not (biased or stacked or (op.kind in _LAYERS and not chosen.isdisjoint(op.outputs)))
             and shares.isdisjoint(op.inputs)
         ):
             served.update(op.inputs)

@@ -45,3 +45,4 @@ WORDS: dict[str, str] = {
 }
 # what `--scheme int8` lets compute with integers, where a layer is among them or reads what they give
 INTEGERS = "Conv Gemm MatMul Add AveragePool Clip Concat GlobalAveragePool MaxPool Relu Reshape Transpose"
+CHOICES = ("ArgMax", "ArgMin", "TopK")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from idp_deploy.flow import Contents, GraphOp
-from idp_deploy.formats.tflite.words import DELICATE, ENTRYWISE, INTEGERS
+from idp_deploy.formats.choosing import choosing
+from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON, INTEGERS
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
@@ -19,6 +20,8 @@ def integers_tflite(contents: Contents) -> Mapping[int, bool]:
     shapes = {tensor.name: tensor.shape for tensor in contents.tensors}
     spoilt: set[str] = set()
     found: list[int] = []
+    steps = [(op.kind, op.inputs, op.outputs) for op in contents.ops]
+    chosen = choosing(steps, CHOICES, HANDS_ON, (*_LAYERS, "CONV_3D", "BATCH_MATMUL"))
     matrices = False  # a table or a sum with a matrix stays float
     for place, op in enumerate(contents.ops):
         values = [contents.values[name] for name in op.outputs if name in contents.values]
@@ -29,6 +32,8 @@ def integers_tflite(contents: Contents) -> Mapping[int, bool]:
         delicate |= op.kind in _LAYERS and not op.weights  # of a kernel that is computed no scale a channel is known
         if delicate or (op.kind in ("MEAN", "SUM") and _over_channels(op, contents)):
             spoilt.update(op.outputs)
+            continue
+        if not chosen.isdisjoint(op.outputs):
             continue
         matrix = op.kind not in _LAYERS and any(len(shapes.get(name, ())) > 1 for name in op.weights.values())
         matrices |= matrix

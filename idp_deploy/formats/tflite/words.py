@@ -50,3 +50,5 @@ DELICATE = """
 """
 # what is computed entry by entry of spoilt numbers is spoilt as well
 ENTRYWISE = "ADD MUL MEAN SUM SOFTMAX MAXIMUM MINIMUM RELU RESHAPE"
+CHOICES = ("ARG_MAX", "ARG_MIN", "TOPK_V2")
+HANDS_ON = ("CAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE")  # the same values, otherwise

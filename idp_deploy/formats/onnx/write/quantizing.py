@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from idp_deploy.errors import ConversionError, hushed
-from idp_deploy.formats.onnx.words import INTEGERS
+from idp_deploy.formats.choosing import choosing
+from idp_deploy.formats.onnx.words import CHOICES, INTEGERS
 from idp_deploy.formats.onnx.write.nodes import read_inside
 
 # layers with an integer kernel, and operators that pass integers on between layers
@@ -163,7 +164,8 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
     stacks = {tensor.name for tensor in graph.initializer if len(tensor.dims) > 2}
     producers = {name: node.op_type for node in graph.node for name in node.output}
     shares, computed, one_sided = _shares_of_integers(graph), _computed(graph), _one_sided(graph)
-    choosing = _choosing(graph)
+    ops = [(node.op_type, node.input, node.output) for node in graph.node]
+    chosen = choosing(ops, CHOICES, ("Cast", *_SHAPES), LAYERS)
     served: set[str] = set()  # what integer kernels read
     kept = set()
     for node in reversed(graph.node):
@@ -172,7 +174,7 @@ def _float_nodes(graph: onnx.GraphProto, kept_float: Collection[str]) -> set[str
         spoilt = not constants.isdisjoint(node.input) if node.op_type == "Add" else set(kept_float) & set(node.input)
         spoilt = spoilt or (node.op_type in LAYERS and not computed.isdisjoint(node.input))
         spoilt = spoilt or (node.op_type == "MatMul" and node.input[1] in stacks)
-        spoilt = spoilt or (node.op_type in LAYERS and not choosing.isdisjoint(node.output))
+        spoilt = spoilt or (node.op_type in LAYERS and not chosen.isdisjoint(node.output))
         spoilt = spoilt or not one_sided.isdisjoint(node.output)
         if node.op_type in OPERATORS and serves and not spoilt and shares.isdisjoint(node.input):
             served.update(node.input)
@@ -190,21 +192,6 @@ def _one_sided(graph: onnx.GraphProto) -> set[str]:
             low, high = (known.get(name) if name else 0 for name in [*node.input[1:], "", ""][:2])
             if low is None or high is None or low > 0 or high < 0:
                 found.update(node.output)
-    return found
-
-
-def _choosing(graph: onnx.GraphProto) -> set[str]:
-    """What the largest are taken of, back to the layers that give it, where more is computed from which they are."""
-    hands_on = ("Cast", *_SHAPES)
-    read = {name for node in graph.node if node.op_type not in hands_on for name in node.input}
-    found: set[str] = set()
-    for node in reversed(graph.node):
-        if node.op_type in hands_on and not read.isdisjoint(node.output):
-            read.add(node.input[0])
-        if node.op_type in ("ArgMax", "ArgMin", "TopK") and node.output[-1] in read:
-            found.add(node.input[0])
-        elif node.op_type not in LAYERS and not found.isdisjoint(node.output):
-            found.update(node.input)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -254,40 +254,33 @@ def _calls(flat: FlatIO, example: list[Tensor], others: list[list[Tensor]]) -> I
 
 def image_inputs(module: fx.GraphModule) -> frozenset[int]:
     """Positions of the tensor inputs that reach a convolution or a pool as (N, C, H, W) without a change of rank."""
-    found = set()
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
-    for position, placeholder in enumerate(placeholders):
-        if placeholder.meta["val"].dim() != 4 or not placeholder.meta["val"].is_floating_point():
-            continue
-        seen, frontier = {placeholder}, [placeholder]
-        while frontier:
-            for user in frontier.pop().users:
-                if any(word in str(user.target) for word in _SPATIAL):
-                    found.add(position)
-                    frontier.clear()
-                    break
-                value = user.meta.get("val")
-                if user not in seen and isinstance(value, Tensor) and value.dim() == 4:
-                    seen.add(user)
-                    frontier.append(user)
-    return frozenset(found)
+    tensors = [n for n in module.graph.nodes if n.op == "placeholder" and isinstance(n.meta.get("val"), Tensor)]
+    maps = ((i, n) for i, n in enumerate(tensors) if _rank(n) == 4 and n.meta["val"].is_floating_point())
+    return frozenset(i for i, node in maps if _leads_to_images(node.users, lambda n: n.users))
 
 
 def image_outputs(module: fx.GraphModule) -> frozenset[int]:
     """Positions of the tensor outputs that come from a convolution or a pool as (N, C, H, W), all the way of rank 4."""
-    found = set()
+
+    def sources(node: fx.Node) -> list[fx.Node]:
+        return [source for source in node.all_input_nodes if _rank(source) == 4]
+
     results = [x for x in pytree.tree_leaves(module.graph.output_node().args[0]) if _rank(x) is not None]
-    for position, result in enumerate(results):
-        seen, frontier = {result}, [result] if _rank(result) == 4 else []
-        while frontier:
-            node = frontier.pop()
-            if any(word in str(node.target) for word in _SPATIAL):
-                found.add(position)
-                break
-            more = {source for source in node.all_input_nodes if _rank(source) == 4} - seen
-            seen |= more
-            frontier += more
-    return frozenset(found)
+    return frozenset(i for i, x in enumerate(results) if _rank(x) == 4 and _leads_to_images([x], sources))
+
+
+def _leads_to_images(nodes: Iterable[fx.Node], on: Callable[[fx.Node], Iterable[fx.Node]]) -> bool:
+    """Whether one of them is a convolution or a pool, or what follows `on` from there through maps is."""
+    seen: set[fx.Node] = set()
+    frontier = list(nodes)
+    while frontier:
+        node = frontier.pop()
+        if any(word in str(node.target) for word in _SPATIAL):
+            return True
+        if node not in seen and _rank(node) == 4:
+            seen.add(node)
+            frontier += on(node)
+    return False
 
 
 def _rank(node: Any) -> int | None:

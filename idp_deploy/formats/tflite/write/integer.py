@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from idp_deploy.errors import ConversionError, hushed
-from idp_deploy.formats.tflite.words import DELICATE, ENTRYWISE
+from idp_deploy.formats.choosing import choosing
+from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind, schema
 from idp_deploy.formats.tflite.write.serializing import serialize
 
@@ -25,8 +26,6 @@ _DELICATE = frozenset(DELICATE.split())
 _ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
 _KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
 _LAYERS = _KERNELS | {"BATCH_MATMUL"}
-_CHOICES = frozenset({"ARG_MAX", "ARG_MIN", "TOPK_V2"})
-_HANDS_ON = frozenset({"CAST", "EXPAND_DIMS", "RESHAPE", "SQUEEZE", "TRANSPOSE"})
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset(ENTRYWISE.split())
 _MOVES = frozenset(
@@ -141,19 +140,8 @@ def _rounded(model: Any) -> set[int]:
 
 
 def _choosing(model: Any) -> set[int]:
-    """What the largest are taken of, back to the layers that give it, where more is computed from which they are."""
-    operators = model.subgraphs[0].operators
-    read = {int(t) for op in operators if kind(model, op) not in _HANDS_ON for t in op.inputs}
-    found: set[int] = set()
-    for op in reversed(operators):
-        name, inputs, made = kind(model, op), [int(t) for t in op.inputs], [int(t) for t in op.outputs]
-        if name in _HANDS_ON and not read.isdisjoint(made):
-            read.add(inputs[0])
-        if name in _CHOICES and made[-1] in read:
-            found.add(inputs[0])
-        elif name not in _LAYERS and not found.isdisjoint(made):
-            found.update(inputs)
-    return found
+    ops = [(kind(model, op), op.inputs.tolist(), op.outputs.tolist()) for op in model.subgraphs[0].operators]
+    return choosing(ops, CHOICES, HANDS_ON, _LAYERS)
 
 
 def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
