@@ -32,8 +32,9 @@ _TAKES_ROWS = {"embedding", "embedding_bag", "index_select", "gather"}
 def multiplied(kind: type) -> Mapping[str, Product]:
     """Attributes that the methods of `kind` multiply something by → how; none where there is no source to read.
 
-    An attribute counts as it is, turned, or times a number or another attribute; not one of whose rows some are taken,
-    as of a table, nor one that is multiplied by another attribute alone, whose zeros are none in the product.
+    An attribute counts as it is, turned, or times what is made of numbers and other attributes; not one of whose rows
+    some are taken, as of a table, nor one that is multiplied by another attribute alone, whose zeros are none in the
+    product.
 
     >>> import colorsys
     >>> multiplied(colorsys.__class__)
@@ -66,13 +67,7 @@ def _of_method(body: ast.FunctionDef) -> dict[str, Product]:
     {'w': ('linear', 1)}
     """
     me, nodes = body.args.args[0].arg, list(ast.walk(body))
-    given = [node for node in nodes if isinstance(node, ast.Assign | ast.AugAssign | ast.AnnAssign | ast.NamedExpr)]
-    written = [name.id for name in nodes if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
-    local = {
-        target.id: node.value
-        for node in given if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name) and written.count(target.id) == 1
-    }  # fmt: skip
+    local = _named(nodes, me)
     found: dict[str, Product] = {}
     for node in nodes:
         factors = [(_attributes(factor, me, local), how) for factor, how in _factors(node)]
@@ -82,6 +77,26 @@ def _of_method(body: ast.FunctionDef) -> dict[str, Product]:
             found |= dict.fromkeys(leaves, (kind, axis ^ turned))
     tables = {leaf for node in nodes for rows in _taken(node) for leaf in _attributes(rows, me, local)[0]}
     return {leaf: product for leaf, product in found.items() if leaf not in tables}
+
+
+def _named(nodes: list[ast.AST], me: str) -> dict[str, ast.expr]:
+    """What names stand for that are given once, or on every branch the same attributes.
+
+    >>> text = "if self.act: w = self.w / 2\\nelse: w = self.w / self.n ** 0.5"
+    >>> list(_named(list(ast.walk(ast.parse(text))), "self"))
+    ['w']
+    """
+    written = [name.id for name in nodes if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store)]
+    values: dict[str, list[ast.expr]] = {}
+    for node in nodes:
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if isinstance(target, ast.Name):
+                values.setdefault(target.id, []).append(node.value)  # type: ignore[attr-defined]
+    return {
+        name: given[0]
+        for name, given in values.items()
+        if written.count(name) == len(given) and len({_attributes(value, me, {}) for value in given}) == 1
+    }
 
 
 def _factors(node: ast.AST) -> Iterator[tuple[ast.expr, Product]]:
@@ -129,9 +144,14 @@ def _attributes(expression: ast.expr, me: str, local: _Local) -> tuple[tuple[str
             return leaves, turned ^ (way in _TURNS)
         case ast.BinOp(op=ast.Mult() | ast.Div(), left=left, right=right):
             (one, turned), (other, also) = _attributes(left, me, local), _attributes(right, me, local)
-            whole = (one or isinstance(left, ast.Constant)) and (other or isinstance(right, ast.Constant))
+            whole = (one or _fixed(left, me)) and (other or _fixed(right, me))
             return ((*one, *other), turned or also) if whole else ((), False)
     return (), False
+
+
+def _fixed(expression: ast.expr, me: str) -> bool:
+    """Whether no call's input is part of it: numbers, attributes of `me`, and what `math` makes of them."""
+    return all(name.id in (me, "math") for name in ast.walk(expression) if isinstance(name, ast.Name))
 
 
 def _taken(node: ast.AST) -> list[ast.expr]:
