@@ -161,7 +161,7 @@ class Windows(nn.Module):
 
 
 class Looked(nn.Module):
-    """What only looks like weights: a table, a pair that makes one matrix, one that is standardized, or times an input."""
+    """What only looks like weights: a table, a pair that makes one matrix, one standardized, one times an input."""
 
     def __init__(self) -> None:
         super().__init__()
