@@ -1,4 +1,4 @@
-"""Entries that a buffer chooses, by truths or by the places of what is not zero: how many they are is known."""
+"""What is known before: how many entries a buffer chooses, by truths or by places, and single learned numbers."""
 
 from __future__ import annotations
 
@@ -49,3 +49,25 @@ def test_what_a_buffer_chooses_is_in_the_file(name: str, format: FormatName, tmp
     for ((found,),) in run_file(path, [(x.numpy(),)]).values():
         assert found.shape == wanted.shape
         assert np.allclose(found, wanted, atol=1e-2)
+
+
+class Differential(nn.Module):
+    """As of differential attention: how much is taken away is a number made of vectors that are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.base = nn.Linear(6, 9), nn.Parameter(torch.tensor(0.3))
+        self.first, self.second = (nn.Parameter(torch.randn(4) / 2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.exp(torch.sum(self.first * self.second, -1)) - torch.exp(self.first[1]) + self.base
+        return self.layer(x) - share * x.mean(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("format", HERE)
+def test_a_single_number_made_of_vectors_is_computed_before(format: FormatName, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = CompressedModel(Differential().eval(), {}), torch.randn(1, 4, 6)
+    path = export(model, format, (x,), tmp_path / f"m{FORMATS[format].suffix}").path
+    for ((found,),) in run_file(path, [(x.numpy(),)]).values():
+        assert np.allclose(found, model.module(x).detach().numpy(), atol=1e-2)

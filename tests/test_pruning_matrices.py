@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,21 @@ class Around(nn.Module):
         return near @ torch.mm(x, self.weight) + self.places
 
 
+class Branches(nn.Module):
+    """A weight under one name on two branches, each time by another root of its inputs."""
+
+    def __init__(self, inputs: int, outputs: int, act: bool) -> None:
+        super().__init__()
+        self.weight, self.inputs, self.act = nn.Parameter(torch.randn(inputs, outputs)), inputs, act
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.act:
+            w = self.weight / (self.inputs * 2) ** 0.5
+            return (x @ w).relu()
+        w = self.weight * (1 / math.sqrt(self.inputs))
+        return x @ w
+
+
 class Windows(nn.Module):
     """A convolution of its own, and one that goes back, through a name and a method beside forward."""
 
@@ -145,14 +161,19 @@ class Windows(nn.Module):
 
 
 class Looked(nn.Module):
-    """What only looks like weights: a table, a pair that makes one matrix, a matrix that is standardized."""
+    """What only looks like weights: a table, a pair that makes one matrix, one standardized, one times an input."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.table, self.down, self.up, self.even = (nn.Parameter(torch.randn(8, 8)) for _ in range(4))
+        self.table, self.down, self.up, self.even, self.gate, self.one = (
+            nn.Parameter(torch.randn(8, 8)) for _ in range(6)
+        )
 
     def forward(self, x: Tensor, rows: Tensor) -> Tensor:
-        even = self.even - self.even.mean()
+        even, one = self.even - self.even.mean(), self.one
+        if rows is None:
+            one = x
+        x = x @ (self.gate * x) @ one
         return F.linear(x + self.table[rows], self.up @ self.down) @ self.table.t() @ even
 
 
@@ -161,10 +182,11 @@ class Layers(nn.Module):
         super().__init__()
         self.scaled, self.around, self.windows = Scaled(12, 16), Around(16, 6), Windows(8)
         self.summed = nn.Parameter(torch.randn(5, 7))
+        self.branches = nn.Sequential(Branches(7, 9, True), Branches(9, 4, False))
 
     def forward(self, x: Tensor, near: Tensor) -> Tensor:
         x = self.windows(self.around(self.scaled(x).relu(), near).T[None])
-        return torch.einsum("bct,to->bco", x, self.summed)
+        return self.branches(torch.einsum("bct,to->bco", x, self.summed))
 
 
 WAYS = {
@@ -173,6 +195,8 @@ WAYS = {
     "around.weight": ("linear", 1),
     "windows.there": ("convolution", 0),
     "windows.back": ("convolution", 1),
+    "branches.0.weight": ("linear", 1),
+    "branches.1.weight": ("linear", 1),
 }
 GRAPH = (torch.randn(5, 12), torch.rand(5, 5))
 

@@ -282,4 +282,23 @@ FAMILIES: dict[str, Stranger] = {
         _BERT | {"local_attention": 8, "global_attn_every_n_layers": 2, "pad_token_id": 0,
                  "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2},
     ),
+    "bitnet": transformers("BitNetForCausalLM", "BitNetConfig", _ids(60, 16), _DECODER | {"pad_token_id": 0}),
+    "jamba": transformers(
+        "JambaForCausalLM", "JambaConfig", _ids(60, 16),
+        _DECODER | {"num_experts": 2, "num_experts_per_tok": 1, "attn_layer_period": 2, "attn_layer_offset": 1,
+                    "expert_layer_period": 2, "expert_layer_offset": 1, "use_mamba_kernels": False,
+                    "mamba_dt_rank": 4},
+    ),
+    "diffllama": transformers("DiffLlamaForCausalLM", "DiffLlamaConfig", _ids(60, 16), _DECODER),
+    "wav2vec2_bert": transformers(
+        "Wav2Vec2BertModel", "Wav2Vec2BertConfig", lambda batch: (torch.randn(batch, 24, 160),),
+        {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+         "conv_depthwise_kernel_size": 7},
+    ),
+    "convbert": transformers("ConvBertModel", "ConvBertConfig", _ids(60, 16), _BERT | {"embedding_size": 32}),
+    "superpoint": transformers(
+        "SuperPointForKeypointDetection", "SuperPointConfig", _images,
+        {"encoder_hidden_sizes": [16, 16, 32, 32], "decoder_hidden_size": 32, "descriptor_decoder_dim": 32},
+    ),
+    "yoso": transformers("YosoModel", "YosoConfig", _ids(60, 16), _BERT | {"use_expectation": True}),
 }  # fmt: skip

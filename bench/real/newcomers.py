@@ -103,6 +103,8 @@ NEWCOMERS: dict[str, Stranger] = {
     "convmixer": timm("convmixer:ConvMixer", depth=2, dim=64),
     "vitamin": timm("vitamin_small_224", 64, img_size=64),
     "dinov3": timm("vit_small_patch16_dinov3", 64, img_size=64, depth=2),
+    "naflexvit": timm("naflexvit_base_patch16_gap", img_size=64, depth=2, embed_dim=96, num_heads=4),
+    "gemma4_vit": timm("gemma4_vit_167m", img_size=64, depth=2, embed_dim=96, num_heads=4),
     "raft": _two(torchvision("raft_small")),
     "r3d": _filmed(torchvision("r3d_18")),
     "r2plus1d": _filmed(torchvision("r2plus1d_18")),

@@ -10,6 +10,7 @@ import ast
 import inspect
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cache
 from tokenize import TokenError
@@ -35,9 +36,9 @@ _ASKED = {"shape", "size", "dim", "ndim", "numel", "dtype", "device", "requires_
 def multiplied(kind: type) -> Mapping[str, Product]:
     """Attributes that the methods of `kind` multiply something by → how; none where there is no source to read.
 
-    An attribute counts as it is, turned, or times a number or another attribute; not one of whose rows some are taken,
-    as of a table, nor one that its method reads in another way as well, as distances do; nor one that is multiplied by
-    another attribute alone, whose zeros are none in the product.
+    An attribute counts as it is, turned, or times what is made of numbers and other attributes; not one of whose rows
+    some are taken, as of a table, nor one that its method reads in another way as well, as distances do; nor one that
+    is multiplied by another attribute alone, whose zeros are none in the product.
 
     >>> import colorsys
     >>> multiplied(colorsys.__class__)
@@ -80,7 +81,7 @@ def _of_method(body: ast.FunctionDef) -> dict[str, Product]:
     >>> _of_method(ast.parse("def forward(self, x): return x @ self.p.t() - self.p.norm(dim=1)").body[0])
     {}
     """
-    me, nodes, local = body.args.args[0].arg, list(ast.walk(body)), _named_once(body)
+    me, nodes, local = body.args.args[0].arg, list(ast.walk(body)), _named(body)
     found: dict[str, Product] = {}
     known = {part for node in nodes for part in _asked(node)}  # where an attribute is read as it may be
     for node in nodes:
@@ -91,21 +92,33 @@ def _of_method(body: ast.FunctionDef) -> dict[str, Product]:
             if how is not None and leaves and not (turned and how[0] == "convolution"):
                 found |= dict.fromkeys(leaves, (how[0], how[1] ^ turned))
                 known.update(ast.walk(factor))
-    known.update(part for value in local.values() if _attributes(value, me, {})[0] for part in ast.walk(value))
+    for node in nodes:
+        if isinstance(node, ast.Assign) and any(_name(one) in local for one in node.targets):
+            known.update(ast.walk(node.value) if _attributes(node.value, me, {})[0] else ())
     reads = [node for node in nodes if isinstance(node, ast.Attribute | ast.Name) and node not in known]
     otherwise = {leaf for node in reads if isinstance(node.ctx, ast.Load) for leaf in _attributes(node, me, local)[0]}
     return {leaf: product for leaf, product in found.items() if leaf not in otherwise}
 
 
-def _named_once(body: ast.FunctionDef) -> dict[str, ast.expr]:
-    """What names stand for that are given once."""
-    nodes = list(ast.walk(body))
-    written = [node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
+def _named(body: ast.FunctionDef) -> dict[str, ast.expr]:
+    """What names stand for that are given once, or on every branch the same attributes.
+
+    >>> text = "def forward(s, x):\\n if s.act: w = s.w / 2\\n else: w = s.w / s.n ** 0.5\\n return x @ w"
+    >>> list(_named(ast.parse(text).body[0]))
+    ['w']
+    """
+    me, nodes = body.args.args[0].arg, list(ast.walk(body))
+    written = Counter(node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    values: dict[str, list[ast.expr]] = {}
+    for node in nodes:
+        for target in node.targets if isinstance(node, ast.Assign) else []:
+            if isinstance(target, ast.Name):
+                values.setdefault(target.id, []).append(node.value)  # type: ignore[attr-defined]
     return {
-        target.id: node.value
-        for node in nodes if isinstance(node, ast.Assign)
-        for target in node.targets if isinstance(target, ast.Name) and written.count(target.id) == 1
-    }  # fmt: skip
+        name: given[0]
+        for name, given in values.items()
+        if written[name] == len(given) and len({_attributes(value, me, {}) for value in given}) == 1
+    }
 
 
 def _factors(node: ast.AST, me: str) -> Iterator[tuple[ast.expr, Product | None]]:
@@ -162,15 +175,23 @@ def _attributes(expression: ast.expr, me: str, local: _Local) -> tuple[tuple[str
             return leaves, turned ^ (way in _TURNS)
         case ast.BinOp(op=ast.Mult() | ast.Div() as way, left=left, right=right):
             (one, turned), (other, also) = _attributes(left, me, local), _attributes(right, me, local)
-            whole = (one or isinstance(left, ast.Constant)) and (other or isinstance(right, ast.Constant))
+            whole = (one or _fixed(left, me)) and (other or _fixed(right, me))
             divisor = isinstance(way, ast.Div)  # no weight: there is nothing to divide by a zero
             return ((*one, *(() if divisor else other)), turned or also) if whole else ((), False)
     return (), False
 
 
+def _fixed(expression: ast.expr, me: str) -> bool:
+    """Whether it is a number that no call's input is part of: of numbers, attributes of `me` and what `math` makes."""
+    names = [node.id for node in ast.walk(expression) if isinstance(node, ast.Name)]
+    calls = [node.func for node in ast.walk(expression) if isinstance(node, ast.Call)]
+    made = all(isinstance(one, ast.Attribute) and (one.attr in _ASKED or _name(one.value) == "math") for one in calls)
+    return made and all(name in (me, "math") for name in names)
+
+
 def _tables(body: ast.FunctionDef) -> set[str]:
     """Attributes of which rows are taken by their numbers, other than to write into them."""
-    me, nodes, local = body.args.args[0].arg, list(ast.walk(body)), _named_once(body)
+    me, nodes, local = body.args.args[0].arg, list(ast.walk(body)), _named(body)
     written = {node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr.endswith("_")}
     taken = (rows for node in nodes if node not in written for rows in _taken(node))
     return {leaf for rows in taken for leaf in _attributes(rows, me, local)[0]}

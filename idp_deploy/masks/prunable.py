@@ -169,7 +169,7 @@ def _own(owner: nn.Module, trained: bool) -> dict[str, Product]:
     kind: type = type(owner)
     if not held or kind.__module__.startswith("torch."):  # sources are read where there is something to find
         return {}
-    products = {leaf: product for leaf, product in multiplied(kind).items() if leaf in held}
+    products = {leaf: way for leaf in held if (way := multiplied(kind).get(leaf))}  # in the module's order
     return {leaf: way for leaf, way in products.items() if (held[leaf] == 2 if way[0] == "linear" else held[leaf] > 2)}
 
 

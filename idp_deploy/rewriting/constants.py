@@ -20,9 +20,17 @@ def fold_constants(module: fx.GraphModule) -> None:
     """Replace, in place, results that depend on neither inputs nor parameters by buffers.
 
     coremltools makes a mask of −∞ above the diagonal by a product with zeros, which is not a number, and lacks some of
-    the operators that masks and positions are made by.
+    the operators that masks and positions are made by. It cannot compute with single numbers that are known either:
+    those that come of vectors among the parameters are replaced as well.
     """
     known, written = _evaluate(module)
+    wider, also_written = _evaluate(module, vectors=True)
+    written |= also_written
+    known |= {
+        node: value
+        for node, value in wider.items()
+        if node.op == "call_function" and isinstance(value, Tensor) and not value.dim()
+    }
     _choose_by_places(module, known)
     for node in list(module.graph.nodes):
         value = known.get(node)
@@ -59,8 +67,10 @@ def _chosen(places: Sequence[tuple[Tensor, ...]], x: Tensor, given: Sequence[Ten
     return torch.ops.aten.index.Tensor(x, indices)
 
 
-def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
+def _evaluate(module: fx.GraphModule, *, vectors: bool = False) -> tuple[dict[fx.Node, Any], set[int]]:
     """The value of every node that is constant, and the memory that such a value shares with one that is none.
+
+    With `vectors`, parameters of one dimension at most are constants too.
 
     That is memory which an operator writes to in place with something that is not constant, or after something that
     is not has read it. What is read of it from then on is no constant.
@@ -75,7 +85,7 @@ def _evaluate(module: fx.GraphModule) -> tuple[dict[fx.Node, Any], set[int]]:
         target = {_storage(x) for x in into if isinstance(x, Tensor)}
         if node.op == "get_attr":
             value = attribute(module, str(node.target))
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            if isinstance(value, Tensor) and (not isinstance(value, nn.Parameter) or (vectors and value.dim() < 2)):
                 known[node] = value.clone()
         elif node.op == "call_function" and len(sources) == len(node.all_input_nodes) and not memory & written:
             written |= target & read
