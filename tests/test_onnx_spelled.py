@@ -44,6 +44,12 @@ WAYS: dict[str, Callable[[Tensor], object]] = {
         torch.index_put(x[0], (torch.arange(20),), x[0] * 3, accumulate=True),
     ),
     "bounds of one tensor": lambda x: x.clamp(-3, 3).clamp(-2, 2) + x.clamp(-1, 1).clamp(-0.5, 0.5),
+    "bounds of one tensor, as tensors": lambda x: (
+        torch.clamp(x, torch.tensor(-1.0), torch.tensor(0.5)),
+        torch.clamp(x, torch.tensor(-0.2), torch.tensor(3.0)).clamp(-0.1, 2),
+        torch.minimum(torch.minimum(x, torch.tensor(1.0)), torch.tensor(0.4)),
+        torch.minimum(torch.minimum(x, torch.tensor(0.3)), torch.tensor(0.9)),
+    ),
     "bounds with more axes": lambda x: torch.minimum(torch.maximum(x[0, 0], -torch.ones(1, 1)), torch.ones(1, 1)),
     "a trace beside infinities": lambda x: torch.trace(torch.tril(x[0]) + torch.full((20, 20), -torch.inf).triu(1)),
 }

@@ -260,6 +260,20 @@ def _where_rows_are_put(check: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
+def _constants_of_its_own(rewrite: Callable[..., Any]) -> Callable[..., Any]:
+    """A rewriting whose new constants take no other's name: rules call them by what they read, as others may have."""
+
+    def tried(rule: Any, model: Any, graph: Any, node: Any, **options: Any) -> Any:
+        change = rewrite(rule, model, graph, node, **options)
+        taken = getattr(graph, "initializers", {})
+        for value in change.new_initializers if change else ():
+            if value.name in taken:
+                value.name = f"{value.name}/{node.outputs[0].name}"
+        return change
+
+    return tried
+
+
 _COMMON = "onnxscript.rewriter.rules.common"
 _SOUND: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     # 1e-8 is not the 0 of x + 0 → x: it keeps x / (n + 1e-8) from 0 / 0
@@ -272,6 +286,8 @@ _SOUND: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
         "_FuseMinMaxBase._is_scalar",
         lambda own: lambda rule, value: not value.ndim and own(rule, value),
     ),
+    # of two chains of clamps that begin with one tensor, the second takes the first one's bounds away
+    ("onnxscript.rewriter._rewrite_rule", "RewriteRule.try_rewrite", _constants_of_its_own),
 )
 
 
