@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.suite import channels
@@ -65,6 +65,18 @@ FROZEN: tuple[tuple[str, Mapping[str, Any]], ...] = (
 )
 TUNING_SEEDS = (100, 101, 102)
 WHAT = ("try", "bisect", "freeze", "finish", "run", "recurrent", "channels", "unseen", "regimes", "report")
+
+
+def compared(tasks: Mapping[str, Any], seeds: str, methods: Sequence[str] = ("idp", "gmp", "topk-ste")) -> list[Run]:
+    """Every method on every task at each of its shares of zeros, and once the dense net."""
+    return [
+        Run.of(name, method, sparsity, int(seed))
+        for seed in seeds.split(",")
+        for name, task in tasks.items()
+        for sparsity in task.sparsities
+        for method in ("dense", *methods)
+        if method != "dense" or sparsity == task.sparsities[0]
+    ]
 
 
 def main() -> None:
@@ -122,42 +134,13 @@ def main() -> None:
         fill(channels.runs([int(seed) for seed in given.seeds.split(",")]), given.minutes)
         print(channels.table())
     elif given.what == "unseen":
-        fill(
-            [
-                Run.of(name, method, sparsity, int(seed))
-                for seed in given.seeds.split(",")
-                for name, task in UNSEEN.items()
-                for sparsity in task.sparsities
-                for method in ("dense", "idp", "gmp", "granet", "topk-ste")
-            ],
-            given.minutes,
-        )
+        fill(compared(UNSEEN, given.seeds, ("idp", "gmp", "granet", "topk-ste")), given.minutes)
         print(report(UNSEEN, "unseen"))
     elif given.what == "regimes":
-        fill(
-            [
-                Run.of(name, method, sparsity, int(seed))
-                for seed in given.seeds.split(",")
-                for name, task in FOREIGN.items()
-                for sparsity in task.sparsities
-                for method in ("dense", "idp", "gmp", "topk-ste")
-                if method != "dense" or sparsity == task.sparsities[0]
-            ],
-            given.minutes,
-        )
+        fill(compared(FOREIGN, given.seeds), given.minutes)
         print(report(FOREIGN, "regimes"))
     elif given.what == "recurrent":
-        fill(
-            [
-                Run.of(name, method, sparsity, int(seed))
-                for seed in given.seeds.split(",")
-                for name, task in RECURRENT.items()
-                for sparsity in task.sparsities
-                for method in ("dense", "idp", "gmp", "topk-ste")
-                if method != "dense" or sparsity == task.sparsities[0]
-            ],
-            given.minutes,
-        )
+        fill(compared(RECURRENT, given.seeds), given.minutes)
         print(recurrent())
     else:
         shipped: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in given.methods.split(",")]
