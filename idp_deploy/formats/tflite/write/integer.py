@@ -140,8 +140,10 @@ def _rounded(model: Any) -> set[int]:
 
 
 def _choosing(model: Any) -> set[int]:
-    ops = [(kind(model, op), op.inputs.tolist(), op.outputs.tolist()) for op in model.subgraphs[0].operators]
-    return choosing(ops, CHOICES, HANDS_ON, _LAYERS)
+    ops = [
+        (kind(model, op), list(map(int, op.inputs)), list(map(int, op.outputs))) for op in model.subgraphs[0].operators
+    ]
+    return choosing(ops, CHOICES, HANDS_ON, _LAYERS) - {-1}  # an input that is left out
 
 
 def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
