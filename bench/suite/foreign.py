@@ -182,7 +182,7 @@ FOREIGN = {
         steps=300,
         trains=partial(AdamW, lr=1e-3),
         pace=paces.cosine,
-        options={"pattern": "block:4x1"},
+        options={"pattern": "block:4x1", "last": False},
     ),
     "contrast": Regime(
         "digits, contrastive",
