@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import _global_optimizer_post_hooks
+from torch.optim.optimizer import _global_optimizer_post_hooks, register_optimizer_step_post_hook
 
 from idp_deploy import one_shot, quantize
 from idp_deploy.errors import IdpDeployWarning, UsageError
 from idp_deploy.loading import load_checkpoint, save_checkpoint
 from idp_deploy.pruning import METHODS, Pruner
+from idp_deploy.pruning.optimizers import at_each_step
 from tests.pruning_fixtures import PRUNABLE, Blobs, X, fresh, network, pruner_of, train, zeros
 
 
@@ -294,5 +295,32 @@ def test_a_pruner_that_is_dropped_looks_at_no_optimizer_any_more() -> None:
     pruner.prepare()
     assert len(_global_optimizer_post_hooks) == before + 1
     del pruner, model
+    gc.collect()
+    assert len(_global_optimizer_post_hooks) == before
+
+
+def test_a_pruner_may_go_while_optimizers_are_looked_at() -> None:
+    before = len(_global_optimizer_post_hooks)
+    kept = [Pruner(network(), epochs=4)]
+    kept[0].prepare()
+
+    class Going:
+        def tell(self, optimizer: object) -> None:
+            kept.clear()
+            gc.collect()
+
+    going = Going()
+    first, behind = at_each_step(going.tell), []
+    last = register_optimizer_step_post_hook(lambda *_: behind.append(1))
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    torch.optim.SGD([weight], lr=0.1).step()
+    assert behind
+    first.remove()
+    last.remove()
+    del going
+    other = Pruner(network(), epochs=4)
+    other.prepare()
+    del other
     gc.collect()
     assert len(_global_optimizer_post_hooks) == before

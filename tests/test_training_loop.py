@@ -177,7 +177,7 @@ ADAM = torch.optim.AdamW([nn.Parameter(torch.zeros(1))])
         (torch.optim.SGD([nn.Parameter(torch.zeros(1))]), {}, 10, True),
         (ADAM, {}, 100, True),
         (ADAM, {"kappa": 30}, 30, True),
-        (ADAM, {"pattern": "2:4"}, 10, False),
+        (ADAM, {"pattern": "2:4"}, 100, True),
         (None, {"mode": "paper"}, 10, False),
     ],
 )

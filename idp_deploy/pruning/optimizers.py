@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
 from idp_deploy.pruning.sites import Site
@@ -46,13 +46,32 @@ def trains(optimizer: Optimizer, sites: Iterable[Site]) -> bool:
     return any(weight is not None and id(weight) in held for weight in weights)
 
 
-def at_each_step(tell: Callable[[Any], None]) -> RemovableHandle:
-    """Calls the method `tell` with every optimizer of the process that takes a step, as long as its owner lives."""
-    weak = weakref.WeakMethod(tell, lambda _: handle.remove())
+_left: list[RemovableHandle] = []  # of owners that are gone
+_running: list[Optimizer] = []  # whose hooks are being called, which is no time to take any away
+
+
+def at_each_step(tell: Callable[[Any], None], *, begins: bool = False) -> RemovableHandle:
+    """Calls the method `tell` with every optimizer of the process that takes a step, as long as its owner lives.
+
+    Args:
+        begins: before the step; otherwise behind it.
+    """
+    weak = weakref.WeakMethod(tell, lambda _: _leave(handle))
 
     def look(optimizer: Optimizer, *_: Any) -> None:
-        if (call := weak()) is not None:
-            call(optimizer)
+        _running.append(optimizer)
+        try:
+            if (call := weak()) is not None:
+                call(optimizer)
+        finally:
+            _running.pop()
 
-    handle = register_optimizer_step_post_hook(look)
+    handle = (register_optimizer_step_pre_hook if begins else register_optimizer_step_post_hook)(look)
     return handle
+
+
+def _leave(handle: RemovableHandle) -> None:
+    """Take hooks away: Python may find an owner gone while it goes through them, and then the next one takes both."""
+    _left.append(handle)
+    while _left and not _running:
+        _left.pop().remove()

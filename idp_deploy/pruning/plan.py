@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 from idp_deploy.errors import UsageError, warn
 from idp_deploy.pruning.holding import is_in_train_mode
-from idp_deploy.pruning.optimizers import bare_optimizer, trains
+from idp_deploy.pruning.optimizers import at_each_step, bare_optimizer, trains
 from idp_deploy.pruning.sites import Site
 
 _SAMPLE = 64  # entries of a weight that tell whether somebody has written to it
@@ -55,7 +53,7 @@ class Plan:
         self._optimizer_steps: dict[int, int] = {}  # by optimizer, since `settled`
         self._strays = False  # whether `optimizer` steps, and none of what it trains is the model's any more
         self._under_way: set[int] = set()  # optimizers whose step has begun, and counts already
-        self._handle: Any = None
+        self._handles: list[RemovableHandle] = []
         self._optimizer = bare = bare_optimizer(optimizer)
         self._counting = isinstance(bare, Optimizer) and trains(bare, sites)
         self.open()
@@ -103,7 +101,7 @@ class Plan:
     def settled(self) -> None:
         """From here on a change of the weights is somebody else's."""
         self._optimizer_steps.clear()
-        self._evidence = None if self._handle is not None else self._counts()
+        self._evidence = None if self._handles else self._counts()
         self._sample = self._look()
 
     def written(self) -> bool:
@@ -187,36 +185,24 @@ class Plan:
 
     def open(self) -> None:
         """Count optimizer steps, where there is an optimizer."""
-        if self._counting and self._handle is None:
-            count = weakref.WeakMethod(self._count)
-
-            def ahead(optimizer: Optimizer, *_: Any) -> None:
-                if (call := count()) is not None:
-                    call(optimizer, begins=True)
-
-            def behind(optimizer: Optimizer, *_: Any) -> None:
-                if (call := count()) is not None:
-                    call(optimizer)
-
+        if self._counting and not self._handles:
             # both: an optimizer's own hook behind a step, which may call step(), runs ahead of those of all, and a
             # closure computes the gradients only in the step
-            handles = register_optimizer_step_pre_hook(ahead), register_optimizer_step_post_hook(behind)
-            self._handle = ExitStack()
-            for handle in handles:
-                self._handle.callback(handle.remove)
-            weakref.finalize(self, self._handle.close)
+            self._handles = [at_each_step(self._begin, begins=True), at_each_step(self._count)]
 
     def close(self) -> None:
         """Leave optimizers alone."""
-        if self._handle is not None:
-            self._handle.close()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().remove()
 
     # ── inside ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def _unit(self) -> str:
         return "epochs" if self.by_epoch else "steps"
+
+    def _begin(self, optimizer: Optimizer) -> None:
+        self._count(optimizer, begins=True)
 
     def _count(self, optimizer: Optimizer, *, begins: bool = False) -> None:
         if id(optimizer) in self._under_way:
@@ -236,7 +222,7 @@ class Plan:
 
     def _taken(self) -> int:
         """Optimizer steps since `settled`; 1 stands for some where only the weights tell."""
-        if self._handle is not None:
+        if self._handles:
             return max(self._optimizer_steps.values(), default=0)
         told = len(self._look()) == len(self.sites) == len(self._sample)  # of weights in parts nobody can tell
         return int(not told or self._counts() != self._evidence or self.written())

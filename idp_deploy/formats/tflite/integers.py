@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from idp_deploy.flow import Contents, GraphOp
 from idp_deploy.formats.choosing import choosing
-from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON, INTEGERS
+from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON, INTEGERS, PRODUCTS
 
 _LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
@@ -21,7 +21,7 @@ def integers_tflite(contents: Contents) -> Mapping[int, bool]:
     spoilt: set[str] = set()
     found: list[int] = []
     steps = [(op.kind, op.inputs, op.outputs) for op in contents.ops]
-    chosen = choosing(steps, CHOICES, HANDS_ON, (*_LAYERS, "CONV_3D", "BATCH_MATMUL"))
+    chosen = choosing(steps, CHOICES, HANDS_ON, PRODUCTS)
     matrices = False  # a table or a sum with a matrix stays float
     for place, op in enumerate(contents.ops):
         values = [contents.values[name] for name in op.outputs if name in contents.values]

@@ -17,7 +17,7 @@ import numpy as np
 
 from idp_deploy.errors import ConversionError, hushed
 from idp_deploy.formats.choosing import choosing
-from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON
+from idp_deploy.formats.tflite.words import CHOICES, DELICATE, ENTRYWISE, HANDS_ON, PRODUCTS
 from idp_deploy.formats.tflite.write.graph import add_buffer, constants, kind, schema
 from idp_deploy.formats.tflite.write.serializing import serialize
 
@@ -25,7 +25,6 @@ _WITH_BIAS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": -1, "FULLY_CONNECTED": 0}
 _DELICATE = frozenset(DELICATE.split())
 _ROUNDS = frozenset({"CEIL", "FLOOR", "ROUND"})
 _KERNELS = frozenset({*_WITH_BIAS, "CONV_3D", "TRANSPOSE_CONV"})
-_LAYERS = _KERNELS | {"BATCH_MATMUL"}
 _LOST = 0.01  # of a bias: a repaired channel's may round to more than a step
 _ENTRYWISE = frozenset(ENTRYWISE.split())
 _MOVES = frozenset(
@@ -143,7 +142,7 @@ def _choosing(model: Any) -> set[int]:
     ops = [
         (kind(model, op), list(map(int, op.inputs)), list(map(int, op.outputs))) for op in model.subgraphs[0].operators
     ]
-    return choosing(ops, CHOICES, HANDS_ON, _LAYERS) - {-1}  # an input that is left out
+    return choosing(ops, CHOICES, HANDS_ON, PRODUCTS) - {-1}  # an input that is left out
 
 
 def unbounded(model: Any, calls: Sequence[Mapping[str, np.ndarray]]) -> list[str]:
