@@ -18,12 +18,8 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 
-from idp_deploy import files
 from idp_deploy.cli.app import COMMANDS, _run
-from idp_deploy.errors import UsageError
-from idp_deploy.flow import FormatName, Parity
-from idp_deploy.ownership import claim, destination
-from idp_deploy.shipping import claim_artifacts
+from idp_deploy.flow import Parity
 from tests.formats_here import HERE
 
 TINY = Path(__file__).parent / "tiny_project" / "tiny.py"
@@ -251,6 +247,7 @@ def copied(base: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(base, folder)
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)  # a command begins without the tiny.py of another folder
     return folder
 
 
@@ -325,17 +322,6 @@ def test_a_folder_without_permission_is_said_before_the_work(
     assert ("with -o" in said) == (not none or "-o" in row.arguments)
 
 
-def test_python_is_told_of_no_flag(tmp_path: Path) -> None:
-    place = tmp_path / "net.mlpackage"
-    place.write_text("somebody's")
-    with pytest.raises(UsageError, match=r"name another place$"):
-        files.landing(place, package=True)
-    place = tmp_path / "net.onnx"
-    place.write_text("somebody's")
-    with pytest.raises(UsageError, match=r"name another place$"):
-        claim(place)
-
-
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     mode = stat.S_IMODE(folder.stat().st_mode)
@@ -384,23 +370,3 @@ def test_what_failed_never_goes_into_a_folder_of_the_users(
     assert before.items() <= after.items()
     assert (project / home / "net.onnx").is_file()
     assert {name.split("/")[0] for name in after} - {name.split("/")[0] for name in before} == {home, ".idp-deploy"}
-
-
-@pytest.mark.parametrize(
-    ("named", "formats", "way_out"),
-    [
-        (".onnx", ["onnx"], "name it 'net.onnx', or a folder, such as '.'"),
-        ("app/.tflite", ["tflite"], "name it 'app/net.tflite', or a folder, such as 'app'"),
-        ("app/a.onnx", ["coreml"], "name it 'app/a.mlpackage', or a folder, such as 'app'"),
-        (".ONNX", ["onnx", "tflite"], "name a folder, such as '.', or one format with --to"),
-    ],
-)
-def test_no_folder_is_made_that_is_called_like_a_file(
-    named: str, formats: list[FormatName], way_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as caught:
-        claim_artifacts(*destination(Path(named), "net", formats), formats)
-    assert caught.value.way_out == way_out
-    Path(named).mkdir(parents=True)  # unless there is one already
-    assert destination(Path(named), "net", formats) == (Path(named), "net")
